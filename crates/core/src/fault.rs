@@ -1,0 +1,73 @@
+//! Why a call was refused with an error: what was wrong and what would be right, with the
+//! prefix that Redis clients know.
+
+use std::fmt;
+
+/// An error answer. Its `Display` is the whole reply, prefix included; no byte of it comes
+/// from a client, so it holds neither line ends nor NULs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The key holds something that is no string.
+    WrongType,
+    /// An option that is unknown, given twice, lacks its value, or does not go with another.
+    Syntax,
+    /// The owner is empty or too long.
+    Owner,
+    /// A number is no integer, or out of its range.
+    Number {
+        /// What the number is for, as the client wrote it.
+        what: &'static str,
+        /// Smallest value allowed.
+        min: u64,
+        /// Largest value allowed.
+        max: u64,
+    },
+    /// The REASON is too long.
+    Reason,
+    /// The lease asked for is longer than the operator allows.
+    LeaseTooLong {
+        /// `gpulock.max-lease`, in ms.
+        max_ms: u64,
+    },
+    /// The server is out of memory, and this would need more.
+    OutOfMemory,
+    /// This server is a replica.
+    ReadOnly,
+    /// A bug of ours.
+    Internal,
+    /// A part of the contract that this release does not have.
+    NotYet {
+        /// The option or command.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::WrongType => out.write_str(
+                "WRONGTYPE Operation against a key holding the wrong kind of value",
+            ),
+            Fault::Syntax => out.write_str("ERR syntax error"),
+            Fault::Owner => out.write_str("ERR the owner must be 1 to 1024 bytes long"),
+            Fault::Number { what, min, max } => {
+                write!(out, "ERR {what} must be an integer from {min} to {max}")
+            }
+            Fault::Reason => out.write_str("ERR REASON must be at most 64 bytes long"),
+            Fault::LeaseTooLong { max_ms } => write!(
+                out,
+                "ERR the lease must be at most {max_ms} ms (gpulock.max-lease)"
+            ),
+            Fault::OutOfMemory => {
+                out.write_str("OOM command not allowed when used memory > 'maxmemory'.")
+            }
+            Fault::ReadOnly => {
+                out.write_str("READONLY You can't write against a read only replica.")
+            }
+            Fault::Internal => out.write_str("ERR internal error"),
+            Fault::NotYet { what } => {
+                write!(out, "ERR {what} is not supported by this version of gpulock")
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The lock keeper: all that is known, and the small steps that the rules share. The
+//! rules themselves are beside it, one a file.
+
+use std::collections::VecDeque;
+
+use crate::arena::Id;
+use crate::clock::Now;
+use crate::counters::{Counters, bump};
+use crate::event::{End, Event, Text};
+use crate::lock::{Hold, Lock, Name};
+use crate::log::{Entry, Kind, Log, Subject, cut};
+use crate::settings::{Events, Settings};
+use crate::sweep::Sweep;
+use crate::table::Table;
+use crate::token::Tokens;
+
+/// Who calls, as the log tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caller<'a> {
+    /// The owner that the call names.
+    pub owner: Option<&'a [u8]>,
+    /// The id of its client; none in scripts and where no client calls.
+    pub client: Option<u64>,
+}
+
+/// Something that went wrong with a lock.
+pub(crate) struct Incident<'a> {
+    pub(crate) name: Name<'a>,
+    pub(crate) kind: Kind,
+    pub(crate) holder: Option<&'a [u8]>,
+    pub(crate) token: Option<u64>,
+    pub(crate) held_ms: Option<u64>,
+    pub(crate) reason: Text,
+    pub(crate) caller: Caller<'a>,
+}
+
+/// All that is known of the locks of one server.
+#[derive(Debug)]
+pub struct Keeper {
+    pub(crate) settings: Settings,
+    pub(crate) table: Table,
+    pub(crate) tokens: Tokens,
+    pub(crate) counters: Counters,
+    pub(crate) log: Log,
+    pub(crate) sweep: Sweep,
+    /// What is to be published, oldest first, until [`Keeper::take_event`] takes it.
+    events: VecDeque<Event>,
+    /// The client whose line the newest entry of the log lacks.
+    unidentified: Option<u64>,
+    internal_errors: u64,
+}
+
+impl Keeper {
+    /// A keeper that knows of no lock. `seed` scatters the names in the table, so that no
+    /// client can choose names that collide.
+    pub fn new(settings: Settings, seed: u64, now: Now) -> Self {
+        let mut log = Log::default();
+        log.set_limit(settings.log_len);
+        Self {
+            settings,
+            table: Table::new(seed),
+            tokens: Tokens::new(now),
+            counters: Counters::default(),
+            log,
+            sweep: Sweep::default(),
+            events: VecDeque::new(),
+            unidentified: None,
+            internal_errors: 0,
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes the settings. What they limit is cut to the new limits at once.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        self.log.set_limit(self.settings.log_len);
+        let limit = self.tracked_limit();
+        self.table.untrack(limit, false);
+    }
+
+    /// The locks.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The counters of the whole server.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How many panics were caught.
+    pub fn internal_errors(&self) -> u64 {
+        self.internal_errors
+    }
+
+    /// Counts a panic that was caught.
+    pub fn count_internal_error(&mut self) {
+        bump(&mut self.internal_errors);
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Forgets the entries of the log.
+    pub fn reset_log(&mut self) {
+        self.log.reset();
+    }
+
+    /// Zeroes all counters; what is held now counts as adopted, so that the law holds.
+    pub fn reset_stats(&mut self) {
+        self.internal_errors = 0;
+        self.counters = Counters { adopted: self.table.held(), ..Counters::default() };
+        self.table.untrack(usize::MAX, true);
+        self.table.for_each_tracked(|counters, held| {
+            *counters = Counters { adopted: u64::from(held), ..Counters::default() };
+        });
+    }
+
+    /// The oldest event that is to be published.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The client whose line is to be added to the newest entry of the log
+    /// ([`Keeper::identify`]); asked once.
+    pub fn take_unidentified(&mut self) -> Option<u64> {
+        self.unidentified.take()
+    }
+
+    /// Adds the line of the client asked for by [`Keeper::take_unidentified`].
+    pub fn identify(&mut self, client_line: &[u8]) {
+        self.log.identify_newest(client_line);
+    }
+
+    /// This server became a primary: tokens begin anew ahead of the clock.
+    pub fn promoted(&mut self, now: Now) {
+        self.tokens.begin(now);
+    }
+
+    /// This server became a replica: nothing is held here any more.
+    pub fn demoted(&mut self, now: Now) {
+        while let Some(id) = self.table.oldest() {
+            self.end(id, End::Removed, Caller::default(), now);
+            self.table.forget_if_idle(id);
+        }
+    }
+
+    /// The server evicted a key.
+    pub fn evicted(&mut self, name: Name<'_>, now: Now) {
+        if let Some(id) = self.table.find(name) {
+            self.end(id, End::Evicted, Caller::default(), now);
+            self.table.forget_if_idle(id);
+        }
+    }
+
+    /// Logs that the server is set so that locks are in danger.
+    pub fn warn(&mut self, what: &'static str, now: Now) {
+        self.write_log(Entry {
+            subject: Subject {
+                kind: Kind::Warning,
+                lock: None,
+                holder: None,
+                caller: None,
+                reason: Text::Borrowed(what.as_bytes()),
+            },
+            token: None,
+            held_ms: None,
+            unix_ms: now.ms(),
+            count: 1,
+            client: None,
+            client_line: None,
+        });
+    }
+
+    /// For how many locks counters of their own are kept.
+    pub(crate) fn tracked_limit(&self) -> usize {
+        usize::try_from(self.settings.tracked_keys).unwrap_or(usize::MAX)
+    }
+
+    /// Counts for the server, and for the lock if it has counters of its own.
+    pub(crate) fn count(
+        &mut self,
+        lock: Option<Id>,
+        counter: impl Fn(&mut Counters) -> &mut u64,
+    ) {
+        self.tally(lock, |counters| bump(counter(counters)));
+    }
+
+    fn tally(&mut self, lock: Option<Id>, change: impl Fn(&mut Counters)) {
+        change(&mut self.counters);
+        if let Some(lock) = lock.and_then(|id| self.table.get_mut(id))
+            && let Some(own) = lock.counters.as_deref_mut()
+        {
+            change(own);
+        }
+    }
+
+    /// Begins a hold that the module grants, and answers its token and its end.
+    pub(crate) fn grant(
+        &mut self,
+        id: Id,
+        owner: &[u8],
+        lease_ms: u64,
+        unique: bool,
+        now: Now,
+    ) -> (u64, u64) {
+        let token = self.tokens.next(now);
+        let until_ms = crate::lease::end(lease_ms, now.ms(), now.ms(), &self.settings);
+        let mut hold = Hold::new(owner, Some(token), now.ms(), until_ms);
+        hold.unique = unique;
+        self.table.begin_hold(id, hold);
+        self.count(Some(id), |counters| &mut counters.acquired);
+        if self.settings.events == Events::All
+            && let Some(lock) = self.table.get(id)
+        {
+            let event = event(lock, owner.into(), Some(token), None, now);
+            self.events.push_back(event);
+        }
+        (token, until_ms)
+    }
+
+    /// Begins a hold that somebody else granted.
+    pub(crate) fn adopt(&mut self, id: Id, owner: &[u8], until_ms: u64, now: Now) {
+        self.table.begin_hold(id, Hold::new(owner, None, now.ms(), until_ms));
+        self.count(Some(id), |counters| &mut counters.adopted);
+    }
+
+    /// Ends a hold: counts, logs and tells it.
+    pub(crate) fn end(&mut self, id: Id, end: End, caller: Caller<'_>, now: Now) {
+        let Some(hold) = self.table.end_hold(id) else { return };
+        self.tally(Some(id), |counters| {
+            bump(end.counter(counters));
+            counters.hold_ms.record(now.ms_since(hold.since_ms));
+        });
+        let ours = !hold.adopted
+            || matches!(end, End::Released(_) | End::Forced(_) | End::Expired);
+        let told = ours && end != End::Moved && self.settings.events != Events::Off;
+        let kind = end.log_kind();
+        let reason = end.reason();
+        if let Some(kind) = kind
+            && let Some((db, key)) =
+                self.table.get(id).map(|lock| (lock.db, cut(&lock.key)))
+        {
+            let incident = Incident {
+                name: Name { db, key: &key },
+                kind,
+                holder: Some(&hold.owner),
+                token: hold.token(),
+                held_ms: hold.held_ms(now),
+                reason: reason.clone(),
+                caller,
+            };
+            self.log_incident(incident, now);
+        }
+        if told && let Some(lock) = self.table.get(id) {
+            let token = hold.token();
+            self.events.push_back(event(lock, hold.owner, token, Some(reason), now));
+        }
+    }
+
+    /// Writes what went wrong with a lock into the log.
+    pub(crate) fn log_incident(&mut self, incident: Incident<'_>, now: Now) {
+        let Incident { name, kind, holder, token, held_ms, reason, caller } = incident;
+        self.write_log(Entry {
+            subject: Subject {
+                kind,
+                lock: Some((name.db, cut(name.key))),
+                holder: holder.map(cut),
+                caller: caller.owner.map(cut),
+                reason,
+            },
+            token,
+            held_ms,
+            unix_ms: now.ms(),
+            count: 1,
+            client: caller.client,
+            client_line: None,
+        });
+    }
+
+    fn write_log(&mut self, entry: Entry) {
+        let client = entry.client;
+        let lacks_line = self.log.write(entry);
+        self.unidentified = client.filter(|_| lacks_line);
+    }
+}
+
+fn event(
+    lock: &Lock,
+    owner: Box<[u8]>,
+    token: Option<u64>,
+    ended: Option<Text>,
+    at: Now,
+) -> Event {
+    Event { db: lock.db, key: lock.key.clone(), owner, token, at, ended }
+}

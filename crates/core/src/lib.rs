@@ -1,0 +1,65 @@
+//! The rules of locking: who holds what, who may take, renew or give back, and what is
+//! counted, logged and told about it. Deterministic plain Rust: nothing of Redis is in
+//! here, the clock is an argument, and what a key shows is told by the caller.
+//!
+//! # Layout
+//! - [`request`]: what a client asks, read from a command's arguments ([`mod@options`]).
+//! - [`keeper`]: the [`Keeper`], all that is known; one file beside it for each rule:
+//!   [`acquire`], [`release`], [`extend`], [`force_release`], and [`settle`], which every
+//!   rule begins with: what is known is brought in line with what the key shows.
+//! - [`inspect`], [`list`]: looking without touching. [`sweep`]: which locks to look at
+//!   when nobody asks.
+//! - [`lock`]: one lock, its hold. [`table`]: all of them, on an [`arena`] and an [`age`]
+//!   order. [`lease`], [`token`]: how long, and with what number.
+//! - [`counters`], [`histogram`], [`log`], [`event`]: what is remembered and told.
+//! - [`settings`], [`fault`], [`glob`], [`clock`]: what the rules are set to, what they
+//!   refuse and why, patterns, time.
+//!
+//! The idea that carries it: **decide, then do**. A rule is given what the key shows,
+//! changes what is known, and answers with what is to be done to the key. The caller
+//! does it afterwards, holding nothing of ours.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unreachable
+    )
+)]
+
+pub mod acquire;
+pub mod age;
+pub mod arena;
+pub mod clock;
+pub mod counters;
+pub mod event;
+pub mod extend;
+pub mod fault;
+pub mod force_release;
+pub mod glob;
+pub mod histogram;
+pub mod inspect;
+pub mod keeper;
+pub mod lease;
+pub mod list;
+pub mod lock;
+pub mod log;
+mod options;
+pub mod release;
+pub mod request;
+pub mod seen;
+pub mod settings;
+pub mod settle;
+pub mod sweep;
+pub mod table;
+pub mod token;
+
+pub use clock::Now;
+pub use fault::Fault;
+pub use keeper::Keeper;
+pub use lock::Name;
+pub use seen::Seen;

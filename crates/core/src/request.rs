@@ -1,0 +1,311 @@
+//! What a client asks: a command's arguments, read into a request or refused. Nothing is
+//! looked up and nothing is changed in here. Arguments are what follows the key.
+
+use crate::event::Text;
+use crate::fault::Fault;
+use crate::log::cut;
+use crate::options::{flag, is, number, once, value};
+use crate::seen::can_own;
+use crate::token;
+
+/// The longest REASON, in bytes.
+const REASON_MAX: usize = 64;
+
+/// The longest wait, lease and count: 2^53-1, so that no client loses digits.
+const NUMBER_MAX: u64 = token::MAX;
+
+/// `GPULOCK.ACQUIRE key owner [EX s | PX ms] [BLOCK ms] [UNIQUE] [SESSION [GRACE ms]]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acquire<'a> {
+    /// Who asks.
+    pub owner: &'a [u8],
+    /// The lease asked for, in ms; none: the default.
+    pub lease_ms: Option<u64>,
+    /// The owner's name is one holder's.
+    pub unique: bool,
+}
+
+/// `GPULOCK.RELEASE key owner [TOKEN n] [REASON text]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release<'a> {
+    /// Who gives back.
+    pub owner: &'a [u8],
+    /// The token that the lock must have.
+    pub token: Option<u64>,
+    /// Why.
+    pub reason: Text,
+}
+
+/// `GPULOCK.EXTEND key owner [EX s | PX ms] [TOKEN n]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extend<'a> {
+    /// Who asks.
+    pub owner: &'a [u8],
+    /// The new lease, in ms; none: the default.
+    pub lease_ms: Option<u64>,
+    /// The token that the lock must have.
+    pub token: Option<u64>,
+}
+
+/// `GPULOCK.FORCERELEASE key [OWNER owner] [TOKEN n] [REASON text]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForceRelease<'a> {
+    /// Only from this owner.
+    pub owner: Option<&'a [u8]>,
+    /// Only this hold.
+    pub token: Option<u64>,
+    /// Why.
+    pub reason: Text,
+}
+
+/// `GPULOCK.LIST [MATCH pattern] [LIMIT n]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct List<'a> {
+    /// Only keys that fit.
+    pub pattern: Option<&'a [u8]>,
+    /// At most so many.
+    pub limit: u64,
+}
+
+/// `GPULOCK.STATS [KEY key]`: the key, if one was given.
+pub type Stats<'a> = Option<&'a [u8]>;
+
+/// `GPULOCK.LOG [count | RESET]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// Shows this many entries at most; none: all.
+    Show(Option<u64>),
+    /// Forgets all entries.
+    Reset,
+}
+
+impl<'a> Acquire<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`Fault`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+        let owner = owner(&mut args)?;
+        let (mut lease, mut unique) = (None, false);
+        let mut waits = None;
+        let mut session = false;
+        while let Some(word) = args.next() {
+            if let Some(ms) = lease_option(word, &mut args)? {
+                once(&mut lease, ms)?;
+            } else if is(word, "BLOCK") {
+                let ms = number(value(&mut args)?, "BLOCK", 0, NUMBER_MAX)?;
+                once(&mut waits, ms)?;
+            } else if is(word, "UNIQUE") {
+                flag(&mut unique)?;
+            } else if is(word, "SESSION") {
+                flag(&mut session)?;
+            } else {
+                return Err(Fault::Syntax);
+            }
+        }
+        if waits.is_some() {
+            return Err(Fault::NotYet { what: "BLOCK" });
+        }
+        if session {
+            return Err(Fault::NotYet { what: "SESSION" });
+        }
+        Ok(Self { owner, lease_ms: lease, unique })
+    }
+}
+
+impl<'a> Release<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`Fault`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+        let owner = owner(&mut args)?;
+        let (mut token, mut reason) = (None, None);
+        while let Some(word) = args.next() {
+            if is(word, "TOKEN") {
+                once(&mut token, token_value(&mut args)?)?;
+            } else if is(word, "REASON") {
+                once(&mut reason, reason_value(&mut args)?)?;
+            } else {
+                return Err(Fault::Syntax);
+            }
+        }
+        Ok(Self { owner, token, reason: reason.unwrap_or(Text::Borrowed(b"normal")) })
+    }
+}
+
+impl<'a> Extend<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`Fault`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+        let owner = owner(&mut args)?;
+        let (mut lease_ms, mut token) = (None, None);
+        while let Some(word) = args.next() {
+            if let Some(ms) = lease_option(word, &mut args)? {
+                once(&mut lease_ms, ms)?;
+            } else if is(word, "TOKEN") {
+                once(&mut token, token_value(&mut args)?)?;
+            } else {
+                return Err(Fault::Syntax);
+            }
+        }
+        Ok(Self { owner, lease_ms, token })
+    }
+}
+
+impl<'a> ForceRelease<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`Fault`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+        let (mut guard, mut token, mut reason) = (None, None, None);
+        while let Some(word) = args.next() {
+            if is(word, "OWNER") {
+                once(&mut guard, owner(&mut args)?)?;
+            } else if is(word, "TOKEN") {
+                once(&mut token, token_value(&mut args)?)?;
+            } else if is(word, "REASON") {
+                once(&mut reason, reason_value(&mut args)?)?;
+            } else {
+                return Err(Fault::Syntax);
+            }
+        }
+        let reason = reason.unwrap_or(Text::Borrowed(b"forced"));
+        Ok(Self { owner: guard, token, reason })
+    }
+}
+
+impl<'a> List<'a> {
+    /// How many locks are listed when no LIMIT is given.
+    const LIMIT: u64 = 1000;
+
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`Fault`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+        let (mut pattern, mut limit) = (None, None);
+        while let Some(word) = args.next() {
+            if is(word, "MATCH") {
+                once(&mut pattern, value(&mut args)?)?;
+            } else if is(word, "LIMIT") {
+                let n = number(value(&mut args)?, "LIMIT", 0, NUMBER_MAX)?;
+                once(&mut limit, n)?;
+            } else {
+                return Err(Fault::Syntax);
+            }
+        }
+        Ok(Self { pattern, limit: limit.unwrap_or(Self::LIMIT) })
+    }
+}
+
+/// Reads the arguments of STATS.
+///
+/// # Errors
+/// A [`Fault`] for anything that is not of the command's form.
+pub fn stats<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Stats<'a>, Fault> {
+    match (args.next(), args.next(), args.next()) {
+        (None, _, _) => Ok(None),
+        (Some(word), Some(key), None) if is(word, "KEY") => Ok(Some(key)),
+        _ => Err(Fault::Syntax),
+    }
+}
+
+/// Reads the arguments of LOG.
+///
+/// # Errors
+/// A [`Fault`] for anything that is not of the command's form.
+pub fn log<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Log, Fault> {
+    match (args.next(), args.next()) {
+        (None, _) => Ok(Log::Show(None)),
+        (Some(word), None) if is(word, "RESET") => Ok(Log::Reset),
+        (Some(count), None) => {
+            Ok(Log::Show(Some(number(count, "count", 0, NUMBER_MAX)?)))
+        }
+        _ => Err(Fault::Syntax),
+    }
+}
+
+fn owner<'a>(args: &mut impl Iterator<Item = &'a [u8]>) -> Result<&'a [u8], Fault> {
+    let owner = value(args)?;
+    if can_own(owner) { Ok(owner) } else { Err(Fault::Owner) }
+}
+
+/// The lease in ms when `word` is EX or PX.
+fn lease_option<'a>(
+    word: &[u8],
+    args: &mut impl Iterator<Item = &'a [u8]>,
+) -> Result<Option<u64>, Fault> {
+    const SECONDS_MAX: u64 = NUMBER_MAX / 1000;
+    if is(word, "EX") {
+        let seconds = number(value(args)?, "EX", 1, SECONDS_MAX)?;
+        Ok(Some(seconds.saturating_mul(1000)))
+    } else if is(word, "PX") {
+        Ok(Some(number(value(args)?, "PX", 1, NUMBER_MAX)?))
+    } else {
+        Ok(None)
+    }
+}
+
+fn token_value<'a>(args: &mut impl Iterator<Item = &'a [u8]>) -> Result<u64, Fault> {
+    number(value(args)?, "TOKEN", 1, token::MAX)
+}
+
+fn reason_value<'a>(args: &mut impl Iterator<Item = &'a [u8]>) -> Result<Text, Fault> {
+    let reason = value(args)?;
+    if reason.len() > REASON_MAX {
+        return Err(Fault::Reason);
+    }
+    Ok(Text::Owned(cut(reason).into_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &str) -> impl Iterator<Item = &[u8]> {
+        line.split(' ').filter(|word| !word.is_empty()).map(str::as_bytes)
+    }
+
+    #[test]
+    fn options_come_in_any_order_and_case() {
+        let expected = Acquire { owner: b"me", lease_ms: Some(5_000), unique: true };
+        for line in ["me EX 5 UNIQUE", "me unique px 5000"] {
+            assert_eq!(Acquire::parse(args(line)), Ok(expected), "{line}");
+        }
+        let release = Release::parse(args("me reason done token 7")).unwrap();
+        assert_eq!((release.token, &release.reason[..]), (Some(7), &b"done"[..]));
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn what_is_not_of_the_form_is_refused() {
+        for line in [
+            "me EX", "me EX 1 PX 1", "me EX 1 EX 1", "me UNIQUE UNIQUE", "me XX", "me 5",
+            "me GRACE 5", "me EX 1 TOKEN 1",
+        ] {
+            assert_eq!(Acquire::parse(args(line)), Err(Fault::Syntax), "{line}");
+        }
+        for line in ["me EX 0", "me PX -1", "me EX 1.5", "me PX x", "me BLOCK -1"] {
+            let fault = Acquire::parse(args(line)).unwrap_err();
+            assert!(matches!(fault, Fault::Number { .. }), "{line}: {fault}");
+        }
+        assert_eq!(Acquire::parse([&b""[..]].into_iter()), Err(Fault::Owner));
+        assert_eq!(Acquire::parse([&[b'o'; 1025][..]].into_iter()), Err(Fault::Owner));
+        assert_eq!(Acquire::parse(args("")), Err(Fault::Syntax));
+        assert_eq!(stats(args("KEY")), Err(Fault::Syntax));
+        assert_eq!(log(args("1 2")), Err(Fault::Syntax));
+        assert!(matches!(log(args("all")), Err(Fault::Number { .. })));
+    }
+
+    #[test]
+    fn a_reason_of_64_bytes_is_taken_and_one_more_is_not() {
+        let words = |n| vec![b"me".to_vec(), b"REASON".to_vec(), vec![b'r'; n]];
+        let (fits, long) = (words(64), words(65));
+        assert!(Release::parse(fits.iter().map(Vec::as_slice)).is_ok());
+        assert_eq!(Release::parse(long.iter().map(Vec::as_slice)), Err(Fault::Reason));
+    }
+}

@@ -1,0 +1,52 @@
+//! What a lock's key shows at this moment. The key is the only truth: every rule is told
+//! what was seen there, and believes it over what it remembers.
+
+use crate::lock::NO_END;
+
+/// The longest owner, in bytes.
+pub const OWNER_MAX: usize = 1024;
+
+/// What stands under a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen<'a> {
+    /// Nothing: the lock is free.
+    Absent,
+    /// Nothing, and this node of the cluster no longer serves the key: it may be held
+    /// elsewhere.
+    Elsewhere,
+    /// A string: the lock is held.
+    Text {
+        /// The value: the owner, if it can be one.
+        value: &'a [u8],
+        /// When the key's time to live is over, in ms since the epoch; none: never.
+        expires: Option<u64>,
+    },
+    /// A key of another type: no lock.
+    Other,
+}
+
+/// What can be seen of a key without reading its value, which costs the server a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glimpse {
+    /// No key.
+    Absent,
+    /// A string of this length that ends then.
+    Text {
+        /// Length of the value in bytes.
+        len: usize,
+        /// When its time to live is over, in ms since the epoch; none: never.
+        expires: Option<u64>,
+    },
+    /// A key of another type.
+    Other,
+}
+
+/// True when `value` can be an owner.
+pub fn can_own(value: &[u8]) -> bool {
+    (1..=OWNER_MAX).contains(&value.len())
+}
+
+/// An expiry as a hold keeps it.
+pub(crate) fn end_of(expires: Option<u64>) -> u64 {
+    expires.unwrap_or(NO_END)
+}

@@ -1,0 +1,54 @@
+//! What every rule begins with: what is known of a lock is brought in line with what its
+//! key shows. Other clients may delete, overwrite or renew a key at any time, and nobody
+//! tells us; so a hold is over when its key says so.
+//!
+//! | known | the key shows | then |
+//! |---|---|---|
+//! | a hold | its owner | it goes on, with the lease that the key shows |
+//! | a hold | nothing | it ended: `expired` at or after its lease's end, else `removed` |
+//! | a hold | nothing, the slot is gone | it `moved` |
+//! | a hold | something else | it ended likewise; another owner in place of a granted lock is adopted |
+//! | no hold | anything | nothing: whether it is adopted is for each rule to say |
+
+use crate::arena::Id;
+use crate::clock::Now;
+use crate::event::End;
+use crate::keeper::{Caller, Keeper};
+use crate::seen::{Seen, can_own, end_of};
+
+impl Keeper {
+    /// Brings a lock in line with what its key shows. What is known of it afterwards may be
+    /// nothing; [`crate::table::Table::forget_if_idle`] is left to the caller.
+    pub(crate) fn settle(&mut self, id: Id, seen: &Seen<'_>, now: Now) {
+        let Some(hold) = self.table.hold_mut(id) else { return };
+        let over = if hold.is_over(now.ms()) { End::Expired } else { End::Removed };
+        let granted = !hold.adopted;
+        match *seen {
+            Seen::Text { value, expires } if value == &*hold.owner => {
+                hold.until_ms = end_of(expires);
+            }
+            Seen::Text { value, expires } => {
+                self.end(id, over, Caller::default(), now);
+                if granted && can_own(value) {
+                    self.adopt(id, value, end_of(expires), now);
+                }
+            }
+            Seen::Absent | Seen::Other => self.end(id, over, Caller::default(), now),
+            Seen::Elsewhere => self.end(id, End::Moved, Caller::default(), now),
+        }
+    }
+
+    /// Adopts the lock unless its hold is known. For a lock that is settled, and whose key
+    /// shows an owner.
+    pub(crate) fn adopt_unless_known(
+        &mut self,
+        id: Id,
+        owner: &[u8],
+        expires: Option<u64>,
+        now: Now,
+    ) {
+        if self.table.hold_mut(id).is_none() {
+            self.adopt(id, owner, end_of(expires), now);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Which locks to look at when nobody asks. Leases run out and other commands take keys
+//! away, and no event tells us (listening would make every write of every client dearer);
+//! so the table is walked, twice over:
+//!
+//! - what memory alone can tell (lease over, held for long) fast, every lock within a
+//!   second up to a hundred thousand;
+//! - what only the key can tell (gone, overwritten, lease changed) ten times slower.
+
+use crate::arena::Id;
+use crate::clock::Now;
+use crate::event::Text;
+use crate::keeper::{Caller, Incident, Keeper};
+use crate::lock::{Lock, Name};
+use crate::log::{Kind, cut};
+use crate::seen::{Glimpse, Seen};
+
+/// Locks to pass by in a millisecond, reading memory only.
+const REMEMBERED_PER_MS: u64 = 100;
+
+/// Locks to look at in a millisecond: about a hundredth of the server's time.
+const LOOKED_AT_PER_MS: u64 = 12;
+
+/// What a look at a key costs beside passing by a lock in memory.
+const LOOK_COSTS: u64 = REMEMBERED_PER_MS / LOOKED_AT_PER_MS;
+
+/// The longest time made up for at once, in ms: after a pause the server has other work.
+const LONGEST_MS: u64 = 1_000;
+
+/// How far the two walks are.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    /// The page that the walk through memory comes to next.
+    remembered: usize,
+    /// The page whose keys are looked at next.
+    looked_at: usize,
+    /// When the last portion was taken, in ms since the epoch.
+    last_ms: u64,
+}
+
+impl Keeper {
+    /// Puts the locks to be looked at now into `due`: the more, the longer ago the last
+    /// time was.
+    pub fn due(&mut self, now: Now, due: &mut Vec<Id>) {
+        let last_ms = std::mem::replace(&mut self.sweep.last_ms, now.ms());
+        let elapsed_ms = now.ms_since(last_ms).clamp(1, LONGEST_MS);
+        self.due_by_memory(elapsed_ms.saturating_mul(REMEMBERED_PER_MS), now, due);
+        self.due_by_turn(elapsed_ms.saturating_mul(LOOKED_AT_PER_MS), due);
+    }
+
+    /// Locks whose lease is over; those held for long are logged on the way.
+    fn due_by_memory(&mut self, budget: u64, now: Now, due: &mut Vec<Id>) {
+        let mut long = Vec::new();
+        let warn_hold = self.settings.warn_hold;
+        let is_long = |lock: &Lock| {
+            lock.hold.as_ref().is_some_and(|hold| {
+                warn_hold > 0 && !hold.warned && now.ms_since(hold.since_ms) >= warn_hold
+            })
+        };
+        let mut passed = 0u64;
+        for _ in 0..self.table.pages() {
+            for (id, lock) in self.table.page(self.sweep.remembered) {
+                passed = passed.saturating_add(1);
+                if lock.hold.as_ref().is_some_and(|hold| hold.is_over(now.ms())) {
+                    passed = passed.saturating_add(LOOK_COSTS);
+                    due.push(id);
+                } else if is_long(lock) {
+                    long.push(id);
+                }
+            }
+            self.sweep.remembered = self.page_after(self.sweep.remembered);
+            if passed >= budget {
+                break;
+            }
+        }
+        for id in long {
+            self.warn_long_hold(id, now);
+        }
+    }
+
+    /// Locks whose turn it is.
+    fn due_by_turn(&mut self, budget: u64, due: &mut Vec<Id>) {
+        let enough =
+            due.len().saturating_add(usize::try_from(budget).unwrap_or(usize::MAX));
+        for _ in 0..self.table.pages() {
+            let held = |(id, lock): (Id, &Lock)| lock.hold.is_some().then_some(id);
+            due.extend(self.table.page(self.sweep.looked_at).filter_map(held));
+            self.sweep.looked_at = self.page_after(self.sweep.looked_at);
+            if due.len() >= enough {
+                break;
+            }
+        }
+    }
+
+    fn page_after(&self, page: usize) -> usize {
+        let next = page.saturating_add(1);
+        if next < self.table.pages() { next } else { 0 }
+    }
+
+    fn warn_long_hold(&mut self, id: Id, now: Now) {
+        let Some(hold) = self.table.hold_mut(id) else { return };
+        hold.warned = true;
+        let (owner, token) = (cut(&hold.owner), hold.token());
+        let held_ms = Some(now.ms_since(hold.since_ms));
+        let Some(lock) = self.table.get(id) else { return };
+        let (db, key) = (lock.db, cut(&lock.key));
+        let incident = Incident {
+            name: Name { db, key: &key },
+            kind: Kind::LongHold,
+            holder: Some(&owner),
+            token,
+            held_ms,
+            reason: Text::Borrowed(b"warn-hold"),
+            caller: Caller::default(),
+        };
+        self.log_incident(incident, now);
+    }
+
+    /// True when a glimpse of the key shows the hold as it is known. What is not seen: a
+    /// value overwritten by one of the same length under the same lease; the commands of
+    /// the module, which compare the value, do not rely on this.
+    pub fn agrees(&self, id: Id, glimpse: Glimpse) -> bool {
+        let hold = self.table.get(id).and_then(|lock| lock.hold.as_ref());
+        match (hold, glimpse) {
+            (None, _) => true,
+            (Some(hold), Glimpse::Text { len, expires }) => {
+                len == hold.owner.len() && crate::seen::end_of(expires) == hold.until_ms
+            }
+            (Some(_), Glimpse::Absent | Glimpse::Other) => false,
+        }
+    }
+
+    /// A lock was looked at.
+    pub fn looked_at(&mut self, id: Id, seen: &Seen<'_>, now: Now) {
+        self.settle(id, seen, now);
+        self.table.forget_if_idle(id);
+    }
+}
