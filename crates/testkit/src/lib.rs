@@ -1,0 +1,35 @@
+//! Starts real Redis and Valkey servers with the module, and speaks to them. Nothing in
+//! here is a mock, and nothing sleeps in place of a condition.
+//!
+//! ```no_run
+//! use gpulock_testkit::{call, on_every_server};
+//!
+//! on_every_server(|flavour| {
+//!     let server = flavour.server().module_args(&["gpulock.max-lease", "5000"]).start();
+//!     let mut client = server.client();
+//!     assert!(call!(client, "GPULOCK.ACQUIRE", "gpu:0", "me", "PX", 1000).int() > 0);
+//! });
+//! ```
+//!
+//! # Layout
+//! - [`flavour`]: which servers and which build of the module are under test
+//! - [`server`]: one server process, from its start to the look through its log
+//! - [`cluster`]: several of them as a cluster
+//! - [`client`], [`value`]: the protocol
+//! - [`wait`]: waiting for a condition
+
+pub mod client;
+pub mod cluster;
+pub mod flavour;
+pub mod server;
+pub mod value;
+pub mod wait;
+
+pub use client::{Arg, Client};
+pub use cluster::Cluster;
+pub use flavour::{
+    Flavour, module, module_that_panics, on_every_server, servers, workspace,
+};
+pub use server::{Builder, Server};
+pub use value::Value;
+pub use wait::wait_until;
