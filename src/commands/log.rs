@@ -1,0 +1,77 @@
+//! `GPULOCK.LOG`: tells what went wrong, newest first.
+
+use gpulock_core::log::Entry;
+use gpulock_core::{Fault, Keeper, request};
+
+use crate::server::access::Readable;
+use crate::server::call::Call;
+use crate::server::commands::{Argument, Command, Keys, Spec};
+use crate::server::reply::Reply;
+use crate::server::state::with_keeper;
+
+pub(crate) struct Log;
+
+impl Command for Log {
+    const SPEC: Spec = Spec {
+        name: c"GPULOCK.LOG",
+        flags: c"readonly allow-loading allow-stale",
+        acl: c"read slow dangerous",
+        arity: -1,
+        keys: Keys::None,
+        summary: c"Tells what went wrong with locks, newest first, or forgets it.",
+        complexity: c"O(N) with N the entries told",
+        tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
+        arguments: &[Argument::one_of(
+            c"what",
+            &[Argument::integer(c"count"), Argument::word(c"reset", c"RESET")],
+        )
+        .optional()],
+    };
+
+    fn run(call: Call<'_>) -> Result<(), Fault> {
+        match request::log(call.arguments_from(0))? {
+            request::Log::Reset => {
+                with_keeper(Keeper::reset_log);
+                call.reply().ok();
+            }
+            request::Log::Show(count) => {
+                let readable = Readable::by_caller_of(call)?;
+                let entries = with_keeper(|keeper| {
+                    keeper.log().entries().cloned().collect::<Vec<_>>()
+                });
+                let may_see = |entry: &Entry| {
+                    let key = entry.subject.lock.as_ref().map(|(_, key)| key);
+                    key.is_none_or(|key| readable.has(key))
+                };
+                let count = count.and_then(|count| usize::try_from(count).ok());
+                let shown: Vec<_> = entries
+                    .into_iter()
+                    .filter(may_see)
+                    .take(count.unwrap_or(usize::MAX))
+                    .collect();
+                call.reply().array(shown.len());
+                for entry in &shown {
+                    tell(entry, call.reply());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell(entry: &Entry, reply: Reply<'_>) {
+    let subject = &entry.subject;
+    let lock = subject.lock.as_ref();
+    reply.map(11);
+    reply.field("kind").bytes(subject.kind.name().as_bytes());
+    reply.field("db").number_or_null(lock.map(|(db, _)| u64::from(*db)));
+    reply.field("key").bytes_or_null(lock.map(|(_, key)| &**key));
+    reply.field("holder").bytes_or_null(subject.holder.as_deref());
+    reply.field("token").number_or_null(entry.token);
+    reply.field("caller").bytes_or_null(subject.caller.as_deref());
+    reply.field("client").bytes_or_null(entry.client_line.as_deref());
+    reply.field("held_ms").number_or_null(entry.held_ms);
+    reply.field("reason").bytes(&subject.reason);
+    reply.field("unix_ms").number(entry.unix_ms);
+    reply.field("count").number(entry.count);
+}

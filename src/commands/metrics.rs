@@ -1,0 +1,30 @@
+//! `GPULOCK.METRICS`: tells the counters as Prometheus reads them.
+
+use gpulock_core::Fault;
+
+use crate::server::access::Readable;
+use crate::server::call::Call;
+use crate::server::commands::{Command, Keys, Spec};
+
+pub(crate) struct Metrics;
+
+impl Command for Metrics {
+    const SPEC: Spec = Spec {
+        name: c"GPULOCK.METRICS",
+        flags: c"readonly allow-loading allow-stale",
+        acl: c"read slow",
+        arity: 1,
+        keys: Keys::None,
+        summary: c"Tells the counters in the text format of Prometheus.",
+        complexity: c"O(N) with N the locks that have counters of their own",
+        tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
+        arguments: &[],
+    };
+
+    fn run(call: Call<'_>) -> Result<(), Fault> {
+        let readable = Readable::by_caller_of(call)?;
+        let text = crate::metrics::text(|key| readable.has(key));
+        call.reply().bytes(text.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! `GPULOCK.RELEASE`: gives a lock back, if the caller holds it.
+
+use gpulock_core::release::Released;
+use gpulock_core::{Fault, request};
+
+use crate::server::call::Call;
+use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
+use crate::server::state::{now, with_keeper};
+
+pub(crate) struct Release;
+
+impl Command for Release {
+    const SPEC: Spec = Spec {
+        name: c"GPULOCK.RELEASE",
+        flags: c"write fast",
+        acl: c"write fast",
+        arity: -3,
+        keys: Keys::First(MAY_DELETE),
+        summary: c"Gives a lock back if the owner holds it: 1 when it did, else 0.",
+        complexity: c"O(1)",
+        tips: None,
+        arguments: &[Argument::KEY, Argument::text(c"owner"), TOKEN, REASON],
+    };
+
+    fn run(call: Call<'_>) -> Result<(), Fault> {
+        let name = call.lock()?;
+        let flags = call.context().flags();
+        if !flags.is_primary() {
+            return Err(Fault::ReadOnly);
+        }
+        let asked = request::Release::parse(call.arguments_from(1));
+        let ask =
+            asked.inspect_err(|_| with_keeper(|keeper| keeper.release_failed(name)))?;
+        let client = call.client(flags);
+        let mut key = call.open()?;
+        let seen = key.look();
+        let released =
+            with_keeper(|keeper| keeper.release(name, ask, &seen, client, now()))?;
+        match released {
+            Released::Freed => {
+                key.delete();
+                call.reply().number(1);
+            }
+            Released::NotHeld => call.reply().number(0),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! `GPULOCK.STATS`: tells the counters, of the server or of one lock.
+
+use gpulock_core::histogram::Histogram;
+use gpulock_core::{Fault, Name, request};
+
+use crate::server::access::Readable;
+use crate::server::call::Call;
+use crate::server::commands::{Argument, Command, Keys, Spec};
+use crate::server::reply::Reply;
+use crate::server::state::with_keeper;
+use crate::stats::{Figures, bound_name};
+
+pub(crate) struct Stats;
+
+impl Command for Stats {
+    const SPEC: Spec = Spec {
+        name: c"GPULOCK.STATS",
+        flags: c"readonly fast allow-loading allow-stale",
+        acl: c"read fast",
+        arity: -1,
+        keys: Keys::After(c"KEY"),
+        summary: c"Tells the counters of the server, or of one lock.",
+        complexity: c"O(1)",
+        tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
+        arguments: &[Argument::KEY.after(c"KEY").optional()],
+    };
+
+    fn run(call: Call<'_>) -> Result<(), Fault> {
+        let key = request::stats(call.arguments_from(0))?;
+        let figures = match key {
+            None => Some(with_keeper(|keeper| Figures::of_server(keeper))),
+            Some(key) => {
+                let readable = Readable::by_caller_of(call)?.has(key);
+                let name = Name { db: call.context().db(), key };
+                let figures = || with_keeper(|keeper| Figures::of_lock(keeper, name));
+                readable.then(figures).flatten()
+            }
+        };
+        match figures {
+            Some(figures) => tell(&figures, call.reply()),
+            None => call.reply().null(),
+        }
+        Ok(())
+    }
+}
+
+fn tell(figures: &Figures, reply: Reply<'_>) {
+    let numbers = figures.numbers();
+    reply.map(numbers.len().saturating_add(figures.histograms().len()));
+    for number in numbers {
+        reply.field(number.name).number(number.value);
+    }
+    for (name, histogram) in figures.histograms() {
+        tell_histogram(histogram, reply.field(name));
+    }
+}
+
+fn tell_histogram(histogram: &Histogram, reply: Reply<'_>) {
+    reply.map(3);
+    reply.field("count").number(histogram.count());
+    reply.field("sum").number(histogram.sum());
+    let buckets: Vec<_> = histogram.cumulative().collect();
+    reply.field("buckets").map(buckets.len());
+    for (bound, count) in buckets {
+        reply.field(&bound_name(bound)).number(count);
+    }
+}

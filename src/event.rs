@@ -1,0 +1,81 @@
+//! An event as JSON: what the clients of the contract's channel read.
+
+use std::borrow::Cow;
+
+use gpulock_core::event::Event;
+use serde::Serialize;
+
+/// What the owners of the replaced clients stand before the name of a task.
+const TASK_PREFIX: &str = "locked_by_";
+
+#[derive(Serialize)]
+struct Body<'a> {
+    event_type: &'static str,
+    lock_key: Cow<'a, str>,
+    task_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release_reason: Option<Cow<'a, str>>,
+    timestamp: f64,
+    owner: &'a str,
+    token: Option<u64>,
+    db: u32,
+}
+
+/// The channel of an event.
+pub(crate) fn channel(prefix: &[u8], event: &Event) -> Vec<u8> {
+    [prefix, &event.key].concat()
+}
+
+/// The message of an event. Bytes that are no UTF-8 are replaced.
+pub(crate) fn message(event: &Event) -> Vec<u8> {
+    let owner = String::from_utf8_lossy(&event.owner);
+    let body = Body {
+        event_type: if event.ended.is_some() { "lock_released" } else { "lock_acquired" },
+        lock_key: String::from_utf8_lossy(&event.key),
+        task_name: owner.strip_prefix(TASK_PREFIX).unwrap_or(&owner),
+        release_reason: event.ended.as_deref().map(String::from_utf8_lossy),
+        timestamp: unix_seconds(event.at.ms()),
+        owner: &owner,
+        token: event.token,
+        db: event.db,
+    };
+    serde_json::to_vec(&body).unwrap_or_default()
+}
+
+/// Milliseconds since the epoch as seconds: exact far beyond any date.
+#[expect(clippy::cast_precision_loss, reason = "below 2^53 until the year 287396")]
+fn unix_seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use gpulock_core::Now;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_told_as_the_contract_says() {
+        let event = Event {
+            db: 0,
+            key: b"gpu_lock:0"[..].into(),
+            owner: b"locked_by_asr"[..].into(),
+            token: Some(1_766_500_000_123_456),
+            at: Now::from_ms(1_766_500_000_123),
+            ended: Some(Cow::Borrowed(b"normal")),
+        };
+        let message = String::from_utf8(message(&event)).unwrap();
+        assert_eq!(
+            message,
+            concat!(
+                r#"{"event_type":"lock_released","lock_key":"gpu_lock:0","#,
+                r#""task_name":"asr","release_reason":"normal","#,
+                r#""timestamp":1766500000.123,"owner":"locked_by_asr","#,
+                r#""token":1766500000123456,"db":0}"#
+            )
+        );
+        assert_eq!(channel(b"gpu_lock:", &event), b"gpu_lock:gpu_lock:0");
+    }
+}

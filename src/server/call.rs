@@ -1,0 +1,90 @@
+//! One call of one command: who calls, with which arguments, and where the answer goes.
+
+use std::ffi::c_int;
+
+use gpulock_core::{Fault, Name};
+
+use super::api::raw;
+use super::context::{Context, Flags};
+use super::key::Key;
+use super::reply::Reply;
+use super::text::Lent;
+
+/// A call. The arguments are counted from the first after the command's name.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    context: Context<'a>,
+    arguments: &'a [*mut raw::RedisModuleString],
+}
+
+impl<'a> Call<'a> {
+    /// # Safety
+    /// The three are what the server handed to a command, valid for `'a`.
+    pub(super) unsafe fn new(
+        ctx: *mut raw::RedisModuleCtx,
+        argv: *mut *mut raw::RedisModuleString,
+        argc: c_int,
+    ) -> Self {
+        let argc = usize::try_from(argc).unwrap_or(0);
+        // SAFETY: the server hands `argc` pointers, the command's name first.
+        let (context, all) =
+            unsafe { (Context::new(ctx), std::slice::from_raw_parts(argv, argc)) };
+        Self { context, arguments: all.get(1..).unwrap_or_default() }
+    }
+
+    /// The context of the call.
+    pub(crate) fn context(self) -> Context<'a> {
+        self.context
+    }
+
+    /// Where the answer goes.
+    pub(crate) fn reply(self) -> Reply<'a> {
+        Reply::new(self.context)
+    }
+
+    /// An argument.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    pub(crate) fn argument(self, index: usize) -> Result<Lent<'a>, Fault> {
+        let text = self.arguments.get(index).ok_or(Fault::Syntax)?;
+        // SAFETY: the server's strings are valid for 'a (`new`).
+        Ok(unsafe { Lent::new(*text) })
+    }
+
+    /// The bytes of the arguments from this one on.
+    pub(crate) fn arguments_from(self, index: usize) -> impl Iterator<Item = &'a [u8]> {
+        // SAFETY: the server's strings are valid for 'a (`new`).
+        let bytes = |text: &*mut _| unsafe { Lent::new(*text).bytes() };
+        self.arguments.get(index..).unwrap_or_default().iter().map(bytes)
+    }
+
+    /// The lock whose key is the first argument.
+    ///
+    /// # Errors
+    /// When there is no argument.
+    pub(crate) fn lock(self) -> Result<Name<'a>, Fault> {
+        Ok(Name { db: self.context.db(), key: self.argument(0)?.bytes() })
+    }
+
+    /// Opens the key that is the first argument.
+    ///
+    /// # Errors
+    /// When there is no argument.
+    pub(crate) fn open(self) -> Result<Key<'a>, Fault> {
+        Ok(self.context.open(self.argument(0)?))
+    }
+
+    /// Opens the key that is the first argument only to look at it.
+    ///
+    /// # Errors
+    /// When there is no argument.
+    pub(crate) fn open_untouched(self) -> Result<Key<'a>, Fault> {
+        Ok(Key::open_untouched(self.context, self.argument(0)?))
+    }
+
+    /// The id of the client that calls; none in scripts, whose id is somebody else's.
+    pub(crate) fn client(self, flags: Flags) -> Option<u64> {
+        (!flags.in_script()).then(|| self.context.client_id()).filter(|id| *id != 0)
+    }
+}

@@ -1,0 +1,229 @@
+//! What the server hands to each callback: through it keys are opened, messages are
+//! published and other commands are called.
+
+use std::marker::PhantomData;
+
+use super::api::{OK, api, flag, raw};
+use super::key::Key;
+use super::text::{Lent, Made, c_string, slice};
+
+/// The context of a callback.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    ctx: *mut raw::RedisModuleCtx,
+    callback: PhantomData<&'a ()>,
+}
+
+/// What is to be known of the server at this moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Flags(std::ffi::c_int);
+
+impl Flags {
+    fn has(self, bits: u32) -> bool {
+        self.0 & flag(bits) != 0
+    }
+
+    /// A script or a function runs.
+    pub(crate) fn in_script(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_LUA)
+    }
+
+    /// This server is a primary.
+    pub(crate) fn is_primary(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_MASTER)
+    }
+
+    /// This server is a node of a cluster.
+    pub(crate) fn in_cluster(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_CLUSTER)
+    }
+
+    /// The data is being loaded.
+    pub(crate) fn is_loading(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_LOADING)
+    }
+
+    /// More memory is used than is allowed.
+    pub(crate) fn is_out_of_memory(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_OOM)
+    }
+}
+
+impl<'a> Context<'a> {
+    /// # Safety
+    /// `ctx` is the context that the server handed to a callback, valid for `'a`.
+    pub(super) unsafe fn new(ctx: *mut raw::RedisModuleCtx) -> Self {
+        Self { ctx, callback: PhantomData }
+    }
+
+    pub(super) fn as_ptr(self) -> *mut raw::RedisModuleCtx {
+        self.ctx
+    }
+
+    /// What is to be known of the server.
+    pub(crate) fn flags(self) -> Flags {
+        // SAFETY: the context is valid (`new`).
+        Flags(unsafe { api!(RedisModule_GetContextFlags(self.ctx)) })
+    }
+
+    /// The number of the database in use.
+    pub(crate) fn db(self) -> u32 {
+        // SAFETY: the context is valid (`new`).
+        let db = unsafe { api!(RedisModule_GetSelectedDb(self.ctx)) };
+        u32::try_from(db).unwrap_or(0)
+    }
+
+    /// Uses another database from now on; false when there is none of this number.
+    pub(crate) fn select_db(self, db: u32) -> bool {
+        let Ok(db) = i32::try_from(db) else { return false };
+        // SAFETY: the context is valid (`new`).
+        unsafe { api!(RedisModule_SelectDb(self.ctx, db)) == OK }
+    }
+
+    /// The id of the client that called.
+    pub(super) fn client_id(self) -> u64 {
+        // SAFETY: the context is valid (`new`).
+        unsafe { api!(RedisModule_GetClientId(self.ctx)) }
+    }
+
+    /// Opens a key by its bytes.
+    pub(crate) fn with_key<T>(self, key: &[u8], work: impl FnOnce(&Key<'_>) -> T) -> T {
+        let name = Made::new(key);
+        let key = Key::open_untouched(self, name.lend());
+        work(&key)
+    }
+
+    /// Publishes a message to all subscribers of a channel.
+    pub(crate) fn publish(self, channel: &[u8], message: &[u8]) {
+        let (channel, message) = (Made::new(channel), Made::new(message));
+        // SAFETY: the context is valid (`new`), the strings outlive the call.
+        unsafe {
+            let (channel, message) = (channel.as_ptr(), message.as_ptr());
+            api!(RedisModule_PublishMessage(self.ctx, channel, message));
+        }
+    }
+
+    /// A client's line as in `CLIENT LIST`; empty when it is gone.
+    pub(crate) fn client_line(self, client: u64) -> Vec<u8> {
+        let id = client.cast_signed();
+        // SAFETY: the context is valid (`new`), and the format is of two C strings and an
+        // integer, as given.
+        let line = unsafe {
+            Answer::take(api!(RedisModule_Call(
+                self.ctx,
+                c"CLIENT".as_ptr(),
+                c"ccl".as_ptr(),
+                c"LIST".as_ptr(),
+                c"ID".as_ptr(),
+                id
+            )))
+        };
+        line.map(|answer| answer.text().trim_ascii_end().to_vec()).unwrap_or_default()
+    }
+
+    /// The value of one of the server's own settings.
+    pub(crate) fn server_setting(self, name: &std::ffi::CStr) -> Vec<u8> {
+        // SAFETY: as above, with two C strings.
+        let answer = unsafe {
+            Answer::take(api!(RedisModule_Call(
+                self.ctx,
+                c"CONFIG".as_ptr(),
+                c"cc".as_ptr(),
+                c"GET".as_ptr(),
+                name.as_ptr()
+            )))
+        };
+        answer
+            .and_then(|answer| Some(answer.element(1)?.text().to_vec()))
+            .unwrap_or_default()
+    }
+
+    /// True when this node of a cluster serves the key: the server refuses to read one
+    /// that it does not.
+    pub(crate) fn serves(self, key: &[u8]) -> bool {
+        let key = Made::new(key);
+        // SAFETY: as above, with a string of the server's, which outlives the call.
+        let answer = unsafe {
+            Answer::take(api!(RedisModule_Call(
+                self.ctx,
+                c"EXISTS".as_ptr(),
+                c"s".as_ptr(),
+                key.as_ptr()
+            )))
+        };
+        answer.is_some()
+    }
+}
+
+/// The answer of a command that was called. One that the server refused is none.
+struct Answer(*mut raw::RedisModuleCallReply, Owned);
+
+/// Whether dropping an answer frees it: parts of another are freed with it.
+enum Owned {
+    Whole,
+    Part,
+}
+
+impl Answer {
+    /// # Safety
+    /// `reply` is null or the answer of a call, which nobody else frees.
+    unsafe fn take(reply: *mut raw::RedisModuleCallReply) -> Option<Self> {
+        (!reply.is_null()).then_some(Self(reply, Owned::Whole))
+    }
+
+    /// An element of an array or of a map, keys and values counted alike.
+    fn element(&self, index: usize) -> Option<Self> {
+        // SAFETY: the answer is valid until it is dropped. CONFIG GET answers with an
+        // array in the protocol of module calls.
+        let part = unsafe { api!(RedisModule_CallReplyArrayElement(self.0, index)) };
+        (!part.is_null()).then_some(Self(part, Owned::Part))
+    }
+
+    /// The text of a string answer; empty for any other.
+    fn text(&self) -> &[u8] {
+        let mut len = 0;
+        // SAFETY: the answer is valid until it is dropped, and its text with it.
+        unsafe {
+            let start = api!(RedisModule_CallReplyStringPtr(self.0, &raw mut len));
+            slice(start, len)
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Owned::Whole = self.1 {
+            // SAFETY: the answer is ours and not used after this.
+            unsafe { api!(RedisModule_FreeCallReply(self.0)) }
+        }
+    }
+}
+
+/// True while nothing may be written: the server is paused, or hands over to a replica.
+/// A write from a callback would abort it then.
+pub(crate) fn must_not_write() -> bool {
+    // SAFETY: a question without arguments.
+    unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }
+}
+
+/// Writes a warning into the server's log.
+pub(crate) fn log_warning(message: &str) {
+    let message = c_string(message);
+    // SAFETY: the message is an argument, never the format; the server copies it. It takes
+    // no context for a message that belongs to no callback.
+    unsafe {
+        api!(RedisModule_Log(
+            std::ptr::null_mut(),
+            c"warning".as_ptr(),
+            c"<gpulock> %s".as_ptr(),
+            message.as_ptr()
+        ));
+    }
+}
+
+impl<'a> Context<'a> {
+    /// Opens a key that a command names.
+    pub(super) fn open(self, name: Lent<'a>) -> Key<'a> {
+        Key::open(self, name)
+    }
+}

@@ -1,0 +1,82 @@
+//! What the server tells of itself: its clock ticks, it became a replica or a primary, its
+//! configuration changed, it evicted a key. Of the keyspace's own notifications only
+//! evictions are listened to: anything else would make every client's writes dearer.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use gpulock_core::Name;
+
+use super::api::{ERR, OK, api, raw};
+use super::context::Context;
+use super::guard::contained;
+use super::state::{now, with_keeper};
+use super::text::Lent;
+
+/// Listens from now on, until the module unloads.
+///
+/// # Errors
+/// When the server refuses.
+pub(super) fn subscribe(context: Context<'_>) -> Result<(), String> {
+    let ids = [
+        raw::REDISMODULE_EVENT_CRON_LOOP,
+        raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
+        raw::REDISMODULE_EVENT_CONFIG,
+    ];
+    for id in ids {
+        let event = raw::RedisModuleEvent { id, dataver: 1 };
+        let ctx = context.as_ptr();
+        // SAFETY: the context is valid.
+        let status = unsafe {
+            api!(RedisModule_SubscribeToServerEvent(ctx, event, Some(happened)))
+        };
+        if status == ERR {
+            return Err(format!("the server does not tell of its event {id}"));
+        }
+    }
+    let evicted: raw::RedisModuleNotificationFunc = Some(evicted);
+    let class = raw::REDISMODULE_NOTIFY_EVICTED;
+    // SAFETY: the context is valid.
+    match unsafe {
+        api!(RedisModule_SubscribeToKeyspaceEvents(context.as_ptr(), class, evicted))
+    } {
+        OK => Ok(()),
+        _ => Err("the server does not tell of evictions".to_owned()),
+    }
+}
+
+unsafe extern "C" fn happened(
+    ctx: *mut raw::RedisModuleCtx,
+    event: raw::RedisModuleEvent,
+    what: u64,
+    _: *mut c_void,
+) {
+    contained(|| {
+        // SAFETY: the server handed us the context for the time of the call.
+        let context = unsafe { Context::new(ctx) };
+        match event.id {
+            raw::REDISMODULE_EVENT_CRON_LOOP => crate::background::tick(context),
+            raw::REDISMODULE_EVENT_CONFIG => crate::warnings::check(context),
+            _ if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER => {
+                with_keeper(|keeper| keeper.promoted(now()));
+            }
+            _ => with_keeper(|keeper| keeper.demoted(now())),
+        }
+        crate::news::tell(context);
+    });
+}
+
+unsafe extern "C" fn evicted(
+    ctx: *mut raw::RedisModuleCtx,
+    _: c_int,
+    _: *const c_char,
+    key: *mut raw::RedisModuleString,
+) -> c_int {
+    contained(|| {
+        // SAFETY: the server handed us context and key for the time of the call.
+        let (context, key) = unsafe { (Context::new(ctx), Lent::new(key)) };
+        let name = Name { db: context.db(), key: key.bytes() };
+        with_keeper(|keeper| keeper.evicted(name, now()));
+        crate::news::tell(context);
+    });
+    OK
+}

@@ -1,0 +1,179 @@
+//! A lock's key: what it shows, and the three things that are ever done to it. Each does
+//! what the native command would: the change, `WATCH` and client-side caches, the keyspace
+//! notification, and the plain command for replicas and the append-only file.
+
+use std::ffi::{CStr, c_int};
+
+use gpulock_core::seen::{Glimpse, OWNER_MAX, Seen};
+
+use super::api::{api, flag, raw};
+use super::context::Context;
+use super::text::{Lent, slice};
+
+/// An open key.
+pub(crate) struct Key<'a> {
+    key: *mut raw::RedisModuleKey,
+    name: Lent<'a>,
+    context: Context<'a>,
+}
+
+/// What stands under a key.
+enum Kind {
+    Empty,
+    Text,
+    Other,
+}
+
+/// The server's numbers for the first two, which its header does not bind as integers.
+const EMPTY: c_int = 0;
+const STRING: c_int = 1;
+
+const READ_WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE).cast_signed();
+
+impl<'a> Key<'a> {
+    /// Opens a key that a command names.
+    pub(super) fn open(context: Context<'a>, name: Lent<'a>) -> Self {
+        Self::open_as(context, name, READ_WRITE)
+    }
+
+    /// Opens a key only to look: it counts as no use of it. Opened for writing all the
+    /// same, because that is what leaves the server's hit counters and the `keymiss`
+    /// notification alone on every server.
+    pub(super) fn open_untouched(context: Context<'a>, name: Lent<'a>) -> Self {
+        let untouched = flag(raw::REDISMODULE_OPEN_KEY_NOTOUCH);
+        Self::open_as(context, name, READ_WRITE | untouched)
+    }
+
+    fn open_as(context: Context<'a>, name: Lent<'a>, mode: c_int) -> Self {
+        // SAFETY: context and name are valid for 'a. A key that is absent is opened too.
+        let key =
+            unsafe { api!(RedisModule_OpenKey(context.as_ptr(), name.as_ptr(), mode)) };
+        Self { key, name, context }
+    }
+
+    fn kind(&self) -> Kind {
+        // SAFETY: the key is open; null (no key) is allowed.
+        match unsafe { api!(RedisModule_KeyType(self.key)) } {
+            EMPTY => Kind::Empty,
+            STRING => Kind::Text,
+            _ => Kind::Other,
+        }
+    }
+
+    fn len(&self) -> usize {
+        // SAFETY: the key is open; null (no key) is allowed.
+        unsafe { api!(RedisModule_ValueLength(self.key)) }
+    }
+
+    fn expires(&self) -> Option<u64> {
+        // SAFETY: the key is open and holds a value.
+        u64::try_from(unsafe { api!(RedisModule_GetAbsExpire(self.key)) }).ok()
+    }
+
+    /// What the key shows. A value that can be no owner is shown as an empty one, which
+    /// can be none either, and is not read.
+    pub(crate) fn look(&self) -> Seen<'_> {
+        match self.kind() {
+            Kind::Empty => Seen::Absent,
+            Kind::Text => Seen::Text { value: self.value(), expires: self.expires() },
+            Kind::Other => Seen::Other,
+        }
+    }
+
+    fn value(&self) -> &[u8] {
+        let mut len = self.len();
+        if len == 0 || len > OWNER_MAX {
+            return &[];
+        }
+        // SAFETY: the key is open and holds a string. Its bytes stay where they are until
+        // the key is changed, which takes `&mut self`, or closed.
+        unsafe {
+            let mode = flag(raw::REDISMODULE_READ);
+            let start = api!(RedisModule_StringDMA(self.key, &raw mut len, mode));
+            slice(start, len)
+        }
+    }
+
+    /// What the key shows without its value, whose reading costs the server a copy.
+    pub(crate) fn glimpse(&self) -> Glimpse {
+        match self.kind() {
+            Kind::Empty => Glimpse::Absent,
+            Kind::Text => Glimpse::Text { len: self.len(), expires: self.expires() },
+            Kind::Other => Glimpse::Other,
+        }
+    }
+
+    /// `SET key owner PXAT until_ms`
+    pub(crate) fn set(&mut self, owner: Lent<'_>, until_ms: u64) {
+        let until = until_ms.cast_signed();
+        let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
+        // SAFETY: the key is open for writing, all strings are valid, and the format is of
+        // two strings, a C string and an integer, as given.
+        unsafe {
+            api!(RedisModule_StringSet(key, owner.as_ptr()));
+            api!(RedisModule_SetAbsExpire(key, until));
+            api!(RedisModule_Replicate(
+                ctx,
+                c"SET".as_ptr(),
+                c"sscl".as_ptr(),
+                name,
+                owner.as_ptr(),
+                c"PXAT".as_ptr(),
+                until
+            ));
+        }
+        self.signal();
+        self.notify(raw::REDISMODULE_NOTIFY_STRING, c"set");
+        self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire");
+    }
+
+    /// `PEXPIREAT key until_ms`
+    pub(crate) fn expire(&mut self, until_ms: u64) {
+        let until = until_ms.cast_signed();
+        let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
+        // SAFETY: as above, with a string and an integer.
+        unsafe {
+            api!(RedisModule_SetAbsExpire(key, until));
+            let (command, format) = (c"PEXPIREAT".as_ptr(), c"sl".as_ptr());
+            api!(RedisModule_Replicate(ctx, command, format, name, until));
+        }
+        self.signal();
+        self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire");
+    }
+
+    /// `DEL key`
+    pub(crate) fn delete(&mut self) {
+        let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
+        // SAFETY: as above, with a string.
+        unsafe {
+            api!(RedisModule_DeleteKey(key));
+            api!(RedisModule_Replicate(ctx, c"DEL".as_ptr(), c"s".as_ptr(), name));
+        }
+        self.signal();
+        self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"del");
+    }
+
+    /// Tells `WATCH` and client-side caches. Closing a key that was opened for writing
+    /// would do it unasked, changed or not; the module has that switched off.
+    fn signal(&self) {
+        // SAFETY: context and name are valid.
+        unsafe {
+            let ctx = self.context.as_ptr();
+            api!(RedisModule_SignalModifiedKey(ctx, self.name.as_ptr()));
+        }
+    }
+
+    fn notify(&self, class: c_int, event: &CStr) {
+        let (ctx, event, name) =
+            (self.context.as_ptr(), event.as_ptr(), self.name.as_ptr());
+        // SAFETY: context, event and name are valid.
+        unsafe { api!(RedisModule_NotifyKeyspaceEvent(ctx, class, event, name)) };
+    }
+}
+
+impl Drop for Key<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the key is open and not used after this; null is allowed.
+        unsafe { api!(RedisModule_CloseKey(self.key)) }
+    }
+}
