@@ -4,6 +4,7 @@
 use gpulock_core::arena::Id;
 use gpulock_core::{Now, Seen};
 
+use crate::injected;
 use crate::server::context::{Context, must_not_write};
 use crate::server::key::Key;
 use crate::server::state::{now, with_keeper};
@@ -27,6 +28,7 @@ fn look(context: Context<'_>, id: Id, now: Now, in_cluster: bool) {
         keeper.table().get(id).map(|lock| (lock.db, lock.key.clone()))
     });
     let Some((_, name)) = name.filter(|(db, _)| context.select_db(*db)) else { return };
+    injected::panic_at(injected::IN_BACKGROUND, &name);
     context.with_key(&name, |key: &Key<'_>| {
         let glimpse = key.glimpse();
         if with_keeper(|keeper| keeper.agrees(id, glimpse)) {

@@ -27,6 +27,7 @@ mod background;
 mod commands;
 mod event;
 mod info;
+mod injected;
 mod metrics;
 mod news;
 #[expect(unsafe_code, reason = "the one place where C is called")]

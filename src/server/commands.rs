@@ -186,6 +186,9 @@ unsafe extern "C" fn entry<C: Command>(
     let answered = contained(|| {
         // SAFETY: the server handed us these for the time of the call.
         let call = unsafe { Call::new(ctx, argv, argc) };
+        if let Some(name) = call.arguments_from(0).next() {
+            crate::injected::panic_at(crate::injected::IN_COMMAND, name);
+        }
         if let Err(fault) = C::run(call) {
             call.reply().fault(fault);
         }
