@@ -7,7 +7,9 @@ use crate::server::state::with_keeper;
 
 /// Tells what there is to tell.
 pub(crate) fn tell(context: Context<'_>) {
-    if let Some(client) = with_keeper(|keeper| keeper.take_unidentified()) {
+    if let Some(client) = with_keeper(|keeper| keeper.take_unidentified())
+        && !context.flags().in_script()
+    {
         let line = context.client_line(client);
         with_keeper(|keeper| keeper.identify(&line));
     }

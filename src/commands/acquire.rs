@@ -28,18 +28,17 @@ impl Command for Acquire {
     };
 
     fn run(call: Call<'_>) -> Result<(), Fault> {
+        with_keeper(|keeper| keeper.may_write())?;
         let name = call.lock()?;
         let asked = request::Acquire::parse(call.arguments_from(1));
-        let flags = call.context().flags();
         let ask = match asked {
-            _ if !flags.is_primary() => return Err(Fault::ReadOnly),
             Ok(ask) => ask,
             Err(fault) => {
                 with_keeper(|keeper| keeper.acquire_failed(name));
                 return Err(fault);
             }
         };
-        let room = !flags.is_out_of_memory();
+        let room = !call.context().flags().is_out_of_memory();
         let mut key = call.open()?;
         let seen = key.look();
         match with_keeper(|keeper| keeper.acquire(name, &ask, &seen, room, now()))? {

@@ -24,9 +24,7 @@ impl Command for Extend {
 
     fn run(call: Call<'_>) -> Result<(), Fault> {
         let name = call.lock()?;
-        if !call.context().flags().is_primary() {
-            return Err(Fault::ReadOnly);
-        }
+        with_keeper(|keeper| keeper.may_write())?;
         let ask = request::Extend::parse(call.arguments_from(1))?;
         let mut key = call.open()?;
         let seen = key.look();

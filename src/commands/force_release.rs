@@ -29,12 +29,9 @@ impl Command for ForceRelease {
 
     fn run(call: Call<'_>) -> Result<(), Fault> {
         let name = call.lock()?;
-        let flags = call.context().flags();
-        if !flags.is_primary() {
-            return Err(Fault::ReadOnly);
-        }
+        with_keeper(|keeper| keeper.may_write())?;
         let ask = request::ForceRelease::parse(call.arguments_from(1))?;
-        let client = call.client(flags);
+        let client = call.client();
         let mut key = call.open()?;
         let seen = key.look();
         let forced =

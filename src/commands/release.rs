@@ -24,16 +24,13 @@ impl Command for Release {
 
     fn run(call: Call<'_>) -> Result<(), Fault> {
         let name = call.lock()?;
-        let flags = call.context().flags();
-        if !flags.is_primary() {
-            return Err(Fault::ReadOnly);
-        }
+        with_keeper(|keeper| keeper.may_write())?;
         let asked = request::Release::parse(call.arguments_from(1));
         let ask =
             asked.inspect_err(|_| with_keeper(|keeper| keeper.release_failed(name)))?;
-        let client = call.client(flags);
+        let client = call.client();
         let mut key = call.open()?;
-        let seen = key.look();
+        let seen = key.look_for(ask.owner);
         let released =
             with_keeper(|keeper| keeper.release(name, ask, &seen, client, now()))?;
         match released {

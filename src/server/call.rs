@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use gpulock_core::{Fault, Name};
 
 use super::api::raw;
-use super::context::{Context, Flags};
+use super::context::Context;
 use super::key::Key;
 use super::reply::Reply;
 use super::text::Lent;
@@ -83,8 +83,9 @@ impl<'a> Call<'a> {
         Ok(Key::open_untouched(self.context, self.argument(0)?))
     }
 
-    /// The id of the client that calls; none in scripts, whose id is somebody else's.
-    pub(crate) fn client(self, flags: Flags) -> Option<u64> {
-        (!flags.in_script()).then(|| self.context.client_id()).filter(|id| *id != 0)
+    /// The id of the client that calls. In a script it is the script's own, which may be
+    /// somebody else's as well.
+    pub(crate) fn client(self) -> Option<u64> {
+        Some(self.context.client_id()).filter(|id| *id != 0)
     }
 }

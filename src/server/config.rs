@@ -2,7 +2,6 @@
 //! `CONFIG SET`, and pairs of words behind the module's path. What they mean and in which
 //! range they are is `gpulock_core::settings`.
 
-use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_longlong, c_uint, c_void};
 use std::ptr::null_mut;
 
@@ -11,6 +10,7 @@ use gpulock_core::settings::{CHANNEL_PREFIX_MAX, Events, NUMBERS, Number, Settin
 use super::api::{ERR, OK, api, raw};
 use super::context::Context;
 use super::guard::contained;
+use super::kept;
 use super::state::with_keeper;
 use super::text::{Made, bytes};
 
@@ -198,19 +198,6 @@ unsafe extern "C" fn set_events(
     }
 }
 
-struct MainThread(RefCell<Option<Made>>);
-
-// SAFETY: the module runs on the server's main thread alone (`super`, 1).
-unsafe impl Sync for MainThread {}
-
-/// The channel prefix as a string of the server's, which it wants to be lent.
-static SHOWN_PREFIX: MainThread = MainThread(RefCell::new(None));
-
-/// Gives back what is kept here, when the module unloads.
-pub(super) fn forget() {
-    SHOWN_PREFIX.0.take();
-}
-
 fn register_prefix(context: Context<'_>, settings: &Settings) -> c_int {
     let name = CString::new(CHANNEL_PREFIX).unwrap_or_default();
     let default = super::text::c_string(settings.channel_prefix.as_slice());
@@ -233,14 +220,11 @@ unsafe extern "C" fn get_prefix(
     _: *const c_char,
     _: *mut c_void,
 ) -> *mut raw::RedisModuleString {
-    let shown = contained(|| {
+    let lent = contained(|| {
         let prefix = with_keeper(|keeper| keeper.settings().channel_prefix.clone());
-        let text = Made::new(&prefix);
-        let start = text.as_ptr();
-        SHOWN_PREFIX.0.replace(Some(text));
-        start
+        kept::lend_prefix(&prefix)
     });
-    shown.unwrap_or(null_mut())
+    lent.unwrap_or(null_mut())
 }
 
 unsafe extern "C" fn set_prefix(

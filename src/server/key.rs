@@ -4,11 +4,12 @@
 
 use std::ffi::{CStr, c_int};
 
-use gpulock_core::seen::{Glimpse, OWNER_MAX, Seen};
+use gpulock_core::seen::{Expires, Glimpse, OWNER_MAX, Seen};
 
 use super::api::{api, flag, raw};
 use super::context::Context;
-use super::text::{Lent, slice};
+use super::kept;
+use super::text::{Lent, Made, slice};
 
 /// An open key.
 pub(crate) struct Key<'a> {
@@ -73,9 +74,25 @@ impl<'a> Key<'a> {
     /// What the key shows. A value that can be no owner is shown as an empty one, which
     /// can be none either, and is not read.
     pub(crate) fn look(&self) -> Seen<'_> {
+        self.look_as(|_| self.expires().into())
+    }
+
+    /// As [`Key::look`], for a rule that ends the hold of `owner` and so has no use for
+    /// its expiry, which costs the server another look-up.
+    pub(crate) fn look_for(&self, owner: &[u8]) -> Seen<'_> {
+        self.look_as(|value| match value == owner {
+            true => Expires::Unread,
+            false => self.expires().into(),
+        })
+    }
+
+    fn look_as(&self, expires: impl FnOnce(&[u8]) -> Expires) -> Seen<'_> {
         match self.kind() {
             Kind::Empty => Seen::Absent,
-            Kind::Text => Seen::Text { value: self.value(), expires: self.expires() },
+            Kind::Text => {
+                let value = self.value();
+                Seen::Text { value, expires: expires(value) }
+            }
             Kind::Other => Seen::Other,
         }
     }
@@ -105,22 +122,16 @@ impl<'a> Key<'a> {
 
     /// `SET key owner PXAT until_ms`
     pub(crate) fn set(&mut self, owner: Lent<'_>, until_ms: u64) {
-        let until = until_ms.cast_signed();
         let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
+        let (command, format) = (c"SET".as_ptr(), c"ssss".as_ptr());
+        let until = Made::decimal(until_ms);
         // SAFETY: the key is open for writing, all strings are valid, and the format is of
-        // two strings, a C string and an integer, as given.
+        // four strings, as given.
         unsafe {
             api!(RedisModule_StringSet(key, owner.as_ptr()));
-            api!(RedisModule_SetAbsExpire(key, until));
-            api!(RedisModule_Replicate(
-                ctx,
-                c"SET".as_ptr(),
-                c"sscl".as_ptr(),
-                name,
-                owner.as_ptr(),
-                c"PXAT".as_ptr(),
-                until
-            ));
+            api!(RedisModule_SetAbsExpire(key, until_ms.cast_signed()));
+            let (owner, pxat, until) = (owner.as_ptr(), kept::pxat(), until.as_ptr());
+            api!(RedisModule_Replicate(ctx, command, format, name, owner, pxat, until));
         }
         self.signal();
         self.notify(raw::REDISMODULE_NOTIFY_STRING, c"set");
@@ -129,13 +140,13 @@ impl<'a> Key<'a> {
 
     /// `PEXPIREAT key until_ms`
     pub(crate) fn expire(&mut self, until_ms: u64) {
-        let until = until_ms.cast_signed();
         let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
-        // SAFETY: as above, with a string and an integer.
+        let (command, format) = (c"PEXPIREAT".as_ptr(), c"ss".as_ptr());
+        let until = Made::decimal(until_ms);
+        // SAFETY: as above, with two strings.
         unsafe {
-            api!(RedisModule_SetAbsExpire(key, until));
-            let (command, format) = (c"PEXPIREAT".as_ptr(), c"sl".as_ptr());
-            api!(RedisModule_Replicate(ctx, command, format, name, until));
+            api!(RedisModule_SetAbsExpire(key, until_ms.cast_signed()));
+            api!(RedisModule_Replicate(ctx, command, format, name, until.as_ptr()));
         }
         self.signal();
         self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire");

@@ -23,5 +23,6 @@ pub(crate) mod state;
 
 mod api;
 mod guard;
+mod kept;
 mod module;
 mod text;

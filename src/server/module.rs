@@ -8,7 +8,7 @@ use gpulock_core::settings::Settings;
 use super::api::{ERR, OK, api, flag, optional, raw};
 use super::context::{Context, log_warning};
 use super::text::Lent;
-use super::{config, events, guard, info, state};
+use super::{config, events, guard, info, kept, state};
 
 /// The server's own allocator: what the module uses is seen in `used_memory`.
 #[cfg(not(test))]
@@ -72,7 +72,7 @@ pub(crate) unsafe extern "C" fn RedisModule_OnUnload(
 fn unload() {
     guard::contained(|| {
         state::set_keeper(None);
-        config::forget();
+        kept::forget();
     });
     guard::forget_hook();
 }
@@ -83,6 +83,9 @@ fn load(context: Context<'_>, arguments: &[&[u8]]) -> Result<(), String> {
     let seed = crate::server::state::now().micros();
     let keeper = Keeper::new(Settings::clone(&settings), seed, state::now());
     state::set_keeper(Some(keeper));
+    if !context.flags().is_primary() {
+        state::with_keeper(|keeper| keeper.demoted(state::now()));
+    }
     crate::commands::announce_all(context)?;
     config::register(context, &settings)?;
     info::register(context);

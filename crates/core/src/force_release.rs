@@ -45,7 +45,7 @@ impl Keeper {
                 if can_own(value) && self.passes_guard(known, &ask, value) =>
             {
                 let limit = self.tracked_limit();
-                known = self.table.find_or_make(name, limit);
+                known = known.or_else(|| self.table.find_or_make(name, limit));
                 if let Some(id) = known {
                     let caller = Caller { owner: ask.owner, client };
                     self.adopt_unless_known(id, value, expires, now);

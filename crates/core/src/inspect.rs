@@ -5,7 +5,7 @@ use crate::clock::Now;
 use crate::fault::Fault;
 use crate::keeper::Keeper;
 use crate::lock::{Hold, Name};
-use crate::seen::{Seen, can_own};
+use crate::seen::{Expires, Seen, can_own};
 
 /// What INSPECT tells of a held lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,10 @@ impl Keeper {
             Seen::Text { value, expires } => Ok(Some(Inspection {
                 owner: can_own(value).then(|| value.into()),
                 token: hold.and_then(Hold::token),
-                lease_ms: expires.map(|until| until.saturating_sub(now.ms())),
+                lease_ms: match expires {
+                    Expires::At(until) => Some(until.saturating_sub(now.ms())),
+                    Expires::Never | Expires::Unread => None,
+                },
                 held_ms: hold.and_then(|hold| hold.held_ms(now)),
                 adopted: hold.is_none_or(|hold| hold.adopted),
             })),

@@ -7,8 +7,10 @@ use crate::arena::Id;
 use crate::clock::Now;
 use crate::counters::{Counters, bump};
 use crate::event::{End, Event, Text};
-use crate::lock::{Hold, Lock, Name};
+use crate::fault::Fault;
+use crate::lock::{Hold, Lock, NO_END, Name};
 use crate::log::{Entry, Kind, Log, Subject, cut};
+use crate::seen::Expires;
 use crate::settings::{Events, Settings};
 use crate::sweep::Sweep;
 use crate::table::Table;
@@ -48,10 +50,11 @@ pub struct Keeper {
     /// The client whose line the newest entry of the log lacks.
     unidentified: Option<u64>,
     internal_errors: u64,
+    is_primary: bool,
 }
 
 impl Keeper {
-    /// A keeper that knows of no lock. `seed` scatters the names in the table, so that no
+    /// The keeper of a primary, which knows of no lock. `seed` scatters the names in the table, so that no
     /// client can choose names that collide.
     pub fn new(settings: Settings, seed: u64, now: Now) -> Self {
         let mut log = Log::default();
@@ -66,6 +69,7 @@ impl Keeper {
             events: VecDeque::new(),
             unidentified: None,
             internal_errors: 0,
+            is_primary: true,
         }
     }
 
@@ -140,11 +144,21 @@ impl Keeper {
 
     /// This server became a primary: tokens begin anew ahead of the clock.
     pub fn promoted(&mut self, now: Now) {
+        self.is_primary = true;
         self.tokens.begin(now);
+    }
+
+    /// Whether this server may grant, renew and free.
+    ///
+    /// # Errors
+    /// When it is a replica.
+    pub fn may_write(&self) -> Result<(), Fault> {
+        if self.is_primary { Ok(()) } else { Err(Fault::ReadOnly) }
     }
 
     /// This server became a replica: nothing is held here any more.
     pub fn demoted(&mut self, now: Now) {
+        self.is_primary = false;
         while let Some(id) = self.table.oldest() {
             self.end(id, End::Removed, Caller::default(), now);
             self.table.forget_if_idle(id);
@@ -226,7 +240,8 @@ impl Keeper {
     }
 
     /// Begins a hold that somebody else granted.
-    pub(crate) fn adopt(&mut self, id: Id, owner: &[u8], until_ms: u64, now: Now) {
+    pub(crate) fn adopt(&mut self, id: Id, owner: &[u8], expires: Expires, now: Now) {
+        let until_ms = expires.end().unwrap_or(NO_END);
         self.table.begin_hold(id, Hold::new(owner, None, now.ms(), until_ms));
         self.count(Some(id), |counters| &mut counters.adopted);
     }

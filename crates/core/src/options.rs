@@ -20,7 +20,10 @@ pub(crate) fn number(
     if leading_zero || !digits.iter().all(u8::is_ascii_digit) {
         return Err(fault);
     }
-    let value = str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    let push = |value: u64, digit: &u8| {
+        value.checked_mul(10)?.checked_add(u64::from(digit.wrapping_sub(b'0')))
+    };
+    let value = digits.iter().try_fold(0, push).filter(|_| !digits.is_empty());
     value.filter(|value| (min..=max).contains(value)).ok_or(fault)
 }
 

@@ -47,7 +47,7 @@ impl Keeper {
                 if value == ask.owner && self.is_hold(known, ask.token) =>
             {
                 let limit = self.tracked_limit();
-                known = self.table.find_or_make(name, limit);
+                known = known.or_else(|| self.table.find_or_make(name, limit));
                 if let Some(id) = known {
                     self.adopt_unless_known(id, value, expires, now);
                     self.end(id, End::Released(ask.reason), caller, now);

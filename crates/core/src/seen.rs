@@ -18,11 +18,40 @@ pub enum Seen<'a> {
     Text {
         /// The value: the owner, if it can be one.
         value: &'a [u8],
-        /// When the key's time to live is over, in ms since the epoch; none: never.
-        expires: Option<u64>,
+        /// When the key's time to live is over.
+        expires: Expires,
     },
     /// A key of another type: no lock.
     Other,
+}
+
+/// When a key's time to live is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expires {
+    /// It was not asked for: the value is the one that the caller looks for, and the rule
+    /// ends the hold or leaves it as it is.
+    Unread,
+    /// Never.
+    Never,
+    /// Then, in ms since the epoch.
+    At(u64),
+}
+
+impl From<Option<u64>> for Expires {
+    fn from(expires: Option<u64>) -> Self {
+        expires.map_or(Self::Never, Self::At)
+    }
+}
+
+impl Expires {
+    /// As a hold keeps it; none when it is not known.
+    pub(crate) fn end(self) -> Option<u64> {
+        match self {
+            Self::Unread => None,
+            Self::Never => Some(NO_END),
+            Self::At(ms) => Some(ms),
+        }
+    }
 }
 
 /// What can be seen of a key without reading its value, which costs the server a copy.
@@ -44,9 +73,4 @@ pub enum Glimpse {
 /// True when `value` can be an owner.
 pub fn can_own(value: &[u8]) -> bool {
     (1..=OWNER_MAX).contains(&value.len())
-}
-
-/// An expiry as a hold keeps it.
-pub(crate) fn end_of(expires: Option<u64>) -> u64 {
-    expires.unwrap_or(NO_END)
 }

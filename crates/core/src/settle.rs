@@ -14,7 +14,7 @@ use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
 use crate::keeper::{Caller, Keeper};
-use crate::seen::{Seen, can_own, end_of};
+use crate::seen::{Expires, Seen, can_own};
 
 impl Keeper {
     /// Brings a lock in line with what its key shows. What is known of it afterwards may be
@@ -25,12 +25,12 @@ impl Keeper {
         let granted = !hold.adopted;
         match *seen {
             Seen::Text { value, expires } if value == &*hold.owner => {
-                hold.until_ms = end_of(expires);
+                hold.until_ms = expires.end().unwrap_or(hold.until_ms);
             }
             Seen::Text { value, expires } => {
                 self.end(id, over, Caller::default(), now);
                 if granted && can_own(value) {
-                    self.adopt(id, value, end_of(expires), now);
+                    self.adopt(id, value, expires, now);
                 }
             }
             Seen::Absent | Seen::Other => self.end(id, over, Caller::default(), now),
@@ -44,11 +44,11 @@ impl Keeper {
         &mut self,
         id: Id,
         owner: &[u8],
-        expires: Option<u64>,
+        expires: Expires,
         now: Now,
     ) {
         if self.table.hold_mut(id).is_none() {
-            self.adopt(id, owner, end_of(expires), now);
+            self.adopt(id, owner, expires, now);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::Text;
 use crate::keeper::{Caller, Incident, Keeper};
-use crate::lock::{Lock, Name};
+use crate::lock::{Lock, NO_END, Name};
 use crate::log::{Kind, cut};
 use crate::seen::{Glimpse, Seen};
 
@@ -123,7 +123,7 @@ impl Keeper {
         match (hold, glimpse) {
             (None, _) => true,
             (Some(hold), Glimpse::Text { len, expires }) => {
-                len == hold.owner.len() && crate::seen::end_of(expires) == hold.until_ms
+                len == hold.owner.len() && expires.unwrap_or(NO_END) == hold.until_ms
             }
             (Some(_), Glimpse::Absent | Glimpse::Other) => false,
         }

@@ -350,7 +350,9 @@ impl World {
 fn see(shown: &Option<Value>) -> Seen<'_> {
     match shown {
         None => Seen::Absent,
-        Some(Value::Text(value, expires)) => Seen::Text { value, expires: *expires },
+        Some(Value::Text(value, expires)) => {
+            Seen::Text { value, expires: (*expires).into() }
+        }
         Some(Value::Other) => Seen::Other,
     }
 }

@@ -1,0 +1,14 @@
+#!/bin/bash
+# Runs the Node example against GPULOCK_SERVER (an absolute path); see examples/server.sh.
+set -euo pipefail
+cd "$(dirname "$0")"
+. ../server.sh
+
+# Node looks for packages beside the program, so the program goes where they are.
+copy=$repo/target/examples/node
+mkdir -p "$copy"
+cp .npmrc package.json package-lock.json lock.js "$copy"
+cd "$copy"
+npm ci --loglevel=error --no-audit --no-fund --prefer-offline >/dev/null
+
+check_example node lock.js

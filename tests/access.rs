@@ -1,0 +1,305 @@
+//! Who may what: keys that a user's access list does not name are neither touched nor told
+//! of, on whichever way the user asks; and what is for operators can be denied as such.
+
+use gpulock_testkit::{Client, Flavour, Server, Value, call, on_every_server};
+
+const NAMES: [&str; 2] = ["mine:1", "yours:1"];
+
+/// A server with a lock of each name, something in the log and counters for both, and
+/// with these rules for the user `alice`.
+fn with_alice(flavour: &Flavour, rules: &[&str]) -> Server {
+    let server = flavour.start();
+    let mut client = server.client();
+    // Those of others are the older ones.
+    for key in NAMES.iter().rev() {
+        assert!(call!(client, "GPULOCK.ACQUIRE", key, "somebody").int() > 0);
+        assert_eq!(call!(client, "GPULOCK.RELEASE", key, "a-stranger"), 0);
+    }
+    set_rules(&server, rules);
+    server
+}
+
+fn set_rules(server: &Server, rules: &[&str]) {
+    let words = ["ACL", "SETUSER", "alice", "reset", "on", "nopass"];
+    let all: Vec<&str> = words.iter().chain(rules).copied().collect();
+    assert_eq!(server.client().cmd(&all), "OK");
+}
+
+fn alice(server: &Server) -> Client {
+    let mut client = server.client();
+    assert_eq!(client.line("AUTH alice x"), "OK");
+    client
+}
+
+/// Ways to ask for the same.
+const WAYS: [&str; 6] = ["plainly", "in RESP3", "MULTI", "EVAL", "EVAL_RO", "FCALL"];
+
+/// The answer of a command of the module, asked for in one of [`WAYS`].
+fn ask(client: &mut Client, way: &str, words: &[&str]) -> Value {
+    let script = "return redis.call(unpack(ARGV))";
+    match way {
+        "plainly" => client.cmd(words),
+        "in RESP3" => {
+            client.hello3();
+            let answer = client.cmd(words);
+            call!(client, "HELLO", 2);
+            answer
+        }
+        "MULTI" => {
+            assert_eq!(client.line("MULTI"), "OK");
+            assert_eq!(client.cmd(words), "QUEUED");
+            client.line("EXEC").list()[0].clone()
+        }
+        "EVAL" | "EVAL_RO" => client.cmd(&[&[way, script, "0"], words].concat()),
+        _ => client.cmd(&[&["FCALL", "relay", "0"], words].concat()),
+    }
+}
+
+fn load_relay(server: &Server) {
+    let library = "#!lua name=relay
+        redis.register_function('relay', function(_, args)
+            return redis.call(unpack(args)) end)";
+    assert_eq!(call!(server.client(), "FUNCTION", "LOAD", library), "relay");
+}
+
+/// Whether an answer of whatever shape holds the text.
+fn tells(answer: &Value, text: &str) -> bool {
+    match answer {
+        Value::Bulk(bytes) | Value::Verbatim(bytes) => {
+            String::from_utf8_lossy(bytes).contains(text)
+        }
+        Value::Simple(shown) | Value::Error(shown) => shown.contains(text),
+        Value::Array(items) | Value::Set(items) | Value::Push(items) => {
+            items.iter().any(|item| tells(item, text))
+        }
+        Value::Map(pairs) => {
+            pairs.iter().any(|(key, value)| tells(key, text) || tells(value, text))
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn commands_on_foreign_keys_are_refused_by_the_server() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "~mine:*"]);
+        let mut client = alice(&server);
+        for line in [
+            "GPULOCK.ACQUIRE yours:1 me",
+            "GPULOCK.ACQUIRE yours:2 me",
+            "GPULOCK.RELEASE yours:1 somebody",
+            "GPULOCK.EXTEND yours:1 somebody",
+            "GPULOCK.FORCERELEASE yours:1",
+            "GPULOCK.INSPECT yours:1",
+            "GPULOCK.STATS KEY yours:1",
+            "gpulock.stats key yours:1",
+        ] {
+            assert_eq!(
+                client.line(line).err(),
+                client.line("GET yours:1").err(),
+                "{line}"
+            );
+        }
+        let mut admin = server.client();
+        assert_eq!(admin.line("GET yours:1"), "somebody");
+        assert_eq!(admin.line("EXISTS yours:2"), 0);
+        for line in [
+            "GPULOCK.ACQUIRE mine:2 me",
+            "GPULOCK.EXTEND mine:2 me",
+            "GPULOCK.INSPECT mine:2",
+            "GPULOCK.STATS KEY mine:2",
+            "GPULOCK.STATS",
+            "GPULOCK.RELEASE mine:2 me",
+            "GPULOCK.FORCERELEASE mine:1",
+        ] {
+            let answer = client.line(line);
+            assert!(!answer.is_err() && !answer.is_null(), "{line}: {answer:?}");
+        }
+    });
+}
+
+#[test]
+fn who_may_only_read_a_key_can_look_and_not_take() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "%R~mine:*"]);
+        let mut client = alice(&server);
+        for line in [
+            "GPULOCK.ACQUIRE mine:2 me",
+            "GPULOCK.RELEASE mine:1 somebody",
+            "GPULOCK.EXTEND mine:1 somebody",
+            "GPULOCK.FORCERELEASE mine:1",
+        ] {
+            assert!(client.line(line).err().starts_with("NOPERM"), "{line}");
+        }
+        assert_eq!(client.line("GPULOCK.INSPECT mine:1").field("owner"), "somebody");
+        assert_eq!(client.line("GPULOCK.LIST").list().len(), 1);
+        assert_eq!(client.line("GPULOCK.STATS KEY mine:1").field("acquired"), 1);
+    });
+}
+
+#[test]
+fn what_tells_of_many_keys_leaves_out_those_that_the_user_may_not_read() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "~mine:*"]);
+        load_relay(&server);
+        let mut client = alice(&server);
+        let mut admin = server.client();
+        for way in WAYS {
+            for words in [
+                &["GPULOCK.LIST"][..],
+                &["GPULOCK.LIST", "MATCH", "*"],
+                &["GPULOCK.LIST", "LIMIT", "1"],
+                &["GPULOCK.METRICS"],
+                &["GPULOCK.LOG"],
+                &["GPULOCK.LOG", "1"],
+            ] {
+                let answer = ask(&mut client, way, words);
+                assert!(tells(&answer, "mine:1"), "{words:?} {way}: {answer:?}");
+                assert!(!tells(&answer, "yours"), "{words:?} {way}: {answer:?}");
+                // Not because nobody is told.
+                if words.len() == 1 {
+                    let answer = ask(&mut admin, way, words);
+                    assert!(tells(&answer, "yours:1"), "{words:?} {way}: {answer:?}");
+                }
+            }
+            let answer = ask(&mut client, way, &["GPULOCK.LIST", "MATCH", "yours:*"]);
+            assert_eq!(answer, Value::Array(vec![]), "{way}");
+        }
+    });
+}
+
+#[test]
+fn the_counters_of_a_foreign_lock_are_not_told_through_scripts_either() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "~mine:*"]);
+        load_relay(&server);
+        let mut client = alice(&server);
+        let mut admin = server.client();
+        for way in ["EVAL", "EVAL_RO", "FCALL"] {
+            let words = ["GPULOCK.STATS", "KEY", "yours:1"];
+            let answer = ask(&mut client, way, &words);
+            assert!(answer.is_err() || answer.is_null(), "{way}: {answer:?}");
+            assert!(!ask(&mut admin, way, &words).is_null(), "{way}");
+            let answer = ask(&mut client, way, &["GPULOCK.STATS", "KEY", "mine:1"]);
+            assert_eq!(answer.field("acquired"), 1, "{way}");
+        }
+        assert!(client.line("MULTI") == "OK");
+        assert!(client.line("GPULOCK.STATS KEY yours:1").err().starts_with("NOPERM"));
+        assert!(client.line("EXEC").is_err());
+    });
+}
+
+#[test]
+fn what_a_user_may_read_is_asked_anew_each_time() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "~mine:*"]);
+        let mut client = alice(&server);
+        let mut shown = |rules: &[&str]| {
+            set_rules(&server, rules);
+            // The change of one's own rules may close the connection.
+            client = alice(&server);
+            let rows = client.line("GPULOCK.LIST");
+            let mut keys: Vec<_> =
+                rows.list().iter().map(|row| row.field("key").text()).collect();
+            keys.sort();
+            let metrics = client.line("GPULOCK.METRICS").text();
+            for name in NAMES {
+                let told = metrics.contains(&format!("key=\"{name}\""));
+                assert_eq!(told, keys.iter().any(|key| key == name), "{name}: {rules:?}");
+            }
+            keys
+        };
+        assert_eq!(shown(&["+@all", "~mine:*"]), ["mine:1"]);
+        assert_eq!(shown(&["+@all", "~yours:*"]), ["yours:1"]);
+        assert_eq!(shown(&["+@all", "allkeys"]), ["mine:1", "yours:1"]);
+        assert_eq!(shown(&["+@all", "%R~*"]), ["mine:1", "yours:1"]);
+        assert!(shown(&["+@all", "%W~*"]).is_empty());
+        assert!(shown(&["+@all"]).is_empty());
+        let selector = shown(&["+@all", "~mine:*", "(+@all ~yours:*)"]);
+        assert_eq!(selector, ["mine:1", "yours:1"]);
+    });
+}
+
+#[test]
+fn entries_of_the_log_that_are_about_no_key_are_told_to_all() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "~mine:*"]);
+        let mut admin = server.client();
+        assert_eq!(admin.line("CONFIG SET maxmemory-policy allkeys-lru"), "OK");
+        let answer = alice(&server).line("GPULOCK.LOG");
+        let kinds: Vec<_> =
+            answer.list().iter().map(|entry| entry.field("kind").text()).collect();
+        assert_eq!(kinds, ["warning", "ownership_violation"]);
+    });
+}
+
+#[test]
+fn a_rule_against_what_is_dangerous_denies_what_is_for_operators() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "-@dangerous", "~mine:*"]);
+        let mut client = alice(&server);
+        let info = server.client().line("COMMAND INFO GPULOCK.FORCERELEASE");
+        let known = !info.list()[0].list()[6].list().is_empty();
+        for line in ["GPULOCK.FORCERELEASE mine:1", "GPULOCK.RESETSTATS", "GPULOCK.LOG"] {
+            let answer = client.line(line);
+            if known {
+                assert!(answer.err().starts_with("NOPERM"), "{line}: {answer:?}");
+            } else {
+                // There the operator names the commands: see below.
+                assert!(!answer.is_err(), "{line}: {answer:?}");
+            }
+        }
+        for line in ["GPULOCK.LIST", "GPULOCK.STATS", "GPULOCK.METRICS"] {
+            assert!(!client.line(line).is_err(), "{line}");
+        }
+        assert!(client.line("GPULOCK.ACQUIRE mine:2 me").int() > 0);
+        set_rules(
+            &server,
+            &[
+                "+@all",
+                "-GPULOCK.FORCERELEASE",
+                "-gpulock.resetstats",
+                "-GPULOCK.LOG",
+                "allkeys",
+            ],
+        );
+        let mut client = alice(&server);
+        for line in ["GPULOCK.FORCERELEASE mine:1", "GPULOCK.RESETSTATS", "GPULOCK.LOG"] {
+            assert!(client.line(line).err().starts_with("NOPERM"), "{line}");
+        }
+        assert!(!client.line("GPULOCK.LIST").is_err());
+    });
+}
+
+#[test]
+fn who_may_only_read_gets_the_reading_commands_by_their_category() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["-@all", "+@read", "-@dangerous", "allkeys"]);
+        let info = server.client().line("COMMAND INFO GPULOCK.INSPECT");
+        if info.list()[0].list()[6].list().is_empty() {
+            // No categories for modules here: nothing of it is granted.
+            assert!(alice(&server).line("GPULOCK.LIST").err().starts_with("NOPERM"));
+            return;
+        }
+        let mut client = alice(&server);
+        for line in [
+            "GPULOCK.INSPECT mine:1",
+            "GPULOCK.LIST",
+            "GPULOCK.STATS",
+            "GPULOCK.STATS KEY mine:1",
+            "GPULOCK.METRICS",
+        ] {
+            assert!(!client.line(line).is_err(), "{line}");
+        }
+        for line in [
+            "GPULOCK.ACQUIRE mine:2 me",
+            "GPULOCK.RELEASE mine:1 somebody",
+            "GPULOCK.EXTEND mine:1 somebody",
+            "GPULOCK.FORCERELEASE mine:1",
+            "GPULOCK.RESETSTATS",
+            "GPULOCK.LOG",
+        ] {
+            assert!(client.line(line).err().starts_with("NOPERM"), "{line}");
+        }
+    });
+}
