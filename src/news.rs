@@ -7,6 +7,9 @@ use crate::server::state::with_keeper;
 
 /// Tells what there is to tell.
 pub(crate) fn tell(context: Context<'_>) {
+    if !with_keeper(|keeper| keeper.has_news()) {
+        return;
+    }
     if let Some(client) = with_keeper(|keeper| keeper.take_unidentified())
         && !context.flags().in_script()
     {

@@ -125,10 +125,10 @@ impl<'a> Key<'a> {
         let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
         let (command, format) = (c"SET".as_ptr(), c"ssss".as_ptr());
         let until = Made::decimal(until_ms);
+        self.write(owner.bytes());
         // SAFETY: the key is open for writing, all strings are valid, and the format is of
         // four strings, as given.
         unsafe {
-            api!(RedisModule_StringSet(key, owner.as_ptr()));
             api!(RedisModule_SetAbsExpire(key, until_ms.cast_signed()));
             let (owner, pxat, until) = (owner.as_ptr(), kept::pxat(), until.as_ptr());
             api!(RedisModule_Replicate(ctx, command, format, name, owner, pxat, until));
@@ -136,6 +136,21 @@ impl<'a> Key<'a> {
         self.signal();
         self.notify(raw::REDISMODULE_NOTIFY_STRING, c"set");
         self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire");
+    }
+
+    /// Puts the owner under the key, as bytes of its own: a value that the server shares or
+    /// embeds would be copied by the first look at it.
+    fn write(&mut self, owner: &[u8]) {
+        let mut len = 0;
+        // SAFETY: the key is open for writing and is absent or a string, which is then as
+        // long as the owner; the server says where it is, and nothing else touches it.
+        unsafe {
+            api!(RedisModule_StringTruncate(self.key, owner.len()));
+            let start = api!(RedisModule_StringDMA(self.key, &raw mut len, READ_WRITE));
+            let fits = !start.is_null() && len == owner.len();
+            assert!(fits, "the server has no room for the owner");
+            std::ptr::copy_nonoverlapping(owner.as_ptr(), start.cast::<u8>(), len);
+        }
     }
 
     /// `PEXPIREAT key until_ms`

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::clock::Now;
 use crate::counters::Counters;
+use crate::lock::Bytes;
 use crate::log::Kind;
 
 /// Words that a client gave, or one of our own.
@@ -68,9 +69,9 @@ pub struct Event {
     /// The number of the database.
     pub db: u32,
     /// The lock.
-    pub key: Box<[u8]>,
+    pub key: Bytes,
     /// Who held it, or holds it now.
-    pub owner: Box<[u8]>,
+    pub owner: Bytes,
     /// The fencing token, if the hold has one.
     pub token: Option<u64>,
     /// When.

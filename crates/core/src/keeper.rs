@@ -8,7 +8,7 @@ use crate::clock::Now;
 use crate::counters::{Counters, bump};
 use crate::event::{End, Event, Text};
 use crate::fault::Fault;
-use crate::lock::{Hold, Lock, NO_END, Name};
+use crate::lock::{Bytes, Hold, Lock, NO_END, Name};
 use crate::log::{Entry, Kind, Log, Subject, cut};
 use crate::seen::Expires;
 use crate::settings::{Events, Settings};
@@ -126,6 +126,11 @@ impl Keeper {
         });
     }
 
+    /// True when there is an event to publish or a client to ask for.
+    pub fn has_news(&self) -> bool {
+        !self.events.is_empty() || self.unidentified.is_some()
+    }
+
     /// The oldest event that is to be published.
     pub fn take_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -233,7 +238,7 @@ impl Keeper {
         if self.settings.events == Events::All
             && let Some(lock) = self.table.get(id)
         {
-            let event = event(lock, owner.into(), Some(token), None, now);
+            let event = event(lock, Bytes::from_slice(owner), Some(token), None, now);
             self.events.push_back(event);
         }
         (token, until_ms)
@@ -308,7 +313,7 @@ impl Keeper {
 
 fn event(
     lock: &Lock,
-    owner: Box<[u8]>,
+    owner: Bytes,
     token: Option<u64>,
     ended: Option<Text>,
     at: Now,

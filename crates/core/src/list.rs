@@ -4,16 +4,16 @@
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::keeper::Keeper;
-use crate::lock::{Lock, NO_END};
+use crate::lock::{Bytes, Lock, NO_END};
 use crate::seen::Seen;
 
 /// What LIST tells of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The lock.
-    pub key: Box<[u8]>,
+    pub key: Bytes,
     /// Who holds it.
-    pub owner: Box<[u8]>,
+    pub owner: Bytes,
     /// The fencing token.
     pub token: Option<u64>,
     /// What is left of the lease, in ms; none: it has no end.

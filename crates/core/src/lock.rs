@@ -1,8 +1,13 @@
 //! One lock: its name, and who holds it. How locks are found is in `table`.
 
+use smallvec::SmallVec;
+
 use crate::age::Links;
 use crate::clock::Now;
 use crate::counters::Counters;
+
+/// A key or an owner. Up to 40 bytes, and so nearly always, it needs no memory of its own.
+pub type Bytes = SmallVec<[u8; 40]>;
 
 /// The end of a lease that has none.
 pub const NO_END: u64 = u64::MAX;
@@ -24,7 +29,7 @@ pub struct Name<'a> {
 pub struct Hold {
     /// Who holds the lock. Kept, although the key shows it, because the end is told after
     /// the key is gone.
-    pub owner: Box<[u8]>,
+    pub owner: Bytes,
     /// The fencing token; 0: none yet (an adopted lock that was never renewed).
     token: u64,
     /// When the lock was granted or adopted, in ms since the epoch.
@@ -43,7 +48,7 @@ impl Hold {
     /// A hold that begins at `since_ms`; `token` is none for an adopted lock.
     pub fn new(owner: &[u8], token: Option<u64>, since_ms: u64, until_ms: u64) -> Self {
         Self {
-            owner: owner.into(),
+            owner: Bytes::from_slice(owner),
             token: token.unwrap_or(0),
             since_ms,
             until_ms,
@@ -89,7 +94,7 @@ pub struct Lock {
     /// The number of the database.
     pub db: u32,
     /// The key.
-    pub key: Box<[u8]>,
+    pub key: Bytes,
     /// Who holds it; none: free, as far as is known.
     pub hold: Option<Hold>,
     /// The lock's own counters, if it is one of the tracked.
@@ -103,7 +108,7 @@ impl Lock {
     pub(crate) fn new(name: Name<'_>) -> Self {
         Self {
             db: name.db,
-            key: name.key.into(),
+            key: Bytes::from_slice(name.key),
             hold: None,
             counters: None,
             links: Links::default(),
