@@ -5,8 +5,8 @@
 //! - `crates/core`: the rules of locking, without Redis.
 //! - [`commands`]: one file a command: read the arguments, ask the rules, do what they
 //!   say to the key, answer.
-//! - [`background`], [`news`], [`warnings`]: what happens without a command, what is told
-//!   to others, what an operator is warned of.
+//! - [`background`], [`waiting`], [`look`]: what happens without a command. [`news`]: what
+//!   others are told after each step. [`warnings`]: what an operator is warned of.
 //! - [`stats`], [`info`], [`metrics`], [`event`]: the counters and the events, in each
 //!   format that they are asked for.
 //! - [`server`]: the shell around the server's C functions, and the only unsafe code.
@@ -28,11 +28,13 @@ mod commands;
 mod event;
 mod info;
 mod injected;
+mod look;
 mod metrics;
 mod news;
 #[expect(unsafe_code, reason = "the one place where C is called")]
 mod server;
 mod stats;
+mod waiting;
 mod warnings;
 
 use gpulock_core::settings::Settings;

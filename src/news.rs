@@ -1,14 +1,27 @@
-//! What others are told after a command or an event was carried out: events are published,
-//! and the newest entry of the log gets the line of the client that caused it.
+//! What others are told after a command or an event was carried out: waiting clients are
+//! answered, events are published, and the newest entry of the log gets the line of the client that caused it.
 
 use crate::event::{channel, message};
 use crate::server::context::Context;
-use crate::server::state::with_keeper;
+use crate::server::state::{now, with_keeper};
+use crate::server::{blocked, timer};
+use crate::waiting;
 
-/// Tells what there is to tell.
+/// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
-    if !with_keeper(|keeper| keeper.has_news()) {
-        return;
+    let (has_news, is_waited) =
+        with_keeper(|keeper| (keeper.has_news(), keeper.is_waited_for()));
+    if has_news {
+        tell_news(context);
+    }
+    if is_waited || timer::is_armed() {
+        timer::arm(context, waiting::next_tick_ms(), now().ms());
+    }
+}
+
+fn tell_news(context: Context<'_>) {
+    while let Some((ticket, answer)) = with_keeper(|keeper| keeper.take_answer()) {
+        blocked::answer(ticket, answer);
     }
     if let Some(client) = with_keeper(|keeper| keeper.take_unidentified())
         && !context.flags().in_script()

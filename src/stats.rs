@@ -33,7 +33,7 @@ impl Figures {
             counters: keeper.counters().clone(),
             internal_errors: Some(keeper.internal_errors()),
             locks_held: keeper.table().held(),
-            clients_waiting: 0,
+            clients_waiting: u64::try_from(keeper.lines().clients()).unwrap_or(u64::MAX),
         }
     }
 
@@ -49,7 +49,7 @@ impl Figures {
             counters: Counters::clone(lock.counters.as_deref()?),
             internal_errors: None,
             locks_held: u64::from(lock.hold.is_some()),
-            clients_waiting: 0,
+            clients_waiting: u64::from(lock.present),
         })
     }
 
@@ -60,6 +60,8 @@ impl Figures {
             if let Some(own) = Self::of(lock) {
                 rest.counters = rest.counters.without(&own.counters);
                 rest.locks_held = rest.locks_held.saturating_sub(own.locks_held);
+                rest.clients_waiting =
+                    rest.clients_waiting.saturating_sub(own.clients_waiting);
             }
         }
         rest

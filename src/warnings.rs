@@ -1,5 +1,5 @@
-//! What an operator is warned of, at load and whenever the configuration changes: settings
-//! of the server that put locks in danger.
+//! What an operator is warned of, at load and when the configuration changes: settings of
+//! the server that put locks in danger.
 
 use crate::server::context::{Context, log_warning};
 use crate::server::state::{now, with_keeper};
@@ -7,11 +7,20 @@ use crate::server::state::{now, with_keeper};
 const EVICTS: &str = "the server's maxmemory-policy may evict locks: \
     set it to noeviction, or a lock can be lost while it is held";
 
-/// Warns in the server's log and in GPULOCK.LOG.
+const CLOSES_IDLE: &str = "the server's timeout is not 0: it closes the idle connection \
+    of a holder that computes, and with it ends the locks taken with SESSION";
+
+/// Warns of what is new, in the server's log and in GPULOCK.LOG.
 pub(crate) fn check(context: Context<'_>) {
-    let policy = context.server_setting(c"maxmemory-policy");
-    if !policy.is_empty() && policy != b"noeviction" {
-        log_warning(EVICTS);
-        with_keeper(|keeper| keeper.warn(EVICTS, now()));
+    let policy = context.server_setting("maxmemory-policy");
+    warn(EVICTS, Some(&*policy).filter(|policy| *policy != b"noeviction"));
+    let timeout = context.server_setting("timeout");
+    warn(CLOSES_IDLE, Some(&*timeout).filter(|timeout| *timeout != b"0"));
+}
+
+fn warn(what: &'static str, danger: Option<&[u8]>) {
+    let danger = danger.filter(|setting| !setting.is_empty());
+    if with_keeper(|keeper| keeper.warn(what, danger, now())) {
+        log_warning(what);
     }
 }

@@ -1,8 +1,14 @@
-//! `GPULOCK.ACQUIRE`: takes a lock, or renews the hold of a UNIQUE owner.
+//! `GPULOCK.ACQUIRE`: takes a lock, waits in line for it, or renews the hold of a UNIQUE
+//! owner.
 
-use gpulock_core::acquire::Acquired;
+use gpulock_core::acquire::{Acquired, Asker};
+use gpulock_core::arena::Id;
+use gpulock_core::deadlock::Circles;
+use gpulock_core::wait::{Leaving, Waiting};
 use gpulock_core::{Fault, request};
 
+use crate::look;
+use crate::server::blocked;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, LEASE, MAY_WRITE, Spec};
 use crate::server::state::{now, with_keeper};
@@ -12,18 +18,27 @@ pub(crate) struct Acquire;
 impl Command for Acquire {
     const SPEC: Spec = Spec {
         name: c"GPULOCK.ACQUIRE",
-        flags: c"write fast",
-        acl: c"write fast",
+        flags: c"write fast blocking",
+        acl: c"write fast blocking",
         arity: -3,
         keys: Keys::First(MAY_WRITE),
-        summary: c"Takes a lock and returns its fencing token, or null when it is held.",
-        complexity: c"O(1)",
+        summary: c"Takes a lock, waiting in line for it if asked to, and returns its fencing token.",
+        complexity: c"O(1), and O(log N) with N the clients that wait",
         tips: None,
         arguments: &[
             Argument::KEY,
             Argument::text(c"owner"),
             LEASE,
+            Argument::integer(c"milliseconds").after(c"BLOCK").optional(),
             Argument::word(c"unique", c"UNIQUE").optional(),
+            Argument::block(
+                c"session",
+                &[
+                    Argument::word(c"session", c"SESSION"),
+                    Argument::integer(c"milliseconds").after(c"GRACE").optional(),
+                ],
+            )
+            .optional(),
         ],
     };
 
@@ -38,10 +53,15 @@ impl Command for Acquire {
                 return Err(fault);
             }
         };
-        let room = !call.context().flags().is_out_of_memory();
+        let flags = call.context().flags();
+        let asker = Asker {
+            client: call.client().filter(|_| !flags.in_script()),
+            may_wait: !flags.denies_blocking(),
+            room: !flags.is_out_of_memory(),
+        };
         let mut key = call.open()?;
         let seen = key.look();
-        match with_keeper(|keeper| keeper.acquire(name, &ask, &seen, room, now()))? {
+        match with_keeper(|keeper| keeper.acquire(name, &ask, &seen, asker, now()))? {
             Acquired::Granted { token, until_ms } => {
                 key.set(call.argument(1)?, until_ms);
                 call.reply().number(token);
@@ -50,8 +70,61 @@ impl Command for Acquire {
                 key.expire(until_ms);
                 call.reply().number(token);
             }
-            Acquired::Refused => call.reply().null(),
+            Acquired::Contested { served } => {
+                if let Some(handed) = served {
+                    key.hand_over(&handed);
+                }
+                drop(key);
+                match asker.client.filter(|_| asker.may_wait && ask.block_ms.is_some()) {
+                    Some(client) => wait(call, &ask, client, asker.room)?,
+                    None => call.reply().null(),
+                }
+            }
         }
         Ok(())
     }
+}
+
+/// How often a circle may turn out to be another one before the client is told to ask
+/// again.
+const LOOKS: usize = 8;
+
+/// Lets the client wait in line.
+fn wait(
+    call: Call<'_>,
+    ask: &request::Acquire<'_>,
+    client: u64,
+    room: bool,
+) -> Result<(), Fault> {
+    let name = call.lock()?;
+    let mut circles = Circles::SureOf(Vec::new());
+    for _ in 0..LOOKS {
+        let waiting =
+            with_keeper(|keeper| keeper.wait(name, ask, client, &circles, room, now()))?;
+        match waiting {
+            Waiting::Begun(ticket) => {
+                if !blocked::block(call, ticket) {
+                    let why = Leaving::UnblockedWithError;
+                    with_keeper(|keeper| keeper.leave(ticket, why, now()));
+                    call.reply().null();
+                }
+                return Ok(());
+            }
+            Waiting::LookFirst(locks) => circles = look_at(call, locks),
+        }
+    }
+    Err(Fault::TryAgain)
+}
+
+/// Looks at the locks of a circle. In a cluster a command may touch its own slot only: a
+/// circle through others cannot be made sure of.
+fn look_at(call: Call<'_>, locks: Vec<Id>) -> Circles {
+    let context = call.context();
+    if context.flags().in_cluster() {
+        return Circles::Unseen;
+    }
+    for id in &locks {
+        look::at(context, *id);
+    }
+    Circles::SureOf(locks)
 }

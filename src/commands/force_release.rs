@@ -37,8 +37,11 @@ impl Command for ForceRelease {
         let forced =
             with_keeper(|keeper| keeper.force_release(name, ask, &seen, client, now()))?;
         match forced {
-            Forced::Freed { owner } => {
-                key.delete();
+            Forced::Freed { owner, handed } => {
+                match handed {
+                    Some(handed) => key.hand_over(&handed),
+                    None => key.delete(),
+                }
                 call.reply().bytes(&owner);
             }
             Forced::NotTaken => call.reply().null(),

@@ -1,7 +1,8 @@
 //! `GPULOCK.LIST`: tells the locks of a database, the one held longest first.
 
-use gpulock_core::list::Row;
-use gpulock_core::{Fault, Keeper, glob, request};
+use gpulock_core::arena::Id;
+use gpulock_core::list::{Listed, Row};
+use gpulock_core::{Fault, glob, request};
 
 use super::inspect::lease;
 use crate::server::access::Readable;
@@ -39,40 +40,67 @@ impl Command for List {
     }
 }
 
-/// Walks over the held locks, and looks at the key of each that is shown.
+/// Walks over the held locks, then over those that are only waited for, and looks at the
+/// key of each that is shown.
 fn rows(call: Call<'_>, ask: &request::List<'_>) -> Result<Vec<Row>, Fault> {
-    let context = call.context();
-    let db = context.db();
-    let readable = Readable::by_caller_of(call)?;
+    let shown = Shown {
+        db: call.context().db(),
+        pattern: ask.pattern,
+        readable: Readable::by_caller_of(call)?,
+    };
     let limit = usize::try_from(ask.limit).unwrap_or(usize::MAX);
     let mut rows = Vec::new();
     let mut place = with_keeper(|keeper| keeper.table().oldest());
     while let Some(id) = place.filter(|_| rows.len() < limit) {
-        let wanted = |keeper: &mut Keeper| {
-            let lock = keeper.table().get(id)?;
-            let fits = ask.pattern.is_none_or(|pattern| glob::fits(pattern, &lock.key));
-            (lock.db == db && fits).then(|| lock.key.clone())
-        };
-        let (wanted, next) =
-            with_keeper(|keeper| (wanted(keeper), keeper.table().after(id)));
-        place = next;
-        if let Some(key) = wanted.filter(|key| readable.has(key)) {
-            let row = context.with_key(&key, |key| {
-                let seen = key.look();
-                with_keeper(|keeper| keeper.list_row(id, &seen, now()))
-            });
-            rows.extend(row);
+        place = with_keeper(|keeper| keeper.table().after(id));
+        match shown.look(call, id) {
+            Listed::Row(row) => rows.push(row),
+            Listed::Adopted if place.is_none() => {
+                place = with_keeper(|keeper| keeper.table().oldest_adopted());
+            }
+            Listed::Adopted | Listed::Gone => {}
+        }
+    }
+    let waited_for = with_keeper(|keeper| keeper.only_waited_for());
+    for id in waited_for.into_iter().take(limit.saturating_sub(rows.len())) {
+        if let Listed::Row(row) = shown.look(call, id) {
+            rows.push(row);
         }
     }
     Ok(rows)
 }
 
+/// Which locks are shown.
+struct Shown<'a> {
+    db: u32,
+    pattern: Option<&'a [u8]>,
+    readable: Readable,
+}
+
+impl Shown<'_> {
+    /// Looks at the key of a lock that is to be shown; any other is as good as gone.
+    fn look(&self, call: Call<'_>, id: Id) -> Listed {
+        let wanted = with_keeper(|keeper| {
+            let lock = keeper.table().get(id)?;
+            let fits = self.pattern.is_none_or(|pattern| glob::fits(pattern, &lock.key));
+            (lock.db == self.db && fits).then(|| lock.key.clone())
+        });
+        match wanted.filter(|key| self.readable.has(key)) {
+            None => Listed::Gone,
+            Some(key) => call.context().with_key(&key, |key| {
+                let seen = key.look();
+                with_keeper(|keeper| keeper.list_row(id, &seen, now()))
+            }),
+        }
+    }
+}
+
 fn tell(row: &Row, reply: Reply<'_>) {
     reply.map(6);
     reply.field("key").bytes(&row.key);
-    reply.field("owner").bytes(&row.owner);
+    reply.field("owner").bytes_or_null(row.owner.as_deref());
     reply.field("token").number_or_null(row.token);
     lease(row.lease_ms, reply.field("lease_ms"));
     reply.field("held_ms").number_or_null(row.held_ms);
-    reply.field("waiting").number(0);
+    reply.field("waiting").number(row.waiting);
 }

@@ -38,6 +38,10 @@ impl Command for Release {
                 key.delete();
                 call.reply().number(1);
             }
+            Released::HandedOver(handed) => {
+                key.hand_over(&handed);
+                call.reply().number(1);
+            }
             Released::NotHeld => call.reply().number(0),
         }
         Ok(())

@@ -79,8 +79,8 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// When there is no argument.
-    pub(crate) fn open_untouched(self) -> Result<Key<'a>, Fault> {
-        Ok(Key::open_untouched(self.context, self.argument(0)?))
+    pub(crate) fn open_to_look(self) -> Result<Key<'a>, Fault> {
+        Ok(Key::open_to_look(self.context, self.argument(0)?))
     }
 
     /// The id of the client that calls. In a script it is the script's own, which may be

@@ -113,6 +113,12 @@ impl Argument {
         Self { of, ..Self::new(name, kind) }
     }
 
+    /// Several that go together.
+    pub(crate) const fn block(name: &'static CStr, of: &'static [Argument]) -> Self {
+        let kind = raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK;
+        Self { of, ..Self::new(name, kind) }
+    }
+
     /// The same, behind a word.
     pub(crate) const fn after(self, word: &'static CStr) -> Self {
         Self { token: Some(word), ..self }

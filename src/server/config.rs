@@ -30,10 +30,8 @@ pub(crate) fn set(
     let name = name.to_ascii_lowercase();
     let name = name.strip_prefix(b"gpulock.").unwrap_or(&name);
     if let Some(number) = NUMBERS.iter().find(|number| number.name.as_bytes() == name) {
-        let text = str::from_utf8(value).unwrap_or_default();
-        let value =
-            text.parse().ok().filter(|value| (number.min..=number.max).contains(value));
-        *(number.slot)(settings) = value.ok_or_else(|| {
+        let value = number.read(value);
+        *(number.slot)(settings) = value.map_err(|_| {
             format!(
                 "{} must be an integer from {} to {}",
                 shown(),

@@ -1,6 +1,7 @@
 //! What the server hands to each callback: through it keys are opened, messages are
 //! published and other commands are called.
 
+use std::ffi::CStr;
 use std::marker::PhantomData;
 
 use super::api::{OK, api, flag, raw};
@@ -26,6 +27,11 @@ impl Flags {
     /// A script or a function runs.
     pub(crate) fn in_script(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_LUA)
+    }
+
+    /// The caller may not be made to wait: it is in a transaction, or has no connection.
+    pub(crate) fn denies_blocking(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
     }
 
     /// This server is a primary.
@@ -73,8 +79,16 @@ impl<'a> Context<'a> {
         u32::try_from(db).unwrap_or(0)
     }
 
-    /// Uses another database from now on; false when there is none of this number.
-    pub(crate) fn select_db(self, db: u32) -> bool {
+    /// Works in another database; none when there is none of this number. Afterwards the
+    /// one before is in use again: it may be a client's.
+    pub(crate) fn in_db<T>(self, db: u32, work: impl FnOnce() -> T) -> Option<T> {
+        let before = self.db();
+        let done = self.select_db(db).then(work);
+        self.select_db(before);
+        done
+    }
+
+    fn select_db(self, db: u32) -> bool {
         let Ok(db) = i32::try_from(db) else { return false };
         // SAFETY: the context is valid (`new`).
         unsafe { api!(RedisModule_SelectDb(self.ctx, db)) == OK }
@@ -86,11 +100,20 @@ impl<'a> Context<'a> {
         unsafe { api!(RedisModule_GetClientId(self.ctx)) }
     }
 
-    /// Opens a key by its bytes.
-    pub(crate) fn with_key<T>(self, key: &[u8], work: impl FnOnce(&Key<'_>) -> T) -> T {
+    /// Opens a key that a command names.
+    pub(super) fn open(self, name: Lent<'a>) -> Key<'a> {
+        Key::open(self, name)
+    }
+
+    /// Opens a key by its bytes, only to look at first.
+    pub(crate) fn with_key<T>(
+        self,
+        key: &[u8],
+        work: impl FnOnce(&mut Key<'_>) -> T,
+    ) -> T {
         let name = Made::new(key);
-        let key = Key::open_untouched(self, name.lend());
-        work(&key)
+        let mut key = Key::open_to_look(self, name.lend());
+        work(&mut key)
     }
 
     /// Publishes a message to all subscribers of a channel.
@@ -105,34 +128,31 @@ impl<'a> Context<'a> {
 
     /// A client's line as in `CLIENT LIST`; empty when it is gone.
     pub(crate) fn client_line(self, client: u64) -> Vec<u8> {
-        let id = client.cast_signed();
-        // SAFETY: the context is valid (`new`), and the format is of two C strings and an
-        // integer, as given.
-        let line = unsafe {
-            Answer::take(api!(RedisModule_Call(
-                self.ctx,
-                c"CLIENT".as_ptr(),
-                c"ccl".as_ptr(),
-                c"LIST".as_ptr(),
-                c"ID".as_ptr(),
-                id
-            )))
-        };
-        line.map(|answer| answer.text().trim_ascii_end().to_vec()).unwrap_or_default()
+        let id = client.to_string();
+        let answer = self.call(c"CLIENT", &[b"LIST", b"ID", id.as_bytes()]);
+        answer.map(|answer| answer.text().trim_ascii_end().to_vec()).unwrap_or_default()
+    }
+
+    /// The lines of all clients as in `CLIENT LIST`.
+    pub(super) fn client_lines(self) -> Vec<u8> {
+        let answer = self.call(c"CLIENT", &[b"LIST"]);
+        answer.map(|answer| answer.text().to_vec()).unwrap_or_default()
+    }
+
+    /// What `INFO server` says.
+    pub(super) fn server_info(self) -> Vec<u8> {
+        let answer = self.call(c"INFO", &[b"SERVER"]);
+        answer.map(|answer| answer.text().to_vec()).unwrap_or_default()
+    }
+
+    /// Closes a client's connection.
+    pub(super) fn kill_client(self, client: &str) {
+        self.call(c"CLIENT", &[b"KILL", b"ID", client.as_bytes()]);
     }
 
     /// The value of one of the server's own settings.
-    pub(crate) fn server_setting(self, name: &std::ffi::CStr) -> Vec<u8> {
-        // SAFETY: as above, with two C strings.
-        let answer = unsafe {
-            Answer::take(api!(RedisModule_Call(
-                self.ctx,
-                c"CONFIG".as_ptr(),
-                c"cc".as_ptr(),
-                c"GET".as_ptr(),
-                name.as_ptr()
-            )))
-        };
+    pub(crate) fn server_setting(self, name: &str) -> Vec<u8> {
+        let answer = self.call(c"CONFIG", &[b"GET", name.as_bytes()]);
         answer
             .and_then(|answer| Some(answer.element(1)?.text().to_vec()))
             .unwrap_or_default()
@@ -141,17 +161,20 @@ impl<'a> Context<'a> {
     /// True when this node of a cluster serves the key: the server refuses to read one
     /// that it does not.
     pub(crate) fn serves(self, key: &[u8]) -> bool {
-        let key = Made::new(key);
-        // SAFETY: as above, with a string of the server's, which outlives the call.
-        let answer = unsafe {
-            Answer::take(api!(RedisModule_Call(
-                self.ctx,
-                c"EXISTS".as_ptr(),
-                c"s".as_ptr(),
-                key.as_ptr()
-            )))
-        };
-        answer.is_some()
+        self.call(c"EXISTS", &[key]).is_some()
+    }
+
+    /// Calls a command; none when the server refuses it.
+    fn call(self, command: &CStr, words: &[&[u8]]) -> Option<Answer> {
+        let words: Vec<Made> = words.iter().map(|word| Made::new(word)).collect();
+        let mut starts: Vec<_> = words.iter().map(Made::as_ptr).collect();
+        let (start, len) = (starts.as_mut_ptr(), starts.len());
+        let (command, format) = (command.as_ptr(), c"v".as_ptr());
+        // SAFETY: the context is valid (`new`), and the format is of an array of strings
+        // and its length, as given; all of it outlives the call.
+        unsafe {
+            Answer::take(api!(RedisModule_Call(self.ctx, command, format, start, len)))
+        }
     }
 }
 
@@ -168,7 +191,7 @@ impl Answer {
     /// # Safety
     /// `reply` is null or the answer of a call, which nobody else frees.
     unsafe fn take(reply: *mut raw::RedisModuleCallReply) -> Option<Self> {
-        (!reply.is_null()).then_some(Self(reply, Owned::Whole))
+        (!reply.is_null()).then(|| Self(reply, Owned::Whole))
     }
 
     /// An element of an array or of a map, keys and values counted alike.
@@ -176,7 +199,7 @@ impl Answer {
         // SAFETY: the answer is valid until it is dropped. CONFIG GET answers with an
         // array in the protocol of module calls.
         let part = unsafe { api!(RedisModule_CallReplyArrayElement(self.0, index)) };
-        (!part.is_null()).then_some(Self(part, Owned::Part))
+        (!part.is_null()).then(|| Self(part, Owned::Part))
     }
 
     /// The text of a string answer; empty for any other.
@@ -218,12 +241,5 @@ pub(crate) fn log_warning(message: &str) {
             c"<gpulock> %s".as_ptr(),
             message.as_ptr()
         ));
-    }
-}
-
-impl<'a> Context<'a> {
-    /// Opens a key that a command names.
-    pub(super) fn open(self, name: Lent<'a>) -> Key<'a> {
-        Key::open(self, name)
     }
 }

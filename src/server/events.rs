@@ -1,5 +1,5 @@
 //! What the server tells of itself: its clock ticks, it became a replica or a primary, its
-//! configuration changed, it evicted a key. Of the keyspace's own notifications only
+//! configuration changed, a client's connection closed, it evicted a key. Of the keyspace's own notifications only
 //! evictions are listened to: anything else would make every client's writes dearer.
 
 use std::ffi::{c_char, c_int, c_void};
@@ -9,7 +9,7 @@ use gpulock_core::Name;
 use super::api::{ERR, OK, api, raw};
 use super::context::Context;
 use super::guard::contained;
-use super::state::{now, with_keeper};
+use super::state::{is_loaded, now, with_keeper};
 use super::text::Lent;
 
 /// Listens from now on, until the module unloads.
@@ -21,6 +21,7 @@ pub(super) fn subscribe(context: Context<'_>) -> Result<(), String> {
         raw::REDISMODULE_EVENT_CRON_LOOP,
         raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
         raw::REDISMODULE_EVENT_CONFIG,
+        raw::REDISMODULE_EVENT_CLIENT_CHANGE,
     ];
     for id in ids {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
@@ -44,18 +45,30 @@ pub(super) fn subscribe(context: Context<'_>) -> Result<(), String> {
     }
 }
 
+const CONNECTED: u64 = raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_CONNECTED;
+
 unsafe extern "C" fn happened(
     ctx: *mut raw::RedisModuleCtx,
     event: raw::RedisModuleEvent,
     what: u64,
-    _: *mut c_void,
+    data: *mut c_void,
 ) {
+    // While the module unloads clients may still be closed.
+    if !is_loaded() {
+        return;
+    }
     contained(|| {
         // SAFETY: the server handed us the context for the time of the call.
         let context = unsafe { Context::new(ctx) };
         match event.id {
             raw::REDISMODULE_EVENT_CRON_LOOP => crate::background::tick(context),
             raw::REDISMODULE_EVENT_CONFIG => crate::warnings::check(context),
+            raw::REDISMODULE_EVENT_CLIENT_CHANGE if what == CONNECTED => return,
+            raw::REDISMODULE_EVENT_CLIENT_CHANGE => {
+                // SAFETY: with this event the server hands us who it is about.
+                let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
+                with_keeper(|keeper| keeper.client_gone(client, now()));
+            }
             _ if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER => {
                 with_keeper(|keeper| keeper.promoted(now()));
             }

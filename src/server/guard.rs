@@ -7,7 +7,7 @@ use super::context::log_warning;
 use super::state::try_with_keeper;
 
 /// Runs what the server asked for; none when it panicked.
-pub(super) fn contained<T>(body: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn contained<T>(body: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(body));
     if outcome.is_err() {
         try_with_keeper(|keeper| keeper.count_internal_error());

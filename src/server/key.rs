@@ -5,6 +5,7 @@
 use std::ffi::{CStr, c_int};
 
 use gpulock_core::seen::{Expires, Glimpse, OWNER_MAX, Seen};
+use gpulock_core::serve::Handed;
 
 use super::api::{api, flag, raw};
 use super::context::Context;
@@ -37,12 +38,16 @@ impl<'a> Key<'a> {
         Self::open_as(context, name, READ_WRITE)
     }
 
-    /// Opens a key only to look: it counts as no use of it. Opened for writing all the
-    /// same, because that is what leaves the server's hit counters and the `keymiss`
-    /// notification alone on every server.
-    pub(super) fn open_untouched(context: Context<'a>, name: Lent<'a>) -> Self {
-        let untouched = flag(raw::REDISMODULE_OPEN_KEY_NOTOUCH);
-        Self::open_as(context, name, READ_WRITE | untouched)
+    /// Opens a key only to look: it counts as no use of it. On a primary it is opened for
+    /// writing all the same, because that is what leaves the server's hit counters and the
+    /// `keymiss` notification alone on every server; on a replica that would delete a key
+    /// whose time is over, which is for the primary to do.
+    pub(super) fn open_to_look(context: Context<'a>, name: Lent<'a>) -> Self {
+        let mode = match context.flags().is_primary() {
+            true => READ_WRITE,
+            false => flag(raw::REDISMODULE_READ),
+        };
+        Self::open_as(context, name, mode | flag(raw::REDISMODULE_OPEN_KEY_NOTOUCH))
     }
 
     fn open_as(context: Context<'a>, name: Lent<'a>, mode: c_int) -> Self {
@@ -136,6 +141,12 @@ impl<'a> Key<'a> {
         self.signal();
         self.notify(raw::REDISMODULE_NOTIFY_STRING, c"set");
         self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire");
+    }
+
+    /// `SET key owner PXAT until_ms`, for the waiter that the lock passes to.
+    pub(crate) fn hand_over(&mut self, handed: &Handed) {
+        let owner = Made::new(&handed.owner);
+        self.set(owner.lend(), handed.until_ms);
     }
 
     /// Puts the owner under the key, as bytes of its own: a value that the server shares or

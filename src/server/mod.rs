@@ -11,18 +11,21 @@
 //!    ([`state`] says how).
 
 pub(crate) mod access;
+pub(crate) mod blocked;
 pub(crate) mod call;
 pub(crate) mod commands;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod events;
+pub(crate) mod guard;
 pub(crate) mod info;
 pub(crate) mod key;
 pub(crate) mod reply;
 pub(crate) mod state;
+pub(crate) mod timer;
 
 mod api;
-mod guard;
 mod kept;
+mod leftovers;
 mod module;
 mod text;

@@ -8,7 +8,7 @@ use gpulock_core::settings::Settings;
 use super::api::{ERR, OK, api, flag, optional, raw};
 use super::context::{Context, log_warning};
 use super::text::Lent;
-use super::{config, events, guard, info, kept, state};
+use super::{config, events, guard, info, kept, leftovers, state};
 
 /// The server's own allocator: what the module uses is seen in `used_memory`.
 #[cfg(not(test))]
@@ -50,6 +50,7 @@ pub(crate) unsafe extern "C" fn RedisModule_OnLoad(
                 log_warning(&format!("not loaded: {why}"));
             }
             unload();
+            guard::forget_hook();
             ERR
         }
     }
@@ -63,9 +64,14 @@ const API_VERSION: c_int = raw::REDISMODULE_APIVER_1.cast_signed();
 /// For the server to call.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn RedisModule_OnUnload(
-    _: *mut raw::RedisModuleCtx,
+    ctx: *mut raw::RedisModuleCtx,
 ) -> c_int {
     unload();
+    guard::contained(|| {
+        // SAFETY: by this function's own condition.
+        leftovers::close(unsafe { Context::new(ctx) });
+    });
+    guard::forget_hook();
     OK
 }
 
@@ -74,7 +80,6 @@ fn unload() {
         state::set_keeper(None);
         kept::forget();
     });
-    guard::forget_hook();
 }
 
 fn load(context: Context<'_>, arguments: &[&[u8]]) -> Result<(), String> {

@@ -30,6 +30,11 @@ pub(super) fn try_with_keeper<T>(decide: impl FnOnce(&mut Keeper) -> T) -> Optio
     KEEPER.0.try_borrow_mut().ok()?.as_mut().map(decide)
 }
 
+/// Whether there is a keeper.
+pub(super) fn is_loaded() -> bool {
+    try_with_keeper(|_| ()).is_some()
+}
+
 /// Reads the clock by which the server keeps leases.
 pub(crate) fn now() -> Now {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -53,7 +53,7 @@ impl Made {
     /// # Safety
     /// `text` is a string that nobody else frees, or null (the result is then none).
     pub(super) unsafe fn take(text: *mut raw::RedisModuleString) -> Option<Self> {
-        (!text.is_null()).then_some(Self(text))
+        (!text.is_null()).then(|| Self(text))
     }
 
     pub(super) fn as_ptr(&self) -> *mut raw::RedisModuleString {

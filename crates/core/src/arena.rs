@@ -10,6 +10,12 @@ const PAGE: usize = 256;
 pub struct Id(u32);
 
 impl Id {
+    /// The first of all in their order.
+    pub(crate) const FIRST: Self = Self(0);
+
+    /// The last.
+    pub(crate) const LAST: Self = Self(u32::MAX);
+
     fn new(page: usize, slot: usize) -> Option<Self> {
         let index = page.checked_mul(PAGE)?.checked_add(slot)?;
         u32::try_from(index).ok().map(Self)

@@ -26,6 +26,10 @@ pub enum End {
     Evicted,
     /// The key left with its cluster slot.
     Moved,
+    /// The connection that it was tied to closed.
+    SessionClosed,
+    /// The waiter was gone before it heard of the grant.
+    Undelivered,
 }
 
 impl End {
@@ -38,13 +42,16 @@ impl End {
             End::Removed => &mut counters.removed,
             End::Evicted => &mut counters.evicted,
             End::Moved => &mut counters.moved,
+            End::SessionClosed => &mut counters.session_releases,
+            End::Undelivered => &mut counters.undelivered,
         }
     }
 
     /// As the log files it; none when nothing went wrong.
     pub(crate) fn log_kind(&self) -> Option<Kind> {
         match self {
-            End::Released(_) | End::Moved => None,
+            End::Released(_) | End::Moved | End::Undelivered => None,
+            End::SessionClosed => Some(Kind::Disconnected),
             End::Forced(_) => Some(Kind::Forced),
             End::Expired => Some(Kind::Expired),
             End::Removed | End::Evicted => Some(Kind::Removed),
@@ -59,6 +66,7 @@ impl End {
             End::Removed => Cow::Borrowed(b"removed"),
             End::Evicted => Cow::Borrowed(b"evicted"),
             End::Moved => Cow::Borrowed(b"moved"),
+            End::SessionClosed | End::Undelivered => Cow::Borrowed(b"disconnect"),
         }
     }
 }

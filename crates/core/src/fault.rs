@@ -5,7 +5,7 @@ use std::fmt;
 
 /// An error answer. Its `Display` is the whole reply, prefix included; no byte of it comes
 /// from a client, so it holds neither line ends nor NULs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The key holds something that is no string.
     WrongType,
@@ -35,11 +35,19 @@ pub enum Fault {
     ReadOnly,
     /// A bug of ours.
     Internal,
-    /// A part of the contract that this release does not have.
-    NotYet {
-        /// The option or command.
-        what: &'static str,
+    /// SESSION where no connection of a client's own calls.
+    SessionInScript,
+    /// As many wait as the operator allows.
+    MaxWaiters,
+    /// The wait would close a circle.
+    Deadlock {
+        /// The owners of the circle, quoted.
+        chain: String,
     },
+    /// The server became a replica while the client waited.
+    Unblocked,
+    /// The lock is, or will be, served by another node.
+    TryAgain,
 }
 
 impl fmt::Display for Fault {
@@ -65,8 +73,19 @@ impl fmt::Display for Fault {
                 out.write_str("READONLY You can't write against a read only replica.")
             }
             Fault::Internal => out.write_str("ERR internal error"),
-            Fault::NotYet { what } => {
-                write!(out, "ERR {what} is not supported by this version of gpulock")
+            Fault::SessionInScript => out.write_str(
+                "ERR SESSION needs a connection of the caller's own, not a script or function",
+            ),
+            Fault::MaxWaiters => {
+                out.write_str("MAXWAITERS too many clients wait (gpulock.max-waiters)")
+            }
+            Fault::Deadlock { chain } => write!(out, "DEADLOCK {chain}"),
+            Fault::Unblocked => out.write_str(
+                "UNBLOCKED force unblock from blocking operation, \
+                 instance state changed (master -> replica?)",
+            ),
+            Fault::TryAgain => {
+                out.write_str("TRYAGAIN the slot of this lock is moving, ask again")
             }
         }
     }

@@ -1,13 +1,14 @@
 //! Looking at one lock. What its key shows is told as it is; nothing is adopted by being
 //! looked at.
 
+use crate::arena::Id;
 use crate::clock::Now;
 use crate::fault::Fault;
 use crate::keeper::Keeper;
-use crate::lock::{Hold, Name};
+use crate::lock::{Bytes, Hold, Name, Session};
 use crate::seen::{Expires, Seen, can_own};
 
-/// What INSPECT tells of a held lock.
+/// What INSPECT tells of a lock that is held or waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
     /// Who holds it; none when the value can be no owner.
@@ -18,12 +19,34 @@ pub struct Inspection {
     pub lease_ms: Option<u64>,
     /// For how long it is held, in ms.
     pub held_ms: Option<u64>,
-    /// The module did not grant it.
-    pub adopted: bool,
+    /// The client that it is tied to.
+    pub session: Option<u64>,
+    /// What is left of the grace, in ms, after that client's connection closed.
+    pub grace_ms: Option<u64>,
+    /// The module did not grant it; none: it is not held.
+    pub adopted: Option<bool>,
+    /// How many places the line has.
+    pub waiting: u64,
+    /// The first of them, in line order.
+    pub waiters: Vec<Place>,
 }
 
+/// What INSPECT tells of a place in a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Who waits.
+    pub owner: Bytes,
+    /// The client; none: it is away, and the place is kept.
+    pub client: Option<u64>,
+    /// For how long, in ms.
+    pub waited_ms: u64,
+}
+
+/// How many places are told.
+const TOLD: usize = 100;
+
 impl Keeper {
-    /// Looks at a lock; none when it is free.
+    /// Looks at a lock; none when it is free and nobody waits.
     ///
     /// # Errors
     /// When the key is no lock.
@@ -37,24 +60,56 @@ impl Keeper {
         if let Some(id) = known {
             self.settle(id, seen, now);
         }
-        let hold = known.and_then(|id| self.table.get(id)?.hold.as_ref());
-        let outcome = match *seen {
+        let outcome = match seen {
             Seen::Other => Err(Fault::WrongType),
-            Seen::Absent | Seen::Elsewhere => Ok(None),
-            Seen::Text { value, expires } => Ok(Some(Inspection {
-                owner: can_own(value).then(|| value.into()),
-                token: hold.and_then(Hold::token),
-                lease_ms: match expires {
-                    Expires::At(until) => Some(until.saturating_sub(now.ms())),
-                    Expires::Never | Expires::Unread => None,
-                },
-                held_ms: hold.and_then(|hold| hold.held_ms(now)),
-                adopted: hold.is_none_or(|hold| hold.adopted),
-            })),
+            _ => Ok(self.inspection(known, seen, now)),
         };
         if let Some(id) = known {
             self.table.forget_if_idle(id);
         }
         outcome
+    }
+    fn inspection(
+        &self,
+        known: Option<Id>,
+        seen: &Seen<'_>,
+        now: Now,
+    ) -> Option<Inspection> {
+        let lock = known.and_then(|id| self.table.get(id));
+        let hold = lock.and_then(|lock| lock.hold.as_ref());
+        let waiting = lock.map_or(0, |lock| u64::from(lock.places));
+        let (value, expires) = match *seen {
+            Seen::Text { value, expires } => (Some(value), expires),
+            _ if waiting == 0 => return None,
+            _ => (None, Expires::Never),
+        };
+        let left = |until_ms: u64| until_ms.saturating_sub(now.ms());
+        let session = hold.map_or(Session::None, |hold| hold.session);
+        let places = known.into_iter().flat_map(|id| self.lines.places(id)).take(TOLD);
+        Some(Inspection {
+            owner: value.filter(|value| can_own(value)).map(Into::into),
+            token: hold.and_then(Hold::token),
+            lease_ms: match expires {
+                Expires::At(until_ms) => Some(left(until_ms)),
+                Expires::Never | Expires::Unread => None,
+            },
+            held_ms: hold.and_then(|hold| hold.held_ms(now)),
+            session: match session {
+                Session::Tied { client, .. } => Some(client),
+                Session::None | Session::Closed => None,
+            },
+            grace_ms: hold
+                .filter(|_| session == Session::Closed)
+                .map(|hold| left(hold.until_ms)),
+            adopted: value.map(|_| hold.is_none_or(|hold| hold.adopted)),
+            waiting,
+            waiters: places
+                .map(|waiter| Place {
+                    owner: waiter.owner.clone(),
+                    client: waiter.client,
+                    waited_ms: now.ms_since(waiter.since_ms),
+                })
+                .collect(),
+        })
     }
 }

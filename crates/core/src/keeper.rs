@@ -1,20 +1,25 @@
 //! The lock keeper: all that is known, and the small steps that the rules share. The
 //! rules themselves are beside it, one a file.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::alarm::Round;
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::counters::{Counters, bump};
 use crate::event::{End, Event, Text};
 use crate::fault::Fault;
+use crate::lease;
+use crate::line::{Lines, Ticket};
 use crate::lock::{Bytes, Hold, Lock, NO_END, Name};
 use crate::log::{Entry, Kind, Log, Subject, cut};
 use crate::seen::Expires;
+use crate::session::Owed;
 use crate::settings::{Events, Settings};
 use crate::sweep::Sweep;
 use crate::table::Table;
 use crate::token::Tokens;
+use crate::wait::Leaving;
 
 /// Who calls, as the log tells it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +56,45 @@ pub struct Keeper {
     unidentified: Option<u64>,
     internal_errors: u64,
     is_primary: bool,
+    /// What was warned of and is still so, with the setting that it was warned of for.
+    warned: BTreeMap<&'static str, Box<[u8]>>,
+    pub(crate) lines: Lines,
+    /// What waiting clients are to be told, oldest first.
+    pub(crate) answers: VecDeque<(Ticket, Answer)>,
+    /// Which locks end with which client's connection.
+    pub(crate) ties: BTreeSet<(u64, Id)>,
+    /// What is to be made good as soon as the server may be written.
+    pub(crate) owed: VecDeque<Owed>,
+    /// When which lock is to be looked at.
+    pub(crate) alarms: BTreeSet<(u64, Id)>,
+    pub(crate) round: Round,
+}
+
+/// What a waiting client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The lock is the client's.
+    Granted {
+        /// The number of the database.
+        db: u32,
+        /// The lock.
+        key: Bytes,
+        /// The fencing token.
+        token: u64,
+    },
+    /// It is not.
+    Null,
+    /// An error.
+    Refused(Fault),
+}
+
+/// What a hold begins with.
+pub(crate) struct Terms<'a> {
+    pub(crate) owner: &'a [u8],
+    pub(crate) lease_ms: u64,
+    pub(crate) unique: bool,
+    /// The client that it is tied to, and the grace in ms.
+    pub(crate) session: Option<(u64, u64)>,
 }
 
 impl Keeper {
@@ -70,6 +114,13 @@ impl Keeper {
             unidentified: None,
             internal_errors: 0,
             is_primary: true,
+            warned: BTreeMap::new(),
+            lines: Lines::default(),
+            answers: VecDeque::new(),
+            ties: BTreeSet::new(),
+            owed: VecDeque::new(),
+            alarms: BTreeSet::new(),
+            round: Round::default(),
         }
     }
 
@@ -126,9 +177,19 @@ impl Keeper {
         });
     }
 
-    /// True when there is an event to publish or a client to ask for.
+    /// The lines.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// The oldest answer that a waiting client is to be given.
+    pub fn take_answer(&mut self) -> Option<(Ticket, Answer)> {
+        self.answers.pop_front()
+    }
+
+    /// True when there is somebody to answer, an event to publish or a client to ask for.
     pub fn has_news(&self) -> bool {
-        !self.events.is_empty() || self.unidentified.is_some()
+        !self.answers.is_empty() || !self.events.is_empty() || self.unidentified.is_some()
     }
 
     /// The oldest event that is to be published.
@@ -161,9 +222,13 @@ impl Keeper {
         if self.is_primary { Ok(()) } else { Err(Fault::ReadOnly) }
     }
 
-    /// This server became a replica: nothing is held here any more.
+    /// This server became a replica: nothing is held here any more, and nobody waits.
     pub fn demoted(&mut self, now: Now) {
         self.is_primary = false;
+        self.owed.clear();
+        while let Some(id) = self.lines.first_lock() {
+            self.dismiss_line(id, Leaving::RoleChanged, now);
+        }
         while let Some(id) = self.table.oldest() {
             self.end(id, End::Removed, Caller::default(), now);
             self.table.forget_if_idle(id);
@@ -178,8 +243,17 @@ impl Keeper {
         }
     }
 
-    /// Logs that the server is set so that locks are in danger.
-    pub fn warn(&mut self, what: &'static str, now: Now) {
+    /// Logs that the server is set so that locks are in danger, when that is new; `danger`
+    /// is the setting, none if there is no danger (any more). True when it is new.
+    pub fn warn(&mut self, what: &'static str, danger: Option<&[u8]>, now: Now) -> bool {
+        let Some(danger) = danger else {
+            self.warned.remove(what);
+            return false;
+        };
+        let before = self.warned.insert(what, danger.into());
+        if before.as_deref() == Some(danger) {
+            return false;
+        }
         self.write_log(Entry {
             subject: Subject {
                 kind: Kind::Warning,
@@ -195,6 +269,7 @@ impl Keeper {
             client: None,
             client_line: None,
         });
+        true
     }
 
     /// For how many locks counters of their own are kept.
@@ -211,7 +286,7 @@ impl Keeper {
         self.tally(lock, |counters| bump(counter(counters)));
     }
 
-    fn tally(&mut self, lock: Option<Id>, change: impl Fn(&mut Counters)) {
+    pub(crate) fn tally(&mut self, lock: Option<Id>, change: impl Fn(&mut Counters)) {
         change(&mut self.counters);
         if let Some(lock) = lock.and_then(|id| self.table.get_mut(id))
             && let Some(own) = lock.counters.as_deref_mut()
@@ -221,24 +296,23 @@ impl Keeper {
     }
 
     /// Begins a hold that the module grants, and answers its token and its end.
-    pub(crate) fn grant(
-        &mut self,
-        id: Id,
-        owner: &[u8],
-        lease_ms: u64,
-        unique: bool,
-        now: Now,
-    ) -> (u64, u64) {
+    pub(crate) fn grant(&mut self, id: Id, terms: &Terms<'_>, now: Now) -> (u64, u64) {
         let token = self.tokens.next(now);
-        let until_ms = crate::lease::end(lease_ms, now.ms(), now.ms(), &self.settings);
-        let mut hold = Hold::new(owner, Some(token), now.ms(), until_ms);
-        hold.unique = unique;
+        let now_ms = now.ms();
+        let until_ms = lease::end(terms.lease_ms, now_ms, now_ms, &self.settings);
+        let mut hold = Hold::new(terms.owner, Some(token), now_ms, until_ms);
+        hold.unique = terms.unique;
         self.table.begin_hold(id, hold);
+        if let Some((client, grace_ms)) = terms.session {
+            self.tie(id, client, grace_ms);
+        }
+        self.rearm(id);
         self.count(Some(id), |counters| &mut counters.acquired);
         if self.settings.events == Events::All
             && let Some(lock) = self.table.get(id)
         {
-            let event = event(lock, Bytes::from_slice(owner), Some(token), None, now);
+            let event =
+                event(lock, Bytes::from_slice(terms.owner), Some(token), None, now);
             self.events.push_back(event);
         }
         (token, until_ms)
@@ -249,11 +323,14 @@ impl Keeper {
         let until_ms = expires.end().unwrap_or(NO_END);
         self.table.begin_hold(id, Hold::new(owner, None, now.ms(), until_ms));
         self.count(Some(id), |counters| &mut counters.adopted);
+        self.rearm(id);
     }
 
     /// Ends a hold: counts, logs and tells it.
     pub(crate) fn end(&mut self, id: Id, end: End, caller: Caller<'_>, now: Now) {
+        self.untie(id);
         let Some(hold) = self.table.end_hold(id) else { return };
+        self.rearm(id);
         self.tally(Some(id), |counters| {
             bump(end.counter(counters));
             counters.hold_ms.record(now.ms_since(hold.since_ms));

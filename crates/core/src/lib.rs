@@ -33,9 +33,11 @@
 
 pub mod acquire;
 pub mod age;
+mod alarm;
 pub mod arena;
 pub mod clock;
 pub mod counters;
+pub mod deadlock;
 pub mod event;
 pub mod extend;
 pub mod fault;
@@ -45,6 +47,7 @@ pub mod histogram;
 pub mod inspect;
 pub mod keeper;
 pub mod lease;
+pub mod line;
 pub mod list;
 pub mod lock;
 pub mod log;
@@ -52,11 +55,14 @@ mod options;
 pub mod release;
 pub mod request;
 pub mod seen;
+pub mod serve;
+pub mod session;
 pub mod settings;
 pub mod settle;
 pub mod sweep;
 pub mod table;
 pub mod token;
+pub mod wait;
 
 pub use clock::Now;
 pub use fault::Fault;

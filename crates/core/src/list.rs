@@ -4,41 +4,84 @@
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::keeper::Keeper;
-use crate::lock::{Bytes, Lock, NO_END};
-use crate::seen::Seen;
+use crate::lock::{Bytes, Hold, Lock, NO_END};
+use crate::seen::{Expires, Seen};
 
 /// What LIST tells of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The lock.
     pub key: Bytes,
-    /// Who holds it.
-    pub owner: Bytes,
+    /// Who holds it; none: somebody who can be no owner, or nobody.
+    pub owner: Option<Bytes>,
     /// The fencing token.
     pub token: Option<u64>,
     /// What is left of the lease, in ms; none: it has no end.
     pub lease_ms: Option<u64>,
     /// For how long it is held, in ms.
     pub held_ms: Option<u64>,
+    /// How many places its line has.
+    pub waiting: u64,
+}
+
+/// What became of a lock that is being listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// It is to be shown.
+    Row(Row),
+    /// It is neither held nor waited for any more.
+    Gone,
+    /// What holds it now was adopted just then, so that it stands last in the order.
+    Adopted,
 }
 
 impl Keeper {
-    /// Looks at a lock that is being listed. None when it is not held any more, or when
-    /// what holds it now was adopted just then: it comes again, among the adopted.
-    pub fn list_row(&mut self, id: Id, seen: &Seen<'_>, now: Now) -> Option<Row> {
+    /// The locks that have a line although nobody is known to hold them: what stands under
+    /// their key can be no owner.
+    pub fn only_waited_for(&self) -> Vec<Id> {
+        let held = |id: &Id| self.table.get(*id).is_none_or(|lock| lock.hold.is_some());
+        self.lines.locks().filter(|id| !held(id)).collect()
+    }
+
+    /// Looks at a lock that is being listed.
+    pub fn list_row(&mut self, id: Id, seen: &Seen<'_>, now: Now) -> Listed {
         let adopted = |lock: &Lock| lock.hold.as_ref().map(|hold| hold.adopted);
         let before = self.table.get(id).and_then(adopted);
         self.settle(id, seen, now);
         self.table.forget_if_idle(id);
-        let lock = self.table.get(id).filter(|lock| adopted(lock) == before)?;
-        let hold = lock.hold.as_ref()?;
-        Some(Row {
-            key: lock.key.clone(),
-            owner: hold.owner.clone(),
-            token: hold.token(),
-            lease_ms: (hold.until_ms != NO_END)
-                .then(|| hold.until_ms.saturating_sub(now.ms())),
-            held_ms: hold.held_ms(now),
-        })
+        let Some(lock) = self.table.get(id) else { return Listed::Gone };
+        if before == Some(false) && adopted(lock) == Some(true) {
+            return Listed::Adopted;
+        }
+        let row = lock.hold.as_ref().map(|hold| row(lock, hold, now));
+        let lease_ms = match seen {
+            Seen::Text { expires: Expires::At(until_ms), .. } => {
+                Some(until_ms.saturating_sub(now.ms()))
+            }
+            _ => None,
+        };
+        let row = row.or_else(|| {
+            (lock.places > 0).then(|| Row {
+                key: lock.key.clone(),
+                owner: None,
+                token: None,
+                lease_ms,
+                held_ms: None,
+                waiting: u64::from(lock.places),
+            })
+        });
+        row.map_or(Listed::Gone, Listed::Row)
+    }
+}
+
+fn row(lock: &Lock, hold: &Hold, now: Now) -> Row {
+    let left = || hold.until_ms.saturating_sub(now.ms());
+    Row {
+        key: lock.key.clone(),
+        owner: Some(hold.owner.clone()),
+        token: hold.token(),
+        lease_ms: (hold.until_ms != NO_END).then(left),
+        held_ms: hold.held_ms(now),
+        waiting: u64::from(lock.places),
     }
 }

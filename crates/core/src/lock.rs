@@ -42,6 +42,24 @@ pub struct Hold {
     pub unique: bool,
     /// The log has been told that this hold is long.
     pub warned: bool,
+    /// Whether it ends with a connection.
+    pub session: Session,
+}
+
+/// Whether a hold ends with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// No: the lease alone holds.
+    None,
+    /// With this client's.
+    Tied {
+        /// The client's id.
+        client: u64,
+        /// How long, in ms, the lock outlives the connection.
+        grace_ms: u64,
+    },
+    /// It was closed, and what is left of the lease is the grace.
+    Closed,
 }
 
 impl Hold {
@@ -55,6 +73,7 @@ impl Hold {
             adopted: token.is_none(),
             unique: false,
             warned: false,
+            session: Session::None,
         }
     }
 
@@ -99,6 +118,12 @@ pub struct Lock {
     pub hold: Option<Hold>,
     /// The lock's own counters, if it is one of the tracked.
     pub counters: Option<Box<Counters>>,
+    /// How many places its line has, kept ones included.
+    pub places: u32,
+    /// How many clients of its line wait now.
+    pub present: u32,
+    /// When it is to be looked at, in ms since the epoch; 0: nobody waits for its end.
+    pub(crate) alarm_ms: u64,
     /// Its place among the held locks.
     pub(crate) links: Links,
 }
@@ -111,8 +136,16 @@ impl Lock {
             key: Bytes::from_slice(name.key),
             hold: None,
             counters: None,
+            places: 0,
+            present: 0,
+            alarm_ms: 0,
             links: Links::default(),
         }
+    }
+
+    /// True when nothing needs to be known of it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.hold.is_none() && self.places == 0 && self.counters.is_none()
     }
 
     /// Its name.

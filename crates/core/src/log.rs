@@ -23,8 +23,12 @@ pub enum Kind {
     Expired,
     /// A forced release.
     Forced,
+    /// The connection that a lock was tied to closed.
+    Disconnected,
     /// Another command, or the server, took the key away.
     Removed,
+    /// A wait that would have closed a circle.
+    Deadlock,
     /// A lock is held for long.
     LongHold,
     /// The server is set so that locks are in danger.
@@ -39,7 +43,9 @@ impl Kind {
             Kind::StaleRelease => "stale_release",
             Kind::Expired => "expired",
             Kind::Forced => "forced",
+            Kind::Disconnected => "disconnected",
             Kind::Removed => "removed",
+            Kind::Deadlock => "deadlock",
             Kind::LongHold => "long_hold",
             Kind::Warning => "warning",
         }

@@ -10,12 +10,15 @@ use crate::lock::{Hold, Name};
 use crate::log::Kind;
 use crate::request::Release;
 use crate::seen::{Seen, can_own};
+use crate::serve::Handed;
 
 /// What became of a call, and so what is to be done to the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Released {
     /// Delete the key.
     Freed,
+    /// Set the key to the next waiter.
+    HandedOver(Handed),
     /// Nothing: the caller does not hold the lock.
     NotHeld,
 }
@@ -48,11 +51,11 @@ impl Keeper {
             {
                 let limit = self.tracked_limit();
                 known = known.or_else(|| self.table.find_or_make(name, limit));
-                if let Some(id) = known {
+                let handed = known.and_then(|id| {
                     self.adopt_unless_known(id, value, expires, now);
-                    self.end(id, End::Released(ask.reason), caller, now);
-                }
-                Ok(Released::Freed)
+                    self.end_and_serve(id, End::Released(ask.reason), caller, now)
+                });
+                Ok(handed.map_or(Released::Freed, Released::HandedOver))
             }
             _ => {
                 self.violation(name, ask, seen, caller, now);

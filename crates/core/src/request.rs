@@ -23,6 +23,10 @@ pub struct Acquire<'a> {
     pub lease_ms: Option<u64>,
     /// The owner's name is one holder's.
     pub unique: bool,
+    /// How long to wait, in ms; 0: for ever; none: not at all.
+    pub block_ms: Option<u64>,
+    /// Ties the lock to the connection, with this grace in ms.
+    pub session_grace_ms: Option<u64>,
 }
 
 /// `GPULOCK.RELEASE key owner [TOKEN n] [REASON text]`
@@ -86,30 +90,28 @@ impl<'a> Acquire<'a> {
     /// A [`Fault`] for anything that is not of the command's form.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
         let owner = owner(&mut args)?;
-        let (mut lease, mut unique) = (None, false);
-        let mut waits = None;
-        let mut session = false;
+        let (mut lease_ms, mut unique, mut block_ms) = (None, false, None);
+        let (mut session, mut grace_ms) = (false, None);
         while let Some(word) = args.next() {
             if let Some(ms) = lease_option(word, &mut args)? {
-                once(&mut lease, ms)?;
+                once(&mut lease_ms, ms)?;
             } else if is(word, "BLOCK") {
-                let ms = number(value(&mut args)?, "BLOCK", 0, NUMBER_MAX)?;
-                once(&mut waits, ms)?;
+                once(&mut block_ms, number(value(&mut args)?, "BLOCK", 0, NUMBER_MAX)?)?;
             } else if is(word, "UNIQUE") {
                 flag(&mut unique)?;
             } else if is(word, "SESSION") {
                 flag(&mut session)?;
+            } else if is(word, "GRACE") {
+                once(&mut grace_ms, number(value(&mut args)?, "GRACE", 0, NUMBER_MAX)?)?;
             } else {
                 return Err(Fault::Syntax);
             }
         }
-        if waits.is_some() {
-            return Err(Fault::NotYet { what: "BLOCK" });
+        if grace_ms.is_some() && !session {
+            return Err(Fault::Syntax);
         }
-        if session {
-            return Err(Fault::NotYet { what: "SESSION" });
-        }
-        Ok(Self { owner, lease_ms: lease, unique })
+        let session_grace_ms = session.then(|| grace_ms.unwrap_or(0));
+        Ok(Self { owner, lease_ms, unique, block_ms, session_grace_ms })
     }
 }
 
@@ -272,10 +274,18 @@ mod tests {
 
     #[test]
     fn options_come_in_any_order_and_case() {
-        let expected = Acquire { owner: b"me", lease_ms: Some(5_000), unique: true };
+        let expected = Acquire {
+            owner: b"me",
+            lease_ms: Some(5_000),
+            unique: true,
+            block_ms: None,
+            session_grace_ms: None,
+        };
         for line in ["me EX 5 UNIQUE", "me unique px 5000"] {
             assert_eq!(Acquire::parse(args(line)), Ok(expected), "{line}");
         }
+        let waits = Acquire::parse(args("me session BLOCK 9 grace 7")).unwrap();
+        assert_eq!((waits.block_ms, waits.session_grace_ms), (Some(9), Some(7)));
         let release = Release::parse(args("me reason done token 7")).unwrap();
         assert_eq!((release.token, &release.reason[..]), (Some(7), &b"done"[..]));
     }

@@ -2,6 +2,9 @@
 //! `redis.conf`, module arguments and `CONFIG` alike. How a server is told of them is not
 //! in here.
 
+use crate::fault::Fault;
+use crate::options::number;
+
 /// The longest lease that can be configured: ten years, in milliseconds.
 const TEN_YEARS_MS: u64 = 315_360_000_000;
 
@@ -80,6 +83,16 @@ pub struct Number {
     pub get: fn(&Settings) -> u64,
     /// Where it is written.
     pub slot: fn(&mut Settings) -> &mut u64,
+}
+
+impl Number {
+    /// Reads a value as the server reads numbers.
+    ///
+    /// # Errors
+    /// When it is no integer, or out of the range.
+    pub fn read(&self, digits: &[u8]) -> Result<u64, Fault> {
+        number(digits, self.name, self.min, self.max)
+    }
 }
 
 macro_rules! numbers {

@@ -5,7 +5,7 @@
 //! | known | the key shows | then |
 //! |---|---|---|
 //! | a hold | its owner | it goes on, with the lease that the key shows |
-//! | a hold | nothing | it ended: `expired` at or after its lease's end, else `removed` |
+//! | a hold | nothing | it ended: `expired` at or after its lease's end, else `removed`; the end of a grace is its session's |
 //! | a hold | nothing, the slot is gone | it `moved` |
 //! | a hold | something else | it ended likewise; another owner in place of a granted lock is adopted |
 //! | no hold | anything | nothing: whether it is adopted is for each rule to say |
@@ -14,6 +14,7 @@ use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
 use crate::keeper::{Caller, Keeper};
+use crate::lock::Session;
 use crate::seen::{Expires, Seen, can_own};
 
 impl Keeper {
@@ -21,11 +22,16 @@ impl Keeper {
     /// nothing; [`crate::table::Table::forget_if_idle`] is left to the caller.
     pub(crate) fn settle(&mut self, id: Id, seen: &Seen<'_>, now: Now) {
         let Some(hold) = self.table.hold_mut(id) else { return };
-        let over = if hold.is_over(now.ms()) { End::Expired } else { End::Removed };
+        let over = match hold.session {
+            _ if !hold.is_over(now.ms()) => End::Removed,
+            Session::Closed => End::SessionClosed,
+            _ => End::Expired,
+        };
         let granted = !hold.adopted;
         match *seen {
             Seen::Text { value, expires } if value == &*hold.owner => {
                 hold.until_ms = expires.end().unwrap_or(hold.until_ms);
+                self.rearm(id);
             }
             Seen::Text { value, expires } => {
                 self.end(id, over, Caller::default(), now);

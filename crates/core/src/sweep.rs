@@ -12,7 +12,9 @@ use crate::event::Text;
 use crate::keeper::{Caller, Incident, Keeper};
 use crate::lock::{Lock, NO_END, Name};
 use crate::log::{Kind, cut};
-use crate::seen::{Glimpse, Seen};
+use crate::seen::{Glimpse, OWNER_MAX, Seen, can_own};
+use crate::serve::Handed;
+use crate::wait::Leaving;
 
 /// Locks to pass by in a millisecond, reading memory only.
 const REMEMBERED_PER_MS: u64 = 100;
@@ -120,8 +122,14 @@ impl Keeper {
     /// the module, which compare the value, do not rely on this.
     pub fn agrees(&self, id: Id, glimpse: Glimpse) -> bool {
         let hold = self.table.get(id).and_then(|lock| lock.hold.as_ref());
+        let lock = self.table.get(id);
         match (hold, glimpse) {
-            (None, _) => true,
+            (None, Glimpse::Absent) => lock.is_none_or(|lock| lock.present == 0),
+            (None, Glimpse::Text { len, .. }) => {
+                let can_own = (1..=OWNER_MAX).contains(&len);
+                !can_own || lock.is_none_or(|lock| lock.places == 0)
+            }
+            (None, Glimpse::Other) => true,
             (Some(hold), Glimpse::Text { len, expires }) => {
                 len == hold.owner.len() && expires.unwrap_or(NO_END) == hold.until_ms
             }
@@ -129,9 +137,24 @@ impl Keeper {
         }
     }
 
-    /// A lock was looked at.
-    pub fn looked_at(&mut self, id: Id, seen: &Seen<'_>, now: Now) {
+    /// A lock was looked at. If it is free it goes to the first waiter: set the key to the
+    /// one that is returned.
+    pub fn looked_at(&mut self, id: Id, seen: &Seen<'_>, now: Now) -> Option<Handed> {
         self.settle(id, seen, now);
+        let waited_for = self.table.get(id).is_some_and(|lock| lock.places > 0);
+        let handed = match *seen {
+            Seen::Text { value, expires } if waited_for && can_own(value) => {
+                self.adopt_unless_known(id, value, expires, now);
+                None
+            }
+            Seen::Absent => self.serve(id, now),
+            Seen::Elsewhere => {
+                self.dismiss_line(id, Leaving::Moved, now);
+                None
+            }
+            Seen::Text { .. } | Seen::Other => None,
+        };
         self.table.forget_if_idle(id);
+        handed
     }
 }

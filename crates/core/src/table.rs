@@ -121,10 +121,9 @@ impl Table {
         Some(hold)
     }
 
-    /// Forgets a lock that nobody holds and that has no counters of its own.
+    /// Forgets a lock that nobody holds or waits for and that has no counters of its own.
     pub(crate) fn forget_if_idle(&mut self, id: Id) {
-        let idle = |lock: &Lock| lock.hold.is_none() && lock.counters.is_none();
-        let Some(lock) = self.locks.get(id).filter(|lock| idle(lock)) else { return };
+        let Some(lock) = self.locks.get(id).filter(|lock| lock.is_idle()) else { return };
         let hash = self.hasher.hash_one(lock.name());
         let Self { locks, index, hasher, .. } = self;
         let Some(shard) = index.get_mut(shard_of(hash)) else { return };
@@ -138,12 +137,12 @@ impl Table {
     }
 
     /// Takes the counters of their own from all locks but the first `limit` that have
-    /// them, and from all that nobody holds when `idle_too`.
+    /// them, and from all that nobody holds or waits for when `idle_too`.
     pub(crate) fn untrack(&mut self, limit: usize, idle_too: bool) {
         for id in std::mem::take(&mut self.tracked) {
             let room = self.tracked.len() < limit;
             let Some(lock) = self.locks.get_mut(id) else { continue };
-            if room && !(idle_too && lock.hold.is_none()) {
+            if room && !(idle_too && lock.hold.is_none() && lock.places == 0) {
                 self.tracked.push(id);
             } else {
                 lock.counters = None;
@@ -175,6 +174,11 @@ impl Table {
     /// longest first, then those adopted.
     pub fn oldest(&self) -> Option<Id> {
         self.granted.oldest().or(self.adopted.oldest())
+    }
+
+    /// The first of the adopted locks.
+    pub fn oldest_adopted(&self) -> Option<Id> {
+        self.adopted.oldest()
     }
 
     /// The held lock that follows this one.

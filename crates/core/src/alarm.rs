@@ -1,0 +1,84 @@
+//! When to look at a lock without being asked: at the end of its lease while somebody
+//! waits for it, or while a grace runs; and every few milliseconds at the locks with
+//! lines, since other commands take keys away without a word.
+
+use crate::arena::Id;
+use crate::clock::Now;
+use crate::keeper::Keeper;
+use crate::lock::{NO_END, Session};
+
+/// How often the lines are looked at, in ms.
+const LOOK_EVERY_MS: u64 = 5;
+
+/// How many lines at a time: 300 within 10 ms.
+const LINES_AT_A_TIME: usize = 160;
+
+/// How many locks whose lease is over are looked at in one go; the rest a moment later.
+const ENDS_AT_A_TIME: usize = 1_000;
+
+/// How far the looking at lines is.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    last: Option<Id>,
+    next_ms: u64,
+}
+
+impl Keeper {
+    /// Sets the alarm of a lock to the end of its lease, if anybody is to be told of it.
+    pub(crate) fn rearm(&mut self, id: Id) {
+        let Some(lock) = self.table.get_mut(id) else { return };
+        let wanted = match &lock.hold {
+            Some(hold)
+                if (lock.present > 0 || hold.session == Session::Closed)
+                    && hold.until_ms != NO_END =>
+            {
+                // A key lives through the millisecond in which it ends.
+                hold.until_ms.saturating_add(1)
+            }
+            _ => 0,
+        };
+        let armed = std::mem::replace(&mut lock.alarm_ms, wanted);
+        if armed == wanted {
+            return;
+        }
+        self.alarms.remove(&(armed, id));
+        if wanted != 0 {
+            self.alarms.insert((wanted, id));
+        }
+    }
+
+    /// True when [`Keeper::next_wake_ms`] has an answer.
+    pub fn is_waited_for(&self) -> bool {
+        !self.lines.is_empty() || !self.alarms.is_empty() || self.owes()
+    }
+
+    /// When something is to be done without being asked, in ms since the epoch; none:
+    /// nobody waits and no grace runs.
+    pub fn next_wake_ms(&self, now: Now) -> Option<u64> {
+        let look = (self.lines.clients() > 0).then_some(self.round.next_ms);
+        let owed = self.owes().then_some(0);
+        let alarm = self.alarms.first().map(|(ms, _)| *ms);
+        let deadline = self.lines.next_deadline();
+        let next = [look, owed, alarm, deadline].into_iter().flatten().min()?;
+        Some(next.max(now.ms()))
+    }
+
+    /// Puts the locks with lines that are to be looked at now into `due`.
+    pub fn due_lines(&mut self, now: Now, due: &mut Vec<Id>) {
+        let over = self.alarms.range(..=(now.ms(), Id::LAST));
+        due.extend(over.map(|(_, id)| *id).take(ENDS_AT_A_TIME));
+        // The clock may have been stepped back.
+        let far = now.ms().saturating_add(LOOK_EVERY_MS);
+        if now.ms() < self.round.next_ms && self.round.next_ms <= far {
+            return;
+        }
+        self.round.next_ms = far;
+        let first = self.lines.next_line(self.round.last);
+        let round = std::iter::successors(first, |id| {
+            self.lines.next_line(Some(*id)).filter(|next| Some(*next) != first)
+        });
+        let looked_at = due.len();
+        due.extend(round.take(LINES_AT_A_TIME));
+        self.round.last = due.get(looked_at..).and_then(<[Id]>::last).copied();
+    }
+}

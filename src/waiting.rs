@@ -1,0 +1,64 @@
+//! What is done for those who wait, without a command of theirs: deadlines, locks that
+//! became free behind our back, and what is owed to the next in line.
+
+use gpulock_core::arena::Id;
+use gpulock_core::session::{MadeGood, Owed};
+
+use crate::look;
+use crate::server::context::{Context, must_not_write};
+use crate::server::state::{now, with_keeper};
+
+/// How long to wait, in ms, before trying again when the server may not be written.
+const TRY_AGAIN_MS: u64 = 5;
+
+/// Does all that is due.
+pub(crate) fn tick(context: Context<'_>) {
+    with_keeper(|keeper| keeper.end_waits(now()));
+    make_good(context);
+    if may_act(context) {
+        let mut due: Vec<Id> = Vec::new();
+        with_keeper(|keeper| keeper.due_lines(now(), &mut due));
+        for id in due {
+            look::at(context, id);
+        }
+    }
+}
+
+/// Makes good what is owed, if that may be done now.
+pub(crate) fn make_good(context: Context<'_>) {
+    if !may_act(context) {
+        return;
+    }
+    while let Some(owed) = with_keeper(|keeper| keeper.take_owed()) {
+        make_good_one(context, owed);
+    }
+}
+
+fn make_good_one(context: Context<'_>, owed: Owed) {
+    look::open(context, owed.lock, |key, name| {
+        let seen = look::see(context, key, name);
+        match with_keeper(|keeper| keeper.make_good(owed, &seen, now())) {
+            MadeGood::Nothing => {}
+            MadeGood::Freed => key.delete(),
+            MadeGood::HandedOver(handed) => key.hand_over(&handed),
+            MadeGood::Cut { until_ms } => key.expire(until_ms),
+        }
+    });
+}
+
+/// Whether keys may be written without a client's command: on a primary that is not
+/// loading, not paused and not handing over. A write at any other time would abort the
+/// server, or be lost.
+pub(crate) fn may_act(context: Context<'_>) -> bool {
+    let flags = context.flags();
+    flags.is_primary() && !flags.is_loading() && !must_not_write()
+}
+
+/// When [`tick`] is to be called next, in ms since the epoch; none: nobody waits.
+pub(crate) fn next_tick_ms() -> Option<u64> {
+    let now = now();
+    let wake_ms = with_keeper(|keeper| keeper.next_wake_ms(now))?;
+    let earliest_ms =
+        if must_not_write() { now.ms().saturating_add(TRY_AGAIN_MS) } else { 0 };
+    Some(wake_ms.max(earliest_ms))
+}
