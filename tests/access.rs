@@ -1,5 +1,5 @@
-//! Who may what: keys that a user's access list does not name are neither touched nor told
-//! of, on whichever way the user asks; and what is for operators can be denied as such.
+//! Who may what: keys that a user's access list does not name are neither touched nor
+//! told of, on whichever way the user asks; and what is for operators can be denied.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, on_every_server};
 

@@ -25,8 +25,9 @@ const NONE: [i64; 3] = [0, 0, 0];
 
 #[rustfmt::skip]
 const COMMANDS: [Described; 10] = [
-    Described { name: "ACQUIRE", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
-        access: Some("RW access update"), syntax: "key owner [EX seconds|PX milliseconds] [UNIQUE]" },
+    Described { name: "ACQUIRE", arity: -3, flags: "write fast blocking", categories: "@write @fast @blocking", keys: ONE_KEY,
+        access: Some("RW access update"),
+        syntax: "key owner [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE] [SESSION [GRACE milliseconds]]" },
     Described { name: "RELEASE", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
         access: Some("RW access delete"), syntax: "key owner [TOKEN n] [REASON text]" },
     Described { name: "EXTEND", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
@@ -91,11 +92,7 @@ fn command_info_tells_arity_flags_keys_and_categories() {
             let info = answer.list()[0].list();
             assert_eq!(info[0].text().to_uppercase(), name);
             assert_eq!(info[1].int(), command.arity, "{name}");
-            // `blocking` comes with BLOCK.
-            let mut flags = texts(&info[2]);
-            if command.name == "ACQUIRE" {
-                flags.remove("blocking");
-            }
+            let flags = texts(&info[2]);
             let mut expected = words(command.flags);
             expected.insert("module".into());
             assert_eq!(flags, expected, "{name}");

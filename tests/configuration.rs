@@ -3,11 +3,12 @@
 //! wrong; and each setting does what the contract says.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::fs;
 use std::time::Duration;
 
 use gpulock_testkit::{
-    Client, Flavour, Server, Value, call, module, on_every_server, send, wait_until,
+    Builder, Client, Server, Value, call, module, on_every_server, send, wait_until,
     workspace,
 };
 
@@ -32,7 +33,7 @@ const fn setting(
 
 #[rustfmt::skip]
 const SETTINGS: [Setting; 10] = [
-    setting("gpulock.default-lease", "600000",    &["1", "315360000000"], &["0", "-1", "315360000001", "x", "1.5", "99999999999999999999"]),
+    setting("gpulock.default-lease", "600000",    &["1", "315360000000"], &["0", "-1", "315360000001", "x", "1.5", "+5", "05"]),
     setting("gpulock.max-lease",     "86400000",  &["1", "315360000000"], &["0", "-1", "315360000001", "x", "1e3"]),
     setting("gpulock.max-hold",      "0",         &["1", "315360000000"], &["-1", "315360000001", "x"]),
     setting("gpulock.warn-hold",     "0",         &["1", "315360000000"], &["-1", "315360000001", "x"]),
@@ -215,29 +216,46 @@ fn config_rewrite_keeps_every_setting_over_a_restart() {
             server.restart();
             assert_eq!(settings(&mut server.client()), defaults);
         }
-        // A prefix that has to be written in quotes and escapes.
+    });
+}
+
+#[test]
+fn config_rewrite_escapes_the_channel_prefix_as_it_does_other_texts() {
+    on_every_server(|flavour| {
         let mut server = flavour.start();
         let prefix = b"a b\"c\\d'\r\n\x01\xff";
-        let set = call!(server.client(), "CONFIG", "SET", PREFIX, prefix);
+        let set =
+            call!(server.client(), "CONFIG", "SET", PREFIX, prefix, "masterauth", prefix);
         assert_eq!(set, "OK");
         assert_eq!(server.client().line("CONFIG REWRITE"), "OK");
-        server.restart();
-        let now = server.client().line("CONFIG GET gpulock.channel-prefix");
-        assert_eq!(now.field(PREFIX).bytes(), prefix);
+        let conf = fs::read_to_string(server.dir().join("server.conf")).unwrap();
+        let written = |names: &[&str]| {
+            let mut lines = conf.lines().filter_map(|line| line.split_once(' '));
+            lines
+                .find(|(name, _)| names.contains(name))
+                .map(|(_, value)| value.to_owned())
+        };
+        let native = written(&["masterauth", "primaryauth"]);
+        assert_eq!(written(&[PREFIX]), native);
+        // Valkey 8.1 does not escape, and then cannot read its own file.
+        if native.is_some_and(|value| value.contains("\\\"")) {
+            server.restart();
+            let now = server.client().line("CONFIG GET gpulock.channel-prefix");
+            assert_eq!(now.field(PREFIX).bytes(), prefix);
+        } else {
+            assert_eq!((flavour.is_valkey(), flavour.version().1), (true, 1));
+        }
     });
 }
 
 const PREFIX: &str = "gpulock.channel-prefix";
 
-/// That the server refused to start, and what its log says.
+/// Why a server that is told so did not start: all it said.
 #[track_caller]
-fn refusal(
-    flavour: &Flavour,
-    tell: impl Fn(gpulock_testkit::Builder) -> gpulock_testkit::Builder,
-) -> String {
-    match tell(flavour.server()).try_start() {
+fn refusal(what: &dyn Debug, server: Builder) -> String {
+    match server.try_start() {
         Err(why) => why,
-        Ok(server) => panic!("{} started", server.name()),
+        Ok(server) => panic!("{} started with {what:?}", server.name()),
     }
 }
 
@@ -247,21 +265,28 @@ fn a_server_with_a_wrong_setting_does_not_start_and_says_which() {
         for setting in &SETTINGS {
             for value in setting.wrong {
                 let name = setting.name;
-                let why = refusal(flavour, |b| b.arg(name, quoted(value)));
+                let why =
+                    refusal(&(name, value), flavour.server().arg(name, quoted(value)));
                 assert!(why.contains(name), "{name} {value}: {why}");
-                let why = refusal(flavour, |b| b.module_args(&[name, value]));
+                let why = refusal(
+                    &(name, value, "behind the path"),
+                    flavour.server().module_args(&[name, value]),
+                );
                 let line = why.lines().find(|line| line.contains("<gpulock>"));
                 let line = line.unwrap_or_else(|| panic!("{name} {value}: {why}"));
                 assert!(line.contains(name.trim_start_matches("gpulock.")), "{line}");
                 assert!(line.contains("must be"), "{line}");
             }
         }
-        let why = refusal(flavour, |b| b.arg("gpulock.nothing", "1"));
-        assert!(why.contains("gpulock.nothing"), "{why}");
+        let why =
+            refusal(&"gpulock.nothing", flavour.server().arg("gpulock.nothing", "1"));
+        // Not every server says which.
+        let unnamed = "Module Configuration detected without loadmodule directive";
+        assert!(why.contains("gpulock.nothing") || why.contains(unnamed), "{why}");
         for words in
             [&["gpulock.nothing", "1"][..], &["nothing", "1"], &["gpulock.events"]]
         {
-            let why = refusal(flavour, |b| b.module_args(words));
+            let why = refusal(&words, flavour.server().module_args(words));
             assert!(why.contains("<gpulock> not loaded: "), "{words:?}: {why}");
         }
     });
@@ -272,6 +297,8 @@ fn module_load_with_wrong_words_fails_and_leaves_nothing_behind() {
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         let mut client = server.client();
+        // Some servers bring modules of their own.
+        let modules = client.line("MODULE LIST");
         let path = module().display().to_string();
         for words in [
             &["gpulock.max-lease", "0"][..],
@@ -284,7 +311,7 @@ fn module_load_with_wrong_words_fails_and_leaves_nothing_behind() {
             let load = [&["MODULE", "LOAD", &path], words].concat();
             let answer = client.cmd(&load);
             assert!(answer.err().starts_with("ERR Error loading the extension"));
-            assert_eq!(client.line("MODULE LIST"), Value::Array(vec![]), "{words:?}");
+            assert_eq!(client.line("MODULE LIST"), modules, "{words:?}");
             assert!(client.line("GPULOCK.LIST").err().starts_with("ERR unknown command"));
             assert_eq!(client.line("CONFIG GET gpulock.*"), Value::Array(vec![]));
         }
@@ -305,6 +332,8 @@ fn module_loadex_takes_both_kinds_and_config_wins() {
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         let mut client = server.client();
+        // Some servers bring modules of their own.
+        let modules = client.line("MODULE LIST");
         let path = module().display().to_string();
         let load = |client: &mut Client, rest: &str| {
             let words = ["MODULE", "LOADEX", &path].into_iter().chain(rest.split(' '));
@@ -318,7 +347,7 @@ fn module_loadex_takes_both_kinds_and_config_wins() {
             "CONFIG gpulock.log-len 5 ARGS gpulock.max-lease",
         ] {
             assert!(load(&mut client, wrong).is_err(), "{wrong}");
-            assert_eq!(client.line("MODULE LIST"), Value::Array(vec![]), "{wrong}");
+            assert_eq!(client.line("MODULE LIST"), modules, "{wrong}");
         }
         let right = "CONFIG gpulock.max-lease 5000 CONFIG gpulock.events all \
             ARGS gpulock.max-lease 6000 gpulock.log-len 7";

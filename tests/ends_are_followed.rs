@@ -242,14 +242,16 @@ fn flushed_and_swapped_away_locks_end_as_removed() {
         for (how, builder) in starts(flavour) {
             let server = start(how, builder);
             let mut client = server.client();
-            for flush in [
+            let all = [
+                "FLUSHALL",
                 "FLUSHDB",
                 "FLUSHDB ASYNC",
-                "FLUSHALL",
                 "FLUSHALL SYNC",
                 "FLUSHALL ASYNC",
                 "SWAPDB 0 1",
-            ] {
+            ];
+            // Each takes the whole second there.
+            for flush in if how == "hz 1" { &all[..1] } else { &all[..] } {
                 client.line("GPULOCK.RESETSTATS");
                 let mut listener = listener(&server);
                 for key in ["a", "b", "c"] {

@@ -436,21 +436,63 @@ fn looks_in_the_background_leave_no_trace() {
     });
 }
 
+/// `OBJECT ENCODING` is no promise: the module may store an owner `raw` where SET stores it
+/// `embstr` or `int`.
 #[test]
-fn a_lock_just_granted_is_stored_as_set_stores_it() {
+fn a_lock_is_saved_byte_for_byte_as_set_is() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
-        for owner in ["me".to_owned(), "o".repeat(36), "o".repeat(300)] {
+        for owner in
+            ["me".to_owned(), "12345".to_owned(), "o".repeat(36), "o".repeat(300)]
+        {
             call!(client, "SET", "native", &owner, "PX", 60_000);
             call!(client, "GPULOCK.ACQUIRE", "ours", &owner, "PX", 60_000);
-            assert_eq!(
-                client.line("OBJECT ENCODING ours"),
-                client.line("OBJECT ENCODING native"),
-                "an owner of {} bytes on {flavour}",
-                owner.len()
-            );
+            let native = client.line("DUMP native");
+            assert_eq!(client.line("DUMP ours"), native, "{owner} on {flavour}");
+            assert!(call!(client, "GPULOCK.EXTEND", "ours", &owner).int() > 0);
+            assert_eq!(client.line("DUMP ours"), native, "{owner} on {flavour}");
             assert_eq!(call!(client, "GPULOCK.RELEASE", "ours", &owner), 1);
+        }
+    });
+}
+
+#[test]
+fn a_look_deletes_no_key_where_a_native_read_would_not() {
+    on_every_server(|flavour| {
+        let primary = transparent(flavour);
+        let mut client = primary.client();
+        assert_eq!(client.line("DEBUG SET-ACTIVE-EXPIRE 0"), "OK");
+        let replica = flavour.server().named("replica").replica_of(&primary).start();
+        // A replica just linked gets the stream only after its first acknowledgement.
+        assert_eq!(client.line("SET warm 1"), "OK");
+        replica.wait_caught_up_with(&primary);
+        // On a primary that is paused, and on replicas of both kinds, a key whose time is
+        // over is gone for readers, and stays until the primary says that it is deleted.
+        for place in ["paused", "read-only replica", "writable replica"] {
+            let mut reader = match place {
+                "paused" => primary.client(),
+                _ => replica.client(),
+            };
+            let read_only = if place == "writable replica" { "no" } else { "yes" };
+            let set = call!(reader, "CONFIG", "SET", "replica-read-only", read_only);
+            assert_eq!(set, "OK");
+            assert!(client.line("GPULOCK.ACQUIRE k me PX 300").int() > 0);
+            replica.wait_caught_up_with(&primary);
+            if place == "paused" {
+                assert_eq!(client.line("CLIENT PAUSE 20000 WRITE"), "OK");
+            }
+            wait_until(SOON, "the end of the lease", || reader.line("GET k").is_null());
+            assert_eq!(reader.line("DBSIZE"), 2, "after GET, {place}");
+            for line in ["GPULOCK.INSPECT k", "GPULOCK.LIST", "GPULOCK.STATS KEY k"] {
+                let answer = reader.line(line);
+                assert!(!answer.is_err(), "{line}: {answer:?}");
+                assert_eq!(reader.line("DBSIZE"), 2, "after {line}, {place}");
+            }
+            assert_eq!(client.line("CLIENT UNPAUSE"), "OK");
+            assert!(client.line("GPULOCK.INSPECT k").is_null());
+            assert_eq!(client.line("DBSIZE"), 1);
+            replica.wait_caught_up_with(&primary);
         }
     });
 }

@@ -1,0 +1,274 @@
+//! Looking at locks: what LIST shows, in which order and by which patterns, and what
+//! INSPECT tells. Looking changes nothing.
+
+use std::time::Duration;
+
+use gpulock_testkit::{Client, Value, call, on_every_server, wait_until};
+
+#[path = "support/dice.rs"]
+mod dice;
+use dice::Dice;
+
+/// The keys of LIST in its order.
+#[track_caller]
+fn keys(client: &mut Client, line: &str) -> Vec<String> {
+    client.line(line).list().iter().map(|row| row.field("key").text()).collect()
+}
+
+/// The names of a map's fields in the order sent.
+fn names(map: &Value) -> Vec<String> {
+    match map {
+        Value::Map(pairs) => pairs.iter().map(|(name, _)| name.text()).collect(),
+        flat => flat.list().iter().step_by(2).map(Value::text).collect(),
+    }
+}
+
+#[test]
+fn the_lock_held_longest_comes_first_and_the_adopted_last() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        for line in [
+            "SET adopted somebody PX 100000",
+            "GPULOCK.ACQUIRE adopted me",
+            "GPULOCK.ACQUIRE b me",
+            "GPULOCK.ACQUIRE given-back me",
+            "GPULOCK.ACQUIRE a me",
+            "SET second somebody PX 100000",
+            "GPULOCK.ACQUIRE second me",
+            "GPULOCK.ACQUIRE c me",
+            "GPULOCK.RELEASE given-back me",
+            // Renewals make no lock younger, and no adopted one known.
+            "GPULOCK.EXTEND b me",
+            "GPULOCK.ACQUIRE a me UNIQUE",
+            "GPULOCK.EXTEND second somebody",
+        ] {
+            assert!(!client.line(line).is_err(), "{line}");
+        }
+        let expected = ["b", "a", "c", "adopted", "second"];
+        assert_eq!(keys(&mut client, "GPULOCK.LIST"), expected);
+        for limit in 0..=6 {
+            let listed = keys(&mut client, &format!("GPULOCK.LIST LIMIT {limit}"));
+            assert_eq!(listed, expected[..limit.min(5)]);
+        }
+        assert_eq!(keys(&mut client, "GPULOCK.LIST limit 2 match [bc]*"), ["b", "c"]);
+        let rows = client.line("GPULOCK.LIST");
+        let held: Vec<i64> =
+            rows.list()[..3].iter().map(|row| row.field("held_ms").int()).collect();
+        assert!(held.is_sorted_by(|longer, shorter| longer >= shorter), "{held:?}");
+    });
+}
+
+#[test]
+fn each_lock_is_shown_with_the_fields_of_the_contract() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut plain = server.client();
+        let token = plain.line("GPULOCK.ACQUIRE k me PX 50000").int();
+        plain.line("SET old somebody");
+        plain.line("GPULOCK.ACQUIRE old me");
+        for mut client in [server.client(), server.client3()] {
+            let rows = client.line("GPULOCK.LIST");
+            let [granted, adopted] = rows.list() else { panic!("{rows:?}") };
+            for row in [granted, adopted] {
+                let expected =
+                    ["key", "owner", "token", "lease_ms", "held_ms", "waiting"];
+                assert_eq!(names(row), expected);
+            }
+            assert_eq!(granted.field("key"), "k");
+            assert_eq!(granted.field("owner"), "me");
+            assert_eq!(granted.field("token"), token);
+            assert!((1..=50_000).contains(&granted.field("lease_ms").int()));
+            assert!((0..=50_000).contains(&granted.field("held_ms").int()));
+            assert_eq!(granted.field("waiting"), 0);
+            assert_eq!(adopted.field("owner"), "somebody");
+            assert_eq!(adopted.field("token"), Value::Null);
+            assert_eq!(adopted.field("lease_ms"), -1);
+            assert_eq!(adopted.field("held_ms"), Value::Null);
+        }
+        let rows = server.client3().line("GPULOCK.LIST");
+        assert!(matches!(rows.list()[0], Value::Map(_)), "RESP3 has maps");
+    });
+}
+
+#[test]
+fn a_thousand_are_shown_when_no_limit_is_given() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let lines: Vec<String> =
+            (0..1_200).map(|n| format!("GPULOCK.ACQUIRE gpu:{n} me")).collect();
+        client.send_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        for _ in &lines {
+            client.read().int();
+        }
+        let first = |n: usize| (0..n).map(|n| format!("gpu:{n}")).collect::<Vec<_>>();
+        assert_eq!(keys(&mut client, "GPULOCK.LIST"), first(1_000));
+        assert_eq!(keys(&mut client, "GPULOCK.LIST LIMIT 5000"), first(1_200));
+        // Only what matches counts.
+        assert_eq!(keys(&mut client, "GPULOCK.LIST MATCH *:1199 LIMIT 1"), ["gpu:1199"]);
+    });
+}
+
+#[test]
+fn each_database_lists_its_own() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("GPULOCK.ACQUIRE zero me");
+        client.line("SELECT 5");
+        client.line("GPULOCK.ACQUIRE five me");
+        assert_eq!(keys(&mut client, "GPULOCK.LIST"), ["five"]);
+        assert_eq!(client.line("GPULOCK.INSPECT zero"), Value::Null);
+        client.line("SELECT 0");
+        assert_eq!(keys(&mut client, "GPULOCK.LIST"), ["zero"]);
+        client.line("SELECT 1");
+        assert!(client.line("GPULOCK.LIST").list().is_empty());
+    });
+}
+
+/// Compares MATCH with KEYS for random keys and patterns out of `alphabet`.
+#[track_caller]
+fn compare_patterns(client: &mut Client, alphabet: &[u8], shortest: usize) {
+    let mut dice = Dice::new();
+    let mut word = |least: usize, most: usize| -> Vec<u8> {
+        let length = least + dice.below(most - least + 1);
+        (0..length).map(|_| dice.pick(alphabet)).collect()
+    };
+    for _ in 0..120 {
+        call!(client, "GPULOCK.ACQUIRE", word(shortest, 5), "me");
+    }
+    let mut matched = 0;
+    for _ in 0..3_000 {
+        let pattern = word(1, 8);
+        let mut own: Vec<Vec<u8>> = call!(client, "KEYS", &pattern)
+            .list()
+            .iter()
+            .map(|key| key.bytes().to_vec())
+            .collect();
+        let mut ours: Vec<Vec<u8>> = call!(client, "GPULOCK.LIST", "MATCH", &pattern)
+            .list()
+            .iter()
+            .map(|row| row.field("key").bytes().to_vec())
+            .collect();
+        own.sort();
+        ours.sort();
+        assert_eq!(ours, own, "pattern {}", pattern.escape_ascii());
+        matched += usize::from(!own.is_empty());
+    }
+    assert!(matched > 100, "patterns that match nothing compare nothing");
+}
+
+#[test]
+fn patterns_match_as_the_servers_own_do() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        compare_patterns(&mut server.client(), b"aabc-]^[*?\\", 1);
+    });
+}
+
+#[test]
+fn patterns_of_any_bytes_match_as_the_servers_own_do() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        // The keys may be empty, too.
+        compare_patterns(&mut server.client(), b"a\x01\x7f\x80\xff\xc3\xa4-]^[[*?\\", 0);
+    });
+}
+
+#[test]
+fn inspect_tells_all_that_is_known_of_a_lock() {
+    const FIELDS: [&str; 10] = [
+        "owner",
+        "token",
+        "lease_ms",
+        "held_ms",
+        "session",
+        "grace_ms",
+        "adopted",
+        "reserved_for",
+        "waiting",
+        "waiters",
+    ];
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        assert_eq!(client.line("GPULOCK.INSPECT k"), Value::Null);
+        let token = client.line("GPULOCK.ACQUIRE k me PX 50000").int();
+        let inspected = client.line("GPULOCK.INSPECT k");
+        assert_eq!(names(&inspected), FIELDS);
+        assert_eq!(inspected.field("owner"), "me");
+        assert_eq!(inspected.field("token"), token);
+        assert!((1..=50_000).contains(&inspected.field("lease_ms").int()));
+        assert_eq!(inspected.field("adopted"), 0);
+        assert_eq!(inspected.field("waiting"), 0);
+        assert!(inspected.field("waiters").list().is_empty());
+        for unknown in ["session", "grace_ms", "reserved_for"] {
+            assert_eq!(inspected.field(unknown), Value::Null, "{unknown}");
+        }
+        wait_until(Duration::from_secs(10), "the hold to grow older", || {
+            client.line("GPULOCK.INSPECT k").field("held_ms").int() > 5
+        });
+        let inspected = server.client3().line("GPULOCK.INSPECT k");
+        assert!(matches!(inspected, Value::Map(_)), "RESP3 has maps");
+        assert_eq!(names(&inspected), FIELDS);
+
+        client.line("SET old somebody");
+        let inspected = client.line("GPULOCK.INSPECT old");
+        assert_eq!(names(&inspected), FIELDS);
+        assert_eq!(inspected.field("owner"), "somebody");
+        assert_eq!(inspected.field("lease_ms"), -1);
+        assert_eq!(inspected.field("adopted"), 1);
+        assert_eq!(inspected.field("token"), Value::Null);
+        assert_eq!(inspected.field("held_ms"), Value::Null);
+        // To look is not to adopt.
+        assert_eq!(keys(&mut client, "GPULOCK.LIST"), ["k"]);
+        client.line("GPULOCK.RELEASE k me");
+        assert_eq!(client.line("GPULOCK.INSPECT k"), Value::Null);
+    });
+}
+
+#[test]
+fn a_lock_that_somebody_else_took_over_is_listed_with_its_new_holder() {
+    on_every_server(|flavour| {
+        // So that nobody else looks in between.
+        let server = flavour.server().arg("hz", 1).start();
+        let mut client = server.client();
+        for others in ["", "GPULOCK.ACQUIRE other me", "SET other x"] {
+            client.line("FLUSHALL");
+            client.line("GPULOCK.ACQUIRE k me");
+            if !others.is_empty() {
+                client.line(others);
+                client.line("GPULOCK.ACQUIRE other you");
+            }
+            client.line("SET k successor");
+            let rows = client.line("GPULOCK.LIST MATCH k");
+            let [row] = rows.list() else { panic!("{others:?}: {rows:?}") };
+            assert_eq!(row.field("owner"), "successor", "{others:?}");
+            assert_eq!(row.field("held_ms"), Value::Null);
+        }
+    });
+}
+
+#[test]
+fn looking_changes_nothing_a_client_can_see() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("GPULOCK.ACQUIRE k me PX 50000");
+        client.line("SET number 42");
+        client.line("GPULOCK.ACQUIRE number me");
+        let mut watcher = server.client();
+        watcher.line("WATCH k number free");
+        let dirty = server.info_int("persistence", "rdb_changes_since_last_save");
+        let misses = server.info_int("stats", "keyspace_misses");
+        for line in ["GPULOCK.INSPECT k", "GPULOCK.INSPECT free", "GPULOCK.LIST"] {
+            client.line(line);
+        }
+        watcher.line("MULTI");
+        assert_ne!(watcher.line("EXEC"), Value::NullArray, "WATCH saw a change");
+        let now = server.info_int("persistence", "rdb_changes_since_last_save");
+        assert_eq!(now, dirty);
+        assert_eq!(server.info_int("stats", "keyspace_misses"), misses);
+    });
+}

@@ -1,0 +1,360 @@
+//! GPULOCK.METRICS is Prometheus text (0.0.4) that any parser reads, whatever the keys,
+//! and says what STATS says. The parser here is strict: what the format leaves open it
+//! refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use gpulock_testkit::{Client, call, on_every_server};
+
+#[path = "support/figures.rs"]
+mod figures;
+use figures::{Figures, flatten, stats};
+
+type Labels = BTreeMap<String, String>;
+
+/// A family of series: its type, and its samples by name and labels.
+#[derive(Debug, Default)]
+struct Family {
+    kind: String,
+    samples: BTreeMap<(String, Labels), f64>,
+}
+
+/// Takes a name off the front of `text`.
+fn name<'a>(text: &mut &'a str, colons: bool) -> Result<&'a str, String> {
+    let fits = |(place, c): (usize, char)| {
+        let starts = c.is_ascii_alphabetic() || c == '_' || (colons && c == ':');
+        !(starts || (place > 0 && c.is_ascii_digit()))
+    };
+    let end = text.char_indices().find(|at| fits(*at)).map_or(text.len(), |(at, _)| at);
+    if end == 0 {
+        return Err(format!("no name at {text:?}"));
+    }
+    let (name, rest) = text.split_at(end);
+    *text = rest;
+    Ok(name)
+}
+
+fn expect(text: &mut &str, token: &str) -> Result<(), String> {
+    *text = text.strip_prefix(token).ok_or(format!("no {token:?} at {text:?}"))?;
+    Ok(())
+}
+
+/// Takes a quoted value off the front of `text`, its escapes undone.
+fn quoted(text: &mut &str) -> Result<String, String> {
+    expect(text, "\"")?;
+    let mut value = String::new();
+    let mut characters = text.chars();
+    loop {
+        match characters.next() {
+            Some('"') => break,
+            Some('\\') => value.push(match characters.next() {
+                Some('\\') => '\\',
+                Some('"') => '"',
+                Some('n') => '\n',
+                other => return Err(format!("no escape: {other:?}")),
+            }),
+            Some(c) => value.push(c),
+            None => return Err("a value without an end".to_owned()),
+        }
+    }
+    *text = characters.as_str();
+    Ok(value)
+}
+
+fn labels(text: &mut &str) -> Result<Labels, String> {
+    let mut labels = Labels::new();
+    if !text.starts_with('{') {
+        return Ok(labels);
+    }
+    expect(text, "{")?;
+    loop {
+        let label = name(text, false)?.to_owned();
+        expect(text, "=")?;
+        if labels.insert(label.clone(), quoted(text)?).is_some() {
+            return Err(format!("label {label} twice"));
+        }
+        if !text.starts_with(',') {
+            break;
+        }
+        expect(text, ",")?;
+    }
+    expect(text, "}")?;
+    Ok(labels)
+}
+
+fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    // The family whose HELP was read last: all its lines stand together.
+    let mut current = String::new();
+    let body = text.strip_suffix('\n').ok_or("the last line has no end")?;
+    for mut line in body.split('\n') {
+        if let Some(mut rest) = line.strip_prefix("# HELP ") {
+            current = name(&mut rest, true)?.to_owned();
+            expect(&mut rest, " ")?;
+            if rest.is_empty() || families.contains_key(&current) {
+                return Err(format!("HELP of {current} is empty or comes twice"));
+            }
+            families.insert(current.clone(), Family::default());
+            continue;
+        }
+        let family = families.get_mut(&current).ok_or("no HELP before the first line")?;
+        if let Some(mut rest) = line.strip_prefix("# TYPE ") {
+            let of = name(&mut rest, true)?;
+            if of != current || !family.kind.is_empty() || !family.samples.is_empty() {
+                return Err(format!("TYPE of {of} is out of place"));
+            }
+            expect(&mut rest, " ")?;
+            rest.clone_into(&mut family.kind);
+            continue;
+        }
+        let sample = name(&mut line, true)?.to_owned();
+        let labels = labels(&mut line)?;
+        expect(&mut line, " ")?;
+        let value = line.parse::<f64>().map_err(|error| format!("{error}: {line:?}"))?;
+        let part = sample.strip_prefix(current.as_str()).ok_or("a stray sample")?;
+        let (fits, has_le) = match family.kind.as_str() {
+            "counter" => (part.is_empty() && current.ends_with("_total"), false),
+            "gauge" => (part.is_empty() && !current.ends_with("_total"), false),
+            "histogram" => {
+                (["_bucket", "_sum", "_count"].contains(&part), part == "_bucket")
+            }
+            other => return Err(format!("{current} is of type {other:?}")),
+        };
+        if !fits || labels.contains_key("le") != has_le || value < 0.0 {
+            return Err(format!("{sample} {labels:?} {value} in {current}"));
+        }
+        if family.samples.insert((sample.clone(), labels.clone()), value).is_some() {
+            return Err(format!("{sample} {labels:?} comes twice"));
+        }
+    }
+    Ok(families)
+}
+
+#[track_caller]
+fn metrics(client: &mut Client) -> BTreeMap<String, Family> {
+    let bytes = call!(client, "GPULOCK.METRICS").bytes().to_vec();
+    let text = String::from_utf8(bytes).expect("METRICS is UTF-8");
+    check_with_promtool(&text);
+    parse(&text).unwrap_or_else(|error| panic!("{error} in:\n{text}"))
+}
+
+/// Where Prometheus' own judge is installed, its word counts too.
+fn check_with_promtool(text: &str) {
+    let judge = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut judge) = judge else { return };
+    let mut input = judge.stdin.take().expect("a pipe");
+    input.write_all(text.as_bytes()).expect("writing to promtool");
+    drop(input);
+    let output = judge.wait_with_output().expect("promtool");
+    // 1: it does not parse. 3: it parses, and the judge has wishes.
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_ne!(output.status.code(), Some(1), "{said}");
+}
+
+/// The samples of one lock, of the server, or of the untracked, in the form of STATS.
+fn as_stats(
+    families: &BTreeMap<String, Family>,
+    prefix: &str,
+    wanted: &Labels,
+) -> Figures {
+    let mut figures = Figures::new();
+    #[expect(clippy::cast_possible_truncation, reason = "whole numbers, far below 2^53")]
+    let whole = |value: f64| value.round() as i64;
+    for (family, Family { kind, samples }) in families {
+        let Some(short) = family.strip_prefix(prefix) else { continue };
+        if prefix == "gpulock_"
+            && (short.starts_with("lock_") || short.starts_with("untracked_"))
+        {
+            continue;
+        }
+        for ((sample, labels), value) in samples {
+            let mut rest = labels.clone();
+            let le = rest.remove("le");
+            if rest != *wanted {
+                continue;
+            }
+            let name = match (kind.as_str(), le) {
+                ("histogram", le) => {
+                    let short = short.strip_suffix("_seconds").expect("a unit");
+                    let part = match (le.as_deref(), sample.rsplit('_').next()) {
+                        (Some("+Inf"), _) => "+Inf".to_owned(),
+                        (Some(le), _) => {
+                            whole(le.parse::<f64>().expect("a bound") * 1000.0)
+                                .to_string()
+                        }
+                        (None, part) => part.expect("_sum or _count").to_owned(),
+                    };
+                    format!("{short}_ms.{part}")
+                }
+                _ => short.trim_end_matches("_total").to_owned(),
+            };
+            let in_ms = name.ends_with(".sum");
+            let value = whole(if in_ms { value * 1000.0 } else { *value });
+            assert!(figures.insert(name.clone(), value).is_none(), "{name} twice");
+        }
+    }
+    figures
+}
+
+#[test]
+fn the_text_says_what_stats_says() {
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.tracked-keys", "2"]).start();
+        let mut client = server.client();
+        for line in [
+            "GPULOCK.ACQUIRE a me",
+            "GPULOCK.ACQUIRE a me UNIQUE",
+            "GPULOCK.ACQUIRE b me",
+            "GPULOCK.ACQUIRE b you",
+            "GPULOCK.RELEASE b you",
+            "GPULOCK.RELEASE b what ever",
+            "GPULOCK.RELEASE b me",
+            "GPULOCK.RELEASE b me",
+            "GPULOCK.ACQUIRE c me",
+            "GPULOCK.EXTEND c me",
+            "GPULOCK.EXTEND c you",
+            "GPULOCK.FORCERELEASE c",
+            "SET d x",
+            "GPULOCK.ACQUIRE d me",
+            "GPULOCK.RELEASE d x",
+        ] {
+            client.line(line);
+        }
+        let families = metrics(&mut client);
+        let server = stats(&mut client);
+        assert_eq!(as_stats(&families, "gpulock_", &Labels::new()), server);
+        let mut rest = server;
+        assert_eq!(rest.remove("internal_errors"), Some(0));
+        for key in ["a", "b"] {
+            let labels =
+                [("db", "0"), ("key", key)].map(|(n, v)| (n.to_owned(), v.to_owned()));
+            let own = flatten(&call!(client, "GPULOCK.STATS", "KEY", key));
+            assert_eq!(
+                as_stats(&families, "gpulock_lock_", &labels.into()),
+                own,
+                "{key}"
+            );
+            for (name, value) in own {
+                *rest.get_mut(&name).expect("the server counts it too") -= value;
+            }
+        }
+        assert_eq!(as_stats(&families, "gpulock_untracked_", &Labels::new()), rest);
+        for histogram in ["gpulock_wait_seconds", "gpulock_hold_seconds"] {
+            let samples = &families[histogram].samples;
+            let last =
+                (format!("{histogram}_bucket"), [("le".into(), "+Inf".into())].into());
+            let count = (format!("{histogram}_count"), Labels::new());
+            assert_eq!(samples[&last].to_bits(), samples[&count].to_bits());
+        }
+    });
+}
+
+#[test]
+fn hostile_keys_make_labels_that_parse_and_never_collide() {
+    let hostile: &[&[u8]] = &[
+        b"",
+        b"plain",
+        b"\"",
+        b"\\",
+        b"\\\\",
+        b"\\\"",
+        b"\n",
+        b"\\n",
+        b"a\r\nb",
+        b"\0",
+        b"x\",key=\"y",
+        b"} 1\ngpulock_acquired_total 999",
+        b"\xff",
+        b"\\xff",
+        b"\\\\xff",
+        b"\\x5cxff",
+        b"\\x5cx5cxff",
+        b"\\\xff",
+        b"\xff\xfe",
+        b"\xc3",
+        b"\xc3\xa4",
+        b"\xed\xa0\x80",
+        b"\xf0\x9f\x98\x80",
+        b"\\xFF",
+        b"\\xf",
+        b"# HELP x y",
+        b"{}",
+        b" ",
+        b"\xe2\x80\xa8",
+    ];
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        for (times, key) in hostile.iter().enumerate() {
+            for _ in 0..=times {
+                call!(client, "GPULOCK.ACQUIRE", key, "me").int();
+                call!(client, "GPULOCK.RELEASE", key, "me");
+            }
+        }
+        call!(client, "SELECT", 1);
+        call!(client, "GPULOCK.ACQUIRE", b"\xff", "me").int();
+        let families = metrics(&mut client);
+        let acquired = &families["gpulock_lock_acquired_total"].samples;
+        // Every lock has its series, and counted as often as it was taken.
+        assert_eq!(acquired.len(), hostile.len() + 1);
+        let mut keys = BTreeSet::new();
+        let mut counts = Vec::new();
+        for ((_, labels), value) in acquired {
+            assert_eq!(labels.keys().collect::<Vec<_>>(), ["db", "key"]);
+            if labels["db"] == "0" {
+                assert!(keys.insert(labels["key"].clone()), "{labels:?} twice");
+                counts.push(value.round().to_string());
+            }
+        }
+        counts.sort_by_key(|count| count.parse::<u64>().expect("a number"));
+        let expected: Vec<String> = (1..=hostile.len()).map(|n| n.to_string()).collect();
+        assert_eq!(counts, expected);
+        // What is text stands as it is; what is not, as \xHH.
+        for key in ["", "plain", "\"", "\\", "\n", "\\n", "\0", "\u{e4}", "# HELP x y"] {
+            assert!(keys.contains(key), "{key:?}");
+        }
+        for key in [r"\xff", r"\xff\xfe", r"\xc3"] {
+            assert!(keys.contains(key), "{key:?}");
+        }
+    });
+}
+
+#[test]
+fn the_text_parses_when_nothing_was_ever_locked() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let families = metrics(&mut server.client());
+        assert_eq!(families["gpulock_locks_held"].kind, "gauge");
+        assert!(!families.contains_key("gpulock_lock_acquired_total"));
+        let figures = as_stats(&families, "gpulock_", &Labels::new());
+        assert!(figures.values().all(|count| *count == 0));
+    });
+}
+
+#[test]
+fn the_parser_refuses_what_is_no_metrics_text() {
+    let head = "# HELP a_total x\n# TYPE a_total counter\n";
+    assert!(parse(&format!("{head}a_total{{k=\"\\\\ \\\" \\n\"}} 1\n")).is_ok());
+    for wrong in [
+        "a_total 1",
+        "a_total 1\na_total 1\n",
+        "b_total 1\n",
+        "a_total{k=\"\\x\"} 1\n",
+        "a_total{k=\"\n\"} 1\n",
+        "a_total{k=\"\"\"} 1\n",
+        "a_total{k=\"\",k=\"\"} 1\n",
+        "a_total one\n",
+        "# TYPE a_total counter\n",
+        "# HELP a_total x\n",
+        "\n",
+    ] {
+        assert!(parse(&format!("{head}{wrong}")).is_err(), "{wrong:?}");
+    }
+}

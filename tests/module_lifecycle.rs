@@ -1,0 +1,281 @@
+//! The module comes and goes under running clients and leaves no trace but the keys; and
+//! a replica that has it keeps serving reads during a full copy (`swapdb` loading).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use gpulock_testkit::{
+    Client, Server, Value, call, module, on_every_server, send, wait_until,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn unload(client: &mut Client) {
+    assert_eq!(client.line("MODULE UNLOAD gpulock"), "OK");
+}
+
+fn load(client: &mut Client) {
+    let path = module().display().to_string();
+    assert_eq!(call!(client, "MODULE", "LOAD", path), "OK");
+}
+
+#[test]
+fn held_locks_outlive_an_unload_and_are_adopted() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut holder) = (server.client(), server.client());
+        let token = holder.line("GPULOCK.ACQUIRE k me PX 600000 UNIQUE").int();
+        let until = client.line("PEXPIRETIME k");
+        client.line("GPULOCK.RELEASE k you");
+        // Redis 8 keeps a client's last command: one of ours would close the connection.
+        holder.line("PING");
+        unload(&mut client);
+        assert_eq!(client.line("GET k"), "me");
+        assert_eq!(client.line("PEXPIRETIME k"), until);
+        assert!(
+            holder.line("GPULOCK.RELEASE k me").err().starts_with("ERR unknown command")
+        );
+        assert_eq!(client.line("CONFIG GET gpulock.*"), Value::Array(vec![]));
+        assert!(server.info("gpulock").is_empty());
+        load(&mut client);
+        assert_eq!(client.line("GPULOCK.STATS").field("ownership_violations"), 0);
+        assert_eq!(client.line("GPULOCK.LOG"), Value::Array(vec![]));
+        let seen = client.line("GPULOCK.INSPECT k");
+        assert_eq!(
+            (seen.field("owner").text(), seen.field("adopted").int()),
+            ("me".into(), 1)
+        );
+        assert!(client.line("GPULOCK.ACQUIRE k you").is_null());
+        let renewed = holder.line("GPULOCK.ACQUIRE k me UNIQUE").int();
+        assert!(renewed > token, "{renewed} after {token}");
+        assert_eq!(holder.line("GPULOCK.RELEASE k me"), 1);
+        let stats = client.line("GPULOCK.STATS");
+        assert_eq!((stats.field("adopted").int(), stats.field("releases").int()), (1, 1));
+    });
+}
+
+/// Takes and gives back a lock until told to stop; the module may be away meanwhile.
+/// Answers how often it had the lock.
+fn work(server: &Server, name: &str, stop: &AtomicBool) -> u64 {
+    let mut client = server.client();
+    // Never the same command twice in a row: see the test of that below.
+    let mut ask = |words: &[&str]| {
+        let answer = client.cmd(words);
+        assert_eq!(client.line("PING"), "PONG");
+        answer
+    };
+    let (mut had, mut last) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        match ask(&["GPULOCK.ACQUIRE", "contended", name, "PX", "600000"]) {
+            Value::Int(token) => {
+                assert!(token > last, "{token} after {last}");
+                last = token;
+                had += 1;
+                loop {
+                    match ask(&["GPULOCK.RELEASE", "contended", name]) {
+                        Value::Int(released) => {
+                            assert_eq!(released, 1, "{name} lost the lock");
+                            break;
+                        }
+                        error => assert_away(&error),
+                    }
+                }
+            }
+            Value::Null => {}
+            error => assert_away(&error),
+        }
+    }
+    had
+}
+
+#[track_caller]
+fn assert_away(answer: &Value) {
+    assert!(answer.err().starts_with("ERR unknown command"), "{answer:?}");
+}
+
+#[test]
+fn fifty_unloads_under_running_clients_lose_no_lock() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        for i in 0..100 {
+            call!(client, "GPULOCK.ACQUIRE", format!("held:{i}"), "me", "PX", 600_000);
+        }
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let workers: Vec<_> = ["a", "b"]
+                .into_iter()
+                .map(|name| scope.spawn(|| work(&server, name, &stop)))
+                .collect();
+            for round in 0..50 {
+                // Some of the work is done in each round.
+                wait_until(SOON, "a grant", || {
+                    client.line("GPULOCK.STATS").field("acquired").int() > 0
+                });
+                for i in 0..10 {
+                    let key = format!("held:{i}");
+                    let owner = call!(client, "GPULOCK.INSPECT", key).field("owner");
+                    assert_eq!(owner, "me", "round {round}");
+                    assert!(call!(client, "GPULOCK.EXTEND", key, "me").int() > 0);
+                }
+                unload(&mut client);
+                load(&mut client);
+            }
+            stop.store(true, Ordering::Relaxed);
+            for worker in workers {
+                assert!(worker.join().expect("a worker") > 0);
+            }
+        });
+        assert!(client.line("GPULOCK.INSPECT contended").is_null());
+        for i in 0..100 {
+            assert_eq!(call!(client, "GPULOCK.RELEASE", format!("held:{i}"), "me"), 1);
+        }
+        assert_eq!(client.line("DBSIZE"), 0);
+        assert_eq!(client.line("GPULOCK.STATS").field("locks_held"), 0);
+    });
+}
+
+/// Redis 7.4 and later keep each client's last command and use it again when the same is
+/// sent next, also when its module has gone: the server ends.
+#[test]
+fn a_client_that_repeats_its_command_after_an_unload_is_answered() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut admin) = (server.client(), server.client());
+        assert_eq!(client.line("GPULOCK.LIST"), Value::Array(vec![]));
+        unload(&mut admin);
+        send!(client, "GPULOCK.LIST");
+        match client.try_read(SOON) {
+            Ok(answer) => assert_away(&answer.expect("an answer")),
+            // That the connection was closed at the unload will do as well.
+            Err(_) => assert_away(&server.client().line("GPULOCK.LIST")),
+        }
+        load(&mut admin);
+        assert_eq!(server.client().line("GPULOCK.LIST"), Value::Array(vec![]));
+    });
+}
+
+/// Every server keeps pointers to the commands that a transaction has queued, and follows
+/// them also when their module has gone.
+#[test]
+fn a_transaction_queued_before_an_unload_does_not_end_the_server() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut admin) = (server.client(), server.client());
+        assert_eq!(client.line("MULTI"), "OK");
+        assert_eq!(client.line("GPULOCK.ACQUIRE k me"), "QUEUED");
+        unload(&mut admin);
+        // An error, or the connection closed: either will do.
+        send!(client, "EXEC");
+        if let Ok(answer) = client.try_read(SOON) {
+            assert!(answer.expect("an answer").is_err());
+        }
+        load(&mut admin);
+        assert_eq!(admin.line("EXISTS k"), 0);
+        assert!(server.client().line("GPULOCK.ACQUIRE k me").int() > 0);
+    });
+}
+
+#[test]
+fn fifty_unloads_do_not_grow_the_memory_in_use() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        // All that the module may allocate: table, log, counters, settings, events.
+        let use_it = |client: &mut Client| {
+            let set = "CONFIG SET gpulock.channel-prefix prefix: gpulock.events all";
+            assert_eq!(client.line(set), "OK");
+            for i in 0..50 {
+                let key = format!("key:{i}");
+                call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", 600_000);
+                call!(client, "GPULOCK.RELEASE", key, "you");
+            }
+            for line in ["LIST", "METRICS", "STATS", "LOG"] {
+                assert!(!client.line(&format!("GPULOCK.{line}")).is_err());
+            }
+            client.line("CONFIG GET gpulock.*");
+            client.line("INFO everything");
+        };
+        let cycle = |client: &mut Client| {
+            use_it(client);
+            unload(client);
+            let used = server.used_memory();
+            load(client);
+            used
+        };
+        // What the first rounds leave are the keys and the server's own buffers.
+        for _ in 0..5 {
+            cycle(&mut client);
+        }
+        let before = cycle(&mut client);
+        let mut after = before;
+        for _ in 0..50 {
+            after = cycle(&mut client);
+        }
+        let growth = after - before;
+        assert!(growth < 50 * 64, "{growth} bytes in 50 rounds on {flavour}");
+    });
+}
+
+#[test]
+fn a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data() {
+    on_every_server(|flavour| {
+        let primary = flavour
+            .server()
+            .arg("repl-diskless-sync", "yes")
+            .arg("repl-backlog-size", "16kb")
+            .start();
+        let mut client = primary.client();
+        for i in 0..2000 {
+            client.send(&["SET", &format!("filler:{i}"), "x"]);
+        }
+        for _ in 0..2000 {
+            assert_eq!(client.read(), "OK");
+        }
+        let token = client.line("GPULOCK.ACQUIRE gpu:0 me PX 600000").int();
+        assert!(token > 0);
+        let mut replica = flavour
+            .server()
+            .named("replica")
+            .arg("repl-diskless-load", "swapdb")
+            // So that clients are served between any two keys.
+            .arg("loading-process-events-interval-bytes", "1024")
+            .replica_of(&primary)
+            .start();
+        replica.wait_caught_up_with(&primary);
+        let mut reader = replica.client();
+        // Half a millisecond a key: a second in all.
+        assert_eq!(reader.line("CONFIG SET key-load-delay 500"), "OK");
+
+        // It falls behind by more than the backlog, of the same history.
+        replica.freeze();
+        assert!(client.line("CLIENT KILL TYPE replica").int() >= 1);
+        let filler = "x".repeat(1000);
+        for i in 0..100 {
+            assert_eq!(call!(client, "SET", format!("big:{i}"), filler), "OK");
+        }
+        assert_eq!(client.line("GPULOCK.RELEASE gpu:0 me"), 1);
+        assert!(client.line("GPULOCK.ACQUIRE gpu:0 you PX 600000").int() > token);
+        replica.thaw();
+        wait_until(Duration::from_secs(30), "the load beside the old data", || {
+            reader.info("persistence")["async_loading"] == "1"
+        });
+        // The old data are still there to be read, by the module's commands as well.
+        assert_eq!(reader.line("GET gpu:0"), "me");
+        assert_eq!(reader.line("GPULOCK.INSPECT gpu:0").field("owner"), "me");
+        assert!(!reader.line("GPULOCK.STATS").is_err());
+        assert!(reader.line("GPULOCK.ACQUIRE gpu:1 me").is_err());
+        assert_eq!(
+            reader.info("persistence")["async_loading"],
+            "1",
+            "too fast to be seen"
+        );
+        assert_eq!(reader.line("CONFIG SET key-load-delay 0"), "OK");
+        replica.wait_link_up();
+        replica.wait_caught_up_with(&primary);
+        assert_eq!(reader.line("GPULOCK.INSPECT gpu:0").field("owner"), "you");
+        assert_eq!(reader.line("DEBUG DIGEST"), client.line("DEBUG DIGEST"));
+        assert!(!replica.log().contains("Skipping diskless-load"), "{}", replica.log());
+    });
+}
