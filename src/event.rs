@@ -1,25 +1,10 @@
 //! An event as JSON: what the clients of the contract's channel read.
 
-use std::borrow::Cow;
-
 use gpulock_core::event::Event;
 use serde::Serialize;
 
 /// What the owners of the replaced clients stand before the name of a task.
 const TASK_PREFIX: &str = "locked_by_";
-
-#[derive(Serialize)]
-struct Body<'a> {
-    event_type: &'static str,
-    lock_key: Cow<'a, str>,
-    task_name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    release_reason: Option<Cow<'a, str>>,
-    timestamp: f64,
-    owner: &'a str,
-    token: Option<u64>,
-    db: u32,
-}
 
 /// The channel of an event.
 pub(crate) fn channel(prefix: &[u8], event: &Event) -> Vec<u8> {
@@ -27,19 +12,40 @@ pub(crate) fn channel(prefix: &[u8], event: &Event) -> Vec<u8> {
 }
 
 /// The message of an event. Bytes that are no UTF-8 are replaced.
+///
+/// The members are put together by hand: their names need no escaping, which would be a
+/// third of what an event costs.
 pub(crate) fn message(event: &Event) -> Vec<u8> {
     let owner = String::from_utf8_lossy(&event.owner);
-    let body = Body {
-        event_type: if event.ended.is_some() { "lock_released" } else { "lock_acquired" },
-        lock_key: String::from_utf8_lossy(&event.key),
-        task_name: owner.strip_prefix(TASK_PREFIX).unwrap_or(&owner),
-        release_reason: event.ended.as_deref().map(String::from_utf8_lossy),
-        timestamp: unix_seconds(event.at.ms()),
-        owner: &owner,
-        token: event.token,
-        db: event.db,
-    };
-    serde_json::to_vec(&body).unwrap_or_default()
+    let kind = if event.ended.is_some() { "lock_released" } else { "lock_acquired" };
+    let mut out = Vec::with_capacity(ENOUGH);
+    out.extend_from_slice(b"{\"event_type\":");
+    value(&mut out, kind);
+    member(&mut out, b",\"lock_key\":", String::from_utf8_lossy(&event.key));
+    let task_name = owner.strip_prefix(TASK_PREFIX).unwrap_or(&owner);
+    member(&mut out, b",\"task_name\":", task_name);
+    if let Some(reason) = &event.ended {
+        member(&mut out, b",\"release_reason\":", String::from_utf8_lossy(reason));
+    }
+    member(&mut out, b",\"timestamp\":", unix_seconds(event.at.ms()));
+    member(&mut out, b",\"owner\":", &owner);
+    member(&mut out, b",\"token\":", event.token);
+    member(&mut out, b",\"db\":", event.db);
+    out.push(b'}');
+    out
+}
+
+/// Room for an ordinary event.
+const ENOUGH: usize = 320;
+
+fn member(out: &mut Vec<u8>, name: &[u8], of: impl Serialize) {
+    out.extend_from_slice(name);
+    value(out, of);
+}
+
+fn value(out: &mut Vec<u8>, of: impl Serialize) {
+    // Text and numbers into memory: nothing of it can fail.
+    let _ = serde_json::to_writer(out, &of);
 }
 
 /// Milliseconds since the epoch as seconds: exact far beyond any date.

@@ -21,6 +21,9 @@ const ENDS_AT_A_TIME: usize = 1_000;
 pub(crate) struct Round {
     last: Option<Id>,
     next_ms: u64,
+    /// When alarms were heard last: one that goes on, because the server still shows a key
+    /// whose time is over, is heard again a millisecond later, not at once.
+    heard_ms: u64,
 }
 
 impl Keeper {
@@ -57,7 +60,9 @@ impl Keeper {
     pub fn next_wake_ms(&self, now: Now) -> Option<u64> {
         let look = (self.lines.clients() > 0).then_some(self.round.next_ms);
         let owed = self.owes().then_some(0);
-        let alarm = self.alarms.first().map(|(ms, _)| *ms);
+        let heard_ms = self.round.heard_ms.min(now.ms());
+        let alarm =
+            self.alarms.first().map(|(ms, _)| (*ms).max(heard_ms.saturating_add(1)));
         let deadline = self.lines.next_deadline();
         let next = [look, owed, alarm, deadline].into_iter().flatten().min()?;
         Some(next.max(now.ms()))
@@ -65,6 +70,7 @@ impl Keeper {
 
     /// Puts the locks with lines that are to be looked at now into `due`.
     pub fn due_lines(&mut self, now: Now, due: &mut Vec<Id>) {
+        self.round.heard_ms = now.ms();
         let over = self.alarms.range(..=(now.ms(), Id::LAST));
         due.extend(over.map(|(_, id)| *id).take(ENDS_AT_A_TIME));
         // The clock may have been stepped back.

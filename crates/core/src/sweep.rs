@@ -117,21 +117,23 @@ impl Keeper {
         self.log_incident(incident, now);
     }
 
-    /// True when a glimpse of the key shows the hold as it is known. What is not seen: a
-    /// value overwritten by one of the same length under the same lease; the commands of
-    /// the module, which compare the value, do not rely on this.
+    /// True when a glimpse of the key is enough: it shows what is known. For a lock that
+    /// the module granted it never is, since only the value tells one owner from another;
+    /// its value was written so that reading it costs nothing. That of an adopted lock was
+    /// not, and is left unread while length and lease are the same: such a lock may be
+    /// overwritten unnoticed until a command compares the value.
     pub fn agrees(&self, id: Id, glimpse: Glimpse) -> bool {
-        let hold = self.table.get(id).and_then(|lock| lock.hold.as_ref());
-        let lock = self.table.get(id);
-        match (hold, glimpse) {
-            (None, Glimpse::Absent) => lock.is_none_or(|lock| lock.present == 0),
+        let Some(lock) = self.table.get(id) else { return true };
+        match (&lock.hold, glimpse) {
+            (None, Glimpse::Absent) => lock.present == 0,
             (None, Glimpse::Text { len, .. }) => {
-                let can_own = (1..=OWNER_MAX).contains(&len);
-                !can_own || lock.is_none_or(|lock| lock.places == 0)
+                lock.places == 0 || !(1..=OWNER_MAX).contains(&len)
             }
             (None, Glimpse::Other) => true,
             (Some(hold), Glimpse::Text { len, expires }) => {
-                len == hold.owner.len() && expires.unwrap_or(NO_END) == hold.until_ms
+                hold.adopted
+                    && len == hold.owner.len()
+                    && expires.unwrap_or(NO_END) == hold.until_ms
             }
             (Some(_), Glimpse::Absent | Glimpse::Other) => false,
         }
