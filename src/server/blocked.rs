@@ -19,6 +19,7 @@ use super::api::{OK, api, raw};
 use super::call::Call;
 use super::context::Context;
 use super::guard::contained;
+use super::own;
 use super::reply::Reply;
 use super::state::{now, with_keeper};
 
@@ -137,17 +138,17 @@ unsafe extern "C" fn freed(ctx: *mut raw::RedisModuleCtx, answer: *mut c_void) {
     contained(|| {
         // SAFETY: it is what `answer` gave, and the server is done with it.
         let answer = unsafe { Box::from_raw(answer.cast::<Answer>()) };
-        // SAFETY: the server handed us the context for the time of the call.
-        let (context, is_lost) = unsafe {
-            (Context::new(ctx), api!(RedisModule_BlockedClientDisconnected(ctx)) != 0)
-        };
+        // SAFETY: a question about the client that the server handed us the context for.
+        let is_lost = unsafe { api!(RedisModule_BlockedClientDisconnected(ctx)) != 0 };
         if let Answer::Granted { db, key, token } = *answer
             && is_lost
         {
             let name = Name { db, key: &key };
             with_keeper(|keeper| keeper.undelivered(name, token));
-            crate::waiting::make_good(context);
-            crate::news::tell(context);
+            if let Some(context) = own::context() {
+                crate::waiting::make_good(context);
+                crate::news::tell(context);
+            }
         }
     });
 }

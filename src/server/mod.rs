@@ -28,4 +28,5 @@ mod api;
 mod kept;
 mod leftovers;
 mod module;
+mod own;
 mod text;

@@ -8,7 +8,7 @@ use gpulock_core::settings::Settings;
 use super::api::{ERR, OK, api, flag, optional, raw};
 use super::context::{Context, log_warning};
 use super::text::Lent;
-use super::{config, events, guard, info, kept, leftovers, state};
+use super::{config, events, guard, info, kept, leftovers, own, state};
 
 /// The server's own allocator: what the module uses is seen in `used_memory`.
 #[cfg(not(test))]
@@ -79,11 +79,13 @@ fn unload() {
     guard::contained(|| {
         state::set_keeper(None);
         kept::forget();
+        own::forget();
     });
 }
 
 fn load(context: Context<'_>, arguments: &[&[u8]]) -> Result<(), String> {
     set_options(context);
+    own::make(context);
     let settings = crate::settings_from(arguments)?;
     let seed = crate::server::state::now().micros();
     let keeper = Keeper::new(Settings::clone(&settings), seed, state::now());

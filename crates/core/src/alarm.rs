@@ -52,20 +52,24 @@ impl Keeper {
 
     /// True when [`Keeper::next_wake_ms`] has an answer.
     pub fn is_waited_for(&self) -> bool {
-        !self.lines.is_empty() || !self.alarms.is_empty() || self.owes()
+        self.lines.clients() > 0 || !self.alarms.is_empty() || self.owes()
     }
 
     /// When something is to be done without being asked, in ms since the epoch; none:
     /// nobody waits and no grace runs.
     pub fn next_wake_ms(&self, now: Now) -> Option<u64> {
-        let look = (self.lines.clients() > 0).then_some(self.round.next_ms);
-        let owed = self.owes().then_some(0);
+        const NEVER: u64 = u64::MAX;
+        let (look, deadline) = match self.lines.clients() {
+            // The end of a kept place is noticed in passing: nobody hears of it.
+            0 => (NEVER, NEVER),
+            _ => (self.round.next_ms, self.lines.next_deadline().unwrap_or(NEVER)),
+        };
+        let owed = if self.owes() { 0 } else { NEVER };
         let heard_ms = self.round.heard_ms.min(now.ms());
-        let alarm =
-            self.alarms.first().map(|(ms, _)| (*ms).max(heard_ms.saturating_add(1)));
-        let deadline = self.lines.next_deadline();
-        let next = [look, owed, alarm, deadline].into_iter().flatten().min()?;
-        Some(next.max(now.ms()))
+        let alarm = self.alarms.first().map_or(NEVER, |(ms, _)| *ms);
+        let alarm = alarm.max(heard_ms.saturating_add(1));
+        let next = look.min(owed).min(alarm).min(deadline);
+        (next != NEVER).then(|| next.max(now.ms()))
     }
 
     /// Puts the locks with lines that are to be looked at now into `due`.
