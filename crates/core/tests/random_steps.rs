@@ -515,7 +515,9 @@ impl World {
             let granted = self.keeper.table().find(Name { db: 0, key: KEYS[at] });
             let granted =
                 granted.and_then(|id| self.keeper.table().get(id)?.hold.as_ref());
-            if granted.is_none_or(|hold| hold.adopted || !hold.unique) {
+            if granted.is_none_or(|hold| {
+                hold.adopted || !hold.unique || hold.owner[..] != value[..]
+            }) {
                 return false;
             }
             let Some(holder) = OWNERS.iter().position(|o| *o == value) else {
