@@ -5,7 +5,7 @@ use gpulock_core::acquire::{Acquired, Asker};
 use gpulock_core::arena::Id;
 use gpulock_core::deadlock::Circles;
 use gpulock_core::wait::{Leaving, Waiting};
-use gpulock_core::{Fault, request};
+use gpulock_core::{Fault, request, slot};
 
 use crate::look;
 use crate::server::blocked;
@@ -110,7 +110,7 @@ fn wait(
                 }
                 return Ok(());
             }
-            Waiting::LookFirst(locks) => circles = look_at(call, locks),
+            Waiting::LookFirst(locks) => circles = look_at(call, name.key, locks),
         }
     }
     Err(Fault::TryAgain)
@@ -118,9 +118,15 @@ fn wait(
 
 /// Looks at the locks of a circle. In a cluster a command may touch its own slot only: a
 /// circle through others cannot be made sure of.
-fn look_at(call: Call<'_>, locks: Vec<Id>) -> Circles {
+fn look_at(call: Call<'_>, key: &[u8], locks: Vec<Id>) -> Circles {
     let context = call.context();
-    if context.flags().in_cluster() {
+    let is_elsewhere = |id: &Id| {
+        with_keeper(|keeper| {
+            let lock = keeper.table().get(*id);
+            lock.is_some_and(|lock| slot::tag(&lock.key) != slot::tag(key))
+        })
+    };
+    if context.flags().in_cluster() && locks.iter().any(is_elsewhere) {
         return Circles::Unseen;
     }
     for id in &locks {

@@ -1,6 +1,7 @@
 //! `GPULOCK.INSPECT`: tells all that is known of one lock.
 
 use gpulock_core::inspect::{Inspection, Place};
+use gpulock_core::lease::Left;
 use gpulock_core::{Fault, Keeper};
 
 use crate::server::call::Call;
@@ -37,11 +38,12 @@ impl Command for Inspect {
     }
 }
 
-/// The lease of a lock that has no end, as `PTTL` says it.
-pub(super) fn lease(lease_ms: Option<u64>, reply: Reply<'_>) {
-    match lease_ms {
-        Some(ms) => reply.number(ms),
-        None => reply.integer(-1),
+/// What is left of a lease; one without an end as `PTTL` says it.
+pub(super) fn lease(left: Left, reply: Reply<'_>) {
+    match left {
+        Left::NotHeld => reply.null(),
+        Left::Forever => reply.integer(-1),
+        Left::Ms(ms) => reply.number(ms),
     }
 }
 
@@ -49,10 +51,7 @@ fn tell(inspection: &Inspection, reply: Reply<'_>) {
     reply.map(10);
     reply.field("owner").bytes_or_null(inspection.owner.as_deref());
     reply.field("token").number_or_null(inspection.token);
-    match inspection.adopted {
-        Some(_) => lease(inspection.lease_ms, reply.field("lease_ms")),
-        None => reply.field("lease_ms").null(),
-    }
+    lease(inspection.lease, reply.field("lease_ms"));
     reply.field("held_ms").number_or_null(inspection.held_ms);
     reply.field("session").number_or_null(inspection.session);
     reply.field("grace_ms").number_or_null(inspection.grace_ms);

@@ -61,8 +61,10 @@ fn rows(call: Call<'_>, ask: &request::List<'_>) -> Result<Vec<Row>, Fault> {
             Listed::Adopted | Listed::Gone => {}
         }
     }
-    let waited_for = with_keeper(|keeper| keeper.only_waited_for());
-    for id in waited_for.into_iter().take(limit.saturating_sub(rows.len())) {
+    for id in with_keeper(|keeper| keeper.only_waited_for()) {
+        if rows.len() >= limit {
+            break;
+        }
         if let Listed::Row(row) = shown.look(call, id) {
             rows.push(row);
         }
@@ -100,7 +102,7 @@ fn tell(row: &Row, reply: Reply<'_>) {
     reply.field("key").bytes(&row.key);
     reply.field("owner").bytes_or_null(row.owner.as_deref());
     reply.field("token").number_or_null(row.token);
-    lease(row.lease_ms, reply.field("lease_ms"));
+    lease(row.lease, reply.field("lease_ms"));
     reply.field("held_ms").number_or_null(row.held_ms);
     reply.field("waiting").number(row.waiting);
 }

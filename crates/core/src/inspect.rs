@@ -5,8 +5,9 @@ use crate::arena::Id;
 use crate::clock::Now;
 use crate::fault::Fault;
 use crate::keeper::Keeper;
-use crate::lock::{Bytes, Hold, Name, Session};
-use crate::seen::{Expires, Seen, can_own};
+use crate::lease::Left;
+use crate::lock::{Bytes, Hold, NO_END, Name, Session};
+use crate::seen::{Seen, can_own};
 
 /// What INSPECT tells of a lock that is held or waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +16,8 @@ pub struct Inspection {
     pub owner: Option<Box<[u8]>>,
     /// The fencing token.
     pub token: Option<u64>,
-    /// What is left of the lease, in ms; none: it has no end.
-    pub lease_ms: Option<u64>,
+    /// What is left of the lease.
+    pub lease: Left,
     /// For how long it is held, in ms.
     pub held_ms: Option<u64>,
     /// The client that it is tied to.
@@ -78,21 +79,20 @@ impl Keeper {
         let lock = known.and_then(|id| self.table.get(id));
         let hold = lock.and_then(|lock| lock.hold.as_ref());
         let waiting = lock.map_or(0, |lock| u64::from(lock.places));
-        let (value, expires) = match *seen {
-            Seen::Text { value, expires } => (Some(value), expires),
+        let (value, lease) = match *seen {
+            Seen::Text { value, expires } => {
+                let until_ms = expires.end().unwrap_or(NO_END);
+                (Some(value), Left::of(until_ms, now.ms()))
+            }
             _ if waiting == 0 => return None,
-            _ => (None, Expires::Never),
+            _ => (None, Left::NotHeld),
         };
-        let left = |until_ms: u64| until_ms.saturating_sub(now.ms());
         let session = hold.map_or(Session::None, |hold| hold.session);
         let places = known.into_iter().flat_map(|id| self.lines.places(id)).take(TOLD);
         Some(Inspection {
             owner: value.filter(|value| can_own(value)).map(Into::into),
             token: hold.and_then(Hold::token),
-            lease_ms: match expires {
-                Expires::At(until_ms) => Some(left(until_ms)),
-                Expires::Never | Expires::Unread => None,
-            },
+            lease,
             held_ms: hold.and_then(|hold| hold.held_ms(now)),
             session: match session {
                 Session::Tied { client, .. } => Some(client),
@@ -100,7 +100,7 @@ impl Keeper {
             },
             grace_ms: hold
                 .filter(|_| session == Session::Closed)
-                .map(|hold| left(hold.until_ms)),
+                .map(|hold| hold.until_ms.saturating_sub(now.ms())),
             adopted: value.map(|_| hold.is_none_or(|hold| hold.adopted)),
             waiting,
             waiters: places

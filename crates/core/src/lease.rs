@@ -1,7 +1,29 @@
 //! How long a lock is held: what was asked for, within what the operator allows.
 
 use crate::fault::Fault;
+use crate::lock::NO_END;
 use crate::settings::Settings;
+
+/// What is left of a lease, as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nobody holds the lock.
+    NotHeld,
+    /// It has no end.
+    Forever,
+    /// So many ms.
+    Ms(u64),
+}
+
+impl Left {
+    /// What is left of a hold at `now_ms`.
+    pub(crate) fn of(until_ms: u64, now_ms: u64) -> Self {
+        match until_ms {
+            NO_END => Self::Forever,
+            until_ms => Self::Ms(until_ms.saturating_sub(now_ms)),
+        }
+    }
+}
 
 /// The lease in ms that a call asks for: its own, or the default.
 ///

@@ -59,6 +59,7 @@ pub mod serve;
 pub mod session;
 pub mod settings;
 pub mod settle;
+pub mod slot;
 pub mod sweep;
 pub mod table;
 pub mod token;

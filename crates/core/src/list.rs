@@ -4,8 +4,9 @@
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::keeper::Keeper;
+use crate::lease::Left;
 use crate::lock::{Bytes, Hold, Lock, NO_END};
-use crate::seen::{Expires, Seen};
+use crate::seen::Seen;
 
 /// What LIST tells of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +17,8 @@ pub struct Row {
     pub owner: Option<Bytes>,
     /// The fencing token.
     pub token: Option<u64>,
-    /// What is left of the lease, in ms; none: it has no end.
-    pub lease_ms: Option<u64>,
+    /// What is left of the lease.
+    pub lease: Left,
     /// For how long it is held, in ms.
     pub held_ms: Option<u64>,
     /// How many places its line has.
@@ -53,34 +54,35 @@ impl Keeper {
         if before == Some(false) && adopted(lock) == Some(true) {
             return Listed::Adopted;
         }
-        let row = lock.hold.as_ref().map(|hold| row(lock, hold, now));
-        let lease_ms = match seen {
-            Seen::Text { expires: Expires::At(until_ms), .. } => {
-                Some(until_ms.saturating_sub(now.ms()))
+        if let Some(hold) = &lock.hold {
+            return Listed::Row(row(lock, hold, now));
+        }
+        if lock.places == 0 {
+            return Listed::Gone;
+        }
+        let lease = match seen {
+            Seen::Text { expires, .. } => {
+                Left::of(expires.end().unwrap_or(NO_END), now.ms())
             }
-            _ => None,
+            _ => Left::NotHeld,
         };
-        let row = row.or_else(|| {
-            (lock.places > 0).then(|| Row {
-                key: lock.key.clone(),
-                owner: None,
-                token: None,
-                lease_ms,
-                held_ms: None,
-                waiting: u64::from(lock.places),
-            })
-        });
-        row.map_or(Listed::Gone, Listed::Row)
+        Listed::Row(Row {
+            key: lock.key.clone(),
+            owner: None,
+            token: None,
+            lease,
+            held_ms: None,
+            waiting: u64::from(lock.places),
+        })
     }
 }
 
 fn row(lock: &Lock, hold: &Hold, now: Now) -> Row {
-    let left = || hold.until_ms.saturating_sub(now.ms());
     Row {
         key: lock.key.clone(),
         owner: Some(hold.owner.clone()),
         token: hold.token(),
-        lease_ms: (hold.until_ms != NO_END).then(left),
+        lease: Left::of(hold.until_ms, now.ms()),
         held_ms: hold.held_ms(now),
         waiting: u64::from(lock.places),
     }

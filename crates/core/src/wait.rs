@@ -75,8 +75,10 @@ impl Keeper {
         if own.is_none() {
             let full = u64::try_from(self.lines.len()).unwrap_or(u64::MAX)
                 >= self.settings.max_waiters;
-            if full || !room {
+            if full {
                 self.count(Some(id), |counters| &mut counters.refused);
+            }
+            if full || !room {
                 self.table.forget_if_idle(id);
                 return Err(if full { Fault::MaxWaiters } else { Fault::OutOfMemory });
             }
