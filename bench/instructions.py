@@ -1,25 +1,35 @@
 #!/usr/bin/env python3
-"""What a pair of commands costs the server, in instructions, counted by callgrind.
+"""What commands cost the server in instructions, counted by callgrind.
 
-    bench/instructions.py SERVER MODULE
+    bench/instructions.py SERVER MODULE             the figures
+    bench/instructions.py --calls SERVER MODULE     where the pair's instructions go;
+                                                    needs a server built with symbols
 
-Instructions do not depend on the machine's mood: the same binaries give the same figure.
-A pair takes a lock and gives it back, pipelined, so that what the server pays for a turn of
-its loop is not counted with it; nobody waits. Needs
-valgrind; Python's own library is enough for the rest.
+Instructions do not depend on the machine's mood. What does differ from one start of the
+server to the next is where its hash table puts the keys, so other people's commands are
+counted on many keys and over several starts. Work that the clock asks for is taken off
+(under valgrind a command takes fifty times longer, the clock does not): the server's own is
+counted while nothing else happens, the module's is known by the calls into it, and how
+often there was one is told.
+
+Needs valgrind; Python's own library is enough for the rest.
 """
 
-import pathlib
+import collections
 import re
-import socket
+import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
+from kit import Link, Server, packed, table
+
 PAIRS = 20_000
+COMMANDS = 12_800
 WARM_UP = 1_000
 PIPELINE = 50
+STARTS = 3
+LOCKS, WAITERS, KEYS = 1_000, 100, 400
 RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
 ACQUIRE = "return redis.call('set',KEYS[1],ARGV[1],'NX','PX',ARGV[2])"
 KEY, OWNER = "gpu_lock:node7:0", "locked_by_transcribe:worker3:8f2c1a9b"
@@ -27,119 +37,258 @@ TAKE = ["GPULOCK.ACQUIRE", KEY, OWNER, "PX", "600000"]
 GIVE = ["GPULOCK.RELEASE", KEY, OWNER]
 SET = ["SET", KEY, OWNER, "NX", "PX", "600000"]
 
+# Other people's commands, each on many keys of theirs.
+OTHERS = {
+    "GET": lambda k: [["GET", k]],
+    "SET": lambda k: [["SET", k, "v"]],
+    "SET EX": lambda k: [["SET", k, "v", "EX", "900"]],
+    "EXPIRE": lambda k: [["EXPIRE", k, "900"]],
+    "INCR": lambda k: [["INCR", "n" + k]],
+    "SET, DEL": lambda k: [["SET", "d" + k, "v"], ["DEL", "d" + k]],
+}
 
-def packed(words):
-    words = [str(word).encode() for word in words]
-    parts = [b"*%d\r\n" % len(words)]
-    return b"".join(parts + [b"$%d\r\n%s\r\n" % (len(word), word) for word in words])
 
+class Counted(Server):
+    """A server under callgrind."""
 
-class Server:
-    """A server under callgrind, on a free port, in a temporary folder."""
-
-    def __init__(self, program, module, *options):
-        self.folder = tempfile.TemporaryDirectory()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.profile = pathlib.Path(self.folder.name, "profile")
-        load = ["--loadmodule", module, *options] if module else []
-        self.process = subprocess.Popen(
-            ["valgrind", "--tool=callgrind", "--trace-children=yes", "-q",
-             f"--callgrind-out-file={self.profile}", program, "--port", str(port),
-             "--save", "", "--dir", self.folder.name, "--hz", "1", *load],
-            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                self.link = socket.create_connection(("127.0.0.1", port))
-                break
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    sys.exit(f"{program} does not start under valgrind")
-                time.sleep(0.05)
-        self.answers = self.link.makefile("rb")
-
-    def call(self, *words):
-        self.link.sendall(packed(words))
-        return self.read()
-
-    def rounds(self, commands, number):
-        """Sends the commands again and again, a pipeline at a time."""
-        batch = b"".join(map(packed, commands)) * PIPELINE
-        for _ in range(number // PIPELINE):
-            self.link.sendall(batch)
-            for _ in range(PIPELINE * len(commands)):
-                self.read()
-
-    def read(self):
-        line = self.answers.readline()
-        kind, rest = line[:1], line[1:].strip()
-        if kind == b"-":
-            raise RuntimeError(rest.decode())
-        if kind == b"$" and int(rest) >= 0:
-            return self.answers.read(int(rest) + 2)[:-2]
-        if kind == b"*":
-            return [self.read() for _ in range(int(rest))]
-        return rest
+    def __init__(self, program, module=None, *options):
+        under = ["valgrind", "--tool=callgrind", "--trace-children=yes", "-q",
+                 "--callgrind-out-file={folder}/profile"]
+        super().__init__(program, module, "--hz", "1", *options, under=under)
 
     def control(self, *options):
-        subprocess.run(["callgrind_control", *options, str(self.process.pid)],
-                       check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        subprocess.run(["callgrind_control", *options, str(self.process.pid)], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def count(self, *commands):
-        """Instructions of one round of the commands."""
-        self.rounds(commands, WARM_UP)
-        for old in self.profile.parent.glob("profile.*"):
+    def spent(self, work):
+        """Instructions and seconds that the work takes."""
+        for old in self.path.glob("profile*"):
             old.unlink()
         self.control("-z")
-        self.rounds(commands, PAIRS)
+        began = time.monotonic()
+        work()
+        seconds = time.monotonic() - began
         self.control("-d")
-        dumps = sorted(self.profile.parent.glob("profile*"))
-        text = "".join(dump.read_text() for dump in dumps)
-        return sum(map(int, re.findall(r"^totals: (\d+)", text, re.M))) // PAIRS
+        found = re.findall(r"^totals: (\d+)", "".join(self.dumps()), re.M)
+        return sum(map(int, found)), seconds
 
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-        self.folder.cleanup()
+    def dumps(self):
+        return [dump.read_text() for dump in sorted(self.path.glob("profile*"))]
+
+    def costs(self):
+        """Of the last dump: (in the module?, into the module?, function called, how often,
+        instructions) for each line of calls, and function None for a line of code."""
+        files, functions = {}, {}
+
+        def known(store, text):
+            number, _, given = text.partition(" ")
+            if given:
+                store[number] = given
+            return store[number]
+
+        caller = callee = function = often = None
+        for line in "".join(self.dumps()).splitlines():
+            kind, _, value = line.partition("=")
+            if kind == "ob":
+                caller = callee = "gpulock" in known(files, value)
+            elif kind == "fn":
+                known(functions, value)
+                callee = caller
+            elif kind == "cob":
+                callee = "gpulock" in known(files, value)
+            elif kind == "cfn":
+                function = known(functions, value)
+            elif kind == "calls":
+                often = int(value.split()[0])
+            elif re.match(r"[+\-*\d]", line) and caller is not None and len(line.split()) > 1:
+                cost = int(line.split()[1])
+                if often is None:
+                    yield caller, callee, None, 0, cost
+                else:
+                    yield caller, callee, function, often, cost
+                    callee, often = caller, None
+
+    def rounds(self, rounds):
+        """Sends all commands of all rounds, a pipeline at a time."""
+        for start in range(0, len(rounds), PIPELINE):
+            batch = [words for commands in rounds[start:start + PIPELINE] for words in commands]
+            self.link.send(b"".join(packed(*words) for words in batch))
+            for _ in batch:
+                self.link.read()
+
+    def spent_outside(self, work):
+        """As `spent`, without what the server entered the module for (timers, ticks), and
+        how often it did."""
+        instructions, seconds = self.spent(work)
+        entries = [(often, cost) for caller, callee, function, often, cost in self.costs()
+                   if function is not None and callee and not caller]
+        often, inside = (sum(column) for column in zip(*entries)) if entries else (0, 0)
+        return instructions - inside, seconds, often
+
+    def measure_idle(self):
+        instructions, seconds = self.spent(lambda: time.sleep(3))
+        self.idle = instructions / seconds
+
+    def count(self, rounds):
+        """Instructions of one round, without what the clock asks for."""
+        self.rounds(rounds[:WARM_UP])
+        instructions, seconds = self.spent(lambda: self.rounds(rounds))
+        return (instructions - self.idle * seconds) / len(rounds)
+
+
+def pairs(program, module):
+    server = Counted(program, module, "--gpulock.events", "off")
+    server.measure_idle()
+    scripts = [server.call("SCRIPT", "LOAD", text).decode() for text in (ACQUIRE, RELEASE)]
+    evalsha = [["EVALSHA", scripts[0], 1, KEY, OWNER, 600000],
+               ["EVALSHA", scripts[1], 1, KEY, OWNER]]
+    count = lambda *commands: server.count([commands] * PAIRS)
+    figures = [
+        ("`PING`, `PING`", count(["PING"], ["PING"])),
+        ("`SET NX PX`, `DEL` (compares no owner)", count(SET, ["DEL", KEY])),
+        ("`GPULOCK.ACQUIRE`, `GPULOCK.RELEASE`, events off", count(TAKE, GIVE)),
+    ]
+    server.call("CONFIG", "SET", "gpulock.events", "release")
+    figures += [
+        ("the same, an event at each release, nobody listening", count(TAKE, GIVE)),
+        ("`SET NX PX`, `EVALSHA` (compare and delete)", count(SET, evalsha[1])),
+        ("`EVALSHA`, `EVALSHA`", count(*evalsha)),
+    ]
+    print(f"{server.version()}, instructions for taking and giving back, mean of {PAIRS:,}\n")
+    server.stop()
+    native = figures[1][1]
+    table(["pair", "instructions", "to the native pair"],
+          [(name, f"{count:,.0f}", f"{count / native:.2f}") for name, count in figures])
+
+
+def others(program, module, waiters):
+    """What other people's commands cost on one new server: with the module locks are held,
+    and clients wait if asked to; without it the same keys stand there, and as many idle
+    clients."""
+    server = Counted(program, module)
+    links = [Link(server.port) for _ in range(waiters)]
+    for number in range(LOCKS):
+        key, owner = f"gpu_lock:{number:07}", f"locked_by_transcribe:worker3:{number:08x}"
+        take = ["GPULOCK.ACQUIRE"] if module else ["SET"]
+        server.call(*take, key, owner, "PX", 6_000_000)
+    for number, link in enumerate(links):
+        if module:
+            link.send(packed("GPULOCK.ACQUIRE", f"gpu_lock:{number:07}", f"waiter:{number}",
+                             "BLOCK", 0))
+        else:
+            link.call("PING")
+    idle, seconds, _ = server.spent_outside(lambda: time.sleep(3))
+    idle /= seconds
+    keys = [f"user:{number}" for number in range(KEYS)]
+    counts, entered = {}, 0
+    for name, commands in OTHERS.items():
+        rounds = [commands(keys[number % KEYS]) for number in range(COMMANDS)]
+        server.rounds(rounds[:KEYS])
+        instructions, seconds, often = server.spent_outside(lambda: server.rounds(rounds))
+        counts[name] = (instructions - idle * seconds) / COMMANDS
+        entered = max(entered, often / COMMANDS)
+    for link in links:
+        link.close()
+    server.stop()
+    return counts, entered
+
+
+def bystanders(program, module):
+    kinds = {
+        "without": (None, 0), "held": (module, 0),
+        "without, clients": (None, WAITERS), "waiting": (module, WAITERS),
+    }
+    found, entered = {kind: [] for kind in kinds}, 0
+    for _ in range(STARTS):
+        for kind, arguments in kinds.items():
+            counts, often = others(program, *arguments)
+            found[kind].append(counts)
+            entered = max(entered, often)
+    rows, noise = [], 0
+    for name in OTHERS:
+        all_counts = {kind: [counts[name] for counts in found[kind]] for kind in kinds}
+        one = {kind: statistics.median(counts) for kind, counts in all_counts.items()}
+        noise = max(noise, *((max(c) - min(c)) / statistics.median(c) for c in all_counts.values()))
+        rows.append((
+            f"`{name}`", f"{one['without']:,.0f}", f"{one['held']:,.0f}",
+            f"{one['held'] / one['without']:.3f}", f"{one['without, clients']:,.0f}",
+            f"{one['waiting']:,.0f}", f"{one['waiting'] / one['without, clients']:.3f}"))
+    print(f"Other people's commands, instructions: median of {STARTS} starts of each server, "
+          f"which differ by {noise:.1%} at most; while they ran the server entered the module, for "
+          f"its timers, at most {entered:.3f} times a command\n")
+    table(["command", "no module", f"{LOCKS:,} locks held", "ratio",
+           f"no module, {WAITERS} idle clients", f"{WAITERS} clients waiting", "ratio"], rows)
+
+
+def handoffs(program, module):
+    """Instructions of a hand-off: the holder releases, asks again, the next one holds."""
+    rows = []
+    for number in (10, 1_000, 10_000):
+        server = Counted(program, module, "--gpulock.events", "off")
+        links = [Link(server.port) for _ in range(number + 1)]
+        asks = [packed("GPULOCK.ACQUIRE", KEY, f"worker:{place:05}", "PX", 6_000_000,
+                       "BLOCK", 0) for place in range(number + 1)]
+        again = [packed("GPULOCK.RELEASE", KEY, f"worker:{place:05}") + ask
+                 for place, ask in enumerate(asks)]
+        for link, ask in zip(links, asks):
+            link.send(ask)
+        links[0].read()
+        turn = 0
+
+        def hand_on():
+            nonlocal turn
+            for _ in range(5_000):
+                links[turn].send(again[turn])
+                links[turn].read()
+                turn = (turn + 1) % len(links)
+                links[turn].read()
+
+        server.call("PING")
+        server.measure_idle()
+        hand_on()
+        instructions, seconds = server.spent(hand_on)
+        rows.append((f"{number:,}", (instructions - server.idle * seconds) / 5_000))
+        for link in links:
+            link.close()
+        server.stop()
+    print("A hand-off (RELEASE and ACQUIRE … BLOCK), instructions, one lock\n")
+    table(["clients waiting", "instructions", "to 10"],
+          [(number, f"{count:,.0f}", f"{count / rows[0][1]:.2f}") for number, count in rows])
+
+
+def calls(program, module):
+    """Where the instructions of the pair go: the module's own code, what it calls, and the
+    rest, which is the server's way to a command and back."""
+    server = Counted(program, module, "--gpulock.events", "off")
+    server.rounds([[TAKE, GIVE]] * WARM_UP)
+    total, _ = server.spent(lambda: server.rounds([[TAKE, GIVE]] * PAIRS))
+    own, callees, how_often = 0, collections.Counter(), collections.Counter()
+    for caller, callee, function, often, cost in server.costs():
+        if caller and function is None:
+            own += cost
+        elif caller and not callee:
+            callees[function] += cost
+            how_often[function] += often
+    server.stop()
+    others = total - own - sum(callees.values())
+    rows = [("the server's way to two commands and back", "", others), ("the module's own code", "", own)]
+    rows += [(f"`{callee}`", f"{how_often[callee] / PAIRS:.0f}", cost)
+             for callee, cost in callees.most_common() if cost / PAIRS >= 20]
+    rest = total - sum(cost for _, _, cost in rows)
+    rows += [("smaller ones", "", rest), ("all", "", total)]
+    table(["where", "times", "instructions"],
+          [(where, times, f"{cost / PAIRS:,.0f}") for where, times, cost in rows])
 
 
 def main():
-    program, module = sys.argv[1:3]
-    server = Server(program, module, "gpulock.events", "off")
-    version = re.search(r"(?:redis|valkey)_version:(\S+)", server.call("INFO", "server").decode())
-    scripts = [server.call("SCRIPT", "LOAD", text).decode() for text in (ACQUIRE, RELEASE)]
-    rows = [
-        ("PING, PING", [["PING"], ["PING"]]),
-        ("SET NX PX, DEL (checks no owner)", [SET, ["DEL", KEY]]),
-        ("ACQUIRE, RELEASE, events off", [TAKE, GIVE]),
-        ("SET NX PX, EVALSHA", [SET, ["EVALSHA", scripts[1], 1, KEY, OWNER]]),
-        ("EVALSHA, EVALSHA", [["EVALSHA", scripts[0], 1, KEY, OWNER, 600000],
-                              ["EVALSHA", scripts[1], 1, KEY, OWNER]]),
-    ]
-    figures = [(name, server.count(*commands)) for name, commands in rows]
-    server.call("CONFIG", "SET", "gpulock.events", "release")
-    figures.insert(3, ("ACQUIRE, RELEASE, events on, nobody listening", server.count(TAKE, GIVE)))
-    server.call(*TAKE)
-    others = [["SET", "k", "v"], ["GET", "k"], ["SET", "k", "v", "EX", "9"], ["EXPIRE", "k", "9"],
-              ["DEL", "k"], ["INCR", "n"]]
-    with_module = [server.count(words) for words in others]
-    server.stop()
-    server = Server(program, None)
-    server.call(*SET)
-    without = [server.count(words) for words in others]
-    server.stop()
-
-    native = figures[1][1]
-    print(f"version {version[1]}, instructions, mean of {PAIRS} rounds\n")
-    print("| pair | instructions | to the native pair |\n|---|---|---|")
-    for name, count in figures:
-        print(f"| {name} | {count:,} | {count / native:.2f} |")
-    print("\n| other people's command | without | with the module, a lock held | ratio |\n|---|---|---|---|")
-    for words, plain, loaded in zip(others, without, with_module):
-        print(f"| {' '.join(words)} | {plain:,} | {loaded:,} | {loaded / plain:.3f} |")
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--calls"]:
+        calls(*arguments[1:])
+    elif len(arguments) != 2:
+        sys.exit(__doc__)
+    else:
+        for part in (pairs, bystanders, handoffs):
+            part(*arguments)
 
 
 if __name__ == "__main__":
