@@ -30,7 +30,11 @@ impl Command for Release {
             asked.inspect_err(|_| with_keeper(|keeper| keeper.release_failed(name)))?;
         let client = call.client();
         let mut key = call.open()?;
-        let seen = key.look_for(ask.owner);
+        // With a token the hold itself is meant, and its lease tells it from a later one.
+        let seen = match ask.token {
+            Some(_) => key.look(),
+            None => key.look_for(ask.owner),
+        };
         let released =
             with_keeper(|keeper| keeper.release(name, ask, &seen, client, now()))?;
         match released {

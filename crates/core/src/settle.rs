@@ -7,6 +7,7 @@
 //! | a hold | its owner | it goes on, with the lease that the key shows |
 //! | a hold | nothing | it ended: `expired` at or after its lease's end, else `removed`; the end of a grace is its session's |
 //! | a hold | nothing, the slot is gone | it `moved` |
+//! | a hold whose lease is over | its owner, with another lease | it ended, and the key was set anew: the same name, but another hold |
 //! | a hold | something else | it ended likewise; another owner in place of a granted lock is adopted |
 //! | no hold | anything | nothing: whether it is adopted is for each rule to say |
 
@@ -22,24 +23,30 @@ impl Keeper {
     /// nothing; [`crate::table::Table::forget_if_idle`] is left to the caller.
     pub(crate) fn settle(&mut self, id: Id, seen: &Seen<'_>, now: Now) {
         let Some(hold) = self.table.hold_mut(id) else { return };
-        let over = match hold.session {
-            _ if !hold.is_over(now.ms()) => End::Removed,
+        let is_over = hold.is_over(now.ms());
+        let end = match hold.session {
+            _ if !is_over => End::Removed,
             Session::Closed => End::SessionClosed,
             _ => End::Expired,
         };
         let granted = !hold.adopted;
+        let is_other_lease =
+            |end: Option<u64>| end.is_some_and(|end| end != hold.until_ms);
         match *seen {
-            Seen::Text { value, expires } if value == &*hold.owner => {
+            Seen::Text { value, expires }
+                if value == &*hold.owner
+                    && !(is_over && is_other_lease(expires.end())) =>
+            {
                 hold.until_ms = expires.end().unwrap_or(hold.until_ms);
                 self.rearm(id);
             }
             Seen::Text { value, expires } => {
-                self.end(id, over, Caller::default(), now);
+                self.end(id, end, Caller::default(), now);
                 if granted && can_own(value) {
                     self.adopt(id, value, expires, now);
                 }
             }
-            Seen::Absent | Seen::Other => self.end(id, over, Caller::default(), now),
+            Seen::Absent | Seen::Other => self.end(id, end, Caller::default(), now),
             Seen::Elsewhere => self.end(id, End::Moved, Caller::default(), now),
         }
     }

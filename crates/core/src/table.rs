@@ -20,6 +20,10 @@ const SHARDS: usize = 1024;
 /// but never below this many places.
 const SMALL: usize = 8;
 
+/// Locks with longer keys have no counters of their own: each key is told some seventy
+/// times in the metrics.
+const TRACKED_KEY_MAX: usize = 1024;
+
 /// The locks.
 #[derive(Debug)]
 pub struct Table {
@@ -60,7 +64,7 @@ impl Table {
     }
 
     /// The lock of this name; made when nothing was known of it, with counters of its own
-    /// while there are fewer than `tracked_limit` of those.
+    /// while there are fewer than `tracked_limit` of those and unless its key is long.
     pub(crate) fn find_or_make(
         &mut self,
         name: Name<'_>,
@@ -74,7 +78,8 @@ impl Table {
             return Some(*id);
         }
         let mut lock = Lock::new(name);
-        let is_tracked = tracked.len() < tracked_limit;
+        let is_tracked =
+            tracked.len() < tracked_limit && name.key.len() <= TRACKED_KEY_MAX;
         lock.counters = is_tracked.then(Box::default);
         let id = locks.insert(lock)?;
         shard.insert_unique(hash, id, |id| rehash(locks, hasher, *id));
