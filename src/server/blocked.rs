@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 
-use gpulock_core::Name;
 use gpulock_core::keeper::Answer;
 use gpulock_core::line::Ticket;
 use gpulock_core::wait::Leaving;
@@ -140,11 +139,10 @@ unsafe extern "C" fn freed(ctx: *mut raw::RedisModuleCtx, answer: *mut c_void) {
         let answer = unsafe { Box::from_raw(answer.cast::<Answer>()) };
         // SAFETY: a question about the client that the server handed us the context for.
         let is_lost = unsafe { api!(RedisModule_BlockedClientDisconnected(ctx)) != 0 };
-        if let Answer::Granted { db, key, token } = *answer
+        if let Answer::Granted { token, waiter } = *answer
             && is_lost
         {
-            let name = Name { db, key: &key };
-            with_keeper(|keeper| keeper.undelivered(name, token));
+            with_keeper(|keeper| keeper.undelivered(token, waiter));
             if let Some(context) = own::context() {
                 crate::waiting::make_good(context);
                 crate::news::tell(context);

@@ -174,7 +174,8 @@ impl Keeper {
     }
 
     /// Sets the lease of a known hold anew, and answers its token and its end. An adopted
-    /// lock gets its token here; a grace that runs is over.
+    /// lock gets its token here; after the connection that
+    /// it was tied to it is tied to none.
     pub(crate) fn renew(
         &mut self,
         id: Id,
@@ -187,7 +188,8 @@ impl Keeper {
         hold.set_token(token);
         let until_ms = lease::end(lease_ms, hold.since_ms, now.ms(), settings);
         hold.until_ms = until_ms;
-        if hold.session == Session::Closed {
+        hold.renewed = true;
+        if matches!(hold.session, Session::Ending { .. } | Session::Closed) {
             hold.session = Session::None;
         }
         self.rearm(id);

@@ -10,7 +10,7 @@ use crate::lock::{NO_END, Session};
 /// How often the lines are looked at, in ms.
 const LOOK_EVERY_MS: u64 = 5;
 
-/// How many lines at a time: 300 within 10 ms.
+/// How many lines at a time. When one of them is served the next ones come at once.
 const LINES_AT_A_TIME: usize = 160;
 
 /// How many locks whose lease is over are looked at in one go; the rest a moment later.
@@ -24,6 +24,13 @@ pub(crate) struct Round {
     /// When alarms were heard last: one that goes on, because the server still shows a key
     /// whose time is over, is heard again a millisecond later, not at once.
     heard_ms: u64,
+}
+
+impl Round {
+    /// Goes on at once: where one key is gone, as after FLUSHALL, others may be.
+    pub(crate) fn look_again(&mut self) {
+        self.next_ms = 0;
+    }
 }
 
 impl Keeper {

@@ -4,8 +4,10 @@
 //! ends the search.
 
 use crate::arena::Id;
+use crate::clock::Now;
 use crate::keeper::Keeper;
 use crate::line::Waiter;
+use crate::lock::Session;
 
 /// How far the search goes.
 const STEPS: usize = 1_000;
@@ -35,7 +37,7 @@ pub(crate) struct Circle {
 
 impl Keeper {
     /// The circle that would be closed if `owner` waited for the lock.
-    pub(crate) fn circle(&self, owner: &[u8], lock: Id) -> Option<Circle> {
+    pub(crate) fn circle(&self, owner: &[u8], lock: Id, now: Now) -> Option<Circle> {
         if self.calls_of(owner).any(|waiter| waiter.lock != lock) {
             return None;
         }
@@ -43,23 +45,25 @@ impl Keeper {
         for _ in 0..STEPS {
             let id = *locks.last()?;
             let hold = self.table.get(id)?.hold.as_ref()?;
-            if hold.adopted || !hold.unique {
+            let is_ending = matches!(hold.session, Session::Ending { .. });
+            if hold.adopted || !hold.unique || is_ending {
                 return None;
             }
             owners.push(&hold.owner);
             if *hold.owner == *owner {
                 return Some(Circle { chain: chain(&owners), locks });
             }
-            locks.push(self.only_wait(&hold.owner)?.lock);
+            locks.push(self.only_wait(&hold.owner, now)?.lock);
         }
         None
     }
 
-    /// The call in which a UNIQUE owner waits, if it is one alone.
-    fn only_wait(&self, owner: &[u8]) -> Option<&Waiter> {
+    /// The call in which a UNIQUE owner waits, if it is one alone and its time is not over.
+    fn only_wait(&self, owner: &[u8], now: Now) -> Option<&Waiter> {
         let mut calls = self.calls_of(owner);
         let only = calls.next()?;
-        calls.next().is_none().then_some(only)
+        let is_over = only.deadline_ms.is_some_and(|ms| ms <= now.ms());
+        (calls.next().is_none() && !is_over).then_some(only)
     }
 
     /// The calls in which a UNIQUE owner waits.

@@ -96,7 +96,7 @@ impl Keeper {
             held_ms: hold.and_then(|hold| hold.held_ms(now)),
             session: match session {
                 Session::Tied { client, .. } => Some(client),
-                Session::None | Session::Closed => None,
+                Session::None | Session::Ending { .. } | Session::Closed => None,
             },
             grace_ms: hold
                 .filter(|_| session == Session::Closed)

@@ -10,7 +10,7 @@ use crate::counters::{Counters, bump};
 use crate::event::{End, Event, Text};
 use crate::fault::Fault;
 use crate::lease;
-use crate::line::{Lines, Ticket};
+use crate::line::{Lines, Ticket, Waiter};
 use crate::lock::{Bytes, Hold, Lock, NO_END, Name};
 use crate::log::{Entry, Kind, Log, Subject, cut};
 use crate::seen::Expires;
@@ -75,12 +75,10 @@ pub struct Keeper {
 pub enum Answer {
     /// The lock is the client's.
     Granted {
-        /// The number of the database.
-        db: u32,
-        /// The lock.
-        key: Bytes,
         /// The fencing token.
         token: u64,
+        /// Who it was granted to, in case that nobody is there to hear it.
+        waiter: Box<Waiter>,
     },
     /// It is not.
     Null,
@@ -335,8 +333,8 @@ impl Keeper {
             bump(end.counter(counters));
             counters.hold_ms.record(now.ms_since(hold.since_ms));
         });
-        let ours = !hold.adopted
-            || matches!(end, End::Released(_) | End::Forced(_) | End::Expired);
+        let ours =
+            !hold.adopted || !matches!(end, End::Removed | End::Evicted | End::Moved);
         let told = ours && end != End::Moved && self.settings.events != Events::Off;
         let kind = end.log_kind();
         let reason = end.reason();

@@ -42,6 +42,8 @@ pub struct Hold {
     pub unique: bool,
     /// The log has been told that this hold is long.
     pub warned: bool,
+    /// Its owner has renewed it, and so knows of it.
+    pub renewed: bool,
     /// Whether it ends with a connection.
     pub session: Session,
 }
@@ -53,6 +55,13 @@ pub enum Session {
     None,
     /// With this client's.
     Tied {
+        /// The client's id.
+        client: u64,
+        /// How long, in ms, the lock outlives the connection.
+        grace_ms: u64,
+    },
+    /// That connection closed, and what follows from it is owed.
+    Ending {
         /// The client's id.
         client: u64,
         /// How long, in ms, the lock outlives the connection.
@@ -73,6 +82,7 @@ impl Hold {
             adopted: token.is_none(),
             unique: false,
             warned: false,
+            renewed: false,
             session: Session::None,
         }
     }

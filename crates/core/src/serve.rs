@@ -52,10 +52,10 @@ impl Keeper {
             self.count(Some(id), |counters| &mut counters.acquired_after_wait);
             let waited_ms = now.ms_since(waiter.since_ms);
             self.tally(Some(id), |counters| counters.wait_ms.record(waited_ms));
-            let lock = self.table.get(id)?;
-            let (db, key) = (lock.db, lock.key.clone());
-            self.answers.push_back((ticket, Answer::Granted { db, key, token }));
-            return Some(Handed { owner: waiter.owner, until_ms });
+            let owner = waiter.owner.clone();
+            let waiter = Box::new(waiter);
+            self.answers.push_back((ticket, Answer::Granted { token, waiter }));
+            return Some(Handed { owner, until_ms });
         }
         None
     }

@@ -5,26 +5,27 @@ use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
 use crate::keeper::{Caller, Keeper};
-use crate::lock::{Name, Session};
+use crate::line::Waiter;
+use crate::lock::Session;
 use crate::seen::Seen;
 use crate::serve::Handed;
 use crate::wait::Leaving;
 
 /// Something that happened to a client, for which a lock's key is to be changed as soon as
 /// the server may be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owed {
     /// The lock.
     pub lock: Id,
     what: What,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum What {
     /// This client's connection closed then, in ms since the epoch.
     SessionEnd { client: u64, closed_ms: u64 },
-    /// The waiter that was granted this token never heard of it.
-    TakeBack { token: u64 },
+    /// This waiter was granted this token, and never heard of it.
+    TakeBack { token: u64, waiter: Box<Waiter> },
 }
 
 /// What is to be done to the key.
@@ -67,18 +68,24 @@ impl Keeper {
         if let Some(ticket) = self.lines.of_client(client) {
             self.leave(ticket, Leaving::Disconnected, now);
         }
-        let closed_ms = now.ms();
         let ties = self.ties.range((client, Id::FIRST)..);
-        let locks = ties.take_while(|(tied_to, _)| *tied_to == client).map(|(_, id)| *id);
-        let what = What::SessionEnd { client, closed_ms };
-        self.owed.extend(locks.map(|lock| Owed { lock, what }));
+        let tied = ties.take_while(|(tied_to, _)| *tied_to == client).map(|(_, id)| *id);
+        for lock in tied.collect::<Vec<_>>() {
+            self.ties.remove(&(client, lock));
+            if let Some(hold) = self.table.hold_mut(lock)
+                && let Session::Tied { client, grace_ms } = hold.session
+            {
+                hold.session = Session::Ending { client, grace_ms };
+                let what = What::SessionEnd { client, closed_ms: now.ms() };
+                self.owed.push_back(Owed { lock, what });
+            }
+        }
     }
 
     /// A waiter was gone before it heard of its grant.
-    pub fn undelivered(&mut self, name: Name<'_>, token: u64) {
-        if let Some(lock) = self.table.find(name) {
-            self.owed.push_back(Owed { lock, what: What::TakeBack { token } });
-        }
+    pub fn undelivered(&mut self, token: u64, waiter: Box<Waiter>) {
+        let lock = waiter.lock;
+        self.owed.push_back(Owed { lock, what: What::TakeBack { token, waiter } });
     }
 
     /// True when something is owed.
@@ -105,12 +112,16 @@ impl Keeper {
         let id = owed.lock;
         let Some(hold) = self.table.hold_mut(id) else { return MadeGood::Nothing };
         let end = match (owed.what, hold.session) {
-            (What::TakeBack { token }, _) if hold.token() == Some(token) => {
+            // Unless its owner asked again in the same turn, and was told that way.
+            (What::TakeBack { token, waiter }, _)
+                if hold.token() == Some(token) && !hold.renewed =>
+            {
+                self.keep_place(&waiter, now);
                 End::Undelivered
             }
             (
                 What::SessionEnd { client, closed_ms },
-                Session::Tied { client: tied_to, grace_ms },
+                Session::Ending { client: tied_to, grace_ms },
             ) if client == tied_to => {
                 let until_ms = closed_ms.saturating_add(grace_ms);
                 if until_ms > now.ms() {

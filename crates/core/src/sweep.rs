@@ -149,7 +149,13 @@ impl Keeper {
                 self.adopt_unless_known(id, value, expires, now);
                 None
             }
-            Seen::Absent => self.serve(id, now),
+            Seen::Absent => {
+                let handed = self.serve(id, now);
+                if handed.is_some() {
+                    self.round.look_again();
+                }
+                handed
+            }
             Seen::Elsewhere => {
                 self.dismiss_line(id, Leaving::Moved, now);
                 None

@@ -85,7 +85,7 @@ impl Keeper {
         }
         if ask.unique
             && let Circles::SureOf(checked) = circles
-            && let Some(circle) = self.circle(ask.owner, id)
+            && let Some(circle) = self.circle(ask.owner, id, now)
         {
             if circle.locks != *checked {
                 return Ok(Waiting::LookFirst(circle.locks));
@@ -197,7 +197,7 @@ impl Keeper {
         Some(waiter)
     }
 
-    fn keep_place(&mut self, waiter: &Waiter, now: Now) {
+    pub(crate) fn keep_place(&mut self, waiter: &Waiter, now: Now) {
         let keep_ms = self.settings.place_keep;
         if waiter.unique && keep_ms > 0 {
             let deadline_ms = Some(now.ms().saturating_add(keep_ms));

@@ -493,20 +493,21 @@ impl World {
     /// Whether the owner, if it waits for the key, waits for itself: followed through what
     /// the keys show.
     fn is_circle(&mut self, owner: usize, key: usize) -> bool {
+        // Each with whether its time is over, of which nobody was told yet.
         let waits_for = |world: &Self, owner: usize| {
-            let mut keys = Vec::new();
+            let mut waits = Vec::new();
             for (key, line) in &world.lines {
-                let of_owner = |place: &&Place| place.unique && place.owner == owner;
-                keys.extend(
-                    line.iter()
-                        .filter(of_owner)
-                        .filter(|p| p.waits.is_ok())
-                        .map(|_| *key),
-                );
+                for place in line.iter().filter(|p| p.unique && p.owner == owner) {
+                    let Ok(wait) = &place.waits else { continue };
+                    let deadline_ms =
+                        world.keeper.lines().get(wait.ticket).unwrap().deadline_ms;
+                    let is_over = deadline_ms.is_some_and(|ms| ms <= world.now().ms());
+                    waits.push((*key, is_over));
+                }
             }
-            keys
+            waits
         };
-        if waits_for(self, owner).iter().any(|other| *other != key) {
+        if waits_for(self, owner).iter().any(|(other, _)| *other != key) {
             return false;
         }
         let mut at = key;
@@ -527,7 +528,7 @@ impl World {
                 return true;
             }
             match waits_for(self, holder)[..] {
-                [only] => at = only,
+                [(only, false)] => at = only,
                 _ => return false,
             }
         }
@@ -583,22 +584,27 @@ impl World {
             let until_ms = self.now().ms() + PLACE_KEEP_MS;
             let line = self.lines.get_mut(&key).unwrap();
             match answer {
-                Answer::Granted { token, .. } => {
+                Answer::Granted { token, waiter } => {
                     let first = line.iter().position(|place| place.waits.is_ok());
                     assert_eq!(first, Some(place), "first come, first served");
-                    let place = line.remove(place);
-                    self.granted(key, token);
-                    if place.waits.is_ok_and(|wait| wait.lost) {
-                        lost.push((key, token));
+                    let is_lost = line[place].waits.as_ref().is_ok_and(|wait| wait.lost);
+                    if is_lost && line[place].unique {
+                        line[place].waits = Err(until_ms);
+                    } else {
+                        line.remove(place);
                     }
+                    if is_lost {
+                        lost.push((token, waiter));
+                    }
+                    self.granted(key, token);
                 }
                 Answer::Null if line[place].unique => line[place].waits = Err(until_ms),
                 Answer::Null => drop(line.remove(place)),
                 Answer::Refused(fault) => panic!("{fault}"),
             }
         }
-        for (key, token) in lost {
-            self.keeper.undelivered(Name { db: 0, key: KEYS[key] }, token);
+        for (token, waiter) in lost {
+            self.keeper.undelivered(token, waiter);
             self.make_good();
         }
     }
