@@ -1,0 +1,530 @@
+//! What `UNIQUE` gives an owner: the same token when it asks again, one place in a line,
+//! and a place that is kept while it is away. What an owner without it does not get.
+
+use std::time::{Duration, Instant};
+
+use gpulock_testkit::{
+    Client, Flavour, Server, Value, call, on_every_server, wait_until,
+};
+
+#[path = "support/figures.rs"]
+mod figures;
+use figures::stats;
+#[path = "support/places.rs"]
+mod places;
+use places::{line_of, wait_line};
+
+const LATER: Duration = Duration::from_secs(10);
+
+/// A connection that has asked, and waits.
+#[track_caller]
+fn waiter(server: &Server, request: &str) -> Client {
+    let mut client = server.client();
+    client.send_lines(&[request]);
+    client
+}
+
+/// Whether CLIENT UNBLOCK reaches a client that waits in a module.
+fn can_unblock(flavour: &Flavour) -> bool {
+    flavour.is_valkey() || flavour.version() >= (7, 4, 0)
+}
+
+/// Nothing more was said on this connection before this moment.
+#[track_caller]
+fn says_nothing_more(client: &mut Client) {
+    assert_eq!(client.line("ECHO nothing-more"), "nothing-more");
+}
+
+/// The law of the counters, and how many hold and wait.
+#[track_caller]
+fn adds_up(client: &mut Client, held: i64, waiting: i64) {
+    let stats = stats(client);
+    let ends = [
+        "releases",
+        "emergency_releases",
+        "expired",
+        "session_releases",
+        "removed",
+        "evicted",
+        "moved",
+        "undelivered",
+        "locks_held",
+    ];
+    let ended: i64 = ends.iter().map(|name| stats[*name]).sum();
+    assert_eq!(stats["acquired"] + stats["adopted"], ended, "{stats:?}");
+    assert_eq!((stats["locks_held"], stats["clients_waiting"]), (held, waiting));
+}
+
+#[test]
+fn a_retry_after_a_lost_reply_answers_the_same_token_and_renews_the_lease() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut other) = (server.client(), server.client());
+        let first = client.line("GPULOCK.ACQUIRE k me PX 50000 UNIQUE").int();
+        // The answer comes at once, over whichever connection and with whatever options.
+        for retry in [
+            "GPULOCK.ACQUIRE k me PX 90000 UNIQUE",
+            "GPULOCK.ACQUIRE k me PX 90000 UNIQUE BLOCK 0",
+            "GPULOCK.ACQUIRE k me PX 90000 BLOCK 1 UNIQUE",
+        ] {
+            assert!(client.line("PTTL k").int() <= 50_000);
+            assert_eq!(other.line(retry), first);
+            assert!((80_000..=90_000).contains(&client.line("PTTL k").int()), "{retry}");
+            assert_eq!(other.line("GPULOCK.EXTEND k me PX 50000"), first);
+        }
+        // Renewed is not granted anew.
+        let stats = stats(&mut client);
+        assert_eq!((stats["acquired"], stats["renewed"], stats["refused"]), (1, 3, 0));
+        assert_eq!(client.line("GPULOCK.ACQUIRE k you UNIQUE"), Value::Null);
+        adds_up(&mut client, 1, 0);
+    });
+}
+
+#[test]
+fn a_retry_after_a_wait_answers_the_token_of_the_grant() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut other) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder UNIQUE");
+        let mut me = waiter(&server, "GPULOCK.ACQUIRE k me PX 50000 UNIQUE BLOCK 0");
+        wait_line(&mut client, "k", &["me"]);
+        let _next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
+        wait_line(&mut client, "k", &["me", "next"]);
+        assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+        let token = me.read().int();
+        // The one who holds passes nobody who waits.
+        assert_eq!(other.line("GPULOCK.ACQUIRE k me PX 90000 UNIQUE BLOCK 0"), token);
+        assert!(client.line("PTTL k").int() > 80_000);
+        assert_eq!(line_of(&mut client, "k"), ["next"]);
+        adds_up(&mut client, 1, 1);
+    });
+}
+
+#[test]
+fn a_renewed_lease_lets_the_line_wait_for_its_new_end() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("GPULOCK.ACQUIRE k me PX 300 UNIQUE");
+        let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
+        let mut clock = waiter(&server, "GPULOCK.ACQUIRE k clock BLOCK 600");
+        wait_line(&mut client, "k", &["next", "clock"]);
+        let token = client.line("GPULOCK.ACQUIRE k me PX 100000 UNIQUE").int();
+        assert_eq!(clock.read(), Value::Null);
+        assert_eq!(client.line("GPULOCK.INSPECT k").field("token"), token);
+        assert_eq!(line_of(&mut client, "k"), ["next"]);
+        // A shorter one is the end that counts as well.
+        assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 20 UNIQUE"), token);
+        assert!(next.read().int() > token);
+    });
+}
+
+#[test]
+fn an_adopted_lock_answers_one_token_from_its_first_renewal_on() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        assert_eq!(client.line("SET k me PX 50000"), "OK");
+        assert_eq!(client.line("GPULOCK.ACQUIRE k me"), Value::Null);
+        assert_eq!(client.line("GPULOCK.INSPECT k").field("token"), Value::Null);
+        let token = client.line("GPULOCK.ACQUIRE k me PX 90000 UNIQUE").int();
+        assert!(token > 0);
+        assert!(client.line("PTTL k").int() > 80_000);
+        for _ in 0..2 {
+            assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 90000 UNIQUE"), token);
+        }
+        let seen = client.line("GPULOCK.INSPECT k");
+        assert_eq!(seen.field("token"), token);
+        assert_eq!(seen.field("adopted"), 1);
+        let stats = stats(&mut client);
+        assert_eq!((stats["acquired"], stats["adopted"], stats["renewed"]), (0, 1, 3));
+        adds_up(&mut client, 1, 0);
+    });
+}
+
+#[test]
+fn asking_again_takes_over_the_place_and_the_older_call_gets_null() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("GPULOCK.ACQUIRE k holder");
+        let mut older = waiter(&server, "GPULOCK.ACQUIRE k me PX 1000 BLOCK 0 UNIQUE");
+        wait_line(&mut client, "k", &["me"]);
+        let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
+        wait_line(&mut client, "k", &["me", "next"]);
+        // Elsewhere it has a place of its own.
+        client.line("GPULOCK.ACQUIRE j holder");
+        let _other_key = waiter(&server, "GPULOCK.ACQUIRE j me BLOCK 0 UNIQUE");
+        wait_line(&mut client, "j", &["me"]);
+        let mut other_db = server.client();
+        other_db.send_lines(&[
+            "SELECT 1",
+            "GPULOCK.ACQUIRE k holder",
+            "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE",
+        ]);
+        server.wait_blocked(4);
+
+        let mut newer = server.client();
+        let id = newer.id();
+        newer.send_lines(&["GPULOCK.ACQUIRE k me PX 90000 BLOCK 0 UNIQUE"]);
+        assert_eq!(older.read(), Value::Null);
+        let waiters = client.line("GPULOCK.INSPECT k").field("waiters");
+        assert_eq!(waiters.list()[0].field("client"), id);
+        assert_eq!(line_of(&mut client, "k"), ["me", "next"]);
+        assert_eq!(line_of(&mut client, "j"), ["me"]);
+        let stats = stats(&mut client);
+        assert_eq!((stats["waits_abandoned"], stats["wait_timeouts"]), (1, 0));
+        adds_up(&mut client, 3, 4);
+
+        // What the new call said is what counts.
+        assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+        let token = newer.read().int();
+        assert!(client.line("PTTL k").int() > 80_000);
+        says_nothing_more(&mut older);
+        assert_eq!(newer.line("GPULOCK.RELEASE k me"), 1);
+        assert!(next.read().int() > token);
+    });
+}
+
+#[test]
+fn a_call_that_does_not_wait_may_take_the_lock_in_the_turn_of_the_older_one() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut free) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        let mut older = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
+        wait_line(&mut client, "k", &["me"]);
+        let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0 UNIQUE");
+        wait_line(&mut client, "k", &["me", "next"]);
+        // Not next's: it is not its turn.
+        free.send_lines(&["DEL k", "GPULOCK.ACQUIRE k me UNIQUE"]);
+        assert_eq!(free.read(), 1);
+        let token = free.read().int();
+        assert_eq!(older.read(), Value::Null);
+        assert_eq!(line_of(&mut client, "k"), ["next"]);
+        let _third = waiter(&server, "GPULOCK.ACQUIRE k third BLOCK 0 UNIQUE");
+        wait_line(&mut client, "k", &["next", "third"]);
+        free.send_lines(&["DEL k", "GPULOCK.ACQUIRE k third UNIQUE"]);
+        assert_eq!((free.read(), free.read()), (Value::Int(1), Value::Null));
+        assert!(next.read().int() > token);
+        adds_up(&mut client, 1, 1);
+    });
+}
+
+#[test]
+fn a_client_that_waits_in_slices_keeps_its_turn() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut me) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 2 UNIQUE"), Value::Null);
+        let mut others = Vec::new();
+        let mut line = vec!["(me)".to_owned()];
+        for n in 0..20 {
+            // Each time one more queues behind, some of them UNIQUE.
+            let owner = format!("o{n}");
+            let unique = if n % 2 == 0 { "UNIQUE" } else { "" };
+            others.push(waiter(
+                &server,
+                &format!("GPULOCK.ACQUIRE k {owner} BLOCK 0 {unique}"),
+            ));
+            line.push(owner);
+            wait_until(LATER, "one more in the line", || {
+                line_of(&mut client, "k") == line
+            });
+            assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 2 UNIQUE"), Value::Null);
+            assert_eq!(line_of(&mut client, "k"), line);
+        }
+        assert_eq!(stats(&mut client)["wait_timeouts"], 21);
+        adds_up(&mut client, 1, 20);
+        me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+        line[0] = "me".to_owned();
+        wait_until(LATER, "its owner to be back", || line_of(&mut client, "k") == line);
+        assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+        let mut last = me.read().int();
+        assert_eq!(me.line("GPULOCK.RELEASE k me"), 1);
+        for (n, other) in others.iter_mut().enumerate() {
+            let token = other.read().int();
+            assert!(token > last);
+            last = token;
+            assert_eq!(client.line(&format!("GPULOCK.RELEASE k o{n}")), 1);
+        }
+        adds_up(&mut client, 0, 0);
+    });
+}
+
+/// A way to lose a connection: its own end of it, somebody else's, its id.
+type Loss = (&'static str, fn(Client, &mut Client, i64));
+
+#[test]
+fn a_client_whose_connection_is_lost_keeps_its_turn() {
+    let losses: [Loss; 4] = [
+        ("FIN", |lost, _, _| drop(lost)),
+        ("RST", |lost, _, _| lost.reset()),
+        ("CLIENT KILL", |_lost, client, id| {
+            assert_eq!(call!(client, "CLIENT", "KILL", "ID", id), 1);
+        }),
+        ("half closed", |mut lost, _, _| {
+            lost.half_close();
+            lost.wait_closed();
+        }),
+    ];
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("GPULOCK.ACQUIRE k holder");
+        let mut me = server.client();
+        let mut id = me.id();
+        me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+        wait_line(&mut client, "k", &["me"]);
+        let _next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0 UNIQUE");
+        wait_line(&mut client, "k", &["me", "next"]);
+        for (how, lose) in losses {
+            eprintln!("{how}");
+            lose(me, &mut client, id);
+            wait_line(&mut client, "k", &["(me)", "next"]);
+            let waiters = client.line("GPULOCK.INSPECT k").field("waiters");
+            assert_eq!(waiters.list()[0].field("client"), Value::Null);
+            adds_up(&mut client, 1, 1);
+            me = server.client();
+            id = me.id();
+            me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+            wait_line(&mut client, "k", &["me", "next"]);
+        }
+        assert_eq!(stats(&mut client)["waits_abandoned"], 4);
+        assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+        assert!(me.read().int() > 0);
+    });
+}
+
+#[test]
+fn a_kept_place_is_passed_over_while_its_owner_is_away_and_stays_in_front() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut me) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
+        let mut second = waiter(&server, "GPULOCK.ACQUIRE k second BLOCK 0");
+        wait_line(&mut client, "k", &["(me)", "second"]);
+        let _third = waiter(&server, "GPULOCK.ACQUIRE k third BLOCK 0");
+        wait_line(&mut client, "k", &["(me)", "second", "third"]);
+        assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+        assert!(second.read().int() > 0);
+        assert_eq!(line_of(&mut client, "k"), ["(me)", "third"]);
+        me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+        wait_line(&mut client, "k", &["me", "third"]);
+        assert_eq!(second.line("GPULOCK.RELEASE k second"), 1);
+        assert!(me.read().int() > 0);
+        assert_eq!(line_of(&mut client, "k"), ["third"]);
+    });
+}
+
+#[test]
+fn a_free_lock_is_not_kept_for_those_who_are_away() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut me) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
+        assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+        assert_eq!(client.line("EXISTS k"), 0);
+        // Free, and still a place is kept: both are told.
+        let seen = client.line("GPULOCK.INSPECT k");
+        for name in ["owner", "token", "lease_ms", "held_ms", "session", "adopted"] {
+            assert_eq!(seen.field(name), Value::Null, "{name}");
+        }
+        assert_eq!(line_of(&mut client, "k"), ["(me)"]);
+        assert!(client.line("GPULOCK.ACQUIRE k newcomer").int() > 0);
+        assert_eq!(line_of(&mut client, "k"), ["(me)"]);
+        assert_eq!(client.line("GPULOCK.RELEASE k newcomer"), 1);
+        // Its owner finds the lock free, and the place is used up.
+        assert!(me.line("GPULOCK.ACQUIRE k me UNIQUE").int() > 0);
+        assert!(line_of(&mut client, "k").is_empty());
+        adds_up(&mut client, 1, 0);
+    });
+}
+
+#[test]
+fn a_place_is_gone_after_place_keep() {
+    const KEEP: Duration = Duration::from_millis(300);
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.place-keep", "300"]).start();
+        let (mut client, mut me) = (server.client(), server.client());
+        for lost in [false, true] {
+            client.line("GPULOCK.ACQUIRE k holder");
+            if lost {
+                me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+                wait_line(&mut client, "k", &["me"]);
+                me = server.client();
+            } else {
+                let answer = me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE");
+                assert_eq!(answer, Value::Null);
+            }
+            let left = Instant::now();
+            let next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
+            wait_line(&mut client, "k", &["(me)", "next"]);
+            wait_line(&mut client, "k", &["next"]);
+            let kept = left.elapsed();
+            assert!(kept < KEEP + Duration::from_millis(100), "kept for {kept:?}");
+            // The answer came a moment after the wait was over.
+            assert!(kept > KEEP - Duration::from_millis(100), "kept for {kept:?}");
+            // Whoever comes back now stands last.
+            let again = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
+            wait_line(&mut client, "k", &["next", "me"]);
+            assert_eq!(client.line("FLUSHALL"), "OK");
+            drop((next, again));
+            wait_until(LATER, "nobody to be there", || {
+                client.line("FLUSHALL");
+                client.line("GPULOCK.INSPECT k").is_null()
+            });
+        }
+        adds_up(&mut client, 0, 0);
+    });
+}
+
+#[test]
+fn without_place_keep_no_place_is_kept() {
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.place-keep", "0"]).start();
+        let (mut client, mut me) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
+        assert!(line_of(&mut client, "k").is_empty());
+        me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+        wait_line(&mut client, "k", &["me"]);
+        drop(me);
+        wait_line(&mut client, "k", &[]);
+    });
+}
+
+#[test]
+fn client_unblock_keeps_no_place() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut me) = (server.client(), server.client());
+        let id = me.id();
+        client.line("GPULOCK.ACQUIRE k holder");
+        for how in ["TIMEOUT", "ERROR"] {
+            me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+            wait_line(&mut client, "k", &["me"]);
+            let unblocked = call!(client, "CLIENT", "UNBLOCK", id, how);
+            if !can_unblock(flavour) {
+                assert_eq!(unblocked, 0);
+                assert_eq!(line_of(&mut client, "k"), ["me"]);
+                assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+                assert!(me.read().int() > 0);
+                assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
+                client.line("GPULOCK.ACQUIRE k holder");
+                continue;
+            }
+            assert_eq!(unblocked, 1);
+            match how {
+                "ERROR" => assert!(me.read().err().starts_with("UNBLOCKED ")),
+                _ => assert_eq!(me.read(), Value::Null),
+            }
+            assert!(line_of(&mut client, "k").is_empty(), "{how}");
+            says_nothing_more(&mut me);
+        }
+        let stats = stats(&mut client);
+        let counted = i64::from(can_unblock(flavour));
+        assert_eq!(stats["wait_timeouts"], counted);
+        assert_eq!(stats["waits_abandoned"], counted);
+        adds_up(&mut client, 1, 0);
+    });
+}
+
+#[test]
+fn a_role_change_keeps_no_place() {
+    on_every_server(|flavour| {
+        let primary = flavour.server().named("primary").start();
+        let server = flavour.server().named("replica").start();
+        let (mut client, mut away) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        assert_eq!(away.line("GPULOCK.ACQUIRE k away BLOCK 1 UNIQUE"), Value::Null);
+        let mut me = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
+        wait_line(&mut client, "k", &["(away)", "me"]);
+        assert_eq!(call!(client, "REPLICAOF", "127.0.0.1", primary.port()), "OK");
+        // The server closes the connection of whom it tells this.
+        assert!(me.read().err().starts_with("UNBLOCKED "));
+        me = server.client();
+        assert!(line_of(&mut client, "k").is_empty());
+        assert_eq!(client.line("REPLICAOF NO ONE"), "OK");
+        assert!(line_of(&mut client, "k").is_empty());
+        client.line("GPULOCK.ACQUIRE k holder");
+        let _first = waiter(&server, "GPULOCK.ACQUIRE k first BLOCK 0");
+        wait_line(&mut client, "k", &["first"]);
+        me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+        wait_line(&mut client, "k", &["first", "me"]);
+    });
+}
+
+#[test]
+fn kept_places_count_towards_max_waiters() {
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.max-waiters", "2"]).start();
+        let (mut client, mut me) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
+        let next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
+        wait_line(&mut client, "k", &["(me)", "next"]);
+        for (refused, key) in [(1, "k"), (2, "j")] {
+            client.line("GPULOCK.ACQUIRE j holder");
+            let answer = call!(client, "GPULOCK.ACQUIRE", key, "third", "BLOCK", 0);
+            assert!(answer.err().starts_with("MAXWAITERS "), "{answer:?}");
+            // The second ACQUIRE of j was refused as well.
+            assert_eq!(stats(&mut client)["refused"], refused * 2 - 1);
+        }
+        // What does not wait is not refused for that.
+        assert_eq!(client.line("GPULOCK.ACQUIRE k third"), Value::Null);
+        // Its own place is nobody else's, and no second one.
+        for _ in 0..3 {
+            assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
+        }
+        me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
+        wait_line(&mut client, "k", &["me", "next"]);
+        let mut again = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
+        assert_eq!(me.read(), Value::Null);
+        drop(next);
+        wait_line(&mut client, "k", &["me"]);
+        let _third = waiter(&server, "GPULOCK.ACQUIRE k third BLOCK 0");
+        wait_line(&mut client, "k", &["me", "third"]);
+        assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+        assert!(again.read().int() > 0);
+    });
+}
+
+#[test]
+fn an_owner_without_unique_is_one_of_many_of_that_name() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let token = client.line("GPULOCK.ACQUIRE k me PX 50000").int();
+        // It is refused like anyone else, also by a lock that it got by UNIQUE.
+        assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 90000"), Value::Null);
+        assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 50000 UNIQUE"), token);
+        assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 90000 BLOCK 1"), Value::Null);
+        assert!(client.line("PTTL k").int() <= 50_000);
+        // Nor has it a place: it stands as often as it asks, and leaves nothing behind.
+        assert!(line_of(&mut client, "k").is_empty());
+        let mut calls = Vec::new();
+        for n in 1..=3 {
+            calls.push(waiter(&server, "GPULOCK.ACQUIRE k you BLOCK 0"));
+            wait_line(&mut client, "k", &["you"; 3][..n]);
+        }
+        drop(calls.remove(1));
+        wait_line(&mut client, "k", &["you", "you"]);
+        // The UNIQUE one of that name is somebody else again.
+        let mut unique = waiter(&server, "GPULOCK.ACQUIRE k you BLOCK 0 UNIQUE");
+        wait_line(&mut client, "k", &["you", "you", "you"]);
+        let mut last = server.client();
+        assert_eq!(last.line("GPULOCK.ACQUIRE k you BLOCK 1"), Value::Null);
+        assert_eq!(line_of(&mut client, "k"), ["you", "you", "you"]);
+        assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
+        for call in &mut calls {
+            assert!(call.read().int() > token);
+            assert_eq!(client.line("GPULOCK.RELEASE k you"), 1);
+        }
+        assert!(unique.read().int() > token);
+        adds_up(&mut client, 1, 0);
+    });
+}
