@@ -2,6 +2,7 @@
 //! the server that put locks in danger.
 
 use crate::server::context::{Context, log_warning};
+use crate::server::events::listen_to_evictions;
 use crate::server::state::{now, with_keeper};
 
 const EVICTS: &str = "the server's maxmemory-policy may evict locks: \
@@ -10,10 +11,17 @@ const EVICTS: &str = "the server's maxmemory-policy may evict locks: \
 const CLOSES_IDLE: &str = "the server's timeout is not 0: it closes the idle connection \
     of a holder that computes, and with it ends the locks taken with SESSION";
 
-/// Warns of what is new, in the server's log and in GPULOCK.LOG.
+/// Warns of what is new, in the server's log and in GPULOCK.LOG; and takes note of whether
+/// the server's memory has a limit.
 pub(crate) fn check(context: Context<'_>) {
+    let limit = context.server_setting("maxmemory");
+    with_keeper(|keeper| keeper.set_memory_limited(limit != b"0"));
     let policy = context.server_setting("maxmemory-policy");
-    warn(EVICTS, Some(&*policy).filter(|policy| *policy != b"noeviction"));
+    let evicts = Some(&*policy).filter(|policy| *policy != b"noeviction");
+    warn(EVICTS, evicts);
+    if evicts.is_some() {
+        listen_to_evictions(context);
+    }
     let timeout = context.server_setting("timeout");
     warn(CLOSES_IDLE, Some(&*timeout).filter(|timeout| *timeout != b"0"));
 }

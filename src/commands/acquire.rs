@@ -53,12 +53,7 @@ impl Command for Acquire {
                 return Err(fault);
             }
         };
-        let flags = call.context().flags();
-        let asker = Asker {
-            client: call.client().filter(|_| !flags.in_script()),
-            may_wait: !flags.denies_blocking(),
-            room: !flags.is_out_of_memory(),
-        };
+        let asker = asker(call, &ask);
         let mut key = call.open()?;
         let seen = key.look();
         match with_keeper(|keeper| keeper.acquire(name, &ask, &seen, asker, now()))? {
@@ -82,6 +77,22 @@ impl Command for Acquire {
             }
         }
         Ok(())
+    }
+}
+
+/// Who asks. The server is asked only for what matters to the call: each answer takes it
+/// some time, and nearly every call needs none.
+fn asker(call: Call<'_>, ask: &request::Acquire<'_>) -> Asker {
+    let may_be_full = with_keeper(|keeper| keeper.memory_is_limited());
+    let is_plain = ask.block_ms.is_none() && ask.session_grace_ms.is_none();
+    if is_plain && !may_be_full {
+        return Asker { client: None, may_wait: false, room: true };
+    }
+    let flags = call.context().flags();
+    Asker {
+        client: call.client().filter(|_| !flags.in_script()),
+        may_wait: !flags.denies_blocking(),
+        room: !flags.is_out_of_memory(),
     }
 }
 

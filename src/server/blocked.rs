@@ -55,6 +55,11 @@ impl Blocked {
     }
 }
 
+/// Gives the tables back, when the module unloads; nobody waits then.
+pub(super) fn forget() {
+    BLOCKED.0.take();
+}
+
 /// Lets the calling client wait under this ticket. False when the server does not.
 pub(crate) fn block(call: Call<'_>, ticket: Ticket) -> bool {
     let ctx = call.context().as_ptr();

@@ -2,12 +2,13 @@
 //! configuration changed, a client's connection closed, it evicted a key. Of the keyspace's own notifications only
 //! evictions are listened to: anything else would make every client's writes dearer.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};
 
 use gpulock_core::Name;
 
 use super::api::{ERR, OK, api, raw};
-use super::context::Context;
+use super::context::{Context, log_warning};
 use super::guard::contained;
 use super::own;
 use super::state::{is_loaded, now, with_keeper};
@@ -35,16 +36,38 @@ pub(super) fn subscribe(context: Context<'_>) -> Result<(), String> {
             return Err(format!("the server does not tell of its event {id}"));
         }
     }
-    let evicted: raw::RedisModuleNotificationFunc = Some(evicted);
+    Ok(())
+}
+
+/// Listens to evictions from now on, once it is known that the server may evict: being
+/// told of nothing costs every write of every client one step of the server, and a server
+/// does not let a module stop listening.
+pub(crate) fn listen_to_evictions(context: Context<'_>) {
+    if EVICTIONS.0.replace(true) {
+        return;
+    }
     let class = raw::REDISMODULE_NOTIFY_EVICTED;
+    let ctx = context.as_ptr();
     // SAFETY: the context is valid.
-    match unsafe {
-        api!(RedisModule_SubscribeToKeyspaceEvents(context.as_ptr(), class, evicted))
-    } {
-        OK => Ok(()),
-        _ => Err("the server does not tell of evictions".to_owned()),
+    let status =
+        unsafe { api!(RedisModule_SubscribeToKeyspaceEvents(ctx, class, Some(evicted))) };
+    if status != OK {
+        log_warning("the server does not tell of evictions: they count as removed");
     }
 }
+
+/// Forgets it, when the module unloads: the server drops what it listens to.
+pub(super) fn forget() {
+    EVICTIONS.0.set(false);
+}
+
+struct MainThread(Cell<bool>);
+
+// SAFETY: the module runs on the server's main thread alone (`super`, 1).
+unsafe impl Sync for MainThread {}
+
+/// Whether evictions are listened to.
+static EVICTIONS: MainThread = MainThread(Cell::new(false));
 
 const CONNECTED: u64 = raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_CONNECTED;
 

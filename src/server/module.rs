@@ -8,7 +8,7 @@ use gpulock_core::settings::Settings;
 use super::api::{ERR, OK, api, flag, optional, raw};
 use super::context::{Context, log_warning};
 use super::text::Lent;
-use super::{config, events, guard, info, kept, leftovers, own, state};
+use super::{blocked, config, events, guard, info, kept, leftovers, own, state};
 
 /// The server's own allocator: what the module uses is seen in `used_memory`.
 #[cfg(not(test))]
@@ -80,6 +80,8 @@ fn unload() {
         state::set_keeper(None);
         kept::forget();
         own::forget();
+        events::forget();
+        blocked::forget();
     });
 }
 

@@ -56,6 +56,7 @@ pub struct Keeper {
     unidentified: Option<u64>,
     internal_errors: u64,
     is_primary: bool,
+    memory_is_limited: bool,
     /// What was warned of and is still so, with the setting that it was warned of for.
     warned: BTreeMap<&'static str, Box<[u8]>>,
     pub(crate) lines: Lines,
@@ -112,6 +113,7 @@ impl Keeper {
             unidentified: None,
             internal_errors: 0,
             is_primary: true,
+            memory_is_limited: true,
             warned: BTreeMap::new(),
             lines: Lines::default(),
             answers: VecDeque::new(),
@@ -210,6 +212,16 @@ impl Keeper {
     pub fn promoted(&mut self, now: Now) {
         self.is_primary = true;
         self.tokens.begin(now);
+    }
+
+    /// Whether the server's memory has a limit, so that it may be out of memory.
+    pub fn memory_is_limited(&self) -> bool {
+        self.memory_is_limited
+    }
+
+    /// Takes note of whether the server's memory has a limit.
+    pub fn set_memory_limited(&mut self, limited: bool) {
+        self.memory_is_limited = limited;
     }
 
     /// Whether this server may grant, renew and free.
