@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """What commands cost the server in instructions, counted by callgrind.
 
-    bench/instructions.py SERVER MODULE             the figures
-    bench/instructions.py --calls SERVER MODULE     where the pair's instructions go;
-                                                    needs a server built with symbols
+    bench/instructions.py SERVER MODULE [part …]
+
+Parts: pairs, bystanders, handoffs; all of these when none is named. And calls: where the
+instructions of the pair go, which needs a server built with symbols.
 
 Instructions do not depend on the machine's mood. What does differ from one start of the
 server to the next is where its hash table puts the keys, so other people's commands are
 counted on many keys and over several starts. Work that the clock asks for is taken off
 (under valgrind a command takes fifty times longer, the clock does not): the server's own is
-counted while nothing else happens, the module's is known by the calls into it, and how
+counted while nothing happens, the module's is known by the calls into it, and how
 often there was one is told.
 
 Needs valgrind; Python's own library is enough for the rest.
@@ -137,34 +138,50 @@ class Counted(Server):
 
 
 def pairs(program, module):
+    found = [pairs_once(program, module) for _ in range(STARTS)]
+    rows = []
+    for name in found[0][1]:
+        counts = [counts[name] for _, counts in found]
+        ratios = [counts[name] / counts[NATIVE] for _, counts in found]
+        rows.append((name, f"{statistics.median(counts):,.0f}", f"{min(counts):,.0f} to {max(counts):,.0f}",
+                     f"{statistics.median(ratios):.2f}"))
+    print(f"{found[0][0]}, instructions for taking and giving back: medians of {STARTS} starts, "
+          f"of {PAIRS:,} pairs each\n")
+    table(["pair", "instructions", "least to most", "to the native pair"], rows)
+
+
+NATIVE = "`SET NX PX`, `DEL` (compares no owner)"
+
+
+def pairs_once(program, module):
     server = Counted(program, module, "--gpulock.events", "off")
     server.measure_idle()
     scripts = [server.call("SCRIPT", "LOAD", text).decode() for text in (ACQUIRE, RELEASE)]
     evalsha = [["EVALSHA", scripts[0], 1, KEY, OWNER, 600000],
                ["EVALSHA", scripts[1], 1, KEY, OWNER]]
-    count = lambda *commands: server.count([commands] * PAIRS)
-    figures = [
-        ("`PING`, `PING`", count(["PING"], ["PING"])),
-        ("`SET NX PX`, `DEL` (compares no owner)", count(SET, ["DEL", KEY])),
-        ("`GPULOCK.ACQUIRE`, `GPULOCK.RELEASE`, events off", count(TAKE, GIVE)),
-    ]
+
+    def count(*commands):
+        return server.count([commands] * PAIRS)
+
+    figures = {
+        "`PING`, `PING`": count(["PING"], ["PING"]),
+        NATIVE: count(SET, ["DEL", KEY]),
+        "`GPULOCK.ACQUIRE`, `GPULOCK.RELEASE`, events off": count(TAKE, GIVE),
+    }
     server.call("CONFIG", "SET", "gpulock.events", "release")
-    figures += [
-        ("the same, an event at each release, nobody listening", count(TAKE, GIVE)),
-        ("`SET NX PX`, `EVALSHA` (compare and delete)", count(SET, evalsha[1])),
-        ("`EVALSHA`, `EVALSHA`", count(*evalsha)),
-    ]
-    print(f"{server.version()}, instructions for taking and giving back, mean of {PAIRS:,}\n")
+    figures["the same, an event at each release, nobody listening"] = count(TAKE, GIVE)
+    figures["`SET NX PX`, `EVALSHA` (compare and delete)"] = count(SET, evalsha[1])
+    figures["`EVALSHA`, `EVALSHA`"] = count(*evalsha)
+    version = server.version()
     server.stop()
-    native = figures[1][1]
-    table(["pair", "instructions", "to the native pair"],
-          [(name, f"{count:,.0f}", f"{count / native:.2f}") for name, count in figures])
+    return version, figures
 
 
-def others(program, module, waiters):
+def others(program, module, waiters, idle=None):
     """What other people's commands cost on one new server: with the module locks are held,
     and clients wait if asked to; without it the same keys stand there, and as many idle
-    clients."""
+    clients. `idle`: what the server's own clock asks for, in instructions a second, as it
+    was counted without the module."""
     server = Counted(program, module)
     links = [Link(server.port) for _ in range(waiters)]
     for number in range(LOCKS):
@@ -177,9 +194,11 @@ def others(program, module, waiters):
                              "BLOCK", 0))
         else:
             link.call("PING")
-    idle, seconds, _ = server.spent_outside(lambda: time.sleep(3))
-    idle /= seconds
+    if idle is None:
+        instructions, seconds = server.spent(lambda: time.sleep(3))
+        idle = instructions / seconds
     keys = [f"user:{number}" for number in range(KEYS)]
+    server.rounds([[["SET", key, "v"], ["SET", "n" + key, 1]] for key in keys] * 5)
     counts, entered = {}, 0
     for name, commands in OTHERS.items():
         rounds = [commands(keys[number % KEYS]) for number in range(COMMANDS)]
@@ -190,7 +209,7 @@ def others(program, module, waiters):
     for link in links:
         link.close()
     server.stop()
-    return counts, entered
+    return counts, entered, idle
 
 
 def bystanders(program, module):
@@ -200,8 +219,9 @@ def bystanders(program, module):
     }
     found, entered = {kind: [] for kind in kinds}, 0
     for _ in range(STARTS):
-        for kind, arguments in kinds.items():
-            counts, often = others(program, *arguments)
+        idle = {}
+        for kind, (module_too, waiters) in kinds.items():
+            counts, often, idle[waiters] = others(program, module_too, waiters, idle.get(waiters))
             found[kind].append(counts)
             entered = max(entered, often)
     rows, noise = [], 0
@@ -247,13 +267,16 @@ def handoffs(program, module):
         server.measure_idle()
         hand_on()
         instructions, seconds = server.spent(hand_on)
-        rows.append((f"{number:,}", (instructions - server.idle * seconds) / 5_000))
+        rows.append((f"{number:,}", instructions / 5_000, server.idle * seconds / 5_000))
         for link in links:
             link.close()
         server.stop()
-    print("A hand-off (RELEASE and ACQUIRE … BLOCK), instructions, one lock\n")
-    table(["clients waiting", "instructions", "to 10"],
-          [(number, f"{count:,.0f}", f"{count / rows[0][1]:.2f}") for number, count in rows])
+    print("A hand-off (RELEASE and ACQUIRE … BLOCK), instructions, one lock. What the clock asks for is "
+          "in the first figure; the second is what the server spends in as much time when idle, which "
+          "is no less than that.\n")
+    table(["clients waiting", "all", "idle", "all, to 10"],
+          [(number, f"{count:,.0f}", f"{idle:,.0f}", f"{count / rows[0][1]:.2f}")
+           for number, count, idle in rows])
 
 
 def calls(program, module):
@@ -280,15 +303,14 @@ def calls(program, module):
           [(where, times, f"{cost / PAIRS:,.0f}") for where, times, cost in rows])
 
 
+PARTS = {part.__name__: part for part in (pairs, bystanders, handoffs, calls)}
+
+
 def main():
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["--calls"]:
-        calls(*arguments[1:])
-    elif len(arguments) != 2:
+    if len(sys.argv) < 3 or not set(sys.argv[3:]) <= set(PARTS):
         sys.exit(__doc__)
-    else:
-        for part in (pairs, bystanders, handoffs):
-            part(*arguments)
+    for name in sys.argv[3:] or ("pairs", "bystanders", "handoffs"):
+        PARTS[name](*sys.argv[1:3])
 
 
 if __name__ == "__main__":
