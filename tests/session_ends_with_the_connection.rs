@@ -674,3 +674,29 @@ fn a_process_that_is_shot_frees_its_lock() {
         assert!(median < Duration::from_millis(10), "{median:?}");
     });
 }
+
+#[test]
+fn a_key_set_anew_by_an_equal_name_after_the_lease_is_nobodys_session() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut holder) = (server.client(), server.client());
+        let id = holder.id();
+        let old = holder.line("GPULOCK.ACQUIRE k me PX 20 SESSION UNIQUE").int();
+        // One turn of the server, so that nobody looks in between.
+        client.send_lines(&[
+            "DEBUG SLEEP 0.05",
+            "SET k me NX PX 60000",
+            &format!("GPULOCK.EXTEND k me PX 60000 TOKEN {old}"),
+        ]);
+        assert_eq!(client.read(), "OK");
+        assert_eq!(client.read(), "OK", "the lease was over");
+        let token = client.read().int();
+        assert!(token > old, "a new hold has a token of its own");
+        let stats = stats(&mut client);
+        assert_eq!((stats["expired"], stats["adopted"]), (1, 1));
+        drop(holder);
+        wait_gone(&mut client, id);
+        assert_eq!(client.line("GET k"), "me");
+        assert_eq!(inspect(&mut client, "session"), Value::Null);
+    });
+}
