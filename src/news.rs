@@ -1,5 +1,6 @@
 //! What others are told after a command or an event was carried out: waiting clients are
-//! answered, events are published, and the newest entry of the log gets the line of the client that caused it.
+//! answered, events are published, and the newest entry of the log gets the line of the
+//! client that caused it.
 
 use crate::event::{channel, message};
 use crate::server::context::Context;

@@ -1,6 +1,7 @@
 //! What the server tells of itself: its clock ticks, it became a replica or a primary, its
-//! configuration changed, a client's connection closed, it evicted a key. Of the keyspace's own notifications only
-//! evictions are listened to: anything else would make every client's writes dearer.
+//! configuration changed, a client's connection closed, it evicted a key. Of the
+//! keyspace's own notifications only evictions are listened to: anything else would make
+//! every client's writes dearer.
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};

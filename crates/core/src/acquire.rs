@@ -174,8 +174,7 @@ impl Keeper {
     }
 
     /// Sets the lease of a known hold anew, and answers its token and its end. An adopted
-    /// lock gets its token here; after the connection that
-    /// it was tied to it is tied to none.
+    /// lock gets its token here; one whose connection closed is tied to none from now on.
     pub(crate) fn renew(
         &mut self,
         id: Id,

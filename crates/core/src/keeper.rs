@@ -97,8 +97,8 @@ pub(crate) struct Terms<'a> {
 }
 
 impl Keeper {
-    /// The keeper of a primary, which knows of no lock. `seed` scatters the names in the table, so that no
-    /// client can choose names that collide.
+    /// The keeper of a primary, which knows of no lock. `seed` scatters the names in the
+    /// table, so that no client can choose names that collide.
     pub fn new(settings: Settings, seed: u64, now: Now) -> Self {
         let mut log = Log::default();
         log.set_limit(settings.log_len);
