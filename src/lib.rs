@@ -5,7 +5,7 @@
 //! - `crates/core`: the rules of locking, without Redis.
 //! - [`commands`]: one file a command: read the arguments, ask the rules, do what they
 //!   say to the key, answer.
-//! - [`background`], [`waiting`], [`look`]: what happens without a command. [`news`]: what
+//! - [`background`], [`waiting`], [`look`], [`hand_off`]: what happens without a command. [`news`]: what
 //!   others are told after each step. [`warnings`]: what an operator is warned of.
 //! - [`stats`], [`info`], [`metrics`], [`event`]: the counters and the events, in each
 //!   format that they are asked for.
@@ -26,6 +26,7 @@
 mod background;
 mod commands;
 mod event;
+mod hand_off;
 mod info;
 mod injected;
 mod look;

@@ -1,5 +1,5 @@
-//! What others are told after a command or an event was carried out: waiting clients are
-//! answered, events are published, and the newest entry of the log gets the line of the
+//! What others are told after a command or an event was carried out: what is owed to others
+//! is made good, waiting clients are answered, events are published, and the newest entry of the log gets the line of the
 //! client that caused it.
 
 use crate::event::{channel, message};
@@ -10,6 +10,7 @@ use crate::waiting;
 
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
+    waiting::make_good_at_once(context);
     let (has_news, is_waited) =
         with_keeper(|keeper| (keeper.has_news(), keeper.is_waited_for()));
     if has_news {

@@ -4,9 +4,10 @@
 use gpulock_core::arena::Id;
 use gpulock_core::session::{MadeGood, Owed};
 
-use crate::look;
 use crate::server::context::{Context, must_not_write};
+use crate::server::own;
 use crate::server::state::{now, with_keeper};
+use crate::{hand_off, look};
 
 /// How long to wait, in ms, before trying again when the server may not be written.
 const TRY_AGAIN_MS: u64 = 5;
@@ -35,15 +36,32 @@ pub(crate) fn make_good(context: Context<'_>) {
 }
 
 fn make_good_one(context: Context<'_>, owed: Owed) {
-    look::open(context, owed.lock, |key, name| {
-        let seen = look::see(context, key, name);
+    if let Owed::Share { ticket } = owed {
+        hand_off::give_set(context, ticket, None);
+        return;
+    }
+    let Some(lock) = owed.lock() else { return };
+    look::open(context, lock, |mut key, name| {
+        let seen = look::see(context, &key, name);
         match with_keeper(|keeper| keeper.make_good(owed, &seen, now())) {
             MadeGood::Nothing => {}
-            MadeGood::Freed => key.delete(),
-            MadeGood::HandedOver(handed) => key.hand_over(&handed),
+            MadeGood::Freed(next) => hand_off::pass_on(context, key, next),
+            MadeGood::Served(next) => hand_off::fill(context, key, next),
             MadeGood::Cut { until_ms } => key.expire(until_ms),
         }
     });
+}
+
+/// As [`make_good`], in the same instant as the command or the event that made it due, so
+/// that no command comes in between. In a cluster the timer does it, a moment later: a
+/// command may touch keys of its own slot only.
+pub(crate) fn make_good_at_once(context: Context<'_>) {
+    if with_keeper(|keeper| keeper.owes())
+        && !context.flags().in_cluster()
+        && let Some(own) = own::context()
+    {
+        make_good(own);
+    }
 }
 
 /// Whether keys may be written without a client's command: on a primary that is not

@@ -24,10 +24,13 @@ const ONE_KEY: [i64; 3] = [1, 1, 1];
 const NONE: [i64; 3] = [0, 0, 0];
 
 #[rustfmt::skip]
-const COMMANDS: [Described; 10] = [
+const COMMANDS: [Described; 11] = [
     Described { name: "ACQUIRE", arity: -3, flags: "write fast blocking", categories: "@write @fast @blocking", keys: ONE_KEY,
         access: Some("RW access update"),
         syntax: "key owner [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE] [SESSION [GRACE milliseconds]]" },
+    Described { name: "ACQUIREANY", arity: -4, flags: "write blocking movablekeys", categories: "@write @slow @blocking", keys: NONE,
+        access: Some("RW access update"),
+        syntax: "numkeys key [key ...] owner [COUNT n] [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE] [SESSION [GRACE milliseconds]]" },
     Described { name: "RELEASE", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
         access: Some("RW access delete"), syntax: "key owner [TOKEN n] [REASON text]" },
     Described { name: "EXTEND", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
@@ -131,6 +134,10 @@ fn hint(arguments: &[Value], between: &str) -> String {
                 None => what,
             };
             let flags = argument.get("flags").map(texts).unwrap_or_default();
+            let all = match flags.contains("multiple") {
+                true => format!("{all} [{all} ...]"),
+                false => all,
+            };
             if flags.contains("optional") { format!("[{all}]") } else { all }
         })
         .collect();
@@ -164,9 +171,11 @@ fn command_docs_tells_summary_since_complexity_and_all_arguments() {
 
 /// A correct call of each command, and what COMMAND GETKEYS answers.
 #[rustfmt::skip]
-const CALLS: [(&str, Option<&str>); 16] = [
+const CALLS: [(&str, Option<&str>); 18] = [
     ("GPULOCK.ACQUIRE k o",                     Some("RW access update")),
     ("GPULOCK.ACQUIRE k o PX 5 UNIQUE",         Some("RW access update")),
+    ("GPULOCK.ACQUIREANY 1 k o",                Some("RW access update")),
+    ("GPULOCK.ACQUIREANY 1 k o COUNT 1 PX 5",   Some("RW access update")),
     ("GPULOCK.RELEASE k o TOKEN 1 REASON x",    Some("RW access delete")),
     ("GPULOCK.EXTEND k o PX 5",                 Some("RW access update")),
     ("GPULOCK.FORCERELEASE k",                  Some("RW access delete")),

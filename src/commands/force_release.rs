@@ -3,6 +3,7 @@
 use gpulock_core::force_release::Forced;
 use gpulock_core::{Fault, request};
 
+use crate::hand_off;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
 use crate::server::state::{now, with_keeper};
@@ -32,16 +33,13 @@ impl Command for ForceRelease {
         with_keeper(|keeper| keeper.may_write())?;
         let ask = request::ForceRelease::parse(call.arguments_from(1))?;
         let client = call.client();
-        let mut key = call.open()?;
+        let key = call.open()?;
         let seen = key.look();
         let forced =
             with_keeper(|keeper| keeper.force_release(name, ask, &seen, client, now()))?;
         match forced {
-            Forced::Freed { owner, handed } => {
-                match handed {
-                    Some(handed) => key.hand_over(&handed),
-                    None => key.delete(),
-                }
+            Forced::Freed { owner, next } => {
+                hand_off::pass_on(call.context(), key, next);
                 call.reply().bytes(&owner);
             }
             Forced::NotTaken => call.reply().null(),

@@ -2,8 +2,10 @@
 
 use gpulock_core::inspect::{Inspection, Place};
 use gpulock_core::lease::Left;
+use gpulock_core::lock::Bytes;
 use gpulock_core::{Fault, Keeper};
 
+use crate::server::access::Readable;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, READS, Spec};
 use crate::server::reply::Reply;
@@ -31,7 +33,7 @@ impl Command for Inspect {
         let seen = key.look();
         let look = |keeper: &mut Keeper| keeper.inspect(name, &seen, now());
         match with_keeper(look)? {
-            Some(inspection) => tell(&inspection, call.reply()),
+            Some(inspection) => tell(call, &inspection)?,
             None => call.reply().null(),
         }
         Ok(())
@@ -47,7 +49,10 @@ pub(super) fn lease(left: Left, reply: Reply<'_>) {
     }
 }
 
-fn tell(inspection: &Inspection, reply: Reply<'_>) {
+fn tell(call: Call<'_>, inspection: &Inspection) -> Result<(), Fault> {
+    let reply = call.reply();
+    let tells_others = inspection.waiters.iter().any(|place| !place.set_aside.is_empty());
+    let readable = tells_others.then(|| Readable::by_caller_of(call)).transpose()?;
     reply.map(10);
     reply.field("owner").bytes_or_null(inspection.owner.as_deref());
     reply.field("token").number_or_null(inspection.token);
@@ -56,21 +61,27 @@ fn tell(inspection: &Inspection, reply: Reply<'_>) {
     reply.field("session").number_or_null(inspection.session);
     reply.field("grace_ms").number_or_null(inspection.grace_ms);
     reply.field("adopted").number_or_null(inspection.adopted.map(u64::from));
-    reply.field("reserved_for").null();
+    reply.field("reserved_for").bytes_or_null(inspection.reserved_for.as_deref());
     reply.field("waiting").number(inspection.waiting);
     reply.field("waiters").array(inspection.waiters.len());
     for place in &inspection.waiters {
-        tell_place(place, reply);
+        tell_place(place, readable.as_ref(), reply);
     }
+    Ok(())
 }
 
-/// Every waiter wants one lock of one, and has none set aside, until sets can be asked for.
-fn tell_place(place: &Place, reply: Reply<'_>) {
+/// A place; of what is set aside for it, the keys that the caller may read.
+fn tell_place(place: &Place, readable: Option<&Readable>, reply: Reply<'_>) {
     reply.map(6);
     reply.field("owner").bytes(&place.owner);
     reply.field("client").number_or_null(place.client);
     reply.field("waited_ms").number(place.waited_ms);
-    reply.field("wants").number(1);
-    reply.field("of").number(1);
-    reply.field("set_aside").array(0);
+    reply.field("wants").count(place.wants);
+    reply.field("of").count(place.of);
+    let may_read = |key: &&Bytes| readable.is_some_and(|readable| readable.has(key));
+    let set_aside: Vec<&Bytes> = place.set_aside.iter().filter(may_read).collect();
+    reply.field("set_aside").array(set_aside.len());
+    for key in set_aside {
+        reply.bytes(key);
+    }
 }

@@ -2,6 +2,7 @@
 //! the key, answer. No rule of locking is in here.
 
 mod acquire;
+mod acquire_any;
 mod extend;
 mod force_release;
 mod inspect;
@@ -11,6 +12,7 @@ mod metrics;
 mod release;
 mod reset_stats;
 mod stats;
+mod wait;
 
 use crate::server::commands::announce;
 use crate::server::context::Context;
@@ -21,6 +23,7 @@ use crate::server::context::Context;
 /// When the server refuses one.
 pub(crate) fn announce_all(context: Context<'_>) -> Result<(), String> {
     announce::<acquire::Acquire>(context)?;
+    announce::<acquire_any::AcquireAny>(context)?;
     announce::<release::Release>(context)?;
     announce::<extend::Extend>(context)?;
     announce::<force_release::ForceRelease>(context)?;

@@ -3,6 +3,7 @@
 use gpulock_core::release::Released;
 use gpulock_core::{Fault, request};
 
+use crate::hand_off;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
 use crate::server::state::{now, with_keeper};
@@ -29,7 +30,7 @@ impl Command for Release {
         let ask =
             asked.inspect_err(|_| with_keeper(|keeper| keeper.release_failed(name)))?;
         let client = call.client();
-        let mut key = call.open()?;
+        let key = call.open()?;
         // With a token the hold itself is meant, and its lease tells it from a later one.
         let seen = match ask.token {
             Some(_) => key.look(),
@@ -38,12 +39,8 @@ impl Command for Release {
         let released =
             with_keeper(|keeper| keeper.release(name, ask, &seen, client, now()))?;
         match released {
-            Released::Freed => {
-                key.delete();
-                call.reply().number(1);
-            }
-            Released::HandedOver(handed) => {
-                key.hand_over(&handed);
+            Released::Freed(next) => {
+                hand_off::pass_on(call.context(), key, next);
                 call.reply().number(1);
             }
             Released::NotHeld => call.reply().number(0),

@@ -129,7 +129,12 @@ unsafe extern "C" fn answered(
         };
         let reply = Reply::new(context);
         match answer {
-            Some(Answer::Granted { token, .. }) => reply.number(*token),
+            Some(Answer::Granted { grants, waiter }) if waiter.of_set => {
+                reply.grants(grants);
+            }
+            Some(Answer::Granted { grants, .. }) => {
+                reply.number_or_null(grants.first().map(|grant| grant.token));
+            }
             Some(Answer::Refused(fault)) => reply.fault(fault.clone()),
             Some(Answer::Null) | None => reply.null(),
         }
@@ -144,10 +149,10 @@ unsafe extern "C" fn freed(ctx: *mut raw::RedisModuleCtx, answer: *mut c_void) {
         let answer = unsafe { Box::from_raw(answer.cast::<Answer>()) };
         // SAFETY: a question about the client that the server handed us the context for.
         let is_lost = unsafe { api!(RedisModule_BlockedClientDisconnected(ctx)) != 0 };
-        if let Answer::Granted { token, waiter } = *answer
+        if let Answer::Granted { grants, waiter } = &*answer
             && is_lost
         {
-            with_keeper(|keeper| keeper.undelivered(token, waiter));
+            with_keeper(|keeper| keeper.undelivered(grants, waiter));
             if let Some(context) = own::context() {
                 crate::waiting::make_good(context);
                 crate::news::tell(context);
@@ -184,5 +189,8 @@ fn leave(handle: Handle, why: Leaving) {
     if let Some(ticket) = ticket {
         with_keeper(|keeper| keeper.leave(ticket, why, now()));
         let_go(handle);
+        if let Some(context) = own::context() {
+            crate::news::tell(context);
+        }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ffi::c_int;
 
-use gpulock_core::{Fault, Name};
+use gpulock_core::{Fault, Name, request};
 
-use super::api::raw;
+use super::api::{api, raw};
 use super::context::Context;
 use super::key::Key;
 use super::reply::Reply;
@@ -81,6 +81,26 @@ impl<'a> Call<'a> {
     /// When there is no argument.
     pub(crate) fn open_to_look(self) -> Result<Key<'a>, Fault> {
         Ok(Key::open_to_look(self.context, self.argument(0)?))
+    }
+
+    /// Whether the server only asks where the keys of the call stand.
+    pub(super) fn asks_for_keys(self) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { api!(RedisModule_IsKeysPositionRequest(self.context.as_ptr())) != 0 }
+    }
+
+    /// Tells the server where the keys stand, as many as the first argument says. A number
+    /// that is none, or of more arguments than there are, is of no keys: the call is refused.
+    pub(super) fn tell_keys(self) {
+        let number = self.arguments_from(0).next().unwrap_or_default();
+        let keys = request::number_of_keys(number).unwrap_or(0);
+        if keys >= self.arguments.len() {
+            return;
+        }
+        for place in (2..).take(keys) {
+            // SAFETY: the context is valid, and the server asks for this.
+            unsafe { api!(RedisModule_KeyAtPos(self.context.as_ptr(), place)) };
+        }
     }
 
     /// The id of the client that calls. In a script it is the script's own, which may be

@@ -50,6 +50,9 @@ pub(crate) enum Keys {
     None,
     /// The first argument, used so.
     First(u32),
+    /// As many as the first argument says, behind it, used so. A cluster finds such keys of
+    /// a module's command only by asking for them: with the flag `getkeys-api`.
+    Counted(u32),
     /// The argument after this word, if it is there; read.
     After(&'static CStr),
 }
@@ -73,13 +76,13 @@ pub(crate) struct Argument {
     name: &'static CStr,
     kind: raw::RedisModuleCommandArgType,
     token: Option<&'static CStr>,
-    optional: bool,
+    flags: u32,
     of: &'static [Argument],
 }
 
 impl Argument {
     const fn new(name: &'static CStr, kind: raw::RedisModuleCommandArgType) -> Self {
-        Self { name, kind, token: None, optional: false, of: &[] }
+        Self { name, kind, token: None, flags: 0, of: &[] }
     }
 
     /// The key.
@@ -126,7 +129,12 @@ impl Argument {
 
     /// The same, which may be left out.
     pub(crate) const fn optional(self) -> Self {
-        Self { optional: true, ..self }
+        Self { flags: self.flags | raw::REDISMODULE_CMD_ARG_OPTIONAL, ..self }
+    }
+
+    /// The same, given once or more.
+    pub(crate) const fn several(self) -> Self {
+        Self { flags: self.flags | raw::REDISMODULE_CMD_ARG_MULTIPLE, ..self }
     }
 }
 
@@ -136,6 +144,23 @@ pub(crate) const LEASE: Argument = Argument::one_of(
     &[
         Argument::integer(c"seconds").after(c"EX"),
         Argument::integer(c"milliseconds").after(c"PX"),
+    ],
+)
+.optional();
+
+/// `[BLOCK milliseconds]`
+pub(crate) const BLOCK: Argument =
+    Argument::integer(c"milliseconds").after(c"BLOCK").optional();
+
+/// `[UNIQUE]`
+pub(crate) const UNIQUE: Argument = Argument::word(c"unique", c"UNIQUE").optional();
+
+/// `[SESSION [GRACE milliseconds]]`
+pub(crate) const SESSION: Argument = Argument::block(
+    c"session",
+    &[
+        Argument::word(c"session", c"SESSION"),
+        Argument::integer(c"milliseconds").after(c"GRACE").optional(),
     ],
 )
 .optional();
@@ -158,7 +183,7 @@ pub(crate) fn announce<C: Command>(context: Context<'_>) -> Result<(), String> {
     let (ctx, name) = (context.as_ptr(), spec.name.as_ptr());
     let (first, last, step) = match spec.keys {
         Keys::First(_) => (1, 1, 1),
-        Keys::None | Keys::After(_) => (0, 0, 0),
+        Keys::None | Keys::Counted(_) | Keys::After(_) => (0, 0, 0),
     };
     let refused = |what| format!("the server refuses the {what} of {:?}", spec.name);
     let flags = spec.flags.as_ptr();
@@ -192,6 +217,10 @@ unsafe extern "C" fn entry<C: Command>(
     let answered = contained(|| {
         // SAFETY: the server handed us these for the time of the call.
         let call = unsafe { Call::new(ctx, argv, argc) };
+        if matches!(C::SPEC.keys, Keys::Counted(_)) && call.asks_for_keys() {
+            call.tell_keys();
+            return;
+        }
         if let Some(name) = call.arguments_from(0).next() {
             crate::injected::panic_at(crate::injected::IN_COMMAND, name);
         }
@@ -255,6 +284,19 @@ fn key_specs(keys: Keys) -> Vec<raw::RedisModuleCommandKeySpec> {
                 raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
             spec.bs.index.pos = 1;
         }
+        Keys::Counted(flags) => {
+            spec.flags = u64::from(flags);
+            spec.begin_search_type =
+                raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
+            spec.bs.index.pos = 1;
+            spec.find_keys_type =
+                raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
+            spec.fk.keynum = raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_2 {
+                keynumidx: 0,
+                firstkey: 1,
+                keystep: 1,
+            };
+        }
         Keys::After(word) => {
             spec.flags = u64::from(READS);
             spec.begin_search_type =
@@ -290,7 +332,7 @@ fn arguments(
             type_: argument.kind,
             key_spec_index: if is_key(argument) { 0 } else { -1 },
             token: start_or_null(argument.token),
-            flags: if argument.optional { OPTIONAL } else { 0 },
+            flags: argument.flags.cast_signed(),
             subargs: self::arguments(argument.of, lists),
             ..zeroed()
         });
@@ -300,5 +342,3 @@ fn arguments(
     lists.push(list);
     start
 }
-
-const OPTIONAL: c_int = raw::REDISMODULE_CMD_ARG_OPTIONAL.cast_signed();

@@ -101,19 +101,14 @@ impl<'a> Context<'a> {
     }
 
     /// Opens a key that a command names.
-    pub(super) fn open(self, name: Lent<'a>) -> Key<'a> {
+    pub(crate) fn open(self, name: Lent<'a>) -> Key<'a> {
         Key::open(self, name)
     }
 
     /// Opens a key by its bytes, only to look at first.
-    pub(crate) fn with_key<T>(
-        self,
-        key: &[u8],
-        work: impl FnOnce(&mut Key<'_>) -> T,
-    ) -> T {
+    pub(crate) fn with_key<T>(self, key: &[u8], work: impl FnOnce(Key<'_>) -> T) -> T {
         let name = Made::new(key);
-        let mut key = Key::open_to_look(self, name.lend());
-        work(&mut key)
+        work(Key::open_to_look(self, name.lend()))
     }
 
     /// Publishes a message to all subscribers of a channel.

@@ -11,7 +11,6 @@ use gpulock_core::Name;
 use super::api::{ERR, OK, api, raw};
 use super::context::{Context, log_warning};
 use super::guard::contained;
-use super::own;
 use super::state::{is_loaded, now, with_keeper};
 use super::text::Lent;
 
@@ -93,7 +92,6 @@ unsafe extern "C" fn happened(
                 // SAFETY: with this event the server hands us who it is about.
                 let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
                 with_keeper(|keeper| keeper.client_gone(client, now()));
-                make_good_at_once(context);
             }
             _ if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER => {
                 with_keeper(|keeper| keeper.promoted(now()));
@@ -102,17 +100,6 @@ unsafe extern "C" fn happened(
         }
         crate::news::tell(context);
     });
-}
-
-/// Makes good what a client's end owes, in the same instant, so that no command comes in
-/// between. In a cluster the timer does it, a moment later: the client may be closed by
-/// another one's command, which may touch keys of its own slot only.
-fn make_good_at_once(context: Context<'_>) {
-    if !context.flags().in_cluster()
-        && let Some(own) = own::context()
-    {
-        crate::waiting::make_good(own);
-    }
 }
 
 unsafe extern "C" fn evicted(

@@ -5,7 +5,6 @@
 use std::ffi::{CStr, c_int};
 
 use gpulock_core::seen::{Expires, Glimpse, OWNER_MAX, Seen};
-use gpulock_core::serve::Handed;
 
 use super::api::{api, flag, raw};
 use super::context::Context;
@@ -144,9 +143,9 @@ impl<'a> Key<'a> {
     }
 
     /// `SET key owner PXAT until_ms`, for the waiter that the lock passes to.
-    pub(crate) fn hand_over(&mut self, handed: &Handed) {
-        let owner = Made::new(&handed.owner);
-        self.set(owner.lend(), handed.until_ms);
+    pub(crate) fn hand_over(&mut self, owner: &[u8], until_ms: u64) {
+        let owner = Made::new(owner);
+        self.set(owner.lend(), until_ms);
     }
 
     /// Puts the owner under the key, as bytes of its own: a value that the server shares or

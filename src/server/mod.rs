@@ -28,5 +28,5 @@ mod api;
 mod kept;
 mod leftovers;
 mod module;
-mod own;
+pub(crate) mod own;
 mod text;

@@ -23,7 +23,7 @@ pub(super) fn make(context: Context<'_>) {
 }
 
 /// The module's own context; none before it is made.
-pub(super) fn context() -> Option<Context<'static>> {
+pub(crate) fn context() -> Option<Context<'static>> {
     let own = OWN.0.get();
     // SAFETY: it is valid until the module unloads.
     (!own.is_null()).then(|| unsafe { Context::new(own) })

@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_long};
 
 use gpulock_core::Fault;
+use gpulock_core::keeper::Grant;
 
 use super::api::{api, raw};
 use super::context::Context;
@@ -34,6 +35,11 @@ impl<'a> Reply<'a> {
         self.integer(number);
     }
 
+    /// How many there are of something.
+    pub(crate) fn count(self, count: usize) {
+        self.number(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
     /// A number that may be negative.
     pub(crate) fn integer(self, number: i64) {
         // SAFETY: see `null`.
@@ -60,6 +66,16 @@ impl<'a> Reply<'a> {
         match bytes {
             Some(bytes) => self.bytes(bytes),
             None => self.null(),
+        }
+    }
+
+    /// Locks that were granted: pairs of key and token.
+    pub(crate) fn grants(self, grants: &[Grant]) {
+        self.array(grants.len());
+        for grant in grants {
+            self.array(2);
+            self.bytes(&grant.key);
+            self.number(grant.token);
         }
     }
 

@@ -6,10 +6,11 @@ use crate::clock::Now;
 use crate::fault::Fault;
 use crate::keeper::{Keeper, Terms};
 use crate::lease;
+use crate::line::Ticket;
 use crate::lock::{Name, Session};
 use crate::request::Acquire;
 use crate::seen::{Seen, can_own};
-use crate::serve::Handed;
+use crate::serve::Next;
 use crate::wait::Leaving;
 
 /// What became of a call, and so what is to be done to the key.
@@ -31,8 +32,8 @@ pub enum Acquired {
     },
     /// The lock is somebody else's.
     Contested {
-        /// The lock was free, but others waited for it: set the key to the first of them.
-        served: Option<Handed>,
+        /// The lock was free, but others waited for it: the key is the next one's.
+        next: Next,
     },
 }
 
@@ -78,23 +79,25 @@ impl Keeper {
         self.count(Some(id), |counters| &mut counters.acquire_requests);
         self.settle(id, seen, now);
         let session = asker.client.zip(ask.session_grace_ms);
-        let served = match *seen {
+        let next = match *seen {
             Seen::Text { value, expires } => {
                 if can_own(value) {
                     self.adopt_unless_known(id, value, expires, now);
                 }
                 if ask.unique && value == ask.owner {
-                    let renewed = self.renew_unique(id, lease_ms, session, now)?;
-                    return Ok(renewed);
+                    let terms =
+                        Terms { owner: ask.owner, lease_ms, unique: true, session };
+                    let (token, until_ms) = self.renew_held(id, &terms, now)?;
+                    return Ok(Acquired::Renewed { token, until_ms });
                 }
-                None
+                Next::Nobody
             }
-            _ if self.is_turn_of(id, ask) => None,
+            _ if self.is_own_turn(id, ask) => Next::Nobody,
             _ => self.serve(id, now),
         };
         // Nobody was there to be served when the time of all who waited was over.
-        if !matches!(seen, Seen::Text { .. }) && served.is_none() {
-            self.give_up_place(id, ask, now);
+        if !matches!(seen, Seen::Text { .. }) && next == Next::Nobody {
+            self.give_up_places(&[id], ask, now);
             let terms = Terms { owner: ask.owner, lease_ms, unique: ask.unique, session };
             let (token, until_ms) = self.grant(id, &terms, now);
             return Ok(Acquired::Granted { token, until_ms });
@@ -103,50 +106,58 @@ impl Keeper {
             self.count(Some(id), |counters| &mut counters.refused);
         }
         self.table.forget_if_idle(id);
-        Ok(Acquired::Contested { served })
+        Ok(Acquired::Contested { next })
     }
 
-    /// Whether a free lock is the asker's: nobody stands before it who is there.
-    fn is_turn_of(&self, id: Id, ask: &Acquire<'_>) -> bool {
+    /// Whether a free lock is the asker's, who asks for it alone.
+    fn is_own_turn(&self, id: Id, ask: &Acquire<'_>) -> bool {
         if self.table.get(id).is_none_or(|lock| lock.present == 0) {
             return true;
         }
-        let own = ask.unique.then(|| self.lines.place_of(ask.owner, id)).flatten();
+        let own = self.own_places(&[id], ask);
+        let same = self.same_call(&own, &[id], 1);
+        self.is_turn_of(id, own.first().copied(), same)
+    }
+
+    /// Whether a free lock is the asker's: nobody stands before it who is there. `own` is
+    /// its place in the line, `same` the one whose turn it takes over.
+    pub(crate) fn is_turn_of(
+        &self,
+        id: Id,
+        own: Option<Ticket>,
+        same: Option<Ticket>,
+    ) -> bool {
         let turn = |ticket| self.lines.get(ticket).map(|waiter| waiter.turn);
-        match (self.lines.first_present(id).and_then(turn), own.and_then(turn)) {
+        match (self.lines.first_other(id, own).and_then(turn), same.and_then(turn)) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(first), Some(own)) => own <= first,
         }
     }
 
-    /// A UNIQUE owner that takes the lock gives up the place that it has in the line.
-    fn give_up_place(&mut self, id: Id, ask: &Acquire<'_>, now: Now) {
-        let has_line = self.table.get(id).is_some_and(|lock| lock.places > 0);
-        if has_line
-            && ask.unique
-            && let Some(ticket) = self.lines.place_of(ask.owner, id)
-        {
-            self.end_wait(ticket, Leaving::TakenOver, now);
+    /// A UNIQUE owner that takes locks gives up the places that it has in their lines.
+    pub(crate) fn give_up_places(&mut self, locks: &[Id], ask: &Acquire<'_>, now: Now) {
+        for ticket in self.own_places(locks, ask) {
+            self.end_wait(ticket, Leaving::TakenOver, locks, now);
         }
     }
 
-    fn renew_unique(
+    /// Renews what a UNIQUE owner holds, and answers its token and its end.
+    pub(crate) fn renew_held(
         &mut self,
         id: Id,
-        lease_ms: u64,
-        session: Option<(u64, u64)>,
+        terms: &Terms<'_>,
         now: Now,
-    ) -> Result<Acquired, Fault> {
-        let (token, until_ms) = self.renew(id, lease_ms, now)?;
+    ) -> Result<(u64, u64), Fault> {
+        let (token, until_ms) = self.renew(id, terms.lease_ms, now)?;
         if let Some(hold) = self.table.hold_mut(id) {
             hold.unique = true;
         }
-        if let Some((client, grace_ms)) = session {
+        if let Some((client, grace_ms)) = terms.session {
             self.tie(id, client, grace_ms);
         }
         self.count(Some(id), |counters| &mut counters.renewed);
-        Ok(Acquired::Renewed { token, until_ms })
+        Ok((token, until_ms))
     }
 
     /// Counts a call that is answered with an error.

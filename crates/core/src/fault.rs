@@ -11,6 +11,10 @@ pub enum Fault {
     WrongType,
     /// An option that is unknown, given twice, lacks its value, or does not go with another.
     Syntax,
+    /// Fewer keys than their number says.
+    FewKeys,
+    /// A key is named twice.
+    KeyTwice,
     /// The owner is empty or too long.
     Owner,
     /// A number is no integer, or out of its range.
@@ -57,6 +61,10 @@ impl fmt::Display for Fault {
                 "WRONGTYPE Operation against a key holding the wrong kind of value",
             ),
             Fault::Syntax => out.write_str("ERR syntax error"),
+            Fault::FewKeys => {
+                out.write_str("ERR numkeys must be the number of keys that follow it")
+            }
+            Fault::KeyTwice => out.write_str("ERR the keys must differ"),
             Fault::Owner => out.write_str("ERR the owner must be 1 to 1024 bytes long"),
             Fault::Number { what, min, max } => {
                 write!(out, "ERR {what} must be an integer from {min} to {max}")

@@ -9,17 +9,17 @@ use crate::keeper::{Caller, Keeper};
 use crate::lock::Name;
 use crate::request::ForceRelease;
 use crate::seen::{Seen, can_own};
-use crate::serve::Handed;
+use crate::serve::Next;
 
 /// What became of a call, and so what is to be done to the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forced {
-    /// Delete the key, or set it to the next waiter.
+    /// The key is the next one's.
     Freed {
         /// Who held it.
         owner: Box<[u8]>,
-        /// Who holds it now.
-        handed: Option<Handed>,
+        /// Who is next.
+        next: Next,
     },
     /// Nothing: free, or not the hold that the guard names.
     NotTaken,
@@ -49,12 +49,12 @@ impl Keeper {
             {
                 let limit = self.tracked_limit();
                 known = known.or_else(|| self.table.find_or_make(name, limit));
-                let handed = known.and_then(|id| {
+                let next = known.map_or(Next::Nobody, |id| {
                     let caller = Caller { owner: ask.owner, client };
                     self.adopt_unless_known(id, value, expires, now);
                     self.end_and_serve(id, End::Forced(ask.reason), caller, now)
                 });
-                Ok(Forced::Freed { owner: value.into(), handed })
+                Ok(Forced::Freed { owner: value.into(), next })
             }
             _ => Ok(Forced::NotTaken),
         };

@@ -6,6 +6,7 @@ use crate::clock::Now;
 use crate::fault::Fault;
 use crate::keeper::Keeper;
 use crate::lease::Left;
+use crate::line::{Ticket, Waiter};
 use crate::lock::{Bytes, Hold, NO_END, Name, Session};
 use crate::seen::{Seen, can_own};
 
@@ -26,6 +27,8 @@ pub struct Inspection {
     pub grace_ms: Option<u64>,
     /// The module did not grant it; none: it is not held.
     pub adopted: Option<bool>,
+    /// For whom it is set aside: free, and this owner's turn.
+    pub reserved_for: Option<Bytes>,
     /// How many places the line has.
     pub waiting: u64,
     /// The first of them, in line order.
@@ -41,6 +44,12 @@ pub struct Place {
     pub client: Option<u64>,
     /// For how long, in ms.
     pub waited_ms: u64,
+    /// How many locks it wants.
+    pub wants: usize,
+    /// Of how many.
+    pub of: usize,
+    /// The keys of those that are set aside for it.
+    pub set_aside: Vec<Bytes>,
 }
 
 /// How many places are told.
@@ -102,14 +111,32 @@ impl Keeper {
                 .filter(|_| session == Session::Closed)
                 .map(|hold| hold.until_ms.saturating_sub(now.ms())),
             adopted: value.map(|_| hold.is_none_or(|hold| hold.adopted)),
+            reserved_for: known
+                .filter(|_| value.is_none())
+                .and_then(|id| self.reserved_for(id)),
             waiting,
             waiters: places
-                .map(|waiter| Place {
-                    owner: waiter.owner.clone(),
-                    client: waiter.client,
-                    waited_ms: now.ms_since(waiter.since_ms),
-                })
+                .map(|(ticket, waiter)| self.place(ticket, waiter, now))
                 .collect(),
         })
+    }
+
+    fn place(&self, ticket: Ticket, waiter: &Waiter, now: Now) -> Place {
+        let aside = waiter.locks.iter().filter(|id| self.is_aside_for(**id, ticket));
+        let key = |id: &Id| self.table.get(*id).map(|lock| lock.key.clone());
+        Place {
+            owner: waiter.owner.clone(),
+            client: waiter.client,
+            waited_ms: now.ms_since(waiter.since_ms),
+            wants: waiter.wants,
+            of: waiter.locks.len(),
+            set_aside: aside.filter_map(key).collect(),
+        }
+    }
+
+    /// Whose turn it is at a lock that is free.
+    fn reserved_for(&self, id: Id) -> Option<Bytes> {
+        let first = self.lines.first_present(id)?;
+        self.lines.get(first).map(|waiter| waiter.owner.clone())
     }
 }

@@ -74,10 +74,10 @@ pub struct Keeper {
 /// What a waiting client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The lock is the client's.
+    /// The lock, or the set, is the client's.
     Granted {
-        /// The fencing token.
-        token: u64,
+        /// What it got, in the order in which it asked.
+        grants: Vec<Grant>,
         /// Who it was granted to, in case that nobody is there to hear it.
         waiter: Box<Waiter>,
     },
@@ -85,6 +85,17 @@ pub enum Answer {
     Null,
     /// An error.
     Refused(Fault),
+}
+
+/// A lock that a waiting client got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The lock.
+    pub lock: Id,
+    /// Its key.
+    pub key: Bytes,
+    /// The fencing token.
+    pub token: u64,
 }
 
 /// What a hold begins with.
@@ -235,10 +246,10 @@ impl Keeper {
     /// This server became a replica: nothing is held here any more, and nobody waits.
     pub fn demoted(&mut self, now: Now) {
         self.is_primary = false;
-        self.owed.clear();
         while let Some(id) = self.lines.first_lock() {
             self.dismiss_line(id, Leaving::RoleChanged, now);
         }
+        self.owed.clear();
         while let Some(id) = self.table.oldest() {
             self.end(id, End::Removed, Caller::default(), now);
             self.table.forget_if_idle(id);
@@ -317,6 +328,7 @@ impl Keeper {
             self.tie(id, client, grace_ms);
         }
         self.rearm(id);
+        self.count_held(id, terms.owner);
         self.count(Some(id), |counters| &mut counters.acquired);
         if self.settings.events == Events::All
             && let Some(lock) = self.table.get(id)
@@ -334,6 +346,7 @@ impl Keeper {
         self.table.begin_hold(id, Hold::new(owner, None, now.ms(), until_ms));
         self.count(Some(id), |counters| &mut counters.adopted);
         self.rearm(id);
+        self.count_held(id, owner);
     }
 
     /// Ends a hold: counts, logs and tells it.

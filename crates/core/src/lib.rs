@@ -5,7 +5,7 @@
 //! # Layout
 //! - [`request`]: what a client asks, read from a command's arguments ([`mod@options`]).
 //! - [`keeper`]: the [`Keeper`], all that is known; one file beside it for each rule:
-//!   [`acquire`], [`release`], [`extend`], [`force_release`], and [`settle`], which every
+//!   [`acquire`], [`acquire_any`], [`share`], [`release`], [`extend`], [`force_release`], and [`settle`], which every
 //!   rule begins with: what is known is brought in line with what the key shows.
 //! - [`inspect`], [`list`]: looking without touching. [`sweep`]: which locks to look at
 //!   when nobody asks.
@@ -32,6 +32,7 @@
 )]
 
 pub mod acquire;
+pub mod acquire_any;
 pub mod age;
 mod alarm;
 pub mod arena;
@@ -59,6 +60,7 @@ pub mod serve;
 pub mod session;
 pub mod settings;
 pub mod settle;
+pub mod share;
 pub mod slot;
 pub mod sweep;
 pub mod table;

@@ -5,15 +5,20 @@
 //! Every step is O(log n) in all waiters of the server, whatever the length of a line:
 //!
 //! ```text
-//!   by_ticket   ticket ──────────────► Waiter { lock, turn, owner, … }
+//!   by_ticket   ticket ──────────────► Waiter { locks, turn, owner, … }
 //!   places      (lock, turn) ────────► ticket     all places of a line, in order
 //!   present     (lock, turn) ────────► ticket     those whose client is waiting now
 //!   by_owner    (owner, lock) ───────► ticket     UNIQUE owners only: one place a line
 //!   by_client   client ──────────────► ticket     a client waits in one call at a time
 //!   deadlines   (ms, ticket)                      when a wait, or a kept place, is over
 //! ```
+//!
+//! Who waits for several locks stands in the line of each, with the same turn. So of any
+//! two the same one is earlier wherever they meet, and no two can wait for each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use smallvec::SmallVec;
 
 use crate::arena::Id;
 use crate::lock::Bytes;
@@ -25,8 +30,12 @@ pub struct Ticket(u64);
 /// A place in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiter {
-    /// The lock that is waited for.
-    pub lock: Id,
+    /// The locks that are waited for, the one liked best first.
+    pub locks: Locks,
+    /// How many of them it wants, all at once.
+    pub wants: usize,
+    /// It asked for locks of a set, and is told which ones it got.
+    pub of_set: bool,
     /// Where it stands: smaller is earlier.
     pub turn: u64,
     /// Who waits.
@@ -43,7 +52,14 @@ pub struct Waiter {
     pub client: Option<u64>,
     /// When the wait, or the keeping of the place, is over; none: never.
     pub deadline_ms: Option<u64>,
+    /// At least so many locks must still come free before its share is complete: what
+    /// makes it needless to count them all each time.
+    pub(crate) lacks: usize,
 }
+
+/// The locks that somebody waits for; one or a few, and so nearly always, need no memory of
+/// their own.
+pub type Locks = SmallVec<[Id; 4]>;
 
 /// All lines.
 #[derive(Debug, Default)]
@@ -70,7 +86,7 @@ impl Lines {
 
     /// How many clients wait now.
     pub fn clients(&self) -> usize {
-        self.present.len()
+        self.by_client.len()
     }
 
     /// A number that is later than all before: a ticket's, and the turn of a new place.
@@ -82,14 +98,18 @@ impl Lines {
     /// Adds a place.
     pub(crate) fn add(&mut self, waiter: Waiter) -> Ticket {
         let ticket = Ticket(self.next_number());
-        let place = (waiter.lock, waiter.turn);
-        self.places.insert(place, ticket);
-        if let Some(client) = waiter.client {
-            self.present.insert(place, ticket);
-            self.by_client.insert(client, ticket);
+        for lock in &waiter.locks {
+            let place = (*lock, waiter.turn);
+            self.places.insert(place, ticket);
+            if waiter.client.is_some() {
+                self.present.insert(place, ticket);
+            }
+            if waiter.unique {
+                self.by_owner.insert((waiter.owner.clone(), *lock), ticket);
+            }
         }
-        if waiter.unique {
-            self.by_owner.insert((waiter.owner.clone(), waiter.lock), ticket);
+        if let Some(client) = waiter.client {
+            self.by_client.insert(client, ticket);
         }
         if let Some(ms) = waiter.deadline_ms {
             self.deadlines.insert((ms, ticket));
@@ -101,14 +121,16 @@ impl Lines {
     /// Takes a place out.
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
         let waiter = self.by_ticket.remove(&ticket)?;
-        let place = (waiter.lock, waiter.turn);
-        self.places.remove(&place);
-        if let Some(client) = waiter.client {
+        for lock in &waiter.locks {
+            let place = (*lock, waiter.turn);
+            self.places.remove(&place);
             self.present.remove(&place);
-            self.by_client.remove(&client);
+            if waiter.unique {
+                self.by_owner.remove(&(waiter.owner.clone(), *lock));
+            }
         }
-        if waiter.unique {
-            self.by_owner.remove(&(waiter.owner.clone(), waiter.lock));
+        if let Some(client) = waiter.client {
+            self.by_client.remove(&client);
         }
         if let Some(ms) = waiter.deadline_ms {
             self.deadlines.remove(&(ms, ticket));
@@ -119,6 +141,17 @@ impl Lines {
     /// A place.
     pub fn get(&self, ticket: Ticket) -> Option<&Waiter> {
         self.by_ticket.get(&ticket)
+    }
+
+    /// What a place lacks, to change it.
+    pub(crate) fn lacks_mut(&mut self, ticket: Ticket) -> Option<&mut usize> {
+        self.by_ticket.get_mut(&ticket).map(|waiter| &mut waiter.lacks)
+    }
+
+    /// The first client of a line that is not this one.
+    pub(crate) fn first_other(&self, lock: Id, own: Option<Ticket>) -> Option<Ticket> {
+        let mut clients = self.present.range(line(lock)).map(|(_, ticket)| *ticket);
+        clients.find(|ticket| Some(*ticket) != own)
     }
 
     /// The first client of a line.
@@ -132,9 +165,9 @@ impl Lines {
     }
 
     /// The places of a line, in order.
-    pub fn places(&self, lock: Id) -> impl Iterator<Item = &Waiter> {
+    pub fn places(&self, lock: Id) -> impl Iterator<Item = (Ticket, &Waiter)> {
         let tickets = self.places.range(line(lock));
-        tickets.filter_map(|(_, ticket)| self.by_ticket.get(ticket))
+        tickets.filter_map(|(_, ticket)| Some((*ticket, self.by_ticket.get(ticket)?)))
     }
 
     /// The place of a UNIQUE owner in a line.
@@ -142,12 +175,15 @@ impl Lines {
         self.by_owner.get(&(Bytes::from_slice(owner), lock)).copied()
     }
 
-    /// The places of a UNIQUE owner in all lines.
+    /// The places of a UNIQUE owner in all lines, each once.
     pub(crate) fn places_of(&self, owner: &[u8]) -> impl Iterator<Item = &Waiter> {
         let owner = Bytes::from_slice(owner);
         let tickets = self.by_owner.range((owner.clone(), Id::FIRST)..);
         let of_owner = tickets.take_while(move |((name, _), _)| *name == owner);
-        of_owner.filter_map(|(_, ticket)| self.by_ticket.get(ticket))
+        of_owner.filter_map(|((_, lock), ticket)| {
+            let place = self.by_ticket.get(ticket)?;
+            (place.locks.first() == Some(lock)).then_some(place)
+        })
     }
 
     /// The call in which a client waits.

@@ -132,6 +132,9 @@ pub struct Lock {
     pub places: u32,
     /// How many clients of its line wait now.
     pub present: u32,
+    /// Free, but for the first of its line, who needs others as well: its key was absent
+    /// when it was looked at last.
+    pub set_aside: bool,
     /// When it is to be looked at, in ms since the epoch; 0: nobody waits for its end.
     pub(crate) alarm_ms: u64,
     /// Its place among the held locks.
@@ -148,6 +151,7 @@ impl Lock {
             counters: None,
             places: 0,
             present: 0,
+            set_aside: false,
             alarm_ms: 0,
             links: Links::default(),
         }

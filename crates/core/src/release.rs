@@ -10,15 +10,13 @@ use crate::lock::{Hold, Name};
 use crate::log::Kind;
 use crate::request::Release;
 use crate::seen::{Seen, can_own};
-use crate::serve::Handed;
+use crate::serve::Next;
 
 /// What became of a call, and so what is to be done to the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Released {
-    /// Delete the key.
-    Freed,
-    /// Set the key to the next waiter.
-    HandedOver(Handed),
+    /// The key is the next one's.
+    Freed(Next),
     /// Nothing: the caller does not hold the lock.
     NotHeld,
 }
@@ -51,11 +49,11 @@ impl Keeper {
             {
                 let limit = self.tracked_limit();
                 known = known.or_else(|| self.table.find_or_make(name, limit));
-                let handed = known.and_then(|id| {
+                let next = known.map_or(Next::Nobody, |id| {
                     self.adopt_unless_known(id, value, expires, now);
                     self.end_and_serve(id, End::Released(ask.reason), caller, now)
                 });
-                Ok(handed.map_or(Released::Freed, Released::HandedOver))
+                Ok(Released::Freed(next))
             }
             _ => {
                 self.violation(name, ask, seen, caller, now);

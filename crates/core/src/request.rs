@@ -1,6 +1,8 @@
 //! What a client asks: a command's arguments, read into a request or refused. Nothing is
 //! looked up and nothing is changed in here. Arguments are what follows the key.
 
+use std::collections::HashSet;
+
 use crate::event::Text;
 use crate::fault::Fault;
 use crate::log::cut;
@@ -13,6 +15,9 @@ const REASON_MAX: usize = 64;
 
 /// The longest wait, lease and count: 2^53-1, so that no client loses digits.
 const NUMBER_MAX: u64 = token::MAX;
+
+/// The most locks that one call may name.
+const KEYS_MAX: u64 = 1024;
 
 /// `GPULOCK.ACQUIRE key owner [EX s | PX ms] [BLOCK ms] [UNIQUE] [SESSION [GRACE ms]]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,17 @@ pub struct Acquire<'a> {
     pub block_ms: Option<u64>,
     /// Ties the lock to the connection, with this grace in ms.
     pub session_grace_ms: Option<u64>,
+}
+
+/// `GPULOCK.ACQUIREANY numkeys key [key …] owner [COUNT n] [the options of ACQUIRE]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcquireAny<'a> {
+    /// The locks, the one liked best first; no two are the same.
+    pub keys: Vec<&'a [u8]>,
+    /// How many of them.
+    pub count: usize,
+    /// Who asks, and how.
+    pub how: Acquire<'a>,
 }
 
 /// `GPULOCK.RELEASE key owner [TOKEN n] [REASON text]`
@@ -88,12 +104,22 @@ impl<'a> Acquire<'a> {
     ///
     /// # Errors
     /// A [`Fault`] for anything that is not of the command's form.
-    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+    pub fn parse(args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+        Self::parse_with(args, |_, _| Ok(false))
+    }
+
+    /// Reads the arguments of a command that has more of them: `other` is asked first
+    /// whether a word is its own, and then takes what follows it.
+    fn parse_with<I: Iterator<Item = &'a [u8]>>(
+        mut args: I,
+        mut other: impl FnMut(&[u8], &mut I) -> Result<bool, Fault>,
+    ) -> Result<Self, Fault> {
         let owner = owner(&mut args)?;
         let (mut lease_ms, mut unique, mut block_ms) = (None, false, None);
         let (mut session, mut grace_ms) = (false, None);
         while let Some(word) = args.next() {
-            if let Some(ms) = lease_option(word, &mut args)? {
+            if other(word, &mut args)? {
+            } else if let Some(ms) = lease_option(word, &mut args)? {
                 once(&mut lease_ms, ms)?;
             } else if is(word, "BLOCK") {
                 once(&mut block_ms, number(value(&mut args)?, "BLOCK", 0, NUMBER_MAX)?)?;
@@ -112,6 +138,35 @@ impl<'a> Acquire<'a> {
         }
         let session_grace_ms = session.then(|| grace_ms.unwrap_or(0));
         Ok(Self { owner, lease_ms, unique, block_ms, session_grace_ms })
+    }
+}
+
+impl<'a> AcquireAny<'a> {
+    /// Reads the arguments, the number of keys first.
+    ///
+    /// # Errors
+    /// A [`Fault`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, Fault> {
+        let wanted = number_of_keys(value(&mut args)?)?;
+        // As many as there are, whatever the number says.
+        let keys: Vec<&[u8]> = args.by_ref().take(wanted).collect();
+        if keys.len() < wanted {
+            return Err(Fault::FewKeys);
+        }
+        let (mut count, numkeys) = (None, u64::try_from(wanted).unwrap_or(KEYS_MAX));
+        let how = Acquire::parse_with(args, |word, args| {
+            let is_count = is(word, "COUNT");
+            if is_count {
+                once(&mut count, number(value(args)?, "COUNT", 1, numkeys)?)?;
+            }
+            Ok(is_count)
+        })?;
+        let count = usize::try_from(count.unwrap_or(1)).unwrap_or(usize::MAX);
+        let mut names = HashSet::new();
+        if keys.len() > 1 && !keys.iter().all(|key| names.insert(*key)) {
+            return Err(Fault::KeyTwice);
+        }
+        Ok(Self { keys, count, how })
     }
 }
 
@@ -202,6 +257,15 @@ impl<'a> List<'a> {
         }
         Ok(Self { pattern, limit: limit.unwrap_or(Self::LIMIT) })
     }
+}
+
+/// Reads how many keys ACQUIREANY names.
+///
+/// # Errors
+/// A [`Fault`] for anything but a number of keys that it may name.
+pub fn number_of_keys(digits: &[u8]) -> Result<usize, Fault> {
+    let keys = number(digits, "numkeys", 1, KEYS_MAX)?;
+    Ok(usize::try_from(keys).unwrap_or(usize::MAX))
 }
 
 /// Reads the arguments of STATS.

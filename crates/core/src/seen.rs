@@ -1,7 +1,7 @@
 //! What a lock's key shows at this moment. The key is the only truth: every rule is told
 //! what was seen there, and believes it over what it remembers.
 
-use crate::lock::NO_END;
+use crate::lock::{Bytes, NO_END};
 
 /// The longest owner, in bytes.
 pub const OWNER_MAX: usize = 1024;
@@ -23,6 +23,46 @@ pub enum Seen<'a> {
     },
     /// A key of another type: no lock.
     Other,
+}
+
+/// What stood under a key when it was looked at: [`Seen`], for a rule that decides over
+/// several keys, which are not open at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing.
+    Absent,
+    /// A string.
+    Text {
+        /// The value.
+        value: Bytes,
+        /// When the key's time to live is over.
+        expires: Expires,
+    },
+    /// A key of another type.
+    Other,
+}
+
+impl From<Seen<'_>> for Shown {
+    fn from(seen: Seen<'_>) -> Self {
+        match seen {
+            Seen::Absent | Seen::Elsewhere => Self::Absent,
+            Seen::Text { value, expires } => {
+                Self::Text { value: Bytes::from_slice(value), expires }
+            }
+            Seen::Other => Self::Other,
+        }
+    }
+}
+
+impl Shown {
+    /// As the other rules are told it.
+    pub fn seen(&self) -> Seen<'_> {
+        match self {
+            Self::Absent => Seen::Absent,
+            Self::Text { value, expires } => Seen::Text { value, expires: *expires },
+            Self::Other => Seen::Other,
+        }
+    }
 }
 
 /// When a key's time to live is over.

@@ -9,14 +9,36 @@
 //! ```
 //!
 //! A kept place is passed over, and stays; a waiter whose time is over gets null, not the
-//! lock, even when nobody has told it yet.
+//! lock, even when nobody has told it yet. For one that needs several locks it is set
+//! aside until they are complete ([`crate::share`]).
 
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
-use crate::keeper::{Answer, Caller, Keeper, Terms};
+use crate::keeper::{Answer, Caller, Grant, Keeper, Terms};
+use crate::line::Ticket;
 use crate::lock::Bytes;
+use crate::share::counted_for;
 use crate::wait::Leaving;
+
+/// Who is next, and so what is to be done to the key of a lock that nobody holds any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nobody waits: the key goes.
+    Nobody,
+    /// The first in line needs others as well: the key goes, the lock waits for it.
+    SetAside,
+    /// The first in line: set the key to it.
+    One(Handed),
+    /// The first in line needs others as well, and they seem to be there: see
+    /// [`Keeper::share_of`].
+    Set {
+        /// Who.
+        ticket: Ticket,
+        /// The lock; its key shows what it did until it is known who gets it.
+        lock: Id,
+    },
+}
 
 /// The key is to be set to a waiter whose turn it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,46 +50,57 @@ pub struct Handed {
 }
 
 impl Keeper {
-    /// Gives a free lock to the first client of its line; none when nobody waits.
-    pub(crate) fn serve(&mut self, id: Id, now: Now) -> Option<Handed> {
-        if self.table.get(id)?.present == 0 {
-            return None;
-        }
-        while let Some(ticket) = self.lines.first_present(id) {
-            let deadline_ms = self.lines.get(ticket)?.deadline_ms;
-            if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.ms()) {
-                self.end_wait(ticket, Leaving::TimedOut, now);
+    /// Gives a free lock to the first client of its line.
+    pub(crate) fn serve(&mut self, id: Id, now: Now) -> Next {
+        while let Some(ticket) = self.first_client(id) {
+            let Some(waiter) = self.lines.get(ticket) else { break };
+            if waiter.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.ms()) {
+                self.end_wait(ticket, Leaving::TimedOut, &[id], now);
                 continue;
             }
-            let waiter = self.take_place(ticket)?;
-            let client = waiter.client;
-            let session = waiter.session_grace_ms;
-            let terms = Terms {
-                owner: &waiter.owner,
-                lease_ms: waiter.lease_ms,
-                unique: waiter.unique,
-                session: client.zip(session),
-            };
-            let (token, until_ms) = self.grant(id, &terms, now);
-            self.count(Some(id), |counters| &mut counters.acquired_after_wait);
-            let waited_ms = now.ms_since(waiter.since_ms);
-            self.tally(Some(id), |counters| counters.wait_ms.record(waited_ms));
-            let owner = waiter.owner.clone();
-            let waiter = Box::new(waiter);
-            self.answers.push_back((ticket, Answer::Granted { token, waiter }));
-            return Some(Handed { owner, until_ms });
+            if waiter.wants > 1 {
+                return self.set_aside(id, ticket);
+            }
+            return self.hand_off(id, ticket, now).map_or(Next::Nobody, Next::One);
         }
-        None
+        Next::Nobody
     }
 
-    /// Ends a hold and gives the lock to the next waiter; none when there is none.
+    fn first_client(&self, id: Id) -> Option<Ticket> {
+        let waits = self.table.get(id).is_some_and(|lock| lock.present > 0);
+        waits.then(|| self.lines.first_present(id)).flatten()
+    }
+
+    fn hand_off(&mut self, id: Id, ticket: Ticket, now: Now) -> Option<Handed> {
+        let waiter = self.take_place(ticket)?;
+        let terms = Terms {
+            owner: &waiter.owner,
+            lease_ms: waiter.lease_ms,
+            unique: waiter.unique,
+            session: waiter.client.zip(waiter.session_grace_ms),
+        };
+        let (token, until_ms) = self.grant(id, &terms, now);
+        self.count(Some(id), |counters| &mut counters.acquired_after_wait);
+        let waited_ms = now.ms_since(waiter.since_ms);
+        let counted = counted_for(&waiter.locks);
+        self.tally(counted, |counters| counters.wait_ms.record(waited_ms));
+        let owner = waiter.owner.clone();
+        let key = self.table.get(id).map(|lock| lock.key.clone()).unwrap_or_default();
+        let grants = vec![Grant { lock: id, key, token }];
+        self.forget_idle(&waiter.locks);
+        let waiter = Box::new(waiter);
+        self.answers.push_back((ticket, Answer::Granted { grants, waiter }));
+        Some(Handed { owner, until_ms })
+    }
+
+    /// Ends a hold and gives the lock to the next waiter.
     pub(crate) fn end_and_serve(
         &mut self,
         id: Id,
         end: End,
         caller: Caller<'_>,
         now: Now,
-    ) -> Option<Handed> {
+    ) -> Next {
         self.end(id, end, caller, now);
         self.serve(id, now)
     }

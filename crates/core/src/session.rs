@@ -4,28 +4,57 @@
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
-use crate::keeper::{Caller, Keeper};
-use crate::line::Waiter;
+use crate::keeper::{Caller, Grant, Keeper};
+use crate::line::{Ticket, Waiter};
 use crate::lock::Session;
 use crate::seen::Seen;
-use crate::serve::Handed;
+use crate::serve::Next;
 use crate::wait::Leaving;
 
 /// Something that happened to a client, for which a lock's key is to be changed as soon as
 /// the server may be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owed {
-    /// The lock.
-    pub lock: Id,
-    what: What,
+pub enum Owed {
+    /// The connection that a lock was tied to closed.
+    SessionEnd {
+        /// The lock.
+        lock: Id,
+        /// The client.
+        client: u64,
+        /// When, in ms since the epoch.
+        closed_ms: u64,
+    },
+    /// A waiter was granted a lock, and never heard of it.
+    TakeBack {
+        /// The lock.
+        lock: Id,
+        /// The token of the grant.
+        token: u64,
+        /// Who.
+        waiter: Box<Waiter>,
+    },
+    /// A free lock is the next one's: whom it was set aside for has left.
+    Turn {
+        /// The lock.
+        lock: Id,
+    },
+    /// What a set has is to be counted: somebody before it has left.
+    Share {
+        /// Who waits for the set.
+        ticket: Ticket,
+    },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum What {
-    /// This client's connection closed then, in ms since the epoch.
-    SessionEnd { client: u64, closed_ms: u64 },
-    /// This waiter was granted this token, and never heard of it.
-    TakeBack { token: u64, waiter: Box<Waiter> },
+impl Owed {
+    /// The lock whose key is to be changed; none: those of a set.
+    pub fn lock(&self) -> Option<Id> {
+        match self {
+            Self::SessionEnd { lock, .. }
+            | Self::TakeBack { lock, .. }
+            | Self::Turn { lock } => Some(*lock),
+            Self::Share { .. } => None,
+        }
+    }
 }
 
 /// What is to be done to the key.
@@ -33,10 +62,10 @@ enum What {
 pub enum MadeGood {
     /// Nothing: the lock is somebody else's meanwhile.
     Nothing,
-    /// Delete it.
-    Freed,
-    /// Set it to the next waiter.
-    HandedOver(Handed),
+    /// The hold is over: it is the next one's.
+    Freed(Next),
+    /// There was no hold and no key: it is the next one's.
+    Served(Next),
     /// Let it live until then.
     Cut {
         /// The end of the grace, in ms since the epoch.
@@ -76,16 +105,20 @@ impl Keeper {
                 && let Session::Tied { client, grace_ms } = hold.session
             {
                 hold.session = Session::Ending { client, grace_ms };
-                let what = What::SessionEnd { client, closed_ms: now.ms() };
-                self.owed.push_back(Owed { lock, what });
+                let closed_ms = now.ms();
+                self.owed.push_back(Owed::SessionEnd { lock, client, closed_ms });
             }
         }
     }
 
-    /// A waiter was gone before it heard of its grant.
-    pub fn undelivered(&mut self, token: u64, waiter: Box<Waiter>) {
-        let lock = waiter.lock;
-        self.owed.push_back(Owed { lock, what: What::TakeBack { token, waiter } });
+    /// A waiter was gone before it heard of its grants.
+    pub fn undelivered(&mut self, grants: &[Grant], waiter: &Waiter) {
+        let take_back = |grant: &Grant| Owed::TakeBack {
+            lock: grant.lock,
+            token: grant.token,
+            waiter: Box::new(waiter.clone()),
+        };
+        self.owed.extend(grants.iter().map(take_back));
     }
 
     /// True when something is owed.
@@ -98,29 +131,36 @@ impl Keeper {
         self.owed.pop_front()
     }
 
-    /// Makes good what is owed, if the lock is still the one that it is owed for.
+    /// Makes good what is owed, if the lock is still the one that it is owed for. A set's
+    /// share is counted by [`Keeper::share_of`] instead.
     pub fn make_good(&mut self, owed: Owed, seen: &Seen<'_>, now: Now) -> MadeGood {
-        let id = owed.lock;
+        let Some(id) = owed.lock() else { return MadeGood::Nothing };
         self.settle(id, seen, now);
-        let made_good = self.make_good_settled(owed, now);
+        let made_good = match owed {
+            Owed::Turn { .. } if matches!(seen, Seen::Absent) => {
+                MadeGood::Served(self.serve(id, now))
+            }
+            _ => self.make_good_settled(id, owed, now),
+        };
         self.rearm(id);
         self.table.forget_if_idle(id);
         made_good
     }
 
-    fn make_good_settled(&mut self, owed: Owed, now: Now) -> MadeGood {
-        let id = owed.lock;
+    fn make_good_settled(&mut self, id: Id, owed: Owed, now: Now) -> MadeGood {
         let Some(hold) = self.table.hold_mut(id) else { return MadeGood::Nothing };
-        let end = match (owed.what, hold.session) {
+        let end = match (owed, hold.session) {
             // Unless its owner asked again in the same turn, and was told that way.
-            (What::TakeBack { token, waiter }, _)
+            (Owed::TakeBack { token, waiter, .. }, _)
                 if hold.token() == Some(token) && !hold.renewed =>
             {
-                self.keep_place(&waiter, now);
+                if self.lines.place_of(&waiter.owner, id).is_none() {
+                    self.keep_place(&waiter, now);
+                }
                 End::Undelivered
             }
             (
-                What::SessionEnd { client, closed_ms },
+                Owed::SessionEnd { client, closed_ms, .. },
                 Session::Ending { client: tied_to, grace_ms },
             ) if client == tied_to => {
                 let until_ms = closed_ms.saturating_add(grace_ms);
@@ -131,10 +171,7 @@ impl Keeper {
             }
             _ => return MadeGood::Nothing,
         };
-        match self.end_and_serve(id, end, Caller::default(), now) {
-            Some(handed) => MadeGood::HandedOver(handed),
-            None => MadeGood::Freed,
-        }
+        MadeGood::Freed(self.end_and_serve(id, end, Caller::default(), now))
     }
 
     /// Leaves a lock whose connection closed to its grace, or to its lease if that is

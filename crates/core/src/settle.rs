@@ -22,7 +22,9 @@ impl Keeper {
     /// Brings a lock in line with what its key shows. What is known of it afterwards may be
     /// nothing; [`crate::table::Table::forget_if_idle`] is left to the caller.
     pub(crate) fn settle(&mut self, id: Id, seen: &Seen<'_>, now: Now) {
-        let Some(hold) = self.table.hold_mut(id) else { return };
+        let Some(lock) = self.table.get_mut(id) else { return };
+        lock.set_aside &= matches!(seen, Seen::Absent);
+        let Some(hold) = lock.hold.as_mut() else { return };
         let is_over = hold.is_over(now.ms());
         let end = match hold.session {
             _ if !is_over => End::Removed,

@@ -13,7 +13,7 @@ use crate::keeper::{Caller, Incident, Keeper};
 use crate::lock::{Lock, NO_END, Name};
 use crate::log::{Kind, cut};
 use crate::seen::{Glimpse, OWNER_MAX, Seen, can_own};
-use crate::serve::Handed;
+use crate::serve::Next;
 use crate::wait::Leaving;
 
 /// Locks to pass by in a millisecond, reading memory only.
@@ -132,11 +132,11 @@ impl Keeper {
     pub fn agrees(&self, id: Id, glimpse: Glimpse) -> bool {
         let Some(lock) = self.table.get(id) else { return true };
         match (&lock.hold, glimpse) {
-            (None, Glimpse::Absent) => lock.present == 0,
+            (None, Glimpse::Absent) => lock.present == 0 || self.is_set_aside(id),
             (None, Glimpse::Text { len, .. }) => {
-                lock.places == 0 || !(1..=OWNER_MAX).contains(&len)
+                lock.places == 0 || !lock.set_aside && !(1..=OWNER_MAX).contains(&len)
             }
-            (None, Glimpse::Other) => true,
+            (None, Glimpse::Other) => !lock.set_aside,
             (Some(hold), Glimpse::Text { len, expires }) => {
                 hold.adopted
                     && len == hold.owner.len()
@@ -146,30 +146,37 @@ impl Keeper {
         }
     }
 
-    /// A lock was looked at. If it is free it goes to the first waiter: set the key to the
-    /// one that is returned.
-    pub fn looked_at(&mut self, id: Id, seen: &Seen<'_>, now: Now) -> Option<Handed> {
+    /// Whether a free lock needs no look: it waits for the set that is first in its line.
+    fn is_set_aside(&self, id: Id) -> bool {
+        let first = self.lines.first_present(id).and_then(|first| self.lines.get(first));
+        self.table.get(id).is_some_and(|lock| lock.set_aside)
+            && first.is_some_and(|waiter| waiter.wants > 1)
+    }
+
+    /// A lock was looked at. If it is free it goes to the next one, whom the key is to be
+    /// set to.
+    pub fn looked_at(&mut self, id: Id, seen: &Seen<'_>, now: Now) -> Next {
         self.settle(id, seen, now);
         let waited_for = self.table.get(id).is_some_and(|lock| lock.places > 0);
-        let handed = match *seen {
+        let next = match *seen {
             Seen::Text { value, expires } if waited_for && can_own(value) => {
                 self.adopt_unless_known(id, value, expires, now);
-                None
+                Next::Nobody
             }
             Seen::Absent => {
-                let handed = self.serve(id, now);
-                if handed.is_some() {
+                let next = self.serve(id, now);
+                if matches!(next, Next::One(_) | Next::Set { .. }) {
                     self.round.look_again();
                 }
-                handed
+                next
             }
             Seen::Elsewhere => {
                 self.dismiss_line(id, Leaving::Moved, now);
-                None
+                Next::Nobody
             }
-            Seen::Text { .. } | Seen::Other => None,
+            Seen::Text { .. } | Seen::Other => Next::Nobody,
         };
         self.table.forget_if_idle(id);
-        handed
+        next
     }
 }

@@ -113,6 +113,7 @@ impl Table {
         let Some(lock) = self.locks.get_mut(id) else { return };
         let adopted = hold.adopted;
         lock.hold = Some(hold);
+        lock.set_aside = false;
         let list = if adopted { &mut self.adopted } else { &mut self.granted };
         list.push(&mut self.locks, id);
     }

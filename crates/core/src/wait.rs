@@ -2,26 +2,27 @@
 //!
 //! | it leaves because | it hears | counted as | a UNIQUE owner's place is |
 //! |---|---|---|---|
-//! | it was granted the lock | the token | `acquired_after_wait` | used up |
+//! | it was granted the lock, or its set | the token, or each | `acquired_after_wait` | used up |
 //! | its time is over | null | `wait_timeouts` | kept |
 //! | `CLIENT UNBLOCK` | null | `wait_timeouts` | given up |
 //! | its connection closed | | `waits_abandoned` | kept |
 //! | `CLIENT UNBLOCK … ERROR` | an error | `waits_abandoned` | given up |
-//! | its owner asked again | null | `waits_abandoned` | the new call's |
+//! | its owner asked again | null | `waits_abandoned` | the new call's, if that asks for the same |
 //! | the server is a replica now | an error | `waits_abandoned` | given up |
 //! | the cluster slot moves | an error | `waits_abandoned` | given up |
 
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::counters::Counters;
-use crate::deadlock::Circles;
+use crate::deadlock::{Circle, Circles};
 use crate::fault::Fault;
 use crate::keeper::{Answer, Caller, Incident, Keeper};
 use crate::lease;
-use crate::line::{Ticket, Waiter};
+use crate::line::{Locks, Ticket, Waiter};
 use crate::lock::{Bytes, Hold, Name};
 use crate::log::Kind;
 use crate::request::Acquire;
+use crate::share::counted_for;
 
 /// What became of a call that may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,16 +53,31 @@ pub enum Leaving {
     Moved,
 }
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The number of the database.
+    pub db: u32,
+    /// The keys, the one liked best first.
+    pub keys: &'a [&'a [u8]],
+    /// How many of them, all at once.
+    pub count: usize,
+    /// Those were asked for as a set.
+    pub of_set: bool,
+    /// Places in `keys` of locks that are free, and nobody's before the asker.
+    pub free: &'a [usize],
+}
+
 impl Keeper {
-    /// Gives a call that was not served at once a place in the line. `circles` tells what
-    /// came of [`Waiting::LookFirst`], none at first; `room` is false when the server is out of
-    /// memory.
+    /// Gives a call that was not served at once a place in the line of each lock. `circles`
+    /// tells what came of [`Waiting::LookFirst`], none at first; `room` is false when the
+    /// server is out of memory.
     ///
     /// # Errors
     /// When too many wait, memory is short, or the wait would close a circle.
     pub fn wait(
         &mut self,
-        name: Name<'_>,
+        wanted: Wanted<'_>,
         ask: &Acquire<'_>,
         client: u64,
         circles: &Circles,
@@ -69,62 +85,130 @@ impl Keeper {
         now: Now,
     ) -> Result<Waiting, Fault> {
         let lease_ms = lease::asked(ask.lease_ms, &self.settings)?;
-        let limit = self.tracked_limit();
-        let id = self.table.find_or_make(name, limit).ok_or(Fault::OutOfMemory)?;
-        let own = ask.unique.then(|| self.lines.place_of(ask.owner, id)).flatten();
-        if own.is_none() {
-            let full = u64::try_from(self.lines.len()).unwrap_or(u64::MAX)
-                >= self.settings.max_waiters;
-            if full {
-                self.count(Some(id), |counters| &mut counters.refused);
-            }
-            if full || !room {
-                self.table.forget_if_idle(id);
-                return Err(if full { Fault::MaxWaiters } else { Fault::OutOfMemory });
-            }
+        let locks = self.known(wanted).ok_or(Fault::OutOfMemory)?;
+        let older = self.own_places(&locks, ask);
+        if older.is_empty()
+            && let Err(fault) = self.has_room(&locks, room)
+        {
+            self.forget_idle(&locks);
+            return Err(fault);
         }
         if ask.unique
             && let Circles::SureOf(checked) = circles
-            && let Some(circle) = self.circle(ask.owner, id, now)
+            && let Some(circle) = self.circle(ask.owner, wanted, &locks, now)
         {
             if circle.locks != *checked {
                 return Ok(Waiting::LookFirst(circle.locks));
             }
-            return Err(self.deadlock(name, ask, circle.chain, client, now));
+            let fault = self.deadlock(wanted, ask, circle, client, now);
+            self.forget_idle(&locks);
+            return Err(fault);
         }
-        let older = own.and_then(|ticket| self.end_wait(ticket, Leaving::TakenOver, now));
-        let turn = older.as_ref().map(|waiter| waiter.turn);
+        let same = self.same_call(&older, &locks, wanted.count);
+        let same = same.and_then(|ticket| self.lines.get(ticket)).cloned();
+        for ticket in older {
+            self.end_wait(ticket, Leaving::TakenOver, &locks, now);
+        }
+        for lock in wanted.free.iter().filter_map(|place| locks.get(*place)) {
+            if let Some(lock) = self.table.get_mut(*lock) {
+                lock.set_aside = lock.hold.is_none();
+            }
+        }
         let waiter = Waiter {
-            lock: id,
-            turn: turn.unwrap_or_else(|| self.lines.next_number()),
+            locks,
+            wants: wanted.count,
+            of_set: wanted.of_set,
+            turn: same.as_ref().map_or_else(|| self.lines.next_number(), |it| it.turn),
             owner: Bytes::from_slice(ask.owner),
             unique: ask.unique,
             lease_ms,
             session_grace_ms: ask.session_grace_ms,
-            since_ms: older.map_or(now.ms(), |waiter| waiter.since_ms),
+            since_ms: same.map_or(now.ms(), |waiter| waiter.since_ms),
             client: Some(client),
             deadline_ms: ask
                 .block_ms
                 .filter(|ms| *ms > 0)
                 .map(|ms| now.ms().saturating_add(ms)),
+            lacks: 0,
         };
-        Ok(Waiting::Begun(self.give_place(waiter)))
+        let ticket = self.give_place(waiter);
+        // The older calls may have left enough behind.
+        if wanted.count > 1 && self.is_complete(ticket) {
+            self.count_anew(ticket);
+        }
+        Ok(Waiting::Begun(ticket))
+    }
+
+    /// All locks of a call; known of from now on.
+    fn known(&mut self, wanted: Wanted<'_>) -> Option<Locks> {
+        let limit = self.tracked_limit();
+        let names = wanted.keys.iter().map(|key| Name { db: wanted.db, key });
+        names.map(|name| self.table.find_or_make(name, limit)).collect()
+    }
+
+    fn has_room(&mut self, locks: &[Id], room: bool) -> Result<(), Fault> {
+        let waiting = u64::try_from(self.lines.len()).unwrap_or(u64::MAX);
+        if waiting >= self.settings.max_waiters {
+            self.count(counted_for(locks), |counters| &mut counters.refused);
+            return Err(Fault::MaxWaiters);
+        }
+        if room { Ok(()) } else { Err(Fault::OutOfMemory) }
+    }
+
+    /// The places that a UNIQUE owner has in the lines of some locks, each once.
+    pub(crate) fn own_places(&self, locks: &[Id], ask: &Acquire<'_>) -> Vec<Ticket> {
+        if !ask.unique {
+            return Vec::new();
+        }
+        let has_line =
+            |id: &&Id| self.table.get(**id).is_some_and(|lock| lock.places > 0);
+        let lines = locks.iter().filter(has_line);
+        let mut own: Vec<_> =
+            lines.filter_map(|id| self.lines.place_of(ask.owner, *id)).collect();
+        own.sort_unstable();
+        own.dedup();
+        own
+    }
+
+    /// The place among these that waits for just the same: for the same locks, in whichever
+    /// order, and as many of them.
+    pub(crate) fn same_call(
+        &self,
+        own: &[Ticket],
+        locks: &[Id],
+        count: usize,
+    ) -> Option<Ticket> {
+        let [ticket] = own else { return None };
+        let waiter = self.lines.get(*ticket)?;
+        let same = waiter.wants == count
+            && waiter.locks.len() == locks.len()
+            && locks
+                .iter()
+                .all(|id| self.lines.place_of(&waiter.owner, *id) == Some(*ticket));
+        same.then_some(*ticket)
     }
 
     /// Counts and logs a wait that would have closed a circle.
     fn deadlock(
         &mut self,
-        name: Name<'_>,
+        wanted: Wanted<'_>,
         ask: &Acquire<'_>,
-        chain: String,
+        circle: Circle,
         client: u64,
         now: Now,
     ) -> Fault {
-        let known = self.table.find(name);
+        let Circle { locks, chain } = circle;
+        let Some((id, key)) = locks
+            .first()
+            .and_then(|id| self.table.get(*id).map(|lock| (*id, lock.key.clone())))
+        else {
+            return Fault::Internal;
+        };
+        let known = (wanted.keys.len() == 1).then_some(id);
         self.count(known, |counters| &mut counters.deadlocks);
-        let hold = known.and_then(|id| self.table.get(id)?.hold.clone());
+        let hold = self.table.get(id).and_then(|lock| lock.hold.clone());
         let incident = Incident {
-            name,
+            name: Name { db: wanted.db, key: &key },
             kind: Kind::Deadlock,
             holder: hold.as_ref().map(|hold| &*hold.owner),
             token: hold.as_ref().and_then(Hold::token),
@@ -137,46 +221,56 @@ impl Keeper {
     }
 
     fn give_place(&mut self, waiter: Waiter) -> Ticket {
-        let (id, present) = (waiter.lock, u32::from(waiter.client.is_some()));
-        if let Some(lock) = self.table.get_mut(id) {
-            lock.places = lock.places.saturating_add(1);
-            lock.present = lock.present.saturating_add(present);
-        }
+        let (locks, present) = (waiter.locks.clone(), u32::from(waiter.client.is_some()));
         let ticket = self.lines.add(waiter);
-        self.rearm(id);
+        for id in locks {
+            if let Some(lock) = self.table.get_mut(id) {
+                lock.places = lock.places.saturating_add(1);
+                lock.present = lock.present.saturating_add(present);
+            }
+            self.rearm(id);
+        }
         ticket
     }
 
-    /// Takes a place out of its line, and tells nobody.
+    /// Takes a place out of its lines, and tells nobody. What was set aside for it is the
+    /// next one's.
     pub(crate) fn take_place(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let locks = self.lines.get(ticket)?.locks.clone();
+        let aside: Locks =
+            locks.into_iter().filter(|id| self.is_aside_for(*id, ticket)).collect();
         let waiter = self.lines.remove(ticket)?;
-        if let Some(lock) = self.table.get_mut(waiter.lock) {
-            lock.places = lock.places.saturating_sub(1);
-            lock.present =
-                lock.present.saturating_sub(u32::from(waiter.client.is_some()));
+        let present = u32::from(waiter.client.is_some());
+        for id in &waiter.locks {
+            if let Some(lock) = self.table.get_mut(*id) {
+                lock.places = lock.places.saturating_sub(1);
+                lock.present = lock.present.saturating_sub(present);
+            }
+            self.rearm(*id);
         }
-        self.rearm(waiter.lock);
+        for id in aside {
+            self.pass_on(id);
+        }
         Some(waiter)
     }
 
     /// Ends a wait without a grant, or the keeping of a place. None when there is no such
     /// wait any more.
     pub fn leave(&mut self, ticket: Ticket, why: Leaving, now: Now) -> Option<Waiter> {
-        let waiter = self.end_wait(ticket, why, now)?;
-        self.table.forget_if_idle(waiter.lock);
-        Some(waiter)
+        self.end_wait(ticket, why, &[], now)
     }
 
-    /// As [`Keeper::leave`]; what is known of the lock stays.
+    /// As [`Keeper::leave`]; what is known of the locks in `used` stays.
     pub(crate) fn end_wait(
         &mut self,
         ticket: Ticket,
         why: Leaving,
+        used: &[Id],
         now: Now,
     ) -> Option<Waiter> {
         let waiter = self.take_place(ticket)?;
         if waiter.client.is_some() {
-            let lock = Some(waiter.lock);
+            let lock = counted_for(&waiter.locks);
             self.count(lock, |counters: &mut Counters| match why {
                 Leaving::TimedOut | Leaving::Unblocked => &mut counters.wait_timeouts,
                 _ => &mut counters.waits_abandoned,
@@ -194,6 +288,8 @@ impl Keeper {
                 self.keep_place(&waiter, now);
             }
         }
+        let idle = waiter.locks.iter().filter(|id| !used.contains(id));
+        idle.for_each(|id| self.table.forget_if_idle(*id));
         Some(waiter)
     }
 

@@ -4,21 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gpulock_core::acquire::{Acquired, Asker};
+use gpulock_core::acquire_any::AcquiredAny;
 use gpulock_core::arena::Id;
 use gpulock_core::deadlock::Circles;
 use gpulock_core::event::Text;
 use gpulock_core::extend::Extended;
 use gpulock_core::force_release::Forced;
-use gpulock_core::keeper::Answer;
-use gpulock_core::line::Ticket;
+use gpulock_core::keeper::{Answer, Grant};
+use gpulock_core::line::{Ticket, Waiter};
 use gpulock_core::list::Listed;
 use gpulock_core::release::Released;
-use gpulock_core::request::{Acquire, Extend, ForceRelease, Release};
-use gpulock_core::seen::Glimpse;
-use gpulock_core::serve::Handed;
-use gpulock_core::session::MadeGood;
+use gpulock_core::request::{Acquire, AcquireAny, Extend, ForceRelease, Release};
+use gpulock_core::seen::{Glimpse, Shown};
+use gpulock_core::serve::{Handed, Next};
+use gpulock_core::session::{MadeGood, Owed};
 use gpulock_core::settings::{Events, Settings};
-use gpulock_core::wait::{Leaving, Waiting};
+use gpulock_core::wait::{Leaving, Waiting, Wanted};
 use gpulock_core::{Fault, Keeper, Name, Now, Seen};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,7 +33,10 @@ const PLACE_KEEP_MS: u64 = 150;
 #[derive(Clone, Debug)]
 struct Ask {
     client: u64,
-    key: usize,
+    /// One lock, or those of a set, the one liked best first.
+    keys: Vec<usize>,
+    /// How many of the set; none: it is one lock alone that is asked for.
+    count: Option<usize>,
     owner: usize,
     lease_ms: Option<u64>,
     unique: bool,
@@ -69,15 +73,16 @@ enum Step {
 fn ask() -> impl Strategy<Value = Ask> {
     let wait = prop::option::weighted(0.7, prop_oneof![Just(0u64), 1..300u64]);
     let session = prop::option::weighted(0.3, prop_oneof![Just(0u64), 1..100u64]);
-    let who = (0..CLIENTS, 0..KEYS.len(), 0..OWNERS.len());
+    let who = (0..CLIENTS, keys(), 0..OWNERS.len());
     let lease = prop::option::of(1..300u64);
     let how = (any::<bool>(), prop::bool::weighted(0.95), prop::bool::weighted(0.1));
     (who, lease, wait, session, how).prop_map(
-        |((client, key, owner), lease_ms, block_ms, session_grace_ms, how)| {
+        |((client, (keys, count), owner), lease_ms, block_ms, session_grace_ms, how)| {
             let (unique, room, lost) = how;
             Ask {
                 client,
-                key,
+                keys,
+                count,
                 owner,
                 lease_ms,
                 unique,
@@ -88,6 +93,19 @@ fn ask() -> impl Strategy<Value = Ask> {
             }
         },
     )
+}
+
+/// One lock, or some of a set.
+fn keys() -> impl Strategy<Value = (Vec<usize>, Option<usize>)> {
+    let all: Vec<usize> = (0..KEYS.len()).collect();
+    let set = prop::sample::subsequence(all, 1..=KEYS.len()).prop_shuffle();
+    prop_oneof![
+        3 => (0..KEYS.len()).prop_map(|key| (vec![key], None)),
+        2 => (set, 1..=KEYS.len()).prop_map(|(keys, count)| {
+            let count = count.min(keys.len());
+            (keys, Some(count))
+        }),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -138,16 +156,47 @@ struct World {
     last_token: u64,
     /// The token of each lock that the keeper granted, as its holder knows it.
     tokens: BTreeMap<usize, u64>,
-    /// Each line as it must be, first come first served.
-    lines: BTreeMap<usize, Vec<Place>>,
+    /// All who wait, as they must stand: first come, first served.
+    line: Vec<Place>,
+    /// Grants whose client was closed in the same turn.
+    lost: Vec<(Vec<Grant>, Box<Waiter>)>,
+    /// What a set that is being served held already.
+    renewed: BTreeSet<usize>,
 }
 
 /// A place in a line.
 struct Place {
+    keys: Vec<usize>,
+    wants: usize,
+    of_set: bool,
     owner: usize,
     unique: bool,
     /// Who waits there; none: the place is kept until then.
     waits: Result<Wait, u64>,
+}
+
+impl Place {
+    /// It waits for just what is asked for now.
+    fn is_same(&self, ask: &Ask, count: usize) -> bool {
+        let sorted = |keys: &[usize]| keys.iter().copied().collect::<BTreeSet<_>>();
+        self.wants == count && sorted(&self.keys) == sorted(&ask.keys)
+    }
+}
+
+impl Ask {
+    fn request(&self) -> Acquire<'static> {
+        Acquire {
+            owner: OWNERS[self.owner],
+            lease_ms: self.lease_ms,
+            unique: self.unique,
+            block_ms: self.block_ms,
+            session_grace_ms: self.session_grace_ms,
+        }
+    }
+
+    fn asker(&self) -> Asker {
+        Asker { client: Some(self.client), may_wait: true, room: self.room }
+    }
 }
 
 struct Wait {
@@ -184,7 +233,9 @@ impl World {
             micros,
             last_token: 0,
             tokens: BTreeMap::new(),
-            lines: BTreeMap::new(),
+            line: Vec::new(),
+            lost: Vec::new(),
+            renewed: BTreeSet::new(),
         }
     }
 
@@ -216,8 +267,7 @@ impl World {
     fn take(&mut self, step: Step) {
         let now = self.now();
         let shown = match step {
-            Step::Acquire(Ask { key, .. })
-            | Step::Release { key, .. }
+            Step::Release { key, .. }
             | Step::Extend { key, .. }
             | Step::Force { key, .. }
             | Step::Inspect { key } => self.show(key),
@@ -229,7 +279,12 @@ impl World {
             _ => None,
         };
         match step {
-            Step::Acquire(ask) => self.acquire(&ask, &shown),
+            Step::Acquire(ask)
+                if self.waiting().any(|wait| wait.client == ask.client) => {}
+            Step::Acquire(ask) => match ask.count {
+                None => self.acquire(&ask),
+                Some(count) => self.acquire_any(&ask, count),
+            },
             Step::DropClient { client } => {
                 self.keeper.client_gone(client, now);
                 self.abandon(client, true);
@@ -251,13 +306,9 @@ impl World {
                 let ask = Release { owner: OWNERS[owner], token, reason };
                 let name = Name { db: 0, key: KEYS[key] };
                 match self.keeper.release(name, ask, &seen, Some(1), now) {
-                    Ok(Released::Freed) => {
+                    Ok(Released::Freed(next)) => {
                         assert_eq!(held_by.as_deref(), Some(OWNERS[owner]));
-                        self.freed(key);
-                    }
-                    Ok(Released::HandedOver(handed)) => {
-                        assert_eq!(held_by.as_deref(), Some(OWNERS[owner]));
-                        self.handed_over(key, &handed);
+                        self.pass_on(key, next);
                     }
                     Ok(Released::NotHeld) => assert!(
                         held_by.as_deref() != Some(OWNERS[owner]) || token.is_some()
@@ -292,13 +343,10 @@ impl World {
                 };
                 let name = Name { db: 0, key: KEYS[key] };
                 match self.keeper.force_release(name, ask, &seen, None, now) {
-                    Ok(Forced::Freed { owner: from, handed }) => {
+                    Ok(Forced::Freed { owner: from, next }) => {
                         assert_eq!(held_by.as_deref(), Some(&*from));
                         assert!(owner.is_none_or(|owner| OWNERS[owner] == &*from));
-                        match handed {
-                            Some(handed) => self.handed_over(key, &handed),
-                            None => self.freed(key),
-                        }
+                        self.pass_on(key, next);
                     }
                     Ok(Forced::NotTaken) => {}
                     Err(_) => assert!(matches!(seen, Seen::Other)),
@@ -337,15 +385,14 @@ impl World {
             Step::Track { keys } => self.keeper.configure(|s| s.tracked_keys = keys),
             Step::Demote => {
                 self.keeper.demoted(now);
-                let waiting = self.lines.values().flatten();
-                let waiting = waiting.filter(|place| place.waits.is_ok()).count();
+                let waiting = self.waiting().count();
                 let mut told = 0;
                 while let Some((_, answer)) = self.keeper.take_answer() {
                     assert_eq!(answer, Answer::Refused(Fault::Unblocked));
                     told += 1;
                 }
                 assert_eq!(told, waiting, "each waiter is told once");
-                self.lines.clear();
+                self.line.clear();
                 assert!(self.keeper.lines().is_empty());
                 assert_eq!(self.keeper.table().held(), 0);
                 self.keeper.promoted(now);
@@ -353,6 +400,7 @@ impl World {
             }
         }
         self.hear();
+        self.make_good();
         self.check();
     }
 
@@ -389,62 +437,38 @@ impl World {
                 Some(Value::Other) => Glimpse::Other,
             };
             if !self.keeper.agrees(id, glimpse) {
-                let handed = self.keeper.looked_at(id, &see(&shown), now);
-                if let Some(handed) = handed {
-                    assert!(shown.is_none());
-                    self.handed_over(key, &handed);
-                }
+                let next = self.keeper.looked_at(id, &see(&shown), now);
+                self.fill(key, &shown, next);
             }
             self.hear();
         }
     }
 
-    fn acquire(&mut self, ask: &Ask, shown: &Option<Value>) {
-        if self.waiting().any(|wait| wait.client == ask.client) {
-            return;
-        }
+    fn acquire(&mut self, ask: &Ask) {
         let now = self.now();
-        let Ask { key, owner, .. } = *ask;
-        let (seen, name) = (see(shown), Name { db: 0, key: KEYS[key] });
-        let request = Acquire {
-            owner: OWNERS[owner],
-            lease_ms: ask.lease_ms,
-            unique: ask.unique,
-            block_ms: ask.block_ms,
-            session_grace_ms: ask.session_grace_ms,
-        };
-        let asker = Asker { client: Some(ask.client), may_wait: true, room: ask.room };
-        match self.keeper.acquire(name, &request, &seen, asker, now) {
+        let (key, owner) = (ask.keys[0], ask.owner);
+        let shown = self.show(key);
+        let (seen, name) = (see(&shown), Name { db: 0, key: KEYS[key] });
+        let request = ask.request();
+        match self.keeper.acquire(name, &request, &seen, ask.asker(), now) {
             Ok(Acquired::Granted { token, until_ms }) => {
-                assert!(shown.is_none() && ask.room, "granted only when free");
-                assert!(until_ms > now.ms() && until_ms <= now.ms() + 280);
                 self.hear();
-                let line = self.lines.entry(key).or_default();
-                let own =
-                    |place: &Place| ask.unique && place.unique && place.owner == owner;
-                let first = line.iter().find(|place| place.waits.is_ok() || own(place));
-                assert!(first.is_none_or(own), "nobody is passed over");
-                line.retain(|place| !own(place));
-                self.granted(key, token);
-                let value = Value::Text(OWNERS[owner].to_vec(), Some(until_ms));
-                self.keys.insert(key, value);
+                self.granted_at_once(ask, 1, &[key]);
+                self.takes(key, owner, token, until_ms);
             }
             Ok(Acquired::Renewed { token, until_ms }) => {
                 let held = matches!(shown, Some(Value::Text(v, _)) if v == OWNERS[owner]);
                 assert!(ask.unique && held);
                 self.renewed(key, token, until_ms);
             }
-            Ok(Acquired::Contested { served }) => {
-                match served {
-                    Some(handed) => {
-                        assert!(shown.is_none());
-                        self.handed_over(key, &handed);
-                        self.hear();
-                    }
-                    None => assert!(shown.is_some(), "contested only when held"),
-                }
+            Ok(Acquired::Contested { next }) => {
+                assert!(
+                    shown.is_some() || next != Next::Nobody,
+                    "contested only when held"
+                );
+                self.fill(key, &shown, next);
                 if ask.block_ms.is_some() {
-                    self.wait(ask, &request);
+                    self.wait(ask, 1, &[]);
                 }
             }
             Err(_) => {
@@ -454,19 +478,128 @@ impl World {
         }
     }
 
-    fn wait(&mut self, ask: &Ask, request: &Acquire<'_>) {
-        let (now, name) = (self.now(), Name { db: 0, key: KEYS[ask.key] });
+    fn acquire_any(&mut self, ask: &Ask, count: usize) {
+        let now = self.now();
+        self.end_waits();
+        let shown: Vec<_> = ask.keys.iter().map(|key| self.show(*key)).collect();
+        let seen: Vec<Shown> = shown.iter().map(|shown| see(shown).into()).collect();
+        let keys = ask.keys.iter().map(|key| KEYS[*key]).collect();
+        let request = AcquireAny { keys, count, how: ask.request() };
+        let owner = ask.owner;
+        let is_own = |shown: &Option<Value>| {
+            ask.unique && matches!(shown, Some(Value::Text(v, _)) if v == OWNERS[owner])
+        };
+        match self.keeper.acquire_any(0, &request, &seen, ask.asker(), now) {
+            Ok(AcquiredAny::Granted { parts, grants }) => {
+                self.hear();
+                assert_eq!((parts.len(), grants.len()), (count, count), "all or none");
+                let held = shown.iter().filter(|shown| is_own(shown)).count();
+                let renewed = parts.iter().filter(|part| part.renewed).count();
+                assert_eq!(renewed, held.min(count), "what is held counts first");
+                let place = |grant: &Grant| KEYS.iter().position(|k| *k == &*grant.key);
+                let got: Vec<usize> = grants.iter().filter_map(place).collect();
+                let order = |key: &usize| ask.keys.iter().position(|k| k == key);
+                assert!(got.iter().is_sorted_by_key(order), "in the order of the keys");
+                let new: Vec<usize> = got
+                    .iter()
+                    .zip(&parts)
+                    .filter_map(|(key, part)| (!part.renewed).then_some(*key))
+                    .collect();
+                let passed = ask.keys.iter().filter(|key| {
+                    new.last().is_some_and(|last| order(key) < order(last))
+                        && !got.contains(key)
+                });
+                for key in passed {
+                    let shown = self.show(*key);
+                    let own = |p: &Place| ask.unique && p.unique && p.owner == owner;
+                    let first = self.first_but(*key, own);
+                    assert!(shown.is_some() || first.is_some(), "the first free ones");
+                }
+                if !new.is_empty() {
+                    self.granted_at_once(ask, count, &new);
+                }
+                for ((key, part), grant) in got.into_iter().zip(&parts).zip(&grants) {
+                    match part.renewed {
+                        true => self.renewed(key, grant.token, part.until_ms),
+                        false => self.takes(key, owner, grant.token, part.until_ms),
+                    }
+                }
+            }
+            Ok(AcquiredAny::Contested { free }) => {
+                self.hear();
+                let held = shown.iter().filter(|shown| is_own(shown)).count();
+                assert!(free.len() + held < count, "refused only when too few are free");
+                if ask.block_ms.is_some() {
+                    self.wait(ask, count, &free);
+                }
+            }
+            Err(_) => {
+                self.hear();
+                let long = ask.lease_ms.is_some_and(|ms| ms > 280);
+                let other = seen.contains(&Shown::Other);
+                assert!(long || !ask.room || other);
+            }
+        }
+    }
+
+    /// A call was granted locks at once: nobody who was there stood before it, and the
+    /// other calls of its owner in these lines are over.
+    fn granted_at_once(&mut self, ask: &Ask, count: usize, new: &[usize]) {
+        assert!(ask.room, "granted only when there is room");
+        let own = |place: &Place| {
+            ask.unique
+                && place.unique
+                && place.owner == ask.owner
+                && place.keys.iter().any(|key| ask.keys.contains(key))
+        };
+        let same = |place: &Place| place.is_same(ask, count);
+        let mine: Vec<usize> =
+            (0..self.line.len()).filter(|at| own(&self.line[*at])).collect();
+        let turn = match mine[..] {
+            [only] if same(&self.line[only]) => only,
+            _ => usize::MAX,
+        };
+        for key in new {
+            let first = self.line.iter().position(|place| {
+                place.waits.is_ok() && place.keys.contains(key) && !own(place)
+            });
+            assert!(first.is_none_or(|first| turn < first), "nobody is passed over");
+        }
+        self.line.retain(|place| !own(place));
+    }
+
+    fn takes(&mut self, key: usize, owner: usize, token: u64, until_ms: u64) {
+        let now_ms = self.now().ms();
+        assert!(self.show(key).is_none(), "granted only when free");
+        assert!(until_ms > now_ms && until_ms <= now_ms + 280);
+        self.granted(key, token);
+        self.keys.insert(key, Value::Text(OWNERS[owner].to_vec(), Some(until_ms)));
+    }
+
+    /// The first in the line of a key who is there, those left out but for.
+    fn first_but(&self, key: usize, but: impl Fn(&Place) -> bool) -> Option<usize> {
+        self.line.iter().position(|place| {
+            place.waits.is_ok() && place.keys.contains(&key) && !but(place)
+        })
+    }
+
+    fn wait(&mut self, ask: &Ask, count: usize, free: &[usize]) {
+        let now = self.now();
+        let keys: Vec<&[u8]> = ask.keys.iter().map(|key| KEYS[*key]).collect();
+        let of_set = ask.count.is_some();
+        let wanted = Wanted { db: 0, keys: &keys, count, of_set, free };
+        let request = ask.request();
         let mut circles = Circles::SureOf(Vec::new());
         let ticket = loop {
-            let room = ask.room;
-            match self.keeper.wait(name, request, ask.client, &circles, room, now) {
+            match self.keeper.wait(wanted, &request, ask.client, &circles, ask.room, now)
+            {
                 Ok(Waiting::Begun(ticket)) => break ticket,
                 Ok(Waiting::LookFirst(locks)) => {
                     self.look(locks.clone());
                     circles = Circles::SureOf(locks);
                 }
                 Err(Fault::Deadlock { .. }) => {
-                    assert!(ask.unique && self.is_circle(ask.owner, ask.key), "no alarm");
+                    assert!(ask.unique && self.is_circle(ask, count), "no alarm");
                     return;
                 }
                 Err(fault) => {
@@ -477,86 +610,158 @@ impl World {
         };
         self.hear();
         let waits = Ok(Wait { ticket, client: ask.client, lost: ask.lost });
-        let line = self.lines.entry(ask.key).or_default();
-        let own =
-            line.iter_mut().find(|p| ask.unique && p.unique && p.owner == ask.owner);
-        match own {
-            Some(place) => place.waits = waits,
-            None => line.push(Place { owner: ask.owner, unique: ask.unique, waits }),
+        let own = |place: &Place| {
+            ask.unique
+                && place.unique
+                && place.owner == ask.owner
+                && place.keys.iter().any(|key| ask.keys.contains(key))
+        };
+        let mine: Vec<usize> =
+            (0..self.line.len()).filter(|at| own(&self.line[*at])).collect();
+        match mine[..] {
+            [only] if self.line[only].is_same(ask, count) => {
+                self.line[only].waits = waits;
+                self.line[only].of_set = ask.count.is_some();
+                self.line[only].keys.clone_from(&ask.keys);
+            }
+            _ => {
+                self.line.retain(|place| !own(place));
+                let (keys, wants) = (ask.keys.clone(), count);
+                let of_set = ask.count.is_some();
+                let (owner, unique) = (ask.owner, ask.unique);
+                self.line.push(Place { keys, wants, of_set, owner, unique, waits });
+            }
         }
-        assert!(
-            !(ask.unique && self.is_circle(ask.owner, ask.key)),
-            "a circle is refused"
-        );
+        assert!(!(ask.unique && self.is_circle(ask, count)), "a circle is refused");
     }
 
-    /// Whether the owner, if it waits for the key, waits for itself: followed through what
-    /// the keys show.
-    fn is_circle(&mut self, owner: usize, key: usize) -> bool {
-        // Each with whether its time is over, of which nobody was told yet.
-        let waits_for = |world: &Self, owner: usize| {
-            let mut waits = Vec::new();
-            for (key, line) in &world.lines {
-                for place in line.iter().filter(|p| p.unique && p.owner == owner) {
-                    let Ok(wait) = &place.waits else { continue };
-                    let deadline_ms =
-                        world.keeper.lines().get(wait.ticket).unwrap().deadline_ms;
-                    let is_over = deadline_ms.is_some_and(|ms| ms <= world.now().ms());
-                    waits.push((*key, is_over));
-                }
-            }
-            waits
-        };
-        if waits_for(self, owner).iter().any(|(other, _)| *other != key) {
+    /// Whether the owner, if it waits for all of these, waits for itself: followed through
+    /// what the keys show.
+    fn is_circle(&mut self, ask: &Ask, count: usize) -> bool {
+        let overlaps =
+            |place: &Place| place.keys.iter().any(|key| ask.keys.contains(key));
+        let mut calls = self.line.iter().filter(|place| {
+            place.unique && place.waits.is_ok() && place.owner == ask.owner
+        });
+        if count < ask.keys.len() || calls.any(|place| !overlaps(place)) {
             return false;
         }
-        let mut at = key;
-        for _ in 0..10 {
-            let Some(Value::Text(value, _)) = self.show(at) else { return false };
-            let granted = self.keeper.table().find(Name { db: 0, key: KEYS[at] });
-            let granted =
-                granted.and_then(|id| self.keeper.table().get(id)?.hold.as_ref());
-            if granted.is_none_or(|hold| {
-                hold.adopted || !hold.unique || hold.owner[..] != value[..]
-            }) {
-                return false;
+        let mut reached: BTreeSet<usize> = ask.keys.iter().copied().collect();
+        if ask.keys.len() > 1 {
+            reached.retain(|key| self.sure_holder(*key) != Some(ask.owner));
+        }
+        loop {
+            let before = reached.clone();
+            for key in &before {
+                let Some(holder) = self.sure_holder(*key) else { continue };
+                if holder == ask.owner {
+                    return true;
+                }
+                let calls: Vec<&Place> = self
+                    .line
+                    .iter()
+                    .filter(|p| p.unique && p.waits.is_ok() && p.owner == holder)
+                    .collect();
+                let [only] = calls[..] else { continue };
+                let Ok(wait) = &only.waits else { continue };
+                let waiter = self.keeper.lines().get(wait.ticket).unwrap();
+                let is_over = waiter.deadline_ms.is_some_and(|ms| ms <= self.now().ms());
+                if only.wants == only.keys.len() && !is_over {
+                    let needed = only.keys.clone();
+                    reached.extend(
+                        needed
+                            .into_iter()
+                            .filter(|k| self.sure_holder(*k) != Some(holder)),
+                    );
+                }
             }
-            let Some(holder) = OWNERS.iter().position(|o| *o == value) else {
+            if reached == before {
                 return false;
-            };
-            if holder == owner {
-                return true;
-            }
-            match waits_for(self, holder)[..] {
-                [(only, false)] => at = only,
-                _ => return false,
             }
         }
-        false
+    }
+
+    /// Who holds a lock that the keeper granted to a UNIQUE owner.
+    fn sure_holder(&mut self, key: usize) -> Option<usize> {
+        let Some(Value::Text(value, _)) = self.show(key) else { return None };
+        let granted = self.keeper.table().find(Name { db: 0, key: KEYS[key] });
+        let hold = granted.and_then(|id| self.keeper.table().get(id)?.hold.as_ref())?;
+        let is_sure = !hold.adopted && hold.unique && hold.owner[..] == value[..];
+        is_sure.then(|| OWNERS.iter().position(|owner| *owner == value)).flatten()
     }
 
     fn waiting(&self) -> impl Iterator<Item = &Wait> {
-        self.lines.values().flatten().filter_map(|place| place.waits.as_ref().ok())
+        self.line.iter().filter_map(|place| place.waits.as_ref().ok())
     }
 
     /// The wait of a client ends without an answer; its place may be kept.
     fn abandon(&mut self, client: u64, keeps_place: bool) -> Option<Ticket> {
         let until_ms = self.now().ms() + PLACE_KEEP_MS;
-        for line in self.lines.values_mut() {
-            let is_its = |place: &Place| {
-                place.waits.as_ref().is_ok_and(|wait| wait.client == client)
-            };
-            if let Some(place) = line.iter().position(is_its) {
-                let ticket = line[place].waits.as_ref().ok().map(|wait| wait.ticket);
-                if line[place].unique && keeps_place {
-                    line[place].waits = Err(until_ms);
-                } else {
-                    line.remove(place);
-                }
-                return ticket;
+        let is_its =
+            |place: &Place| place.waits.as_ref().is_ok_and(|wait| wait.client == client);
+        let at = self.line.iter().position(is_its)?;
+        let ticket = self.line[at].waits.as_ref().ok().map(|wait| wait.ticket);
+        if self.line[at].unique && keeps_place {
+            self.line[at].waits = Err(until_ms);
+        } else {
+            self.line.remove(at);
+        }
+        ticket
+    }
+
+    /// The hold of a key is over.
+    fn pass_on(&mut self, key: usize, next: Next) {
+        match next {
+            Next::Nobody | Next::SetAside => self.freed(key),
+            Next::One(handed) => self.handed_over(key, &handed),
+            Next::Set { ticket, lock } => self.give_set(ticket, Some((lock, key))),
+        }
+        self.hear();
+    }
+
+    /// A key without a hold was looked at.
+    fn fill(&mut self, key: usize, shown: &Option<Value>, next: Next) {
+        match next {
+            Next::Nobody | Next::SetAside => {}
+            Next::One(handed) => {
+                assert!(shown.is_none());
+                self.handed_over(key, &handed);
+            }
+            Next::Set { ticket, .. } => self.give_set(ticket, None),
+        }
+        self.hear();
+    }
+
+    fn give_set(&mut self, ticket: Ticket, in_hand: Option<(Id, usize)>) {
+        let now = self.now();
+        for id in self.keeper.share_of(ticket).unwrap_or_default() {
+            if in_hand.is_none_or(|(lock, _)| lock != id) {
+                let shown = self.show(self.key_of(id));
+                self.keeper.looked_at_for_set(id, &see(&shown), now);
             }
         }
-        None
+        let parts = self.keeper.serve_set(ticket, now).unwrap_or_default();
+        if let Some((_, key)) = in_hand {
+            self.freed(key);
+        }
+        for part in parts {
+            let key = self.key_of(part.lock);
+            let handed = Handed { owner: part.owner, until_ms: part.until_ms };
+            match (self.show(key), part.renewed) {
+                (None, false) => self.handed_over(key, &handed),
+                (Some(Value::Text(value, _)), true) => {
+                    assert_eq!(value[..], handed.owner[..]);
+                    self.renewed.insert(key);
+                    self.keys.insert(key, Value::Text(value, Some(handed.until_ms)));
+                }
+                _ => panic!("a share of what is not there"),
+            }
+        }
+    }
+
+    fn key_of(&self, id: Id) -> usize {
+        let lock = self.keeper.table().get(id).unwrap();
+        KEYS.iter().position(|key| *key == &*lock.key).unwrap()
     }
 
     fn freed(&mut self, key: usize) {
@@ -577,58 +782,84 @@ impl World {
             let is_it = |place: &Place| {
                 place.waits.as_ref().is_ok_and(|wait| wait.ticket == ticket)
             };
-            let mut lines = self.lines.iter();
-            let (key, place) = lines
-                .find_map(|(key, line)| Some((*key, line.iter().position(is_it)?)))
-                .expect("an answer for somebody who waits");
+            let at = self.line.iter().position(is_it);
+            let at = at.expect("an answer for somebody who waits");
             let until_ms = self.now().ms() + PLACE_KEEP_MS;
-            let line = self.lines.get_mut(&key).unwrap();
             match answer {
-                Answer::Granted { token, waiter } => {
-                    let first = line.iter().position(|place| place.waits.is_ok());
-                    assert_eq!(first, Some(place), "first come, first served");
-                    let is_lost = line[place].waits.as_ref().is_ok_and(|wait| wait.lost);
-                    if is_lost && line[place].unique {
-                        line[place].waits = Err(until_ms);
+                Answer::Granted { grants, waiter } => {
+                    assert_eq!(grants.len(), self.line[at].wants, "all or none");
+                    let mut has_new = false;
+                    for grant in &grants {
+                        let key = KEYS.iter().position(|key| *key == &*grant.key);
+                        let key = key.expect("a key that it asked for");
+                        if self.renewed.remove(&key) {
+                            if grant.token > self.last_token {
+                                self.granted(key, grant.token);
+                            }
+                            continue;
+                        }
+                        let first = self.first_but(key, |_| false);
+                        assert_eq!(first, Some(at), "first come, first served");
+                        has_new = true;
+                        self.granted(key, grant.token);
+                    }
+                    let is_lost =
+                        self.line[at].waits.as_ref().is_ok_and(|wait| wait.lost);
+                    if is_lost && has_new && self.line[at].unique {
+                        self.line[at].waits = Err(until_ms);
                     } else {
-                        line.remove(place);
+                        self.line.remove(at);
                     }
                     if is_lost {
-                        lost.push((token, waiter));
+                        lost.push((grants, waiter));
                     }
-                    self.granted(key, token);
                 }
-                Answer::Null if line[place].unique => line[place].waits = Err(until_ms),
-                Answer::Null => drop(line.remove(place)),
+                Answer::Null if self.line[at].unique => {
+                    self.line[at].waits = Err(until_ms);
+                }
+                Answer::Null => drop(self.line.remove(at)),
                 Answer::Refused(fault) => panic!("{fault}"),
             }
         }
-        for (token, waiter) in lost {
-            self.keeper.undelivered(token, waiter);
-            self.make_good();
+        for (grants, waiter) in lost {
+            self.lost.push((grants, waiter));
         }
     }
 
     fn make_good(&mut self) {
-        let now = self.now();
-        while let Some(owed) = self.keeper.take_owed() {
-            let lock = self.keeper.table().get(owed.lock);
-            let Some(lock) = lock else { continue };
-            let key = KEYS.iter().position(|key| *key == &*lock.key).unwrap();
-            let shown = self.show(key);
-            match self.keeper.make_good(owed, &see(&shown), now) {
-                MadeGood::Nothing => {}
-                MadeGood::Freed => self.freed(key),
-                MadeGood::HandedOver(handed) => self.handed_over(key, &handed),
-                MadeGood::Cut { until_ms } => {
-                    let Some(Value::Text(_, until)) = self.keys.get_mut(&key) else {
-                        panic!("a grace for what is not held");
-                    };
-                    assert!(until.is_none_or(|until| until > until_ms));
-                    *until = Some(until_ms);
-                }
+        loop {
+            for (grants, waiter) in std::mem::take(&mut self.lost) {
+                self.keeper.undelivered(&grants, &waiter);
             }
+            let Some(owed) = self.keeper.take_owed() else { return };
+            self.make_good_one(owed);
             self.hear();
+        }
+    }
+
+    fn make_good_one(&mut self, owed: Owed) {
+        let now = self.now();
+        if let Owed::Share { ticket } = owed {
+            self.give_set(ticket, None);
+            return;
+        }
+        let id = owed.lock().unwrap();
+        if self.keeper.table().get(id).is_none() {
+            return;
+        }
+        let key = self.key_of(id);
+        let shown = self.show(key);
+        match self.keeper.make_good(owed, &see(&shown), now) {
+            MadeGood::Nothing => {}
+            MadeGood::Freed(next) => self.pass_on(key, next),
+            MadeGood::Served(next) => self.fill(key, &shown, next),
+            MadeGood::Cut { until_ms } => {
+                let Some(Value::Text(_, until)) = self.keys.get_mut(&key) else {
+                    panic!("a grace for what is not held");
+                };
+                assert!(until.is_none_or(|until| until > until_ms));
+                *until = Some(until_ms);
+            }
         }
     }
 
@@ -637,27 +868,56 @@ impl World {
     fn tick(&mut self) {
         self.tick_once();
         self.tick_once();
-        for key in 0..KEYS.len() {
-            let waiting = self.lines.get(&key).into_iter().flatten();
-            let waiting = waiting.filter(|place| place.waits.is_ok()).count();
-            assert!(waiting == 0 || self.show(key).is_some(), "no lost wake-up");
+        for at in 0..self.line.len() {
+            if self.line[at].waits.is_ok() {
+                let (keys, owner) = (self.line[at].keys.clone(), self.line[at].owner);
+                let unique = self.line[at].unique && self.line[at].of_set;
+                let has = |world: &mut Self, key: usize| match world.show(key) {
+                    None => world.first_but(key, |_| false) == Some(at),
+                    // An adopted lock may be overwritten unnoticed: see `Keeper::agrees`.
+                    Some(Value::Text(value, _)) => {
+                        let name = Name { db: 0, key: KEYS[key] };
+                        let table = world.keeper.table();
+                        let hold =
+                            table.find(name).and_then(|id| table.get(id)?.hold.as_ref());
+                        let known = hold.is_some_and(|hold| hold.owner[..] == value[..]);
+                        unique && known && value == OWNERS[owner]
+                    }
+                    Some(Value::Other) => false,
+                };
+                let share = keys.into_iter().filter(|key| has(self, *key)).count();
+                assert!(share < self.line[at].wants, "no lost wake-up");
+            }
         }
+    }
+
+    /// Everything is given up again and again: everybody who waits is served.
+    fn serve_all(&mut self) {
+        for _ in 0..=self.line.len() {
+            self.keys.clear();
+            self.tick();
+            self.check();
+        }
+        assert_eq!(self.waiting().count(), 0, "nobody starves");
+    }
+
+    fn end_waits(&mut self) {
+        let now = self.now();
+        self.keeper.end_waits(now);
+        self.hear();
+        self.line
+            .retain(|place| place.waits.as_ref().err().is_none_or(|ms| *ms > now.ms()));
     }
 
     fn tick_once(&mut self) {
         self.micros += 6_000;
         let now = self.now();
-        self.keeper.end_waits(now);
-        self.hear();
-        for line in self.lines.values_mut() {
-            line.retain(|place| {
-                place.waits.as_ref().err().is_none_or(|ms| *ms > now.ms())
-            });
-        }
+        self.end_waits();
         self.make_good();
         let mut due = Vec::new();
         self.keeper.due_lines(now, &mut due);
         self.look(due);
+        self.make_good();
         let wake_ms = self.keeper.next_wake_ms(now);
         assert!(
             self.waiting().count() == 0 || wake_ms.is_some_and(|ms| ms <= now.ms() + 6)
@@ -679,8 +939,8 @@ impl World {
             let idle = lock.hold.is_none() && lock.counters.is_none() && lock.places == 0;
             assert!(!idle, "nothing idle is kept: {lock:?}");
         }
-        let (lines, places) = (self.keeper.lines(), self.lines.values().flatten());
-        assert_eq!(lines.len(), places.count(), "every place is known");
+        let lines = self.keeper.lines();
+        assert_eq!(lines.len(), self.line.len(), "every place is known: {lines:?}");
         assert_eq!(lines.clients(), self.waiting().count());
         assert!(self.keeper.log().entries().count() <= 4);
     }
@@ -730,6 +990,7 @@ proptest! {
             world.take(step);
         }
         world.list_all();
+        world.serve_all();
         let mut told = 0;
         while let Some(event) = world.keeper.take_event() {
             prop_assert!(event.ended.is_some() || events == Events::All);

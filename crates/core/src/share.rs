@@ -1,0 +1,235 @@
+//! The rule of sets: who wants several locks at once gets all of them or none. What comes
+//! free for it is set aside, free in the keyspace but for nobody else, until its share is
+//! complete. Whose a free lock is is never stored: it is the first client's of its line. So
+//! a lock changes hands by itself when somebody leaves or comes back, and because every set
+//! has one turn in all its lines, the earliest waiter of all is first in each of them: it
+//! is always served, and after it the next.
+//!
+//! ```text
+//!              line of gpu:0   gpu:1   gpu:2      gpu:0 comes free: set aside for G
+//!   first      G (2 of 3)      G       G          gpu:2 comes free: G has both, and
+//!   then       a               b       a          leaves; gpu:1 is b's now
+//! ```
+
+use crate::arena::Id;
+use crate::clock::Now;
+use crate::keeper::{Answer, Grant, Keeper, Terms};
+use crate::line::{Ticket, Waiter};
+use crate::lock::Bytes;
+use crate::seen::{Seen, can_own};
+use crate::serve::Next;
+use crate::session::Owed;
+use crate::wait::Leaving;
+
+/// A lock of a share, and what is to be done to its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The lock.
+    pub lock: Id,
+    /// Who holds it now.
+    pub owner: Bytes,
+    /// When its lease is over, in ms since the epoch.
+    pub until_ms: u64,
+    /// Its owner held it already: the key gets another end, not another value.
+    pub renewed: bool,
+}
+
+impl Keeper {
+    /// Sets a free lock aside for the first of its line.
+    pub(crate) fn set_aside(&mut self, id: Id, ticket: Ticket) -> Next {
+        let Some(lock) = self.table.get_mut(id) else { return Next::Nobody };
+        let is_new = !std::mem::replace(&mut lock.set_aside, true);
+        let Some(lacks) = self.lines.lacks_mut(ticket) else { return Next::Nobody };
+        *lacks = lacks.saturating_sub(usize::from(is_new));
+        if *lacks == 0 && self.is_complete(ticket) {
+            return Next::Set { ticket, lock: id };
+        }
+        Next::SetAside
+    }
+
+    /// Counts what a set has. Notes what it lacks.
+    pub(crate) fn is_complete(&mut self, ticket: Ticket) -> bool {
+        let Some(waiter) = self.lines.get(ticket) else { return false };
+        if waiter.client.is_none() {
+            return false;
+        }
+        let missing = waiter.wants.saturating_sub(self.parts(ticket, waiter).len());
+        if let Some(lacks) = self.lines.lacks_mut(ticket) {
+            *lacks = missing;
+        }
+        missing == 0
+    }
+
+    /// The locks that a set has: those that its UNIQUE owner holds first, then those set
+    /// aside for it; at most as many as it wants, in the order in which it likes them. Each
+    /// with whether it is held already.
+    fn parts(&self, ticket: Ticket, waiter: &Waiter) -> Vec<(Id, bool)> {
+        let is_held = |id: &Id| waiter.unique && self.holds(*id, &waiter.owner);
+        let held = waiter.locks.iter().filter(|id| is_held(id)).count().min(waiter.wants);
+        let mut left = (held, waiter.wants.saturating_sub(held));
+        let mut parts = Vec::new();
+        for id in &waiter.locks {
+            let held = is_held(id);
+            let left = if held { &mut left.0 } else { &mut left.1 };
+            if *left > 0 && (held || self.is_aside_for(*id, ticket)) {
+                *left = left.saturating_sub(1);
+                parts.push((*id, held));
+            }
+        }
+        parts
+    }
+
+    /// Whether an owner is known to hold a lock.
+    pub(crate) fn holds(&self, id: Id, owner: &[u8]) -> bool {
+        let hold = self.table.get(id).and_then(|lock| lock.hold.as_ref());
+        hold.is_some_and(|hold| *hold.owner == *owner)
+    }
+
+    /// Whether a lock is set aside for this waiter.
+    pub(crate) fn is_aside_for(&self, id: Id, ticket: Ticket) -> bool {
+        self.table.get(id).is_some_and(|lock| lock.set_aside && lock.hold.is_none())
+            && self.lines.first_present(id) == Some(ticket)
+    }
+
+    /// The locks of a set that seems complete: to be looked at before it is served, each
+    /// with [`Keeper::looked_at_for_set`]. None when something is missing.
+    pub fn share_of(&mut self, ticket: Ticket) -> Option<Vec<Id>> {
+        if !self.is_complete(ticket) {
+            return None;
+        }
+        let parts = self.parts(ticket, self.lines.get(ticket)?);
+        Some(parts.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// A lock of a set was looked at.
+    pub fn looked_at_for_set(&mut self, id: Id, seen: &Seen<'_>, now: Now) {
+        let was_held = self.table.get(id).is_some_and(|lock| lock.hold.is_some());
+        self.settle(id, seen, now);
+        match *seen {
+            Seen::Text { value, expires } if can_own(value) => {
+                self.adopt_unless_known(id, value, expires, now);
+            }
+            Seen::Absent if was_held => self.owed.push_back(Owed::Turn { lock: id }),
+            _ => {}
+        }
+    }
+
+    /// Gives a set its share, now that it was looked at; none when something is missing
+    /// after all. What is to be done to the keys, in the order of the set.
+    pub fn serve_set(&mut self, ticket: Ticket, now: Now) -> Option<Vec<Part>> {
+        let waiter = self.lines.get(ticket).filter(|waiter| waiter.client.is_some())?;
+        if waiter.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.ms()) {
+            self.leave(ticket, Leaving::TimedOut, now);
+            return None;
+        }
+        if !self.is_complete(ticket) {
+            return None;
+        }
+        let parts = self.parts(ticket, self.lines.get(ticket)?);
+        // What is taken is not passed on.
+        for (id, _) in &parts {
+            self.no_longer_aside(*id);
+        }
+        let waiter = self.take_place(ticket)?;
+        let terms = Terms {
+            owner: &waiter.owner,
+            lease_ms: waiter.lease_ms,
+            unique: waiter.unique,
+            session: waiter.client.zip(waiter.session_grace_ms),
+        };
+        let (parts, grants) = self.take_parts(&parts, &terms, true, now);
+        let waited_ms = now.ms_since(waiter.since_ms);
+        let counted = counted_for(&waiter.locks);
+        self.tally(counted, |counters| counters.wait_ms.record(waited_ms));
+        self.forget_idle(&waiter.locks);
+        let waiter = Box::new(waiter);
+        self.answers.push_back((ticket, Answer::Granted { grants, waiter }));
+        Some(parts)
+    }
+
+    /// Grants or renews the locks of a complete share.
+    pub(crate) fn take_parts(
+        &mut self,
+        parts: &[(Id, bool)],
+        terms: &Terms<'_>,
+        waited: bool,
+        now: Now,
+    ) -> (Vec<Part>, Vec<Grant>) {
+        let (mut taken, mut grants) = (Vec::new(), Vec::new());
+        for (id, held) in parts {
+            let renewed = held.then(|| self.renew_held(*id, terms, now).ok()).flatten();
+            let (token, until_ms) = match renewed {
+                Some(renewed) => renewed,
+                None => {
+                    let granted = self.grant(*id, terms, now);
+                    if waited {
+                        self.count(Some(*id), |counters| {
+                            &mut counters.acquired_after_wait
+                        });
+                    }
+                    granted
+                }
+            };
+            let key = self.table.get(*id).map(|lock| lock.key.clone());
+            let owner = Bytes::from_slice(terms.owner);
+            taken.push(Part { lock: *id, owner, until_ms, renewed: *held });
+            grants.push(Grant { lock: *id, key: key.unwrap_or_default(), token });
+        }
+        (taken, grants)
+    }
+
+    /// Somebody leaves the line of a lock in which it was the first: what was set aside for
+    /// it is the next one's.
+    pub(crate) fn pass_on(&mut self, id: Id) {
+        match self.lines.first_present(id) {
+            None => self.no_longer_aside(id),
+            Some(next) if self.lines.get(next).is_some_and(|next| next.wants > 1) => {
+                self.count_anew(next);
+            }
+            Some(_) => self.owed.push_back(Owed::Turn { lock: id }),
+        }
+    }
+
+    /// Sees to it that what a set has is counted, as soon as the server may be written.
+    pub(crate) fn count_anew(&mut self, ticket: Ticket) {
+        if let Some(lacks) = self.lines.lacks_mut(ticket) {
+            *lacks = 0;
+            let owed = Owed::Share { ticket };
+            if self.owed.back() != Some(&owed) {
+                self.owed.push_back(owed);
+            }
+        }
+    }
+
+    /// What a UNIQUE owner holds counts for the set that it waits for.
+    pub(crate) fn count_held(&mut self, id: Id, owner: &[u8]) {
+        let waited_for = self.table.get(id).is_some_and(|lock| lock.places > 0);
+        if waited_for
+            && let Some(own) = self.lines.place_of(owner, id)
+            && self.lines.get(own).is_some_and(|waiter| waiter.of_set)
+        {
+            self.count_anew(own);
+        }
+    }
+
+    fn no_longer_aside(&mut self, id: Id) {
+        if let Some(lock) = self.table.get_mut(id) {
+            lock.set_aside = false;
+        }
+    }
+
+    /// Forgets those of some locks that nothing needs to be known of.
+    pub(crate) fn forget_idle(&mut self, locks: &[Id]) {
+        for id in locks {
+            self.table.forget_if_idle(*id);
+        }
+    }
+}
+
+/// The lock whose own counters tell of a call: one for several is the server's alone.
+pub(crate) fn counted_for(locks: &[Id]) -> Option<Id> {
+    match locks {
+        [only] => Some(*only),
+        _ => None,
+    }
+}
