@@ -1,6 +1,8 @@
 //! What is done to keys when a lock passes on: to one waiter, or, with others that were set
 //! aside for it, to one that wants a set. Who is next is for the rules to say.
 
+use std::collections::BTreeSet;
+
 use gpulock_core::arena::Id;
 use gpulock_core::line::Ticket;
 use gpulock_core::serve::Next;
@@ -40,12 +42,19 @@ pub(crate) fn fill(context: Context<'_>, mut key: Key<'_>, next: Next) {
 /// that completes it, whose key still shows who held it; it goes when nobody gets it.
 pub(crate) fn give_set(context: Context<'_>, ticket: Ticket, in_hand: Option<Id>) {
     let last = in_hand.and_then(look::name_of);
-    let share = with_keeper(|keeper| keeper.share_of(ticket)).unwrap_or_default();
-    for id in share.into_iter().filter(|id| Some(*id) != in_hand) {
-        look::open(context, id, |key, name| {
-            let seen = look::see(context, &key, name);
-            with_keeper(|keeper| keeper.looked_at_for_set(id, &seen, now()));
-        });
+    let mut seen: BTreeSet<Id> = in_hand.into_iter().collect();
+    loop {
+        let unseen = with_keeper(|keeper| keeper.unseen_of(ticket, &seen));
+        if unseen.is_empty() {
+            break;
+        }
+        for id in unseen {
+            seen.insert(id);
+            look::open(context, id, |key, name| {
+                let seen = look::see(context, &key, name);
+                with_keeper(|keeper| keeper.looked_at_for_set(id, &seen, now()));
+            });
+        }
     }
     let parts = with_keeper(|keeper| keeper.serve_set(ticket, now())).unwrap_or_default();
     write(context, &parts);

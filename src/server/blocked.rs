@@ -129,7 +129,7 @@ unsafe extern "C" fn answered(
         };
         let reply = Reply::new(context);
         match answer {
-            Some(Answer::Granted { grants, waiter }) if waiter.of_set => {
+            Some(Answer::Granted { grants, waiter, .. }) if waiter.of_set => {
                 reply.grants(grants);
             }
             Some(Answer::Granted { grants, .. }) => {
@@ -149,10 +149,10 @@ unsafe extern "C" fn freed(ctx: *mut raw::RedisModuleCtx, answer: *mut c_void) {
         let answer = unsafe { Box::from_raw(answer.cast::<Answer>()) };
         // SAFETY: a question about the client that the server handed us the context for.
         let is_lost = unsafe { api!(RedisModule_BlockedClientDisconnected(ctx)) != 0 };
-        if let Answer::Granted { grants, waiter } = &*answer
+        if let Answer::Granted { grants, waiter, set } = &*answer
             && is_lost
         {
-            with_keeper(|keeper| keeper.undelivered(grants, waiter));
+            with_keeper(|keeper| keeper.undelivered(grants, waiter, set));
             if let Some(context) = own::context() {
                 crate::waiting::make_good(context);
                 crate::news::tell(context);

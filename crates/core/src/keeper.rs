@@ -80,6 +80,9 @@ pub enum Answer {
         grants: Vec<Grant>,
         /// Who it was granted to, in case that nobody is there to hear it.
         waiter: Box<Waiter>,
+        /// The keys of the set that it asked for: of those that it did not get nothing may
+        /// be known any more.
+        set: Vec<Bytes>,
     },
     /// It is not.
     Null,

@@ -15,7 +15,7 @@
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
-use crate::keeper::{Answer, Caller, Grant, Keeper, Terms};
+use crate::keeper::{Caller, Grant, Keeper, Terms};
 use crate::line::Ticket;
 use crate::lock::Bytes;
 use crate::share::counted_for;
@@ -31,7 +31,7 @@ pub enum Next {
     /// The first in line: set the key to it.
     One(Handed),
     /// The first in line needs others as well, and they seem to be there: see
-    /// [`Keeper::share_of`].
+    /// [`Keeper::unseen_of`].
     Set {
         /// Who.
         ticket: Ticket,
@@ -86,10 +86,7 @@ impl Keeper {
         self.tally(counted, |counters| counters.wait_ms.record(waited_ms));
         let owner = waiter.owner.clone();
         let key = self.table.get(id).map(|lock| lock.key.clone()).unwrap_or_default();
-        let grants = vec![Grant { lock: id, key, token }];
-        self.forget_idle(&waiter.locks);
-        let waiter = Box::new(waiter);
-        self.answers.push_back((ticket, Answer::Granted { grants, waiter }));
+        self.answer_granted(ticket, vec![Grant { lock: id, key, token }], waiter);
         Some(Handed { owner, until_ms })
     }
 

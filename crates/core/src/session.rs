@@ -5,8 +5,8 @@ use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
 use crate::keeper::{Caller, Grant, Keeper};
-use crate::line::{Ticket, Waiter};
-use crate::lock::Session;
+use crate::line::{Locks, Ticket, Waiter};
+use crate::lock::{Bytes, Name, Session};
 use crate::seen::Seen;
 use crate::serve::Next;
 use crate::wait::Leaving;
@@ -32,6 +32,8 @@ pub enum Owed {
         token: u64,
         /// Who.
         waiter: Box<Waiter>,
+        /// The keys of its set.
+        set: Vec<Bytes>,
     },
     /// A free lock is the next one's: whom it was set aside for has left.
     Turn {
@@ -112,11 +114,12 @@ impl Keeper {
     }
 
     /// A waiter was gone before it heard of its grants.
-    pub fn undelivered(&mut self, grants: &[Grant], waiter: &Waiter) {
+    pub fn undelivered(&mut self, grants: &[Grant], waiter: &Waiter, set: &[Bytes]) {
         let take_back = |grant: &Grant| Owed::TakeBack {
             lock: grant.lock,
             token: grant.token,
             waiter: Box::new(waiter.clone()),
+            set: set.to_vec(),
         };
         self.owed.extend(grants.iter().map(take_back));
     }
@@ -132,7 +135,7 @@ impl Keeper {
     }
 
     /// Makes good what is owed, if the lock is still the one that it is owed for. A set's
-    /// share is counted by [`Keeper::share_of`] instead.
+    /// share is counted by [`Keeper::unseen_of`] instead.
     pub fn make_good(&mut self, owed: Owed, seen: &Seen<'_>, now: Now) -> MadeGood {
         let Some(id) = owed.lock() else { return MadeGood::Nothing };
         self.settle(id, seen, now);
@@ -151,12 +154,10 @@ impl Keeper {
         let Some(hold) = self.table.hold_mut(id) else { return MadeGood::Nothing };
         let end = match (owed, hold.session) {
             // Unless its owner asked again in the same turn, and was told that way.
-            (Owed::TakeBack { token, waiter, .. }, _)
+            (Owed::TakeBack { token, waiter, set, .. }, _)
                 if hold.token() == Some(token) && !hold.renewed =>
             {
-                if self.lines.place_of(&waiter.owner, id).is_none() {
-                    self.keep_place(&waiter, now);
-                }
+                self.keep_place_again(id, *waiter, &set, now);
                 End::Undelivered
             }
             (
@@ -172,6 +173,23 @@ impl Keeper {
             _ => return MadeGood::Nothing,
         };
         MadeGood::Freed(self.end_and_serve(id, end, Caller::default(), now))
+    }
+
+    /// Keeps the place of a waiter whose grant is taken back, unless that was done for
+    /// another lock of its set.
+    fn keep_place_again(&mut self, id: Id, waiter: Waiter, set: &[Bytes], now: Now) {
+        if self.lines.place_of(&waiter.owner, id).is_some() {
+            return;
+        }
+        let Some(db) = self.table.get(id).map(|lock| lock.db) else { return };
+        let limit = self.tracked_limit();
+        let mut make = |key| self.table.find_or_make(Name { db, key }, limit);
+        let locks: Locks = match set {
+            [] => waiter.locks.clone(),
+            set => set.iter().filter_map(|key| make(key.as_slice())).collect(),
+        };
+        self.keep_place(&Waiter { locks: locks.clone(), ..waiter }, now);
+        self.forget_idle(&locks);
     }
 
     /// Leaves a lock whose connection closed to its grace, or to its lease if that is

@@ -11,6 +11,8 @@
 //!   then       a               b       a          leaves; gpu:1 is b's now
 //! ```
 
+use std::collections::BTreeSet;
+
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::keeper::{Answer, Grant, Keeper, Terms};
@@ -91,14 +93,16 @@ impl Keeper {
             && self.lines.first_present(id) == Some(ticket)
     }
 
-    /// The locks of a set that seems complete: to be looked at before it is served, each
-    /// with [`Keeper::looked_at_for_set`]. None when something is missing.
-    pub fn share_of(&mut self, ticket: Ticket) -> Option<Vec<Id>> {
+    /// The locks of a set that seems complete which are to be looked at before it is served,
+    /// each with [`Keeper::looked_at_for_set`]: those not `seen` yet. What a look finds may
+    /// put others in their place; so ask again, until there are none.
+    pub fn unseen_of(&mut self, ticket: Ticket, seen: &BTreeSet<Id>) -> Vec<Id> {
         if !self.is_complete(ticket) {
-            return None;
+            return Vec::new();
         }
-        let parts = self.parts(ticket, self.lines.get(ticket)?);
-        Some(parts.into_iter().map(|(id, _)| id).collect())
+        let Some(waiter) = self.lines.get(ticket) else { return Vec::new() };
+        let parts = self.parts(ticket, waiter).into_iter();
+        parts.map(|(id, _)| id).filter(|id| !seen.contains(id)).collect()
     }
 
     /// A lock of a set was looked at.
@@ -114,7 +118,7 @@ impl Keeper {
         }
     }
 
-    /// Gives a set its share, now that it was looked at; none when something is missing
+    /// Gives a set its share, now that all of it was looked at; none when something is missing
     /// after all. What is to be done to the keys, in the order of the set.
     pub fn serve_set(&mut self, ticket: Ticket, now: Now) -> Option<Vec<Part>> {
         let waiter = self.lines.get(ticket).filter(|waiter| waiter.client.is_some())?;
@@ -141,10 +145,24 @@ impl Keeper {
         let waited_ms = now.ms_since(waiter.since_ms);
         let counted = counted_for(&waiter.locks);
         self.tally(counted, |counters| counters.wait_ms.record(waited_ms));
+        self.answer_granted(ticket, grants, waiter);
+        Some(parts)
+    }
+
+    /// Tells a waiter what it got.
+    pub(crate) fn answer_granted(
+        &mut self,
+        ticket: Ticket,
+        grants: Vec<Grant>,
+        waiter: Waiter,
+    ) {
+        let key = |id: &Id| self.table.get(*id).map(|lock| lock.key.clone());
+        let keeps_place = waiter.of_set && waiter.unique;
+        let locks = waiter.locks.iter().filter(|_| keeps_place);
+        let set = locks.filter_map(key).collect();
         self.forget_idle(&waiter.locks);
         let waiter = Box::new(waiter);
-        self.answers.push_back((ticket, Answer::Granted { grants, waiter }));
-        Some(parts)
+        self.answers.push_back((ticket, Answer::Granted { grants, waiter, set }));
     }
 
     /// Grants or renews the locks of a complete share.

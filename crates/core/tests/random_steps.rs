@@ -13,6 +13,7 @@ use gpulock_core::force_release::Forced;
 use gpulock_core::keeper::{Answer, Grant};
 use gpulock_core::line::{Ticket, Waiter};
 use gpulock_core::list::Listed;
+use gpulock_core::lock::Bytes;
 use gpulock_core::release::Released;
 use gpulock_core::request::{Acquire, AcquireAny, Extend, ForceRelease, Release};
 use gpulock_core::seen::{Glimpse, Shown};
@@ -159,7 +160,7 @@ struct World {
     /// All who wait, as they must stand: first come, first served.
     line: Vec<Place>,
     /// Grants whose client was closed in the same turn.
-    lost: Vec<(Vec<Grant>, Box<Waiter>)>,
+    lost: Vec<(Vec<Grant>, Box<Waiter>, Vec<Bytes>)>,
     /// What a set that is being served held already.
     renewed: BTreeSet<usize>,
 }
@@ -734,8 +735,14 @@ impl World {
 
     fn give_set(&mut self, ticket: Ticket, in_hand: Option<(Id, usize)>) {
         let now = self.now();
-        for id in self.keeper.share_of(ticket).unwrap_or_default() {
-            if in_hand.is_none_or(|(lock, _)| lock != id) {
+        let mut seen: BTreeSet<Id> = in_hand.iter().map(|(lock, _)| *lock).collect();
+        loop {
+            let unseen = self.keeper.unseen_of(ticket, &seen);
+            if unseen.is_empty() {
+                break;
+            }
+            for id in unseen {
+                seen.insert(id);
                 let shown = self.show(self.key_of(id));
                 self.keeper.looked_at_for_set(id, &see(&shown), now);
             }
@@ -786,7 +793,7 @@ impl World {
             let at = at.expect("an answer for somebody who waits");
             let until_ms = self.now().ms() + PLACE_KEEP_MS;
             match answer {
-                Answer::Granted { grants, waiter } => {
+                Answer::Granted { grants, waiter, set } => {
                     assert_eq!(grants.len(), self.line[at].wants, "all or none");
                     let mut has_new = false;
                     for grant in &grants {
@@ -811,7 +818,7 @@ impl World {
                         self.line.remove(at);
                     }
                     if is_lost {
-                        lost.push((grants, waiter));
+                        lost.push((grants, waiter, set));
                     }
                 }
                 Answer::Null if self.line[at].unique => {
@@ -821,15 +828,13 @@ impl World {
                 Answer::Refused(fault) => panic!("{fault}"),
             }
         }
-        for (grants, waiter) in lost {
-            self.lost.push((grants, waiter));
-        }
+        self.lost.extend(lost);
     }
 
     fn make_good(&mut self) {
         loop {
-            for (grants, waiter) in std::mem::take(&mut self.lost) {
-                self.keeper.undelivered(&grants, &waiter);
+            for (grants, waiter, set) in std::mem::take(&mut self.lost) {
+                self.keeper.undelivered(&grants, &waiter, &set);
             }
             let Some(owed) = self.keeper.take_owed() else { return };
             self.make_good_one(owed);
