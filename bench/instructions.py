@@ -3,8 +3,8 @@
 
     bench/instructions.py SERVER MODULE [part …]
 
-Parts: pairs, bystanders, handoffs; all of these when none is named. And calls: where the
-instructions of the pair go, which needs a server built with symbols.
+Parts: pairs, pools, bystanders, handoffs; all of these when none is named. And calls: where
+the instructions of the pair go, which needs a server built with symbols.
 
 Instructions do not depend on the machine's mood. What does differ from one start of the
 server to the next is where its hash table puts the keys, so other people's commands are
@@ -30,6 +30,7 @@ COMMANDS = 12_800
 WARM_UP = 1_000
 PIPELINE = 50
 STARTS = 3
+POOLS, POOL_PAIRS = (8, 64, 512), 2_000
 LOCKS, WAITERS, KEYS = 1_000, 100, 400
 RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
 ACQUIRE = "return redis.call('set',KEYS[1],ARGV[1],'NX','PX',ARGV[2])"
@@ -177,6 +178,29 @@ def pairs_once(program, module):
     return version, figures
 
 
+def pools(program, module):
+    """Taking one lock of a pool, and giving it back: all free, and all but the last held."""
+    server = Counted(program, module, "--gpulock.events", "off")
+    server.measure_idle()
+    rounds = POOL_PAIRS
+    one = server.count([(TAKE, GIVE)] * rounds)
+    rows = [("`GPULOCK.ACQUIRE`", f"{one:,.0f}", "1.00", "", "")]
+    for size in POOLS:
+        keys = [f"{{node7}}:gpu:{number}" for number in range(size)]
+        take = ["GPULOCK.ACQUIREANY", size, *keys, OWNER, "PX", "600000"]
+        free = server.count([(take, ["GPULOCK.RELEASE", keys[0], OWNER])] * rounds)
+        for key in keys[:-1]:
+            server.call("GPULOCK.ACQUIRE", key, "somebody else", "EX", 86400)
+        busy = server.count([(take, ["GPULOCK.RELEASE", keys[-1], OWNER])] * rounds)
+        for key in keys[:-1]:
+            server.call("GPULOCK.RELEASE", key, "somebody else")
+        rows.append((f"one of {size}", f"{free:,.0f}", f"{free / one:.2f}",
+                     f"{busy:,.0f}", f"{busy / one:.2f}"))
+    print(f"{server.version()}, instructions for taking one lock and giving it back, events off\n")
+    table(["taken from", "all free", "to ACQUIRE", "only the last free", "to ACQUIRE"], rows)
+    server.stop()
+
+
 def others(program, module, waiters, idle=None):
     """What other people's commands cost on one new server: with the module locks are held,
     and clients wait if asked to; without it the same keys stand there, and as many idle
@@ -303,13 +327,13 @@ def calls(program, module):
           [(where, times, f"{cost / PAIRS:,.0f}") for where, times, cost in rows])
 
 
-PARTS = {part.__name__: part for part in (pairs, bystanders, handoffs, calls)}
+PARTS = {part.__name__: part for part in (pairs, pools, bystanders, handoffs, calls)}
 
 
 def main():
     if len(sys.argv) < 3 or not set(sys.argv[3:]) <= set(PARTS):
         sys.exit(__doc__)
-    for name in sys.argv[3:] or ("pairs", "bystanders", "handoffs"):
+    for name in sys.argv[3:] or ("pairs", "pools", "bystanders", "handoffs"):
         PARTS[name](*sys.argv[1:3])
 
 
