@@ -12,7 +12,7 @@ use crate::lock::Name;
 use crate::request::AcquireAny;
 use crate::seen::{Seen, Shown, can_own};
 use crate::session::Owed;
-use crate::share::Part;
+use crate::share::{Have, Part, share};
 
 /// What became of a call, and so what is to be done to the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +65,16 @@ impl Keeper {
         let lease_ms = lease::asked(ask.how.lease_ms, &self.settings)?;
         self.end_waits(now);
         let asked = self.look_over(db, ask, shown, now);
-        let share = share(&asked, ask.count);
+        let places: Vec<usize> = (0..asked.len()).collect();
+        let have = |place: &usize| match asked.get(*place) {
+            Some(Asked { is_held_by_asker: true, .. }) => Have::Held,
+            Some(Asked { is_free: true, .. }) => Have::Free,
+            _ => Have::Not,
+        };
+        let share = share(&places, ask.count, have);
         let is_complete = share.len() == ask.count;
-        let is_new = |place: &usize| asked.get(*place).is_some_and(|asked| asked.is_free);
-        if is_complete && !asker.room && share.iter().any(is_new) {
+        let has_new = share.iter().any(|(_, held)| !held);
+        if is_complete && !asker.room && has_new {
             self.forget_asked(&asked);
             return Err(Fault::OutOfMemory);
         }
@@ -84,7 +90,7 @@ impl Keeper {
         }
         let taken = self.known_of(db, &ask.keys, &asked, &share)?;
         let known: Locks = asked.iter().filter_map(|asked| asked.id).collect();
-        if taken.iter().any(|(_, held)| !held) {
+        if has_new {
             self.give_up_places(&known, &ask.how, now);
         }
         let session = asker.client.zip(ask.how.session_grace_ms);
@@ -166,17 +172,17 @@ impl Keeper {
         db: u32,
         keys: &[&[u8]],
         asked: &[Asked],
-        share: &[usize],
+        share: &[(usize, bool)],
     ) -> Result<Vec<(Id, bool)>, Fault> {
         let limit = self.tracked_limit();
         let mut known = Vec::new();
-        for place in share {
+        for (place, held) in share {
             let (Some(key), Some(asked)) = (keys.get(*place), asked.get(*place)) else {
                 return Err(Fault::Internal);
             };
             let made = || self.table.find_or_make(Name { db, key }, limit);
             let id = asked.id.or_else(made).ok_or(Fault::OutOfMemory)?;
-            known.push((id, asked.is_held_by_asker));
+            known.push((id, *held));
         }
         Ok(known)
     }
@@ -186,20 +192,4 @@ impl Keeper {
             self.table.forget_if_idle(id);
         }
     }
-}
-
-/// Which locks are taken: those that the asker holds first, then free ones, at most `count`.
-fn share(asked: &[Asked], count: usize) -> Vec<usize> {
-    let held = asked.iter().filter(|asked| asked.is_held_by_asker).count().min(count);
-    let mut left = (held, count.saturating_sub(held));
-    let mut share = Vec::new();
-    for (place, asked) in asked.iter().enumerate() {
-        let held = asked.is_held_by_asker;
-        let left = if held { &mut left.0 } else { &mut left.1 };
-        if *left > 0 && (held || asked.is_free) {
-            *left = left.saturating_sub(1);
-            share.push(place);
-        }
-    }
-    share
 }

@@ -5,8 +5,9 @@
 //! # Layout
 //! - [`request`]: what a client asks, read from a command's arguments ([`mod@options`]).
 //! - [`keeper`]: the [`Keeper`], all that is known; one file beside it for each rule:
-//!   [`acquire`], [`acquire_any`], [`share`], [`release`], [`extend`], [`force_release`], and [`settle`], which every
-//!   rule begins with: what is known is brought in line with what the key shows.
+//!   [`acquire`], [`acquire_any`], [`share`], [`release`], [`extend`], [`force_release`],
+//!   and [`settle`], which every rule begins with: what is known is brought in line with
+//!   what the key shows.
 //! - [`inspect`], [`list`]: looking without touching. [`sweep`]: which locks to look at
 //!   when nobody asks.
 //! - [`lock`]: one lock, its hold. [`table`]: all of them, on an [`arena`] and an [`age`]

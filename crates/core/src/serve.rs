@@ -15,10 +15,9 @@
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::End;
-use crate::keeper::{Caller, Grant, Keeper, Terms};
+use crate::keeper::{Caller, Keeper};
 use crate::line::Ticket;
 use crate::lock::Bytes;
-use crate::share::counted_for;
 use crate::wait::Leaving;
 
 /// Who is next, and so what is to be done to the key of a lock that nobody holds any more.
@@ -72,22 +71,8 @@ impl Keeper {
     }
 
     fn hand_off(&mut self, id: Id, ticket: Ticket, now: Now) -> Option<Handed> {
-        let waiter = self.take_place(ticket)?;
-        let terms = Terms {
-            owner: &waiter.owner,
-            lease_ms: waiter.lease_ms,
-            unique: waiter.unique,
-            session: waiter.client.zip(waiter.session_grace_ms),
-        };
-        let (token, until_ms) = self.grant(id, &terms, now);
-        self.count(Some(id), |counters| &mut counters.acquired_after_wait);
-        let waited_ms = now.ms_since(waiter.since_ms);
-        let counted = counted_for(&waiter.locks);
-        self.tally(counted, |counters| counters.wait_ms.record(waited_ms));
-        let owner = waiter.owner.clone();
-        let key = self.table.get(id).map(|lock| lock.key.clone()).unwrap_or_default();
-        self.answer_granted(ticket, vec![Grant { lock: id, key, token }], waiter);
-        Some(Handed { owner, until_ms })
+        let part = self.serve_waiter(ticket, &[(id, false)], now)?.pop()?;
+        Some(Handed { owner: part.owner, until_ms: part.until_ms })
     }
 
     /// Ends a hold and gives the lock to the next waiter.

@@ -43,42 +43,29 @@ impl Keeper {
         let is_new = !std::mem::replace(&mut lock.set_aside, true);
         let Some(lacks) = self.lines.lacks_mut(ticket) else { return Next::Nobody };
         *lacks = lacks.saturating_sub(usize::from(is_new));
-        if *lacks == 0 && self.is_complete(ticket) {
+        if *lacks == 0 && self.complete_share(ticket).is_some() {
             return Next::Set { ticket, lock: id };
         }
         Next::SetAside
     }
 
-    /// Counts what a set has. Notes what it lacks.
-    pub(crate) fn is_complete(&mut self, ticket: Ticket) -> bool {
-        let Some(waiter) = self.lines.get(ticket) else { return false };
-        if waiter.client.is_none() {
-            return false;
-        }
-        let missing = waiter.wants.saturating_sub(self.parts(ticket, waiter).len());
-        if let Some(lacks) = self.lines.lacks_mut(ticket) {
-            *lacks = missing;
-        }
-        missing == 0
-    }
-
-    /// The locks that a set has: those that its UNIQUE owner holds first, then those set
-    /// aside for it; at most as many as it wants, in the order in which it likes them. Each
-    /// with whether it is held already.
-    fn parts(&self, ticket: Ticket, waiter: &Waiter) -> Vec<(Id, bool)> {
-        let is_held = |id: &Id| waiter.unique && self.holds(*id, &waiter.owner);
-        let held = waiter.locks.iter().filter(|id| is_held(id)).count().min(waiter.wants);
-        let mut left = (held, waiter.wants.saturating_sub(held));
-        let mut parts = Vec::new();
-        for id in &waiter.locks {
-            let held = is_held(id);
-            let left = if held { &mut left.0 } else { &mut left.1 };
-            if *left > 0 && (held || self.is_aside_for(*id, ticket)) {
-                *left = left.saturating_sub(1);
-                parts.push((*id, held));
+    /// The locks that a set gets, each with whether its owner holds it already; none when
+    /// some are missing, and then it is noted how many.
+    pub(crate) fn complete_share(&mut self, ticket: Ticket) -> Option<Vec<(Id, bool)>> {
+        let waiter = self.lines.get(ticket).filter(|waiter| waiter.client.is_some())?;
+        let have = |id: &Id| {
+            if waiter.unique && self.holds(*id, &waiter.owner) {
+                Have::Held
+            } else if self.is_aside_for(*id, ticket) {
+                Have::Free
+            } else {
+                Have::Not
             }
-        }
-        parts
+        };
+        let share = share(&waiter.locks, waiter.wants, have);
+        let missing = waiter.wants.saturating_sub(share.len());
+        *self.lines.lacks_mut(ticket)? = missing;
+        (missing == 0).then_some(share)
     }
 
     /// Whether an owner is known to hold a lock.
@@ -97,12 +84,8 @@ impl Keeper {
     /// each with [`Keeper::looked_at_for_set`]: those not `seen` yet. What a look finds may
     /// put others in their place; so ask again, until there are none.
     pub fn unseen_of(&mut self, ticket: Ticket, seen: &BTreeSet<Id>) -> Vec<Id> {
-        if !self.is_complete(ticket) {
-            return Vec::new();
-        }
-        let Some(waiter) = self.lines.get(ticket) else { return Vec::new() };
-        let parts = self.parts(ticket, waiter).into_iter();
-        parts.map(|(id, _)| id).filter(|id| !seen.contains(id)).collect()
+        let share = self.complete_share(ticket).unwrap_or_default().into_iter();
+        share.map(|(id, _)| id).filter(|id| !seen.contains(id)).collect()
     }
 
     /// A lock of a set was looked at.
@@ -126,12 +109,19 @@ impl Keeper {
             self.leave(ticket, Leaving::TimedOut, now);
             return None;
         }
-        if !self.is_complete(ticket) {
-            return None;
-        }
-        let parts = self.parts(ticket, self.lines.get(ticket)?);
+        let share = self.complete_share(ticket)?;
+        self.serve_waiter(ticket, &share, now)
+    }
+
+    /// Gives a waiter these locks, each with whether it holds it already.
+    pub(crate) fn serve_waiter(
+        &mut self,
+        ticket: Ticket,
+        share: &[(Id, bool)],
+        now: Now,
+    ) -> Option<Vec<Part>> {
         // What is taken is not passed on.
-        for (id, _) in &parts {
+        for (id, _) in share {
             self.no_longer_aside(*id);
         }
         let waiter = self.take_place(ticket)?;
@@ -141,7 +131,7 @@ impl Keeper {
             unique: waiter.unique,
             session: waiter.client.zip(waiter.session_grace_ms),
         };
-        let (parts, grants) = self.take_parts(&parts, &terms, true, now);
+        let (parts, grants) = self.take_parts(share, &terms, true, now);
         let waited_ms = now.ms_since(waiter.since_ms);
         let counted = counted_for(&waiter.locks);
         self.tally(counted, |counters| counters.wait_ms.record(waited_ms));
@@ -150,12 +140,7 @@ impl Keeper {
     }
 
     /// Tells a waiter what it got.
-    pub(crate) fn answer_granted(
-        &mut self,
-        ticket: Ticket,
-        grants: Vec<Grant>,
-        waiter: Waiter,
-    ) {
+    fn answer_granted(&mut self, ticket: Ticket, grants: Vec<Grant>, waiter: Waiter) {
         let key = |id: &Id| self.table.get(*id).map(|lock| lock.key.clone());
         let keeps_place = waiter.of_set && waiter.unique;
         let locks = waiter.locks.iter().filter(|_| keeps_place);
@@ -242,6 +227,40 @@ impl Keeper {
             self.table.forget_if_idle(*id);
         }
     }
+}
+
+/// What a set has of a lock.
+pub(crate) enum Have {
+    /// Its owner holds it.
+    Held,
+    /// It is free, and the set's to take.
+    Free,
+    /// Nothing.
+    Not,
+}
+
+/// Which of some locks a set gets: those that its owner holds first, then free ones, at most
+/// as many as it wants, in the order in which it likes them. Each with whether it is held.
+pub(crate) fn share<T: Copy>(
+    of: &[T],
+    wants: usize,
+    have: impl Fn(&T) -> Have,
+) -> Vec<(T, bool)> {
+    let held = of.iter().filter(|it| matches!(have(it), Have::Held)).count().min(wants);
+    let (mut held_left, mut free_left) = (held, wants.saturating_sub(held));
+    let mut share = Vec::new();
+    for it in of {
+        let (left, is_held) = match have(it) {
+            Have::Held => (&mut held_left, true),
+            Have::Free => (&mut free_left, false),
+            Have::Not => continue,
+        };
+        if *left > 0 {
+            *left = left.saturating_sub(1);
+            share.push((*it, is_held));
+        }
+    }
+    share
 }
 
 /// The lock whose own counters tell of a call: one for several is the server's alone.

@@ -133,7 +133,7 @@ impl Keeper {
         };
         let ticket = self.give_place(waiter);
         // The older calls may have left enough behind.
-        if wanted.count > 1 && self.is_complete(ticket) {
+        if wanted.count > 1 && self.complete_share(ticket).is_some() {
             self.count_anew(ticket);
         }
         Ok(Waiting::Begun(ticket))

@@ -58,6 +58,12 @@ impl Flavour {
         self.valkey
     }
 
+    /// Whether `CLIENT UNBLOCK` can reach a client that waits in a module: not before
+    /// Redis 7.4.
+    pub fn can_unblock(&self) -> bool {
+        self.is_valkey() || self.version() >= (7, 4, 0)
+    }
+
     /// Major, minor and patch number, in its brand's own counting.
     pub const fn version(&self) -> (u32, u32, u32) {
         self.version
