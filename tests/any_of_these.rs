@@ -5,7 +5,10 @@ use gpulock_testkit::{Client, Cluster, Server, Value, call, on_every_server};
 
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/law.rs"]
+mod law;
 use figures::stats;
+use law::adds_up;
 
 /// What was granted: keys and tokens, in the order of the answer.
 #[track_caller]
@@ -37,26 +40,6 @@ fn take(client: &mut Client, keys: &[&str], owner: &str) {
     for key in keys {
         assert!(call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 100_000).int() > 0);
     }
-}
-
-/// The law of the counters, and how many locks are held.
-#[track_caller]
-fn adds_up(client: &mut Client, held: i64) {
-    let stats = stats(client);
-    let ends = [
-        "releases",
-        "emergency_releases",
-        "expired",
-        "session_releases",
-        "removed",
-        "evicted",
-        "moved",
-        "undelivered",
-        "locks_held",
-    ];
-    let ended: i64 = ends.iter().map(|name| stats[*name]).sum();
-    assert_eq!(stats["acquired"] + stats["adopted"], ended, "{stats:?}");
-    assert_eq!((stats["locks_held"], stats["clients_waiting"]), (held, 0));
 }
 
 /// Checks that a server has no key, no lock and nobody who waits.
@@ -94,7 +77,7 @@ fn the_first_free_lock_is_preferred() {
         let stats = stats(&mut client);
         assert_eq!((stats["acquire_requests"], stats["acquired"]), (5, 4));
         assert_eq!((stats["refused"], stats["acquired_after_wait"]), (1, 0));
-        adds_up(&mut client, 3);
+        adds_up(&mut client, 3, 0);
     });
 }
 
@@ -115,13 +98,13 @@ fn as_many_as_asked_for_are_granted_in_the_order_given() {
         // All of them is as many as there are.
         let answer = client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2");
         assert_eq!(keys_of(&answer), ["a", "b"]);
-        adds_up(&mut client, 6);
+        adds_up(&mut client, 6, 0);
         for key in ["k4", "k0", "k3", "a", "b"] {
             assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
         }
         assert_eq!(client.line("GPULOCK.RELEASE k1 other"), 1);
         assert_nothing_there(&mut client, "given back");
-        adds_up(&mut client, 0);
+        adds_up(&mut client, 0, 0);
     });
 }
 
@@ -174,7 +157,7 @@ fn all_or_none_and_nothing_is_left_where_it_says_no() {
                 assert!(client.line("GPULOCK.INSPECT k1").is_null(), "{line}");
                 assert!(client.line("GPULOCK.INSPECT k3").is_null(), "{line}");
                 assert_eq!(client.line("GPULOCK.LIST").list().len(), 1, "{line}");
-                adds_up(&mut client, 1);
+                adds_up(&mut client, 1, 0);
             }
             let after = stats(&mut client);
             let more = |name: &str| after[name] - before[name];
@@ -226,7 +209,7 @@ fn any_bytes_may_be_keys_and_owner() {
         assert_eq!(call!(client, "GET", two).bytes(), owner);
         assert_eq!(call!(client, "GPULOCK.RELEASE", one, owner), 1);
         assert_eq!(call!(client, "GPULOCK.RELEASE", two, owner), 1);
-        adds_up(&mut client, 0);
+        adds_up(&mut client, 0, 0);
     });
 }
 
@@ -253,7 +236,7 @@ fn tokens_rise_over_all_grants() {
             assert!(client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2").is_null());
             assert_eq!(client.line("GPULOCK.RELEASE a me"), 1);
         }
-        adds_up(&mut client, 0);
+        adds_up(&mut client, 0, 0);
     });
 }
 
@@ -306,7 +289,7 @@ fn a_set_is_one_unit_in_the_stream() {
         assert_eq!(reader.line("DBSIZE"), 3);
         let bad = reader.line("SET a x");
         assert!(bad.err().starts_with("READONLY "), "{bad:?}");
-        adds_up(&mut client, 3);
+        adds_up(&mut client, 3, 0);
     });
 }
 
@@ -336,7 +319,7 @@ fn a_unique_owner_that_asks_again_is_told_the_same() {
         let kept = client.line("GPULOCK.ACQUIREANY 4 a b c d me UNIQUE");
         assert_eq!(granted(&kept), granted(&first)[1..]);
         assert_eq!(client.line("EXISTS a"), 0);
-        adds_up(&mut client, 3);
+        adds_up(&mut client, 3, 0);
     });
 }
 
@@ -375,7 +358,7 @@ fn what_a_unique_owner_holds_counts_first_and_the_rest_is_granted() {
         }
         let stats = stats(&mut client);
         assert_eq!((stats["acquired"], stats["refused"]), (4, 1));
-        adds_up(&mut client, 4);
+        adds_up(&mut client, 4, 0);
         // Without UNIQUE what it holds is held like any other.
         assert_eq!(client.line("GPULOCK.ACQUIREANY 3 a b d me"), Value::Null);
     });
@@ -392,7 +375,7 @@ fn a_plain_lock_is_held_and_adopted() {
         assert_eq!(client.line("GET a"), "someone");
         assert_eq!(client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2"), Value::Null);
         assert_eq!(stats(&mut client)["adopted"], 1);
-        adds_up(&mut client, 2);
+        adds_up(&mut client, 2, 0);
     });
 }
 
@@ -414,7 +397,7 @@ fn a_key_of_another_type_is_told_wherever_it_stands_and_nothing_is_changed() {
                 assert_eq!(client.line("DBSIZE"), 2, "{line}");
                 assert_eq!(client.line("PEXPIRETIME held"), lease, "{line}");
                 assert!(client.line("GPULOCK.INSPECT a").is_null(), "{line}");
-                adds_up(&mut client, 1);
+                adds_up(&mut client, 1, 0);
             }
         }
         assert_eq!(client.line("LRANGE list 0 -1").list(), [Value::Bulk(b"x".to_vec())]);
@@ -508,10 +491,10 @@ fn a_thousand_and_twenty_four_keys_are_not_too_many() {
         let rest = client.line(&format!("{any} COUNT 1023"));
         assert_eq!(keys_of(&rest), keys[1..]);
         assert_eq!(client.line("DBSIZE"), 1024);
-        adds_up(&mut client, 1024);
+        adds_up(&mut client, 1024, 0);
         let all = client.line(&format!("{any} COUNT 1023 UNIQUE"));
         assert_eq!(granted(&all).len(), 1023);
-        adds_up(&mut client, 1024);
+        adds_up(&mut client, 1024, 0);
     });
 }
 
@@ -577,7 +560,7 @@ fn where_nobody_may_wait_nobody_does() {
         assert!(bad.is_err(), "{bad:?}");
         assert_eq!(client.line("EXISTS b"), 0);
         assert_eq!(stats(&mut client)["refused"], 2);
-        adds_up(&mut client, 1);
+        adds_up(&mut client, 1, 0);
     });
 }
 
@@ -598,7 +581,7 @@ fn each_database_has_locks_of_its_own() {
         assert_eq!(three.line("GPULOCK.LIST").list().len(), 2);
         assert_eq!(three.line("GPULOCK.RELEASE a me"), 1);
         assert_eq!(zero.line("GET a"), "other");
-        adds_up(&mut zero, 2);
+        adds_up(&mut zero, 2, 0);
     });
 }
 
@@ -617,7 +600,7 @@ fn in_a_cluster_the_keys_share_a_slot() {
         let keys = "{node7}:gpu:0 {node7}:gpu:1 {node7}";
         let answer = client.line(&format!("GPULOCK.ACQUIREANY 3 {keys} me COUNT 2"));
         assert_eq!(keys_of(&answer), ["{node7}:gpu:0", "{node7}:gpu:1"]);
-        adds_up(&mut client, 2);
+        adds_up(&mut client, 2, 0);
         // Also where the server has to find the keys first.
         for number in ["0", "-1", "4", "1025", "99999999999999999999", "x"] {
             let line = format!("GPULOCK.ACQUIREANY {number} a b me");
@@ -646,7 +629,7 @@ fn in_a_cluster_the_node_that_serves_the_keys_is_told() {
         }
         let answer = there.line("GPULOCK.ACQUIREANY 2 {node7}:0 {node7}:1 me COUNT 2");
         assert_eq!(granted(&answer).len(), 2);
-        adds_up(&mut there, 2);
+        adds_up(&mut there, 2, 0);
     });
 }
 
@@ -681,6 +664,6 @@ fn out_of_memory_nothing_new_is_granted_and_what_is_held_is_renewed() {
         assert_eq!(client.line("CONFIG SET maxmemory 0"), "OK");
         let answer = client.line("GPULOCK.ACQUIREANY 2 c d you COUNT 2");
         assert_eq!(keys_of(&answer), ["c", "d"]);
-        adds_up(&mut client, 5);
+        adds_up(&mut client, 5, 0);
     });
 }

@@ -14,16 +14,12 @@ use figures::{flatten, stats};
 mod places;
 use places::{line_of, wait_line};
 
+#[path = "support/waiter.rs"]
+mod waiter;
+use waiter::waiter;
+
 /// Enough for any answer that is on its way.
 const SOON: Duration = Duration::from_secs(10);
-
-/// A connection that has asked, and waits.
-#[track_caller]
-fn waiter(server: &Server, request: &str) -> Client {
-    let mut client = server.client();
-    client.send_lines(&[request]);
-    client
-}
 
 /// Waits until the asker stands in line, alone; an answer instead ends the test.
 #[track_caller]

@@ -27,11 +27,6 @@ fn races() -> usize {
     given.map_or(100, |text| text.parse().expect("GPULOCK_RACES is a number"))
 }
 
-/// Whether `CLIENT UNBLOCK` can be obeyed: not by a module before Redis 7.4.
-fn can_unblock(flavour: &Flavour) -> bool {
-    flavour.is_valkey() || flavour.version() >= (7, 4, 0)
-}
-
 /// Checks that nothing is left of any wait.
 #[track_caller]
 fn assert_nobody_waits(client: &mut Client) {
@@ -102,7 +97,7 @@ fn whoever_leaves_leaves_at_once_and_those_behind_go_on() {
         let server = flavour.start();
         let mut actor = server.client();
         for (way, leaves) in WAYS {
-            if way.starts_with("CLIENT UNBLOCK") && !can_unblock(flavour) {
+            if way.starts_with("CLIENT UNBLOCK") && !flavour.can_unblock() {
                 continue;
             }
             for place in 0..3 {
@@ -158,7 +153,7 @@ fn whoever_leaves_leaves_at_once_and_those_behind_go_on() {
 #[test]
 fn client_unblock_changes_nothing_where_a_module_cannot_obey() {
     on_every_server(|flavour| {
-        if can_unblock(flavour) {
+        if flavour.can_unblock() {
             return;
         }
         let server = flavour.start();
@@ -563,7 +558,7 @@ fn a_grant_and_a_client_unblock_in_one_turn_are_answered_once() {
                         assert!(!answer.is_err(), "{what}: {answer:?}");
                     }
                     let told = one_has_it(&mut actor, &mut pair, &what);
-                    if !can_unblock(flavour) {
+                    if !flavour.can_unblock() {
                         assert_eq!(told, Told::Token, "{what}");
                     } else if steps[0].contains("UNBLOCK") {
                         assert_ne!(told, Told::Token, "{what}");
@@ -714,7 +709,7 @@ fn comes(
     n: usize,
     asked: i64,
 ) -> Waiter {
-    let unblocks = if can_unblock(flavour) { 100 } else { 92 };
+    let unblocks = if flavour.can_unblock() { 100 } else { 92 };
     let fate = match dice.below(unblocks) {
         0..=59 => Fate::Stays,
         60..=69 => Fate::TimesOut,

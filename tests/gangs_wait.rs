@@ -15,11 +15,18 @@ use gpulock_testkit::{
 mod dice;
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/law.rs"]
+mod law;
+use law::adds_up;
 #[path = "support/places.rs"]
 mod places;
 use dice::Dice;
 use figures::stats;
 use places::{line_of, wait_line};
+
+#[path = "support/waiter.rs"]
+mod waiter;
+use waiter::waiter;
 
 /// What comes for sure, sooner or later: only what hangs fails.
 const LATER: Duration = Duration::from_secs(20);
@@ -29,14 +36,6 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Two locks at once, in either order.
 const GANG: &str = "GPULOCK.ACQUIREANY 2 k1 k2 gang COUNT 2 BLOCK 0";
-
-/// A connection that has asked, and waits.
-#[track_caller]
-fn waiter(server: &Server, request: &str) -> Client {
-    let mut client = server.client();
-    client.send_lines(&[request]);
-    client
-}
 
 /// The same, once it stands in the line of a key as the last of these.
 #[track_caller]
@@ -116,32 +115,6 @@ fn share_of_first(client: &mut Client, key: &str) -> Vec<String> {
     let waiters = call!(client, "GPULOCK.INSPECT", key).field("waiters");
     let share = waiters.list()[0].field("set_aside");
     share.list().iter().map(Value::text).collect()
-}
-
-/// Whether CLIENT UNBLOCK reaches a client that waits in a module.
-fn can_unblock(flavour: &Flavour) -> bool {
-    flavour.is_valkey() || flavour.version() >= (7, 4, 0)
-}
-
-/// The law of the counters, and how many hold and wait.
-#[track_caller]
-fn adds_up(client: &mut Client, held: i64, waiting: i64) {
-    let stats = stats(client);
-    let ends = [
-        "releases",
-        "emergency_releases",
-        "expired",
-        "session_releases",
-        "removed",
-        "evicted",
-        "moved",
-        "undelivered",
-        "locks_held",
-    ];
-    let ended: i64 = ends.iter().map(|name| stats[*name]).sum();
-    assert_eq!(stats["acquired"] + stats["adopted"], ended, "{stats:?}");
-    let now = (stats["locks_held"], stats["clients_waiting"]);
-    assert_eq!(now, (held, waiting), "{stats:?}");
 }
 
 /// Two locks that `holder` has, and a gang that waits for both.
@@ -427,7 +400,7 @@ const WAYS: [(&str, Leaves); 6] = [
 fn what_was_set_aside_goes_to_the_next_when_the_gang_leaves() {
     on_every_server(|flavour| {
         for (way, leaves) in WAYS {
-            if way.starts_with("CLIENT UNBLOCK") && !can_unblock(flavour) {
+            if way.starts_with("CLIENT UNBLOCK") && !flavour.can_unblock() {
                 continue;
             }
             eprintln!("{way}");

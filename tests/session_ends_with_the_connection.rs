@@ -17,15 +17,11 @@ use figures::stats;
 mod places;
 use places::wait_line;
 
-const LATER: Duration = Duration::from_secs(10);
+#[path = "support/waiter.rs"]
+mod waiter;
+use waiter::waiter;
 
-/// A connection that has asked, and waits.
-#[track_caller]
-fn waiter(server: &Server, request: &str) -> Client {
-    let mut client = server.client();
-    client.send_lines(&[request]);
-    client
-}
+const LATER: Duration = Duration::from_secs(10);
 
 /// A subscriber to the events of all locks.
 fn listener(server: &Server) -> Client {

@@ -3,56 +3,28 @@
 
 use std::time::{Duration, Instant};
 
-use gpulock_testkit::{
-    Client, Flavour, Server, Value, call, on_every_server, wait_until,
-};
+use gpulock_testkit::{Client, Value, call, on_every_server, wait_until};
 
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/law.rs"]
+mod law;
 use figures::stats;
+use law::adds_up;
 #[path = "support/places.rs"]
 mod places;
 use places::{line_of, wait_line};
 
+#[path = "support/waiter.rs"]
+mod waiter;
+use waiter::waiter;
+
 const LATER: Duration = Duration::from_secs(10);
-
-/// A connection that has asked, and waits.
-#[track_caller]
-fn waiter(server: &Server, request: &str) -> Client {
-    let mut client = server.client();
-    client.send_lines(&[request]);
-    client
-}
-
-/// Whether CLIENT UNBLOCK reaches a client that waits in a module.
-fn can_unblock(flavour: &Flavour) -> bool {
-    flavour.is_valkey() || flavour.version() >= (7, 4, 0)
-}
 
 /// Nothing more was said on this connection before this moment.
 #[track_caller]
 fn says_nothing_more(client: &mut Client) {
     assert_eq!(client.line("ECHO nothing-more"), "nothing-more");
-}
-
-/// The law of the counters, and how many hold and wait.
-#[track_caller]
-fn adds_up(client: &mut Client, held: i64, waiting: i64) {
-    let stats = stats(client);
-    let ends = [
-        "releases",
-        "emergency_releases",
-        "expired",
-        "session_releases",
-        "removed",
-        "evicted",
-        "moved",
-        "undelivered",
-        "locks_held",
-    ];
-    let ended: i64 = ends.iter().map(|name| stats[*name]).sum();
-    assert_eq!(stats["acquired"] + stats["adopted"], ended, "{stats:?}");
-    assert_eq!((stats["locks_held"], stats["clients_waiting"]), (held, waiting));
 }
 
 #[test]
@@ -408,7 +380,7 @@ fn client_unblock_keeps_no_place() {
             me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
             wait_line(&mut client, "k", &["me"]);
             let unblocked = call!(client, "CLIENT", "UNBLOCK", id, how);
-            if !can_unblock(flavour) {
+            if !flavour.can_unblock() {
                 assert_eq!(unblocked, 0);
                 assert_eq!(line_of(&mut client, "k"), ["me"]);
                 assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
@@ -426,7 +398,7 @@ fn client_unblock_keeps_no_place() {
             says_nothing_more(&mut me);
         }
         let stats = stats(&mut client);
-        let counted = i64::from(can_unblock(flavour));
+        let counted = i64::from(flavour.can_unblock());
         assert_eq!(stats["wait_timeouts"], counted);
         assert_eq!(stats["waits_abandoned"], counted);
         adds_up(&mut client, 1, 0);
