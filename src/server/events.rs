@@ -1,5 +1,5 @@
 //! What the server tells of itself: its clock ticks, it became a replica or a primary, its
-//! configuration changed, a client's connection closed, it evicted a key. Of the
+//! configuration changed, a client's connection closed, it forked, it evicted a key. Of the
 //! keyspace's own notifications only evictions are listened to: anything else would make
 //! every client's writes dearer.
 
@@ -11,6 +11,7 @@ use gpulock_core::Name;
 use super::api::{ERR, OK, api, raw};
 use super::context::{Context, log_warning};
 use super::guard::contained;
+use super::passing_on;
 use super::state::{is_loaded, now, with_keeper};
 use super::text::Lent;
 
@@ -24,6 +25,8 @@ pub(super) fn subscribe(context: Context<'_>) -> Result<(), String> {
         raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
         raw::REDISMODULE_EVENT_CONFIG,
         raw::REDISMODULE_EVENT_CLIENT_CHANGE,
+        raw::REDISMODULE_EVENT_FORK_CHILD,
+        raw::REDISMODULE_EVENT_REPLICA_CHANGE,
     ];
     for id in ids {
         let event = raw::RedisModuleEvent { id, dataver: 1 };
@@ -69,6 +72,7 @@ unsafe impl Sync for MainThread {}
 /// Whether evictions are listened to.
 static EVICTIONS: MainThread = MainThread(Cell::new(false));
 
+const NOW_PRIMARY: u64 = raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER;
 const CONNECTED: u64 = raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_CONNECTED;
 
 unsafe extern "C" fn happened(
@@ -85,20 +89,37 @@ unsafe extern "C" fn happened(
         // SAFETY: the server handed us the context for the time of the call.
         let context = unsafe { Context::new(ctx) };
         match event.id {
-            raw::REDISMODULE_EVENT_CRON_LOOP => crate::background::tick(context),
-            raw::REDISMODULE_EVENT_CONFIG => crate::warnings::check(context),
+            raw::REDISMODULE_EVENT_CRON_LOOP => {
+                passing_on::find_out(context, now().ms());
+                crate::background::tick(context);
+            }
+            raw::REDISMODULE_EVENT_FORK_CHILD | raw::REDISMODULE_EVENT_REPLICA_CHANGE => {
+                passing_on::may_have_begun();
+                return;
+            }
+            raw::REDISMODULE_EVENT_CONFIG => {
+                passing_on::may_have_begun();
+                crate::warnings::check(context);
+            }
             raw::REDISMODULE_EVENT_CLIENT_CHANGE if what == CONNECTED => return,
             raw::REDISMODULE_EVENT_CLIENT_CHANGE => {
                 // SAFETY: with this event the server hands us who it is about.
                 let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
                 with_keeper(|keeper| keeper.client_gone(client, now()));
             }
-            _ if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER => {
-                with_keeper(|keeper| keeper.promoted(now()));
+            _ => {
+                passing_on::may_have_begun();
+                role_changed(what);
             }
-            _ => with_keeper(|keeper| keeper.demoted(now())),
         }
         crate::news::tell(context);
+    });
+}
+
+fn role_changed(to: u64) {
+    with_keeper(|keeper| match to == NOW_PRIMARY {
+        true => keeper.promoted(now()),
+        false => keeper.demoted(now()),
     });
 }
 

@@ -9,6 +9,7 @@ use gpulock_core::seen::{Expires, Glimpse, OWNER_MAX, Seen};
 use super::api::{api, flag, raw};
 use super::context::Context;
 use super::kept;
+use super::passing_on;
 use super::text::{Lent, Made, slice};
 
 /// An open key.
@@ -16,6 +17,15 @@ pub(crate) struct Key<'a> {
     key: *mut raw::RedisModuleKey,
     name: Lent<'a>,
     context: Context<'a>,
+    opened: Opened,
+}
+
+/// What a key was opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    /// A command that names it.
+    ForCommand,
+    ToLook,
 }
 
 /// What stands under a key.
@@ -34,7 +44,7 @@ const READ_WRITE: c_int = (raw::REDISMODULE_READ | raw::REDISMODULE_WRITE).cast_
 impl<'a> Key<'a> {
     /// Opens a key that a command names.
     pub(super) fn open(context: Context<'a>, name: Lent<'a>) -> Self {
-        Self::open_as(context, name, READ_WRITE)
+        Self::open_as(context, name, READ_WRITE, Opened::ForCommand)
     }
 
     /// Opens a key only to look: it counts as no use of it. On a primary it is opened for
@@ -46,14 +56,20 @@ impl<'a> Key<'a> {
             true => READ_WRITE,
             false => flag(raw::REDISMODULE_READ),
         };
-        Self::open_as(context, name, mode | flag(raw::REDISMODULE_OPEN_KEY_NOTOUCH))
+        let mode = mode | flag(raw::REDISMODULE_OPEN_KEY_NOTOUCH);
+        Self::open_as(context, name, mode, Opened::ToLook)
     }
 
-    fn open_as(context: Context<'a>, name: Lent<'a>, mode: c_int) -> Self {
+    fn open_as(
+        context: Context<'a>,
+        name: Lent<'a>,
+        mode: c_int,
+        opened: Opened,
+    ) -> Self {
         // SAFETY: context and name are valid for 'a. A key that is absent is opened too.
         let key =
             unsafe { api!(RedisModule_OpenKey(context.as_ptr(), name.as_ptr(), mode)) };
-        Self { key, name, context }
+        Self { key, name, context, opened }
     }
 
     fn kind(&self) -> Kind {
@@ -126,17 +142,19 @@ impl<'a> Key<'a> {
 
     /// `SET key owner PXAT until_ms`
     pub(crate) fn set(&mut self, owner: Lent<'_>, until_ms: u64) {
-        let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
-        let (command, format) = (c"SET".as_ptr(), c"ssss".as_ptr());
-        let until = Made::decimal(until_ms);
         self.write(owner.bytes());
-        // SAFETY: the key is open for writing, all strings are valid, and the format is of
-        // four strings, as given.
-        unsafe {
-            api!(RedisModule_SetAbsExpire(key, until_ms.cast_signed()));
+        self.expire_at(until_ms);
+        self.pass_on(|ctx, name| {
+            let until = Made::decimal(until_ms);
             let (owner, pxat, until) = (owner.as_ptr(), kept::pxat(), until.as_ptr());
-            api!(RedisModule_Replicate(ctx, command, format, name, owner, pxat, until));
-        }
+            let (command, format) = (c"SET".as_ptr(), c"ssss".as_ptr());
+            // SAFETY: all strings are valid, and the format is of four strings, as given.
+            unsafe {
+                api!(RedisModule_Replicate(
+                    ctx, command, format, name, owner, pxat, until
+                ));
+            }
+        });
         self.signal();
         self.notify(raw::REDISMODULE_NOTIFY_STRING, c"set");
         self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire");
@@ -165,28 +183,52 @@ impl<'a> Key<'a> {
 
     /// `PEXPIREAT key until_ms`
     pub(crate) fn expire(&mut self, until_ms: u64) {
-        let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
-        let (command, format) = (c"PEXPIREAT".as_ptr(), c"ss".as_ptr());
-        let until = Made::decimal(until_ms);
-        // SAFETY: as above, with two strings.
-        unsafe {
-            api!(RedisModule_SetAbsExpire(key, until_ms.cast_signed()));
-            api!(RedisModule_Replicate(ctx, command, format, name, until.as_ptr()));
-        }
+        self.expire_at(until_ms);
+        self.pass_on(|ctx, name| {
+            let until = Made::decimal(until_ms);
+            let (command, format) = (c"PEXPIREAT".as_ptr(), c"ss".as_ptr());
+            // SAFETY: as above, with two strings.
+            unsafe {
+                api!(RedisModule_Replicate(ctx, command, format, name, until.as_ptr()));
+            }
+        });
         self.signal();
         self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"expire");
     }
 
     /// `DEL key`
     pub(crate) fn delete(&mut self) {
-        let (key, ctx, name) = (self.key, self.context.as_ptr(), self.name.as_ptr());
-        // SAFETY: as above, with a string.
-        unsafe {
-            api!(RedisModule_DeleteKey(key));
-            api!(RedisModule_Replicate(ctx, c"DEL".as_ptr(), c"s".as_ptr(), name));
-        }
+        // SAFETY: the key is open for writing.
+        unsafe { api!(RedisModule_DeleteKey(self.key)) };
+        self.pass_on(|ctx, name| {
+            // SAFETY: as above, with a string.
+            unsafe {
+                api!(RedisModule_Replicate(ctx, c"DEL".as_ptr(), c"s".as_ptr(), name));
+            }
+        });
         self.signal();
         self.notify(raw::REDISMODULE_NOTIFY_GENERIC, c"del");
+    }
+
+    fn expire_at(&mut self, until_ms: u64) {
+        // SAFETY: the key is open for writing and holds a value.
+        unsafe { api!(RedisModule_SetAbsExpire(self.key, until_ms.cast_signed())) };
+    }
+
+    /// Passes the plain command on, which `replicate` makes, and counts the change for the
+    /// server's saving. When nobody listens the client's command stands for it: the server
+    /// only counts then, and looks at neither.
+    fn pass_on(
+        &self,
+        replicate: impl FnOnce(*mut raw::RedisModuleCtx, *mut raw::RedisModuleString),
+    ) {
+        let ctx = self.context.as_ptr();
+        if self.opened == Opened::ForCommand && passing_on::is_to_nobody() {
+            // SAFETY: the context is that of a command.
+            unsafe { api!(RedisModule_ReplicateVerbatim(ctx)) };
+        } else {
+            replicate(ctx, self.name.as_ptr());
+        }
     }
 
     /// Tells `WATCH` and client-side caches. Closing a key that was opened for writing

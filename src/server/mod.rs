@@ -29,4 +29,5 @@ mod kept;
 mod leftovers;
 mod module;
 pub(crate) mod own;
+mod passing_on;
 mod text;

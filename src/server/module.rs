@@ -8,7 +8,9 @@ use gpulock_core::settings::Settings;
 use super::api::{ERR, OK, api, flag, optional, raw};
 use super::context::{Context, log_warning};
 use super::text::Lent;
-use super::{blocked, config, events, guard, info, kept, leftovers, own, state};
+use super::{
+    blocked, config, events, guard, info, kept, leftovers, own, passing_on, state,
+};
 
 /// The server's own allocator: what the module uses is seen in `used_memory`.
 #[cfg(not(test))]
@@ -81,6 +83,7 @@ fn unload() {
         kept::forget();
         own::forget();
         events::forget();
+        passing_on::may_have_begun();
         blocked::forget();
     });
 }
