@@ -6,14 +6,22 @@ use crate::server::context::Context;
 use crate::server::state::{now, with_keeper};
 use crate::waiting::may_act;
 
+/// How long to look at locks in one go, in microseconds: nobody is served meanwhile. What
+/// is left is for the next tick.
+const LONGEST_US: u64 = 1_000;
+
 /// Does what is due.
 pub(crate) fn tick(context: Context<'_>) {
-    with_keeper(|keeper| keeper.end_waits(now()));
-    if may_act(context) {
-        let mut due = Vec::new();
-        with_keeper(|keeper| keeper.due(now(), &mut due));
-        for id in due {
-            look::at(context, id);
+    let began = now();
+    with_keeper(|keeper| keeper.end_waits(began));
+    if !may_act(context) {
+        return;
+    }
+    with_keeper(|keeper| keeper.begin_sweep(began));
+    while let Some(id) = with_keeper(|keeper| keeper.next_due(now())) {
+        look::at(context, id);
+        if now().micros().abs_diff(began.micros()) >= LONGEST_US {
+            return;
         }
     }
 }

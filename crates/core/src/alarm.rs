@@ -14,7 +14,7 @@ const LOOK_EVERY_MS: u64 = 5;
 const LINES_AT_A_TIME: usize = 160;
 
 /// How many locks whose lease is over are looked at in one go; the rest a moment later.
-const ENDS_AT_A_TIME: usize = 1_000;
+const ENDS_AT_A_TIME: usize = 100;
 
 /// How far the looking at lines is.
 #[derive(Debug, Default)]

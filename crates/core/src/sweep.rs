@@ -6,6 +6,8 @@
 //!   second up to thirty-six thousand;
 //! - what only the key can tell (gone, overwritten, lease changed) three times slower.
 
+use std::collections::VecDeque;
+
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::event::Text;
@@ -35,29 +37,80 @@ const LONGEST_MS: u64 = 1_000;
 /// How far the two walks are.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    /// The page that the walk through memory comes to next.
-    remembered: usize,
-    /// The page whose keys are looked at next.
-    looked_at: usize,
-    /// When the last portion was taken, in ms since the epoch.
+    /// Through memory.
+    remembered: Walk,
+    /// From key to key.
+    looked_at: Walk,
+    /// The locks that the walks came to and nobody looked at yet.
+    due: VecDeque<Id>,
+    /// When the last portion was given out, in ms since the epoch.
     last_ms: u64,
 }
 
+/// A walk through the pages of the table, a portion at a time.
+#[derive(Debug, Default)]
+struct Walk {
+    /// The page that comes next.
+    page: usize,
+    /// How many locks may be passed in this portion, and how many pages: never more than
+    /// there are.
+    locks: u64,
+    pages: usize,
+}
+
+impl Walk {
+    fn begin(&mut self, locks: u64, pages: usize) {
+        (self.locks, self.pages) = (locks, pages);
+    }
+
+    /// The next page of this portion, of `all` pages.
+    fn next(&mut self, all: usize) -> Option<usize> {
+        if self.locks == 0 {
+            return None;
+        }
+        self.pages = self.pages.checked_sub(1)?;
+        let page = if self.page < all { self.page } else { 0 };
+        self.page = page.saturating_add(1);
+        Some(page)
+    }
+
+    fn passed(&mut self, locks: u64) {
+        self.locks = self.locks.saturating_sub(locks);
+    }
+}
+
 impl Keeper {
-    /// Puts the locks to be looked at now into `due`: the more, the longer ago the last
-    /// time was.
-    pub fn due(&mut self, now: Now, due: &mut Vec<Id>) {
+    /// Gives out a new portion of locks to be looked at, for [`Keeper::next_due`]: the
+    /// more, the longer ago the last one was.
+    pub fn begin_sweep(&mut self, now: Now) {
         let elapsed_ms = now.ms().abs_diff(self.sweep.last_ms).min(LONGEST_MS);
         if elapsed_ms < SHORTEST_MS {
             return;
         }
         self.sweep.last_ms = now.ms();
-        self.due_by_memory(elapsed_ms.saturating_mul(REMEMBERED_PER_MS), now, due);
-        self.due_by_turn(elapsed_ms.saturating_mul(LOOKED_AT_PER_MS), due);
+        let pages = self.table.pages();
+        let locks = |per_ms: u64| elapsed_ms.saturating_mul(per_ms);
+        self.sweep.remembered.begin(locks(REMEMBERED_PER_MS), pages);
+        self.sweep.looked_at.begin(locks(LOOKED_AT_PER_MS), pages);
     }
 
-    /// Locks whose lease is over; those held for long are logged on the way.
-    fn due_by_memory(&mut self, budget: u64, now: Now, due: &mut Vec<Id>) {
+    /// The next lock to be looked at; none when the portion is done. The caller may stop
+    /// at any time: what is left comes first the next time.
+    pub fn next_due(&mut self, now: Now) -> Option<Id> {
+        while self.sweep.due.is_empty() {
+            let pages = self.table.pages();
+            if let Some(page) = self.sweep.remembered.next(pages) {
+                self.due_by_memory(page, now);
+            } else {
+                let page = self.sweep.looked_at.next(pages)?;
+                self.due_by_turn(page);
+            }
+        }
+        self.sweep.due.pop_front()
+    }
+
+    /// Locks of a page whose lease is over; those held for long are logged on the way.
+    fn due_by_memory(&mut self, page: usize, now: Now) {
         let mut long = Vec::new();
         let warn_hold = self.settings.warn_hold;
         let is_long = |lock: &Lock| {
@@ -65,20 +118,13 @@ impl Keeper {
                 warn_hold > 0 && !hold.warned && now.ms_since(hold.since_ms) >= warn_hold
             })
         };
-        let mut passed = 0u64;
-        for _ in 0..self.table.pages() {
-            for (id, lock) in self.table.page(self.sweep.remembered) {
-                passed = passed.saturating_add(1);
-                if lock.hold.as_ref().is_some_and(|hold| hold.is_over(now.ms())) {
-                    passed = passed.saturating_add(LOOK_COSTS);
-                    due.push(id);
-                } else if is_long(lock) {
-                    long.push(id);
-                }
-            }
-            self.sweep.remembered = self.page_after(self.sweep.remembered);
-            if passed >= budget {
-                break;
+        for (id, lock) in self.table.page(page) {
+            self.sweep.remembered.passed(1);
+            if lock.hold.as_ref().is_some_and(|hold| hold.is_over(now.ms())) {
+                self.sweep.remembered.passed(LOOK_COSTS);
+                self.sweep.due.push_back(id);
+            } else if is_long(lock) {
+                long.push(id);
             }
         }
         for id in long {
@@ -86,23 +132,14 @@ impl Keeper {
         }
     }
 
-    /// Locks whose turn it is.
-    fn due_by_turn(&mut self, budget: u64, due: &mut Vec<Id>) {
-        let enough =
-            due.len().saturating_add(usize::try_from(budget).unwrap_or(usize::MAX));
-        for _ in 0..self.table.pages() {
-            let held = |(id, lock): (Id, &Lock)| lock.hold.is_some().then_some(id);
-            due.extend(self.table.page(self.sweep.looked_at).filter_map(held));
-            self.sweep.looked_at = self.page_after(self.sweep.looked_at);
-            if due.len() >= enough {
-                break;
+    /// Locks of a page whose turn it is.
+    fn due_by_turn(&mut self, page: usize) {
+        for (id, lock) in self.table.page(page) {
+            if lock.hold.is_some() {
+                self.sweep.looked_at.passed(1);
+                self.sweep.due.push_back(id);
             }
         }
-    }
-
-    fn page_after(&self, page: usize) -> usize {
-        let next = page.saturating_add(1);
-        if next < self.table.pages() { next } else { 0 }
     }
 
     fn warn_long_hold(&mut self, id: Id, now: Now) {
@@ -178,5 +215,39 @@ impl Keeper {
         };
         self.table.forget_if_idle(id);
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::settings::Settings;
+    use crate::lock::Hold;
+
+    #[test]
+    fn each_lock_has_its_turn_though_portions_are_broken_off() {
+        const LOCKS: u32 = 5_000;
+        let at = |ms: u64| Now::from_ms(1_000_000 + ms);
+        let mut keeper = Keeper::new(Settings::default(), 1, at(0));
+        for n in 0..LOCKS {
+            let key = n.to_string();
+            let name = Name { db: 0, key: key.as_bytes() };
+            let id = keeper.table.find_or_make(name, 0).unwrap();
+            keeper.table.begin_hold(id, Hold::new(b"me", Some(1), at(0).ms(), NO_END));
+        }
+        let mut turns = BTreeMap::new();
+        for tick in 1..=500 {
+            keeper.begin_sweep(at(tick * 100));
+            // As if the time was up, at an odd place.
+            for _ in 0..97 {
+                let id = keeper.next_due(at(tick * 100)).expect("a portion is larger");
+                *turns.entry(id).or_insert(0u32) += 1;
+            }
+        }
+        assert_eq!(turns.len(), 5_000);
+        let (least, most) = (turns.values().min(), turns.values().max());
+        assert!(most <= least.map(|least| least + 1).as_ref(), "{least:?} to {most:?}");
     }
 }

@@ -419,8 +419,8 @@ impl World {
 
     fn sweep(&mut self) {
         let now = self.now();
-        let mut due = Vec::new();
-        self.keeper.due(now, &mut due);
+        self.keeper.begin_sweep(now);
+        let due = std::iter::from_fn(|| self.keeper.next_due(now)).collect();
         self.look(due);
     }
 
