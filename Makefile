@@ -44,6 +44,18 @@ examples: build need-server ## Run the tests of the examples (each examples/*/te
 		GPULOCK_SERVER="$$(realpath -s "$(installed)")" "$$test" || exit 1; \
 	done
 
+.PHONY: bench
+bench: build need-server ## Measure beside peers, the installed server and SERVERS=, into target/bench
+	@tools/setup.sh bench
+	$(CARGO) build --release --locked -p gpulock-bench
+	@tools/bench.sh "$(installed)" $(SERVERS)
+
+.PHONY: bench-docs
+bench-docs: need-cargo ## Renew docs/benchmarks.md and its plots from what `make bench` measured
+	$(CARGO) build --release --locked -p gpulock-bench
+	target/release/gpulock-bench report target/bench/*.json \
+		--into docs/benchmarks.md --plots docs/benchmarks
+
 .PHONY: lint
 lint: need-cargo ## Formatting and clippy, warnings are errors
 	@tools/setup.sh build

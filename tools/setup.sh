@@ -1,8 +1,8 @@
 #!/bin/bash
 # Brings what a fresh Debian lacks, and only that:
 #
-#     tools/setup.sh [build] [server] [examples]     all three when none is named
-#     tools/setup.sh which                           prints the server that is used here
+#     tools/setup.sh [build] [server] [examples] [bench]     all four when none is named
+#     tools/setup.sh which                                   prints the server that is used here
 #
 # Installing needs root or sudo; with neither, it prints the line to run and fails. No
 # service is started and no Redis that is there is touched: Debian's package redis-server
@@ -74,9 +74,18 @@ want_server() {
     fi
 }
 
-want_examples() {
+want_venv() {
     has python3 || need python3
     python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
+}
+
+want_bench() {
+    want_venv
+    has valgrind || need valgrind
+}
+
+want_examples() {
+    want_venv
     has node || need nodejs
     has npm || need npm
 }
@@ -99,14 +108,15 @@ install_missing() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line -q
 }
 
-[ $# -gt 0 ] || set -- build server examples
+[ $# -gt 0 ] || set -- build server examples bench
 for set; do
     case $set in
         build) want_build ;;
         server) want_server ;;
         examples) want_examples ;;
+        bench) want_bench ;;
         which) which_server || fail "no server here: run tools/setup.sh server"; exit ;;
-        *) fail "no set $set; there are: build server examples" ;;
+        *) fail "no set $set; there are: build server examples bench" ;;
     esac
 done
 install_missing

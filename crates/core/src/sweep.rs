@@ -223,8 +223,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::settings::Settings;
     use crate::lock::Hold;
+    use crate::settings::Settings;
 
     #[test]
     fn each_lock_has_its_turn_though_portions_are_broken_off() {

@@ -2,6 +2,7 @@
 //! However a test ends, the server's log is looked through for a crash or a panic.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -33,6 +34,7 @@ pub struct Builder {
     module_args: Vec<String>,
     args: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    under: Vec<String>,
     conf: Option<PathBuf>,
     cluster: bool,
     replica: bool,
@@ -89,6 +91,15 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs the server under another program, as valgrind: that program and its arguments.
+    /// It has to turn into the server (`exec`), not to start it: the process that the kit
+    /// started is the one that it waits for and stops.
+    #[must_use]
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.under.extend(words.iter().map(|word| (*word).to_owned()));
         self
     }
 
@@ -242,6 +253,7 @@ impl Server {
             module_args: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
+            under: Vec::new(),
             conf: None,
             cluster: false,
             replica: false,
@@ -611,16 +623,18 @@ fn spawn(builder: &Builder, dir: &Path) -> Child {
         .append(true)
         .open(dir.join("server.log"))
         .expect("opening the log");
-    let program = builder.flavour.program();
-    Command::new(program)
-        .arg("server.conf")
+    let mut words: Vec<&OsStr> = builder.under.iter().map(OsStr::new).collect();
+    words.push(builder.flavour.program().as_os_str());
+    words.push(OsStr::new("server.conf"));
+    Command::new(words[0])
+        .args(&words[1..])
         .envs(builder.env.iter().map(|(name, value)| (name, value)))
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("copying a file handle"))
         .stderr(log)
         .spawn()
-        .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()))
+        .unwrap_or_else(|error| panic!("{} does not start: {error}", words[0].display()))
 }
 
 fn free_port() -> u16 {
