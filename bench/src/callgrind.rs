@@ -77,13 +77,15 @@ impl Counted {
     }
 
     /// What the clock asks of the server beside its ticks (and those too where their
-    /// function has no name), in instructions a second, counted while nothing else happens.
+    /// function has no name) and beside the module, in instructions a second, counted while
+    /// nothing else happens.
     pub(crate) fn idle(&self) -> Result<f64> {
         let spent = self.spent(|| {
             sleep(IDLE);
             Ok(())
         })?;
-        Ok(spent.profile.instructions / spent.seconds)
+        let outside = spent.profile.instructions - spent.profile.entered.instructions;
+        Ok(outside / spent.seconds)
     }
 
     fn control(&self, order: &str) -> Result<()> {

@@ -48,7 +48,9 @@ fn figures(profile: &Profile) -> Vec<Figure> {
     };
     note(SERVER, names::INSTRUCTIONS, server);
     note(MODULE, names::INSTRUCTIONS, profile.own);
-    note(NAMELESS, names::INSTRUCTIONS, nameless);
+    if nameless > 0.0 {
+        note(NAMELESS, names::INSTRUCTIONS, nameless);
+    }
     for (function, calls) in &profile.called {
         // What is called less than once a pair, the clock asked for.
         if has_name(function) && calls.times >= pairs {

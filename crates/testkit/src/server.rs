@@ -179,6 +179,12 @@ impl Builder {
         Err(format!("{}: found no free port", self.flavour))
     }
 
+    /// How long it may take to start or to stop. Programs like valgrind make everything
+    /// some fifty times slower.
+    const fn patience(&self) -> Duration {
+        if self.under.is_empty() { DEADLINE } else { Duration::from_secs(180) }
+    }
+
     /// The configuration goes through a file, not the command line, so that CONFIG
     /// REWRITE works and is there after a restart.
     fn write_conf(&self, dir: &Path, port: u16) {
@@ -500,7 +506,7 @@ impl Server {
                 // Somebody else has the port, and our own server is about to notice.
                 Some(_) | None => {}
             }
-            if start.elapsed() > DEADLINE {
+            if start.elapsed() > self.builder.patience() {
                 let why = format!("{} does not answer\n{}", self.name, self.log());
                 self.kill9();
                 return Err(Refusal::Exited(why));
@@ -549,7 +555,7 @@ impl Server {
             _ => self.signal(libc::SIGTERM),
         }
         let start = Instant::now();
-        while start.elapsed() < DEADLINE {
+        while start.elapsed() < self.builder.patience() {
             if let Some(status) = self.exit_status() {
                 return Some(status);
             }
