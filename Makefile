@@ -7,6 +7,9 @@ SHELL := /bin/bash
 SERVERS ?=
 CARGO ?= cargo
 
+# How long `make model` explores.
+MINUTES ?= 10
+
 # The tests have the installed server first.
 installed = $$(tools/setup.sh which)
 
@@ -22,6 +25,7 @@ run: build need-server ## Start a server with the module in the foreground, from
 .PHONY: check
 check: lint under-test ## What to run all day: lints, the rules, one server
 	$(CARGO) test --locked -q -p gpulock-core
+	$(CARGO) test --locked -q -p gpulock-model --test random_steps
 	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock
 
 .PHONY: test
@@ -29,6 +33,10 @@ test: lint under-test ## Everything: lints, units, the installed server and SERV
 	$(CARGO) clippy --locked -q -p gpulock --all-targets --features inject-panic -- -D warnings
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
 	@$(MAKE) --no-print-directory examples
+
+.PHONY: model
+model: need-cargo ## The rules, explored exhaustively: MINUTES=10 on two cores, and a table of how far
+	$(CARGO) run --locked --release -q -p gpulock-model -- --minutes $(MINUTES) --jobs 2
 
 .PHONY: matrix
 matrix: under-test ## The server tests on six releases of Redis and Valkey, unpacked to target/servers

@@ -844,6 +844,34 @@ fn a_gang_killed_in_the_turn_of_its_grant_passes_all_on() {
 }
 
 #[test]
+fn a_gang_whose_grant_was_lost_keeps_no_second_place_beside_a_newer_call() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut actor = server.client();
+        let take_both = "GPULOCK.ACQUIREANY 2 {g}0 {g}1 a COUNT 2 PX 60000";
+        assert_eq!(actor.line(take_both).list().len(), 2);
+        let mut gang = server.client();
+        let id = gang.id();
+        gang.send_lines(&["GPULOCK.ACQUIREANY 2 {g}0 {g}1 b UNIQUE BLOCK 0"]);
+        server.wait_blocked(1);
+        // In one turn: it is granted {g}0, dies, and its owner asks for {g}1 alone.
+        let mut again = server.client();
+        again.send_lines(&[
+            "GPULOCK.RELEASE {g}0 a",
+            &format!("CLIENT KILL ID {id}"),
+            "GPULOCK.ACQUIRE {g}1 b UNIQUE BLOCK 60000",
+        ]);
+        assert_eq!(again.read(), 1);
+        assert_eq!(again.read(), 1);
+        wait_until(SOON, "the grant to be taken back", || {
+            actor.line("GPULOCK.STATS").field("undelivered") == 1
+        });
+        let line = actor.line("GPULOCK.INSPECT {g}1").field("waiters");
+        assert_eq!(line.list().len(), 1, "{flavour}: {line:?}");
+    });
+}
+
+#[test]
 fn a_gang_is_one_waiter_of_those_that_may_be() {
     on_every_server(|flavour| {
         let server = flavour.server().module_args(&["gpulock.max-waiters", "1"]).start();

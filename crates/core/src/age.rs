@@ -19,7 +19,7 @@ impl Links {
 }
 
 /// A list of locks, the one held longest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ByAge {
     oldest: Option<Id>,
     newest: Option<Id>,

@@ -17,13 +17,13 @@ const LINES_AT_A_TIME: usize = 160;
 const ENDS_AT_A_TIME: usize = 100;
 
 /// How far the looking at lines is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Round {
-    last: Option<Id>,
-    next_ms: u64,
+    pub(crate) last: Option<Id>,
+    pub(crate) next_ms: u64,
     /// When alarms were heard last: one that goes on, because the server still shows a key
     /// whose time is over, is heard again a millisecond later, not at once.
-    heard_ms: u64,
+    pub(crate) heard_ms: u64,
 }
 
 impl Round {

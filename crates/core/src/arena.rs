@@ -30,12 +30,12 @@ impl Id {
     }
 
     /// Its place in the order of slots.
-    fn index(self) -> usize {
+    pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Page<T> {
     slots: Box<[Option<T>]>,
     /// Slots that are free.
@@ -52,7 +52,7 @@ impl<T> Page<T> {
 }
 
 /// Many values of one kind, each found by its [`Id`] in one step.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Arena<T> {
     /// A page without values is not kept: `None`.
     pages: Vec<Option<Page<T>>>,
@@ -127,6 +127,18 @@ impl<T> Arena<T> {
                 Some((Id::new(number, slot)?, value.as_ref()?))
             })
         })
+    }
+
+    /// Where the next `count` values will be kept, as far as the page goes that is filled
+    /// now.
+    pub fn next_ids(&self, count: usize) -> impl Iterator<Item = Id> {
+        let number = self.open.last().copied().unwrap_or(self.pages.len());
+        let page = self.pages.get(number).and_then(Option::as_ref);
+        let slot = move |nth: usize| match page {
+            Some(page) => page.free.iter().nth_back(nth).map(|slot| usize::from(*slot)),
+            None => Some(nth),
+        };
+        (0..count).filter_map(move |nth| Id::new(number, slot(nth)?))
     }
 
     /// How many pages there are, empty ones included.

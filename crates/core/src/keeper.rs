@@ -42,7 +42,7 @@ pub(crate) struct Incident<'a> {
 }
 
 /// All that is known of the locks of one server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Keeper {
     pub(crate) settings: Settings,
     pub(crate) table: Table,

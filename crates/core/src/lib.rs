@@ -13,6 +13,7 @@
 //! - [`lock`]: one lock, its hold. [`table`]: all of them, on an [`arena`] and an [`age`]
 //!   order. [`lease`], [`token`]: how long, and with what number.
 //! - [`counters`], [`histogram`], [`log`], [`event`]: what is remembered and told.
+//! - [`view`]: what a model checker asks beside all that.
 //! - [`settings`], [`fault`], [`glob`], [`clock`]: what the rules are set to, what they
 //!   refuse and why, patterns, time.
 //!
@@ -66,6 +67,7 @@ pub mod slot;
 pub mod sweep;
 pub mod table;
 pub mod token;
+pub mod view;
 pub mod wait;
 
 pub use clock::Now;

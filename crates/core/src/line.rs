@@ -62,7 +62,7 @@ pub struct Waiter {
 pub type Locks = SmallVec<[Id; 4]>;
 
 /// All lines.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Lines {
     by_ticket: BTreeMap<Ticket, Waiter>,
     places: BTreeMap<(Id, u64), Ticket>,

@@ -118,7 +118,7 @@ impl Hold {
 }
 
 /// What is known of one lock: somebody holds it, or counters are kept for it, or both.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lock {
     /// The number of the database.
     pub db: u32,

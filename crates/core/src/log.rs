@@ -92,7 +92,7 @@ pub(crate) fn cut(bytes: &[u8]) -> Box<[u8]> {
 }
 
 /// The entries, the newest in front.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
     entries: VecDeque<Entry>,
     limit: usize,

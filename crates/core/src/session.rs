@@ -176,11 +176,8 @@ impl Keeper {
     }
 
     /// Keeps the place of a waiter whose grant is taken back, unless that was done for
-    /// another lock of its set.
+    /// another lock of its set, or its owner stands in one of these lines anew.
     fn keep_place_again(&mut self, id: Id, waiter: Waiter, set: &[Bytes], now: Now) {
-        if self.lines.place_of(&waiter.owner, id).is_some() {
-            return;
-        }
         let Some(db) = self.table.get(id).map(|lock| lock.db) else { return };
         let limit = self.tracked_limit();
         let mut make = |key| self.table.find_or_make(Name { db, key }, limit);
@@ -188,7 +185,10 @@ impl Keeper {
             [] => waiter.locks.clone(),
             set => set.iter().filter_map(|key| make(key.as_slice())).collect(),
         };
-        self.keep_place(&Waiter { locks: locks.clone(), ..waiter }, now);
+        let stands = |lock: &Id| self.lines.place_of(&waiter.owner, *lock).is_some();
+        if !locks.iter().any(stands) {
+            self.keep_place(&Waiter { locks: locks.clone(), ..waiter }, now);
+        }
         self.forget_idle(&locks);
     }
 

@@ -35,7 +35,7 @@ const SHORTEST_MS: u64 = 40;
 const LONGEST_MS: u64 = 1_000;
 
 /// How far the two walks are.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sweep {
     /// Through memory.
     remembered: Walk,
@@ -48,7 +48,7 @@ pub(crate) struct Sweep {
 }
 
 /// A walk through the pages of the table, a portion at a time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Walk {
     /// The page that comes next.
     page: usize,

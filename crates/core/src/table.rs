@@ -25,7 +25,7 @@ const SMALL: usize = 8;
 const TRACKED_KEY_MAX: usize = 1024;
 
 /// The locks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     locks: Arena<Lock>,
     index: Vec<HashTable<Id>>,
@@ -205,6 +205,11 @@ impl Table {
     /// The locks of one page; see [`Arena::page`].
     pub fn page(&self, number: usize) -> impl Iterator<Item = (Id, &Lock)> {
         self.locks.page(number)
+    }
+
+    /// Where the next locks will be kept; see [`Arena::next_ids`].
+    pub fn next_ids(&self, count: usize) -> impl Iterator<Item = Id> {
+        self.locks.next_ids(count)
     }
 
     /// How many pages there are.

@@ -14,7 +14,7 @@ const HEAD_START_US: u64 = 10_000_000;
 
 /// Where the tokens come from. They need no storage: each is at least the time in
 /// microseconds, so they rise over a restart as long as the clock does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tokens {
     last: u64,
 }

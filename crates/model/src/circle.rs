@@ -1,0 +1,65 @@
+//! Circles as the contract has them, followed through what the keys show: what the keeper
+//! refuses is compared with this.
+
+use std::collections::BTreeSet;
+
+use crate::ask::{Ask, OWNERS};
+use crate::keyspace::name;
+use crate::line::{Place, Waits};
+use crate::world::World;
+
+impl World {
+    /// Whether the owner, if it waits for all of these, waits for itself.
+    pub(crate) fn is_circle(&self, ask: &Ask) -> bool {
+        let is_other =
+            |call: &&Place| !call.keys.iter().any(|key| ask.keys.contains(key));
+        if ask.wants() < ask.keys.len()
+            || self.calls_of(ask.owner).any(|it| is_other(&it))
+        {
+            return false;
+        }
+        let mut reached: BTreeSet<usize> = ask.keys.iter().copied().collect();
+        if ask.keys.len() > 1 {
+            reached.retain(|key| self.sure_holder(*key) != Some(ask.owner));
+        }
+        loop {
+            let before = reached.clone();
+            for key in &before {
+                let Some(holder) = self.sure_holder(*key) else { continue };
+                if holder == ask.owner {
+                    return true;
+                }
+                reached.extend(self.needs(holder));
+            }
+            if reached == before {
+                return false;
+            }
+        }
+    }
+
+    fn calls_of(&self, owner: usize) -> impl Iterator<Item = &Place> {
+        self.line.present().filter(move |place| place.unique && place.owner == owner)
+    }
+
+    /// The locks that an owner lacks, if it waits in one call alone, for all of its locks.
+    fn needs(&self, owner: usize) -> Vec<usize> {
+        let mut calls = self.calls_of(owner);
+        let (Some(call), None) = (calls.next(), calls.next()) else { return Vec::new() };
+        let is_over = matches!(call.waits, Waits::Client { deadline_ms: Some(ms), .. }
+            if ms <= self.now().ms());
+        if call.wants < call.keys.len() || is_over {
+            return Vec::new();
+        }
+        let keys = call.keys.iter().copied();
+        keys.filter(|key| self.sure_holder(*key) != Some(owner)).collect()
+    }
+
+    /// Who holds a lock that the keeper granted to a UNIQUE owner.
+    fn sure_holder(&self, key: usize) -> Option<usize> {
+        let value = self.keys.text(key)?;
+        let id = self.keeper.table().find(name(key))?;
+        let hold = self.keeper.table().get(id)?.hold.as_ref()?;
+        let is_sure = !hold.adopted && hold.unique && *hold.owner == *value;
+        is_sure.then(|| OWNERS.iter().position(|owner| *owner == value)).flatten()
+    }
+}

@@ -1,0 +1,138 @@
+//! A keyspace as simple as can be: few keys, each with a value and an end, and a clock. What
+//! a server does with keys when nobody names them (expiry) is here; locks are not.
+
+use gpulock_core::lock::Bytes;
+use gpulock_core::seen::Glimpse;
+use gpulock_core::{Name, Now, Seen};
+
+/// The keys of all worlds.
+pub const KEYS: [&[u8]; 4] = [b"gpu:0", b"gpu:1", b"gpu:2", b""];
+
+/// What stands under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A string, and when its time is over, in ms since the epoch.
+    Text(Bytes, Option<u64>),
+    /// Anything else.
+    Other,
+}
+
+/// The keys, and the clock by which they end.
+#[derive(Clone, Debug)]
+pub struct Keyspace {
+    keys: [Option<Value>; KEYS.len()],
+    micros: u64,
+}
+
+impl Keyspace {
+    /// No keys, at this time.
+    pub(crate) fn new(micros: u64) -> Self {
+        Self { keys: Default::default(), micros }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Now {
+        Now::from_micros(self.micros)
+    }
+
+    /// Steps the clock.
+    pub(crate) fn step_clock(&mut self, ms: i64) {
+        self.micros = self.micros.saturating_add_signed(ms * 1000);
+    }
+
+    /// What stands under a key at this time: one lives through the millisecond in which it
+    /// ends.
+    pub fn get(&self, key: usize) -> Option<&Value> {
+        let is_over = |value: &Value| match value {
+            Value::Text(_, Some(until_ms)) => self.now().ms() > *until_ms,
+            _ => false,
+        };
+        self.keys[key].as_ref().filter(|value| !is_over(value))
+    }
+
+    /// The string under a key.
+    pub fn text(&self, key: usize) -> Option<&[u8]> {
+        match self.get(key) {
+            Some(Value::Text(text, _)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// When a key ends.
+    pub fn until_ms(&self, key: usize) -> Option<u64> {
+        match self.get(key) {
+            Some(Value::Text(_, until_ms)) => *until_ms,
+            _ => None,
+        }
+    }
+
+    /// True when a key ends within this millisecond or has five left at most.
+    pub(crate) fn is_over_soon(&self, key: usize) -> bool {
+        self.until_ms(key).is_some_and(|until_ms| until_ms <= self.now().ms() + 5)
+    }
+
+    /// Puts a value under a key, or takes it away.
+    pub(crate) fn put(&mut self, key: usize, value: Option<Value>) {
+        self.keys[key] = value;
+    }
+
+    /// Gives a key another end. False when it is no string.
+    pub(crate) fn expire(&mut self, key: usize, until_ms: Option<u64>) -> bool {
+        let Some(Value::Text(text, _)) = self.get(key).cloned() else { return false };
+        self.put(key, Some(Value::Text(text, until_ms)));
+        true
+    }
+
+    /// Opens a key to look at it. One whose time is over is deleted by that.
+    pub(crate) fn open(&mut self, key: usize) -> Shown {
+        let value = self.get(key).cloned();
+        self.put(key, value.clone());
+        Shown(value)
+    }
+}
+
+/// What a key showed when it was looked at.
+pub(crate) struct Shown(Option<Value>);
+
+impl Shown {
+    /// No key.
+    pub(crate) fn absent() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        match &self.0 {
+            None => Seen::Absent,
+            Some(Value::Text(value, expires)) => {
+                Seen::Text { value, expires: (*expires).into() }
+            }
+            Some(Value::Other) => Seen::Other,
+        }
+    }
+
+    pub(crate) fn glimpse(&self) -> Glimpse {
+        match &self.0 {
+            None => Glimpse::Absent,
+            Some(Value::Text(value, expires)) => {
+                Glimpse::Text { len: value.len(), expires: *expires }
+            }
+            Some(Value::Other) => Glimpse::Other,
+        }
+    }
+
+    pub(crate) fn is_absent(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn text(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Some(Value::Text(text, _)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// The name of the lock under a key.
+pub(crate) fn name(key: usize) -> Name<'static> {
+    Name { db: 0, key: KEYS[key] }
+}

@@ -1,0 +1,90 @@
+//! What happens without a command of the module's: other clients' commands, the clock, the
+//! server's pauses and roles.
+
+use gpulock_core::Fault;
+use gpulock_core::keeper::Answer;
+use gpulock_core::lock::Bytes;
+use gpulock_core::settings::Settings;
+
+use crate::keyspace::{KEYS, Value, name};
+use crate::law::Law;
+use crate::line::Line;
+use crate::world::World;
+
+impl World {
+    /// `SET key value`, with or without `PX`.
+    pub fn set(&mut self, key: usize, value: &[u8], ttl_ms: Option<u64>) {
+        let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
+        let value = Value::Text(Bytes::from_slice(value), until_ms);
+        self.put_from_outside(key, Some(value));
+        self.finish_step();
+    }
+
+    /// A value of another type.
+    pub fn set_other(&mut self, key: usize) {
+        self.put_from_outside(key, Some(Value::Other));
+        self.finish_step();
+    }
+
+    /// `DEL key`
+    pub fn delete(&mut self, key: usize) {
+        self.put_from_outside(key, None);
+        self.finish_step();
+    }
+
+    /// `PEXPIRE`, or `PERSIST`. When the keeper hears of it after the old end it takes it for
+    /// another hold, so from now on nothing is certain but what the key shows.
+    pub fn expire(&mut self, key: usize, ttl_ms: Option<u64>) {
+        let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
+        self.keys.expire(key, until_ms);
+        self.end_by_right(key);
+        self.finish_step();
+    }
+
+    /// The server evicts a key.
+    pub fn evict(&mut self, key: usize) {
+        if self.keys.get(key).is_some() {
+            self.put_from_outside(key, None);
+            self.keeper.evicted(name(key), self.now());
+        }
+        self.finish_step();
+    }
+
+    /// Time goes by; negative: the clock is stepped back.
+    pub fn pass(&mut self, ms: i64) {
+        self.keys.step_clock(ms);
+        self.finish_step();
+    }
+
+    /// The server may not be written, or may again.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        self.finish_step();
+    }
+
+    /// The settings change.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
+        self.keeper.configure(change);
+        self.finish_step();
+    }
+
+    /// The server becomes a replica, and a primary again: nobody waits any more, each was
+    /// told once, and nothing is held as far as is known.
+    pub fn demote(&mut self) {
+        let now = self.now();
+        self.keeper.demoted(now);
+        let waiting = self.waiting();
+        let mut told = 0;
+        while let Some((_, answer)) = self.keeper.take_answer() {
+            told += usize::from(answer == Answer::Refused(Fault::Unblocked));
+        }
+        self.require(Law::Tidiness, told == waiting, "each waiter is told once");
+        self.line = Line::default();
+        let is_empty = self.keeper.lines().is_empty() && self.keeper.table().held() == 0;
+        self.require(Law::Tidiness, is_empty, "nothing is held, nobody waits");
+        self.shown_free = [false; KEYS.len()];
+        self.holds = Default::default();
+        self.keeper.promoted(now);
+        self.finish_step();
+    }
+}
