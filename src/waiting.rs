@@ -6,6 +6,7 @@ use gpulock_core::session::{MadeGood, Owed};
 
 use crate::server::context::{Context, must_not_write};
 use crate::server::own;
+use crate::server::replicas;
 use crate::server::state::{now, with_keeper};
 use crate::{hand_off, look};
 
@@ -65,18 +66,22 @@ pub(crate) fn make_good_at_once(context: Context<'_>) {
 }
 
 /// Whether keys may be written without a client's command: on a primary that is not
-/// loading, not paused and not handing over. A write at any other time would abort the
-/// server, or be lost.
+/// loading, not paused and not handing over: a write at any other time would abort the
+/// server, or be lost. And only while as many replicas listen as are demanded: one that is
+/// cut off would let another have what its heir has given away.
 pub(crate) fn may_act(context: Context<'_>) -> bool {
     let flags = context.flags();
-    flags.is_primary() && !flags.is_loading() && !must_not_write()
+    flags.is_primary()
+        && !flags.is_loading()
+        && !must_not_write()
+        && replicas::are_enough()
 }
 
 /// When [`tick`] is to be called next, in ms since the epoch; none: nobody waits.
 pub(crate) fn next_tick_ms() -> Option<u64> {
     let now = now();
     let wake_ms = with_keeper(|keeper| keeper.next_wake_ms(now))?;
-    let earliest_ms =
-        if must_not_write() { now.ms().saturating_add(TRY_AGAIN_MS) } else { 0 };
-    Some(wake_ms.max(earliest_ms))
+    let is_due = wake_ms <= now.ms();
+    let must_wait = is_due && (must_not_write() || !replicas::are_enough());
+    Some(if must_wait { now.ms().saturating_add(TRY_AGAIN_MS) } else { wake_ms })
 }

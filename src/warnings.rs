@@ -3,6 +3,7 @@
 
 use crate::server::context::{Context, log_warning};
 use crate::server::events::listen_to_evictions;
+use crate::server::replicas;
 use crate::server::state::{now, with_keeper};
 
 const EVICTS: &str = "the server's maxmemory-policy may evict locks: \
@@ -12,10 +13,11 @@ const CLOSES_IDLE: &str = "the server's timeout is not 0: it closes the idle con
     of a holder that computes, and with it ends the locks taken with SESSION";
 
 /// Warns of what is new, in the server's log and in GPULOCK.LOG; and takes note of whether
-/// the server's memory has a limit.
+/// the server's memory has a limit, and of how many replicas must listen.
 pub(crate) fn check(context: Context<'_>) {
     let limit = context.server_setting("maxmemory");
     with_keeper(|keeper| keeper.set_memory_limited(limit != b"0"));
+    replicas::note_demand(context);
     let policy = context.server_setting("maxmemory-policy");
     let evicts = Some(&*policy).filter(|policy| *policy != b"noeviction");
     warn(EVICTS, evicts);

@@ -20,6 +20,7 @@ pub(crate) mod events;
 pub(crate) mod guard;
 pub(crate) mod info;
 pub(crate) mod key;
+pub(crate) mod replicas;
 pub(crate) mod reply;
 pub(crate) mod state;
 pub(crate) mod timer;

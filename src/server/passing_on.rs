@@ -88,15 +88,15 @@ fn is_known() -> bool {
 }
 
 /// A section of what `INFO` says.
-struct Info(*mut raw::RedisModuleServerInfoData);
+pub(super) struct Info(*mut raw::RedisModuleServerInfoData);
 
 impl Info {
-    fn of(section: &CStr) -> Self {
+    pub(super) fn of(section: &CStr) -> Self {
         // SAFETY: a question about a section; without a context the answer is ours.
         Self(unsafe { api!(RedisModule_GetServerInfo(null_mut(), section.as_ptr())) })
     }
 
-    fn number(&self, field: &CStr) -> Option<u64> {
+    pub(super) fn number(&self, field: &CStr) -> Option<u64> {
         let mut missing = 0;
         // SAFETY: the answer is valid until it is dropped.
         let number = unsafe {

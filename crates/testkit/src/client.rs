@@ -244,8 +244,8 @@ impl Client {
     }
 }
 
-/// A command as an array of bulk strings.
-fn encode(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
+/// A command as it goes over the wire: an array of bulk strings.
+pub fn encode(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
     for arg in args {
         let arg = arg.as_ref();

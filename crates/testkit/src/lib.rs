@@ -15,21 +15,24 @@
 //! - [`flavour`]: which servers and which build of the module are under test
 //! - [`server`]: one server process, from its start to the look through its log
 //! - [`cluster`]: several of them as a cluster
+//! - [`sentinel`]: one that watches others and promotes a replica
 //! - [`client`], [`value`]: the protocol
 //! - [`wait`]: waiting for a condition
 
 pub mod client;
 pub mod cluster;
 pub mod flavour;
+pub mod sentinel;
 pub mod server;
 pub mod value;
 pub mod wait;
 
-pub use client::{Arg, Client};
+pub use client::{Arg, Client, encode};
 pub use cluster::Cluster;
 pub use flavour::{
     Flavour, module, module_that_panics, on_every_server, servers, workspace,
 };
+pub use sentinel::Sentinel;
 pub use server::{Builder, Server};
 pub use value::Value;
 pub use wait::wait_until;

@@ -2,6 +2,7 @@
 //! However a test ends, the server's log is looked through for a crash or a panic.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -38,6 +39,7 @@ pub struct Builder {
     conf: Option<PathBuf>,
     cluster: bool,
     replica: bool,
+    sentinel: bool,
     panics_expected: bool,
 }
 
@@ -115,6 +117,13 @@ impl Builder {
     pub fn replica_of(mut self, primary: &Server) -> Self {
         self.replica = true;
         self.arg("replicaof", format!("127.0.0.1 {}", primary.port()))
+    }
+
+    /// No keeper of keys, but one that watches others; see [`crate::Sentinel`].
+    #[must_use]
+    pub(crate) const fn sentinel(mut self) -> Self {
+        self.sentinel = true;
+        self
     }
 
     /// Lets the log speak of panics: for tests that cause them.
@@ -259,10 +268,11 @@ impl Server {
             module_args: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
-            under: Vec::new(),
+            under: under_all(),
             conf: None,
             cluster: false,
             replica: false,
+            sentinel: false,
             panics_expected: false,
         }
     }
@@ -632,6 +642,7 @@ fn spawn(builder: &Builder, dir: &Path) -> Child {
     let mut words: Vec<&OsStr> = builder.under.iter().map(OsStr::new).collect();
     words.push(builder.flavour.program().as_os_str());
     words.push(OsStr::new("server.conf"));
+    words.extend(builder.sentinel.then_some(OsStr::new("--sentinel")));
     Command::new(words[0])
         .args(&words[1..])
         .envs(builder.env.iter().map(|(name, value)| (name, value)))
@@ -641,6 +652,13 @@ fn spawn(builder: &Builder, dir: &Path) -> Child {
         .stderr(log)
         .spawn()
         .unwrap_or_else(|error| panic!("{} does not start: {error}", words[0].display()))
+}
+
+/// What every server runs under, as valgrind in `tools/valgrind.sh`: `GPULOCK_UNDER`, a
+/// program and its arguments.
+fn under_all() -> Vec<String> {
+    let words = env::var("GPULOCK_UNDER").unwrap_or_default();
+    words.split_whitespace().map(str::to_owned).collect()
 }
 
 fn free_port() -> u16 {
