@@ -2,9 +2,11 @@
 //! changes nothing; what looks odd but is allowed (any bytes, big keys, no memory left)
 //! works.
 
-use std::collections::BTreeMap;
+use gpulock_testkit::{Client, Server, call, on_every_server, send};
 
-use gpulock_testkit::{Client, Server, Value, call, on_every_server, send};
+#[path = "support/state.rs"]
+mod state;
+use state::state;
 
 type Words = Vec<Vec<u8>>;
 
@@ -218,45 +220,6 @@ fn make_keys(client: &mut Client) {
     }
 }
 
-/// Everything that a call could have changed.
-#[derive(Debug, PartialEq)]
-struct State {
-    digest: String,
-    /// Time to live of each key, as a moment.
-    ends: Vec<Value>,
-    dirty: String,
-    stats: BTreeMap<String, Value>,
-    locks: Vec<String>,
-    log: usize,
-    settings: Value,
-}
-
-/// The counters that tell of requests, whether answered or refused.
-const OF_REQUESTS: [&str; 3] =
-    ["acquire_requests", "release_script_errors", "normal_release_failures"];
-
-fn state(client: &mut Client) -> State {
-    let mut stats = client.line("GPULOCK.STATS").map();
-    for name in OF_REQUESTS {
-        stats.remove(name).expect("the counter");
-    }
-    let rows = client.line("GPULOCK.LIST");
-    let row = |row: &Value| {
-        ["key", "owner", "token"].map(|name| format!("{:?}", row.field(name))).join(" ")
-    };
-    let mut keys = client.line("KEYS *").list().to_vec();
-    keys.sort_by_key(|key| key.bytes().to_vec());
-    State {
-        digest: client.line("DEBUG DIGEST").text(),
-        ends: keys.iter().map(|key| call!(client, "PEXPIRETIME", key.bytes())).collect(),
-        dirty: client.info("persistence")["rdb_changes_since_last_save"].clone(),
-        stats,
-        locks: rows.list().iter().map(row).collect(),
-        log: client.line("GPULOCK.LOG").list().len(),
-        settings: client.line("CONFIG GET gpulock.*"),
-    }
-}
-
 fn counter(client: &mut Client, name: &str) -> i64 {
     client.line("GPULOCK.STATS").field(name).int()
 }
@@ -368,8 +331,6 @@ fn refused_calls_are_counted_as_requests_and_nothing_else() {
         }
     });
 }
-
-/// To be deleted with the issue that brings waiting and sessions.
 
 #[test]
 fn what_is_refused_leaks_nothing() {

@@ -863,7 +863,7 @@ fn a_gang_whose_grant_was_lost_keeps_no_second_place_beside_a_newer_call() {
         ]);
         assert_eq!(again.read(), 1);
         assert_eq!(again.read(), 1);
-        wait_until(SOON, "the grant to be taken back", || {
+        wait_until(LATER, "the grant to be taken back", || {
             actor.line("GPULOCK.STATS").field("undelivered") == 1
         });
         let line = actor.line("GPULOCK.INSPECT {g}1").field("waiters");

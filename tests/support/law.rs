@@ -2,11 +2,19 @@
 
 use gpulock_testkit::Client;
 
-use super::figures::stats;
+use super::figures::{Figures, stats};
 
 /// Checks it, and how many hold and wait.
 #[track_caller]
 pub(crate) fn adds_up(client: &mut Client, held: i64, waiting: i64) {
+    let stats = holds(client);
+    let now = (stats["locks_held"], stats["clients_waiting"]);
+    assert_eq!(now, (held, waiting), "{stats:?}");
+}
+
+/// Checks it alone, and answers the counters.
+#[track_caller]
+pub(crate) fn holds(client: &mut Client) -> Figures {
     let stats = stats(client);
     let ends = [
         "releases",
@@ -21,6 +29,5 @@ pub(crate) fn adds_up(client: &mut Client, held: i64, waiting: i64) {
     ];
     let ended: i64 = ends.iter().map(|name| stats[*name]).sum();
     assert_eq!(stats["acquired"] + stats["adopted"], ended, "{stats:?}");
-    let now = (stats["locks_held"], stats["clients_waiting"]);
-    assert_eq!(now, (held, waiting), "{stats:?}");
+    stats
 }

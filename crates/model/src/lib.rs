@@ -8,6 +8,7 @@
 //! - `line`, `holds`, `circle`: lines, holds and circles as the contract has them, kept by
 //!   other means than the keeper's. [`law`]: what must hold. `check`: whether it does.
 //!   `after`: whether it will.
+//! - [`day`]: steps of every kind, for random tests and the fuzzer.
 //! - [`scope`], [`action`]: what is explored. `canon`: when two worlds are the same.
 //!   [`explore`]: the model. [`flaw`]: broken shells that must be caught.
 
@@ -18,6 +19,7 @@ mod canon;
 mod check;
 mod circle;
 mod commands;
+pub mod day;
 pub mod explore;
 pub mod flaw;
 mod holds;

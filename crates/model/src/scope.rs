@@ -129,7 +129,7 @@ impl Scope {
 }
 
 /// All scopes.
-pub const SCOPES: [Scope; 10] = [
+pub const SCOPES: [Scope; 11] = [
     Scope {
         name: "one lock, to the end",
         clients: 2,
@@ -146,6 +146,16 @@ pub const SCOPES: [Scope; 10] = [
         locks: 2,
         asks: &[How::one(&[0]).block(FOR_EVER), How::some(2, &[0, 1]).block(FOR_EVER)],
         offers: &[Release, Force, Disconnect, Delete],
+    },
+    Scope {
+        name: "a circle, to the end",
+        clients: 2,
+        locks: 2,
+        asks: &[
+            How::one(&[0]).block(FOR_EVER).unique(),
+            How::one(&[1]).block(FOR_EVER).unique(),
+        ],
+        offers: &[Release, Delete],
     },
     Scope {
         name: "one lock, everything",

@@ -73,7 +73,7 @@ fn connections_that_close_unheard() {
 
 #[test]
 fn a_circle_that_is_not_looked_at() {
-    is_caught(Flaw::BelievesInCircles, "circles", Law::Circles);
+    is_caught(Flaw::BelievesInCircles, "a circle, to the end", Law::Circles);
 }
 
 #[test]

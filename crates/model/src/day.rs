@@ -1,0 +1,137 @@
+//! A day in the life of a server: steps of every kind, with what the scopes leave out: equal
+//! owners, leases and waits of any length, values that are no owners, a clock that is stepped
+//! back, evictions, role changes, settings. Random tests and the fuzzer choose the steps;
+//! what must hold is asserted here.
+
+use gpulock_core::settings::{Events, Settings};
+
+use crate::ask::{Ask, OWNERS};
+use crate::flaw::Flaw;
+use crate::world::World;
+
+/// How many owners there are: fewer than clients, so that some share a name.
+pub const NAMES: usize = 3;
+
+/// How many entries the log may have.
+const LOG_LEN: u64 = 4;
+
+/// Something that happens. Keys, owners and clients go by their numbers, times are in ms.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "called as what the world does then")]
+pub enum Step {
+    Acquire(Ask),
+    DropClient { client: usize },
+    Unblock { client: usize, with_error: bool },
+    EndTurn,
+    Tick,
+    Release { key: usize, owner: usize, right_token: Option<bool> },
+    Extend { key: usize, owner: usize, lease_ms: u64 },
+    Force { key: usize, owner: Option<usize>, right_token: Option<bool> },
+    Inspect { key: usize },
+    List,
+    OutsideSet { key: usize, value: usize, ttl_ms: Option<u64> },
+    OutsideOther { key: usize },
+    OutsideDelete { key: usize },
+    OutsideExpiry { key: usize, ttl_ms: Option<u64> },
+    Evict { key: usize },
+    Pass { ms: i64 },
+    Sweep,
+    ResetStats,
+    Track { keys: u64 },
+    Demote,
+}
+
+/// A day that has begun. A law that is broken on it panics.
+pub struct Day {
+    world: World,
+    events: Events,
+}
+
+impl Day {
+    /// A day on which such events are told.
+    pub fn begin(events: Events) -> Self {
+        let settings = Settings {
+            default_lease: 250,
+            max_lease: 280,
+            max_hold: 400,
+            warn_hold: 100,
+            tracked_keys: 2,
+            log_len: LOG_LEN,
+            place_keep: 150,
+            events,
+            ..Settings::default()
+        };
+        Self { world: World::new(settings, Flaw::None), events }
+    }
+
+    /// Takes a step.
+    #[track_caller]
+    pub fn take(&mut self, step: Step) {
+        let world = &mut self.world;
+        match step {
+            Step::Acquire(ask) => world.acquire(&ask),
+            Step::DropClient { client } => world.drop_client(client),
+            Step::Unblock { client, with_error } => world.unblock(client, with_error),
+            Step::EndTurn => world.end_turn(),
+            Step::Tick => world.tick(),
+            Step::Release { key, owner, right_token } => {
+                world.release(key, owner, right_token);
+            }
+            Step::Extend { key, owner, lease_ms } => {
+                world.extend(key, owner, Some(lease_ms))
+            }
+            Step::Force { key, owner, right_token } => {
+                world.force(key, owner, right_token)
+            }
+            Step::Inspect { key } => world.inspect(key),
+            Step::List => world.list(),
+            Step::OutsideSet { key, value, ttl_ms } => {
+                world.set(key, &text(value), ttl_ms)
+            }
+            Step::OutsideOther { key } => world.set_other(key),
+            Step::OutsideDelete { key } => world.delete(key),
+            Step::OutsideExpiry { key, ttl_ms } => world.expire(key, ttl_ms),
+            Step::Evict { key } => world.evict(key),
+            Step::Pass { ms } => world.pass(ms),
+            Step::Sweep => world.sweep(),
+            Step::ResetStats => world.reset_stats(),
+            Step::Track { keys } => {
+                world.configure(|settings| settings.tracked_keys = keys)
+            }
+            Step::Demote => world.demote(),
+        }
+        self.assert_lawful();
+    }
+
+    /// Ends it: all is given up, and whoever waits is served.
+    #[track_caller]
+    pub fn end(mut self) {
+        let log_len = usize::try_from(LOG_LEN).expect("a small number");
+        assert!(self.world.keeper.log().entries().count() <= log_len);
+        self.world.end_turn();
+        self.world.list();
+        self.world.tick_until_quiet();
+        self.world.serve_all();
+        self.assert_lawful();
+        let mut told = 0;
+        while let Some(event) = self.world.keeper.take_event() {
+            assert!(event.ended.is_some() || self.events == Events::All);
+            told += 1;
+        }
+        assert!(told == 0 || self.events != Events::Off);
+    }
+
+    #[track_caller]
+    fn assert_lawful(&self) {
+        assert_eq!(self.world.breach(), None);
+    }
+}
+
+/// An owner, or what can be none.
+fn text(n: usize) -> Vec<u8> {
+    match n {
+        3 => Vec::new(),
+        4 => vec![b'x'; 1025],
+        n => OWNERS[n].to_vec(),
+    }
+}

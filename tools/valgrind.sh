@@ -1,0 +1,71 @@
+#!/bin/bash
+# The server tests with every server under valgrind's memcheck. What follows goes to
+# `cargo test -p gpulock`:
+#
+#     tools/valgrind.sh                      all of them, on the servers in SERVERS
+#     tools/valgrind.sh --test fuzz_calls    some
+#
+# Debian's servers keep their memory with jemalloc, which they load as a library. memcheck is
+# told to stand in for it, so that it sees every block, those of the module among them; that
+# it does is shown first. The judgement is about the module alone: errors, and blocks that
+# nothing points to any more, with the module in their stack.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() { echo "valgrind.sh: $*" >&2; exit 1; }
+command -v valgrind >/dev/null || fail "install valgrind and libc6-dbg"
+
+logs=$(realpath -m "${CARGO_TARGET_DIR:-target}/valgrind")
+rm -rf "$logs"
+mkdir -p "$logs"
+
+# A wrapper turns into the server, so what is executed is followed; what is forked, to save,
+# is silent. A module that was unloaded still has its name in the stacks.
+under="valgrind --trace-children=yes --child-silent-after-fork=yes --keep-debuginfo=yes
+    --soname-synonyms=somalloc=*jemalloc* --leak-check=full --num-callers=40
+    --errors-for-leak-kinds=definite --xml=yes"
+
+# Tests that are about time, on a server that is some thirty times slower than it should be.
+slow=(a_million_random_names a_held_lock_costs)
+
+tests() { # FOLDER LEAK-KINDS ARGUMENT...
+    local folder=$logs/$1 kinds=$2
+    shift 2
+    mkdir "$folder"
+    # shellcheck disable=SC2086 # lines of words
+    GPULOCK_UNDER="$(echo $under) --show-leak-kinds=$kinds --xml-file=$folder/%p.xml" \
+        cargo test --locked -p gpulock --no-fail-fast "$@"
+}
+
+# What was said with the module in the stack: the file, the kind, and the calls.
+about_the_module() { # FOLDER
+    find "$1" -name '*.xml' -exec awk '
+        BEGIN { RS = "</error>" }
+        /<obj>[^<]*libgpulock/ {
+            print FILENAME
+            while (match($0, /<(kind|what|text|fn)>[^<]*/)) {
+                print "    " substr($0, RSTART, RLENGTH)
+                $0 = substr($0, RSTART + RLENGTH)
+            }
+        }' {} +
+}
+
+tests proof all --test take_and_give_back the_key_holds_the_owner >"$logs/proof.log" 2>&1 ||
+    { cat "$logs/proof.log" >&2; fail "no server runs under valgrind here"; }
+[ "$(about_the_module "$logs/proof" | grep -c StillReachable)" -gt 0 ] ||
+    fail "memcheck does not see the module's blocks: does the server load jemalloc as a library?"
+
+failed=0
+skips=()
+for test in ${slow[@]+"${slow[@]}"}; do skips+=(--skip "$test"); done
+case " $* " in *" -- "*) arguments=("$@") ;; *) arguments=("$@" --) ;; esac
+tests run definite "${arguments[@]}" --test-threads=1 ${skips[@]+"${skips[@]}"} || failed=1
+
+about_the_module "$logs/run" >"$logs/found"
+servers=$(grep -l '</valgrindoutput>' -r "$logs/run" | wc -l)
+echo "$servers servers ran to their end under valgrind: $(grep -c '<kind>' "$logs/found" || true) complaints about the module"
+if [ -s "$logs/found" ]; then
+    cat "$logs/found"
+    fail "the module is not clean: $logs/run has all of it"
+fi
+[ "$failed" = 0 ] || fail "memory is clean, but tests failed"
