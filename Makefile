@@ -7,11 +7,19 @@ SHELL := /bin/bash
 SERVERS ?=
 CARGO ?= cargo
 
-# How long `make model` explores.
+# The long runs: minutes of `make model`, seconds of `make chaos`, calls of `make fuzz`, the
+# seed of both, seconds for each part of `make fuzz-core`.
 MINUTES ?= 10
+SECONDS ?= 60
+CALLS ?= 1000000
+SEED ?=
+FUZZ_SECONDS ?= 300
 
 # The tests have the installed server first.
 installed = $$(tools/setup.sh which)
+
+# What only a debug build for tests has.
+for-tests = inject-panic,break-rules
 
 .PHONY: build
 build: need-cargo ## Build the module: target/release/libgpulock.so
@@ -30,7 +38,7 @@ check: lint under-test ## What to run all day: lints, the rules, one server
 
 .PHONY: test
 test: lint under-test ## Everything: lints, units, the installed server and SERVERS=, examples
-	$(CARGO) clippy --locked -q -p gpulock --all-targets --features inject-panic -- -D warnings
+	$(CARGO) clippy --locked -q -p gpulock --all-targets --features $(for-tests) -- -D warnings
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
 	@$(MAKE) --no-print-directory examples
 
@@ -41,7 +49,31 @@ model: need-cargo ## The rules, explored exhaustively: MINUTES=10 on two cores, 
 .PHONY: matrix
 matrix: under-test ## The server tests on six releases of Redis and Valkey, unpacked to target/servers
 	tools/servers.sh target/servers
-	SERVERS=target/servers $(CARGO) test --locked -p gpulock -p gpulock-testkit
+	SERVERS=target/servers $(CARGO) test --locked -p gpulock -p gpulock-testkit -p gpulock-chaos
+
+.PHONY: chaos
+chaos: build need-server ## Load, faults and a checker on the installed server (SEED=, SECONDS=)
+	$(CARGO) run --release --locked -q -p gpulock-chaos -- \
+		--seed $(or $(SEED),1) --seconds $(SECONDS) --server "$(installed)"
+
+.PHONY: fuzz
+fuzz: build need-server ## A million calls, right, wrong and garbage (CALLS=, SEED=)
+	SERVERS="$(installed) $(SERVERS)" GPULOCK_FUZZ="$(CALLS)" GPULOCK_SEED="$(SEED)" \
+		$(CARGO) test --locked -p gpulock --test fuzz_calls -- --nocapture --test-threads=1
+
+# The core forbids unsafe code, so that there is nothing for a sanitizer to find: without one
+# the stable toolchain will do.
+.PHONY: fuzz-core
+fuzz-core: need-cargo need-fuzz ## What reads a client's bytes, and the rules, guided by coverage
+	@for part in requests patterns steps; do \
+		$(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$part -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 \
+			-dict=fuzz/words.dict || exit 1; \
+	done
+
+.PHONY: memory
+memory: under-test ## The server tests under valgrind, which takes an hour or more
+	SERVERS="$(installed) $(SERVERS)" tools/valgrind.sh
 
 .PHONY: examples
 examples: build need-server ## Run the tests of the examples (each examples/*/test.sh)
@@ -68,6 +100,7 @@ bench-docs: need-cargo ## Renew docs/benchmarks.md and its plots from what `make
 lint: need-cargo ## Formatting and clippy, warnings are errors
 	@tools/setup.sh build
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked -q --workspace --all-targets -- -D warnings
 
 .PHONY: clean
@@ -79,14 +112,20 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Both builds that the server tests load: the module itself, and the one with panics to
-# inject, in the debug profile.
+# inject and rules to break, in the debug profile.
 .PHONY: under-test
 under-test: build need-server
-	$(CARGO) build --locked --features inject-panic
+	$(CARGO) build --locked --features $(for-tests)
 
 .PHONY: need-server
 need-server:
 	@tools/setup.sh server
+
+.PHONY: need-fuzz
+need-fuzz:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 && command -v c++ >/dev/null || { \
+		echo "cargo-fuzz or c++ is missing: cargo install --locked cargo-fuzz, and g++" >&2; \
+		exit 1; }
 
 .PHONY: need-cargo
 need-cargo:

@@ -9,6 +9,7 @@
 //!   others are told after each step. [`warnings`]: what an operator is warned of.
 //! - [`stats`], [`info`], [`metrics`], [`event`]: the counters and the events, in each
 //!   format that they are asked for.
+//! - [`injected`], [`broken`]: panics and broken rules, in builds for tests alone.
 //! - [`server`]: the shell around the server's C functions, and the only unsafe code.
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -24,6 +25,7 @@
 )]
 
 mod background;
+mod broken;
 mod commands;
 mod event;
 mod hand_off;

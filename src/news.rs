@@ -6,7 +6,7 @@ use crate::event::{channel, message};
 use crate::server::context::Context;
 use crate::server::state::{now, with_keeper};
 use crate::server::{blocked, timer};
-use crate::waiting;
+use crate::{broken, waiting};
 
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
@@ -23,7 +23,9 @@ pub(crate) fn tell(context: Context<'_>) {
 
 fn tell_news(context: Context<'_>) {
     while let Some((ticket, answer)) = with_keeper(|keeper| keeper.take_answer()) {
-        blocked::answer(ticket, answer);
+        if !broken::drops(&answer) {
+            blocked::answer(ticket, answer);
+        }
     }
     if let Some(client) = with_keeper(|keeper| keeper.take_unidentified())
         && !context.flags().in_script()

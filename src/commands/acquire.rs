@@ -6,12 +6,12 @@ use gpulock_core::wait::Wanted;
 use gpulock_core::{Fault, request};
 
 use super::wait::{asker, wait_or_refuse};
-use crate::hand_off;
 use crate::server::call::Call;
 use crate::server::commands::{
     Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, SESSION, Spec, UNIQUE,
 };
 use crate::server::state::{now, with_keeper};
+use crate::{broken, hand_off};
 
 pub(crate) struct Acquire;
 
@@ -48,11 +48,11 @@ impl Command for Acquire {
         };
         let asker = asker(call, &ask);
         let mut key = call.open()?;
-        let seen = key.look();
+        let seen = broken::seen(key.look());
         match with_keeper(|keeper| keeper.acquire(name, &ask, &seen, asker, now()))? {
             Acquired::Granted { token, until_ms } => {
                 key.set(call.argument(1)?, until_ms);
-                call.reply().number(token);
+                call.reply().number(broken::token(token));
             }
             Acquired::Renewed { token, until_ms } => {
                 key.expire(until_ms);

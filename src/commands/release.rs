@@ -3,10 +3,10 @@
 use gpulock_core::release::Released;
 use gpulock_core::{Fault, request};
 
-use crate::hand_off;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
 use crate::server::state::{now, with_keeper};
+use crate::{broken, hand_off};
 
 pub(crate) struct Release;
 
@@ -36,6 +36,7 @@ impl Command for Release {
             Some(_) => key.look(),
             None => key.look_for(ask.owner),
         };
+        let ask = broken::release(ask, &seen);
         let released =
             with_keeper(|keeper| keeper.release(name, ask, &seen, client, now()))?;
         match released {

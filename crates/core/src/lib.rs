@@ -38,6 +38,8 @@ pub mod acquire_any;
 pub mod age;
 mod alarm;
 pub mod arena;
+#[cfg(feature = "break-rules")]
+pub mod broken;
 pub mod clock;
 pub mod counters;
 pub mod deadlock;

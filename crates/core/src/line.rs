@@ -156,6 +156,10 @@ impl Lines {
 
     /// The first client of a line.
     pub(crate) fn first_present(&self, lock: Id) -> Option<Ticket> {
+        #[cfg(feature = "break-rules")]
+        if crate::broken::is("newest-first") {
+            return self.present.range(line(lock)).next_back().map(|(_, ticket)| *ticket);
+        }
         self.present.range(line(lock)).next().map(|(_, ticket)| *ticket)
     }
 

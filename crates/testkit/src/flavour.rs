@@ -161,8 +161,8 @@ pub fn module() -> PathBuf {
     from_environment("GPULOCK_MODULE", "target/release/libgpulock.so")
 }
 
-/// The module built with `--features inject-panic`: `GPULOCK_MODULE_PANIC`, else the
-/// debug build.
+/// The module built with `--features inject-panic,break-rules`: `GPULOCK_MODULE_PANIC`,
+/// else the debug build.
 pub fn module_that_panics() -> PathBuf {
     from_environment("GPULOCK_MODULE_PANIC", "target/debug/libgpulock.so")
 }

@@ -1,0 +1,40 @@
+//! `CLIENT UNBLOCK`: a wait is ended from outside, as if its time were over, or with an error.
+
+use super::{Fault, Site};
+use crate::clock::now;
+use crate::history::Event;
+
+pub(super) struct Unblocked;
+
+impl Fault for Unblocked {
+    fn name(&self) -> &'static str {
+        "client-unblock"
+    }
+
+    fn needs(&self, site: &Site) -> Result<(), String> {
+        match site.server.flavour().can_unblock() {
+            true => Ok(()),
+            false => {
+                Err("a module's waiters cannot be reached before Redis 7.4".to_owned())
+            }
+        }
+    }
+
+    fn strike(&self, site: &mut Site) -> Result<bool, String> {
+        // To unblock a client that a pause holds up ends many servers, whether a module is
+        // loaded or not (valkey#2111).
+        site.must("CLIENT UNPAUSE")?;
+        let mut seen = site.connections();
+        seen.retain(|seen| seen.waits);
+        let Some(victim) = site.dice.pick(&seen) else { return Ok(false) };
+        let (id, connection) = (victim.id.clone(), victim.connection);
+        site.excuse(Event::Unblocked { connection, at: now() });
+        match site.dice.percent(50) {
+            true => site.say(&format!("CLIENT UNBLOCK {id}")),
+            false => site.refuse("UNBLOCKED ", |site| {
+                site.say(&format!("CLIENT UNBLOCK {id} ERROR"))
+            }),
+        };
+        Ok(true)
+    }
+}
