@@ -7,7 +7,7 @@ use std::fs;
 use std::process::Command;
 use std::thread::available_parallelism;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use redis::cmd;
 
 use crate::callgrind;
@@ -46,7 +46,19 @@ pub(crate) fn versions(setup: &Setup) -> Result<BTreeMap<String, String>> {
     if let Ok(version) = callgrind::version() {
         versions.insert("valgrind".to_owned(), version);
     }
+    for peer in ["redis", "python-redis-lock"] {
+        versions.insert(format!("{peer} (Python)"), package(setup, peer)?);
+    }
     Ok(versions)
+}
+
+/// The version of a package of the peers' Python.
+fn package(setup: &Setup, name: &str) -> Result<String> {
+    let ask = format!("import importlib.metadata as m; print(m.version('{name}'))");
+    let said = Command::new(&setup.python).args(["-c", &ask]).output()?;
+    let version = String::from_utf8(said.stdout)?.trim().to_owned();
+    ensure!(!version.is_empty(), "{} has no {name}", setup.python.display());
+    Ok(version)
 }
 
 /// The module's version, as it tells a server: 10203 is 1.2.3.

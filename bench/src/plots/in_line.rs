@@ -109,20 +109,17 @@ fn paint(area: &Area<'_>, server: &str, lines: &[Line], highest: f64) -> Result<
         .y_label_formatter(&|cpu| bare(*cpu))
         .label_style(plain(NOTE).color(&FAINT))
         .draw()?;
-    let end = |line: &Line| line.points.last().map_or(f64::NAN, |(_, cpu)| *cpu);
-    let lowest = lines.iter().map(end).fold(f64::NAN, f64::min);
     for line in lines {
         let points = || line.points.iter().copied();
         chart.draw_series(LineSeries::new(points(), line.color.stroke_width(6)))?;
         chart.draw_series(points().map(|at| Circle::new(at, 9, line.color.filled())))?;
-        // Ours at each point, the others' where the lines end; the lowest has room below.
-        let (from, font) = if line.ours {
-            (0, bold(NOTE).color(&OURS))
+        // Ours above each point, the others' below where their lines end.
+        let (from, font, side, y) = if line.ours {
+            (0, bold(NOTE).color(&OURS), VPos::Bottom, -16)
         } else {
-            (line.points.len().saturating_sub(1), plain(NOTE).color(&INK))
+            let last = line.points.len().saturating_sub(1);
+            (last, plain(NOTE).color(&INK), VPos::Top, 16)
         };
-        let (side, y) =
-            if end(line) == lowest { (VPos::Top, 16) } else { (VPos::Bottom, -16) };
         let style = font.pos(Pos::new(HPos::Center, side));
         let number_at = |at: (f64, f64)| {
             EmptyElement::at(at) + Text::new(number(at.1), (0, y), style.clone())
