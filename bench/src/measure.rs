@@ -1,7 +1,7 @@
 //! One run: all parts of the bench, or some, on one server. What a part measures, and how,
 //! stands in its own file; a new part is one line in the table here.
 
-use std::path::PathBuf;
+use std::path::{PathBuf, absolute};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -64,7 +64,9 @@ pub(crate) fn run(asked: &Measure) -> Result<()> {
     let parts = chosen(&asked.parts)?;
     let module = &asked.module;
     let module = module.canonicalize().with_context(|| module.display().to_string())?;
-    let (flavour, python) = (Flavour::new(&asked.server), asked.python.clone());
+    // The server's folder is another; its name stays, since some programs go by it.
+    let flavour = Flavour::new(absolute(&asked.server)?);
+    let python = absolute(&asked.python)?;
     let setup = Setup { flavour, module, python };
     let mut run = Run {
         server: setup.flavour.name().to_owned(),

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -114,16 +114,19 @@ fn play(run: &Run) -> Result<bool, String> {
 }
 
 fn plan(run: &Run) -> Result<Plan, String> {
-    let flavour = match &run.server {
-        Some(server) if Path::new(server).is_dir() => {
-            Flavour::new(Path::new(server).join("server"))
+    // Servers start in folders of their own: a path must hold from there as well.
+    let whole = |path: &Path| absolute(path).map_err(|error| error.to_string());
+    let flavour = match run.server.as_deref() {
+        Some(folder) if Path::new(folder).is_dir() => {
+            Flavour::new(whole(Path::new(folder))?.join("server"))
         }
-        Some(server) => Flavour::new(server),
+        Some(path) if path.contains('/') => Flavour::new(whole(Path::new(path))?),
+        Some(program) => Flavour::new(program),
         None => servers().swap_remove(0),
     };
     Ok(Plan {
         flavour,
-        module: run.module.clone().unwrap_or_else(module),
+        module: run.module.as_deref().map_or_else(|| Ok(module()), whole)?,
         broken: run.broken.clone(),
         program: std::env::current_exe().map_err(|error| error.to_string())?,
         clients: run.clients,
@@ -146,14 +149,25 @@ fn report(run: &Run, plan: &Plan, round: &Round) -> Result<(), String> {
         show(&round.verdict.violations);
         println!("history: {0}, beside it the server's log", file.display());
         println!("judge it again: gpulock-chaos check {}", file.display());
-        println!(
-            "play it again: gpulock-chaos --seed {} --seconds {} --server {}",
-            round.seed,
-            run.round,
-            plan.flavour.program().display()
-        );
+        println!("play it again: {}", again(run, plan, round));
     }
     Ok(())
+}
+
+/// The command that plays a round again, alone.
+fn again(run: &Run, plan: &Plan, round: &Round) -> String {
+    let (server, module) = (plan.flavour.program().display(), plan.module.display());
+    let mut command = format!(
+        "gpulock-chaos --seed {} --seconds {} --round {} --clients {} --server {server} \
+         --module {module}",
+        round.seed, run.round, run.round, run.clients
+    );
+    for (name, value) in [("--faults", &run.faults), ("--broken", &run.broken)] {
+        if let Some(value) = value {
+            command += &format!(" {name} {value:?}");
+        }
+    }
+    command
 }
 
 fn check_again(file: &Path) -> Result<bool, String> {

@@ -123,6 +123,12 @@ impl Site {
         self.admin.line(line)
     }
 
+    /// Says commands that nobody else's can come between.
+    pub(crate) fn say_at_once(&mut self, lines: &[&str]) {
+        self.admin.send_lines(lines);
+        lines.iter().for_each(|_| drop(self.admin.read()));
+    }
+
     /// As [`Site::say`], for arguments that are bytes.
     pub(crate) fn say_bytes(&mut self, words: &[&[u8]]) -> Value {
         self.admin.cmd(words)
