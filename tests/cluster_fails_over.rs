@@ -202,7 +202,7 @@ fn when_a_primary_is_killed_its_locks_go_on_at_its_replica() {
 const LATE: [&str; 4] = ["lease", "session", "released", "free"];
 
 /// How long the lease of the first of them lasts: the primary is cut off before its end.
-const LEASE_MS: u64 = 1_000;
+const LEASE_MS: u64 = 2_000;
 
 /// Prepares them, and cuts the primary off. Who waits there for an answer is returned.
 #[track_caller]
