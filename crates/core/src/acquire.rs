@@ -50,7 +50,8 @@ pub struct Asker {
 
 impl Keeper {
     /// Asks for a lock. A call that may wait and is contested goes on with
-    /// [`Keeper::wait`].
+    /// [`Keeper::wait`]. Whose time is over leaves first: a free lock is not kept from
+    /// the asker by somebody who is not served any more.
     ///
     /// # Errors
     /// When the key is no lock, the lease too long, a new hold would need memory, or there
@@ -63,6 +64,7 @@ impl Keeper {
         asker: Asker,
         now: Now,
     ) -> Result<Acquired, Fault> {
+        self.end_waits(now);
         let lease_ms = match self.acceptable(ask, seen, asker) {
             Ok(lease_ms) => lease_ms,
             Err(fault) => {

@@ -46,7 +46,8 @@ impl Keeper {
     ///
     /// # Errors
     /// When a key is no lock, the lease too long, new holds would need memory, or there is
-    /// no connection to tie the locks to. Then nothing is changed.
+    /// no connection to tie the locks to. Then nothing is changed, but that whose time is
+    /// over leaves.
     pub fn acquire_any(
         &mut self,
         db: u32,
@@ -55,6 +56,7 @@ impl Keeper {
         asker: Asker,
         now: Now,
     ) -> Result<AcquiredAny, Fault> {
+        self.end_waits(now);
         self.acquire_any_asked(db, &ask.keys);
         if shown.iter().any(|shown| matches!(shown, Shown::Other)) {
             return Err(Fault::WrongType);
@@ -63,7 +65,6 @@ impl Keeper {
             return Err(Fault::SessionInScript);
         }
         let lease_ms = lease::asked(ask.how.lease_ms, &self.settings)?;
-        self.end_waits(now);
         let asked = self.look_over(db, ask, shown, now);
         let places: Vec<usize> = (0..asked.len()).collect();
         let have = |place: &usize| match asked.get(*place) {

@@ -46,7 +46,7 @@ impl World {
         self.shown_free[key] |= shown.is_absent() && acquired.is_ok();
         match acquired {
             Ok(Acquired::Granted { token, until_ms }) => {
-                self.hear();
+                self.waits_ended();
                 self.granted_at_once(ask, &[key]);
                 let is_free = self.keys.get(key).is_none();
                 self.require(Law::MutualExclusion, is_free, "granted when it is free");
@@ -54,6 +54,7 @@ impl World {
                 self.hears_token(key, token, tie(ask, connection));
             }
             Ok(Acquired::Renewed { token, until_ms }) => {
+                self.waits_ended();
                 let is_own = shown.text() == Some(OWNERS[ask.owner]);
                 self.require(
                     Law::MutualExclusion,
@@ -67,17 +68,17 @@ impl World {
                 let passes = next != Next::Nobody;
                 self.require(Law::NoLostWakeUp, is_held || passes, "refused when held");
                 self.fill(key, &shown, next);
+                self.waits_ended();
                 if ask.block_ms.is_some() {
                     self.wait(ask, &[]);
                 }
             }
-            Err(_) => {}
+            Err(_) => self.waits_ended(),
         }
     }
 
     fn acquire_any(&mut self, ask: &Ask, count: usize) {
         let (now, connection) = (self.now(), self.connection(ask.client));
-        self.end_waits();
         let shown: Vec<_> = ask.keys.iter().map(|key| self.see(*key)).collect();
         let seen: Vec<Shown> = shown.iter().map(|shown| shown.seen().into()).collect();
         let request = AcquireAny { keys: ask.names(), count, how: ask.request() };
@@ -85,7 +86,7 @@ impl World {
         let held = shown.iter().filter(|shown| is_own(shown.text())).count();
         let asker = ask.asker(connection);
         let acquired = self.keeper.acquire_any(0, &request, &seen, asker, now);
-        self.hear();
+        self.waits_ended();
         // A free lock that its owner waits for in another call is left to the next look.
         let tells_next = acquired.is_ok() && !ask.unique;
         for (key, shown) in ask.keys.iter().zip(&shown) {

@@ -174,6 +174,12 @@ impl World {
     pub(crate) fn end_waits(&mut self) {
         let now = self.now();
         self.keeper.end_waits(now);
+        self.waits_ended();
+    }
+
+    /// Who waited, or had a place kept, until now: the keeper has ended it.
+    pub(crate) fn waits_ended(&mut self) {
+        let now = self.now();
         self.hear();
         let is_over = |place: &Place| match place.waits {
             Waits::Kept { until_ms } => until_ms <= now.ms(),

@@ -1,6 +1,9 @@
 //! Ways on which a law was once broken, each the shortest that was found.
 
+use gpulock_core::settings::Events;
 use gpulock_model::action::Action::{self, Ask, Disconnect, EndTurn, Release};
+use gpulock_model::ask::Ask as How;
+use gpulock_model::day::{Day, Step};
 use gpulock_model::flaw::Flaw;
 use gpulock_model::scope::{SCOPES, Scope};
 
@@ -30,4 +33,37 @@ fn an_owner_who_asks_before_its_lost_grant_is_taken_back_has_one_place() {
             EndTurn,
         ],
     );
+}
+
+/// A free lock that nobody had looked at: the first in its line had waited long enough and
+/// nobody had told it yet, the second was the asker's own call for a set. It was sent to
+/// the end of an empty line, until the next tick.
+#[test]
+fn whoever_asks_is_not_kept_waiting_by_whose_time_is_over() {
+    let mut day = Day::begin(Events::Release);
+    let set = |client, keys: &[usize], owner, block_ms| How {
+        client,
+        keys: keys.to_vec(),
+        count: Some(keys.len()),
+        owner,
+        lease_ms: None,
+        unique: true,
+        block_ms: Some(block_ms),
+        session_grace_ms: None,
+        room: true,
+    };
+    let one = |client, key, owner, block_ms| How {
+        count: None,
+        ..set(client, &[key], owner, block_ms)
+    };
+    for step in [
+        Step::Acquire(one(0, 0, 0, 1)),
+        Step::Acquire(set(1, &[0, 1], 2, 205)),
+        Step::Acquire(set(2, &[1, 0], 1, 265)),
+        Step::Pass { ms: 206 },
+        Step::Acquire(one(3, 1, 1, 127)),
+    ] {
+        day.take(step);
+    }
+    day.end();
 }
