@@ -22,6 +22,7 @@ use crate::line::{Locks, Ticket, Waiter};
 use crate::lock::{Bytes, Hold, Name};
 use crate::log::Kind;
 use crate::request::Acquire;
+use crate::session::Owed;
 use crate::share::counted_for;
 
 /// What became of a call that may wait.
@@ -132,11 +133,26 @@ impl Keeper {
             lacks: 0,
         };
         let ticket = self.give_place(waiter);
-        // The older calls may have left enough behind.
-        if wanted.count > 1 && self.complete_share(ticket).is_some() {
-            self.count_anew(ticket);
-        }
+        self.look_again_at_what_was_left(ticket, wanted);
         Ok(Waiting::Begun(ticket))
+    }
+
+    /// What stood before a call may have gone since it was refused: the older calls of its
+    /// owner, or a set that took others than the lock it was refused for.
+    fn look_again_at_what_was_left(&mut self, ticket: Ticket, wanted: Wanted<'_>) {
+        if wanted.count > 1 {
+            if self.complete_share(ticket).is_some() {
+                self.count_anew(ticket);
+            }
+            return;
+        }
+        let locks = self.lines.get(ticket).map(|waiter| waiter.locks.clone());
+        for lock in locks.unwrap_or_default() {
+            let is_held = self.table.get(lock).is_none_or(|lock| lock.hold.is_some());
+            if !is_held && self.lines.first_present(lock) == Some(ticket) {
+                self.owed.push_back(Owed::Turn { lock });
+            }
+        }
     }
 
     /// All locks of a call; known of from now on.

@@ -35,13 +35,12 @@ fn an_owner_who_asks_before_its_lost_grant_is_taken_back_has_one_place() {
     );
 }
 
-/// A free lock that nobody had looked at: the first in its line had waited long enough and
-/// nobody had told it yet, the second was the asker's own call for a set. It was sent to
-/// the end of an empty line, until the next tick.
-#[test]
-fn whoever_asks_is_not_kept_waiting_by_whose_time_is_over() {
-    let mut day = Day::begin(Events::Release);
-    let set = |client, keys: &[usize], owner, block_ms| How {
+fn one(client: usize, key: usize, owner: usize, block_ms: u64) -> How {
+    How { count: None, ..all_of(client, &[key], owner, block_ms) }
+}
+
+fn all_of(client: usize, keys: &[usize], owner: usize, block_ms: u64) -> How {
+    How {
         client,
         keys: keys.to_vec(),
         count: Some(keys.len()),
@@ -51,19 +50,40 @@ fn whoever_asks_is_not_kept_waiting_by_whose_time_is_over() {
         block_ms: Some(block_ms),
         session_grace_ms: None,
         room: true,
-    };
-    let one = |client, key, owner, block_ms| How {
-        count: None,
-        ..set(client, &[key], owner, block_ms)
-    };
-    for step in [
+    }
+}
+
+/// Days assert the laws themselves.
+fn is_lawful(way: impl IntoIterator<Item = Step>) {
+    let mut day = Day::begin(Events::Release);
+    way.into_iter().for_each(|step| day.take(step));
+    day.end();
+}
+
+/// A free lock that nobody had looked at: the first in its line had waited long enough and
+/// nobody had told it yet, the second was the asker's own call for a set. It was sent to
+/// the end of an empty line, until the next tick.
+#[test]
+fn whoever_asks_is_not_kept_waiting_by_whose_time_is_over() {
+    is_lawful([
         Step::Acquire(one(0, 0, 0, 1)),
-        Step::Acquire(set(1, &[0, 1], 2, 205)),
-        Step::Acquire(set(2, &[1, 0], 1, 265)),
+        Step::Acquire(all_of(1, &[0, 1], 2, 205)),
+        Step::Acquire(all_of(2, &[1, 0], 1, 265)),
         Step::Pass { ms: 206 },
         Step::Acquire(one(3, 1, 1, 127)),
-    ] {
-        day.take(step);
-    }
-    day.end();
+    ]);
+}
+
+/// A lock was set aside for two of four, which were complete at the moment at which somebody
+/// asked for it: the set was served, with others, and the asker waited for a free lock.
+#[test]
+fn whoever_asks_is_not_kept_waiting_by_a_set_that_takes_others() {
+    let two_of_four = How { count: Some(2), ..all_of(0, &[2, 3, 1, 0], 0, 141) };
+    is_lawful([
+        Step::OutsideSet { key: 1, value: 0, ttl_ms: None },
+        Step::Acquire(all_of(3, &[3, 2, 1, 0], 2, 15)),
+        Step::Acquire(two_of_four),
+        Step::Pass { ms: 110 },
+        Step::Acquire(one(4, 0, 1, 19)),
+    ]);
 }
