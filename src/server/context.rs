@@ -134,12 +134,6 @@ impl<'a> Context<'a> {
         answer.map(|answer| answer.text().to_vec()).unwrap_or_default()
     }
 
-    /// What `INFO server` says.
-    pub(super) fn server_info(self) -> Vec<u8> {
-        let answer = self.call(c"INFO", &[b"SERVER"]);
-        answer.map(|answer| answer.text().to_vec()).unwrap_or_default()
-    }
-
     /// Closes a client's connection.
     pub(super) fn kill_client(self, client: &str) {
         self.call(c"CLIENT", &[b"KILL", b"ID", client.as_bytes()]);
