@@ -291,6 +291,33 @@ fn a_kept_place_is_passed_over_while_its_owner_is_away_and_stays_in_front() {
     });
 }
 
+/// The server tells of the closed connection before it tells that the answer was not taken:
+/// the lock must not end with its session first.
+#[test]
+fn a_lost_grant_with_a_session_is_undelivered_and_its_owners_place_is_kept() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut me) = (server.client(), server.client());
+        client.line("GPULOCK.ACQUIRE k holder");
+        let kill = format!("CLIENT KILL ID {}", me.id());
+        me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE SESSION"]);
+        wait_line(&mut client, "k", &["me"]);
+        let mut second = waiter(&server, "GPULOCK.ACQUIRE k second BLOCK 0");
+        wait_line(&mut client, "k", &["me", "second"]);
+        client.send_lines(&["GPULOCK.RELEASE k holder", &kill]);
+        assert_eq!([client.read(), client.read()], [1, 1].map(Value::Int));
+        me.wait_closed();
+        assert!(second.read().int() > 0);
+        let counted = stats(&mut client);
+        assert_eq!((counted["undelivered"], counted["session_releases"]), (1, 0));
+        assert_eq!(line_of(&mut client, "k"), ["(me)"]);
+        let mut me = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE SESSION");
+        wait_line(&mut client, "k", &["me"]);
+        assert_eq!(second.line("GPULOCK.RELEASE k second"), 1);
+        assert!(me.read().int() > 0);
+    });
+}
+
 #[test]
 fn a_free_lock_is_not_kept_for_those_who_are_away() {
     on_every_server(|flavour| {

@@ -111,7 +111,7 @@ const LOCKS: [&str; 6] = [
     "session", // Likewise, and the grace ends too.
     "grace",   // The connection had closed before, and the grace ends.
     "running",
-    // Released, and the one who was granted it is gone before it heard.
+    // Released, and the one who was granted it is gone before it heard: it passes on at once.
     "taken", // Another command deletes the key.
     "deleted",
 ];
@@ -158,7 +158,7 @@ impl Scene {
             }
         }
         let (mut heirs, mut others, mut late) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut kill, mut killed) = (String::new(), None);
+        let (mut kill, mut killed, mut passed) = (String::new(), None, None);
         for key in LOCKS {
             let ask = |owner: &str| {
                 let mut one = server.client();
@@ -172,8 +172,7 @@ impl Scene {
             wait_line(&mut client, key, &["first", "second"]);
             if key == "taken" {
                 kill = format!("CLIENT KILL ID {id}");
-                heirs.push((key, "second", second));
-                killed = Some(first);
+                (killed, passed) = (Some(first), Some(second));
             } else {
                 heirs.push((key, "first", first));
                 others.push(second);
@@ -204,6 +203,7 @@ impl Scene {
             assert_eq!(admin.read(), "OK");
         }
         let stopped = Instant::now();
+        assert!(passed.expect("who waited behind it").read().int() > 0);
         if stop == Stop::Shutdown {
             // It answers when it is given up; that it has begun the log tells.
             pair.server.wait_log("aiting for replicas before shutting down");
@@ -251,8 +251,7 @@ fn made_good(scene: &mut Scene, pair: &Pair, over: Instant, stop: Stop) -> Vec<D
     let mut client = pair.server.client();
     for (key, owner, _) in &scene.heirs {
         assert_eq!(call!(client, "GET", key), *owner, "{stop:?}: {key}");
-        let behind: &[&str] = if *key == "taken" { &[] } else { &["second"] };
-        assert_eq!(line_of(&mut client, key), behind, "{stop:?}: {key}");
+        assert_eq!(line_of(&mut client, key), ["second"], "{stop:?}: {key}");
     }
     for other in &mut scene.others {
         assert_eq!(other.read_within(Duration::ZERO), None, "{stop:?}");
@@ -351,8 +350,8 @@ fn after_a_failover_nothing_is_made_good_on_the_old_primary() {
             assert_eq!(call!(client, "GPULOCK.ACQUIRE", key, "next"), Value::Null);
             assert!(call!(client, "PTTL", key).int() > 100_000);
         }
-        // What the release had granted had been written before the pause.
-        assert_eq!(call!(client, "GET", "taken"), "first");
+        // What the release had granted, and had passed on, had been written before the pause.
+        assert_eq!(call!(client, "GET", "taken"), "second");
         for key in ["lease", "running", "deleted"] {
             assert!(call!(client, "GPULOCK.ACQUIRE", key, "next").int() > 0, "{key}");
         }

@@ -2,8 +2,10 @@
 //!
 //! Each blocked client is let go exactly once (a second time would end Redis 7.0), by one
 //! of three ways, whichever comes first: an answer of ours, `CLIENT UNBLOCK`, or the loss
-//! of its connection. An answer may still miss its client, when that is closed before the
-//! server delivers it, at the end of the same turn of its loop: [`freed`] is the receipt.
+//! of its connection. An answer may still miss its client before the server delivers it, at
+//! the end of the same turn of its loop: when the connection closes, which is heard of
+//! before anything that is tied to it ends ([`closed`]); or when the server answers the
+//! client itself, with an error ([`freed`] is the receipt).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,11 +26,13 @@ use super::state::{now, with_keeper};
 
 type Handle = *mut raw::RedisModuleBlockedClient;
 
-/// The blocked clients that were not let go yet.
+/// The blocked clients that were not let go yet, and grants that are on their way.
 #[derive(Default)]
 struct Blocked {
     by_ticket: BTreeMap<Ticket, Handle>,
     by_handle: BTreeMap<Handle, Ticket>,
+    /// By the client that the grant is for. The answer is the server's until [`freed`].
+    on_their_way: BTreeMap<u64, *const Answer>,
 }
 
 struct MainThread(RefCell<Blocked>);
@@ -39,6 +43,7 @@ unsafe impl Sync for MainThread {}
 static BLOCKED: MainThread = MainThread(RefCell::new(Blocked {
     by_ticket: BTreeMap::new(),
     by_handle: BTreeMap::new(),
+    on_their_way: BTreeMap::new(),
 }));
 
 impl Blocked {
@@ -101,10 +106,36 @@ fn may_be_unblocked() -> bool {
 pub(crate) fn answer(ticket: Ticket, answer: Answer) {
     let handle = BLOCKED.0.borrow_mut().take(ticket);
     if let Some(handle) = handle {
-        let answer = Box::into_raw(Box::new(answer)).cast::<c_void>();
+        let to = granted_to(&answer);
+        let answer = Box::into_raw(Box::new(answer));
+        if let Some(client) = to {
+            BLOCKED.0.borrow_mut().on_their_way.insert(client, answer);
+        }
         // SAFETY: the handle was not let go yet, for it was in the table; the answer is
         // taken back in `freed`.
-        unsafe { api!(RedisModule_UnblockClient(handle, answer)) };
+        unsafe { api!(RedisModule_UnblockClient(handle, answer.cast::<c_void>())) };
+    }
+}
+
+fn granted_to(answer: &Answer) -> Option<u64> {
+    match answer {
+        Answer::Granted { waiter, .. } => waiter.client,
+        Answer::Null | Answer::Refused(_) => None,
+    }
+}
+
+/// The connection of a client closed: what is on its way to it will not arrive.
+pub(super) fn closed(client: u64) {
+    let answer = BLOCKED.0.borrow_mut().on_their_way.remove(&client);
+    // SAFETY: the server has the answer still, for `freed` takes it out of the table first.
+    if let Some(answer) = answer.and_then(|answer| unsafe { answer.as_ref() }) {
+        take_back(answer);
+    }
+}
+
+fn take_back(answer: &Answer) {
+    if let Answer::Granted { grants, waiter, set } = answer {
+        with_keeper(|keeper| keeper.undelivered(grants, waiter, set));
     }
 }
 
@@ -147,12 +178,12 @@ unsafe extern "C" fn freed(ctx: *mut raw::RedisModuleCtx, answer: *mut c_void) {
     contained(|| {
         // SAFETY: it is what `answer` gave, and the server is done with it.
         let answer = unsafe { Box::from_raw(answer.cast::<Answer>()) };
+        let on_its_way = granted_to(&answer)
+            .and_then(|client| BLOCKED.0.borrow_mut().on_their_way.remove(&client));
         // SAFETY: a question about the client that the server handed us the context for.
         let is_lost = unsafe { api!(RedisModule_BlockedClientDisconnected(ctx)) != 0 };
-        if let Answer::Granted { grants, waiter, set } = &*answer
-            && is_lost
-        {
-            with_keeper(|keeper| keeper.undelivered(grants, waiter, set));
+        if on_its_way.is_some() && is_lost {
+            take_back(&answer);
             if let Some(context) = own::context() {
                 crate::waiting::make_good(context);
                 crate::news::tell(context);

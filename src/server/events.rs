@@ -9,6 +9,7 @@ use std::ffi::{c_char, c_int, c_void};
 use gpulock_core::Name;
 
 use super::api::{ERR, OK, api, raw};
+use super::blocked;
 use super::context::{Context, log_warning};
 use super::guard::contained;
 use super::passing_on;
@@ -105,6 +106,7 @@ unsafe extern "C" fn happened(
             raw::REDISMODULE_EVENT_CLIENT_CHANGE => {
                 // SAFETY: with this event the server hands us who it is about.
                 let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
+                blocked::closed(client);
                 with_keeper(|keeper| keeper.client_gone(client, now()));
             }
             _ => {

@@ -46,7 +46,9 @@ impl Scope {
             events: Events::Off,
             ..Default::default()
         };
-        World::new(settings, flaw)
+        let mut world = World::new(settings, flaw);
+        world.owes_longer = self.has(Offer::OwesLonger);
+        world
     }
 
     /// Takes a step.
@@ -163,7 +165,7 @@ impl Scope {
     fn server(&self, world: &World, actions: &mut Vec<Action>) {
         actions.push(Action::Tick);
         // Nobody's time is over within a turn of the loop.
-        if world.untold.is_empty() {
+        if world.untold.is_empty() && !world.keeper.owes() {
             if time_matters(world) {
                 actions.push(Action::Pass);
             }

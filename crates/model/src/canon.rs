@@ -414,7 +414,6 @@ impl View<'_> {
         }
         self.waiter(&untold.waiter);
         self.names(&untold.set);
-        self.flag(untold.lost);
     }
 
     fn names(&mut self, names: &[Bytes]) {

@@ -19,12 +19,17 @@ impl World {
         self.check_counters();
         self.check_tables();
         self.check_lines();
-        if !self.paused {
+        if !self.owes_still() {
             self.check_sessions();
             let owes = self.keeper.owes();
             self.require(Law::NoLostWakeUp, !owes, "what is owed is made good");
             self.check_wake_ups(|world, key| world.shown_free[key]);
         }
+    }
+
+    /// What is owed could not be made good yet.
+    fn owes_still(&self) -> bool {
+        self.paused || self.owes_longer && self.keeper.owes()
     }
 
     /// What is held is what the keys show.

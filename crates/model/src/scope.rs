@@ -2,8 +2,8 @@
 //! happen. Each scope is small enough to be gone through, and together they have everything.
 
 use self::Offer::{
-    Delete, Disconnect, Extend, Force, LongTurns, Look, Pause, Persist, Release,
-    ResetStats, Set, SetOwner, Unblock, UnblockWithError, WrongRelease,
+    Delete, Disconnect, Extend, Force, LongTurns, Look, OwesLonger, Pause, Persist,
+    Release, ResetStats, Set, SetOwner, Unblock, UnblockWithError, WrongRelease,
 };
 use crate::ask::Ask;
 
@@ -103,6 +103,8 @@ pub enum Offer {
     Pause,
     /// Who is granted a lock is told later, and may be gone by then.
     LongTurns,
+    /// What is owed is made good at the end of the turn.
+    OwesLonger,
     /// RESETSTATS.
     ResetStats,
 }
@@ -242,7 +244,7 @@ pub const SCOPES: [Scope; 11] = [
             How::some(1, &[0, 1]).block(FOR_EVER).unique(),
             How::some(2, &[0, 1]).block(FOR_EVER).unique().session(LOOK_MS),
         ],
-        offers: &[Release, Force, Disconnect, Delete, LongTurns],
+        offers: &[Release, Force, Disconnect, Delete, LongTurns, OwesLonger],
     },
     Scope {
         name: "while it may not be written",

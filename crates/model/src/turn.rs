@@ -30,9 +30,7 @@ impl World {
                         None => Tie::No,
                     };
                     self.hear_grants(place.owner, &grants, session);
-                    let lost = false;
-                    let untold = Untold { connection, place, grants, waiter, set, lost };
-                    self.untold.push(untold);
+                    self.untold.push(Untold { connection, place, grants, waiter, set });
                 }
                 Answer::Null => self.leave_place(at, true),
                 Answer::Refused(_) => drop(self.line.remove(at)),
@@ -90,18 +88,16 @@ impl World {
         }
     }
 
-    /// The turn of the server's loop ends: who was granted something is told, and what went
-    /// to a client that is gone is taken back.
+    /// The turn of the server's loop ends: who was granted something is told.
     pub fn end_turn(&mut self) {
-        while !self.untold.is_empty() && self.flaw != Flaw::DropsTheWaiter {
-            let untold = self.untold.remove(0);
-            if untold.lost {
-                self.take_back(untold);
-            }
+        if self.flaw != Flaw::DropsTheWaiter {
+            self.untold.clear();
         }
+        self.make_good();
         self.finish_step();
     }
 
+    /// A client is gone before it was told of its grants.
     fn take_back(&mut self, untold: Untold) {
         for grant in &untold.grants {
             let key = self.key_named(&grant.key);
@@ -111,7 +107,6 @@ impl World {
         }
         self.keeper.undelivered(&untold.grants, &untold.waiter, &untold.set);
         self.undelivered.push(untold);
-        self.make_good();
     }
 
     /// The connection of a client closes.
@@ -129,11 +124,12 @@ impl World {
         if let Some(at) = self.line.find_connection(connection) {
             self.leave_place(at, true);
         }
-        let on_their_way = self.untold.iter_mut();
-        for untold in on_their_way.filter(|untold| untold.connection == connection) {
-            untold.lost = true;
-        }
         if self.flaw != Flaw::IgnoresDisconnects {
+            let mut lost = self.untold.extract_if(.., |it| it.connection == connection);
+            if let Some(untold) = lost.next() {
+                drop(lost);
+                self.take_back(untold);
+            }
             self.keeper.client_gone(connection, now);
         }
         self.finish_step();
