@@ -8,6 +8,7 @@ mod configured;
 mod connection_killed;
 mod disk_full;
 mod evicted;
+mod failover_given_up;
 mod half_open;
 mod island;
 mod module_reloaded;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<&'static dyn Fault> {
         &connection_killed::ConnectionKilled,
         &unblocked::Unblocked,
         &client_paused::ClientPaused,
+        &failover_given_up::FailoverGivenUp,
         &server_stalled::ServerStalled,
         &server_stalled::DataReloaded,
         &saved::AofRewritten,

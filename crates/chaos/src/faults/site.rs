@@ -74,6 +74,8 @@ pub(crate) struct Seen {
 /// A server under load.
 pub struct Site {
     pub(crate) server: Server,
+    /// Who follows it, once a fault has asked for that.
+    pub(crate) replica: Option<Server>,
     pub(crate) persistence: Persistence,
     /// The module that it has loaded.
     pub(crate) module: PathBuf,
@@ -105,6 +107,7 @@ impl Site {
         let pen = record.pen();
         Self {
             server,
+            replica: None,
             persistence,
             module,
             ground,
