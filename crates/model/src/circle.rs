@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use gpulock_core::lock::Session;
+
 use crate::ask::{Ask, OWNERS};
 use crate::keyspace::name;
 use crate::line::{Place, Waits};
@@ -54,12 +56,13 @@ impl World {
         keys.filter(|key| self.sure_holder(*key) != Some(owner)).collect()
     }
 
-    /// Who holds a lock that the keeper granted to a UNIQUE owner.
+    /// Who holds a lock that the keeper granted to a UNIQUE owner, and that is not owed an end.
     fn sure_holder(&self, key: usize) -> Option<usize> {
         let value = self.keys.text(key)?;
         let id = self.keeper.table().find(name(key))?;
         let hold = self.keeper.table().get(id)?.hold.as_ref()?;
-        let is_sure = !hold.adopted && hold.unique && *hold.owner == *value;
+        let is_ending = matches!(hold.session, Session::Ending { .. });
+        let is_sure = !hold.adopted && hold.unique && !is_ending && *hold.owner == *value;
         is_sure.then(|| OWNERS.iter().position(|owner| *owner == value)).flatten()
     }
 }
