@@ -22,9 +22,9 @@ installed = $$(tools/setup.sh which)
 for-tests = inject-panic,break-rules
 
 .PHONY: build
-build: need-cargo ## Build the module: target/release/libgpulock.so
+build: need-cargo ## Build module and command: target/release/libgpulock.so and gpulock
 	@tools/setup.sh build
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked -p gpulock -p gpulock-cli
 
 .PHONY: run
 run: build need-server ## Start a server with the module in the foreground, from redis.conf
@@ -39,8 +39,9 @@ check: lint under-test ## What to run all day: lints, the rules, one server
 .PHONY: test
 test: lint under-test ## Everything: lints, units, the installed server and SERVERS=, examples
 	$(CARGO) clippy --locked -q -p gpulock --all-targets --features $(for-tests) -- -D warnings
+	-@tools/setup.sh cli
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
-	@$(MAKE) --no-print-directory examples
+	@$(MAKE) --no-print-directory examples deploy
 
 .PHONY: model
 model: need-cargo ## The rules, explored exhaustively: MINUTES=10 on two cores, and a table of how far
@@ -83,6 +84,15 @@ examples: build need-server ## Run the tests of the examples (each examples/*/te
 		echo "$$test"; \
 		GPULOCK_SERVER="$$(realpath -s "$(installed)")" "$$test" || exit 1; \
 	done
+
+.PHONY: deploy
+deploy: build need-server ## Check deploy/: alerts, units, the snippet, the package if cargo-deb is there
+	-@tools/setup.sh cli
+	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/test.sh
+
+.PHONY: deb
+deb: build ## A package for Debian: target/debian/gpulock_*.deb
+	@deploy/package.sh $(CARGO)
 
 .PHONY: bench
 bench: build need-server ## Measure beside peers, the installed server and SERVERS=, into target/bench

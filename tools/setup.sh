@@ -1,12 +1,13 @@
 #!/bin/bash
 # Brings what a fresh Debian lacks, and only that:
 #
-#     tools/setup.sh [build] [server] [examples] [bench]     all four when none is named
+#     tools/setup.sh [build] [server] [examples] [bench] [cli]   all when none is named
 #     tools/setup.sh which                                   prints the server that is used here
 #
 # Installing needs root or sudo; with neither, it prints the line to run and fails. No
 # service is started and no Redis that is there is touched: Debian's package redis-server
 # would start one, but the server program itself is in redis-tools, under another name.
+# Its package prometheus would as well, and is only unpacked, to target/tools/prometheus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 local_server=target/tools/redis-server
@@ -57,6 +58,18 @@ has_libclang() {
     return 1
 }
 
+unpack_prometheus() {
+    local folder=target/tools/prometheus
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    (cd "$folder" && apt-get download -q prometheus && dpkg -x ./*.deb . && rm ./*.deb) &&
+        "$folder/usr/bin/prometheus" --version >/dev/null 2>&1
+}
+
+has_prometheus() {
+    { has prometheus && has promtool; } || [ -x target/tools/prometheus/usr/bin/promtool ]
+}
+
 missing=()
 need() { missing+=("$@"); }
 
@@ -90,6 +103,11 @@ want_examples() {
     has npm || need npm
 }
 
+want_cli() {
+    has tmux || need tmux
+    has chromedriver || need chromium chromium-driver
+}
+
 install_missing() {
     [ ${#missing[@]} -gt 0 ] || return 0
     local as_root=()
@@ -108,20 +126,28 @@ install_missing() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line -q
 }
 
-[ $# -gt 0 ] || set -- build server examples bench
+[ $# -gt 0 ] || set -- build server examples bench cli
 for set; do
     case $set in
         build) want_build ;;
         server) want_server ;;
         examples) want_examples ;;
         bench) want_bench ;;
+        cli) want_cli ;;
         which) which_server || fail "no server here: run tools/setup.sh server"; exit ;;
-        *) fail "no set $set; there are: build server examples bench" ;;
+        *) fail "no set $set; there are: build server examples bench cli" ;;
     esac
 done
 install_missing
 for set; do
-    [ "$set" = server ] || continue
-    which_server >/dev/null || link_server || unpack_server ||
-        fail "found no server program that runs; put a redis-server on PATH"
+    case $set in
+        server)
+            which_server >/dev/null || link_server || unpack_server ||
+                fail "found no server program that runs; put a redis-server on PATH"
+            ;;
+        cli)
+            has_prometheus || unpack_prometheus ||
+                fail "cannot unpack Debian's prometheus; put prometheus and promtool on PATH"
+            ;;
+    esac
 done

@@ -1,0 +1,85 @@
+//! Numbers as people read them: spans of time, leases, and what is not known. Where they
+//! are shown stands with the commands.
+
+use std::fmt;
+
+/// A span of time in milliseconds. Shown with its two largest units, rounded down:
+/// `450ms`, `3.2s`, `42s`, `12m 05s`, `1h 02m`, `3d 04h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0 / 1000;
+        let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+        let shown = match self.0 {
+            ms @ 0..1000 => format!("{ms}ms"),
+            ms @ 1000..10_000 => format!("{seconds}.{}s", ms % 1000 / 100),
+            _ if minutes == 0 => format!("{seconds}s"),
+            _ if hours == 0 => format!("{minutes}m {:02}s", seconds % 60),
+            _ if days == 0 => format!("{hours}h {:02}m", minutes % 60),
+            _ => format!("{days}d {:02}h", hours % 24),
+        };
+        out.pad(&shown)
+    }
+}
+
+/// What is left of a lease: none on a free lock, -1 on a key that has no TTL.
+pub(crate) fn lease(left_ms: Option<i64>) -> String {
+    match left_ms.map(u64::try_from) {
+        None => unknown(),
+        Some(Ok(ms)) => Span(ms).to_string(),
+        Some(Err(_)) => "no end".to_owned(),
+    }
+}
+
+/// A span that may not be known.
+pub(crate) fn span(ms: Option<u64>) -> String {
+    or_unknown(ms.map(Span))
+}
+
+/// What may not be known, or does not apply.
+pub(crate) fn or_unknown(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(unknown, |value| value.to_string())
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_shows_its_two_largest_units() {
+        #[rustfmt::skip]
+        let cases = [
+            (0,             "0ms"),
+            (999,           "999ms"),
+            (1_000,         "1.0s"),
+            (3_299,         "3.2s"),
+            (9_999,         "9.9s"),
+            (10_000,        "10s"),
+            (59_999,        "59s"),
+            (60_000,        "1m 00s"),
+            (725_000,       "12m 05s"),
+            (3_600_000,     "1h 00m"),
+            (3_720_000,     "1h 02m"),
+            (86_399_999,    "23h 59m"),
+            (86_400_000,    "1d 00h"),
+            (273_600_000,   "3d 04h"),
+        ];
+        for (ms, shown) in cases {
+            assert_eq!(Span(ms).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_lease_that_never_ends_is_told_from_one_that_is_not_there() {
+        assert_eq!(lease(Some(1_500)), "1.5s");
+        assert_eq!(lease(Some(0)), "0ms");
+        assert_eq!(lease(Some(-1)), "no end");
+        assert_eq!(lease(None), "-");
+    }
+}

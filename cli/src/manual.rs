@@ -1,0 +1,45 @@
+//! `gpulock completions` and `gpulock man`: what packages install beside the command, made
+//! from its own options.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::Cli;
+
+/// The options of `gpulock completions`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// For which shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// The options of `gpulock man`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// Where the pages go; made when it is not there
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+/// Prints what a shell reads to complete our commands and options.
+pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "gpulock", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the manual, a page for each command.
+pub(crate) fn man(args: &Man) -> Result<ExitCode> {
+    let at = || format!("cannot write the manual to {}", args.folder.display());
+    fs::create_dir_all(&args.folder).with_context(at)?;
+    clap_mangen::generate_to(Cli::command(), &args.folder).with_context(at)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,74 @@
+//! `gpulock inspect`: all that is known of one lock.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::human;
+use crate::replies::{self, Inspected};
+use crate::server::Address;
+use crate::show::{out, waiters};
+use crate::text::{self, Text};
+
+/// The options of `gpulock inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which lock
+    #[arg(value_parser = text::argument())]
+    key: Text,
+    /// As JSON: an object, or null when the lock is neither held nor waited for
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows it.
+///
+/// # Errors
+/// When the server does not answer, or refuses.
+pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
+    let lock = replies::inspect(&mut address.connect()?, &args.key.0)?;
+    match lock {
+        lock if args.json => out::print_json(&lock)?,
+        Some(lock) => out::print(&sheet(&args.key, &lock))?,
+        None => out::print(&format!("{} is free, and nobody waits for it", args.key))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sheet(key: &Text, lock: &Inspected) -> String {
+    let mut table = out::bare();
+    table.add_row(["key".to_owned(), key.to_string()]);
+    table.add_row(["owner".to_owned(), owner(lock)]);
+    table.add_row(["token".to_owned(), human::or_unknown(lock.token)]);
+    table.add_row(["held for".to_owned(), human::span(lock.held_ms)]);
+    table.add_row(["lease left".to_owned(), human::lease(lock.lease_ms)]);
+    table.add_row(["session".to_owned(), session(lock)]);
+    table.add_row(["adopted".to_owned(), adopted(lock)]);
+    table.add_row(["waiting".to_owned(), lock.waiting.to_string()]);
+    let sheet = out::lines(table);
+    match lock.waiting {
+        0 => sheet,
+        _ => format!("{sheet}\n\n{}", waiters::lines(lock)),
+    }
+}
+
+fn owner(lock: &Inspected) -> String {
+    match (&lock.owner, &lock.reserved_for, lock.adopted) {
+        (Some(owner), ..) => owner.to_string(),
+        (None, Some(next), _) => format!("- (free, set aside for {next})"),
+        (None, None, None) => "- (free)".to_owned(),
+        (None, None, Some(_)) => "- (the key's value can be no owner)".to_owned(),
+    }
+}
+
+fn session(lock: &Inspected) -> String {
+    match (lock.session, lock.grace_ms) {
+        (Some(client), _) => format!("client {client}"),
+        (None, Some(grace)) => format!("closed, grace left {}", human::Span(grace)),
+        (None, None) => human::or_unknown(None::<u64>),
+    }
+}
+
+fn adopted(lock: &Inspected) -> String {
+    human::or_unknown(lock.adopted.map(|adopted| if adopted { "yes" } else { "no" }))
+}

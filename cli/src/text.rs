@@ -1,0 +1,71 @@
+//! Keys and owners are any bytes: as text they are shown so that a terminal, a table and
+//! JSON bear them, and so that two that differ look different.
+
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use serde::{Serialize, Serializer};
+
+/// Bytes that a client chose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Text(pub(crate) Vec<u8>);
+
+impl fmt::Display for Text {
+    /// UTF-8 as it is; backslashes, what is no UTF-8, and characters that are not seen or
+    /// change how others look (control, direction, combining) as Rust escapes them (`\\`,
+    /// `\xff`, `\n`, `\u{202e}`).
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = String::new();
+        for part in self.0.utf8_chunks() {
+            for character in part.valid().chars() {
+                match character {
+                    '"' | '\'' => shown.push(character),
+                    _ => shown.extend(character.escape_debug()),
+                }
+            }
+            for byte in part.invalid() {
+                shown.push_str(&format!("\\x{byte:02x}"));
+            }
+        }
+        out.pad(&shown)
+    }
+}
+
+/// Reads an argument of the command line, byte for byte.
+pub(crate) fn argument() -> impl TypedValueParser<Value = Text> {
+    OsStringValueParser::new().map(|argument| Text(argument.into_vec()))
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_reaches_a_terminal_as_anything_but_a_sign() {
+        let shown = Text(b"gpu:0 \xc3\xa9\x1b[2J\n\\x\xff".to_vec()).to_string();
+        assert_eq!(shown, "gpu:0 \u{e9}\\u{1b}[2J\\n\\\\x\\xff");
+    }
+
+    #[test]
+    fn what_looks_the_same_and_is_not_is_told_apart() {
+        #[rustfmt::skip]
+        let cases = [
+            ("gpu\u{202e}0:upg", r"gpu\u{202e}0:upg"),
+            ("gpu\u{200b}:0",    r"gpu\u{200b}:0"),
+            ("e\u{301}",         r"e\u{301}"),
+            ("a\u{a0}b",         r"a\u{a0}b"),
+            ("a\0\t",            r"a\0\t"),
+            (r#"it's "x" 東京"#, r#"it's "x" 東京"#),
+        ];
+        for (bytes, shown) in cases {
+            assert_eq!(Text(bytes.into()).to_string(), shown);
+        }
+    }
+}

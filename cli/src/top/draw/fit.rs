@@ -1,0 +1,54 @@
+//! Text that has to fit: how wide it is on a terminal, and what stays of it.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// How many cells it takes.
+pub(super) fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// The text, or its begin and its end with a sign in between.
+pub(super) fn shortened(text: &str, room: usize) -> String {
+    if width(text) <= room {
+        return text.to_owned();
+    }
+    let Some(room) = room.checked_sub(1) else { return String::new() };
+    let begin = fitting(text.chars(), room - room / 2);
+    let end = fitting(text.chars().rev(), room / 2);
+    let end: String = end.chars().rev().collect();
+    format!("{begin}\u{2026}{end}")
+}
+
+/// As many of the characters as fit.
+fn fitting(characters: impl Iterator<Item = char>, room: usize) -> String {
+    let mut taken = 0;
+    characters
+        .take_while(|character| {
+            taken += character.width().unwrap_or_default();
+            taken <= room
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_stays_and_what_does_not_keeps_both_ends() {
+        #[rustfmt::skip]
+        let cases = [
+            ("gpu:0",          5, "gpu:0"),
+            ("gpu:0",          4, "gp\u{2026}0"),
+            ("{node7}:gpu:12", 9, "{nod\u{2026}u:12"),
+            ("gpu:0",          1, "\u{2026}"),
+            ("gpu:0",          0, ""),
+            ("東京東京",        8, "東京東京"),
+            ("東京東京",        7, "東\u{2026}京"),
+        ];
+        for (text, room, left) in cases {
+            assert_eq!(shortened(text, room), left);
+            assert!(width(left) <= room);
+        }
+    }
+}

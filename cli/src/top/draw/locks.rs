@@ -1,0 +1,170 @@
+//! The table of the locks. What does not fit is left out by columns, the least needed
+//! first; a key or an owner that is too long loses its middle, since keys differ at the end.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table, TableState};
+
+use super::super::rows::Row;
+use super::fit::{shortened, width};
+use crate::human;
+
+/// How wide a lease is drawn.
+const BAR: usize = 10;
+/// The columns beside key and owner: the bar, what is left, held for, waiting.
+const BAR_WIDTH: u16 = 10;
+const LEFT: u16 = 7;
+const HELD: u16 = 8;
+const WAITING: u16 = 7;
+const GAP: u16 = 2;
+/// Below these the bar is left out, then for how long it is held.
+const WIDE: u16 = 64;
+const NARROW: u16 = 44;
+
+/// Draws the rows, the chosen one marked.
+pub(super) fn draw(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    rows: &[Row],
+    chosen: &mut TableState,
+    filter: &str,
+) {
+    if rows.is_empty() {
+        frame.render_widget(nothing(filter), area);
+        return;
+    }
+    let columns = Columns::within(area.width, rows);
+    let table = Table::new(rows.iter().map(|row| columns.cells(row)), columns.widths())
+        .header(columns.names())
+        .column_spacing(GAP)
+        .row_highlight_style(Style::new().reversed());
+    frame.render_stateful_widget(table, area, chosen);
+}
+
+fn nothing(filter: &str) -> Paragraph<'static> {
+    let told = match filter {
+        "" => "No lock is held or waited for.".to_owned(),
+        filter => format!("No lock with \"{filter}\" in its key or owner."),
+    };
+    Paragraph::new(told)
+}
+
+/// Which columns there are, and how wide.
+struct Columns {
+    key: u16,
+    owner: u16,
+    has_bar: bool,
+    has_held: bool,
+}
+
+impl Columns {
+    fn within(area: u16, rows: &[Row]) -> Self {
+        let (has_bar, has_held) = (area >= WIDE, area >= NARROW);
+        let mut taken = LEFT + WAITING + 3 * GAP;
+        if has_bar {
+            taken += BAR_WIDTH + GAP;
+        }
+        if has_held {
+            taken += HELD + GAP;
+        }
+        let room = area.saturating_sub(taken);
+        let longest = |text: fn(&Row) -> String| {
+            let widths = rows.iter().map(|row| width(&text(row)));
+            u16::try_from(widths.max().unwrap_or_default()).unwrap_or(u16::MAX)
+        };
+        // Each gets what it needs when both fit, else at least a half.
+        let (key, owner) = (longest(key).max(5), longest(owner).max(5));
+        let key = key.min((room / 2).max(room.saturating_sub(owner)));
+        Self { key, owner: room.saturating_sub(key), has_bar, has_held }
+    }
+
+    fn widths(&self) -> Vec<Constraint> {
+        let bar = self.has_bar.then_some(BAR_WIDTH);
+        let held = self.has_held.then_some(HELD);
+        let widths = [Some(self.key), Some(self.owner), bar, Some(LEFT), held];
+        widths.into_iter().flatten().chain([WAITING]).map(Constraint::Length).collect()
+    }
+
+    fn names(&self) -> Cells<'static> {
+        let left = if self.has_bar { "LEFT" } else { "LEASE" };
+        let names = [
+            Some(Cell::new("KEY")),
+            Some(Cell::new("OWNER")),
+            self.has_bar.then(|| Cell::new("LEASE")),
+            Some(right(left)),
+            self.has_held.then(|| right("HELD FOR")),
+            Some(right("WAITING")),
+        ];
+        Cells::new(names.into_iter().flatten()).bold()
+    }
+
+    fn cells(&self, row: &Row) -> Cells<'static> {
+        let fitting = |text: String, width| Cell::new(shortened(&text, width));
+        let cells = [
+            Some(fitting(key(row), usize::from(self.key))),
+            Some(fitting(owner(row), usize::from(self.owner))),
+            self.has_bar.then(|| Cell::new(bar(row.lease_share))),
+            Some(right(human::lease(row.lease_ms))),
+            self.has_held.then(|| right(human::span(row.held_ms))),
+            Some(right(row.waiting.to_string())),
+        ];
+        Cells::new(cells.into_iter().flatten())
+    }
+}
+
+fn right(text: impl Into<String>) -> Cell<'static> {
+    Cell::new(Text::from(text.into()).right_aligned())
+}
+
+fn key(row: &Row) -> String {
+    row.key.to_string()
+}
+
+fn owner(row: &Row) -> String {
+    human::or_unknown(row.owner.as_ref())
+}
+
+/// What is left of the lease, in eighths of a sign.
+fn bar(share: Option<f64>) -> Line<'static> {
+    const EIGHTHS: [&str; 8] = [
+        "", "\u{258f}", "\u{258e}", "\u{258d}", "\u{258c}", "\u{258b}", "\u{258a}",
+        "\u{2589}",
+    ];
+    let Some(share) = share else { return Line::default() };
+    let eighths = (share * (BAR * 8) as f64).round() as usize;
+    let part = EIGHTHS.get(eighths % 8).copied().unwrap_or_default();
+    let drawn = "\u{2588}".repeat(eighths / 8) + part;
+    let left = BAR.saturating_sub(width(&drawn));
+    let colour = match share {
+        0.0..0.1 => Color::Red,
+        0.1..0.33 => Color::Yellow,
+        _ => Color::Green,
+    };
+    Line::from(vec![
+        Span::from(drawn).fg(colour),
+        Span::from("\u{b7}".repeat(left)).dim(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_as_long_as_the_share_and_never_longer_than_its_column() {
+        #[rustfmt::skip]
+        let cases = [
+            (0.0,    "··········"),
+            (0.0125, "▏·········"),
+            (0.5,    "█████·····"),
+            (0.55,   "█████▌····"),
+            (1.0,    "██████████"),
+        ];
+        for (share, drawn) in cases {
+            assert_eq!(bar(Some(share)).to_string(), drawn, "{share}");
+        }
+        assert_eq!(bar(None).to_string(), "");
+    }
+}

@@ -1,0 +1,86 @@
+//! The panel of the chosen lock: who holds it, and its line.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Style, Stylize};
+use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
+
+use super::super::state::State;
+use super::fit::shortened;
+use crate::human::{self, Span};
+use crate::replies::{Inspected, Waiter};
+
+/// Draws it, when it is open.
+pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let Some((key, lock)) = state.panel() else { return };
+    let title = shortened(&format!(" {key} "), usize::from(area.width));
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .title(title.bold())
+        .border_style(Style::new().dim());
+    let inside = block.inner(area);
+    frame.render_widget(block, area);
+    match lock {
+        None => frame.render_widget(Paragraph::new("asking\u{2026}"), inside),
+        Some(None) => {
+            frame.render_widget(Paragraph::new("free, and nobody waits for it"), inside);
+        }
+        Some(Some(lock)) => sheet(frame, inside, lock),
+    }
+}
+
+fn sheet(frame: &mut Frame<'_>, area: Rect, lock: &Inspected) {
+    let holder = holder(lock);
+    let height = u16::try_from(holder.len()).unwrap_or(u16::MAX);
+    let [above, below] =
+        Layout::vertical([Constraint::Length(height), Constraint::Fill(1)]).areas(area);
+    let room = usize::from(above.width);
+    let lines: Vec<_> = holder.iter().map(|line| shortened(line, room).into()).collect();
+    frame.render_widget(Paragraph::new(lines), above);
+    if lock.waiters.is_empty() {
+        frame.render_widget(Paragraph::new("nobody waits"), below);
+        return;
+    }
+    let names = ["", "WAITER", "WAITED FOR", "WANTS", "SET ASIDE"];
+    let widths = [
+        Constraint::Length(3),
+        Constraint::Fill(2),
+        Constraint::Length(10),
+        Constraint::Length(9),
+        Constraint::Fill(1),
+    ];
+    let rows = (1..).zip(&lock.waiters).map(|(place, waiter)| row(place, waiter));
+    let table = Table::new(rows, widths).header(Row::new(names).bold()).column_spacing(2);
+    frame.render_widget(table, below);
+}
+
+fn holder(lock: &Inspected) -> Vec<String> {
+    let mut lines = match (&lock.owner, &lock.reserved_for) {
+        (Some(owner), _) => vec![format!("held by {owner}")],
+        (None, Some(next)) => vec![format!("free, set aside for {next}")],
+        (None, None) if lock.adopted.is_some() => {
+            vec!["held by a value that can be no owner".to_owned()]
+        }
+        (None, None) => vec!["free".to_owned()],
+    };
+    let mut details = vec![format!("token {}", human::or_unknown(lock.token))];
+    details.extend(lock.session.map(|client| format!("session of client {client}")));
+    details.extend(lock.grace_ms.map(|left| format!("grace left {}", Span(left))));
+    details.extend((lock.adopted == Some(true)).then(|| "adopted".to_owned()));
+    if lock.adopted.is_some() {
+        lines.push(details.join(" \u{b7} "));
+    }
+    lines
+}
+
+fn row(place: usize, waiter: &Waiter) -> Row<'static> {
+    let away = if waiter.client.is_none() { " (away, place kept)" } else { "" };
+    let set_aside: Vec<_> = waiter.set_aside.iter().map(ToString::to_string).collect();
+    Row::new([
+        place.to_string(),
+        format!("{}{away}", waiter.owner),
+        Span(waiter.waited_ms).to_string(),
+        format!("{} of {}", waiter.wants, waiter.of),
+        set_aside.join(" "),
+    ])
+}

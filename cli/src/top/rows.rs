@@ -1,0 +1,220 @@
+//! The locks as the table has them: as of now rather than as of the last look, those that
+//! the filter lets through, in the chosen order.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::replies::Listed;
+use crate::text::Text;
+
+/// A lock in the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) key: Text,
+    pub(crate) owner: Option<Text>,
+    pub(crate) token: Option<u64>,
+    pub(crate) held_ms: Option<u64>,
+    pub(crate) lease_ms: Option<i64>,
+    /// What is left of the lease, of the most that was seen of it: 0 to 1.
+    pub(crate) lease_share: Option<f64>,
+    pub(crate) waiting: u64,
+}
+
+/// What stands first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sorting {
+    #[default]
+    Waiting,
+    Held,
+    Lease,
+    Key,
+}
+
+/// The longest lease seen of each hold. The server tells what is left of a lease, not what
+/// it was set to: a look right after a renewal comes close.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(HashMap<(Text, Option<Text>, Option<u64>), i64>);
+
+impl Row {
+    /// A lock, some time after it was looked at.
+    pub(crate) fn new(lock: &Listed, leases: &Leases, since: Duration) -> Self {
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let lease_ms = lock.lease_ms.map(|left| match u64::try_from(left) {
+            Ok(left) => i64::try_from(left.saturating_sub(since)).unwrap_or(i64::MAX),
+            Err(_) => left,
+        });
+        Self {
+            key: lock.key.clone(),
+            owner: lock.owner.clone(),
+            token: lock.token,
+            held_ms: lock.held_ms.map(|held| held.saturating_add(since)),
+            lease_ms,
+            lease_share: leases.share(lock, lease_ms),
+            waiting: lock.waiting,
+        }
+    }
+
+    /// Whether its key or its owner holds this text, in any case.
+    pub(crate) fn matches(&self, text: &str) -> bool {
+        if text.is_empty() {
+            return true;
+        }
+        let text = text.to_lowercase();
+        let holds = |field: &Text| field.to_string().to_lowercase().contains(&text);
+        holds(&self.key) || self.owner.as_ref().is_some_and(holds)
+    }
+}
+
+impl Sorting {
+    /// The next one, around.
+    pub(crate) const fn next(self) -> Self {
+        match self {
+            Self::Waiting => Self::Held,
+            Self::Held => Self::Lease,
+            Self::Lease => Self::Key,
+            Self::Key => Self::Waiting,
+        }
+    }
+
+    /// What it is called.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "most waiting first",
+            Self::Held => "longest held first",
+            Self::Lease => "shortest lease first",
+            Self::Key => "by key",
+        }
+    }
+
+    /// Sorts; what is equal stands by key, what is not known last.
+    pub(crate) fn sort(self, rows: &mut [Row]) {
+        let held = |row: &Row| Reverse(row.held_ms);
+        let lease = |row: &Row| row.lease_ms.and_then(|left| u64::try_from(left).ok());
+        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        match self {
+            Self::Waiting => rows.sort_by_key(|row| (Reverse(row.waiting), held(row))),
+            Self::Held => rows.sort_by_key(held),
+            Self::Lease => {
+                rows.sort_by_key(|row| (lease(row).is_none(), lease(row)));
+            }
+            Self::Key => {}
+        }
+    }
+}
+
+impl Leases {
+    /// Takes in a look; holds that are no longer there are forgotten.
+    pub(crate) fn seen(&mut self, locks: &[Listed]) {
+        let before = std::mem::take(&mut self.0);
+        let longest = |lock: &Listed| {
+            let hold = hold(lock);
+            let left = lock.lease_ms.filter(|left| *left > 0)?;
+            let longest = before.get(&hold).copied().unwrap_or_default().max(left);
+            Some((hold, longest))
+        };
+        self.0 = locks.iter().filter_map(longest).collect();
+    }
+
+    fn share(&self, lock: &Listed, left: Option<i64>) -> Option<f64> {
+        let longest = *self.0.get(&hold(lock))?;
+        let left = left.filter(|left| *left >= 0)?;
+        Some((left as f64 / longest as f64).clamp(0.0, 1.0))
+    }
+}
+
+fn hold(lock: &Listed) -> (Text, Option<Text>, Option<u64>) {
+    (lock.key.clone(), lock.owner.clone(), lock.token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(key: &str, held: Option<u64>, lease: Option<i64>, waiting: u64) -> Listed {
+        Listed {
+            key: Text(key.into()),
+            owner: Some(Text(b"Train-7f3a".to_vec())),
+            token: Some(7),
+            lease_ms: lease,
+            held_ms: held,
+            waiting,
+        }
+    }
+
+    fn sorted(sorting: Sorting) -> Vec<String> {
+        let locks = [
+            lock("b", Some(10), Some(900), 0),
+            lock("a", Some(10), Some(-1), 0),
+            lock("adopted", None, Some(500), 3),
+            lock("free", None, None, 3),
+            lock("old", Some(99), Some(700), 1),
+        ];
+        let leases = Leases::default();
+        let row = |lock| Row::new(lock, &leases, Duration::ZERO);
+        let mut rows: Vec<Row> = locks.iter().map(row).collect();
+        sorting.sort(&mut rows);
+        rows.iter().map(|row| row.key.to_string()).collect()
+    }
+
+    #[test]
+    fn each_order_puts_first_what_it_says() {
+        assert_eq!(sorted(Sorting::Waiting), ["adopted", "free", "old", "a", "b"]);
+        assert_eq!(sorted(Sorting::Held), ["old", "a", "b", "adopted", "free"]);
+        assert_eq!(sorted(Sorting::Lease), ["adopted", "old", "b", "a", "free"]);
+        assert_eq!(sorted(Sorting::Key), ["a", "adopted", "b", "free", "old"]);
+    }
+
+    #[test]
+    fn every_order_comes_around() {
+        let mut sorting = Sorting::default();
+        let mut names = Vec::new();
+        for _ in 0..4 {
+            names.push(sorting.name());
+            sorting = sorting.next();
+        }
+        names.dedup();
+        assert_eq!(names.len(), 4);
+        assert_eq!(sorting, Sorting::default());
+    }
+
+    #[test]
+    fn a_row_goes_on_after_the_look() {
+        let leases = Leases::default();
+        let later = |lock: &Listed| Row::new(lock, &leases, Duration::from_millis(400));
+        let row = later(&lock("k", Some(100), Some(1_000), 0));
+        assert_eq!((row.held_ms, row.lease_ms), (Some(500), Some(600)));
+        let row = later(&lock("k", None, Some(300), 0));
+        assert_eq!((row.held_ms, row.lease_ms), (None, Some(0)));
+        let row = later(&lock("k", None, Some(-1), 0));
+        assert_eq!((row.held_ms, row.lease_ms), (None, Some(-1)));
+    }
+
+    #[test]
+    fn a_lease_is_measured_by_the_most_that_was_seen_of_this_hold() {
+        let mut leases = Leases::default();
+        let share = |leases: &Leases, left, token| {
+            let lock = Listed { token: Some(token), ..lock("k", None, Some(left), 0) };
+            Row::new(&lock, leases, Duration::ZERO).lease_share
+        };
+        leases.seen(&[lock("k", None, Some(500), 0)]);
+        assert_eq!(share(&leases, 500, 7), Some(1.0));
+        // Renewed: the bar is longer than it looked at first.
+        leases.seen(&[lock("k", None, Some(1_000), 0)]);
+        leases.seen(&[lock("k", None, Some(250), 0)]);
+        assert_eq!(share(&leases, 250, 7), Some(0.25));
+        assert_eq!(share(&leases, 250, 8), None, "another hold");
+        assert_eq!(share(&leases, -1, 7), None, "no end");
+    }
+
+    #[test]
+    fn the_filter_looks_at_key_and_owner_in_any_case() {
+        let leases = Leases::default();
+        let row =
+            Row::new(&lock("{node7}:GPU:0", None, None, 0), &leases, Duration::ZERO);
+        for text in ["", "gpu:0", "NODE7", "train", "7F3A"] {
+            assert!(row.matches(text), "{text}");
+        }
+        assert!(!row.matches("gpu:1"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Who may ask the exporter what, and what it says about its answers.
+
+use crate::exporter::{Exporter, command};
+
+/// No server is needed for any of this: nothing listens there.
+fn alone() -> Exporter {
+    Exporter::of_urls(&["redis://127.0.0.1:1".to_owned()])
+}
+
+#[test]
+fn lives_although_no_server_does() {
+    let exporter = alone();
+    let health = exporter.get("/healthz");
+    assert_eq!((health.status, &*health.body), (200, "ok\n"));
+    assert!(exporter.metrics().contains("gpulock_up{instance=\"127.0.0.1:1\"} 0"));
+    let event = exporter.events().next().expect("an event");
+    assert!(event["error"].as_str().is_some_and(|why| !why.is_empty()), "{event}");
+}
+
+#[test]
+fn only_reading_requests_are_answered() {
+    let exporter = alone();
+    for path in ["/", "/page.js", "/page.css", "/events", "/metrics", "/healthz"] {
+        assert_eq!(exporter.post(path).status, 405, "{path}");
+    }
+    assert_eq!(exporter.get("/elsewhere").status, 404);
+}
+
+#[test]
+fn on_loopback_only_this_machine_s_names_are_answered() {
+    let exporter = alone();
+    for path in ["/", "/metrics", "/healthz", "/elsewhere"] {
+        let answer = exporter.get_as("rebound.example:9877", path);
+        assert_eq!(answer.status, 421, "{path}");
+        assert!(!answer.body.contains("gpulock"), "{}", answer.body);
+    }
+    for host in ["localhost", "localhost:1234", "127.0.0.1", "[::1]:9877"] {
+        assert_eq!(exporter.get_as(host, "/healthz").status, 200, "{host}");
+    }
+}
+
+/// Who listens for other machines is known to them by a name.
+#[test]
+fn elsewhere_any_name_is_answered() {
+    let mut everywhere = command();
+    everywhere.args(["--listen", "0.0.0.0:0", "--url", "redis://127.0.0.1:1"]);
+    let exporter = Exporter::start(&mut everywhere);
+    assert_eq!(exporter.get_as("gpus.example:9877", "/healthz").status, 200);
+}
+
+#[test]
+fn the_page_may_load_nothing_from_elsewhere_and_is_not_kept() {
+    let exporter = alone();
+    let kinds = [
+        ("/", "text/html; charset=utf-8"),
+        ("/page.js", "text/javascript; charset=utf-8"),
+        ("/page.css", "text/css; charset=utf-8"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+    ];
+    for (path, kind) in kinds {
+        let answer = exporter.get(path);
+        let header =
+            |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(header("content-type"), Some(kind), "{path}");
+        assert_eq!(header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(header("cache-control"), Some("no-store"), "{path}");
+        let policy = header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+    }
+}
+
+#[test]
+fn a_password_is_never_told() {
+    let urls = ["redis://somebody:s3cret@127.0.0.1:1".to_owned()];
+    let exporter = Exporter::of_urls(&urls);
+    let event = exporter.events().next().expect("an event").to_string();
+    for text in [exporter.metrics(), event] {
+        assert!(!text.contains("s3cret") && !text.contains("somebody"), "{text}");
+    }
+    let wrong = command().args(["--server", "redis:/s3cret@nowhere"]).output();
+    let said = String::from_utf8(wrong.expect("running it").stderr).expect("UTF-8");
+    assert!(said.contains("--server") && !said.contains("s3cret"), "{said}");
+}

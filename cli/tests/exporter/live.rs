@@ -1,0 +1,53 @@
+//! The events of the page: one look at a server serves all who look, and none is taken for
+//! nobody.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gpulock_testkit::{Server, call, on_every_server, wait_until};
+use serde_json::Value;
+
+use crate::PATIENCE;
+use crate::exporter::Exporter;
+
+fn time(event: &Value) -> u64 {
+    event["unix_ms"].as_u64().expect("a time")
+}
+
+#[test]
+fn all_viewers_share_one_look() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let exporter = Exporter::of(&[&server]);
+        let (mut one, mut other) = (exporter.events(), exporter.events());
+        for _ in 0..3 {
+            let seen = time(&other.next().expect("an event"));
+            let same = one.by_ref().map(|event| time(&event)).find(|at| *at >= seen);
+            assert_eq!(same, Some(seen));
+        }
+    });
+}
+
+/// Seconds since the exporter's connection last asked something.
+fn idle(server: &Server) -> Option<u64> {
+    let clients = call!(server.client(), "CLIENT", "LIST").text();
+    let exporter = clients.lines().find(|line| !line.contains("cmd=client"))?;
+    let (_, idle) = exporter.split_once(" idle=")?;
+    idle.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn a_server_is_left_alone_while_nobody_looks() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let exporter = Exporter::of(&[&server]);
+        let mut events = exporter.events();
+        assert!(events.next().is_some());
+        drop(events);
+        wait_until(PATIENCE, "no more questions", || idle(&server) >= Some(4));
+
+        // Who comes then is shown the present.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let event = exporter.events().next().expect("an event");
+        assert!(u128::from(time(&event)) >= now.as_millis(), "{event}");
+    });
+}

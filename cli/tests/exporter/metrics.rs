@@ -1,0 +1,235 @@
+//! `/metrics` has what every server counts, once more with what a look from outside tells,
+//! whatever the servers do meanwhile.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use crate::PATIENCE;
+use crate::exporter::{Exporter, command, instance, url};
+use crate::series::value;
+use gpulock_testkit::{Server, call, on_every_server, send, wait_until};
+
+fn wait_value(exporter: &Exporter, name: &str, server: &Server, wanted: Option<f64>) {
+    let instance = instance(server);
+    wait_until(PATIENCE, format!("{name} of {instance} to be {wanted:?}"), || {
+        value(&exporter.metrics(), name, &instance) == wanted
+    });
+}
+
+#[test]
+fn several_servers_share_heads_and_keep_their_figures() {
+    on_every_server(|flavour| {
+        let servers = [flavour.start(), flavour.start()];
+        let mut clients = servers.each_ref().map(Server::client);
+        assert!(call!(clients[0], "GPULOCK.ACQUIRE", "gpu \"0\"\n", "a").int() > 0);
+        assert_eq!(call!(clients[1], "GPULOCK.RELEASE", "gpu:0", "b"), 0);
+
+        let exporter = Exporter::of(&servers.each_ref());
+        let text = exporter.metrics();
+
+        for (server, client) in servers.iter().zip(&mut clients) {
+            let label = format!("instance=\"{}\"", instance(server));
+            let own = call!(client, "GPULOCK.METRICS").text();
+            for line in own.lines() {
+                let expected = match (line.starts_with('#'), line.split_once('{')) {
+                    (true, _) => line.to_owned(),
+                    (false, Some((name, rest))) => format!("{name}{{{label},{rest}"),
+                    (false, None) => line.replacen(' ', &format!("{{{label}}} "), 1),
+                };
+                assert!(text.lines().any(|line| line == expected), "no {expected}");
+            }
+        }
+        let mut heads = BTreeMap::<&str, usize>::new();
+        for head in text.lines().filter(|line| line.starts_with('#')) {
+            *heads.entry(head).or_default() += 1;
+        }
+        assert!(heads.values().all(|times| *times == 1), "{heads:?}");
+        assert!(text.contains(r#"key="gpu \"0\"\n""#));
+    });
+}
+
+#[test]
+fn a_server_that_hangs_counts_as_down_and_holds_up_nobody() {
+    on_every_server(|flavour| {
+        let (mut hung, well) = (flavour.start(), flavour.start());
+        let exporter = Exporter::of(&[&hung, &well]);
+        wait_value(&exporter, "gpulock_up", &hung, Some(1.0));
+
+        hung.freeze();
+        let threads = || {
+            let tasks = format!("/proc/{}/task", exporter.pid());
+            std::fs::read_dir(tasks).expect("it runs").count()
+        };
+        for _ in 0..3 {
+            let text = exporter.metrics();
+            assert_eq!(value(&text, "gpulock_up", &instance(&hung)), Some(0.0));
+            assert_eq!(value(&text, "gpulock_module_loaded", &instance(&hung)), None);
+            assert_eq!(value(&text, "gpulock_up", &instance(&well)), Some(1.0));
+            assert_eq!(value(&text, "gpulock_locks_held", &instance(&well)), Some(0.0));
+        }
+        assert!(threads() <= 5, "{} threads", threads());
+        assert_eq!(exporter.get("/healthz").status, 200);
+
+        hung.thaw();
+        wait_value(&exporter, "gpulock_up", &hung, Some(1.0));
+    });
+}
+
+#[test]
+fn a_server_that_was_started_again_is_found_at_once() {
+    on_every_server(|flavour| {
+        let mut server = flavour.start();
+        let exporter = Exporter::of(&[&server]);
+        wait_value(&exporter, "gpulock_up", &server, Some(1.0));
+
+        server.restart();
+        let text = exporter.metrics();
+        assert_eq!(value(&text, "gpulock_up", &instance(&server)), Some(1.0), "{text}");
+
+        server.kill9();
+        let text = exporter.metrics();
+        assert_eq!(value(&text, "gpulock_up", &instance(&server)), Some(0.0), "{text}");
+        assert_eq!(value(&text, "gpulock_locks_held", &instance(&server)), None);
+
+        server.restart();
+        wait_value(&exporter, "gpulock_up", &server, Some(1.0));
+    });
+}
+
+#[test]
+fn a_server_without_the_module_says_so() {
+    on_every_server(|flavour| {
+        let server = flavour.server().without_module().start();
+        let text = Exporter::of(&[&server]).metrics();
+        assert_eq!(value(&text, "gpulock_up", &instance(&server)), Some(0.0));
+        assert_eq!(value(&text, "gpulock_module_loaded", &instance(&server)), Some(0.0));
+    });
+}
+
+#[test]
+fn an_eviction_policy_is_seen() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let exporter = Exporter::of(&[&server]);
+        wait_value(&exporter, "gpulock_may_evict", &server, Some(0.0));
+        for policy in ["allkeys-lru", "volatile-ttl"] {
+            let mut client = server.client();
+            assert_eq!(call!(client, "CONFIG", "SET", "maxmemory-policy", policy), "OK");
+            wait_value(&exporter, "gpulock_may_evict", &server, Some(1.0));
+        }
+    });
+}
+
+#[test]
+fn holds_and_waits_that_go_on_are_told() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let instance = instance(&server);
+        let exporter = Exporter::of(&[&server]);
+        let seconds = |name| value(&exporter.metrics(), name, &instance).expect(name);
+        assert!(seconds("gpulock_oldest_hold_seconds").abs() < f64::EPSILON);
+        assert!(seconds("gpulock_longest_wait_seconds").abs() < f64::EPSILON);
+
+        let (mut holder, mut waiter) = (server.client(), server.client());
+        assert!(call!(holder, "GPULOCK.ACQUIRE", "gpu:0", "a", "EX", 600).int() > 0);
+        send!(waiter, "GPULOCK.ACQUIRE", "gpu:0", "b", "BLOCK", 0);
+        server.wait_blocked(1);
+        wait_until(PATIENCE, "a hold and a wait of a second", || {
+            seconds("gpulock_longest_wait_seconds") >= 1.0
+                && seconds("gpulock_oldest_hold_seconds")
+                    >= seconds("gpulock_longest_wait_seconds").floor()
+        });
+    });
+}
+
+/// The user `reader` of docs/operations.md, and a name for the server without its password.
+#[test]
+fn a_user_that_may_only_read_is_enough() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let rules = "ACL SETUSER reader on >reader-secret resetkeys %R~gpu_lock:* \
+                     resetchannels -@all +@connection -@dangerous +gpulock.inspect \
+                     +gpulock.list +gpulock.stats +gpulock.log +gpulock.metrics +info";
+        assert_eq!(client.line(rules), "OK");
+        assert!(call!(client, "GPULOCK.ACQUIRE", "gpu_lock:0", "a").int() > 0);
+
+        let url = format!("redis://reader:reader-secret@127.0.0.1:{}", server.port());
+        let exporter = Exporter::of_urls(&[url]);
+        let text = exporter.metrics();
+        assert_eq!(value(&text, "gpulock_locks_held", &instance(&server)), Some(1.0));
+        assert_eq!(value(&text, "gpulock_may_evict", &instance(&server)), Some(0.0));
+        assert!(
+            value(&text, "gpulock_oldest_hold_seconds", &instance(&server)).is_some()
+        );
+        assert!(!text.contains("secret"), "{text}");
+        let event = exporter.events().next().expect("an event");
+        assert_eq!(event["locks"][0]["owner"], "a", "{event}");
+        assert_eq!(event["log"].as_array().map(Vec::len), Some(0), "{event}");
+    });
+}
+
+/// What it may not read leaves a gap, and takes nothing else along.
+#[test]
+fn a_user_that_may_read_the_counters_only_gets_those() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let rules = "ACL SETUSER reader on >x ~* -@all +gpulock.metrics";
+        assert_eq!(server.client().line(rules), "OK");
+        let url = format!("redis://reader:x@127.0.0.1:{}", server.port());
+        let exporter = Exporter::of_urls(&[url]);
+        let text = exporter.metrics();
+        let value = |name| value(&text, name, &instance(&server));
+        assert_eq!(value("gpulock_up"), Some(1.0));
+        assert_eq!(value("gpulock_locks_held"), Some(0.0));
+        assert_eq!(value("gpulock_may_evict"), None);
+        assert_eq!(value("gpulock_oldest_hold_seconds"), None);
+        let event = exporter.events().next().expect("an event");
+        assert!(
+            event["error"].as_str().is_some_and(|e| e.contains("no permissions")),
+            "{event}"
+        );
+    });
+}
+
+#[test]
+fn servers_come_from_the_environment_and_none_twice() {
+    on_every_server(|flavour| {
+        let servers = [flavour.start(), flavour.start()];
+        let urls = servers.each_ref().map(url);
+        let mut two = command();
+        two.args(["--listen", "127.0.0.1:0"]).env("GPULOCK_SERVERS", urls.join(" "));
+        let text = Exporter::start(&mut two).metrics();
+        for server in &servers {
+            assert_eq!(value(&text, "gpulock_up", &instance(server)), Some(1.0));
+        }
+
+        let mut one = command();
+        one.args(["--listen", "127.0.0.1:0", "--url", &urls[0]]);
+        let text = Exporter::start(&mut one).metrics();
+        assert_eq!(value(&text, "gpulock_up", &instance(&servers[0])), Some(1.0));
+        assert_eq!(value(&text, "gpulock_up", &instance(&servers[1])), None);
+
+        let twice = command()
+            .args(["--listen", "127.0.0.1:0", "--server", &urls[0], "--server", &urls[0]])
+            .output()
+            .expect("running it");
+        assert_eq!(twice.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&twice.stderr);
+        assert!(said.contains("named twice"), "{said}");
+    });
+}
+
+#[test]
+fn ends_by_sigterm_with_success_though_somebody_looks() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let exporter = Exporter::of(&[&server]);
+        let mut events = exporter.events();
+        assert!(events.next().is_some());
+        let pid = exporter.pid().to_string();
+        let killed = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(killed.expect("running kill").success());
+        assert!(exporter.wait().success());
+    });
+}

@@ -1,0 +1,318 @@
+//! What `ls`, `inspect`, `line`, `stats` and `log` show to people.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use gpulock_testkit::{Client, Server, call, on_every_server, send, wait_until};
+
+#[path = "support/called.rs"]
+mod called;
+#[path = "support/printed.rs"]
+mod printed;
+use called::{command, gpulock};
+use printed::{json, printed};
+
+/// The cells of a line of a table: what two spaces or more part.
+fn cells(line: &str) -> Vec<&str> {
+    line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
+}
+
+/// A server with the lock `gpu:0`, held by `asr` with the token that is told.
+fn with_a_lock(server: &Server) -> (Client, String) {
+    let mut client = server.client();
+    let token = call!(client, "GPULOCK.ACQUIRE", "gpu:0", "asr", "EX", 36_000).int();
+    (client, token.to_string())
+}
+
+#[test]
+fn ls_shows_each_lock_with_holder_lease_and_line() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, token) = with_a_lock(&server);
+        call!(client, "SET", "gpu:1", "locked_by_llm");
+        call!(client, "GPULOCK.ACQUIRE", "gpu:1", "me");
+        let mut waiter = server.client();
+        send!(waiter, "GPULOCK.ACQUIRE", "gpu:0", "tts", "BLOCK", 0);
+        server.wait_blocked(1);
+
+        let table = printed(&server, &["ls"]);
+        let lines: Vec<_> = table.lines().map(cells).collect();
+        let names = ["KEY", "OWNER", "HELD FOR", "LEASE LEFT", "WAITING", "TOKEN"];
+        assert_eq!(lines[0], names, "{table}");
+        let [key, owner, _held, lease, waiting, shown] = lines[1][..] else {
+            panic!("{table}")
+        };
+        assert_eq!((key, owner, waiting, shown), ("gpu:0", "asr", "1", &*token));
+        assert!(lease.starts_with("9h 5") || lease == "10h 00m", "{table}");
+        assert_eq!(lines[2], ["gpu:1", "locked_by_llm", "-", "no end", "0", "-"]);
+        assert_eq!(lines.len(), 3, "{table}");
+    });
+}
+
+#[test]
+fn ls_lists_what_matches_and_no_more_than_it_is_told() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        for key in ["a:0", "b:0", "a:1", "a:2"] {
+            call!(client, "GPULOCK.ACQUIRE", key, "me");
+        }
+        let keys = |args: &[&str]| -> Vec<String> {
+            let table = printed(&server, args);
+            table.lines().skip(1).map(|line| cells(line)[0].to_owned()).collect()
+        };
+        assert_eq!(keys(&["ls", "--match", "a:*"]), ["a:0", "a:1", "a:2"]);
+        assert_eq!(keys(&["ls", "--match", "a:*", "-n", "2"]), ["a:0", "a:1"]);
+        assert_eq!(keys(&["ls", "--match", "nothing"]), [""; 0]);
+    });
+}
+
+#[test]
+fn the_database_of_the_address_is_shown() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        call!(client, "SELECT", 5);
+        call!(client, "GPULOCK.ACQUIRE", "five", "me");
+        let url = format!("redis://127.0.0.1:{}/5", server.port());
+        assert!(printed(&server, &["ls", "--url", &url]).contains("five"));
+        assert!(!printed(&server, &["ls"]).contains("five"));
+    });
+}
+
+#[test]
+fn inspect_shows_the_holder_and_the_line() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut holder = server.client();
+        let id = holder.id().to_string();
+        let token = holder.line("GPULOCK.ACQUIRE gpu:0 asr EX 600 SESSION").int();
+        let mut waiter = server.client();
+        send!(waiter, "GPULOCK.ACQUIRE", "gpu:0", "tts", "BLOCK", 0);
+        server.wait_blocked(1);
+        let sheet = printed(&server, &["inspect", "gpu:0"]);
+        let lines: Vec<_> = sheet.lines().map(cells).collect();
+        assert_eq!(lines[0], ["key", "gpu:0"]);
+        assert_eq!(lines[1], ["owner", "asr"]);
+        assert_eq!(lines[2], ["token", &token.to_string()]);
+        assert_eq!(lines[5], ["session", &format!("client {id}")]);
+        assert_eq!(lines[6], ["adopted", "no"]);
+        assert_eq!(lines[7], ["waiting", "1"]);
+        assert_eq!(lines[10][..2], ["1", "tts"]);
+        assert_eq!(lines.len(), 11, "{sheet}");
+    });
+}
+
+#[test]
+fn inspect_tells_free_set_aside_and_foreign_values_apart() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let free = printed(&server, &["inspect", "free"]);
+        assert_eq!(free, "free is free, and nobody waits for it\n");
+
+        client.line("GPULOCK.ACQUIRE held asr");
+        let mut waiter = server.client();
+        waiter.send(&[
+            "GPULOCK.ACQUIREANY",
+            "2",
+            "held",
+            "aside",
+            "train",
+            "COUNT",
+            "2",
+            "BLOCK",
+            "0",
+        ]);
+        server.wait_blocked(1);
+        let aside = printed(&server, &["inspect", "aside"]);
+        assert!(aside.contains("- (free, set aside for train)"), "{aside}");
+        assert!(aside.contains("2 of 2"), "{aside}");
+
+        call!(client, "SET", "empty", "");
+        let empty = printed(&server, &["inspect", "empty"]);
+        assert!(empty.contains("- (the key's value can be no owner)"), "{empty}");
+
+        client.line("SET old locked_by_llm EX 600");
+        let old = printed(&server, &["inspect", "old"]);
+        let lines: Vec<_> = old.lines().map(cells).collect();
+        assert_eq!(lines[2], ["token", "-"]);
+        assert_eq!(lines[6], ["adopted", "yes"]);
+    });
+}
+
+#[test]
+fn inspect_tells_how_much_of_a_grace_is_left() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut holder = server.client();
+        holder.line("GPULOCK.ACQUIRE gpu:0 asr EX 600 SESSION GRACE 300000");
+        holder.half_close();
+        wait_until(Duration::from_secs(20), "the grace", || {
+            let sheet = printed(&server, &["inspect", "gpu:0"]);
+            sheet.lines().map(cells).any(|line| {
+                line[0] == "session" && line[1].starts_with("closed, grace left ")
+            })
+        });
+    });
+}
+
+#[test]
+fn line_shows_who_waits_for_what_in_order_with_kept_places() {
+    on_every_server(|flavour| {
+        let server =
+            flavour.server().module_args(&["gpulock.place-keep", "3600000"]).start();
+        let (mut client, _) = with_a_lock(&server);
+        let none = printed(&server, &["line", "gpu:0"]);
+        assert_eq!(none, "nobody waits for gpu:0\n");
+        client.line("GPULOCK.ACQUIRE gpu:0 away BLOCK 1 UNIQUE");
+        let mut waiter = server.client();
+        let id = waiter.id().to_string();
+        waiter.send(&[
+            "GPULOCK.ACQUIREANY",
+            "3",
+            "gpu:0",
+            "gpu:1",
+            "gpu:2",
+            "train",
+            "COUNT",
+            "3",
+            "BLOCK",
+            "0",
+        ]);
+        server.wait_blocked(1);
+
+        let table = printed(&server, &["line", "gpu:0"]);
+        let lines: Vec<_> = table.lines().map(cells).collect();
+        let names = ["PLACE", "OWNER", "CLIENT", "WAITED FOR", "WANTS", "SET ASIDE"];
+        assert_eq!(lines[0], names);
+        assert_eq!(lines[1][..3], ["1", "away", "away, place kept"]);
+        assert_eq!(lines[1][4..], ["1 of 1", "-"]);
+        assert_eq!(lines[2][..3], ["2", "train", &id]);
+        assert_eq!(lines[2][4..], ["3 of 3", "gpu:1 gpu:2"]);
+    });
+}
+
+#[test]
+fn a_line_of_more_than_a_hundred_says_how_many_it_leaves_out() {
+    on_every_server(|flavour| {
+        let server =
+            flavour.server().module_args(&["gpulock.place-keep", "3600000"]).start();
+        let (mut client, _) = with_a_lock(&server);
+        for owner in 0..103 {
+            let line = format!("GPULOCK.ACQUIRE gpu:0 o{owner} BLOCK 1 UNIQUE");
+            assert!(client.line(&line).is_null());
+        }
+        let table = printed(&server, &["line", "gpu:0"]);
+        assert_eq!(table.lines().last(), Some("(and 3 more)"), "{table}");
+        assert_eq!(table.lines().count(), 102, "{table}");
+    });
+}
+
+#[test]
+fn stats_shows_counters_and_percentiles() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, _) = with_a_lock(&server);
+        client.line("GPULOCK.RELEASE gpu:0 nobody");
+        client.line("GPULOCK.RELEASE gpu:0 asr");
+        let asked: &[&[&str]] = &[&["stats"], &["stats", "gpu:0"]];
+        for args in asked {
+            let sheet = printed(&server, args);
+            let lines: Vec<_> = sheet.lines().map(cells).collect();
+            for line in
+                [["acquired", "1"], ["releases", "1"], ["ownership_violations", "1"]]
+            {
+                assert!(lines.iter().any(|cells| *cells == line), "{line:?} in {sheet}");
+            }
+            assert!(
+                lines.contains(&vec!["COUNT", "MEAN", "P50", "P90", "P99"]),
+                "{sheet}"
+            );
+            let waits = ["waits that ended in a grant", "0", "-", "-", "-", "-"];
+            assert!(lines.iter().any(|cells| *cells == waits), "{sheet}");
+            let holds = lines.last().unwrap();
+            assert_eq!(holds[..2], ["holds", "1"]);
+            assert!(holds[3].starts_with('\u{2264}'), "{sheet}");
+        }
+        let none = printed(&server, &["stats", "never-seen"]);
+        assert_eq!(none, "no counters are kept for never-seen\n");
+    });
+}
+
+#[test]
+fn log_shows_what_went_wrong_newest_first_at_its_local_time() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, token) = with_a_lock(&server);
+        client.line("GPULOCK.RELEASE gpu:9 nobody");
+        client.line("GPULOCK.FORCERELEASE gpu:0 OWNER asr REASON stuck");
+        let table = printed(&server, &["log"]);
+        let lines: Vec<_> = table.lines().map(cells).collect();
+        assert_eq!(lines[1][1..5], ["forced", "0", "gpu:0", "asr"], "{table}");
+        assert!(lines[1].contains(&"stuck"), "{table}");
+        assert_eq!(lines[2][1..5], ["stale_release", "0", "gpu:9", "-"], "{table}");
+        assert!(lines[2][7].starts_with("127.0.0.1:"), "{table}");
+        assert!(!table.contains(&token), "the token stands in --json");
+        let newest = printed(&server, &["log", "-n", "1"]);
+        assert_eq!(newest.lines().count(), 2, "{newest}");
+
+        let happened = json(&server, &["log"])[0]["unix_ms"].as_i64().unwrap() / 1000;
+        for (zone, offset) in [("UTC0", "+00:00"), ("JST-9", "+09:00")] {
+            let output =
+                command(&server).args(["log", "-n", "1"]).env("TZ", zone).output();
+            let table = String::from_utf8(output.unwrap().stdout).unwrap();
+            let time = table.lines().nth(1).unwrap().split(' ').next().unwrap();
+            assert!(time.ends_with(offset), "{table}");
+            let time: jiff::Timestamp = time.parse().unwrap();
+            assert_eq!(time.as_second(), happened);
+        }
+    });
+}
+
+#[test]
+fn a_warning_about_the_server_is_about_no_lock() {
+    on_every_server(|flavour| {
+        let server = flavour.server().arg("timeout", 1000).start();
+        let table = printed(&server, &["log"]);
+        let warning = table.lines().map(cells).find(|cells| cells[1] == "warning");
+        let warning = warning.unwrap_or_else(|| panic!("no warning in {table}"));
+        assert_eq!(warning[2..6], ["-", "-", "-", "-"], "{table}");
+        let incidents = json(&server, &["log"]);
+        assert!(incidents[0]["db"].is_null() && incidents[0]["key"].is_null());
+    });
+}
+
+#[test]
+fn any_bytes_are_shown_as_signs_and_taken_as_they_are() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let key = b"gpu\x1b[31m\n\xff";
+        call!(client, "GPULOCK.ACQUIRE", key, "a\u{202e}b\tc");
+        for table in [
+            printed(&server, &["ls"]),
+            printed(&server, &[OsStr::new("inspect"), OsStr::from_bytes(key)]),
+        ] {
+            assert!(table.contains(r"gpu\u{1b}[31m\n\xff"), "{table:?}");
+            assert!(table.contains(r"a\u{202e}b\tc"), "{table:?}");
+            assert!(!table.contains('\x1b'), "{table:?}");
+        }
+    });
+}
+
+#[test]
+fn in_a_pipe_nothing_is_cut_and_nothing_coloured() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let (key, owner) = ("k".repeat(300), "o".repeat(1024));
+        call!(client, "GPULOCK.ACQUIRE", key, owner);
+        let table = printed(&server, &["ls"]);
+        assert_eq!(cells(table.lines().nth(1).unwrap())[..2], [&*key, &*owner]);
+        assert!(!table.contains('\x1b'));
+        assert!(table.lines().all(|line| line.trim_end() == line), "{table:?}");
+        assert_eq!(gpulock(&server, &["inspect", &key]).status, 0);
+    });
+}
