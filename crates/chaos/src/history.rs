@@ -276,12 +276,14 @@ pub enum Event {
         /// When.
         at: Nanos,
     },
-    /// A waiting client was let go, not before this.
+    /// A waiting client was let go in this time, in whichever call it then waited.
     Unblocked {
         /// Whose wait may end early.
         connection: Connection,
-        /// When.
-        at: Nanos,
+        /// From when.
+        from: Nanos,
+        /// Until when.
+        to: Nanos,
     },
     /// Other commands changed the keys of locks in this time: whatever was held may have
     /// ended, changed its lease, or come back.

@@ -25,7 +25,7 @@ pub(crate) struct Excuses {
     forgot: Spans,
     stepped: Spans,
     closed: HashMap<Connection, Nanos>,
-    unblocked: HashMap<Connection, Vec<Nanos>>,
+    unblocked: HashMap<Connection, Spans>,
     refuses: Vec<(Vec<String>, Span)>,
 }
 
@@ -42,7 +42,7 @@ impl Excuses {
         excuses.forgot.tidy();
         excuses.stepped.tidy();
         excuses.by_lock.values_mut().for_each(Spans::tidy);
-        excuses.unblocked.values_mut().for_each(|times| times.sort_unstable());
+        excuses.unblocked.values_mut().for_each(Spans::tidy);
         excuses
     }
 
@@ -52,8 +52,9 @@ impl Excuses {
                 let closed = self.closed.entry(*connection).or_insert(*at);
                 *closed = (*closed).min(*at);
             }
-            Event::Unblocked { connection, at } => {
-                self.unblocked.entry(*connection).or_default().push(*at);
+            Event::Unblocked { connection, from, to } => {
+                let spans = self.unblocked.entry(*connection).or_default();
+                spans.0.push(Span { from: *from, to: *to });
             }
             Event::Touched { locks, from, to, .. } => {
                 let span = Span { from: *from, to: *to };
@@ -122,8 +123,8 @@ impl Excuses {
         from: Nanos,
         to: Nanos,
     ) -> bool {
-        let times = self.unblocked.get(&connection);
-        times.is_some_and(|times| times.iter().any(|at| (from..=to).contains(at)))
+        let first = self.unblocked.get(&connection).and_then(|spans| spans.first(from));
+        first.is_some_and(|at| at <= to)
     }
 
     /// Whether an error is one that calls of this time may meet.

@@ -25,12 +25,13 @@ impl Fault for Unblocked {
         seen.retain(|seen| seen.waits);
         let Some(victim) = site.dice.pick(&seen) else { return Ok(false) };
         let (id, connection) = (victim.id.clone(), victim.connection);
-        site.excuse(Event::Unblocked { connection, at: now() });
         // Some releases crash when they are to unblock a client that is paused (valkey#2111,
         // redis#14164). In one write with the end of the pause, nobody is.
         let how = if site.dice.percent(50) { "TIMEOUT" } else { "ERROR" };
         let unblock = format!("CLIENT UNBLOCK {id} {how}");
+        let from = now();
         site.refuse("UNBLOCKED ", |site| site.say_at_once(&["CLIENT UNPAUSE", &unblock]));
+        site.excuse(Event::Unblocked { connection, from, to: now() });
         Ok(true)
     }
 }
