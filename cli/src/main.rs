@@ -3,11 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod clock;
 mod exit;
 mod exporter;
+mod gpus;
 mod human;
 mod manual;
 mod replies;
+mod run;
 mod server;
 mod show;
 mod stats;
@@ -34,6 +37,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs a command while it holds locks, as those of free GPUs
+    Run(run::Args),
+    /// What `run` starts to become the command
+    #[command(name = run::child::HELPER, hide = true)]
+    Child(run::child::Args),
+    /// What `run` starts to end the command when `run` itself is no more
+    #[command(name = run::guard::HELPER, hide = true)]
+    Guard(run::guard::Args),
     /// Lists the locks that are held or waited for, longest held first
     Ls(show::ls::Args),
     /// Shows all that is known of a lock: its holder, its lease, its line
@@ -61,6 +72,9 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
+        Command::Run(args) => run::run(&cli.address, &args),
+        Command::Child(args) => run::child::become_command(&args),
+        Command::Guard(args) => run::guard::stand(&args),
         Command::Ls(args) => show::ls::run(&cli.address, &args),
         Command::Inspect(args) => show::inspect::run(&cli.address, &args),
         Command::Line(args) => show::line::run(&cli.address, &args),

@@ -28,11 +28,19 @@ impl Address {
     /// # Errors
     /// When the address is none, or the server cannot be reached or refuses.
     pub(crate) fn connect(&self) -> Result<Connection> {
+        self.connect_within(PATIENCE)
+    }
+
+    /// A connection whose making, and any answer on it, may take `patience`.
+    ///
+    /// # Errors
+    /// When the address is none, or the server cannot be reached or refuses.
+    pub(crate) fn connect_within(&self, patience: Duration) -> Result<Connection> {
         let client = self.client()?;
         let at = || format!("no connection to {}", self.shown(&client));
-        let connection = client.get_connection_with_timeout(PATIENCE).with_context(at)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
-        connection.set_write_timeout(Some(PATIENCE))?;
+        let connection = client.get_connection_with_timeout(patience).with_context(at)?;
+        connection.set_read_timeout(Some(patience))?;
+        connection.set_write_timeout(Some(patience))?;
         Ok(connection)
     }
 

@@ -1,0 +1,296 @@
+//! `gpulock run`: a command runs while it holds locks, and does not outlive them.
+//!
+//! # Layout
+//! - [`wanted`]: which locks; [`patience`]: how long to wait for them
+//! - [`session`]: the thread that takes them, and keeps them tied to its connection;
+//!   [`renewal`]: the one that renews them; [`locks`]: the calls that both make
+//! - [`waiting`], [`progress`]: until they are granted
+//! - [`child`], [`terminal`], [`signals`]: the command, and what a shell does for it;
+//!   [`strays`]: those of its processes that left its group
+//! - [`watch`]: while it runs; [`deadlines`]: when it must have ended; [`guard`]: should
+//!   this process not see to that
+//! - [`environment`]: what the command is told; [`ending`]: `--on-lost`
+//! - [`say`]: standard error
+//!
+//! Threads tell what they see as an [`Event`]; the main thread alone decides and acts.
+
+pub(crate) mod child;
+mod deadlines;
+mod ending;
+mod environment;
+pub(crate) mod guard;
+mod locks;
+mod patience;
+mod progress;
+mod renewal;
+mod say;
+mod session;
+mod signals;
+mod strays;
+mod terminal;
+mod waiting;
+mod wanted;
+mod watch;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{self, ExitCode};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::system::uname;
+
+use crate::clock::{self, Moment};
+use crate::run::deadlines::Hold;
+use crate::run::locks::{Lock, Wish};
+use crate::run::patience::Patience;
+use crate::run::say::Voice;
+use crate::run::session::Session;
+use crate::run::waiting::Outcome;
+use crate::run::wanted::Wanted;
+use crate::run::watch::Watch;
+use crate::server::Address;
+use crate::text::Text;
+
+/// The locks could not be had in time (`EX_TEMPFAIL` of sysexits.h).
+const NOT_ACQUIRED: u8 = 75;
+
+/// The locks were lost while the command ran.
+const LOST: u8 = 76;
+
+/// The options of `gpulock run`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("locks").required(true))]
+pub(crate) struct Args {
+    /// The lock to hold
+    #[arg(long, value_name = "KEY", group = "locks")]
+    key: Option<OsString>,
+    /// The locks to hold some of, the preferred ones first
+    #[arg(long, value_name = "KEY,…", value_delimiter = ',', group = "locks")]
+    keys: Vec<OsString>,
+    /// Holds GPUs of this host, as the locks {NAME:host}:gpu:0, … of this pool
+    #[arg(long, value_name = "NAME", group = "locks")]
+    pool: Option<String>,
+    /// So many of them
+    #[arg(short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    count: u16,
+    /// How long the locks outlive the last word with the server
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = lease)]
+    lease: Duration,
+    /// Waits at most so long for the locks; without it, for ever
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+    /// Does not wait
+    #[arg(long, conflicts_with = "wait")]
+    no_wait: bool,
+    /// How long the locks outlive a connection that breaks
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+    /// What the owner's name begins with; without it, the name of the command
+    #[arg(long, value_name = "TEXT")]
+    owner: Option<String>,
+    /// Passes over GPUs with less free memory than this
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["key", "keys"])]
+    min_free_mib: Option<u64>,
+    /// Runs this in a shell when the locks were lost and the command has ended
+    #[arg(long, value_name = "COMMAND")]
+    on_lost: Option<OsString>,
+    /// Says nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// The command
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// What the threads tell the main thread.
+enum Event {
+    /// A signal came.
+    Signal(Signal),
+    /// The locks are held. At the moment named the lease had not begun, or was renewed.
+    Granted(Vec<Lock>, Moment),
+    /// They could not be had in time.
+    TimeOver,
+    /// They cannot be had.
+    Failed(anyhow::Error),
+    /// Something to be said.
+    Note(String),
+    /// They were renewed by a call sent at that moment.
+    Renewed(Moment),
+    /// The session's connection answered a look that was sent at that moment, with what is
+    /// left of the shortest lease.
+    Heard(Moment, Option<Duration>),
+    /// It has ended.
+    Broken,
+    /// The server could not be asked.
+    Trouble(anyhow::Error),
+    /// The server says that they are not held any more.
+    Lost,
+}
+
+/// Runs the command under its locks, and answers its status.
+///
+/// # Errors
+/// When the server cannot be reached, or refuses.
+pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
+    let voice = Voice::new(args.quiet);
+    let taken = signals::block()?;
+    let (sender, events) = channel();
+    signals::listen(taken, sender.clone());
+    let wanted = wanted(args)?;
+    let devices = wanted.devices();
+    let wish = wish(args, &wanted)?;
+    let patience = patience(args);
+    let session = Session::start(address, wish.clone(), wanted, patience, sender.clone());
+    match waiting::wait(&session, address, &wish, &voice, &events)? {
+        Outcome::Granted(locks, at) => {
+            let granted = Granted { locks, at, devices };
+            let run = Run { address, args, wish, session, voice };
+            run.command(granted, &sender, &events).map(ExitCode::from)
+        }
+        Outcome::TimeOver => {
+            voice.say("the locks could not be had in time");
+            Ok(ExitCode::from(NOT_ACQUIRED))
+        }
+        Outcome::Interrupted(signal) => {
+            Ok(ExitCode::from(child::by_signal(signal as i32)))
+        }
+    }
+}
+
+/// What stays the same while the command runs.
+struct Run<'a> {
+    address: &'a Address,
+    args: &'a Args,
+    wish: Wish,
+    session: Session,
+    voice: Voice,
+}
+
+/// What was granted.
+struct Granted {
+    locks: Vec<Lock>,
+    /// When the leases had not begun, or were renewed.
+    at: Moment,
+    /// What CUDA calls the GPUs of the pool.
+    devices: Vec<(Text, String)>,
+}
+
+impl Run<'_> {
+    /// Starts the command, watches it to its end, and gives the locks back.
+    fn command(
+        &self,
+        granted: Granted,
+        sender: &Sender<Event>,
+        events: &Receiver<Event>,
+    ) -> Result<u8> {
+        let env = environment::of(&self.wish.owner, &granted.locks, &granted.devices);
+        let Granted { locks, at, .. } = granted;
+        let group = match child::start(&self.args.command, &env) {
+            Ok(group) => group,
+            Err(error) => {
+                self.give_back(&locks, "not started");
+                return Err(error);
+            }
+        };
+        let Wish { owner, lease, grace, .. } = &self.wish;
+        renewal::start(self.address, owner, &locks, *lease, at, sender.clone());
+        let hold = Hold::from(at, *lease, *grace);
+        let end =
+            Watch::over(group, owner, hold, self.voice.clone())?.until_the_end(events);
+        self.session.stop();
+        let Some(lost) = end.lost else {
+            self.give_back(&locks, &ending::reason(end.status));
+            return Ok(end.status);
+        };
+        self.give_back_what_is_left(&locks);
+        if let Some(command) = &self.args.on_lost {
+            ending::on_lost(command, env, &lost, events)?;
+        }
+        Ok(LOST)
+    }
+
+    /// Of several locks only one may be lost.
+    fn give_back_what_is_left(&self, locks: &[Lock]) {
+        const BRIEF: Duration = Duration::from_secs(1);
+        let release = |mut connection| {
+            let owner = &self.wish.owner;
+            let left = locks::still_held(&mut connection, owner, locks)?;
+            let left: Vec<Lock> = left.into_iter().map(|held| held.lock).collect();
+            // A RELEASE of one that is lost would be counted as a violation.
+            Ok(locks::release(&mut connection, owner, &left, "another was lost")?)
+        };
+        // The server may well be what was lost.
+        let _unreachable = self.address.connect_within(BRIEF).and_then(release);
+    }
+
+    /// What cannot be given back ends with its session.
+    fn give_back(&self, locks: &[Lock], reason: &str) {
+        let release = |mut connection| {
+            Ok(locks::release(&mut connection, &self.wish.owner, locks, reason)?)
+        };
+        if let Err(error) = self.address.connect().and_then(release) {
+            self.voice.complain(&format!("the locks end with their session: {error:#}"));
+        }
+    }
+}
+
+fn wanted(args: &Args) -> Result<Wanted> {
+    let wanted = match (&args.pool, &args.key) {
+        (Some(pool), _) => Wanted::pool(pool, &host(), args.min_free_mib)?,
+        (None, Some(key)) => Wanted::named(vec![key.clone()]),
+        (None, None) => Wanted::named(args.keys.clone()),
+    };
+    let (count, of) = (usize::from(args.count), wanted.all().len());
+    if count > of {
+        let why = format!("-n {count}: there are only {of} to choose from\n");
+        clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).exit();
+    }
+    Ok(wanted)
+}
+
+fn wish(args: &Args, wanted: &Wanted) -> Result<Wish> {
+    Ok(Wish {
+        keys: wanted.all(),
+        count: usize::from(args.count),
+        owner: owner(args)?,
+        lease: args.lease,
+        grace: args.grace,
+    })
+}
+
+fn patience(args: &Args) -> Patience {
+    match (args.no_wait, args.wait) {
+        (true, _) => Patience::None,
+        (false, Some(wait)) => Patience::Until(clock::now().saturating_add(wait)),
+        (false, None) => Patience::Endless,
+    }
+}
+
+/// An owner that names this run alone.
+fn owner(args: &Args) -> Result<String> {
+    let command = args.command.first().map(Path::new).and_then(Path::file_name);
+    let text = match &args.owner {
+        Some(text) => text.clone(),
+        None => command.unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    let random = u64::from_ne_bytes(random);
+    Ok(format!("{text}-{}-{}-{random:016x}", host(), process::id()))
+}
+
+fn host() -> String {
+    uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A lease that leaves the time to act before it ends.
+fn lease(text: &str) -> Result<Duration> {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    let lease = humantime::parse_duration(text)?;
+    ensure!(lease >= SHORTEST, "at least 1s");
+    Ok(lease)
+}

@@ -1,0 +1,341 @@
+//! The connection to which the locks are tied: a thread that asks for them on it, then
+//! pings on it, and comes back within the grace when it ends.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, sleep};
+use std::time::Duration;
+
+use anyhow::Result;
+use redis::{Connection, RedisError};
+
+use crate::clock::{self, Moment};
+use crate::run::Event;
+use crate::run::locks::{Lock, Wish, explained, extend, release, still_held};
+use crate::run::patience::Patience;
+use crate::run::wanted::Wanted;
+use crate::server::Address;
+
+/// How long a wait goes on before it is asked for anew: short enough for proxies that cut
+/// what is idle.
+const SLICE: Duration = Duration::from_secs(20);
+
+/// The same while GPUs are passed over: they are looked at again in between.
+const SHORT_SLICE: Duration = Duration::from_secs(5);
+
+/// How long an answer may take beyond the wait for it.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long the connection may be silent before another one is tried.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// How long to pause before what failed is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The thread.
+#[derive(Debug)]
+pub(crate) struct Session {
+    thread: JoinHandle<()>,
+    over: Arc<Mutex<bool>>,
+}
+
+/// What the thread works with.
+struct Keeper {
+    address: Address,
+    wish: Wish,
+    events: Sender<Event>,
+    /// Whether the locks are given back. Held while they are tied anew, so that nothing is
+    /// granted after that.
+    over: Arc<Mutex<bool>>,
+}
+
+/// Locks that were granted. At the moment named the lease had not begun, or was renewed.
+type Grant = (Vec<Lock>, Moment);
+
+/// What a look at the locks showed.
+enum Look {
+    /// They are ours; so much is left of the shortest lease, where that was told.
+    Held(Option<Duration>),
+    Lost,
+}
+
+/// How an attempt to tie the locks anew ends.
+enum Tied {
+    Anew(Box<Connection>),
+    NotYet,
+    /// They are lost, or given back.
+    Never,
+}
+
+/// Why the locks are not tied anew.
+enum Untied {
+    Lost,
+    Failed(anyhow::Error),
+}
+
+impl Session {
+    /// Asks for the locks until they are granted or the patience is over, and keeps them.
+    pub(crate) fn start(
+        address: &Address,
+        wish: Wish,
+        wanted: Wanted,
+        patience: Patience,
+        events: Sender<Event>,
+    ) -> Self {
+        let over = Arc::new(Mutex::new(false));
+        let (address, shared) = (address.clone(), Arc::clone(&over));
+        let keeper = Keeper { address, wish, events, over: shared };
+        let thread = thread::spawn(move || keeper.take_and_keep(wanted, patience));
+        Self { thread, over }
+    }
+
+    /// Asks for nothing any more.
+    pub(crate) fn stop(&self) {
+        *held(&self.over) = true;
+    }
+
+    /// Stops, and gives back what may have been granted meanwhile.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(crate) fn withdraw(&self, address: &Address, wish: &Wish) -> Result<()> {
+        const ROUNDS: usize = 5;
+        self.stop();
+        let mut connection = address.connect()?;
+        // The thread may have been about to ask once more.
+        for _ in 0..ROUNDS {
+            wish.withdraw(&mut connection)?;
+            if self.thread.is_finished() {
+                break;
+            }
+            sleep(PAUSE / 10);
+        }
+        Ok(())
+    }
+}
+
+impl Keeper {
+    fn take_and_keep(mut self, mut wanted: Wanted, patience: Patience) {
+        match self.take(&mut wanted, patience) {
+            Ok(Some((connection, (locks, at)))) => {
+                self.wish.keys = locks.iter().map(|lock| lock.key.clone()).collect();
+                self.wish.count = locks.len();
+                self.tell(Event::Granted(locks.clone(), at));
+                self.keep(connection, &locks, at);
+            }
+            Ok(None) => self.tell(Event::TimeOver),
+            Err(error) => self.tell(Event::Failed(error)),
+        }
+    }
+
+    /// Asks until the locks are granted, on a new connection whenever one breaks. None: the
+    /// time is over.
+    fn take(
+        &mut self,
+        wanted: &mut Wanted,
+        patience: Patience,
+    ) -> Result<Option<(Connection, Grant)>> {
+        let mut connection = self.address.connect()?;
+        let mut was_primary = false;
+        while !self.is_over() {
+            match self.ask(&mut connection, wanted, patience) {
+                Ok(Some(grant)) => return Ok(Some((connection, grant))),
+                Ok(None) if patience.is_over() => return Ok(None),
+                Ok(None) => was_primary = true,
+                Err(error) if passes(&error, was_primary) && !patience.is_over() => {
+                    was_primary = true;
+                    sleep(PAUSE);
+                    if let Ok(another) = self.address.connect() {
+                        connection = another;
+                    }
+                }
+                Err(error) => return Err(explained(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Asks for a slice of the wait. A grant that will not do is given back, and the rest
+    /// asked for.
+    fn ask(
+        &mut self,
+        connection: &mut Connection,
+        wanted: &mut Wanted,
+        patience: Patience,
+    ) -> redis::RedisResult<Option<Grant>> {
+        self.wish.keys = wanted.keys();
+        let slice = patience.slice(match wanted.are_all_asked_for() {
+            true => SLICE,
+            false => SHORT_SLICE,
+        });
+        if self.wish.keys.len() < self.wish.count {
+            sleep(slice.unwrap_or_default().min(PAUSE));
+            return Ok(None);
+        }
+        connection.set_read_timeout(Some(slice.unwrap_or_default() + ANSWER))?;
+        let sent = clock::now();
+        let Some(locks) = self.wish.acquire(connection, slice)? else { return Ok(None) };
+        let grant = self.confirmed(connection, locks, sent)?;
+        let Some((locks, at)) = grant else { return Ok(None) };
+        let refused = wanted.refused(&locks);
+        if refused.is_empty() {
+            return Ok(Some((locks, at)));
+        }
+        release(connection, &self.wish.owner, &locks, "too little free memory")?;
+        refused.into_iter().for_each(|why| self.tell(Event::Note(why)));
+        self.ask(connection, wanted, patience)
+    }
+
+    /// A grant whose lease began at a moment that is known: one that was waited for is
+    /// renewed first. None: it has run out meanwhile.
+    fn confirmed(
+        &self,
+        connection: &mut Connection,
+        locks: Vec<Lock>,
+        sent: Moment,
+    ) -> redis::RedisResult<Option<Grant>> {
+        let answered = clock::now();
+        if answered.saturating_sub(sent) < self.wish.lease / 10 {
+            return Ok(Some((locks, sent)));
+        }
+        let locks = extend(connection, &self.wish.owner, &locks, self.wish.lease)?;
+        Ok(locks.map(|locks| (locks, answered)))
+    }
+
+    /// Looks at the locks until all is over; ties them anew when the connection ends, or is
+    /// silent for long.
+    fn keep(&self, mut connection: Connection, locks: &[Lock], granted: Moment) {
+        let (mut heard, mut broken) = (granted, false);
+        loop {
+            sleep(if broken { self.beat().min(PAUSE) } else { self.beat() });
+            let sent = clock::now();
+            if !broken {
+                match self.look(&mut connection, locks) {
+                    Ok(Look::Held(left)) => {
+                        heard = sent;
+                        self.tell(Event::Heard(sent, left));
+                    }
+                    Ok(Look::Lost) => return self.tell(Event::Lost),
+                    Err(error) => broken = !error.is_timeout(),
+                }
+                if broken {
+                    self.tell(Event::Broken);
+                } else if sent.saturating_sub(heard) < SILENT {
+                    continue;
+                }
+            }
+            match self.tie_anew(locks) {
+                Tied::Anew(another) => {
+                    (connection, heard, broken) = (*another, sent, false)
+                }
+                Tied::NotYet => {}
+                Tied::Never => return,
+            }
+        }
+    }
+
+    /// Looks whether the server still has the locks as ours. It may refuse to tell, and is
+    /// heard all the same.
+    fn look(
+        &self,
+        connection: &mut Connection,
+        locks: &[Lock],
+    ) -> redis::RedisResult<Look> {
+        connection.set_read_timeout(Some(self.beat()))?;
+        match still_held(connection, &self.wish.owner, locks) {
+            Ok(held) if held.len() < locks.len() => Ok(Look::Lost),
+            Ok(held) => Ok(Look::Held(held.iter().filter_map(|held| held.left).min())),
+            Err(error) if is_of_the_way(&error) => Err(error),
+            Err(_) => Ok(Look::Held(None)),
+        }
+    }
+
+    /// Tries to come back on a new connection.
+    fn tie_anew(&self, locks: &[Lock]) -> Tied {
+        let over = held(&self.over);
+        if *over {
+            return Tied::Never;
+        }
+        let sent = clock::now();
+        match self.tie(locks) {
+            Ok(connection) => {
+                self.tell(Event::Renewed(sent));
+                self.tell(Event::Heard(sent, None));
+                Tied::Anew(Box::new(connection))
+            }
+            Err(Untied::Lost) => {
+                self.tell(Event::Lost);
+                Tied::Never
+            }
+            Err(Untied::Failed(why)) => {
+                self.tell(Event::Trouble(why));
+                Tied::NotYet
+            }
+        }
+    }
+
+    /// Renews the locks, which grants nothing, and ties them to a new connection, which
+    /// might: another token than that of a moment ago is a new grant.
+    fn tie(&self, locks: &[Lock]) -> Result<Connection, Untied> {
+        let mut connection = self.address.connect_within(self.brief())?;
+        let Wish { owner, lease, .. } = &self.wish;
+        let renewed = extend(&mut connection, owner, locks, *lease)?;
+        let renewed = renewed.ok_or(Untied::Lost)?;
+        match self.wish.acquire(&mut connection, None)? {
+            Some(tied) if tied == renewed => Ok(connection),
+            _ => Err(Untied::Lost),
+        }
+    }
+
+    /// How often to ping: a broken connection is to be seen early in the grace.
+    fn beat(&self) -> Duration {
+        const BOUNDS: (Duration, Duration) =
+            (Duration::from_millis(100), Duration::from_secs(1));
+        (self.wish.grace / 10).clamp(BOUNDS.0, BOUNDS.1)
+    }
+
+    /// How long an attempt to come back may take, so that others fit into the grace.
+    fn brief(&self) -> Duration {
+        self.beat().saturating_mul(4)
+    }
+
+    fn is_over(&self) -> bool {
+        *held(&self.over)
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listens any more when all is over.
+        let _over = self.events.send(event);
+    }
+}
+
+impl From<RedisError> for Untied {
+    fn from(error: RedisError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<anyhow::Error> for Untied {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Whether an error passes by itself, so that it is worth to ask again. A replica may become
+/// what it was before.
+fn passes(error: &RedisError, was_primary: bool) -> bool {
+    const CODES: [&str; 5] =
+        ["CLUSTERDOWN", "LOADING", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED"];
+    let code = error.code().unwrap_or_default();
+    is_of_the_way(error) || CODES.contains(&code) || was_primary && code == "READONLY"
+}
+
+/// Whether it was the way to the server that failed.
+fn is_of_the_way(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped()
+}
+
+/// The lock of a flag. That another thread panicked changes nothing about the flag.
+fn held(flag: &Mutex<bool>) -> MutexGuard<'_, bool> {
+    flag.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,177 @@
+//! `gpulock run` as a test starts it: its output in files, ended by its process id whatever
+//! becomes of the test.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use gpulock_testkit::{Server, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Far more than anything takes, so that only what hangs fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A `gpulock run` and a folder of its own, in which the command starts.
+pub(crate) struct Runner {
+    child: Child,
+    folder: TempDir,
+}
+
+/// What has yet to be started.
+pub(crate) struct Builder {
+    command: Command,
+    folder: TempDir,
+}
+
+/// `gpulock run` with these arguments, at a server.
+pub(crate) fn gpulock_run(server: &Server, args: &[&str]) -> Builder {
+    gpulock_run_at(server.port(), args)
+}
+
+/// `gpulock run` with these arguments, at a port.
+pub(crate) fn gpulock_run_at(port: u16, args: &[&str]) -> Builder {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gpulock"));
+    command.arg("run").args(args);
+    command.env("GPULOCK_URL", format!("redis://127.0.0.1:{port}"));
+    builder(command)
+}
+
+/// Any command, in a folder of its own.
+pub(crate) fn builder(mut command: Command) -> Builder {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name| File::create(folder.path().join(name)).expect("a file");
+    command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
+    command.current_dir(folder.path());
+    Builder { command, folder }
+}
+
+impl Builder {
+    /// Changes how it starts.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Command)) -> Self {
+        change(&mut self.command);
+        self
+    }
+
+    /// Starts it.
+    pub(crate) fn start(mut self) -> Runner {
+        let child = self.command.spawn().expect("gpulock starts");
+        Runner { child, folder: self.folder }
+    }
+
+    /// Runs it to its end with this as standard input, where all streams are pipes; answers
+    /// what it wrote.
+    pub(crate) fn output(mut self, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let mut child = self.command.spawn().expect("gpulock starts");
+        let mut stdin = child.stdin.take().expect("standard input is a pipe");
+        let output = thread::scope(|scope| {
+            scope.spawn(move || stdin.write_all(input).expect("it reads"));
+            child.wait_with_output().expect("it writes")
+        });
+        (output.stdout, output.stderr)
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn status(self) -> (i32, Runner) {
+        let mut runner = self.start();
+        (runner.status(), runner)
+    }
+}
+
+impl Runner {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the command wrote to a file of its folder, once there is a whole line.
+    #[track_caller]
+    pub(crate) fn line(&self, file: &str) -> String {
+        let path = self.path(file);
+        wait_until(PATIENCE, format!("a line in {file}; {}", self.err()), || {
+            fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'))
+        });
+        fs::read_to_string(path).expect("a file").trim_end().to_owned()
+    }
+
+    /// A number that the command wrote to a file of its folder.
+    #[track_caller]
+    pub(crate) fn number(&self, file: &str) -> u32 {
+        self.line(file).parse().expect("a number")
+    }
+
+    /// A file of its folder.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// Its standard output so far.
+    pub(crate) fn out(&self) -> String {
+        fs::read_to_string(self.path("out")).expect("standard output")
+    }
+
+    /// Its standard error so far.
+    pub(crate) fn err(&self) -> String {
+        fs::read_to_string(self.path("err")).expect("standard error")
+    }
+
+    /// Its standard input, where that is a pipe.
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("standard input is a pipe")
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Waits for its end, which a signal must not be.
+    #[track_caller]
+    pub(crate) fn status(&mut self) -> i32 {
+        self.ended().code().expect("gpulock ends by itself")
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until(PATIENCE, "gpulock to end", || {
+            status = self.child.try_wait().expect("asking for a status");
+            status.is_some()
+        });
+        status.expect("a status")
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // The command dies with it.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+        if thread::panicking() {
+            eprintln!("---- gpulock said\n{}----", self.err());
+        }
+    }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
+    kill_process(pid, signal).expect("a signal is sent");
+}
+
+/// The state of a process, as in `ps`; none: it is gone, or only waits to be reaped.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    (!"ZX".contains(state)).then_some(state)
+}
+
+/// Waits until a process is dead.
+#[track_caller]
+pub(crate) fn wait_dead(pid: u32) {
+    wait_until(PATIENCE, format!("process {pid} to be dead"), || state(pid).is_none());
+}

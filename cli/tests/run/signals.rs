@@ -1,0 +1,276 @@
+//! Signals, job control and the terminal: the command is treated as if `gpulock` were not
+//! there, and so is `gpulock` by a shell.
+
+use std::fs;
+use std::io::Write;
+use std::process::{ChildStdin, Command, Stdio};
+
+use gpulock_testkit::{Server, call, servers, wait_until};
+use rustix::process::Signal;
+
+use crate::runner::{PATIENCE, Runner, builder, gpulock_run, send, state, wait_dead};
+
+fn server() -> Server {
+    servers()[0].server().start()
+}
+
+fn run(server: &Server, args: &[&str], script: &str) -> Runner {
+    let args = [&["--key", "k"], args, &["--", "sh", "-c", script]].concat();
+    let run = gpulock_run(server, &args).start();
+    run.line("pid");
+    run
+}
+
+#[track_caller]
+fn wait_state(pid: u32, wanted: &str) {
+    wait_until(PATIENCE, format!("process {pid} to be in a state of {wanted}"), || {
+        state(pid).is_some_and(|state| wanted.contains(state))
+    });
+}
+
+/// A line of a process's status, as the kernel shows it.
+fn status_of(pid: &str, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.expect("a line of the status").trim().to_owned()
+}
+
+#[test]
+fn each_signal_goes_on_to_the_command() {
+    let server = server();
+    let script = "for s in HUP INT QUIT TERM USR1 USR2 ALRM WINCH URG IO PWR XCPU VTALRM; do \
+                  trap \"echo $s >>got\" $s; done; echo $$ >pid; \
+                  while :; do sleep 0.05; done";
+    let run = run(&server, &[], script);
+    let signals = [
+        (Signal::HUP, "HUP"),
+        (Signal::INT, "INT"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::TERM, "TERM"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::ALARM, "ALRM"),
+        (Signal::WINCH, "WINCH"),
+        (Signal::URG, "URG"),
+        (Signal::IO, "IO"),
+        (Signal::POWER, "PWR"),
+        (Signal::XCPU, "XCPU"),
+        (Signal::VTALARM, "VTALRM"),
+    ];
+    for (signal, name) in signals {
+        run.signal(signal);
+        wait_until(PATIENCE, format!("{name} to reach the command"), || {
+            let got = fs::read_to_string(run.path("got")).unwrap_or_default();
+            got.lines().last() == Some(name)
+        });
+    }
+}
+
+#[test]
+fn a_signal_reaches_grandchildren_and_the_status_is_the_commands_own() {
+    let server = server();
+    let script = "trap 'exit 9' TERM; sleep 600 & echo $! >grand; echo $$ >pid; wait";
+    let mut run = run(&server, &[], script);
+    let grandchild = run.number("grand");
+    run.signal(Signal::TERM);
+    assert_eq!(run.status(), 9);
+    assert_eq!(state(grandchild), None);
+    assert!(call!(server.client(), "GET", "k").is_null());
+}
+
+#[test]
+fn the_command_starts_with_the_signals_as_they_were() {
+    let server = server();
+    let outside = ["SigBlk:", "SigIgn:", "SigCgt:"].map(|name| {
+        let (_, plain) = builder(Command::new("sh"))
+            .with(|sh| {
+                sh.args(["-c", "cat /proc/self/status"]);
+            })
+            .status();
+        let all = plain.out();
+        all.lines().find(|line| line.starts_with(name)).expect("a line").to_owned()
+    });
+    let args = ["--key", "k", "--", "cat", "/proc/self/status"];
+    let (_, inside) = gpulock_run(&server, &args).status();
+    for line in outside {
+        assert!(inside.out().contains(&line), "{line} not in {}", inside.out());
+    }
+}
+
+#[test]
+fn what_is_ignored_outside_is_ignored_by_both() {
+    let server = server();
+    let script = format!(
+        "trap '' HUP; exec {} run --key k -- sh -c 'echo $$ >pid; exec sleep 600'",
+        env!("CARGO_BIN_EXE_gpulock")
+    );
+    let url = format!("redis://127.0.0.1:{}", server.port());
+    let nohup = |sh: &mut Command| {
+        sh.args(["-c", &script]).env("GPULOCK_URL", &url);
+    };
+    let holder = builder(Command::new("sh")).with(nohup).start();
+    let command = holder.number("pid");
+    let waiter = builder(Command::new("sh")).with(nohup).start();
+    server.wait_blocked(1);
+    let ignored = status_of(&command.to_string(), "SigIgn:");
+    assert_eq!(u64::from_str_radix(&ignored, 16).expect("a mask") & 1, 1);
+    holder.signal(Signal::HUP);
+    waiter.signal(Signal::HUP);
+    // Were it not ignored, TERM would come too late.
+    holder.signal(Signal::TERM);
+    assert_eq!({ holder }.status(), 128 + 15);
+    assert!(waiter.number("pid") > 0);
+}
+
+#[test]
+fn stop_and_continue_by_a_supervisor_stop_and_continue_both() {
+    let server = server();
+    // One process: a shell that is stopped while it starts another is in no state to look at.
+    let run = run(&server, &[], "echo $$ >pid; exec sleep 600");
+    let command = run.number("pid");
+    for _ in 0..2 {
+        run.signal(Signal::TSTP);
+        wait_state(command, "T");
+        wait_state(run.pid(), "T");
+        run.signal(Signal::CONT);
+        wait_state(command, "SR");
+        wait_state(run.pid(), "SR");
+    }
+}
+
+#[test]
+fn a_wait_can_be_stopped_and_continued() {
+    let server = server();
+    call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
+    let mut run = gpulock_run(&server, &["--key", "k", "--", "true"]).start();
+    server.wait_blocked(1);
+    run.signal(Signal::TSTP);
+    wait_state(run.pid(), "T");
+    run.signal(Signal::CONT);
+    wait_state(run.pid(), "SR");
+    call!(server.client(), "GPULOCK.RELEASE", "k", "other");
+    assert_eq!(run.status(), 0);
+}
+
+#[test]
+fn a_command_that_somebody_stops_keeps_its_lock() {
+    let server = server();
+    let script = "trap 'exit 6' USR1; echo $$ >pid; while :; do sleep 0.05; done";
+    let mut run = run(&server, &["--lease", "3s"], script);
+    let command = run.number("pid");
+    let token = call!(server.client(), "GPULOCK.INSPECT", "k").field("token").int();
+    send(command, Signal::STOP);
+    wait_until(PATIENCE, "the lease to be over twice", || {
+        call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 6_000
+    });
+    send(command, Signal::CONT);
+    send(command, Signal::USR1);
+    assert_eq!(run.status(), 6);
+    assert!(token > 0);
+}
+
+/// A terminal, by `script` of util-linux, in which a program runs.
+struct Typed {
+    run: Runner,
+    keys: ChildStdin,
+}
+
+fn in_terminal(server: &Server, program: &str) -> Typed {
+    let url = format!("redis://127.0.0.1:{}", server.port());
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--flush", "--command", program, "typescript"]);
+    script.env("GPULOCK_URL", url).env("GPULOCK", env!("CARGO_BIN_EXE_gpulock"));
+    script.env("PS1", "$ ").env("TERM", "dumb");
+    let mut run = builder(script)
+        .with(|script| {
+            script.stdin(Stdio::piped());
+        })
+        .start();
+    let keys = run.stdin();
+    Typed { run, keys }
+}
+
+impl Typed {
+    fn types(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("a terminal");
+    }
+}
+
+#[test]
+fn the_command_has_the_terminal_to_itself() {
+    let server = server();
+    let script = "echo $$ >pid; read line; echo $line >typed; exec sleep 600";
+    let program = format!("exec $GPULOCK run --key k -- sh -c '{script}'");
+    let mut terminal = in_terminal(&server, &program);
+    terminal.run.line("pid");
+    terminal.types("hello\n");
+    assert_eq!(terminal.run.line("typed"), "hello");
+    // Control-C: the terminal sends SIGINT to those who have it.
+    terminal.types("\x03");
+    assert_eq!(terminal.run.status(), 128 + 2);
+}
+
+#[test]
+fn a_command_in_a_pipeline_gets_the_terminal_when_it_reads_from_it() {
+    let server = server();
+    let script = "echo $$ >pid; read line </dev/tty; echo $line >typed";
+    let program = format!(
+        "$GPULOCK run --key k -- sh -c '{script}' | cat; read after; echo $after >after"
+    );
+    let mut terminal = in_terminal(&server, &program);
+    terminal.run.line("pid");
+    terminal.types("hello\n");
+    assert_eq!(terminal.run.line("typed"), "hello");
+    // And it is given back.
+    terminal.types("again\n");
+    assert_eq!(terminal.run.line("after"), "again");
+    assert_eq!(terminal.run.status(), 0);
+}
+
+#[test]
+fn a_shell_can_stop_it_and_bring_it_back() {
+    let server = server();
+    let mut terminal = in_terminal(&server, "bash --norc --noprofile -i");
+    terminal.types("$GPULOCK run --key k -- sh -c 'echo $$ >pid; exec sleep 600'\n");
+    let command = terminal.run.number("pid");
+    let parent: u32 = status_of(&command.to_string(), "PPid:").parse().expect("a number");
+    for _ in 0..2 {
+        // Control-Z.
+        terminal.types("\x1a");
+        wait_state(command, "T");
+        wait_state(parent, "T");
+        terminal.types("jobs >jobs; echo >>jobs\n");
+        wait_until(PATIENCE, "the shell to have a stopped job", || {
+            fs::read_to_string(terminal.run.path("jobs"))
+                .is_ok_and(|jobs| jobs.contains("Stopped"))
+        });
+        terminal.types("fg\n");
+        wait_state(command, "SR");
+        wait_state(parent, "SR");
+    }
+    terminal.types("\x03");
+    wait_dead(command);
+    terminal.types("echo status $? >status; exit\n");
+    assert_eq!(terminal.run.line("status"), "status 130");
+    terminal.run.status();
+}
+
+#[test]
+fn a_line_of_progress_is_drawn_and_taken_away() {
+    let server = server();
+    call!(server.client(), "GPULOCK.ACQUIRE", "k", "somebody", "EX", 600);
+    let program = "stty columns 200; $GPULOCK run --key k -- echo done";
+    let mut terminal = in_terminal(&server, program);
+    let screen = |terminal: &Typed| {
+        String::from_utf8_lossy(&fs::read(terminal.run.path("out")).expect("a file"))
+            .into_owned()
+    };
+    wait_until(PATIENCE, "two draws", || {
+        screen(&terminal).matches("held by somebody for").count() >= 2
+    });
+    call!(server.client(), "GPULOCK.RELEASE", "k", "somebody");
+    assert_eq!(terminal.run.status(), 0);
+    let screen = screen(&terminal);
+    assert!(screen.contains("\r\x1b[Kgpulock: waiting"), "{screen:?}");
+    assert!(screen.ends_with("\r\x1b[Kdone\r\n"), "{screen:?}");
+}

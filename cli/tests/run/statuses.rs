@@ -1,0 +1,248 @@
+//! What `gpulock run` ends with, what it hands on to its command untouched, and what it
+//! tells it.
+
+use std::fs;
+use std::process::Stdio;
+use std::thread;
+
+use gpulock_testkit::{Server, call, on_every_server, servers, wait_until};
+use rustix::process::Signal;
+
+use crate::runner::{PATIENCE, gpulock_run, gpulock_run_at, send};
+
+fn server() -> Server {
+    servers()[0].server().start()
+}
+
+/// The owners that wait for a lock on a connection.
+fn waiting(server: &Server, key: &str) -> usize {
+    let lock = call!(server.client(), "GPULOCK.INSPECT", key);
+    if lock.is_null() { 0 } else { lock.field("waiting").int() as usize }
+}
+
+#[test]
+fn the_status_is_the_commands_own() {
+    on_every_server(|flavour| {
+        let server = flavour.server().start();
+        for (script, status) in [
+            ("exit 0", 0),
+            ("exit 3", 3),
+            ("exit 255", 255),
+            ("exit 75", 75),
+            ("kill -KILL $$", 128 + 9),
+            ("kill -TERM $$", 128 + 15),
+            ("kill -SEGV $$", 128 + 11),
+        ] {
+            let command = ["--key", "k", "--", "sh", "-c", script];
+            let (ended, _) = gpulock_run(&server, &command).status();
+            assert_eq!(ended, status, "{script}");
+            assert!(call!(server.client(), "GPULOCK.INSPECT", "k").is_null(), "{script}");
+        }
+        assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
+    });
+}
+
+#[test]
+fn a_command_that_is_not_there_or_is_none_ends_as_in_a_shell() {
+    let server = server();
+    for (command, status) in [("./not-there", 127), ("./out", 126)] {
+        let (ended, run) = gpulock_run(&server, &["--key", "k", "--", command]).status();
+        assert_eq!(ended, status);
+        assert!(run.err().contains(command), "{}", run.err());
+        assert!(call!(server.client(), "GPULOCK.INSPECT", "k").is_null());
+    }
+}
+
+#[test]
+fn a_lock_that_is_not_had_in_time_is_75() {
+    let server = server();
+    call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
+    for wait in [&["--no-wait"][..], &["--wait", "300ms"]] {
+        let args = [&["--key", "k"], wait, &["--", "touch", "ran"]].concat();
+        let (ended, run) = gpulock_run(&server, &args).status();
+        assert_eq!(ended, 75);
+        assert!(!run.path("ran").exists());
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_69_at_once() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a port")
+        .port();
+    let args = ["--key", "k", "--wait", "1h", "--", "touch", "ran"];
+    let (ended, run) = gpulock_run_at(port, &args).status();
+    assert_eq!(ended, 69);
+    assert!(!run.path("ran").exists());
+}
+
+#[test]
+fn a_server_without_the_module_is_told_what_it_lacks() {
+    let server = servers()[0].server().without_module().start();
+    let (ended, run) = gpulock_run(&server, &["--key", "k", "--", "true"]).status();
+    assert_eq!(ended, 1);
+    assert!(run.err().contains("loadmodule"), "{}", run.err());
+}
+
+#[test]
+fn wrong_words_are_clap_s_own_status() {
+    let server = server();
+    for args in [
+        &["--key", "k"][..],
+        &["--", "true"],
+        &["--key", "k", "--keys", "a,b", "--", "true"],
+        &["--keys", "a,b", "-n", "3", "--", "true"],
+        &["--key", "k", "--lease", "10ms", "--", "true"],
+        &["--key", "k", "--wait", "1s", "--no-wait", "--", "true"],
+        &["--key", "k", "--min-free-mib", "1", "--", "true"],
+    ] {
+        let (ended, run) = gpulock_run(&server, args).status();
+        assert_eq!(ended, 2, "{args:?} {}", run.err());
+    }
+}
+
+#[test]
+fn standard_streams_go_through_untouched() {
+    let server = server();
+    let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    let script = "cat; cat in >&2";
+    let args = ["-q", "--key", "k", "--", "sh", "-c", script];
+    let run = gpulock_run(&server, &args).with(|command| {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let folder = command.get_current_dir().expect("a folder");
+        fs::write(folder.join("in"), &bytes).expect("a file");
+    });
+    let (out, err) = run.output(&bytes);
+    assert!(out == bytes, "standard output differs");
+    assert!(err == bytes, "standard error differs");
+}
+
+#[test]
+fn the_command_is_told_of_its_locks() {
+    let server = server();
+    call!(server.client(), "GPULOCK.ACQUIRE", "a", "other", "EX", 600);
+    let script = "echo $GPULOCK_KEYS $GPULOCK_TOKENS $GPULOCK_OWNER >told; sleep 600";
+    let args = [
+        "--keys", "a,b,c", "-n", "2", "--owner", "train", "--lease", "1h", "--", "sh",
+        "-c", script,
+    ];
+    let run = gpulock_run(&server, &args).start();
+    let told = run.line("told");
+    let told: Vec<&str> = told.split(' ').collect();
+    assert_eq!(told[0], "b,c");
+    let tokens: Vec<i64> =
+        told[1].split(',').map(|token| token.parse().expect("a token")).collect();
+    for (key, token) in ["b", "c"].into_iter().zip(tokens) {
+        let lock = call!(server.client(), "GPULOCK.INSPECT", key);
+        assert_eq!(lock.field("token").int(), token);
+        assert_eq!(lock.field("owner").text(), told[2]);
+        assert!(lock.field("session").int() > 0);
+        assert!((3_500_000..=3_600_000).contains(&lock.field("lease_ms").int()));
+    }
+    assert!(told[2].starts_with("train-"), "{}", told[2]);
+    assert!(told[2].contains(&format!("-{}-", run.pid())), "{}", told[2]);
+}
+
+#[test]
+fn a_wait_is_told_in_one_plain_line_and_not_when_it_is_to_be_quiet() {
+    let server = server();
+    let mut other = server.client();
+    for quiet in [false, true] {
+        call!(other, "GPULOCK.ACQUIRE", "k", "somebody", "EX", 600);
+        let args = if quiet { &["--quiet"][..] } else { &[] };
+        let args = [args, &["--key", "k", "--", "true"]].concat();
+        let mut run = gpulock_run(&server, &args).start();
+        server.wait_blocked(1);
+        if !quiet {
+            run.line("err");
+        }
+        call!(other, "GPULOCK.RELEASE", "k", "somebody");
+        assert_eq!(run.status(), 0);
+        let err = run.err();
+        let lines: Vec<&str> = err.lines().collect();
+        match quiet {
+            true => assert!(lines.is_empty(), "{lines:?}"),
+            false => {
+                assert_eq!(lines.len(), 1, "{lines:?}");
+                assert!(lines[0].contains("place 1 in line; held by somebody"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wait_goes_on_over_a_restart_of_the_server() {
+    let mut server = servers()[0].server().arg("appendonly", "yes").start();
+    call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
+    let mut run = gpulock_run(&server, &["--key", "k", "--", "true"]).start();
+    server.wait_blocked(1);
+    server.restart();
+    server.wait_blocked(1);
+    call!(server.client(), "GPULOCK.RELEASE", "k", "other");
+    assert_eq!(run.status(), 0);
+}
+
+#[test]
+fn a_signal_ends_a_wait_and_leaves_nothing_behind() {
+    let server = server();
+    let mut other = server.client();
+    for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)]
+    {
+        call!(other, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
+        let args = ["--key", "k", "--", "touch", "ran"];
+        let mut run = gpulock_run(&server, &args).start();
+        server.wait_blocked(1);
+        run.signal(signal);
+        assert_eq!(run.status(), status);
+        server.wait_blocked(0);
+        assert!(!run.path("ran").exists());
+        call!(other, "GPULOCK.RELEASE", "k", "other");
+        assert!(call!(other, "GET", "k").is_null());
+    }
+}
+
+#[test]
+fn a_signal_in_the_moment_of_the_grant_leaves_nothing_behind() {
+    let server = server();
+    let mut other = server.client();
+    for _ in 0..20 {
+        call!(other, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
+        let mut run = gpulock_run(&server, &["--key", "k", "--", "sleep", "600"]).start();
+        server.wait_blocked(1);
+        let pid = run.pid();
+        let signal = thread::spawn(move || send(pid, Signal::TERM));
+        call!(other, "GPULOCK.RELEASE", "k", "other");
+        signal.join().expect("the signal is sent");
+        assert_eq!(run.status(), 143);
+        assert!(call!(other, "GET", "k").is_null());
+    }
+    wait_until(PATIENCE, "nobody to wait", || waiting(&server, "k") == 0);
+    assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
+}
+
+#[test]
+fn the_rights_of_a_worker_are_enough() {
+    on_every_server(|flavour| {
+        let server = flavour.server().start();
+        let rights = "resetkeys ~gpu_lock:* resetchannels -@all +@connection -@dangerous \
+                      +gpulock.acquireany +gpulock.release +gpulock.extend";
+        for inspect in ["+gpulock.inspect", "-gpulock.inspect"] {
+            let line = format!("ACL SETUSER worker reset on >secret {rights} {inspect}");
+            assert_eq!(server.client().line(&line), "OK");
+            let url = format!("redis://worker:secret@127.0.0.1:{}/0", server.port());
+            let script = "echo $GPULOCK_TOKENS >token; sleep 4";
+            let mut run = gpulock_run(
+                &server,
+                &["--key", "gpu_lock:0", "--lease", "3s", "--", "sh", "-c", script],
+            )
+            .with(|command| {
+                command.env("GPULOCK_URL", &url);
+            })
+            .start();
+            run.line("token");
+            assert_eq!(run.status(), 0, "{inspect}: {}", run.err());
+        }
+        assert_eq!(server.info_int("gpulock", "gpulock_releases"), 2);
+    });
+}
