@@ -41,7 +41,7 @@ test: lint under-test ## Everything: lints, units, the installed server and SERV
 	$(CARGO) clippy --locked -q -p gpulock --all-targets --features $(for-tests) -- -D warnings
 	-@tools/setup.sh cli
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
-	@$(MAKE) --no-print-directory examples deploy
+	@$(MAKE) --no-print-directory examples deploy python
 
 .PHONY: model
 model: need-cargo ## The rules, explored exhaustively: MINUTES=10 on two cores, and a table of how far
@@ -84,6 +84,11 @@ examples: build need-server ## Run the tests of the examples (each examples/*/te
 		echo "$$test"; \
 		GPULOCK_SERVER="$$(realpath -s "$(installed)")" "$$test" || exit 1; \
 	done
+
+.PHONY: python
+python: build need-server ## Lint, test and build the Python package, on the installed server and SERVERS=
+	@tools/setup.sh examples
+	clients/python/test.sh "$(installed)" $(SERVERS)
 
 .PHONY: deploy
 deploy: build need-server ## Check deploy/: alerts, units, the snippet, the package if cargo-deb is there

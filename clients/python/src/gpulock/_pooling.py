@@ -1,0 +1,73 @@
+"""What the pools for threads and for tasks share: which locks, which devices, how many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import _words
+from ._devices import Device, Gpus, device_of
+from ._locking import Locking, Number
+from ._words import Name
+
+
+class Pooling(Locking):
+    """The names and devices of a pool."""
+
+    def __init__(
+        self,
+        redis: Any,
+        keys: Iterable[Name] | Mapping[Name, Device],
+        n: int = 1,
+        timeout: Number | None = None,
+        sleep: Number = 0.1,
+        blocking: bool = True,
+        blocking_timeout: Number | None = None,
+        thread_local: bool = True,
+        raise_on_release_error: bool = True,
+        *,
+        owner: str | bytes | None = None,
+        fair: bool = False,
+        session: bool = False,
+        grace: Number = 0,
+        renew: bool | None = None,
+        on_lost: Any = None,
+    ) -> None:
+        names = tuple(keys)
+        if not 1 <= n <= len(names):
+            raise ValueError(f"n must be from 1 to {len(names)}, the number of keys")
+        given = keys if isinstance(keys, Mapping) else {}
+        self._devices = {
+            name: given.get(name, device_of(name, position))
+            for position, name in enumerate(names)
+        }
+        super().__init__(
+            redis,
+            names,
+            n,
+            timeout=timeout,
+            sleep=sleep,
+            blocking=blocking,
+            blocking_timeout=blocking_timeout,
+            thread_local=thread_local,
+            raise_on_release_error=raise_on_release_error,
+            owner=owner,
+            fair=fair,
+            session=session,
+            grace=grace,
+            renew=renew,
+            on_lost=on_lost,
+        )
+
+    @property
+    def gpus(self) -> Gpus:
+        """What is held here; LockError when nothing is."""
+        hold = self._hold_to("Nothing of this pool is held")
+        return Gpus(
+            devices=tuple(self._devices[name] for name in self.names if name in hold.tokens),
+            tokens={
+                _words.as_text(name): hold.tokens[name]
+                for name in self.names
+                if name in hold.tokens
+            },
+        )

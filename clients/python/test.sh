@@ -1,0 +1,27 @@
+#!/bin/bash
+# Lints, types, tests and builds the package:
+#
+#     test.sh [SERVER...]       programs, or folders with a program `server`
+#
+# All that it needs goes into an environment of its own, target/python-venv. The module is
+# GPULOCK_MODULE, or the release build. GPULOCK_GAP_SECONDS: how long sixteen processes fight
+# for one lock (3); `cd tests && python -m gap` prints the figures of 30 seconds.
+set -euo pipefail
+servers=()
+# Links stay: Debian's server is a link that is told by its name what it is.
+for server; do servers+=("$(realpath -s "$server")"); done
+cd "$(dirname "$0")"
+repo=$(cd ../.. && pwd)
+
+venv=$repo/target/python-venv
+[ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt -e '.[celery]'
+
+export PATH=$venv/bin:$PATH
+export GPULOCK_MODULE=${GPULOCK_MODULE:-$repo/target/release/libgpulock.so}
+[ ${#servers[@]} -eq 0 ] || export SERVERS="${servers[*]}"
+ruff check --quiet
+ruff format --quiet --check
+mypy
+pytest --quiet
+python -m build --quiet --no-isolation --outdir "$repo/target/python-dist"

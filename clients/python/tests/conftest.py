@@ -1,0 +1,95 @@
+"""Which servers, protocols and replies each test meets."""
+
+import pytest
+import redis
+import redis.asyncio
+
+from servers import Server, programs
+
+PROGRAMS = programs()
+
+
+def pytest_configure(config):
+    if not PROGRAMS:
+        raise pytest.UsageError("no server: put one on PATH, or name some in SERVERS")
+
+
+def _server(program, module):
+    server = Server(program, module=module, options=["--enable-debug-command", "yes"])
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session", params=PROGRAMS.values(), ids=PROGRAMS)
+def program(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def shared_server(program):
+    yield from _server(program, module=True)
+
+
+@pytest.fixture(scope="session")
+def shared_plain_server(program):
+    yield from _server(program, module=False)
+
+
+@pytest.fixture
+def server(shared_server):
+    """A server with the module, empty."""
+    with shared_server.client() as client:
+        client.flushall()
+        client.execute_command("GPULOCK.RESETSTATS")
+    return shared_server
+
+
+@pytest.fixture
+def plain_server(shared_plain_server):
+    """The same server program without the module, empty."""
+    with shared_plain_server.client() as client:
+        client.flushall()
+    return shared_plain_server
+
+
+@pytest.fixture
+def own_server(program):
+    """A server for one test alone, who may kill it. It keeps its keys over a restart."""
+    server = Server(program, options=["--appendonly", "yes", "--appendfsync", "always"])
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["module", "plain"])
+def any_server(request, server, plain_server):
+    """With the module, and without it."""
+    return server if request.param == "module" else plain_server
+
+
+@pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
+def protocol(request):
+    return request.param
+
+
+@pytest.fixture
+def client(server, protocol):
+    with server.client(protocol=protocol) as client:
+        yield client
+
+
+@pytest.fixture
+def any_client(any_server, protocol):
+    with any_server.client(protocol=protocol) as client:
+        yield client
+
+
+@pytest.fixture
+async def aclient(server, protocol):
+    async with redis.asyncio.Redis(port=server.port, protocol=protocol) as client:
+        yield client
+
+
+@pytest.fixture
+async def any_aclient(any_server, protocol):
+    async with redis.asyncio.Redis(port=any_server.port, protocol=protocol) as client:
+        yield client

@@ -1,0 +1,21 @@
+"""How tests look at a server with the module: INSPECT and STATS with names as text."""
+
+LOCK = "gpu_lock:0"
+
+
+def _fields(reply):
+    if isinstance(reply, list):
+        reply = dict(zip(reply[::2], reply[1::2]))
+    return {name.decode(): value for name, value in (reply or {}).items()}
+
+
+def inspect(client, key=LOCK):
+    return _fields(client.execute_command("GPULOCK.INSPECT", key))
+
+
+def waiting(client, key=LOCK):
+    return inspect(client, key).get("waiting", 0)
+
+
+def stats(client):
+    return _fields(client.execute_command("GPULOCK.STATS"))

@@ -1,0 +1,90 @@
+"""Servers that the tests start: on a free port, in a temporary folder, stopped by their own
+process id. No test stands here.
+
+SERVERS names programs, or folders with a program ``server``; without it the one on PATH is
+taken. GPULOCK_MODULE names the module.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import redis
+
+ROOT = Path(__file__).resolve().parents[3]
+MODULE = os.environ.get("GPULOCK_MODULE") or str(ROOT / "target/release/libgpulock.so")
+PATIENCE_S = 30
+
+
+def programs():
+    """The server programs to test against, each with a name for people."""
+    named = os.environ.get("SERVERS", "").split()
+    if not named:
+        named = [p for p in map(shutil.which, ("redis-server", "valkey-server")) if p][:1]
+    found = {}
+    for entry in map(Path, named):
+        path = entry / "server" if entry.is_dir() else entry
+        found[entry.name if entry.is_dir() else path.name] = str(path)
+    return found
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def eventually(condition, patience=PATIENCE_S):
+    """Waits until the condition holds, and answers what it gave."""
+    until = time.monotonic() + patience
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < until, "it never came true"
+        time.sleep(0.01)
+
+
+class Server:
+    """A server process that can be killed, frozen and started again."""
+
+    def __init__(self, program, *, module=True, options=()):
+        self.program, self.module, self.options = program, module, list(options)
+        self.port = free_port()
+        self.folder = tempfile.mkdtemp(prefix="gpulock-python-")
+        self.start()
+
+    def start(self):
+        words = [self.program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        words += ["--dir", self.folder, "--save", "", "--logfile", "log", *self.options]
+        if self.module:
+            words += ["--loadmodule", MODULE]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        eventually(self._answers)
+
+    def _answers(self):
+        assert self.process.poll() is None, Path(self.folder, "log").read_text()
+        with suppress(redis.ConnectionError), self.client() as client:
+            return client.ping()
+        return False
+
+    def client(self, **settings):
+        return redis.Redis(host="127.0.0.1", port=self.port, **settings)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self):
+        self.kill()
+        self.start()
+
+    def close(self):
+        if self.process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)

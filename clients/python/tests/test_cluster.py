@@ -1,0 +1,49 @@
+"""A client of a cluster: the same API, but for sessions."""
+
+import pytest
+import redis
+import redis.asyncio
+
+import gpulock
+import gpulock.asyncio
+from servers import Server, eventually, free_port
+
+LOCK = "gpu_lock:0"
+
+
+@pytest.fixture(scope="module")
+def cluster(program):
+    """One node that serves all slots."""
+    # The usual port of the bus, 10000 above, may be none at all.
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    server = Server(program, options=options)
+    with server.client() as client:
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        eventually(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+    yield server
+    server.close()
+
+
+def test_locks_and_pools(cluster):
+    with redis.RedisCluster(host="127.0.0.1", port=cluster.port) as client:
+        with gpulock.Lock(client, LOCK, timeout=3, renew=True) as lock:
+            assert lock.token
+            # Longer than its lease and than a slice.
+            assert not gpulock.Lock(client, LOCK, timeout=60).acquire(blocking_timeout=4)
+            lock.ensure_held()
+            lock.extend(1)
+        assert not lock.locked()
+        with gpulock.Pool(client, ["{node}:0", "{node}:1"], n=2, timeout=60) as gpus:
+            assert gpus.devices == (0, 1)
+        with pytest.raises(ValueError, match="not of a cluster"):
+            gpulock.Lock(client, LOCK, session=True)
+
+
+async def test_asyncio(cluster):
+    async with redis.asyncio.RedisCluster(host="127.0.0.1", port=cluster.port) as client:
+        async with gpulock.asyncio.Lock(client, LOCK, timeout=3, renew=True) as lock:
+            assert lock.token
+            other = gpulock.asyncio.Lock(client, LOCK, timeout=60)
+            assert not await other.acquire(blocking_timeout=4)
+            await lock.ensure_held()
+        assert not await lock.locked()

@@ -1,0 +1,186 @@
+"""Pools: any so many of some GPUs, for threads and tasks, with the module and without."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from redis.exceptions import ConnectionError, LockError, LockNotOwnedError
+
+import gpulock
+import gpulock.asyncio
+from looks import inspect, stats, waiting
+from relay import Relay
+from servers import eventually
+
+KEYS = gpulock.gpu_keys("gpus", range(4), host="node7")
+
+
+def test_names():
+    assert KEYS[:2] == ["{gpus:node7}:gpu:0", "{gpus:node7}:gpu:1"]
+    assert gpulock.gpu_keys("gpus", [3])[0].endswith("}:gpu:3")
+
+
+def test_any_two_of_four(any_client):
+    any_client.set(KEYS[0], "somebody")
+    with gpulock.Pool(any_client, KEYS, n=2, timeout=60) as gpus:
+        assert gpus.devices == (1, 2)
+        assert gpus.keys == (KEYS[1], KEYS[2])
+        assert gpus.torch == ("cuda:1", "cuda:2")
+        assert any_client.get(KEYS[1]) == any_client.get(KEYS[2])
+        assert 50_000 < any_client.pttl(KEYS[2]) <= 60_000
+        assert not gpulock.Pool(any_client, KEYS, n=2, timeout=60).acquire(blocking=False)
+        with gpulock.Pool(any_client, KEYS, timeout=60) as last:
+            assert last.devices == (3,)
+    assert any_client.exists(*KEYS) == 1
+
+
+def test_a_subprocess_sees_its_gpus_alone(client):
+    with gpulock.Pool(client, KEYS, n=2, timeout=60) as gpus:
+        told = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import os; print(*(os.environ[k] for k in ('CUDA_VISIBLE_DEVICES',"
+                "'CUDA_DEVICE_ORDER', 'GPULOCK_KEYS', 'GPULOCK_TOKENS')))",
+            ],
+            env=gpus.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        tokens = [str(inspect(client, key)["token"]) for key in KEYS[:2]]
+    assert told == ["0,1", "PCI_BUS_ID", ",".join(KEYS[:2]), ",".join(tokens)]
+
+
+def test_devices_may_be_named(client):
+    pool = gpulock.Pool(client, {"a": "GPU-7f3a", "b": "GPU-19c2"}, n=2, timeout=60)
+    with pool as gpus:
+        assert gpus.environment({})["CUDA_VISIBLE_DEVICES"] == "GPU-7f3a,GPU-19c2"
+    assert gpulock.Pool(client, ["x", "y"]).names == ("x", "y")
+    with gpulock.Pool(client, ["x", "y"], timeout=60) as gpus:
+        assert gpus.devices == (0,)
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_a_number_that_cannot_be_had(client, n):
+    with pytest.raises(ValueError, match="n must be from 1 to 4"):
+        gpulock.Pool(client, KEYS, n=n)
+
+
+def test_nothing_held(client):
+    pool = gpulock.Pool(client, KEYS)
+    with pytest.raises(LockError):
+        pool.release()
+    with pytest.raises(LockError):
+        _ = pool.gpus
+
+
+def test_a_gang_waits_for_its_share_and_is_not_starved(client):
+    first = gpulock.Pool(client, KEYS, n=4, timeout=60)
+    first.acquire()
+    order = []
+
+    def work(n):
+        with gpulock.Pool(client, KEYS, n=n, timeout=60):
+            order.append(n)
+
+    threads = []
+    for position, n in enumerate((3, 1, 2)):
+        threads.append(threading.Thread(target=work, args=(n,)))
+        threads[-1].start()
+        eventually(lambda position=position: waiting(client, KEYS[0]) == position + 1)
+    first.release()
+    for thread in threads:
+        thread.join()
+    assert order.index(3) < order.index(2)
+
+
+def test_without_the_module_waiters_poll(plain_server):
+    with plain_server.client() as client:
+        held = gpulock.Pool(client, KEYS, n=3, timeout=60)
+        held.acquire()
+        taken = []
+
+        def work():
+            with gpulock.Pool(client, KEYS, n=2, timeout=60) as gpus:
+                taken.append(gpus.devices)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        time.sleep(0.3)
+        assert not taken
+        held.release()
+        thread.join()
+        assert taken == [(0, 1)]
+        assert not client.exists(*KEYS)
+
+
+def test_all_of_it_is_renewed_and_one_lost_lock_is_a_loss(client):
+    pool = gpulock.Pool(client, KEYS, n=2, timeout=3, renew=True, session=True)
+    pool.acquire()
+    before = stats(client)["extends"]
+    eventually(lambda: stats(client)["extends"] > before + 7)
+    pool.ensure_held()
+    client.execute_command("GPULOCK.FORCERELEASE", KEYS[1])
+    assert pool.lost.wait(30)
+    with pytest.raises(LockNotOwnedError):
+        pool.release()
+    assert not client.exists(*KEYS), "what was left has been given back"
+
+
+def test_a_release_that_fails_half_way_is_gone_on_with(server, client):
+    relay = Relay(server.port)
+    with server.client(retry=None) as own:
+        own.connection_pool.connection_kwargs["port"] = relay.port
+        pool = gpulock.Pool(own, KEYS, n=3, timeout=60)
+        pool.acquire()
+
+        def cut_after_the_first():
+            eventually(lambda: client.exists(*KEYS) < 3)
+            relay.refuse()
+
+        relay.swallow_replies = True
+        thread = threading.Thread(target=cut_after_the_first)
+        thread.start()
+        with pytest.raises(ConnectionError):
+            pool.release()
+        thread.join()
+        assert client.exists(*KEYS) == 2
+        relay.swallow_replies = False
+        relay.refuse(False)
+        pool.release()
+        assert client.exists(*KEYS) == 0
+    relay.close()
+
+
+async def test_asyncio(any_aclient):
+    pools = [gpulock.asyncio.Pool(any_aclient, KEYS, n=2, timeout=60) for _ in range(5)]
+    inside = []
+
+    async def work(pool):
+        async with pool as gpus:
+            assert not set(gpus.devices) & {d for devices in inside for d in devices}
+            inside.append(gpus.devices)
+            await asyncio.sleep(0.01)
+            inside.remove(gpus.devices)
+
+    await asyncio.gather(*map(work, pools))
+    assert not await any_aclient.exists(*KEYS)
+
+
+async def test_asyncio_a_cancelled_gang_leaves_nothing(aclient, client):
+    held = gpulock.Pool(client, KEYS, n=2, timeout=60)
+    held.acquire()
+    acquiring = asyncio.ensure_future(
+        gpulock.asyncio.Pool(aclient, KEYS, n=3, timeout=60).acquire()
+    )
+    while stats(client)["clients_waiting"] != 1:
+        await asyncio.sleep(0.01)
+    acquiring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await acquiring
+    held.release()
+    assert not client.exists(*KEYS)
