@@ -73,7 +73,7 @@ fuzz-core: need-cargo need-fuzz ## What reads a client's bytes, and the rules, g
 	done
 
 .PHONY: memory
-memory: under-test ## The server tests under valgrind, which takes an hour or more
+memory: under-test ## The server tests under valgrind, which takes half an hour or more
 	SERVERS="$(installed) $(SERVERS)" tools/valgrind.sh
 
 .PHONY: examples
