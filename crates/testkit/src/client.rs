@@ -110,6 +110,14 @@ impl Client {
         self.send_raw(&encode(args));
     }
 
+    /// Like [`Client::send`], where the server may be gone.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn try_send(&mut self, args: &[impl AsRef<[u8]>]) -> io::Result<()> {
+        self.stream.write_all(&encode(args))
+    }
+
     /// Sends several commands in one write, so that the server meets them in one turn
     /// of its loop; [`Client::read`] each answer.
     #[track_caller]
