@@ -231,4 +231,6 @@ async def test_a_wait_goes_on_on_a_new_connection(relay, relayed, watcher):
     await until(lambda: stats(watcher)["clients_waiting"] == 1)
     watcher.delete(LOCK)
     assert await acquiring is True
+    # The relay has cut what lay idle in the pool as well.
+    await relayed.connection_pool.disconnect()
     await lock.release()

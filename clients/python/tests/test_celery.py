@@ -1,4 +1,4 @@
-"""A real worker of the example project, on our server as its broker."""
+"""Real workers, most of the example project, on our server as their broker."""
 
 import importlib
 import os
@@ -10,25 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from servers import eventually
+from servers import eventually, free_port
 
 pytest.importorskip("celery")
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "celery"
+from gpulock.celery import GpuTimeoutError
+
+TESTS = Path(__file__).parent
+EXAMPLE = TESTS.parent / "examples" / "celery"
 GPUS = ["{node7}:gpu:0", "{node7}:gpu:1"]
 GET_S = 60
-CELERY = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-l", "INFO"]
-CELERY += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+# More often than Celery tries a task when nobody says otherwise.
+OFTEN = 6
+CELERY = [sys.executable, "-m", "celery"]
+OPTIONS = ["-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
 class Worker:
-    def __init__(self, url, folder, *options):
+    def __init__(self, url, folder, *options, project=EXAMPLE / "tasks.py", **environment):
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*CELERY, *options],
-                cwd=EXAMPLE,
-                env={**os.environ, "REDIS_URL": url},
+                [*CELERY, "-A", project.stem, "worker", *OPTIONS, *options],
+                cwd=project.parent,
+                env={**os.environ, "REDIS_URL": url, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -69,6 +74,25 @@ def tasks(broker):
 def worker(tasks, tmp_path_factory):
     url = os.environ["REDIS_URL"]
     worker = Worker(url, tmp_path_factory.mktemp("celery"), "--pool=prefork", "-c", "4")
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def stubborn(tasks):
+    sys.modules.pop("stubborn_tasks", None)
+    stubborn = importlib.import_module("stubborn_tasks")
+    yield stubborn
+    stubborn.app.close()
+
+
+@pytest.fixture
+def stubborn_worker(stubborn, broker, tmp_path):
+    with broker.client() as client:
+        client.delete(stubborn.KEY)
+    worker = Worker(
+        os.environ["REDIS_URL"], tmp_path, "-c", "2", project=TESTS / "stubborn_tasks.py"
+    )
     yield worker
     worker.close()
 
@@ -137,6 +161,86 @@ def test_a_worker_without_children(tasks, client, tmp_path):
         assert result.get(timeout=GET_S)["gpu"] == GPUS[0]
     finally:
         solo.close()
+
+
+def test_to_come_again_for_a_gpu_is_no_try_of_the_task(stubborn, stubborn_worker, broker):
+    with broker.client() as client:
+        client.set(stubborn.KEY, "somebody", px=120_000)
+        result = stubborn.try_once_more.delay()
+        came_again = f"[{result.id}] retry: Retry in 0.1s"
+        eventually(lambda: stubborn_worker.text().count(came_again) >= OFTEN, GET_S)
+        client.delete(stubborn.KEY)
+        assert result.get(timeout=GET_S) == 1
+
+
+def test_a_second_delivery_waits_for_the_first_without_a_limit(
+    stubborn, stubborn_worker, broker
+):
+    with broker.client() as client:
+        first = stubborn.wait_for_a_word.delay()
+        runs = f"runs:{first.id}"
+        eventually(lambda: client.llen(runs) == 1, GET_S)
+        stubborn.wait_for_a_word.apply_async(task_id=first.id)
+        yours = f"[{first.id}] is already yours"
+        eventually(lambda: stubborn_worker.text().count(yours) >= OFTEN, GET_S)
+        # Nothing was written over the state of the one that runs.
+        assert first.state == "PENDING"
+        client.rpush(f"enough:{first.id}", "now")
+        assert first.get(timeout=GET_S) is True
+        done = f"[{first.id}] is done already"
+        eventually(lambda: done in stubborn_worker.text(), GET_S)
+        assert client.llen(runs) == 1
+
+
+def test_a_message_that_cannot_be_put_back_is_not_lost(stubborn, broker, tmp_path):
+    worker = Worker(
+        os.environ["REDIS_URL"],
+        tmp_path,
+        "--pool=solo",
+        project=TESTS / "stubborn_tasks.py",
+        CELERY_BROKER_WRITE_URL=f"redis://127.0.0.1:{free_port()}/0",
+    )
+    with broker.client() as client:
+        try:
+            client.set(stubborn.KEY, "somebody", px=120_000)
+            result = stubborn.wait_for_a_word.delay()
+            received = f"[{result.id}] received"
+            eventually(lambda: worker.text().count(received) > 1, GET_S)
+            client.delete(stubborn.KEY)
+            client.rpush(f"enough:{result.id}", "now")
+            assert result.get(timeout=GET_S) is True
+        finally:
+            worker.close()
+
+
+@pytest.mark.parametrize("backend", ["none", "away"])
+def test_without_a_result_backend(stubborn, broker, tmp_path, backend):
+    url = "disabled://" if backend == "none" else f"redis://127.0.0.1:{free_port()}/0"
+    worker = Worker(
+        os.environ["REDIS_URL"],
+        tmp_path,
+        "--pool=solo",
+        project=TESTS / "stubborn_tasks.py",
+        CELERY_RESULT_BACKEND=url,
+    )
+    try:
+        task_id = stubborn.hold.apply_async(ignore_result=True).id
+        succeeded = f"stubborn_tasks.hold[{task_id}] succeeded"
+        eventually(lambda: succeeded in worker.text(), GET_S)
+        told = f"nobody tells whether stubborn_tasks.hold[{task_id}] is done" in worker.text()
+        assert told == (backend == "away")
+    finally:
+        worker.close()
+
+
+def test_who_is_not_delivered_is_told_that_there_is_no_gpu(stubborn, broker):
+    with broker.client() as client:
+        client.set(stubborn.KEY, "somebody", px=120_000)
+        with pytest.raises(GpuTimeoutError, match="nobody delivers it again"):
+            stubborn.try_once_more()
+        with pytest.raises(GpuTimeoutError, match="nobody delivers it again"):
+            stubborn.try_once_more.apply().get()
+        client.delete(stubborn.KEY)
 
 
 def has_module(client):

@@ -1,8 +1,10 @@
 """The acceptance of the replaced system, under the names that its tests had, but against a
 real server; then what it did wrong, done right."""
 
+import functools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis.exceptions import ConnectionError
@@ -266,6 +268,20 @@ class TestDecorator:
         assert "left to its lease" in caplog.text
         assert client.exists(LOCK)
 
+    def test_a_body_that_runs_after_the_call_is_refused(self):
+        async def coroutine():
+            pass
+
+        def generator():
+            yield
+
+        async def asynchronous_generator():
+            yield
+
+        for late in (coroutine, generator, asynchronous_generator):
+            with pytest.raises(TypeError, match=r"gpulock\.asyncio\.Lock"):
+                gpu_lock(LOCK)(late)
+
     def test_the_plain_old_value(self, configured):
         configure(configured, plain_owner=True)
         values = []
@@ -303,6 +319,29 @@ class TestFigures:
         configure(own_server.client(retry=None))
         assert "error" in get_gpu_lock_status(LOCK)
         configure()
+
+    def test_figures_without_a_server(self, own_server, caplog):
+        with own_server.client(retry=None) as client:
+            configure(client)
+            manager = gpulock.locks.lock_manager
+            assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
+            seen = manager._own_counts["acquired"]
+            own_server.kill()
+            assert manager.get_exception_statistics()["total_locks"] == seen > 0
+            assert "does not tell its counters" in caplog.text
+            assert release_gpu_lock(LOCK, "asr") is False
+            assert "could not be released" in caplog.text
+        configure()
+
+    def test_what_is_held_no_more_is_not_old(self, own_server):
+        """A lock that could not be given back: its lease is over all the same."""
+        with own_server.client(retry=None) as client:
+            manager = SmartGpuLockManager(client)
+            short = {**CONFIG, "lock_timeout": 0.5}
+            assert manager.acquire_lock_with_smart_polling("asr", LOCK, short)
+            own_server.kill()
+            assert manager.release_lock("asr", LOCK) is False
+            eventually(lambda: manager.get_lock_health()["lock_age"] is None)
 
     def test_statistics_health_and_history(self, manager, client):
         client.set("taken", "somebody")
@@ -367,6 +406,58 @@ def test_two_runs_of_a_task_in_one_process(manager, client):
     second.join()
     assert manager.release_lock("asr", LOCK) is False
     assert client.exists(LOCK)
+
+
+@pytest.mark.parametrize("plain_owner", [False, True])
+def test_a_run_that_got_nothing_frees_nothing(client, counts, plain_owner):
+    manager = SmartGpuLockManager(client, plain_owner=plain_owner)
+    assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
+    holder = client.get(LOCK)
+
+    def second():
+        acquired = manager.acquire_lock_with_smart_polling("asr", LOCK, AT_ONCE)
+        return acquired, manager.release_lock("asr", LOCK), manager.release_lock("asr", LOCK)
+
+    assert in_a_thread(second) == (False, False, False)
+    assert client.get(LOCK) == holder
+    assert counts()["ownership_violations"] == 2
+    assert manager.release_lock("asr", LOCK) is True
+
+
+@pytest.mark.parametrize("plain_owner", [False, True])
+def test_a_second_release_leaves_the_next_run_alone(client, plain_owner):
+    manager = SmartGpuLockManager(client, plain_owner=plain_owner)
+    assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
+    assert manager.release_lock("asr", LOCK) is True
+    take = functools.partial(manager.acquire_lock_with_smart_polling, "asr", LOCK, CONFIG)
+    assert in_a_thread(take)
+    assert manager.release_lock("asr", LOCK) is False
+    assert client.exists(LOCK)
+
+
+def test_a_failed_try_does_not_forget_what_is_held(manager, client):
+    assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
+    assert not manager.acquire_lock_with_smart_polling("asr", LOCK, AT_ONCE)
+    assert manager.release_lock("asr", LOCK) is True
+    assert not client.exists(LOCK)
+
+
+def test_the_renewal_ends_with_the_thread_that_took_the_lock(manager, client):
+    renewed = {**CONFIG, "lock_timeout": 1, "renew": True}
+
+    def work():
+        assert manager.acquire_lock_with_smart_polling("asr", LOCK, renewed)
+        eventually(lambda: stats(client)["extends"] > 0)
+
+    in_a_thread(work)
+    eventually(lambda: not client.exists(LOCK))
+    eventually(lambda: manager.get_lock_health()["lock_age"] is None)
+
+
+def in_a_thread(function):
+    """What the function answers in a thread of its own, which is over then."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(function).result()
 
 
 def test_errors_are_told_apart_by_type(own_server):

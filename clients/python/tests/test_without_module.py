@@ -7,13 +7,18 @@ import threading
 import time
 
 import pytest
+import redis
 import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import gpulock
+from cutter import Cutter
 from gpulock import ModuleMissingError
 from servers import PATIENCE_S, Server, eventually
 
 LOCK = "gpu_lock:0"
+RETRIES = {"retry": Retry(NoBackoff(), 3), "retry_on_error": [redis.ConnectionError]}
 
 
 @pytest.fixture
@@ -99,10 +104,10 @@ def test_renewal_and_loss(plain):
 
 
 def test_a_lock_without_timeout_has_no_end_and_no_keeper(plain):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with gpulock.Lock(plain, LOCK):
         assert plain.ttl(LOCK) == -1
-        assert threading.active_count() == before
+        assert not set(threading.enumerate()) - before
 
 
 async def test_asyncio(plain_server):
@@ -167,3 +172,74 @@ def test_delex():
             assert "DELEX" in calls(client)
     finally:
         server.close()
+
+
+def waits_for(client, holder):
+    """Waits for the lock of the holder with this client, and is granted it."""
+    waiter = gpulock.Lock(client, LOCK, timeout=60, thread_local=False)
+    thread = threading.Thread(target=waiter.acquire, daemon=True)
+    thread.start()
+    time.sleep(0.5)
+    holder.release()
+    thread.join(PATIENCE_S)
+    assert waiter.owned()
+    waiter.release()
+
+
+def test_a_waiter_with_one_connection(plain, plain_server):
+    holder = gpulock.Lock(plain, LOCK, timeout=60, thread_local=False)
+    holder.acquire()
+    with plain_server.client(max_connections=1) as client:
+        waits_for(client, holder)
+
+
+def test_a_waiter_who_may_not_subscribe(plain, plain_server):
+    settings = {"enabled": True, "nopass": True, "keys": ["*"], "commands": ["+@all"]}
+    plain.acl_setuser("deaf", reset_channels=True, **settings)
+    holder = gpulock.Lock(plain, LOCK, timeout=60, thread_local=False)
+    holder.acquire()
+    with plain_server.client(username="deaf", password="any") as client:
+        waits_for(client, holder)
+    plain.acl_deluser("deaf")
+
+
+@pytest.mark.parametrize("settings", [{"retry": None}, {}], ids=["alone", "retries"])
+async def test_a_task_with_one_connection(plain, plain_server, settings):
+    plain.set(LOCK, "somebody", px=1000)
+    client = redis.asyncio.Redis(port=plain_server.port, max_connections=1, **settings)
+    async with client, gpulock.asyncio.Lock(client, LOCK, timeout=60) as lock:
+        assert await lock.owned()
+
+
+def test_a_lost_answer_locks_nobody_out(plain, plain_server):
+    cutter = Cutter(plain_server.port, b"NX")
+    with redis.Redis(port=cutter.port, **RETRIES) as client:
+        lock = gpulock.Lock(client, LOCK)
+        assert lock.acquire(blocking_timeout=PATIENCE_S)
+        assert cutter.has_cut
+        lock.release()
+    assert not plain.exists(LOCK)
+    cutter.close()
+
+
+def test_a_lost_answer_takes_no_second_share(plain, plain_server):
+    keys = gpulock.gpu_keys("gpus", range(4), host="node7")
+    cutter = Cutter(plain_server.port, b"free[")
+    with redis.Redis(port=cutter.port, **RETRIES) as client:
+        pool = gpulock.Pool(client, keys, n=2, timeout=60)
+        with pool as gpus:
+            assert cutter.has_cut
+            assert gpus.devices == (0, 1)
+            assert plain.exists(*keys) == 2
+    assert not plain.exists(*keys)
+    cutter.close()
+
+
+def test_a_call_without_retries_takes_back_what_it_was_given(plain, plain_server):
+    cutter = Cutter(plain_server.port, b"NX")
+    with redis.Redis(port=cutter.port, retry=None) as client:
+        with pytest.raises(redis.ConnectionError):
+            gpulock.Lock(client, LOCK).acquire()
+        assert cutter.has_cut
+    assert not plain.exists(LOCK)
+    cutter.close()

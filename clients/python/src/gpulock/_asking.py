@@ -6,6 +6,7 @@ it may have been granted is given back.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import replace
@@ -15,8 +16,10 @@ from redis.exceptions import ConnectionError, RedisError, ResponseError, Timeout
 from . import _plain, _words
 from ._hold import Hold, Wish
 from ._server import Abilities, Server, is_unknown_command
-from ._steps import Step, Steps, ask, ask_own, pause
+from ._steps import Step, Steps, ask, ask_briefly, ask_own, pause
 from .errors import DeadlockError, ModuleMissingError
+
+logger = logging.getLogger("gpulock")
 
 PATIENCE_S = 30.0
 """How long a waiter rides out a connection that breaks again and again."""
@@ -53,11 +56,13 @@ def _in_line(wish: Wish, server: Server) -> Steps[Hold | None]:
             # BLOCK 0 would be a wait without an end.
             left = max(0.0, deadline - time.monotonic())
             block_ms = math.ceil(min(left, way.slice_s) * 1000)
+            if not wish.session and not way.has_answered:
+                block_ms = 0  # A free lock needs no connection beside the pool.
             try:
                 reply = yield _say(wish, block_ms)
             except (ConnectionError, TimeoutError):
                 server.forget()
-                if not block_ms or way.is_cut_for_good():
+                if not block_ms or not way.has_answered or way.is_cut_for_good():
                     raise
                 yield pause(RETRY_S)
                 continue
@@ -65,9 +70,11 @@ def _in_line(wish: Wish, server: Server) -> Steps[Hold | None]:
                 _raise_unless_passing(error, waits=block_ms > 0)
                 yield pause(RETRY_S)
                 continue
-            way.broken_since = None
+            way.broken_since, way.has_answered = None, True
             tokens = _words.tokens(wish, reply)
             if tokens is not None:
+                if not wish.session:
+                    yield lambda doer: doer.close_own()
                 return Hold(wish.owner, tokens)
             if time.monotonic() >= deadline:
                 yield lambda doer: doer.close_own()
@@ -89,6 +96,7 @@ class _Way:
     def __init__(self, slice_s: float) -> None:
         self.slice_s = slice_s
         self.broken_since: float | None = None
+        self.has_answered = False
 
     def is_cut_for_good(self) -> bool:
         """Notes that a call was cut off. Something on the way may not bear a connection on
@@ -101,8 +109,10 @@ class _Way:
 
 
 def _say(wish: Wish, block_ms: int) -> Step:
+    """Who waits keeps its connection: were it one of the pool, those who wait could use up
+    the pool, and nobody could release."""
     words = _words.acquire(wish, block_ms)
-    return ask_own(*words) if wish.session else ask(*words)
+    return ask_own(*words) if wish.session or block_ms else ask(*words)
 
 
 def _raise_unless_passing(error: ResponseError, waits: bool) -> None:
@@ -121,11 +131,21 @@ def _call_back(wish: Wish) -> Steps[None]:
         yield lambda doer: doer.close_own()
         if not wish.unique:
             return  # Another one may hold the lock under the same name.
-        reply = yield ask(*_words.acquire(replace(wish, session=False), block_ms=1))
-        for name in _words.tokens(wish, reply) or ():
-            yield ask(*_words.release(name, wish.owner, None, "cancelled"))
-    except RedisError:
-        pass  # The server is away: the lease ends what it granted.
+        again = _words.acquire(replace(wish, session=False), block_ms=1)
+        granted = _words.tokens(wish, (yield ask_briefly(*again))) or {}
+        for name, token in granted.items():
+            if wish.mine is None or not wish.mine.has(name, token):
+                yield ask_briefly(*_words.release(name, wish.owner, None, "cancelled"))
+    except (RedisError, OSError):
+        _leave_to_the_lease(wish)
+
+
+def _leave_to_the_lease(wish: Wish) -> None:
+    logger.warning(
+        "gpulock: a call for %s was cut off, and the server is away: the lease of what it may "
+        "have been granted has to end",
+        wish.names[0],
+    )
 
 
 def _by_polling(wish: Wish, abilities: Abilities) -> Steps[Hold | None]:
@@ -135,6 +155,8 @@ def _by_polling(wish: Wish, abilities: Abilities) -> Steps[Hold | None]:
             hold = yield from _plain.take(wish)
             left = deadline - time.monotonic()
             if hold is not None or left <= 0:
+                # Here, where a call that is cut off is made good.
+                yield lambda doer: doer.deafen()
                 return hold
             nap = min(wish.poll_s, left)
             channel = _plain.channel(wish.names[0])
@@ -151,6 +173,7 @@ def _take_back(wish: Wish, abilities: Abilities) -> Steps[None]:
         return
     try:
         for name in wish.names:
-            yield from _plain.release(name, wish.owner, "cancelled", abilities)
-    except RedisError:
-        pass
+            if wish.mine is None or name not in wish.mine.names:
+                yield from _plain.release(name, wish.owner, "cancelled", abilities, ask_briefly)
+    except (RedisError, OSError):
+        _leave_to_the_lease(wish)

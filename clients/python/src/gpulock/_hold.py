@@ -30,6 +30,8 @@ class Wish:
     poll_s: float = 0.1
     """How often to look where the server has no line."""
     fair: bool = False
+    mine: Hold | None = None
+    """What is held under this owner already: a call that is cut off gives none of it back."""
 
 
 @dataclass
@@ -46,6 +48,10 @@ class Hold:
     doubtful: bool = False
     """A release was sent, and its answer was lost."""
     released: set[Name] = field(default_factory=set)
+
+    def has(self, name: Name, token: int | None) -> bool:
+        """Whether a grant is of this very hold, as far as anybody can tell."""
+        return name in self.names and self.tokens[name] in (token, None)
 
     @property
     def names(self) -> tuple[Name, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Callable
 
 from redis.exceptions import (
     ConnectionError,
     LockNotOwnedError,
+    NoPermissionError,
     ResponseError,
     TimeoutError,
 )
@@ -15,10 +15,8 @@ from redis.exceptions import (
 from . import _plain, _words
 from ._hold import Hold
 from ._server import Server, is_unknown_command
-from ._steps import Step, Steps, ask
+from ._steps import Say, Steps, ask, ask_once
 from ._words import Name
-
-Say = Callable[..., Step]
 
 
 def release(hold: Hold, server: Server, reason: str = "normal") -> Steps[bool]:
@@ -31,7 +29,7 @@ def release(hold: Hold, server: Server, reason: str = "normal") -> Steps[bool]:
     all_held = True
     for name in hold.names:
         try:
-            released = yield from _release_one(hold, name, server, reason)
+            released = yield from _release_and_repeat(hold, name, server, reason)
         except ResponseError:
             raise  # The server has done nothing.
         except BaseException:
@@ -42,16 +40,28 @@ def release(hold: Hold, server: Server, reason: str = "normal") -> Steps[bool]:
     return all_held
 
 
-def _release_one(hold: Hold, name: Name, server: Server, reason: str) -> Steps[bool]:
+def _release_and_repeat(hold: Hold, name: Name, server: Server, reason: str) -> Steps[bool]:
+    """The client would repeat a release whose answer was lost, and tell only what came of the
+    second one: so the first is sent without that."""
+    try:
+        return (yield from _release_one(hold, name, server, reason, ask_once))
+    except LOST_CONTACT:
+        hold.doubtful = True
+        if not (yield lambda doer: doer.retries()):
+            raise
+    return (yield from _release_one(hold, name, server, reason, ask))
+
+
+def _release_one(hold: Hold, name: Name, server: Server, reason: str, say: Say) -> Steps[bool]:
     if hold.by_module:
         try:
             token = hold.tokens[name]
-            return bool((yield ask(*_words.release(name, hold.owner, token, reason))))
+            return bool((yield say(*_words.release(name, hold.owner, token, reason))))
         except ResponseError as error:
             _raise_unless_module_is_gone(error, server)
     try:
         abilities = yield from server.abilities()
-        return (yield from _plain.release(name, hold.owner, reason, abilities))
+        return (yield from _plain.release(name, hold.owner, reason, abilities, say))
     except ResponseError:
         server.forget()
         raise
@@ -115,7 +125,13 @@ def is_held(hold: Hold) -> Steps[bool]:
 
 
 def _is_that_hold(hold: Hold, name: Name) -> Steps[bool]:
-    reply = yield ask("GPULOCK.INSPECT", name)
+    try:
+        reply = yield ask("GPULOCK.INSPECT", name)
+    except ResponseError as error:
+        # A user who may not ask so much, or a module that is no more.
+        if isinstance(error, NoPermissionError) or is_unknown_command(error):
+            return (yield from _owns(hold, name))
+        raise
     if reply is None:
         return False
     lock = _words.fields(reply)

@@ -8,6 +8,7 @@ process or lock object.
 from __future__ import annotations
 
 import enum
+import logging
 import math
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ from ._hold import Hold, Loss, Wish
 from ._server import Server
 from ._steps import Step, Steps, ask, ask_own
 
+logger = logging.getLogger("gpulock")
 T = TypeVar("T")
 
 
@@ -31,6 +33,8 @@ class Event(enum.Enum):
     """The holder gives the lock back, or is no more."""
     CUT = "cut"
     """The lock's own connection closed."""
+    CHANGED = "changed"
+    """The holder has set the lease anew."""
 
 
 RENEWALS = 3
@@ -39,21 +43,40 @@ LONGEST_WARNING_S = 30.0
 
 
 def keep(hold: Hold, wish: Wish, server: Server, renew: bool) -> Steps[Loss | None]:
-    """Until the holder stops it (None), or the lock is lost or about to be."""
+    """Until the holder stops it (None), or the lock is lost or about to be.
+
+    Whatever else ends it is a loss too: the holder would go on with a lock that nobody
+    renews.
+    """
+    try:
+        return (yield from _keep(hold, wish, server, renew))
+    except GeneratorExit:
+        raise
+    except BaseException:  # Also a task that was cancelled from outside.
+        logger.exception("gpulock: nobody looks after a lock any more; its lease will end")
+        return unwatched(hold)
+
+
+def _keep(hold: Hold, wish: Wish, server: Server, renew: bool) -> Steps[Loss | None]:
     if wish.lease_ms:
         hold.ends_at = time.monotonic() + wish.lease_ms / 1000
     warning_s = _warning_s((wish.lease_ms or 0) / 1000)
     rung, lease_s = yield from _until_warned(hold, warning_s, _first_look(hold, wish))
     if rung or lease_s is None:
         return None if rung else (yield from _taken_away(hold))
-    warning_s = _warning_s(lease_s)
+    warning_s, now_s = _warning_s(lease_s), lease_s
     renew_at = time.monotonic() + (lease_s / RENEWALS if renew else math.inf)
     while True:
         warn_at = hold.ends_at - warning_s
         event = yield _watch(min(renew_at, warn_at) - time.monotonic())
         if event is Event.STOP:
             return None
-        if event is Event.CUT:
+        if event is Event.CHANGED:
+            # A lease that was cut short ends before the plan made for the old one.
+            now_s = min(lease_s, max(0.0, hold.left_ms() / 1000))
+            warning_s = _warning_s(now_s)
+            renew_at = min(renew_at, time.monotonic() + now_s / RENEWALS) if renew else math.inf
+        elif event is Event.CUT:
             steps = _come_back(hold, wish, server, renew)
             rung, loss = yield from _until_warned(hold, warning_s, steps)
             if rung or loss is not None:
@@ -67,8 +90,10 @@ def keep(hold: Hold, wish: Wish, server: Server, renew: bool) -> Steps[Loss | No
                 return None
             if renewed is False:
                 return (yield from _taken_away(hold))
+            if renewed:
+                warning_s, now_s = _warning_s(lease_s), lease_s
             # After a failure soon again: there is not much time.
-            renew_at = time.monotonic() + lease_s / (RENEWALS if renewed else 10 * RENEWALS)
+            renew_at = time.monotonic() + now_s / (RENEWALS if renewed else 10 * RENEWALS)
 
 
 def _first_look(hold: Hold, wish: Wish) -> Steps[float | None]:
@@ -79,7 +104,8 @@ def _first_look(hold: Hold, wish: Wish) -> Steps[float | None]:
                 return None
             left_s = (yield from _holding.look(hold)) / 1000
             return min(left_s, wish.lease_ms / 1000) if wish.lease_ms else left_s
-        except _holding.LOST_CONTACT:
+        except (*_holding.LOST_CONTACT, ResponseError):
+            # A server that is busy, or a user who may not look, tells nothing either.
             if wish.lease_ms:
                 return wish.lease_ms / 1000
         # The server's own lease is long, and only the server knows it.
@@ -145,18 +171,18 @@ def _come_back(hold: Hold, wish: Wish, server: Server, renew: bool) -> Steps[Los
             if not (yield from _holding.extend(hold, server, wish.lease_ms, ask_own)):
                 return lost
             reply = yield ask_own(*_words.acquire(wish))
-        except _holding.LOST_CONTACT:
-            server.forget()
-            event = yield _watch(0.1)
-            if event is Event.STOP:
+            tokens = _words.tokens(wish, reply)
+            if tokens == hold.tokens:
                 return None
-            continue
-        tokens = _words.tokens(wish, reply)
-        if tokens == hold.tokens:
-            return None
-        for name in tokens or ():
-            yield ask_own(*_words.release(name, hold.owner, None, "lost"))
-        return lost
+            for name in tokens or ():
+                yield ask_own(*_words.release(name, hold.owner, None, "lost"))
+            return lost
+        except (*_holding.LOST_CONTACT, ResponseError):
+            # Away, or a replica for the moment: the grace runs on.
+            server.forget()
+            yield lambda doer: doer.close_own()
+            if (yield _watch(0.1)) is Event.STOP:
+                return None
     return lost
 
 
@@ -167,6 +193,11 @@ def _taken_away(hold: Hold) -> Steps[Loss]:
 
 def _not_renewed(hold: Hold) -> Loss:
     return _loss(hold, "its lease ends and was not renewed")
+
+
+def unwatched(hold: Hold) -> Loss:
+    """The keeper is no more."""
+    return _loss(hold, "nobody looks after it any more")
 
 
 def _loss(hold: Hold, reason: str) -> Loss:

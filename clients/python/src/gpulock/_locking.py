@@ -29,9 +29,11 @@ class Kept(Generic[KeptT]):
     """A hold and who looks after it. Only the holder has it: when it is no more, because its
     thread or its lock has gone, the keeper stops too."""
 
-    def __init__(self, hold: Hold, keeper: KeptT | None) -> None:
+    def __init__(self, hold: Hold, keeper: KeptT | None, lost: Any) -> None:
         self.hold = hold
         self.keeper = keeper
+        self.lost = lost
+        """The event of this hold alone: the object may hold the lock again before long."""
 
 
 class _PerThread(threading.local):
@@ -75,10 +77,11 @@ class Locking:
         self.fair, self.session, self.grace = fair, session, grace
         # No lock of the module is without a lease: one that shall last until it is given
         # back has to be renewed.
-        self.renew = timeout is None if renew is None else renew
+        self.renew = not timeout if renew is None else renew
         self.on_lost = on_lost
         self._fixed_owner = owner
         self._server = _server.behind(redis)
+        self._mutex = threading.RLock()
         self.local: Any = _PerThread() if self.thread_local else SimpleNamespace()
         self.local.token = self.local.kept = self.local.lost = None
 
@@ -144,15 +147,20 @@ class Locking:
 
     def held(self) -> Hold | None:
         """What this thread holds. Whoever sets ``local.token`` has got it from elsewhere."""
-        token = self.local.token
+        with self._mutex:
+            token, kept = self.local.token, self.local.kept
         if token is None:
             return None
         owner = self._encode(token)
-        kept = self.local.kept
         if kept is None or kept.hold.owner != owner:
             return Hold(owner, dict.fromkeys(self.names))
         hold: Hold = kept.hold
         return hold
+
+    def _kept(self, hold: Hold) -> Any:
+        """Who looks after this very hold; None for one that was taken over."""
+        kept = self.local.kept
+        return kept if kept is not None and kept.hold is hold else None
 
     def _hold_to(self, doing: str) -> Hold:
         hold = self.held()
@@ -181,5 +189,17 @@ class Locking:
             )
         return {name: token for name, token in hold.tokens.items() if token is not None}
 
-    def _forget(self) -> None:
-        self.local.token = self.local.kept = None
+    def _store(self, kept: Kept[Any]) -> None:
+        with self._mutex:
+            self.local.lost, self.local.kept = kept.lost, kept
+            self.local.token = kept.hold.owner
+
+    def _forget(self, hold: Hold) -> None:
+        """After its release. Another thread or task that shares this object may have been
+        granted the lock meanwhile: what that one holds stays."""
+        with self._mutex:
+            now = self.held()
+            if now is None or now.owner != hold.owner:
+                return
+            if now is hold or self._kept(now) is None:
+                self.local.token = self.local.kept = None

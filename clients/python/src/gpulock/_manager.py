@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Callable
@@ -34,6 +35,41 @@ HISTORY_LENGTH = 100
 RECENT = 20
 
 
+class _Run:
+    """A lock that was granted, to which task, and since when."""
+
+    def __init__(self, task_name: str, lock: Lock) -> None:
+        self.task_name, self.lock = task_name, lock
+        self.taken_at = time.time()
+        kept = lock.local.kept
+        if kept.keeper is None and lock.timeout:
+            # No keeper tells when the lease ends.
+            kept.hold.ends_at = time.monotonic() + lock.timeout
+
+    def may_be_held(self) -> bool:
+        """False: it was given back, its lease is over, or its loss was told."""
+        hold = self.lock.held()
+        return hold is not None and hold.left_ms() > 0 and not self.lock.lost.is_set()
+
+
+class _Taken:
+    """A run in the hands of the thread that took it. Only the thread has it: when the thread
+    is over, nobody renews the lock any more."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        keeper = run.lock.local.kept.keeper
+        if keeper is not None:
+            weakref.finalize(self, keeper.abandon)
+
+
+class _Asked(threading.local):
+    """What each thread asked for last, by task and lock; None: it did not get it."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], _Taken | None] = {}
+
+
 class SmartGpuLockManager:
     """Takes and gives back locks by the name of the task.
 
@@ -46,7 +82,8 @@ class SmartGpuLockManager:
         self.plain_owner = plain_owner
         self.alert: Callable[[str, dict[str, Any]], Any] | None = None
         """Called when a lock had to be taken by force."""
-        self._held: dict[tuple[str, str, int], Lock] = {}
+        self._held: dict[Lock, _Run] = {}
+        self._asked = _Asked()
         self._mutex = threading.Lock()
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
         self._own_counts = dict.fromkeys((*COUNTERS, "acquired"), 0)
@@ -94,10 +131,10 @@ class SmartGpuLockManager:
         self._note(task_name, lock_key, acquired, begin, lock)
         if not acquired:
             logger.error("task %s did not get %s in time", task_name, lock_key)
+            self._remember_failure(task_name, lock_key)
             return None
         logger.info("task %s holds %s", task_name, lock_key)
-        with self._mutex:
-            self._held[task_name, lock_key, threading.get_ident()] = lock
+        self._remember(task_name, lock_key, lock)
         return lock
 
     def release_lock(
@@ -110,9 +147,8 @@ class SmartGpuLockManager:
         """
         lock = self._held_by(task_name, lock_key)
         if lock is None:
-            # Taken by another process under the plain name, or not at all.
             lock = self._lock(task_name, lock_key, {})
-            lock.local.token = lock_value(task_name).encode()
+            lock.local.token = self._owner_unknown_here(task_name, lock_key)
         return self.give_back(lock, task_name, release_reason)
 
     def give_back(self, lock: Lock, task_name: str, release_reason: str = "normal") -> bool:
@@ -189,7 +225,7 @@ class SmartGpuLockManager:
 
     def get_exception_statistics(self) -> dict[str, Any]:
         """What went wrong, for all clients: counted by the server. A server without the module
-        counts nothing; then it is what this process saw."""
+        counts nothing, and one that is away tells nothing; then it is what this process saw."""
         counts = self._server_counts()
         if counts is None:
             counts = dict(self._own_counts)
@@ -247,20 +283,50 @@ class SmartGpuLockManager:
             session=config.get("session", False),
         )
 
-    def _held_by(self, task_name: str, lock_key: str) -> Lock | None:
-        """This thread's lock first: another run of the same task may work in another one."""
+    def _remember(self, task_name: str, lock_key: str, lock: Lock) -> None:
         with self._mutex:
-            own = self._held.get((task_name, lock_key, threading.get_ident()))
-            others = (
+            # What was never given back must not pile up.
+            self._held = {held: run for held, run in self._held.items() if run.may_be_held()}
+            self._held[lock] = run = _Run(task_name, lock)
+        self._asked.answers[task_name, lock_key] = _Taken(run)
+
+    def _remember_failure(self, task_name: str, lock_key: str) -> None:
+        before = self._asked.answers.get((task_name, lock_key))
+        # What the thread has held all along is still its own to give back.
+        if before is None or not before.run.may_be_held():
+            self._asked.answers[task_name, lock_key] = None
+
+    def _held_by(self, task_name: str, lock_key: str) -> Lock | None:
+        """This thread's lock; a thread that never asked for it acts for the one that did."""
+        if (task_name, lock_key) in self._asked.answers:
+            return self._own(task_name, lock_key)
+        with self._mutex:
+            named = (
                 lock
-                for (task, key, _), lock in self._held.items()
-                if (task, key) == (task_name, lock_key)
+                for lock, run in self._held.items()
+                if (run.task_name, lock.name) == (task_name, lock_key)
             )
-            return own or next(others, None)
+            return next(named, None)
+
+    def _own(self, task_name: str, lock_key: str) -> Lock | None:
+        taken = self._asked.answers.get((task_name, lock_key))
+        if taken is None or taken.run.lock.held() is None:
+            return None
+        return taken.run.lock
+
+    def _owner_unknown_here(self, task_name: str, lock_key: str) -> bytes:
+        """Under which name to release what this process does not hold."""
+        value = lock_value(task_name)
+        if (task_name, lock_key) in self._asked.answers:
+            # It got nothing, or gave it back: another run may have the plain name by now. A
+            # name that nobody has frees nothing, and the attempt is counted all the same.
+            value = f"{value}:{_run()}"
+        # Otherwise another process may have taken it under the plain name.
+        return value.encode()
 
     def _drop(self, lock: Lock) -> None:
         with self._mutex:
-            self._held = {key: held for key, held in self._held.items() if held is not lock}
+            self._held.pop(lock, None)
 
     def _note(self, task: str, key: str, success: bool, begin: float, lock: Lock) -> None:
         end, stats = time.time(), self.lock_stats
@@ -295,20 +361,19 @@ class SmartGpuLockManager:
                 self._own_counts[name] += 1
 
     def _server_counts(self) -> dict[str, int] | None:
-        if not self.has_module():
+        try:
+            if not self.has_module():
+                return None
+            return _words.fields(self.redis.execute_command("GPULOCK.STATS"))
+        except RedisError:
+            logger.exception("the server does not tell its counters")
             return None
-        return _words.fields(self.redis.execute_command("GPULOCK.STATS"))
 
     def _age(self, now: float) -> float | None:
         """How long the oldest lock that this manager holds has been held."""
         with self._mutex:
-            holding = {(task, key) for task, key, _ in self._held}
-        taken = [
-            entry["end_time"]
-            for entry in self._history
-            if entry["success"] and (entry["task_name"], entry["lock_key"]) in holding
-        ]
-        return now - max(taken) if taken else None
+            taken = [run.taken_at for run in self._held.values() if run.may_be_held()]
+        return now - min(taken) if taken else None
 
 
 def lock_value(task_name: str) -> str:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from . import _words
 from ._hold import Hold, Wish
 from ._server import Abilities
-from ._steps import Steps, ask
+from ._steps import Say, Steps, ask
 from ._words import Name, Words
 
 CHANNEL = b"gpu_lock:"
@@ -32,14 +32,17 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return redis.call('PTTL', KEYS[1])
 """
 
-# All that are wanted or none, in the order in which they are named.
+# All that are wanted or none, in the order in which they are named. An owner that nobody else
+# uses is told what it has: the answer may have been lost on the way, and the script repeated.
 TAKE = """
-local free = {}
+local free, own = {}, {}
 for _, key in ipairs(KEYS) do
+    if ARGV[4] == '1' and redis.call('GET', key) == ARGV[1] then own[#own + 1] = key end
     if #free < tonumber(ARGV[2]) and redis.call('EXISTS', key) == 0 then
         free[#free + 1] = key
     end
 end
+if #own > 0 then return own end
 if #free < tonumber(ARGV[2]) then return false end
 for _, key in ipairs(free) do
     if ARGV[3] == '' then redis.call('SET', key, ARGV[1])
@@ -54,11 +57,16 @@ def take(wish: Wish) -> Steps[Hold | None]:
     if wish.count is None:
         name = wish.names[0]
         taken = yield ask("SET", name, wish.owner, "NX", *_words.lease(wish.lease_ms))
+        # An answer may have been lost on the way, and the command repeated.
+        if not taken and wish.unique:
+            value = yield ask("GET", name)
+            taken = value is not None and _words.as_bytes(value) == wish.owner
         names = [name] if taken else []
     else:
         lease = "" if wish.lease_ms is None else str(wish.lease_ms)
+        unique = int(wish.unique)
         reply = yield ask(
-            "EVAL", TAKE, len(wish.names), *wish.names, wish.owner, wish.count, lease
+            "EVAL", TAKE, len(wish.names), *wish.names, wish.owner, wish.count, lease, unique
         )
         taken_keys = {_words.as_bytes(key) for key in reply or ()}
         names = [name for name in wish.names if _words.as_bytes(name) in taken_keys]
@@ -67,13 +75,15 @@ def take(wish: Wish) -> Steps[Hold | None]:
     return Hold(wish.owner, dict.fromkeys(names), by_module=False)
 
 
-def release(name: Name, owner: bytes, reason: str, abilities: Abilities) -> Steps[bool]:
+def release(
+    name: Name, owner: bytes, reason: str, abilities: Abilities, say: Say = ask
+) -> Steps[bool]:
     """Frees the lock if ``owner`` holds it, and tells those who wait."""
-    released = bool((yield ask(*_compare_and_delete(name, owner, abilities))))
+    released = bool((yield say(*_compare_and_delete(name, owner, abilities))))
     if released:
         # Who does not hear of it looks from time to time.
         with suppress(RedisError):
-            yield ask("PUBLISH", channel(name), _event(name, owner, reason))
+            yield say("PUBLISH", channel(name), _event(name, owner, reason))
     return released
 
 

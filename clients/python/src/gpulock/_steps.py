@@ -27,6 +27,15 @@ class Doer(Protocol):
     def ask_own(self, *words: Word) -> Any:
         """The same on the connection that belongs to this lock alone."""
 
+    def ask_once(self, *words: Word) -> Any:
+        """The same as ``ask``, but a connection that breaks is an error at once."""
+
+    def ask_briefly(self, *words: Word) -> Any:
+        """The same on a connection that is there for this alone, with little patience."""
+
+    def retries(self) -> Any:
+        """Whether the client repeats a command whose answer was lost."""
+
     def close_own(self) -> Any:
         """Closes that connection, if there is one."""
 
@@ -36,6 +45,9 @@ class Doer(Protocol):
     def hear(self, channel: bytes, seconds: float) -> Any:
         """Waits for a message, but not longer than this. The subscription stays until the
         steps are over."""
+
+    def deafen(self) -> Any:
+        """Ends the subscription, if there is one."""
 
     def watch(self, seconds: float) -> Any:
         """Waits, and answers which ``Event`` ended it."""
@@ -49,6 +61,8 @@ class Doer(Protocol):
 
 Step = Callable[[Doer], Any]
 Steps = Generator[Step, Any, T]
+Say = Callable[..., Step]
+"""Which way a command takes: ``ask`` and its like."""
 
 
 def ask(*words: Word) -> Step:
@@ -64,6 +78,16 @@ def ask_anywhere(*words: Word) -> Step:
 def ask_own(*words: Word) -> Step:
     """Sends a command on the lock's own connection."""
     return lambda doer: doer.ask_own(*words)
+
+
+def ask_once(*words: Word) -> Step:
+    """Sends a command through the client's pool, without the client's retries."""
+    return lambda doer: doer.ask_once(*words)
+
+
+def ask_briefly(*words: Word) -> Step:
+    """Sends a command on a connection that is there for this alone, with little patience."""
+    return lambda doer: doer.ask_briefly(*words)
 
 
 def pause(seconds: float) -> Step:

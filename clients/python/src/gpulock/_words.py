@@ -12,6 +12,8 @@ Word = Union[str, bytes, memoryview, int]
 Words = tuple[Word, ...]
 
 ACQUIRE = "GPULOCK.ACQUIRE"
+LONGEST_REASON = 64
+"""In bytes."""
 
 
 def acquire(wish: Wish, block_ms: int = 0) -> Words:
@@ -43,7 +45,9 @@ def bound_to(token: int | None) -> Words:
 
 def release(name: Name, owner: bytes, token: int | None, reason: str) -> Words:
     """RELEASE; the module leaves out a reason that is the usual one."""
-    because = () if reason == "normal" else ("REASON", reason)
+    # The module takes no longer one, and would not release the lock for it.
+    text = reason.encode("utf-8", "replace")[:LONGEST_REASON].decode("utf-8", "ignore")
+    because = () if reason == "normal" else ("REASON", text)
     return ("GPULOCK.RELEASE", name, owner, *bound_to(token), *because)
 
 

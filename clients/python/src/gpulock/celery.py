@@ -14,7 +14,7 @@ from typing import Any, Callable
 
 import redis
 from celery import Celery, Task, states
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from redis.exceptions import LockError
 
 from . import _words
@@ -92,9 +92,7 @@ class GpuTask(Task):
         self._come_back_if_running(below=None)
         pool = self._pool()
         if not pool.acquire(blocking=self.gpu_retry_in is None):
-            if self.gpu_retry_in is None:
-                raise GpuTimeoutError(f"{self.name} got no GPU in {self.gpu_wait} s")
-            raise self.retry(countdown=self.gpu_retry_in, max_retries=None)
+            raise self._got_nothing()
         try:
             # The other delivery may have come and gone while this one waited.
             self._stop_if_done()
@@ -103,6 +101,13 @@ class GpuTask(Task):
             return self.run(*args, **kwargs)
         finally:
             self._give_back(pool)
+
+    def _got_nothing(self) -> LockError | Retry:
+        if self.gpu_retry_in is None:
+            return GpuTimeoutError(f"{self.name} got no GPU in {self.gpu_wait} s")
+        if not self._was_delivered():
+            return GpuTimeoutError(f"{self.name} got no GPU, and nobody delivers it again")
+        return Retry(when=self.gpu_retry_in, sig=self._put_back(self.gpu_retry_in))
 
     def _pool(self) -> Pool:
         return Pool(
@@ -138,17 +143,41 @@ class GpuTask(Task):
             client = _clients[url] = redis.Redis.from_url(url)
         return client
 
+    def _was_delivered(self) -> bool:
+        """By a broker: only then is there a message that may come twice, or be put back."""
+        return not (self.request.called_directly or self.request.is_eager)
+
     def _stop_if_done(self) -> None:
-        if self.request.called_directly or self.request.is_eager:
-            return
-        if self.backend.get_state(self.request.id) == states.SUCCESS:
+        if self._was_delivered() and self._is_known_to_be_done():
             logger.warning("%s[%s] is done already", self.name, self.request.id)
             raise Ignore
+
+    def _is_known_to_be_done(self) -> bool:
+        try:
+            return bool(self.backend.get_state(self.request.id) == states.SUCCESS)
+        except NotImplementedError:
+            return False  # No result backend.
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # Each backend has its own.
+            logger.exception("nobody tells whether %s[%s] is done", self.name, self.request.id)
+            return False
+
+    def _put_back(self, seconds: float) -> Any:
+        """Not with Celery's ``retry``: to come for a GPU is no try of the task, of which it has
+        a limited number."""
+        message = self.signature_from_request(countdown=seconds, retries=self.request.retries)
+        try:
+            message.apply_async()
+        except Exception as error:
+            # The broker is away. What it still has of this delivery goes back to its place.
+            raise Reject(error, requeue=True) from error
+        return message
 
     def _come_back_if_running(self, below: Pool | None) -> None:
         """Another delivery holds the locks: it is not run twice, but looked at again later,
         in case its worker is dead. ``below``: the one whose hold is older goes on."""
-        if self.request.called_directly or self.request.is_eager:
+        if not self._was_delivered():
             return
         # Without the module there are no tokens, and both come back.
         known = (
@@ -158,7 +187,9 @@ class GpuTask(Task):
         for token in self._tokens_of_other_deliveries(below):
             if own_token is None or token is None or token < own_token:
                 logger.warning("%s[%s] is already yours", self.name, self.request.id)
-                raise self.retry(countdown=self.gpu_retry_in or 1.0, max_retries=None)
+                self._put_back(self.gpu_retry_in or 1.0)
+                # Not Retry: nothing is written over the state of the delivery that runs.
+                raise Ignore
 
     def _tokens_of_other_deliveries(self, own: Pool | None) -> list[int | None]:
         client, keys = self._client(), self._keys()

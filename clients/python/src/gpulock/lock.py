@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Callable, Literal, TypeVar
 
@@ -54,14 +55,14 @@ class ThreadLocking(Locking):
         When the server cannot be reached, the token is kept, and it can be tried again.
         """
         hold = self._hold_to("Cannot release a lock that's not owned or is already unlocked.")
-        kept = self.local.kept
+        kept = self._kept(hold)
         keeper = None if kept is None else kept.keeper
         if keeper is not None:
             keeper.stop()
         all_held = self._run(_holding.release(hold, self._server, reason))
         if keeper is not None:
             keeper.close()
-        self._forget()
+        self._forget(hold)
         if not all_held:
             raise _holding.not_owned(
                 self.names[0], "Cannot release a lock that's no longer owned"
@@ -70,25 +71,39 @@ class ThreadLocking(Locking):
     def ensure_held(self) -> None:
         """Raises LockNotOwnedError unless the lock is held still: asks the server."""
         hold = self._hold_to("Cannot work under an unlocked lock")
-        if self.lost.is_set() or not self._run(_holding.is_held(hold)):
+        kept = self._kept(hold)
+        lost = kept is not None and kept.lost.is_set()
+        if lost or not self._run(_holding.is_held(hold)):
             raise _holding.not_owned(self.names[0], "The lock is no longer owned")
 
     def _acquire(self, wish: Wish) -> bool:
+        before = self.held()
+        if before is not None and before.doubtful:
+            # What could not be given back would be waited for.
+            self.release()
+        elif before is not None and before.owner == wish.owner:
+            wish = replace(wish, mine=before)
         doer = ThreadDoer(self.redis)
         hold = run(_asking.acquire(wish, self._server), doer)
         if hold is None:
             return False
-        self.local.lost = threading.Event()
-        self.local.kept = self._keep(hold, wish, doer)
-        self.local.token = hold.owner
+        try:
+            kept = self._keep(hold, wish, doer)
+        except BaseException:
+            # No thread is to be had: nobody would look after the lock.
+            doer.close_own()
+            self._run(_holding.release(hold, self._server, "cancelled"))
+            raise
+        self._store(kept)
         return True
 
     def _keep(self, hold: Hold, wish: Wish, doer: ThreadDoer) -> Kept[Keeper]:
+        lost = threading.Event()
         if not self._needs_keeper(hold):
-            return Kept(hold, None)
+            return Kept(hold, None, lost)
         steps = _keeping.keep(hold, wish, self._server, self.renew)
-        keeper = Keeper(steps, doer, self.lost, self.on_lost)
-        kept = Kept(hold, keeper)
+        keeper = Keeper(steps, doer, lost, self.on_lost)
+        kept = Kept(hold, keeper, lost)
         weakref.finalize(kept, keeper.abandon)
         return kept
 
@@ -206,19 +221,26 @@ class Lock(ThreadLocking):
         hold = self._hold_with_timeout_to("extend")
         more_ms = int(additional_time * 1000)
         if replace_ttl:
-            return self._extended(_holding.extend(hold, self._server, more_ms), "extend")
-        return self._extended(_holding.add(hold, self._server, more_ms), "extend")
+            steps = _holding.extend(hold, self._server, more_ms)
+        else:
+            steps = _holding.add(hold, self._server, more_ms)
+        return self._extended(hold, steps, "extend")
 
     def reacquire(self) -> Literal[True]:
         """Sets the lease back to ``timeout``."""
         hold = self._hold_with_timeout_to("reacquire")
         lease_ms = int((self.timeout or 0) * 1000)
-        return self._extended(_holding.extend(hold, self._server, lease_ms), "reacquire")
+        steps = _holding.extend(hold, self._server, lease_ms)
+        return self._extended(hold, steps, "reacquire")
 
-    def _extended(self, steps: Steps[bool], doing: str) -> Literal[True]:
-        if not self._run(steps):
-            self.lost.set()
+    def _extended(self, hold: Hold, steps: Steps[bool], doing: str) -> Literal[True]:
+        held = self._run(steps)
+        kept = self._kept(hold)
+        if not held:
+            (self.lost if kept is None else kept.lost).set()
             raise _holding.not_owned(self.name, f"Cannot {doing} a lock that's no longer owned")
+        if kept is not None and kept.keeper is not None:
+            kept.keeper.wake()
         return True
 
 

@@ -8,6 +8,7 @@ environment does, as it did: REDIS_HOST, REDIS_PORT, REDIS_PASSWORD, REDIS_LOCK_
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, TypeVar
 
 import redis as redis_py
-from redis.exceptions import LockError, LockNotOwnedError, RedisError
+from redis.exceptions import LockError, RedisError
 
 from . import _words
 from ._manager import SmartGpuLockManager, lock_value
@@ -70,6 +71,8 @@ def configure(
     (``poll_interval``, ``max_wait_time``, ``lock_timeout``, ``renew``, ``session``);
     ``cleanup`` after it, while the lock is still held, to free the GPU's memory; ``alert``
     when a lock had to be taken by force. ``plain_owner`` writes the old value into the key.
+
+    What ``renew`` and ``session`` do for a lock ends with the thread that took it.
     """
     _settings.config = config or (lambda: DEFAULTS)
     _settings.cleanup = cleanup
@@ -104,7 +107,8 @@ def gpu_lock(
     """Runs a task under a lock, or raises ``GpuLockTimeoutError``.
 
     ``event_driven`` and ``fallback_timeout`` are taken and mean nothing any more: who waits
-    stands in line in the server.
+    stands in line in the server. A function whose body runs only after the call (``async def``,
+    a generator) is refused: it would run without the lock.
     """
     given = {
         "lock_timeout": timeout,
@@ -113,6 +117,8 @@ def gpu_lock(
     }
 
     def decorate(function: FunctionT) -> FunctionT:
+        _refuse_if_it_runs_later(function)
+
         @functools.wraps(function)
         def under_the_lock(*args: Any, **kwargs: Any) -> Any:
             task_name = getattr(args[0], "name", None) if args else None
@@ -138,6 +144,19 @@ def gpu_lock(
         return under_the_lock  # type: ignore[return-value]
 
     return decorate
+
+
+def _refuse_if_it_runs_later(function: Callable[..., Any]) -> None:
+    kinds = (
+        inspect.iscoroutinefunction,
+        inspect.isasyncgenfunction,
+        inspect.isgeneratorfunction,
+    )
+    if any(is_such(function) for is_such in kinds):
+        raise TypeError(
+            f"gpu_lock cannot hold a lock for {function!r}, whose body runs after the call: "
+            "use gpulock.Lock or gpulock.asyncio.Lock inside it"
+        )
 
 
 def _clean_up(task_name: str) -> None:
@@ -195,16 +214,18 @@ def get_gpu_lock_health_summary() -> dict[str, Any]:
 
 
 def release_gpu_lock(lock_key: str = "gpu_lock:0", task_name: str = "manual") -> bool:
-    """For people: releases whichever run of this task holds the lock now."""
+    """For people: releases whichever run of this task holds the lock now. It never raises:
+    what goes wrong is logged."""
     client, named = lock_manager.redis, lock_value(task_name)
-    value = _words.as_text(client.get(lock_key) or "")
-    if value != named and not value.startswith(f"{named}:"):
-        return False
-    lock = Lock(client, lock_key, timeout=1)
-    lock.local.token = value.encode()
     try:
+        value = _words.as_text(client.get(lock_key) or "")
+        if value != named and not value.startswith(f"{named}:"):
+            return False
+        lock = Lock(client, lock_key, timeout=1)
+        lock.local.token = value.encode()
         lock.release()
-    except LockNotOwnedError:
+    except RedisError:
+        logger.exception("%s of %s could not be released", lock_key, task_name)
         return False
     return True
 
