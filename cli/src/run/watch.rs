@@ -2,6 +2,7 @@
 //! what is due is done. The only place that ends a command; when, stands in [`Dues`].
 
 use std::sync::mpsc::Receiver;
+use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
@@ -23,6 +24,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// children tell nobody.
 const BRIEF: Duration = Duration::from_millis(20);
 
+/// Longer than a process takes to become another program.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
 /// What is said of a server that takes everything and answers nothing.
 const SILENT: &str = "no answer";
 
@@ -42,6 +46,8 @@ pub(crate) struct Watch {
     lost: Option<String>,
     /// Why the server could not be asked, the last time that it could not.
     trouble: Option<String>,
+    /// What the command left running is being ended.
+    leftovers: bool,
 }
 
 /// An end that is under way.
@@ -87,6 +93,7 @@ impl Watch {
             ending,
             lost,
             trouble,
+            leftovers: false,
         })
     }
 
@@ -96,10 +103,13 @@ impl Watch {
             events.try_iter().for_each(|event| self.take_in(event));
             self.do_what_is_due();
             self.reap();
-            if let Some(status) = self.status.filter(|_| !self.is_anybody_left()) {
-                self.terminal.take_back(self.group);
-                self.guard.dismiss();
-                return End { status, lost: self.lost };
+            if let Some(status) = self.status {
+                if !self.is_anybody_left() {
+                    self.terminal.take_back(self.group);
+                    self.guard.dismiss();
+                    return End { status, lost: self.lost };
+                }
+                self.end_leftovers();
             }
             if let Ok(event) = events.recv_timeout(self.sleep()) {
                 self.take_in(event);
@@ -133,15 +143,15 @@ impl Watch {
     fn reap(&mut self) {
         while let Some(change) = self.group.change() {
             match change {
-                Change::Ended(status) => self.ended(status),
+                Change::Ended(status) => self.status = Some(status),
                 Change::Stopped(signal) => self.stopped(signal),
             }
         }
     }
 
-    fn ended(&mut self, status: u8) {
-        self.status = Some(status);
-        if self.is_anybody_left() {
+    fn end_leftovers(&mut self) {
+        if !self.leftovers {
+            self.leftovers = true;
             self.voice.say("ending what the command left running");
             self.end_by(Dues::of_leftovers(clock::now()));
         }
@@ -196,8 +206,15 @@ impl Watch {
         strays::signal(&self.owner, signal);
     }
 
+    /// A process shows no environment while it becomes another program: who is not seen
+    /// at the first look is at the second.
     fn is_anybody_left(&self) -> bool {
-        self.group.is_alive() || strays::of(&self.owner).next().is_some()
+        let is_seen =
+            || self.group.is_alive() || strays::of(&self.owner).next().is_some();
+        is_seen() || {
+            sleep(BETWEEN_LOOKS);
+            is_seen()
+        }
     }
 
     fn lose(&mut self, why: String) {

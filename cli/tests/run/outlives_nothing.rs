@@ -235,6 +235,21 @@ fn what_left_the_commands_group_ends_as_well() {
     }
 }
 
+/// The stray becomes another program just when the command ends, and shows no environment
+/// meanwhile.
+#[test]
+fn a_stray_that_is_just_being_started_is_ended_too() {
+    let server = server();
+    let script = "setsid python3 -c 'import time; time.sleep(600)' & exit 4";
+    for round in 0..20 {
+        let key = format!("k{round}");
+        let args = ["--key", &key, "--", "sh", "-c", script];
+        let (status, run) = gpulock_run(&server, &args).status();
+        assert_eq!(status, 4);
+        assert!(run.err().contains("left running"), "{round}: {}", run.err());
+    }
+}
+
 #[test]
 fn what_took_the_owner_off_its_environment_stays() {
     let server = server();
