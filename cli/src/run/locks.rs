@@ -88,7 +88,10 @@ pub(crate) fn extend(
         extend.cmd("GPULOCK.EXTEND").arg(&lock.key.0).arg(owner);
         extend.arg("PX").arg(millis(lease));
     }
-    let tokens: Vec<Option<u64>> = extend.query(connection)?;
+    let Some(tokens) = unless_no_lock(extend.query::<Vec<Option<u64>>>(connection))?
+    else {
+        return Ok(None);
+    };
     let renewed = |(lock, token): (&Lock, Option<u64>)| {
         Some(Lock { key: lock.key.clone(), token: token? })
     };
@@ -124,7 +127,8 @@ pub(crate) fn still_held(
     for lock in locks {
         inspect.cmd("GPULOCK.INSPECT").arg(&lock.key.0);
     }
-    let known: Vec<Option<Fields>> = inspect.query(connection)?;
+    let known = unless_no_lock(inspect.query::<Vec<Option<Fields>>>(connection))?;
+    let known = known.unwrap_or_default();
     let mut held = Vec::new();
     for (lock, known) in locks.iter().zip(known) {
         let Some(known) = known else { continue };
@@ -135,6 +139,15 @@ pub(crate) fn still_held(
         }
     }
     Ok(held)
+}
+
+/// An answer for all of some locks; none when a key of them is no lock any more, of which
+/// the server tells by an error for all.
+fn unless_no_lock<T>(answer: redis::RedisResult<T>) -> redis::RedisResult<Option<T>> {
+    match answer {
+        Err(error) if error.to_string().contains("WRONGTYPE") => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 /// A lock as the server shows it, by name.

@@ -48,6 +48,14 @@ pub(crate) struct Watch {
     trouble: Option<String>,
     /// What the command left running is being ended.
     leftovers: bool,
+    /// What is to be told when what is due has been done.
+    unsaid: Vec<Line>,
+}
+
+/// A line for standard error.
+enum Line {
+    Note(String),
+    Complaint(String),
 }
 
 /// An end that is under way.
@@ -94,6 +102,7 @@ impl Watch {
             lost,
             trouble,
             leftovers: false,
+            unsaid: Vec::new(),
         })
     }
 
@@ -152,8 +161,9 @@ impl Watch {
     fn end_leftovers(&mut self) {
         if !self.leftovers {
             self.leftovers = true;
-            self.voice.say("ending what the command left running");
             self.end_by(Dues::of_leftovers(clock::now()));
+            self.unsaid
+                .push(Line::Note("ending what the command left running".to_owned()));
         }
     }
 
@@ -198,6 +208,18 @@ impl Watch {
             // One that is stopped does not hear it otherwise.
             self.signal_all(Signal::SIGCONT);
         }
+        self.say_what_is_unsaid();
+    }
+
+    /// Only now that the guard knows the end and the command was told: standard error may
+    /// be a pipe that nobody reads.
+    fn say_what_is_unsaid(&mut self) {
+        for line in std::mem::take(&mut self.unsaid) {
+            match line {
+                Line::Note(text) => self.voice.say(&text),
+                Line::Complaint(text) => self.voice.complain(&text),
+            }
+        }
     }
 
     /// Signals all whom the command started, wherever they went.
@@ -219,7 +241,8 @@ impl Watch {
 
     fn lose(&mut self, why: String) {
         if self.lost.is_none() {
-            self.voice.complain(&format!("lock lost: {why}; ending the command"));
+            let line = format!("lock lost: {why}; ending the command");
+            self.unsaid.push(Line::Complaint(line));
             self.lost = Some(why);
         }
     }

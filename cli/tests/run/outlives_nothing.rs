@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use gpulock_testkit::{Server, call, on_every_server, servers};
+use gpulock_testkit::{Server, call, on_every_server, servers, wait_until};
 use rustix::process::Signal;
 
 use crate::lease_end::{lease_end, unix_time};
@@ -197,6 +197,22 @@ fn the_others_of_a_set_are_given_back_when_one_is_lost() {
     assert_eq!(run.status(), 76);
     assert!(call!(admin, "GPULOCK.LIST").list().is_empty());
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
+}
+
+/// The error of one key must not hide what became of the others.
+#[test]
+fn a_key_that_is_no_lock_any_more_ends_the_command_at_once() {
+    let server = server();
+    let mut admin = server.client();
+    let args = ["--keys", "a,b", "-n", "2", "--lease", "1h", "--", "sh", "-c", GOES_ON];
+    let mut run = gpulock_run(&server, &args).start();
+    run.line("pid");
+    let script = "redis.call('DEL', 'a') redis.call('LPUSH', 'a', 'x')";
+    call!(admin, "EVAL", script, 0);
+    assert_eq!(run.status(), 76);
+    wait_until(Duration::from_secs(60), "the grace of the other to be over", || {
+        call!(admin, "EXISTS", "b") == 0
+    });
 }
 
 /// A worker that has left its group and session, and does not end by itself.
