@@ -118,10 +118,16 @@ pub(crate) fn ask<T: FromRedisValue>(
     command.query(connection).map_err(told)
 }
 
+/// Whether an error says that the server knows no such command: the module is not loaded.
+pub(crate) fn is_unknown_command(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    error.code() == Some("ERR") && detail.starts_with("unknown command")
+}
+
 fn told(error: RedisError) -> Error {
     let detail = error.detail().unwrap_or_default();
     match error.code() {
-        Some("ERR") if detail.starts_with("unknown command") => anyhow!(
+        _ if is_unknown_command(&error) => anyhow!(
             "the server has not loaded the module gpulock (loadmodule libgpulock.so)"
         ),
         Some(code) => anyhow!("the server answers: {code} {detail}"),

@@ -67,12 +67,6 @@ pub(crate) async fn may_evict(connection: &MultiplexedConnection) -> Option<bool
     Some(policy != "noeviction")
 }
 
-/// Whether an error says that the server knows no such command: the module is not loaded.
-pub(crate) fn is_unknown_command(error: &anyhow::Error) -> bool {
-    let said = error.downcast_ref().and_then(RedisError::detail);
-    said.is_some_and(|said| said.starts_with("unknown command"))
-}
-
 async fn answer<T: FromRedisValue>(
     connection: &MultiplexedConnection,
     command: &redis::Cmd,

@@ -16,7 +16,7 @@ use tokio::{join, spawn};
 
 use super::asked::{self, Lock};
 use super::watched::Watched;
-use crate::replies::Incident;
+use crate::replies::{Incident, is_unknown_command};
 
 /// How often a server is asked while somebody looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -129,7 +129,7 @@ impl<'a> State<'a> {
                 instance,
                 unix_ms,
                 error: Some(error.to_string()),
-                module_missing: asked::is_unknown_command(&error),
+                module_missing: error.downcast_ref().is_some_and(is_unknown_command),
                 locks: Vec::new(),
                 log: None,
                 may_evict: false,

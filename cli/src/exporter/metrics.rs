@@ -12,6 +12,7 @@ use tokio::join;
 use super::asked::{self, Lock};
 use super::families::{Families, label};
 use super::watched::Watched;
+use crate::replies::is_unknown_command;
 
 /// All servers, asked at once, as Prometheus text (0.0.4).
 pub(crate) async fn text(servers: &[Arc<Watched>]) -> String {
@@ -80,8 +81,9 @@ impl Scrape {
     fn module_loaded(&self) -> Option<bool> {
         match &self.answer {
             Ok(_) => Some(true),
-            Err(error) if asked::is_unknown_command(error) => Some(false),
-            Err(_) => None,
+            Err(error) => {
+                error.downcast_ref().is_some_and(is_unknown_command).then_some(false)
+            }
         }
     }
 }

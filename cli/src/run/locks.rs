@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use redis::{Cmd, Connection, FromRedisValue, Value, cmd, pipe};
 
+use crate::replies::is_unknown_command;
 use crate::text::Text;
 
 /// What is asked for, and under which terms.
@@ -159,8 +160,7 @@ fn field<T: FromRedisValue>(lock: &Fields, name: &str) -> Option<T> {
 
 /// What an error of a server means to somebody who wants a lock.
 pub(crate) fn explained(error: redis::RedisError) -> anyhow::Error {
-    let unknown = error.detail().is_some_and(|detail| detail.contains("unknown command"));
-    if unknown {
+    if is_unknown_command(&error) {
         return anyhow!(
             "the server has no module gpulock: load it with `loadmodule /path/to/libgpulock.so` \
              in its configuration, or with MODULE LOAD"
