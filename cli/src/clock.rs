@@ -14,3 +14,8 @@ pub(crate) fn now() -> Moment {
     // The time since a start is not negative.
     Duration::try_from(now).unwrap_or_default()
 }
+
+/// A moment in milliseconds, to tell another process.
+pub(crate) fn millis(moment: Moment) -> u64 {
+    u64::try_from(moment.as_millis()).unwrap_or(u64::MAX)
+}

@@ -4,6 +4,7 @@
 
 mod act;
 mod clock;
+mod connection;
 mod exit;
 mod exporter;
 mod gpus;

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Error, Result, anyhow};
-use redis::{Cmd, Connection, FromRedisValue, RedisError, ToRedisArgs, Value, cmd};
+use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, cmd};
 use serde::Serialize;
 
+use crate::connection::Connection;
 use crate::text::Text;
 
 /// A lock, as `GPULOCK.LIST` has it.
@@ -115,7 +116,7 @@ pub(crate) fn ask<T: FromRedisValue>(
     connection: &mut Connection,
     command: &Cmd,
 ) -> Result<T> {
-    command.query(connection).map_err(told)
+    connection.ask(command).map_err(told)
 }
 
 /// Whether an error says that the server knows no such command: the module is not loaded.
@@ -124,7 +125,8 @@ pub(crate) fn is_unknown_command(error: &RedisError) -> bool {
     error.code() == Some("ERR") && detail.starts_with("unknown command")
 }
 
-fn told(error: RedisError) -> Error {
+/// An error in the words of the server, or why there are none.
+pub(crate) fn told(error: RedisError) -> Error {
     let detail = error.detail().unwrap_or_default();
     match error.code() {
         _ if is_unknown_command(&error) => anyhow!(

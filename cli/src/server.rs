@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis::{Client, Connection};
+use redis::Client;
 
-/// How long to wait for a connection, and for an answer that comes at once.
+use crate::connection::Connection;
+
+/// How long a connection, and then an answer that comes at once, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which server.
@@ -38,10 +40,7 @@ impl Address {
     pub(crate) fn connect_within(&self, patience: Duration) -> Result<Connection> {
         let client = self.client()?;
         let at = || format!("no connection to {}", self.shown(&client));
-        let connection = client.get_connection_with_timeout(patience).with_context(at)?;
-        connection.set_read_timeout(Some(patience))?;
-        connection.set_write_timeout(Some(patience))?;
-        Ok(connection)
+        Connection::open(&client, patience).with_context(at)
     }
 
     /// The client, which is not connected yet.

@@ -4,9 +4,10 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
-use redis::{Connection, FromRedisValue, Value, cmd};
+use redis::{FromRedisValue, Value, cmd};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::connection::Connection;
 use crate::human::Span;
 use crate::replies::{Fields, ask};
 

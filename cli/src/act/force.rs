@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::bail;
-use redis::Connection;
 use serde_json::json;
 
 use crate::act::take::{Guard, take};
+use crate::connection::Connection;
 use crate::human;
 use crate::replies::{self, Inspected};
 use crate::server::Address;

@@ -2,8 +2,9 @@
 //! whether they were asked twice, stands with the callers.
 
 use anyhow::Result;
-use redis::{Connection, cmd};
+use redis::cmd;
 
+use crate::connection::Connection;
 use crate::replies::{Inspected, ask};
 use crate::text::Text;
 

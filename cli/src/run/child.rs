@@ -5,14 +5,18 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{Id, WaitPidFlag, waitid as peek};
 use rustix::process::{
-    Pid, WaitOptions, WaitStatus, getpid, getppid, kill_process_group,
-    set_child_subreaper, set_parent_process_death_signal, test_kill_process_group, wait,
+    Pid, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, getpid, getppid,
+    kill_process_group, set_child_subreaper, set_parent_process_death_signal, wait,
+    waitid,
 };
 
+use crate::clock::{self, Moment};
 use crate::run::environment::Environment;
 
 /// The name of the hidden subcommand that becomes the command.
@@ -25,11 +29,12 @@ pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// The process group of the command.
-#[derive(Clone, Copy, Debug)]
+/// The process group of the command. Its number is nobody else's as long as its leader, the
+/// command itself, is not reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group(Pid);
 
-/// What happened to the command.
+/// What happened to a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It ended, with the status that a shell would show.
@@ -43,30 +48,38 @@ pub(crate) enum Change {
 pub(crate) struct Args {
     /// The process that must not die
     parent: i32,
+    /// When it is too late to start, in milliseconds of the clock
+    too_late: u64,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
 
 /// Starts a command in a process group of its own, with these variables on top of the
-/// environment. It dies with the calling thread. What it leaves behind becomes a child of
-/// this process.
+/// environment, but not after a moment. It dies with the calling thread. What it leaves behind
+/// becomes a child of this process.
 ///
 /// # Errors
 /// When no process can be started. That the command is not there is its status later on.
-pub(crate) fn start(command: &[OsString], env: &Environment) -> Result<Group> {
+pub(crate) fn start(
+    command: &[OsString],
+    env: &Environment,
+    too_late: Moment,
+) -> Result<Group> {
     set_child_subreaper(Some(getpid())).context("becoming the reaper of orphans")?;
     let mut helper = Command::new(THIS_PROGRAM);
     helper.arg0("gpulock").arg(HELPER);
-    helper.arg(getpid().as_raw_nonzero().to_string()).arg("--").args(command);
+    helper.arg(getpid().as_raw_nonzero().to_string());
+    helper.arg(clock::millis(too_late).to_string());
+    helper.arg("--").args(command);
     helper.envs(env.iter().map(|(name, value)| (name, value)));
     let child = helper.process_group(0).spawn().context("no process")?;
-    group(child.id())
+    Group::led_by(child.id())
 }
 
-/// Turns this process into the command, unless its parent is gone.
+/// Turns this process into the command, unless its parent is gone or it is too late.
 ///
 /// # Errors
-/// When the parent is gone, or a parameter is none.
+/// When it is, or a parameter is none.
 pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     // The signal is sent when the parent ends from now on; so look whether it is there.
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
@@ -76,6 +89,10 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     // A signal that came meanwhile has its effect now.
     SigSet::empty().thread_set_mask().context("unblocking signals")?;
     let Some((program, rest)) = args.command.split_first() else { bail!("no command") };
+    // This process, or the machine, may have been stopped.
+    if clock::now() >= Duration::from_millis(args.too_late) {
+        bail!("{} is not started: the locks may be lost", program.display());
+    }
     let error = Command::new(program).args(rest).exec();
     eprintln!("gpulock: {}: {error}", program.display());
     Ok(ExitCode::from(match error.kind() {
@@ -85,17 +102,23 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
 }
 
 impl Group {
-    /// The next thing that happened to the command itself, if something did. Whatever else
-    /// ended is reaped on the way.
-    pub(crate) fn change(self) -> Option<Change> {
-        loop {
-            let (pid, status) =
-                wait(WaitOptions::NOHANG | WaitOptions::UNTRACED).ok()??;
-            let change = (pid == self.0).then(|| Change::of(status)).flatten();
-            if change.is_some() {
-                return change;
-            }
-        }
+    /// The group that a child leads.
+    ///
+    /// # Errors
+    /// When the number is none that a process can have.
+    pub(crate) fn led_by(leader: u32) -> Result<Self> {
+        let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
+        Ok(Self(pid.ok_or_else(|| io::Error::other("no process"))?))
+    }
+
+    /// Its number, which is that of its leader.
+    pub(crate) fn pid(self) -> Pid {
+        self.0
+    }
+
+    /// The same.
+    pub(crate) fn number(self) -> i32 {
+        self.0.as_raw_nonzero().get()
     }
 
     /// Sends it a signal. A group that is gone takes none.
@@ -105,19 +128,48 @@ impl Group {
         }
     }
 
-    /// Whether anybody is left in it.
-    pub(crate) fn is_alive(self) -> bool {
-        test_kill_process_group(self.0) != Err(rustix::io::Errno::SRCH)
+    /// The next thing that happened to its leader, if something did. One that has ended is not
+    /// reaped, so that nobody else gets its number.
+    pub(crate) fn change(self) -> Option<Change> {
+        let stopped = || self.wait(WaitIdOptions::STOPPED);
+        self.ended().or_else(stopped).and_then(Change::of)
     }
 
-    /// Its number.
-    pub(crate) fn pid(self) -> Pid {
-        self.0
+    fn ended(self) -> Option<WaitIdStatus> {
+        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+    }
+
+    fn wait(self, options: WaitIdOptions) -> Option<WaitIdStatus> {
+        waitid(WaitId::Pid(self.0), options | WaitIdOptions::NOHANG).ok().flatten()
+    }
+
+    /// Reaps the next child that has ended and is not the leader.
+    pub(crate) fn reap_another(self) -> Option<Pid> {
+        const LOOK: WaitPidFlag =
+            WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT);
+        match peek(Id::All, LOOK) {
+            Ok(ended) => {
+                let pid = ended.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
+                let other = pid.filter(|pid| *pid != self.0)?;
+                let reap = WaitIdOptions::NOHANG | WaitIdOptions::EXITED;
+                waitid(WaitId::Pid(other), reap).ok().flatten().map(|_| other)
+            }
+            // Ended by a signal without a name, of which no more is told here.
+            Err(nix::errno::Errno::EINVAL) if self.ended().is_none() => {
+                wait(WaitOptions::NOHANG).ok().flatten().map(|(pid, _)| pid)
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Reaps all that has ended. From now on the number may be another's.
+    pub(crate) fn give_up(self) {
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
     }
 }
 
 impl Change {
-    fn of(status: WaitStatus) -> Option<Self> {
+    fn of(status: WaitIdStatus) -> Option<Self> {
         if let Some(signal) = status.stopping_signal() {
             return Signal::try_from(signal).ok().map(Self::Stopped);
         }
@@ -130,13 +182,4 @@ impl Change {
 /// The status that a shell shows of what a signal ended.
 pub(crate) fn by_signal(signal: i32) -> u8 {
     u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128))
-}
-
-/// The group that a child leads.
-///
-/// # Errors
-/// When the number is none that a process can have.
-pub(crate) fn group(leader: u32) -> Result<Group> {
-    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
-    Ok(Group(pid.ok_or_else(|| io::Error::other("no process"))?))
 }

@@ -6,9 +6,11 @@ use std::sync::mpsc::Receiver;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
+use crate::clock::Moment;
 use crate::run::Event;
 use crate::run::child::{self, Change};
 use crate::run::environment::Environment;
+use crate::run::terminal::Terminal;
 
 /// Why the locks are given back, in the words of the event: `normal`, as without a reason,
 /// or how the command failed.
@@ -30,15 +32,23 @@ pub(crate) fn on_lost(
     events: &Receiver<Event>,
 ) -> Result<()> {
     env.push(("GPULOCK_LOST", why.into()));
-    let group = child::start(&["sh".into(), "-c".into(), command.clone()], &env)?;
+    let shell = ["sh".into(), "-c".into(), command.clone()];
+    let group = child::start(&shell, &env, Moment::MAX)?;
+    let terminal = Terminal::open();
+    terminal.offer(group);
     loop {
-        if let Some(Change::Ended(_)) = group.change() {
-            return Ok(());
-        }
-        match events.recv()? {
-            Event::Signal(Signal::SIGCHLD) => {}
-            Event::Signal(signal) => group.signal(signal),
-            _ => {}
+        while group.reap_another().is_some() {}
+        match group.change() {
+            Some(Change::Ended(_)) => break,
+            Some(Change::Stopped(signal)) => terminal.stopped(group, signal),
+            None => match events.recv()? {
+                Event::Signal(Signal::SIGCHLD) => {}
+                Event::Signal(Signal::SIGCONT) => terminal.go_on(group),
+                Event::Signal(signal) => group.signal(signal),
+                _ => {}
+            },
         }
     }
+    terminal.take_back(group);
+    Ok(())
 }

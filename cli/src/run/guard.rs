@@ -1,9 +1,9 @@
-//! The guard: a process that kills the command's group when `gpulock` does not, because it
-//! was killed, stopped or hangs. It learns over a pipe until when the group may run; the
-//! end of the pipe without a goodbye is the end of `gpulock`.
+//! The guard: a process that kills the command when `gpulock` does not, because it was killed,
+//! stopped or hangs. It is there before the command is, and learns over a pipe whom to kill
+//! and until when they may run; the end of the pipe without a goodbye is the end of `gpulock`.
 //!
 //! ```text
-//! gpulock ──8 bytes: the moment to kill──> guard        0: goodbye
+//! gpulock ──16 bytes: whom, and when to kill──> guard        when = 0: goodbye
 //!    └──────────── starts ──> command <──── KILL ──┘
 //! ```
 
@@ -15,19 +15,17 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
+use rustix::process::Pid;
+use rustix::thread::set_name;
 
 use crate::clock::{self, Moment};
-use crate::run::child::{Group, THIS_PROGRAM, group};
-use crate::run::{signals, strays};
+use crate::run::child::{Group, THIS_PROGRAM};
+use crate::run::{crew, signals};
 
 /// The name of the hidden subcommand that is the guard.
 pub(crate) const HELPER: &str = "__guard";
-
-/// Said when the group needs no guard any more.
-const GOODBYE: u64 = 0;
 
 /// How long the guard sleeps at most: a machine that was suspended does not count the
 /// sleep.
@@ -36,8 +34,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// The arguments of the hidden subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The process group to kill
-    group: u32,
     /// The owner that others to kill have in their environment
     owner: String,
 }
@@ -46,104 +42,144 @@ pub(crate) struct Args {
 #[derive(Debug)]
 pub(crate) struct Guard {
     pipe: PipeWriter,
-    told: u64,
+    pid: Option<Pid>,
+    started: Moment,
+    told: Word,
+}
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word {
+    /// The command's, once it is there.
+    group: Option<Group>,
+    kill: Moment,
 }
 
 impl Guard {
-    /// Starts the guard of a group that may run until `kill`.
+    /// Starts the guard of a command that may run until `kill`.
     ///
     /// # Errors
     /// When no process can be started.
-    pub(crate) fn start(over: Group, owner: &str, kill: Moment) -> Result<Self> {
+    pub(crate) fn start(owner: &str, kill: Moment) -> Result<Self> {
         let (theirs, ours) = io::pipe().context("no pipe")?;
         // A guard that is stopped reads nothing: never wait for it.
         ioctl_fionbio(&ours, true)?;
-        Command::new(THIS_PROGRAM)
+        let process = Command::new(THIS_PROGRAM)
             .arg0("gpulock")
             .arg(HELPER)
             .arg("--")
-            .arg(over.pid().as_raw_nonzero().to_string())
             .arg(owner)
             .process_group(0)
-            // Nobody else's guard is to take this one for one of those whom it kills.
+            // Nobody is to take it for one of those whom it kills: it has an environment, and no
+            // owner in it.
             .env_clear()
+            .env("GPULOCK", "guard")
             .current_dir("/")
             .stdin(theirs)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .context("no process")?;
-        let mut guard = Self { pipe: ours, told: GOODBYE };
-        guard.tell(kill);
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+        let (started, told) = (clock::now(), Word::NOTHING);
+        let mut guard = Self { pipe: ours, pid, started, told };
+        guard.say(Word { group: None, kill });
         Ok(guard)
     }
 
-    /// Tells until when the group may run.
+    /// Whether it is this process.
+    pub(crate) fn is(&self, pid: Pid) -> bool {
+        self.pid == Some(pid)
+    }
+
+    /// Whether it was started so lately that another would fare no better.
+    pub(crate) fn is_young(&self) -> bool {
+        clock::now().saturating_sub(self.started) < TICK
+    }
+
+    /// Tells whose end it is about.
+    pub(crate) fn watch_over(&mut self, group: Group) {
+        self.say(Word { group: Some(group), ..self.told });
+    }
+
+    /// Tells until when they may run. Not each moment more: what a guard that is stopped does
+    /// not read is to fit into the pipe.
     pub(crate) fn tell(&mut self, kill: Moment) {
-        let millis = u64::try_from(kill.as_millis()).unwrap_or(u64::MAX);
-        self.say(millis.max(1));
+        let left = |kill: Moment| kill.saturating_sub(clock::now());
+        if kill < self.told.kill || left(self.told.kill) <= left(kill) / 2 {
+            self.say(Word { kill, ..self.told });
+        }
     }
 
-    /// Tells that the group has ended.
+    /// Tells that all have ended.
     pub(crate) fn dismiss(mut self) {
-        self.say(GOODBYE);
+        self.say(Word::GOODBYE);
     }
 
-    fn say(&mut self, word: u64) {
-        if word != self.told || word == GOODBYE {
-            // Should the guard be gone, the command still dies with `gpulock`.
-            let _gone = self.pipe.write_all(&word.to_ne_bytes());
+    fn say(&mut self, word: Word) {
+        if word != self.told && self.pipe.write_all(&word.bytes()).is_ok() {
             self.told = word;
         }
     }
 }
 
-/// Stands guard over a group, with standard input as the pipe.
+impl Word {
+    const SIZE: usize = 2 * size_of::<u64>();
+    const NOTHING: Self = Self { group: None, kill: Moment::MAX };
+    const GOODBYE: Self = Self { group: None, kill: Moment::ZERO };
+
+    fn bytes(self) -> [u8; Self::SIZE] {
+        let group = self.group.map_or(0, |group| group.pid().as_raw_nonzero().get());
+        let kill = match self {
+            Self::GOODBYE => 0,
+            _ => clock::millis(self.kill).max(1),
+        };
+        (u128::from(kill) << 64 | u128::from(group.unsigned_abs())).to_ne_bytes()
+    }
+
+    fn read(from: &mut PipeReader) -> io::Result<Self> {
+        let mut bytes = [0; Self::SIZE];
+        from.read_exact(&mut bytes)?;
+        let word = u128::from_ne_bytes(bytes);
+        let (kill, group) = ((word >> 64) as u64, word as u32);
+        Ok(Self { group: Group::led_by(group).ok(), kill: Moment::from_millis(kill) })
+    }
+}
+
+/// Stands guard, with standard input as the pipe.
 ///
 /// # Errors
-/// When signals cannot be blocked, or the group is none.
+/// When signals cannot be blocked, or there is no pipe.
 pub(crate) fn stand(args: &Args) -> Result<ExitCode> {
     // What ends `gpulock` or the command must not end this first.
     signals::block()?;
-    let over = group(args.group)?;
+    set_name(c"gpulock")?;
     // Not through `Stdin`, whose buffer `poll` knows nothing of.
     let pipe = PipeReader::from(io::stdin().as_fd().try_clone_to_owned()?);
-    if !is_dismissed(pipe) {
-        end(over, &args.owner);
+    if let Some(last) = listen(pipe) {
+        end(last.group, &args.owner);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Kills, again for those that were just being started.
-fn end(group: Group, owner: &str) {
-    const ROUNDS: u32 = 50;
-    for _ in 0..ROUNDS {
-        group.signal(Signal::SIGKILL);
-        strays::signal(owner, Signal::SIGKILL);
-        if !group.is_alive() && strays::of(owner).next().is_none() {
-            return;
-        }
-        sleep(TICK / ROUNDS);
-    }
-}
-
-/// Listens until the goodbye; false: the time is over, or `gpulock` is gone.
-fn is_dismissed(mut pipe: PipeReader) -> bool {
-    let mut kill = Moment::MAX;
+/// Listens until the goodbye. Else the time is over, or `gpulock` is gone, and the answer is
+/// what it said last.
+fn listen(mut pipe: PipeReader) -> Option<Word> {
+    let mut last = Word::NOTHING;
     loop {
-        let left = kill.saturating_sub(clock::now());
+        // All of it first: who was stopped meanwhile has old words before new ones.
+        while is_readable(&pipe, Duration::ZERO) {
+            match Word::read(&mut pipe) {
+                Ok(Word::GOODBYE) => return None,
+                Ok(word) => last = word,
+                Err(_) => return Some(last),
+            }
+        }
+        let left = last.kill.saturating_sub(clock::now());
         if left.is_zero() {
-            return false;
+            return Some(last);
         }
-        if !is_readable(&pipe, left.min(TICK)) {
-            continue;
-        }
-        let mut word = [0; size_of::<u64>()];
-        match pipe.read_exact(&mut word).map(|()| u64::from_ne_bytes(word)) {
-            Ok(GOODBYE) => return true,
-            Ok(millis) => kill = Moment::from_millis(millis),
-            Err(_) => return false,
-        }
+        is_readable(&pipe, left.min(TICK));
     }
 }
 
@@ -151,4 +187,19 @@ fn is_readable(pipe: &PipeReader, within: Duration) -> bool {
     let within = Timespec::try_from(within).ok();
     let mut polled = [PollFd::new(pipe, PollFlags::IN)];
     poll(&mut polled, within.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+/// Kills, again for those that were just being started and those that show nothing while they
+/// become another program, until nobody was seen for a while.
+fn end(group: Option<Group>, owner: &str) {
+    const ROUNDS: u32 = 100;
+    const UNSEEN: u32 = 10;
+    let mut unseen = 0;
+    for _ in 0..ROUNDS {
+        unseen = if crew::kill_orphans(group, owner) { 0 } else { unseen + 1 };
+        if unseen == UNSEEN {
+            return;
+        }
+        sleep(TICK / ROUNDS);
+    }
 }

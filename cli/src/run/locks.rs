@@ -1,13 +1,13 @@
 //! The calls that take, keep and give back locks, over a connection. When they are made
 //! stands elsewhere.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
-use redis::{Cmd, Connection, FromRedisValue, Value, cmd, pipe};
+use anyhow::Result;
+use redis::{Cmd, RedisResult, Value, cmd, pipe};
 
-use crate::replies::is_unknown_command;
+use crate::connection::Connection;
+use crate::replies::inspected;
 use crate::text::Text;
 
 /// What is asked for, and under which terms.
@@ -44,7 +44,7 @@ impl Wish {
         &self,
         connection: &mut Connection,
         wait: Option<Duration>,
-    ) -> redis::RedisResult<Option<Vec<Lock>>> {
+    ) -> RedisResult<Option<Vec<Lock>>> {
         let mut acquire = self.acquire_untied(wait);
         acquire.arg("SESSION").arg("GRACE").arg(millis(self.grace));
         acquired(&acquire, connection)
@@ -83,20 +83,18 @@ pub(crate) fn extend(
     owner: &str,
     locks: &[Lock],
     lease: Duration,
-) -> redis::RedisResult<Option<Vec<Lock>>> {
+) -> RedisResult<Option<Vec<Lock>>> {
     let mut extend = pipe();
     for lock in locks {
         extend.cmd("GPULOCK.EXTEND").arg(&lock.key.0).arg(owner);
         extend.arg("PX").arg(millis(lease));
     }
-    let Some(tokens) = unless_no_lock(extend.query::<Vec<Option<u64>>>(connection))?
-    else {
-        return Ok(None);
+    let answers = connection.ask_all::<Option<u64>>(&mut extend)?;
+    let renewed = |(lock, answer): (&Lock, RedisResult<Option<u64>>)| {
+        let token = unless_no_lock(answer)?;
+        Ok(token.map(|token| Lock { key: lock.key.clone(), token }))
     };
-    let renewed = |(lock, token): (&Lock, Option<u64>)| {
-        Some(Lock { key: lock.key.clone(), token: token? })
-    };
-    Ok(locks.iter().zip(tokens).map(renewed).collect())
+    locks.iter().zip(answers).map(renewed).collect()
 }
 
 /// Gives the locks back, and says why.
@@ -105,7 +103,7 @@ pub(crate) fn release(
     owner: &str,
     locks: &[Lock],
     reason: &str,
-) -> redis::RedisResult<()> {
+) -> RedisResult<()> {
     if locks.is_empty() {
         return Ok(());
     }
@@ -114,8 +112,10 @@ pub(crate) fn release(
         release.cmd("GPULOCK.RELEASE").arg(&lock.key.0).arg(owner);
         release.arg("REASON").arg(reason);
     }
-    release.query::<Vec<bool>>(connection)?;
-    Ok(())
+    connection.ask_all::<bool>(&mut release)?.into_iter().try_for_each(|answer| {
+        answer?;
+        Ok(())
+    })
 }
 
 /// Those of the locks that the owner holds, as the server says.
@@ -123,57 +123,40 @@ pub(crate) fn still_held(
     connection: &mut Connection,
     owner: &str,
     locks: &[Lock],
-) -> redis::RedisResult<Vec<Held>> {
+) -> Result<Vec<Held>> {
     let mut inspect = pipe();
     for lock in locks {
         inspect.cmd("GPULOCK.INSPECT").arg(&lock.key.0);
     }
-    let known = unless_no_lock(inspect.query::<Vec<Option<Fields>>>(connection))?;
-    let known = known.unwrap_or_default();
+    let answers = connection.ask_all::<Option<Value>>(&mut inspect)?;
     let mut held = Vec::new();
-    for (lock, known) in locks.iter().zip(known) {
-        let Some(known) = known else { continue };
-        if field::<Text>(&known, "owner").is_some_and(|text| text.0 == owner.as_bytes()) {
+    for (lock, answer) in locks.iter().zip(answers) {
+        let known = unless_no_lock(answer)?.unwrap_or(Value::Nil);
+        let Some(known) = inspected(known)? else { continue };
+        if known.owner.is_some_and(|text| text.0 == owner.as_bytes()) {
             // Less than nothing: it has no lease.
-            let left = field(&known, "lease_ms").map(Duration::from_millis);
+            let left = known.lease_ms.and_then(|left| u64::try_from(left).ok());
+            let left = left.map(Duration::from_millis);
             held.push(Held { lock: lock.clone(), left });
         }
     }
     Ok(held)
 }
 
-/// An answer for all of some locks; none when a key of them is no lock any more, of which
-/// the server tells by an error for all.
-fn unless_no_lock<T>(answer: redis::RedisResult<T>) -> redis::RedisResult<Option<T>> {
+/// What is answered of a key; nothing when it is no lock any more, of which the server
+/// tells by an error.
+fn unless_no_lock<T>(answer: RedisResult<Option<T>>) -> RedisResult<Option<T>> {
     match answer {
-        Err(error) if error.to_string().contains("WRONGTYPE") => Ok(None),
-        answer => answer.map(Some),
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+        answer => answer,
     }
-}
-
-/// A lock as the server shows it, by name.
-type Fields = BTreeMap<String, Value>;
-
-fn field<T: FromRedisValue>(lock: &Fields, name: &str) -> Option<T> {
-    lock.get(name).cloned().and_then(|value| T::from_redis_value(value).ok())
-}
-
-/// What an error of a server means to somebody who wants a lock.
-pub(crate) fn explained(error: redis::RedisError) -> anyhow::Error {
-    if is_unknown_command(&error) {
-        return anyhow!(
-            "the server has no module gpulock: load it with `loadmodule /path/to/libgpulock.so` \
-             in its configuration, or with MODULE LOAD"
-        );
-    }
-    error.into()
 }
 
 fn acquired(
     acquire: &Cmd,
     connection: &mut Connection,
-) -> redis::RedisResult<Option<Vec<Lock>>> {
-    let pairs: Option<Vec<(Text, u64)>> = acquire.query(connection)?;
+) -> RedisResult<Option<Vec<Lock>>> {
+    let pairs: Option<Vec<(Text, u64)>> = connection.ask(acquire)?;
     let locks = |pairs: Vec<(Text, u64)>| {
         pairs.into_iter().map(|(key, token)| Lock { key, token }).collect()
     };

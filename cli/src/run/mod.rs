@@ -6,45 +6,52 @@
 //!   [`renewal`]: the one that renews them; [`locks`]: the calls that both make
 //! - [`waiting`], [`progress`]: until they are granted
 //! - [`child`], [`terminal`], [`signals`]: the command, and what a shell does for it;
-//!   [`strays`]: those of its processes that left its group
+//!   [`crew`]: all the [`processes`] it consists of
 //! - [`watch`]: while it runs; [`deadlines`]: when it must have ended; [`guard`]: should
-//!   this process not see to that
+//!   this process not see to that; [`over`]: no renewal after the end
 //! - [`environment`]: what the command is told; [`ending`]: `--on-lost`
 //! - [`say`]: standard error
 //!
 //! Threads tell what they see as an [`Event`]; the main thread alone decides and acts.
 
 pub(crate) mod child;
+mod crew;
 mod deadlines;
 mod ending;
 mod environment;
 pub(crate) mod guard;
 mod locks;
+mod over;
 mod patience;
+mod processes;
 mod progress;
 mod renewal;
 mod say;
 mod session;
 mod signals;
-mod strays;
 mod terminal;
 mod waiting;
 mod wanted;
 mod watch;
 
 use std::ffi::OsString;
+use std::panic;
 use std::path::Path;
 use std::process::{self, ExitCode};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::system::uname;
 
 use crate::clock::{self, Moment};
+use crate::exit::sentence;
+use crate::replies::told;
 use crate::run::deadlines::Hold;
+use crate::run::environment::Environment;
+use crate::run::guard::Guard;
 use crate::run::locks::{Lock, Wish};
 use crate::run::patience::Patience;
 use crate::run::say::Voice;
@@ -136,28 +143,50 @@ enum Event {
 /// # Errors
 /// When the server cannot be reached, or refuses.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
-    let voice = Voice::new(args.quiet);
+    end_with_any_thread();
+    // Before any thread, so that none takes a signal by itself.
     let taken = signals::block()?;
+    let voice = Voice::start(args.quiet)?;
+    let status = take_and_run(address, args, taken, &voice);
+    voice.finish();
+    status.map(ExitCode::from)
+}
+
+/// A thread that panicked keeps no lock any more. All ends then, and the guard sees to the
+/// command.
+fn end_with_any_thread() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |what| {
+        tell(what);
+        process::abort();
+    }));
+}
+
+fn take_and_run(
+    address: &Address,
+    args: &Args,
+    taken: SigSet,
+    voice: &Voice,
+) -> Result<u8> {
     let (sender, events) = channel();
-    signals::listen(taken, sender.clone());
+    signals::listen(taken, sender.clone())?;
     let wanted = wanted(args)?;
     let devices = wanted.devices();
     let wish = wish(args, &wanted)?;
     let patience = patience(args);
-    let session = Session::start(address, wish.clone(), wanted, patience, sender.clone());
-    match waiting::wait(&session, address, &wish, &voice, &events)? {
+    let session =
+        Session::start(address, wish.clone(), wanted, patience, sender.clone())?;
+    match waiting::wait(&session, address, &wish, voice, &events)? {
         Outcome::Granted(locks, at) => {
             let granted = Granted { locks, at, devices };
             let run = Run { address, args, wish, session, voice };
-            run.command(granted, &sender, &events).map(ExitCode::from)
+            run.command(granted, &sender, &events)
         }
         Outcome::TimeOver => {
             voice.say("the locks could not be had in time");
-            Ok(ExitCode::from(NOT_ACQUIRED))
+            Ok(NOT_ACQUIRED)
         }
-        Outcome::Interrupted(signal) => {
-            Ok(ExitCode::from(child::by_signal(signal as i32)))
-        }
+        Outcome::Interrupted(signal) => Ok(child::by_signal(signal as i32)),
     }
 }
 
@@ -167,7 +196,7 @@ struct Run<'a> {
     args: &'a Args,
     wish: Wish,
     session: Session,
-    voice: Voice,
+    voice: &'a Voice,
 }
 
 /// What was granted.
@@ -189,33 +218,58 @@ impl Run<'_> {
     ) -> Result<u8> {
         let env = environment::of(&self.wish.owner, &granted.locks, &granted.devices);
         let Granted { locks, at, .. } = granted;
-        let group = match child::start(&self.args.command, &env) {
-            Ok(group) => group,
+        let hold = Hold::from(at, self.wish.lease, self.wish.grace);
+        let watch = match self.start(hold, &locks, &env, sender) {
+            Ok(Some(watch)) => watch,
+            Ok(None) => {
+                self.give_back_what_is_left(&locks);
+                self.voice.say("the locks were lost before the command was started");
+                return Ok(NOT_ACQUIRED);
+            }
             Err(error) => {
                 self.give_back(&locks, "not started");
                 return Err(error);
             }
         };
-        let Wish { owner, lease, grace, .. } = &self.wish;
-        renewal::start(self.address, owner, &locks, *lease, at, sender.clone());
-        let hold = Hold::from(at, *lease, *grace);
-        let end =
-            Watch::over(group, owner, hold, self.voice.clone())?.until_the_end(events);
-        self.session.stop();
+        let end = watch.until_the_end(events);
         let Some(lost) = end.lost else {
             self.give_back(&locks, &ending::reason(end.status));
             return Ok(end.status);
         };
         self.give_back_what_is_left(&locks);
-        if let Some(command) = &self.args.on_lost {
-            ending::on_lost(command, env, &lost, events)?;
+        if let Some(command) = &self.args.on_lost
+            && let Err(error) = ending::on_lost(command, env, &lost, events)
+        {
+            self.voice.complain(&format!("--on-lost: {}", sentence(&error)));
         }
         Ok(LOST)
+    }
+
+    /// Starts the command, and all that watches it before that. None: the locks may be lost
+    /// already, as when this process was stopped since they were granted.
+    fn start(
+        &self,
+        hold: Hold,
+        locks: &[Lock],
+        env: &Environment,
+        sender: &Sender<Event>,
+    ) -> Result<Option<Watch>> {
+        let Wish { owner, lease, .. } = &self.wish;
+        let guard = Guard::start(owner, hold.dues().guard)?;
+        let tells = (self.session.over().clone(), sender.clone());
+        renewal::start(self.address, owner, locks, *lease, hold.renewed, tells)?;
+        if clock::now() >= hold.dues().term {
+            guard.dismiss();
+            return Ok(None);
+        }
+        let group = child::start(&self.args.command, env, hold.dues().term)?;
+        Ok(Some(Watch::over(group, owner, guard, hold, self.voice.clone())))
     }
 
     /// Of several locks only one may be lost.
     fn give_back_what_is_left(&self, locks: &[Lock]) {
         const BRIEF: Duration = Duration::from_secs(1);
+        self.session.over().say();
         let release = |mut connection| {
             let owner = &self.wish.owner;
             let left = locks::still_held(&mut connection, owner, locks)?;
@@ -229,11 +283,13 @@ impl Run<'_> {
 
     /// What cannot be given back ends with its session.
     fn give_back(&self, locks: &[Lock], reason: &str) {
+        self.session.over().say();
         let release = |mut connection| {
-            Ok(locks::release(&mut connection, &self.wish.owner, locks, reason)?)
+            locks::release(&mut connection, &self.wish.owner, locks, reason).map_err(told)
         };
         if let Err(error) = self.address.connect().and_then(release) {
-            self.voice.complain(&format!("the locks end with their session: {error:#}"));
+            let why = sentence(&error);
+            self.voice.complain(&format!("the locks end with their session: {why}"));
         }
     }
 }
@@ -246,7 +302,8 @@ fn wanted(args: &Args) -> Result<Wanted> {
     };
     let (count, of) = (usize::from(args.count), wanted.all().len());
     if count > of {
-        let why = format!("-n {count}: there are only {of} to choose from\n");
+        let are = if of == 1 { "is" } else { "are" };
+        let why = format!("-n {count}: there {are} only {of} to choose from\n");
         clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).exit();
     }
     Ok(wanted)

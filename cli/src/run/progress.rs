@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use humantime::format_duration;
-use redis::Connection;
 
 use crate::clock;
+use crate::connection::Connection;
+use crate::exit::sentence;
 use crate::replies::{self, Inspected, Waiter};
 use crate::run::locks::Wish;
 use crate::run::say::Voice;
@@ -21,16 +22,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// So many locks are told apart.
 const SHOWN: usize = 4;
 
-/// Reports on a wait until `voice` wants no more of it.
+/// Reports on a wait until `voice` wants no more of it. The wait itself goes on should there
+/// be no thread for it.
 pub(crate) fn start(address: &Address, wish: &Wish, voice: &Voice) {
     let (address, wish, voice) = (address.clone(), wish.clone(), voice.clone());
     let start = clock::now();
-    thread::spawn(move || {
+    let reporter = thread::Builder::new().name("progress".to_owned());
+    let _silent = reporter.spawn(move || {
         let mut connection = None;
         loop {
             let what = what_is_known(&address, &mut connection, &wish);
             let waited = seconds(clock::now().saturating_sub(start));
-            let what = what.unwrap_or_else(|error| format!("{error:#}"));
+            let what = what.unwrap_or_else(|error| sentence(&error));
             let line = format!("waiting {waited} for {}: {what}", asked_for(&wish));
             if !voice.report(&line) {
                 return;
@@ -76,7 +79,8 @@ fn told(wish: &Wish, locks: &[(&Text, Inspected)]) -> String {
         1 => holder(lock),
         _ => format!("{key}: {}", holder(lock)),
     });
-    format!("{place}; {}", holders.collect::<Vec<_>>().join(", "))
+    let holders = holders.collect::<Vec<_>>().join(", ");
+    if holders.is_empty() { place } else { format!("{place}; {holders}") }
 }
 
 /// How many wait before this owner. Places that are kept for others are passed over.

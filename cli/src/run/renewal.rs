@@ -6,11 +6,12 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis::Connection;
 
 use crate::clock::{self, Moment};
+use crate::connection::Connection;
 use crate::run::Event;
 use crate::run::locks::{Lock, extend};
+use crate::run::over::Over;
 use crate::server::Address;
 
 /// How long a connection or an answer may take at most.
@@ -28,25 +29,36 @@ struct Renewer {
     connection: Option<Connection>,
 }
 
-/// Renews the locks at each third of the lease, counted from the last renewal, for ever.
+/// Renews the locks at each third of the lease, counted from the last renewal, until all is
+/// over.
+///
+/// # Errors
+/// When no thread can be started.
 pub(crate) fn start(
     address: &Address,
     owner: &str,
     locks: &[Lock],
     lease: Duration,
     last: Moment,
-    events: Sender<Event>,
-) {
+    (over, events): (Over, Sender<Event>),
+) -> Result<()> {
     let (address, owner, locks) = (address.clone(), owner.to_owned(), locks.to_vec());
     let mut renewer = Renewer { address, owner, locks, lease, connection: None };
-    thread::spawn(move || renewer.renew_for_ever(last, &events));
+    let thread = thread::Builder::new().name("renewal".to_owned());
+    thread
+        .spawn(move || renewer.renew_until(&over, last, &events))
+        .context("no thread")?;
+    Ok(())
 }
 
 impl Renewer {
-    fn renew_for_ever(&mut self, mut last: Moment, events: &Sender<Event>) {
+    fn renew_until(&mut self, over: &Over, mut last: Moment, events: &Sender<Event>) {
         loop {
             let due = last.saturating_add(self.lease / 3);
             sleep(due.saturating_sub(clock::now()));
+            if over.is_said() {
+                return;
+            }
             let sent = clock::now();
             let event = match self.renew() {
                 Ok(Some(_)) => {

@@ -1,16 +1,32 @@
 //! What `gpulock run` itself says, on standard error: lines, and on a terminal one line of
 //! progress that is drawn anew in place. What it is about stands elsewhere.
+//!
+//! A thread of its own writes: standard error may be a pipe that nobody reads, or a terminal
+//! that somebody holds up, and nothing else is to wait for that.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
+use anyhow::{Context, Result};
+use rustix::io::write;
 use rustix::termios::tcgetwinsize;
+use unicode_width::UnicodeWidthChar;
+
+/// How many lines may wait to be written; more are dropped.
+const WAITING: usize = 64;
+
+/// How long to wait until what was said is written.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Standard error, shared by threads.
 #[derive(Clone, Debug)]
 pub(crate) struct Voice {
     quiet: bool,
     progress: Arc<Mutex<Progress>>,
+    writer: SyncSender<Job>,
 }
 
 /// The line of progress.
@@ -22,10 +38,24 @@ enum Progress {
     Over,
 }
 
+/// What the writing thread is to do.
+enum Job {
+    Write(String),
+    /// To answer when all before is written.
+    Answer(SyncSender<()>),
+}
+
 impl Voice {
-    /// One that says nothing when it is `quiet`.
-    pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, progress: Arc::new(Mutex::new(Progress::None)) }
+    /// One that says nothing but complaints when it is `quiet`.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) fn start(quiet: bool) -> Result<Self> {
+        let (writer, jobs) = sync_channel(WAITING);
+        let thread = thread::Builder::new().name("writer".to_owned());
+        thread.spawn(move || write_all(&jobs)).context("no thread")?;
+        let progress = Arc::new(Mutex::new(Progress::None));
+        Ok(Self { quiet, progress, writer })
     }
 
     /// Says a line.
@@ -68,6 +98,7 @@ impl Voice {
     /// Takes the line of progress away, until the next report.
     pub(crate) fn clear(&self) {
         self.change(|progress| progress.clear().to_owned());
+        self.finish();
     }
 
     /// Ends the reports, and takes the line of progress away.
@@ -77,12 +108,23 @@ impl Voice {
             *progress = Progress::Over;
             cleared.to_owned()
         });
+        self.finish();
+    }
+
+    /// Waits until what was said is written, but not for somebody who does not read.
+    pub(crate) fn finish(&self) {
+        let (answer, answered) = sync_channel(1);
+        if self.writer.try_send(Job::Answer(answer)).is_ok() {
+            let _unread = answered.recv_timeout(PATIENCE);
+        }
     }
 
     fn change(&self, text: impl FnOnce(&mut Progress) -> String) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever closed standard error wants to hear nothing.
-        let _closed = io::stderr().write_all(text(&mut progress).as_bytes());
+        let text = text(&mut progress);
+        if !text.is_empty() {
+            let _unread = self.writer.try_send(Job::Write(text));
+        }
     }
 }
 
@@ -99,8 +141,61 @@ impl Progress {
     }
 }
 
+fn write_all(jobs: &Receiver<Job>) {
+    for job in jobs {
+        match job {
+            Job::Write(text) => write_text(text.as_bytes()),
+            // Who asked may have gone on.
+            Job::Answer(written) => drop(written.send(())),
+        }
+    }
+}
+
+/// Not through `Stderr`, whose lock would be held for as long as nobody reads.
+fn write_text(mut text: &[u8]) {
+    while !text.is_empty() {
+        match write(io::stderr(), text) {
+            Ok(written) => text = text.get(written..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            // Whoever closed standard error wants to hear nothing.
+            Err(_) => return,
+        }
+    }
+}
+
 /// As much as fits into one line.
 fn cut_to_terminal(line: &str) -> String {
+    const UNKNOWN: usize = 80;
     let width = tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
-    line.chars().take(width.saturating_sub(1)).collect()
+    cut(line, if width == 0 { UNKNOWN } else { width }.saturating_sub(1))
+}
+
+/// The beginning of a line, in so many columns.
+fn cut(line: &str, columns: usize) -> String {
+    let fits = |taken: &mut usize, character: char| {
+        *taken += character.width().unwrap_or_default();
+        (*taken <= columns).then_some(character)
+    };
+    line.chars().scan(0, fits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_by_columns() {
+        #[rustfmt::skip]
+        let cases = [
+            ("gpu:0",        5, "gpu:0"),
+            ("gpu:0",        4, "gpu:"),
+            ("東京:0",       5, "東京:"),
+            ("東京:0",       3, "東"),
+            ("e\u{301}:0",   2, "e\u{301}:"),
+            ("gpu",          0, ""),
+        ];
+        for (line, columns, cut_line) in cases {
+            assert_eq!(cut(line, columns), cut_line);
+        }
+    }
 }

@@ -2,16 +2,18 @@
 //! pings on it, and comes back within the grace when it ends.
 
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
-use anyhow::Result;
-use redis::{Connection, RedisError};
+use anyhow::{Context, Result};
+use redis::{RedisError, RedisResult};
 
 use crate::clock::{self, Moment};
+use crate::connection::Connection;
+use crate::replies::told;
 use crate::run::Event;
-use crate::run::locks::{Lock, Wish, explained, extend, release, still_held};
+use crate::run::locks::{Lock, Wish, extend, release, still_held};
+use crate::run::over::Over;
 use crate::run::patience::Patience;
 use crate::run::wanted::Wanted;
 use crate::server::Address;
@@ -32,11 +34,14 @@ const SILENT: Duration = Duration::from_secs(5);
 /// How long to pause before what failed is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// The same after the server refused: what it lacks does not come back at once.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+
 /// The thread.
 #[derive(Debug)]
 pub(crate) struct Session {
     thread: JoinHandle<()>,
-    over: Arc<Mutex<bool>>,
+    over: Over,
 }
 
 /// What the thread works with.
@@ -44,13 +49,20 @@ struct Keeper {
     address: Address,
     wish: Wish,
     events: Sender<Event>,
-    /// Whether the locks are given back. Held while they are tied anew, so that nothing is
-    /// granted after that.
-    over: Arc<Mutex<bool>>,
+    over: Over,
 }
 
 /// Locks that were granted. At the moment named the lease had not begun, or was renewed.
 type Grant = (Vec<Lock>, Moment);
+
+/// What is known of a wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The server has let us wait: it has the module, and we the rights.
+    has_begun: bool,
+    /// Why it refused last.
+    told: Option<String>,
+}
 
 /// What a look at the locks showed.
 enum Look {
@@ -75,33 +87,38 @@ enum Untied {
 
 impl Session {
     /// Asks for the locks until they are granted or the patience is over, and keeps them.
+    ///
+    /// # Errors
+    /// When no thread can be started.
     pub(crate) fn start(
         address: &Address,
         wish: Wish,
         wanted: Wanted,
         patience: Patience,
         events: Sender<Event>,
-    ) -> Self {
-        let over = Arc::new(Mutex::new(false));
-        let (address, shared) = (address.clone(), Arc::clone(&over));
-        let keeper = Keeper { address, wish, events, over: shared };
-        let thread = thread::spawn(move || keeper.take_and_keep(wanted, patience));
-        Self { thread, over }
+    ) -> Result<Self> {
+        let over = Over::default();
+        let keeper =
+            Keeper { address: address.clone(), wish, events, over: over.clone() };
+        let thread = thread::Builder::new().name("session".to_owned());
+        let thread = thread.spawn(move || keeper.take_and_keep(wanted, patience));
+        Ok(Self { thread: thread.context("no thread")?, over })
     }
 
-    /// Asks for nothing any more.
-    pub(crate) fn stop(&self) {
-        *held(&self.over) = true;
+    /// When it asks for nothing any more.
+    pub(crate) fn over(&self) -> &Over {
+        &self.over
     }
 
-    /// Stops, and gives back what may have been granted meanwhile.
+    /// Stops, and gives back what may have been granted meanwhile. Somebody waits for that:
+    /// a server that does not answer soon is left to see the end of the connection.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When it does not answer.
     pub(crate) fn withdraw(&self, address: &Address, wish: &Wish) -> Result<()> {
         const ROUNDS: usize = 5;
-        self.stop();
-        let mut connection = address.connect()?;
+        self.over.say();
+        let mut connection = address.connect_within(LONG_PAUSE)?;
         // The thread may have been about to ask once more.
         for _ in 0..ROUNDS {
             wish.withdraw(&mut connection)?;
@@ -136,23 +153,44 @@ impl Keeper {
         patience: Patience,
     ) -> Result<Option<(Connection, Grant)>> {
         let mut connection = self.address.connect()?;
-        let mut was_primary = false;
-        while !self.is_over() {
+        let mut waiting = Waiting::default();
+        while !self.over.is_said() {
             match self.ask(&mut connection, wanted, patience) {
                 Ok(Some(grant)) => return Ok(Some((connection, grant))),
                 Ok(None) if patience.is_over() => return Ok(None),
-                Ok(None) => was_primary = true,
-                Err(error) if passes(&error, was_primary) && !patience.is_over() => {
-                    was_primary = true;
-                    sleep(PAUSE);
+                Ok(None) => waiting.has_begun = true,
+                Err(error) if !passes(&error, waiting.has_begun) => {
+                    return Err(told(error));
+                }
+                // Whoever does not wait is told why at once.
+                Err(error) if patience.is_over() && !waiting.has_begun => {
+                    return Err(told(error));
+                }
+                Err(_) if patience.is_over() => return Ok(None),
+                Err(error) => {
+                    waiting.has_begun = true;
+                    let pause = self.pause_after(error, &mut waiting);
+                    sleep(patience.slice(pause).unwrap_or_default());
                     if let Ok(another) = self.address.connect() {
                         connection = another;
                     }
                 }
-                Err(error) => return Err(explained(error)),
             }
         }
         Ok(None)
+    }
+
+    /// How long to wait after what passes by itself. Why the server refuses is told once.
+    fn pause_after(&self, error: RedisError, waiting: &mut Waiting) -> Duration {
+        if is_of_the_way(&error) {
+            return PAUSE;
+        }
+        let why = told(error).to_string();
+        if waiting.told.as_ref() != Some(&why) {
+            self.tell(Event::Note(format!("{why}; asking again")));
+            waiting.told = Some(why);
+        }
+        LONG_PAUSE
     }
 
     /// Asks for a slice of the wait. A grant that will not do is given back, and the rest
@@ -162,7 +200,7 @@ impl Keeper {
         connection: &mut Connection,
         wanted: &mut Wanted,
         patience: Patience,
-    ) -> redis::RedisResult<Option<Grant>> {
+    ) -> RedisResult<Option<Grant>> {
         self.wish.keys = wanted.keys();
         let slice = patience.slice(match wanted.are_all_asked_for() {
             true => SLICE,
@@ -172,28 +210,27 @@ impl Keeper {
             sleep(slice.unwrap_or_default().min(PAUSE));
             return Ok(None);
         }
-        connection.set_read_timeout(Some(slice.unwrap_or_default() + ANSWER))?;
         let sent = clock::now();
-        let Some(locks) = self.wish.acquire(connection, slice)? else { return Ok(None) };
-        let grant = self.confirmed(connection, locks, sent)?;
-        let Some((locks, at)) = grant else { return Ok(None) };
+        let asked = connection.within(slice.unwrap_or_default().saturating_add(ANSWER));
+        let Some(locks) = self.wish.acquire(asked, slice)? else { return Ok(None) };
+        connection.within(ANSWER);
         let refused = wanted.refused(&locks);
         if refused.is_empty() {
-            return Ok(Some((locks, at)));
+            return self.confirmed(connection, locks, sent);
         }
         release(connection, &self.wish.owner, &locks, "too little free memory")?;
         refused.into_iter().for_each(|why| self.tell(Event::Note(why)));
         self.ask(connection, wanted, patience)
     }
 
-    /// A grant whose lease began at a moment that is known: one that was waited for is
-    /// renewed first. None: it has run out meanwhile.
+    /// A grant whose lease began at a moment that is known: one that was waited for, or whose
+    /// GPUs took long to be looked at, is renewed first. None: it has run out meanwhile.
     fn confirmed(
         &self,
         connection: &mut Connection,
         locks: Vec<Lock>,
         sent: Moment,
-    ) -> redis::RedisResult<Option<Grant>> {
+    ) -> RedisResult<Option<Grant>> {
         let answered = clock::now();
         if answered.saturating_sub(sent) < self.wish.lease / 10 {
             return Ok(Some((locks, sent)));
@@ -216,7 +253,7 @@ impl Keeper {
                         self.tell(Event::Heard(sent, left));
                     }
                     Ok(Look::Lost) => return self.tell(Event::Lost),
-                    Err(error) => broken = !error.is_timeout(),
+                    Err(error) => broken = !is_silence(&error),
                 }
                 if broken {
                     self.tell(Event::Broken);
@@ -236,26 +273,19 @@ impl Keeper {
 
     /// Looks whether the server still has the locks as ours. It may refuse to tell, and is
     /// heard all the same.
-    fn look(
-        &self,
-        connection: &mut Connection,
-        locks: &[Lock],
-    ) -> redis::RedisResult<Look> {
-        connection.set_read_timeout(Some(self.beat()))?;
+    fn look(&self, connection: &mut Connection, locks: &[Lock]) -> Result<Look> {
+        connection.within(self.beat());
         match still_held(connection, &self.wish.owner, locks) {
             Ok(held) if held.len() < locks.len() => Ok(Look::Lost),
             Ok(held) => Ok(Look::Held(held.iter().filter_map(|held| held.left).min())),
-            Err(error) if is_of_the_way(&error) => Err(error),
+            Err(error) if error.downcast_ref().is_some_and(is_of_the_way) => Err(error),
             Err(_) => Ok(Look::Held(None)),
         }
     }
 
     /// Tries to come back on a new connection.
     fn tie_anew(&self, locks: &[Lock]) -> Tied {
-        let over = held(&self.over);
-        if *over {
-            return Tied::Never;
-        }
+        let Some(_not_over) = self.over.not_yet() else { return Tied::Never };
         let sent = clock::now();
         match self.tie(locks) {
             Ok(connection) => {
@@ -299,10 +329,6 @@ impl Keeper {
         self.beat().saturating_mul(4)
     }
 
-    fn is_over(&self) -> bool {
-        *held(&self.over)
-    }
-
     fn tell(&self, event: Event) {
         // Nobody listens any more when all is over.
         let _over = self.events.send(event);
@@ -324,8 +350,18 @@ impl From<anyhow::Error> for Untied {
 /// Whether an error passes by itself, so that it is worth to ask again. A replica may become
 /// what it was before.
 fn passes(error: &RedisError, was_primary: bool) -> bool {
-    const CODES: [&str; 5] =
-        ["CLUSTERDOWN", "LOADING", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED"];
+    const CODES: [&str; 10] = [
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MAXWAITERS",
+        "MISCONF",
+        "NOREPLICAS",
+        "OOM",
+        "TRYAGAIN",
+        "UNBLOCKED",
+    ];
     let code = error.code().unwrap_or_default();
     is_of_the_way(error) || CODES.contains(&code) || was_primary && code == "READONLY"
 }
@@ -335,7 +371,7 @@ fn is_of_the_way(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped()
 }
 
-/// The lock of a flag. That another thread panicked changes nothing about the flag.
-fn held(flag: &Mutex<bool>) -> MutexGuard<'_, bool> {
-    flag.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether there was no answer, on a connection that may still stand.
+fn is_silence(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(RedisError::is_timeout)
 }

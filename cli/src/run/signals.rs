@@ -11,23 +11,12 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::run::Event;
 
-/// Never taken: what the kernel says of an error in this program itself, what nobody can
-/// take, and what writing to a closed pipe raises.
-const LEFT_ALONE: [Signal; 10] = [
-    Signal::SIGABRT,
-    Signal::SIGBUS,
-    Signal::SIGFPE,
-    Signal::SIGILL,
-    Signal::SIGKILL,
-    Signal::SIGPIPE,
-    Signal::SIGSEGV,
-    Signal::SIGSTOP,
-    Signal::SIGSYS,
-    Signal::SIGTRAP,
-];
+/// Never taken: what nobody can take, and what writing to a closed pipe raises.
+const LEFT_ALONE: [Signal; 3] = [Signal::SIGKILL, Signal::SIGPIPE, Signal::SIGSTOP];
 
 /// Blocks the signals in this thread and in those that it starts from now on, and answers
-/// them. Those that are ignored (`nohup`) stay so.
+/// them. Those that are ignored (`nohup`) stay so. An error in this program itself ends it
+/// all the same: the kernel does not ask what is blocked then.
 ///
 /// # Errors
 /// When the kernel cannot be asked, or children end unnoticed.
@@ -50,14 +39,20 @@ pub(crate) fn block() -> Result<SigSet> {
 }
 
 /// Takes blocked signals for ever, as events.
-pub(crate) fn listen(taken: SigSet, events: Sender<Event>) {
-    thread::spawn(move || {
+///
+/// # Errors
+/// When no thread can be started.
+pub(crate) fn listen(taken: SigSet, events: Sender<Event>) -> Result<()> {
+    let listener = thread::Builder::new().name("signals".to_owned());
+    let listen = move || {
         while let Ok(signal) = taken.wait() {
             if events.send(Event::Signal(signal)).is_err() {
                 return;
             }
         }
-    });
+    };
+    listener.spawn(listen).context("no thread")?;
+    Ok(())
 }
 
 /// Whether a signal ends a process that does nothing about it.

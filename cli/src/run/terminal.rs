@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 
+use nix::sys::signal::{Signal, raise};
 use rustix::process::{Pid, getpgrp};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
@@ -30,6 +31,26 @@ impl Terminal {
     pub(crate) fn lend(&self, group: Group) -> bool {
         let holder = self.holder();
         holder == Some(group.pid()) || holder == Some(getpgrp()) && self.pass(group.pid())
+    }
+
+    /// Job control: a command that stops for the terminal gets it; another stop of that kind
+    /// stops this process as well, so that the shell sees it. The guard goes on, and kills the
+    /// command should the lease be over before it does. SIGSTOP is left alone: whoever stops
+    /// the command itself lets it go on itself, and its locks are to be there then.
+    pub(crate) fn stopped(&self, group: Group, signal: Signal) {
+        let wants_terminal = matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
+        if wants_terminal && self.lend(group) {
+            group.signal(Signal::SIGCONT);
+        } else if wants_terminal || signal == Signal::SIGTSTP {
+            // It cannot fail: the signal is one, and nobody can refuse it.
+            let _stopped = raise(Signal::SIGSTOP);
+        }
+    }
+
+    /// Lets a command go on that was stopped, with the terminal where it is used by hand.
+    pub(crate) fn go_on(&self, group: Group) {
+        self.offer(group);
+        group.signal(Signal::SIGCONT);
     }
 
     /// Takes it back from a group that has ended. SIGTTOU is blocked, so that this works

@@ -7,6 +7,7 @@ use anyhow::Result;
 use nix::sys::signal::{Signal, raise};
 
 use crate::clock::{self, Moment};
+use crate::exit::sentence;
 use crate::run::Event;
 use crate::run::locks::{Lock, Wish};
 use crate::run::progress;
@@ -73,7 +74,8 @@ pub(crate) fn wait(
     if let Ok(Outcome::Interrupted(_)) = &outcome
         && let Err(error) = session.withdraw(address, wish)
     {
-        voice.say(&format!("the place in line is given up by the server: {error:#}"));
+        let why = sentence(&error);
+        voice.say(&format!("the place in line is left to the server: {why}"));
     }
     outcome
 }

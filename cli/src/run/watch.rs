@@ -2,30 +2,29 @@
 //! what is due is done. The only place that ends a command; when, stands in [`Dues`].
 
 use std::sync::mpsc::Receiver;
-use std::thread::sleep;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::Signal;
 use redis::RedisError;
 
-use crate::clock;
+use crate::clock::{self, Moment};
+use crate::exit::sentence;
 use crate::run::Event;
 use crate::run::child::{Change, Group};
+use crate::run::crew::Crew;
 use crate::run::deadlines::{Dues, Hold};
 use crate::run::guard::Guard;
 use crate::run::say::Voice;
-use crate::run::strays;
 use crate::run::terminal::Terminal;
 
 /// How long to sleep at most: a machine that was suspended does not count the sleep.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long to sleep while others than the command itself are to end: those that are not its
-/// children tell nobody.
+/// How long to sleep between blows: those that are just being started tell nobody.
 const BRIEF: Duration = Duration::from_millis(20);
 
-/// Longer than a process takes to become another program.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// How long those that were killed may take to die before a word is said of it.
+const DYING: Duration = Duration::from_secs(1);
 
 /// What is said of a server that takes everything and answers nothing.
 const SILENT: &str = "no answer";
@@ -33,6 +32,7 @@ const SILENT: &str = "no answer";
 /// A command under locks.
 pub(crate) struct Watch {
     group: Group,
+    crew: Crew,
     /// Whom those carry in their environment whom the command started.
     owner: String,
     guard: Guard,
@@ -48,21 +48,16 @@ pub(crate) struct Watch {
     trouble: Option<String>,
     /// What the command left running is being ended.
     leftovers: bool,
-    /// What is to be told when what is due has been done.
-    unsaid: Vec<Line>,
-}
-
-/// A line for standard error.
-enum Line {
-    Note(String),
-    Complaint(String),
 }
 
 /// An end that is under way.
 struct Ending {
     dues: Dues,
     told: bool,
-    killed: bool,
+    /// Since when they are killed.
+    killed: Option<Moment>,
+    /// It was said who does not die.
+    is_said: bool,
 }
 
 /// How it ended.
@@ -76,22 +71,21 @@ pub(crate) struct End {
 
 impl Watch {
     /// Over a command that was just started.
-    ///
-    /// # Errors
-    /// When its guard cannot be started.
     pub(crate) fn over(
         group: Group,
         owner: &str,
+        mut guard: Guard,
         hold: Hold,
         voice: Voice,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
+        guard.watch_over(group);
         let terminal = Terminal::open();
         terminal.offer(group);
-        let guard = Guard::start(group, owner, hold.dues().guard)?;
         let (status, ending, lost, trouble) = (None, None, None, None);
-        let owner = owner.to_owned();
-        Ok(Self {
+        let (crew, owner) = (Crew::of(group), owner.to_owned());
+        Self {
             group,
+            crew,
             owner,
             guard,
             terminal,
@@ -102,8 +96,7 @@ impl Watch {
             lost,
             trouble,
             leftovers: false,
-            unsaid: Vec::new(),
-        })
+        }
     }
 
     /// Watches until nobody is left whom the command started.
@@ -113,9 +106,10 @@ impl Watch {
             self.do_what_is_due();
             self.reap();
             if let Some(status) = self.status {
-                if !self.is_anybody_left() {
+                if self.crew.is_gone() {
                     self.terminal.take_back(self.group);
                     self.guard.dismiss();
+                    self.group.give_up();
                     return End { status, lost: self.lost };
                 }
                 self.end_leftovers();
@@ -150,10 +144,38 @@ impl Watch {
 
     /// Looks what happened to the command, and to what it left running.
     fn reap(&mut self) {
-        while let Some(change) = self.group.change() {
-            match change {
-                Change::Ended(status) => self.status = Some(status),
-                Change::Stopped(signal) => self.stopped(signal),
+        while let Some(pid) = self.group.reap_another() {
+            if self.guard.is(pid) {
+                self.replace_guard();
+            }
+        }
+        while self.status.is_none() {
+            match self.group.change() {
+                None => return,
+                Some(Change::Ended(status)) => self.status = Some(status),
+                // One that is to end has to go on for that.
+                Some(Change::Stopped(_)) if self.ending.is_some() => {
+                    self.group.signal(Signal::SIGCONT);
+                }
+                Some(Change::Stopped(signal)) => {
+                    self.terminal.stopped(self.group, signal);
+                }
+            }
+        }
+    }
+
+    /// Somebody killed the guard.
+    fn replace_guard(&mut self) {
+        if self.guard.is_young() {
+            return self.voice.complain("the guard is gone: it ended at once");
+        }
+        match Guard::start(&self.owner, self.dues().guard) {
+            Ok(guard) => {
+                self.guard = guard;
+                self.guard.watch_over(self.group);
+            }
+            Err(error) => {
+                self.voice.complain(&format!("the guard is gone: {}", sentence(&error)));
             }
         }
     }
@@ -162,30 +184,14 @@ impl Watch {
         if !self.leftovers {
             self.leftovers = true;
             self.end_by(Dues::of_leftovers(clock::now()));
-            self.unsaid
-                .push(Line::Note("ending what the command left running".to_owned()));
-        }
-    }
-
-    /// Job control: a command that stops for the terminal gets it; another stop of that kind
-    /// stops this process as well, so that the shell sees it. The guard goes on, and kills
-    /// the command should the lease be over before it does. SIGSTOP is left alone: whoever
-    /// stops the command itself lets it go on itself, and its locks are to be there then.
-    fn stopped(&mut self, signal: Signal) {
-        let wants_terminal = matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
-        if self.ending.is_some() || wants_terminal && self.terminal.lend(self.group) {
-            self.group.signal(Signal::SIGCONT);
-        } else if wants_terminal || signal == Signal::SIGTSTP {
-            // It cannot fail: the signal is one, and nobody can refuse it.
-            let _stopped = raise(Signal::SIGSTOP);
+            self.voice.say("ending what the command left running");
         }
     }
 
     /// Continues the command, if its locks are still there.
     fn go_on(&mut self) {
         self.do_what_is_due();
-        self.terminal.offer(self.group);
-        self.group.signal(Signal::SIGCONT);
+        self.terminal.go_on(self.group);
     }
 
     fn do_what_is_due(&mut self) {
@@ -196,53 +202,46 @@ impl Watch {
             self.lose(format!("the server could not be asked in time: {why}"));
             self.end_by(due);
         }
-        let Some(ending) = &mut self.ending else { return self.guard.tell(due.guard) };
-        self.guard.tell(ending.dues.guard);
-        let (kill, told) = (now >= ending.dues.kill, ending.told);
-        (ending.told, ending.killed) = (true, kill);
-        if kill {
+        self.guard.tell(self.dues().guard);
+        let Some(ending) = &mut self.ending else { return };
+        let told = std::mem::replace(&mut ending.told, true);
+        if now >= ending.dues.kill {
+            let killed = *ending.killed.get_or_insert(now);
             // Again and again, for those that were just being started.
-            self.signal_all(Signal::SIGKILL);
-        } else if !told {
-            self.signal_all(Signal::SIGTERM);
-            // One that is stopped does not hear it otherwise.
-            self.signal_all(Signal::SIGCONT);
-        }
-        self.say_what_is_unsaid();
-    }
-
-    /// Only now that the guard knows the end and the command was told: standard error may
-    /// be a pipe that nobody reads.
-    fn say_what_is_unsaid(&mut self) {
-        for line in std::mem::take(&mut self.unsaid) {
-            match line {
-                Line::Note(text) => self.voice.say(&text),
-                Line::Complaint(text) => self.voice.complain(&text),
+            self.crew.signal(Signal::SIGKILL);
+            if now.saturating_sub(killed) >= DYING {
+                self.say_who_does_not_die();
             }
+        } else if !told {
+            self.crew.signal(Signal::SIGTERM);
+            // One that is stopped does not hear it otherwise.
+            self.crew.signal(Signal::SIGCONT);
         }
     }
 
-    /// Signals all whom the command started, wherever they went.
-    fn signal_all(&self, signal: Signal) {
-        self.group.signal(signal);
-        strays::signal(&self.owner, signal);
+    /// What is due now, and until when all may run.
+    fn dues(&self) -> Dues {
+        self.ending.as_ref().map_or_else(|| self.hold.dues(), |ending| ending.dues)
     }
 
-    /// A process shows no environment while it becomes another program: who is not seen
-    /// at the first look is at the second.
-    fn is_anybody_left(&self) -> bool {
-        let is_seen =
-            || self.group.is_alive() || strays::of(&self.owner).next().is_some();
-        is_seen() || {
-            sleep(BETWEEN_LOOKS);
-            is_seen()
+    /// Another user's process cannot be killed, and one that waits for its device dies when
+    /// the device answers. The locks are theirs until then.
+    fn say_who_does_not_die(&mut self) {
+        let is_said = self.ending.as_mut().map(|ending| &mut ending.is_said);
+        if is_said.is_none_or(|is_said| std::mem::replace(is_said, true)) {
+            return;
+        }
+        for process in self.crew.alive() {
+            let (pid, name) = (process.pid.as_raw_nonzero(), process.name());
+            self.voice.complain(&format!(
+                "process {pid} ({name}) does not die: it is another user's, or waits for a device"
+            ));
         }
     }
 
     fn lose(&mut self, why: String) {
         if self.lost.is_none() {
-            let line = format!("lock lost: {why}; ending the command");
-            self.unsaid.push(Line::Complaint(line));
+            self.voice.complain(&format!("lock lost: {why}; ending the command"));
             self.lost = Some(why);
         }
     }
@@ -252,19 +251,26 @@ impl Watch {
         let dues = dues.sooner(self.hold.dues());
         match &mut self.ending {
             Some(ending) => ending.dues = ending.dues.sooner(dues),
-            None => self.ending = Some(Ending { dues, told: false, killed: false }),
+            None => {
+                let (told, killed, is_said) = (false, None, false);
+                self.ending = Some(Ending { dues, told, killed, is_said });
+            }
         }
     }
 
-    /// How long nothing is due.
+    /// How long nothing is due. The end of any process of the command is an event, since it is
+    /// a child of this one, or becomes one.
     fn sleep(&self) -> Duration {
+        let now = clock::now();
         let due = match &self.ending {
-            Some(_) if self.status.is_some() => return BRIEF,
-            Some(ending) if ending.killed => return BRIEF,
+            Some(Ending { killed: Some(killed), .. }) => {
+                let is_dying = now.saturating_sub(*killed) < DYING;
+                return if is_dying { BRIEF } else { TICK };
+            }
             Some(ending) => ending.dues.kill,
             None => self.hold.dues().term,
         };
-        due.saturating_sub(clock::now()).min(TICK)
+        due.saturating_sub(now).min(TICK)
     }
 }
 

@@ -115,16 +115,61 @@ fn a_way_that_is_silent_for_long_is_replaced() {
     let mut client = server.client();
     let run = run_at(relay.port(), "5s");
     let session = lock(&mut client, "session").int();
-    let connected = server.info_int("clients", "connected_clients");
-    relay.silence();
-    wait_until(PATIENCE, "another connection to be tried", || {
-        client.info("clients")["connected_clients"].parse::<i64>().expect("a number")
-            > connected
-    });
-    relay.pass();
+    silent_until_another_is_tried(&relay, &mut client);
     wait_tied_anew(&mut client, session);
     assert_eq!(lock(&mut client, "token").int().to_string(), run.line("token"));
     ends_well(run, &server);
+}
+
+/// What is waited for does not grow with the locks.
+#[test]
+fn a_way_that_is_silent_for_long_is_replaced_for_many_locks() {
+    let server = servers()[0].server().start();
+    let relay = Relay::to(server.port());
+    let mut client = server.client();
+    let keys: Vec<String> = (0..80).map(|index| format!("k{index}")).collect();
+    let args = ["--keys", &keys.join(","), "-n", "80", "--", "sh", "-c", SCRIPT];
+    let mut run = gpulock_run_at(relay.port(), &args).start();
+    run.line("pid");
+    let tied_to = |client: &mut Client, key: &String| {
+        call!(client, "GPULOCK.INSPECT", key).field("session").int()
+    };
+    let session = tied_to(&mut client, &keys[79]);
+    silent_until_another_is_tried(&relay, &mut client);
+    wait_until(PATIENCE, "all to be tied anew", || {
+        keys.iter().all(|key| tied_to(&mut client, key) != session)
+    });
+    send(run.number("pid"), Signal::USR1);
+    assert_eq!(run.status(), 5);
+}
+
+fn silent_until_another_is_tried(relay: &Relay, client: &mut Client) {
+    let connected = |client: &mut Client| {
+        client.info("clients")["connected_clients"].parse::<i64>().expect("a number")
+    };
+    let before = connected(client);
+    relay.silence();
+    wait_until(PATIENCE, "another connection to be tried", || connected(client) > before);
+    relay.pass();
+}
+
+/// The lock is taken away between the two calls by which it is tied anew, the second of which
+/// would grant it.
+#[test]
+fn coming_back_is_no_new_grant() {
+    let server = servers()[0].server().start();
+    let relay = Relay::to(server.port());
+    let mut client = server.client();
+    let mut run = run_at(relay.port(), "20s");
+    relay.silence_before("ACQUIREANY");
+    relay.cut();
+    relay.wait_silent();
+    call!(client, "GPULOCK.FORCERELEASE", "k");
+    relay.pass();
+    assert_eq!(run.status(), 76);
+    wait_until(PATIENCE, "the lock to be free", || {
+        call!(client, "GPULOCK.INSPECT", "k").is_null()
+    });
 }
 
 #[test]

@@ -5,15 +5,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use gpulock_testkit::{Server, call, servers};
+use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::system::uname;
 use tempfile::TempDir;
 
-use crate::runner::{Builder, gpulock_run};
+use crate::runner::{Builder, PATIENCE, gpulock_run};
 
 /// Writes down what a command with a GPU is told.
 const TELLS: &str =
     "echo $GPULOCK_KEYS $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER >told; sleep 600";
+
+/// Writes down its token.
+const TELLS_TOKEN: &str = "echo $GPULOCK_TOKENS >told; sleep 600";
 
 /// A host with GPUs, which a file describes.
 struct Host {
@@ -127,6 +130,29 @@ fn it_waits_while_all_gpus_are_too_full() {
     run.line("err");
     host.now_has("GPU-a 1000\n");
     assert_eq!(run.line("told"), format!("{} GPU-a PCI_BUS_ID", key("0")));
+}
+
+/// A GPU that hangs keeps its lock from being of use to anybody.
+#[test]
+fn a_grant_that_ran_out_while_its_gpu_was_looked_at_is_none() {
+    let server = server();
+    let host = Host::with("GPU-a 9000\n");
+    let hangs = host.folder.path().join("hangs");
+    fs::write(&hangs, "").expect("a file");
+    let args = ["--min-free-mib", "1", "--lease", "1s"];
+    let run = host.run(&server, &args, TELLS_TOKEN).with(|command| {
+        command.env("STUB_HANGS", &hangs);
+    });
+    let run = run.start();
+    let mut other = server.client();
+    wait_until(PATIENCE, "the first grant", || !call!(other, "EXISTS", key("0")).eq(&0));
+    let next =
+        call!(other, "GPULOCK.ACQUIRE", key("0"), "next", "EX", 600, "BLOCK", 60000);
+    fs::remove_file(&hangs).expect("a file");
+    server.wait_blocked(1);
+    assert!(!run.path("told").exists());
+    call!(other, "GPULOCK.RELEASE", key("0"), "next");
+    assert!(run.line("told").parse::<i64>().expect("a token") > next.int());
 }
 
 #[test]

@@ -7,6 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
+use gpulock_testkit::wait_until;
+
+use crate::runner::PATIENCE;
+
 /// The relay. Its threads end with the test's process.
 pub(crate) struct Relay {
     port: u16,
@@ -17,6 +21,8 @@ pub(crate) struct Relay {
 struct Way {
     /// What comes is held back, in both directions, and no end of a connection is told.
     silent: AtomicBool,
+    /// So it becomes when this is about to pass.
+    silent_before: Mutex<Option<String>>,
     /// Both sides of what is open.
     open: Mutex<Vec<TcpStream>>,
 }
@@ -49,6 +55,19 @@ impl Relay {
         self.way.silent.store(true, Ordering::SeqCst);
     }
 
+    /// Holds back whatever comes from when this text is to be passed on.
+    pub(crate) fn silence_before(&self, text: &str) {
+        *self.way.silent_before.lock().expect("no panic") = Some(text.to_owned());
+    }
+
+    /// Waits until it holds back.
+    #[track_caller]
+    pub(crate) fn wait_silent(&self) {
+        wait_until(PATIENCE, "the relay to be silent", || {
+            self.way.silent.load(Ordering::SeqCst)
+        });
+    }
+
     /// Passes on what was held back, and what comes.
     pub(crate) fn pass(&self) {
         self.way.silent.store(false, Ordering::SeqCst);
@@ -77,6 +96,7 @@ impl Way {
         let mut chunk = [0; 4096];
         loop {
             let read = from.read(&mut chunk).unwrap_or(0);
+            self.look_at(&chunk[..read]);
             while self.silent.load(Ordering::SeqCst) {
                 sleep(Duration::from_millis(1));
             }
@@ -84,6 +104,14 @@ impl Way {
                 let _ended = to.shutdown(Shutdown::Both);
                 return;
             }
+        }
+    }
+
+    fn look_at(&self, chunk: &[u8]) {
+        let mut before = self.silent_before.lock().expect("no panic");
+        let text = String::from_utf8_lossy(chunk);
+        if before.take_if(|before| text.contains(&**before)).is_some() {
+            self.silent.store(true, Ordering::SeqCst);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use gpulock_testkit::{Server, wait_until};
+use gpulock_testkit::{Server, call, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -128,6 +128,11 @@ impl Runner {
         send(self.pid(), signal);
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("asking for a status").is_some()
+    }
+
     /// Waits for its end, which a signal must not be.
     #[track_caller]
     pub(crate) fn status(&mut self) -> i32 {
@@ -174,4 +179,18 @@ pub(crate) fn state(pid: u32) -> Option<char> {
 #[track_caller]
 pub(crate) fn wait_dead(pid: u32) {
     wait_until(PATIENCE, format!("process {pid} to be dead"), || state(pid).is_none());
+}
+
+/// Waits until a process is in one of these states.
+#[track_caller]
+pub(crate) fn wait_state(pid: u32, wanted: &str) {
+    wait_until(PATIENCE, format!("process {pid} to be in a state of {wanted}"), || {
+        state(pid).is_some_and(|state| wanted.contains(state))
+    });
+}
+
+/// The owners that wait for a lock on a connection.
+pub(crate) fn waiting(server: &Server, key: &str) -> usize {
+    let lock = call!(server.client(), "GPULOCK.INSPECT", key);
+    if lock.is_null() { 0 } else { lock.field("waiting").int() as usize }
 }

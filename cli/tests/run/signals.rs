@@ -8,7 +8,9 @@ use std::process::{ChildStdin, Command, Stdio};
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, Runner, builder, gpulock_run, send, state, wait_dead};
+use crate::runner::{
+    PATIENCE, Runner, builder, gpulock_run, send, state, wait_dead, wait_state,
+};
 
 fn server() -> Server {
     servers()[0].server().start()
@@ -21,13 +23,6 @@ fn run(server: &Server, args: &[&str], script: &str) -> Runner {
     run
 }
 
-#[track_caller]
-fn wait_state(pid: u32, wanted: &str) {
-    wait_until(PATIENCE, format!("process {pid} to be in a state of {wanted}"), || {
-        state(pid).is_some_and(|state| wanted.contains(state))
-    });
-}
-
 /// A line of a process's status, as the kernel shows it.
 fn status_of(pid: &str, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
@@ -38,7 +33,8 @@ fn status_of(pid: &str, name: &str) -> String {
 #[test]
 fn each_signal_goes_on_to_the_command() {
     let server = server();
-    let script = "for s in HUP INT QUIT TERM USR1 USR2 ALRM WINCH URG IO PWR XCPU VTALRM; do \
+    let script = "for s in HUP INT QUIT TERM USR1 USR2 ALRM WINCH URG IO PWR XCPU VTALRM \
+                  ABRT BUS FPE ILL SEGV SYS TRAP; do \
                   trap \"echo $s >>got\" $s; done; echo $$ >pid; \
                   while :; do sleep 0.05; done";
     let run = run(&server, &[], script);
@@ -56,6 +52,13 @@ fn each_signal_goes_on_to_the_command() {
         (Signal::POWER, "PWR"),
         (Signal::XCPU, "XCPU"),
         (Signal::VTALARM, "VTALRM"),
+        (Signal::ABORT, "ABRT"),
+        (Signal::BUS, "BUS"),
+        (Signal::FPE, "FPE"),
+        (Signal::ILL, "ILL"),
+        (Signal::SEGV, "SEGV"),
+        (Signal::SYS, "SYS"),
+        (Signal::TRAP, "TRAP"),
     ];
     for (signal, name) in signals {
         run.signal(signal);
@@ -253,6 +256,19 @@ fn a_shell_can_stop_it_and_bring_it_back() {
     terminal.types("echo status $? >status; exit\n");
     assert_eq!(terminal.run.line("status"), "status 130");
     terminal.run.status();
+}
+
+#[test]
+fn on_lost_gets_the_terminal_when_it_reads_from_it() {
+    let server = server();
+    let program = "$GPULOCK run --key k --on-lost 'read line </dev/tty; echo $line >typed' \
+                   -- sh -c 'echo $$ >pid; exec sleep 600' | cat";
+    let mut terminal = in_terminal(&server, program);
+    terminal.run.line("pid");
+    call!(server.client(), "GPULOCK.FORCERELEASE", "k");
+    terminal.types("hello\n");
+    assert_eq!(terminal.run.line("typed"), "hello");
+    assert_eq!(terminal.run.status(), 0);
 }
 
 #[test]

@@ -8,16 +8,10 @@ use std::thread;
 use gpulock_testkit::{Server, call, on_every_server, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, gpulock_run, gpulock_run_at, send};
+use crate::runner::{PATIENCE, gpulock_run, gpulock_run_at, send, waiting};
 
 fn server() -> Server {
     servers()[0].server().start()
-}
-
-/// The owners that wait for a lock on a connection.
-fn waiting(server: &Server, key: &str) -> usize {
-    let lock = call!(server.client(), "GPULOCK.INSPECT", key);
-    if lock.is_null() { 0 } else { lock.field("waiting").int() as usize }
 }
 
 #[test]

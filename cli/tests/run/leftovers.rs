@@ -1,0 +1,118 @@
+//! What the command started and left behind, wherever it went: it ends before the lock is
+//! another's, and so is nothing else.
+
+use std::fs;
+use std::process::Command;
+
+use gpulock_testkit::{Server, call, servers, wait_until};
+use rustix::process::Signal;
+
+use crate::runner::{PATIENCE, builder, gpulock_run, send, state};
+use crate::scripts::{WITH_STRAY, run_at};
+
+fn server() -> Server {
+    servers()[0].server().start()
+}
+
+#[test]
+fn what_left_the_commands_group_ends_as_well() {
+    let server = server();
+    for (after, end, status) in
+        [("wait", None, 76), ("wait", Some(Signal::KILL), 0), ("exit 4", None, 4)]
+    {
+        let script = format!("{WITH_STRAY}{after}");
+        let mut run = run_at(server.port(), &["--lease", "1h", "--grace", "4s"], &script);
+        let stray = run.number("stray");
+        match end {
+            Some(signal) => run.signal(signal),
+            None if status == 76 => {
+                call!(server.client(), "GPULOCK.FORCERELEASE", "k");
+            }
+            None => {}
+        }
+        let next = ["GPULOCK.ACQUIRE", "k", "next", "EX", "600", "BLOCK", "60000"];
+        if status == 76 {
+            assert_eq!(run.status(), 76);
+        } else {
+            assert!(server.client().cmd(&next).int() > 0);
+        }
+        assert_eq!(state(stray), None, "{after}, {end:?}");
+        call!(server.client(), "GPULOCK.RELEASE", "k", "next");
+        if status == 4 {
+            assert_eq!(run.status(), 4);
+            assert!(run.err().contains("left running"), "{}", run.err());
+        }
+    }
+}
+
+/// The stray becomes another program just when the command ends, and shows no environment
+/// meanwhile.
+#[test]
+fn a_stray_that_is_just_being_started_is_ended_too() {
+    let server = server();
+    let script = "setsid python3 -c 'import time; time.sleep(600)' & exit 4";
+    for round in 0..20 {
+        let key = format!("k{round}");
+        let args = ["--key", &key, "--", "sh", "-c", script];
+        let (status, run) = gpulock_run(&server, &args).status();
+        assert_eq!(status, 4);
+        assert!(run.err().contains("left running"), "{round}: {}", run.err());
+    }
+}
+
+#[test]
+fn what_took_the_owner_off_its_environment_stays() {
+    let server = server();
+    let script = "env -u GPULOCK_OWNER setsid sh -c 'echo $$ >daemon; exec sleep 600' & \
+                  while [ ! -s daemon ]; do sleep 0.01; done; exit 4";
+    let args = ["--key", "k", "--", "sh", "-c", script];
+    let (status, run) = gpulock_run(&server, &args).status();
+    assert_eq!(status, 4);
+    let daemon = run.number("daemon");
+    assert!(state(daemon).is_some());
+    send(daemon, Signal::KILL);
+}
+
+/// As Celery, Ray and others do to be told apart in `ps`: it writes over the environment.
+#[test]
+fn a_stray_that_changed_its_title_is_ended_too() {
+    let server = server();
+    let script = "setsid perl -e '$0 = \"worker\"; open F, \">stray\"; print F \"$$\\n\"; \
+                  close F; sleep 600' & while [ ! -s stray ]; do sleep 0.01; done; exit 4";
+    let args = ["--key", "k", "--", "sh", "-c", script];
+    let (status, run) = gpulock_run(&server, &args).status();
+    assert_eq!(status, 4);
+    assert_eq!(state(run.number("stray")), None);
+}
+
+/// Else a signal for those that are left might reach a group that has its number by now.
+#[test]
+fn the_number_of_the_command_is_kept_while_anybody_is_left() {
+    let server = server();
+    let script = format!("{WITH_STRAY} exit 4");
+    let mut run = run_at(server.port(), &[], &script);
+    let command = run.number("pid");
+    wait_until(PATIENCE, "the end of the command to be seen", || {
+        run.err().contains("left running")
+    });
+    let status = fs::read_to_string(format!("/proc/{command}/status"));
+    let stray_lived = state(run.number("stray")).is_some();
+    assert!(!stray_lived || status.is_ok_and(|status| status.contains("State:\tZ")));
+    assert_eq!(run.status(), 4);
+}
+
+#[test]
+fn what_was_there_before_the_command_is_left_alone() {
+    let server = server();
+    let script = "perl -e '$0 = \"before\"; open F, \">before\"; print F \"$$\\n\"; close F; \
+                  sleep 600' & while [ ! -s before ]; do sleep 0.01; done; \
+                  exec $GPULOCK run --key k -- true";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).env("GPULOCK", env!("CARGO_BIN_EXE_gpulock"));
+    shell.env("GPULOCK_URL", format!("redis://127.0.0.1:{}", server.port()));
+    let (status, run) = builder(shell).status();
+    assert_eq!(status, 0, "{}", run.err());
+    let before = run.number("before");
+    assert!(state(before).is_some());
+    send(before, Signal::KILL);
+}
