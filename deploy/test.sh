@@ -88,11 +88,11 @@ test_completions_and_manual() {
     done
 }
 
-# The package has what it should, each where it should be, and the command in it runs.
+# The package has what it should, each where it should be.
 test_package() {
     has cargo-deb || { skip "the package: no cargo-deb here; make deb brings it"; return; }
     has dpkg-deb || { skip "the package: no dpkg-deb here"; return; }
-    local deb file mode
+    local file mode
     deb=$(deploy/package.sh | tail -1)
     dpkg-deb -x "$deb" "$folder/root"
     dpkg-deb -e "$deb" "$folder/root/DEBIAN"
@@ -113,12 +113,50 @@ test_package() {
 644 usr/share/doc/gpulock/copyright
 644 usr/share/doc/gpulock/examples/redis.conf
 FILES
-    grep -qx '/etc/gpulock/exporter.env' "$folder/root/DEBIAN/conffiles" ||
-        fail "an upgrade would overwrite /etc/gpulock/exporter.env"
-    "$folder/root/usr/bin/gpulock" --version
 }
 
-for part in alerts units snippet completions_and_manual package; do
+# dpkg takes the package, keeps what the administrator wrote, and leaves nothing behind. It
+# does so in a root of its own, which has no libc6 and needs no rights.
+test_installation() {
+    [ -n "${deb:-}" ] || { skip "the installation: there is no package"; return; }
+    has dpkg || { skip "the installation: no dpkg here"; return; }
+    local root=$folder/installed file
+    local settings=$root/etc/gpulock/exporter.env
+    mkdir -p "$root"/var/lib/dpkg/{info,updates}
+    touch "$root/var/lib/dpkg/status"
+    in_root() {
+        # It wants ldconfig to be there, which a user's PATH may not have.
+        PATH=$PATH:/usr/sbin:/sbin dpkg --root="$root" --log="$folder/dpkg.log" \
+            --force-not-root --force-depends "$@" >"$folder/dpkg" 2>&1 </dev/null ||
+            fail "dpkg $*: $(cat "$folder/dpkg")"
+    }
+    has_status() {
+        in_root -s gpulock
+        grep -qx "Status: $1" "$folder/dpkg" || fail "not \"$1\": $(cat "$folder/dpkg")"
+    }
+
+    in_root -i "$deb"
+    has_status 'install ok installed'
+    for file in conf.d/gpulock.conf exporter.env; do
+        grep -q "^ /etc/gpulock/$file " "$folder/dpkg" || fail "no conf-file: $file"
+    done
+    "$root/usr/bin/gpulock" --version
+    [ "$(stat -c %a "$settings")" = 600 ] || fail "others may read $settings"
+
+    echo '# written here' >>"$settings"
+    in_root -i "$deb"
+    is_as_written() { [ "$(tail -1 "$settings")" = '# written here' ]; }
+    is_as_written || fail "installed again, it took what was written in exporter.env"
+    in_root -r gpulock
+    has_status 'deinstall ok config-files'
+    is_as_written || fail "removed, it took what was written in exporter.env"
+    [ ! -e "$root/usr" ] || fail "left when it was removed: $(find "$root/usr")"
+    in_root -P gpulock
+    [ ! -e "$root/usr" ] && [ ! -e "$root/etc" ] ||
+        fail "left when it was purged: $(find "$root" -not -path '*/var/*')"
+}
+
+for part in alerts units snippet completions_and_manual package installation; do
     "test_$part"
     echo "deploy/test.sh: $part: well"
 done

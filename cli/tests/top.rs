@@ -27,6 +27,25 @@ fn start(tmux: &Tmux, server: &Server, options: &str) {
     tmux.type_line(&format!("'{program}' top --url {url} {options}; {TELL}"));
 }
 
+/// In the place of the first shell comes one as people have it, that tells of its jobs at
+/// once.
+fn start_bash(tmux: &Tmux) {
+    tmux.type_line("PS1='$ ' exec bash --norc");
+    tmux.type_line("set -b; echo ba''sh");
+    tmux.wait_for("echo ba''sh\nbash");
+}
+
+/// Sends a signal to a process.
+fn signal(name: &str, pid: &str) {
+    assert!(Command::new("kill").args(["-s", name, pid]).status().unwrap().success());
+}
+
+/// Whether a process ended; nobody may be there to bury it.
+fn is_over(pid: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    status.map_or(true, |status| status.contains("State:\tZ"))
+}
+
 /// Starts top in a shell that becomes it, and gives its process id.
 fn start_with_id(tmux: &Tmux, server: &Server) -> String {
     let file = server.dir().join("top.pid");
@@ -44,9 +63,16 @@ fn start_with_id(tmux: &Tmux, server: &Server) -> String {
 /// Waits until the shell is back with this status, and what stood there before.
 #[track_caller]
 fn wait_ended(tmux: &Tmux, status: i32) -> String {
-    let screen = tmux.wait_for(&format!("{ENDED} {status}"));
+    wait_for_the_shell(tmux, &format!("{ENDED} {status}"))
+}
+
+/// Waits until the shell says so on the screen that it had before, and takes a line.
+#[track_caller]
+fn wait_for_the_shell(tmux: &Tmux, said: &str) -> String {
+    let screen = tmux.wait_for(said);
     assert!(screen.contains("begun"), "the screen from before is not back:\n{screen}");
     assert!(!screen.contains(PICTURE), "the picture is left:\n{screen}");
+    assert!(tmux.shows_cursor(), "the cursor is left hidden:\n{screen}");
     tmux.type_line("echo ty''ped");
     tmux.wait_for("$ echo ty''ped\ntyped")
 }
@@ -207,15 +233,95 @@ fn no_key_waits_for_a_server_that_hangs() {
 #[test]
 fn a_signal_gives_the_terminal_back_and_is_told_by_the_status() {
     on_every_server(|flavour| {
-        for (signal, status) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131)]
-        {
+        for (name, status) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131)] {
             let Some(tmux) = Tmux::start(100, 30) else { return };
             let server = flavour.start();
             let pid = start_with_id(&tmux, &server);
-            let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-            assert!(sent.unwrap().success());
+            signal(name, &pid);
             wait_ended(&tmux, status);
         }
+    });
+}
+
+/// What bash tells of a command that was stopped.
+const STOPPED: &str = "Stopped";
+
+#[test]
+fn who_stops_it_is_in_the_shell_and_fg_brings_it_back() {
+    on_every_server(|flavour| {
+        let Some(tmux) = Tmux::start(100, 30) else { return };
+        start_bash(&tmux);
+        let server = flavour.start();
+        let pid = start_with_id(&tmux, &server);
+        let stops: [&dyn Fn(); 2] = [&|| signal("TSTP", &pid), &|| tmux.press(&["C-z"])];
+        for (stop, key) in stops.into_iter().zip(["gpu:0", "gpu:1"]) {
+            stop();
+            wait_for_the_shell(&tmux, STOPPED);
+            call!(server.client(), "GPULOCK.ACQUIRE", key, "asr");
+            tmux.type_line(&format!("clear; echo be''gun; fg; {TELL}"));
+            let screen = tmux.wait_for(&format!("\n{key}"));
+            assert!(screen.contains(PICTURE), "not all of the picture:\n{screen}");
+        }
+        tmux.press(&["?"]);
+        tmux.wait_for("choose a lock");
+        tmux.press(&["C-c"]);
+        wait_ended(&tmux, 0);
+    });
+}
+
+/// SIGSTOP leaves it no time to give the terminal back: bash writes over the picture.
+#[test]
+fn after_a_stop_that_it_did_not_see_it_draws_anew() {
+    on_every_server(|flavour| {
+        let Some(tmux) = Tmux::start(100, 30) else { return };
+        start_bash(&tmux);
+        let server = flavour.start();
+        let pid = start_with_id(&tmux, &server);
+        signal("STOP", &pid);
+        tmux.wait_for(STOPPED);
+        tmux.type_line(&format!("fg; {TELL}"));
+        let screen = tmux.wait("the picture alone", |screen| {
+            screen.contains(PICTURE) && !screen.contains(STOPPED)
+        });
+        assert!(!screen.contains(TELL), "{screen}");
+        tmux.press(&["q"]);
+        wait_ended(&tmux, 0);
+    });
+}
+
+#[test]
+fn in_the_background_it_stays_stopped_and_can_be_ended() {
+    on_every_server(|flavour| {
+        let Some(tmux) = Tmux::start(100, 30) else { return };
+        start_bash(&tmux);
+        let server = flavour.start();
+        let pid = start_with_id(&tmux, &server);
+        tmux.press(&["C-z"]);
+        wait_for_the_shell(&tmux, STOPPED);
+        tmux.type_line("clear; bg; echo contin''ued");
+        tmux.wait("a second stop", |screen| {
+            screen.contains("continued") && screen.contains(STOPPED)
+        });
+        tmux.type_line("kill %1");
+        wait_until(Duration::from_secs(60), "top to end", || is_over(&pid));
+        let screen = tmux.screen();
+        assert!(!screen.contains(PICTURE), "drawn on the shell's screen:\n{screen}");
+    });
+}
+
+#[test]
+fn where_no_shell_could_continue_it_it_does_not_stop() {
+    on_every_server(|flavour| {
+        let Some(tmux) = Tmux::start(100, 30) else { return };
+        let server = flavour.start();
+        let program = env!("CARGO_BIN_EXE_gpulock");
+        let port = server.port();
+        tmux.type_line(&format!("exec '{program}' top --url redis://127.0.0.1:{port}"));
+        tmux.wait_for(PICTURE);
+        tmux.press(&["C-z", "?"]);
+        tmux.wait_for("choose a lock");
+        call!(server.client(), "GPULOCK.ACQUIRE", "gpu:0", "asr");
+        tmux.wait_for("1 held");
     });
 }
 
@@ -226,11 +332,7 @@ fn it_ends_with_its_terminal() {
         let server = flavour.start();
         let pid = start_with_id(&tmux, &server);
         drop(tmux);
-        wait_until(Duration::from_secs(60), "top to end", || {
-            // Nobody may be there to bury it.
-            let status = fs::read_to_string(format!("/proc/{pid}/status"));
-            status.map_or(true, |status| status.contains("State:\tZ"))
-        });
+        wait_until(Duration::from_secs(60), "top to end", || is_over(&pid));
     });
 }
 

@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use axum::response::sse::Event;
-use futures_util::Stream;
 use futures_util::stream::{select_all, unfold};
+use futures_util::{Stream, StreamExt};
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::sleep;
 use tokio::{join, spawn};
 
@@ -21,6 +21,10 @@ use crate::replies::{Incident, is_unknown_command};
 /// How often a server is asked while somebody looks.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// How many may look at once. Their connections live long: with no limit they could be all
+/// that there may be, and Prometheus would wait.
+const VIEWERS: usize = 64;
+
 /// An event: the state of a server as JSON. None while nobody looks, so that who comes
 /// next is not shown what was an hour ago.
 type Shown = Option<Arc<str>>;
@@ -28,6 +32,7 @@ type Shown = Option<Arc<str>>;
 /// What all viewers share.
 pub(crate) struct Live {
     servers: Vec<Arc<Feed>>,
+    places: Arc<Semaphore>,
 }
 
 /// The states of a server, for all who look.
@@ -53,12 +58,18 @@ struct State<'a> {
 impl Live {
     /// Begins to watch the servers, once somebody looks.
     pub(crate) fn new(servers: &[Arc<Watched>]) -> Self {
-        Self { servers: servers.iter().cloned().map(Feed::start).collect() }
+        let servers = servers.iter().cloned().map(Feed::start).collect();
+        Self { servers, places: Arc::new(Semaphore::new(VIEWERS)) }
     }
 
-    /// The events for one who looks: the present states first.
-    pub(crate) fn events(&self) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
-        select_all(self.servers.iter().map(|feed| Box::pin(feed.events())))
+    /// The events for one who looks: the present states first. None: too many look.
+    pub(crate) fn events(
+        &self,
+    ) -> Option<impl Stream<Item = Result<Event, Infallible>> + use<>> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let events = select_all(self.servers.iter().map(|feed| Box::pin(feed.events())));
+        // The place is taken for as long as the stream is there.
+        Some(events.inspect(move |_| _ = &place))
     }
 }
 

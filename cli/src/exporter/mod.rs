@@ -2,7 +2,9 @@
 //! browser. Here stand its options and its start; nothing in this folder changes a lock.
 
 mod asked;
+mod connections;
 mod families;
+mod foreign;
 mod http;
 mod live;
 mod metrics;
@@ -59,7 +61,7 @@ pub(crate) fn run(address: &Address, args: Args) -> Result<ExitCode> {
         let at = listener.local_addr()?;
         eprintln!("gpulock: exporter of {} at http://{at}/", names(&servers));
         tokio::select! {
-            ended = axum::serve(listener, http::routes(&servers, at)) => ended?,
+            never = connections::serve(listener, http::routes(&servers, at)) => match never {},
             ended = told_to_end() => ended?,
         }
         Ok(ExitCode::SUCCESS)

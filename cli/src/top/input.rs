@@ -26,6 +26,8 @@ pub(crate) enum Intent {
     Back,
     Type(char),
     Erase,
+    /// To be back in the shell for a while.
+    Suspend,
     Quit,
 }
 
@@ -35,7 +37,7 @@ pub(crate) fn intent(key: KeyEvent, mode: &Mode) -> Option<Intent> {
         return None;
     }
     if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return (key.code == KeyCode::Char('c')).then_some(Intent::Quit);
+        return with_control(key.code);
     }
     match mode {
         Mode::Locks => at_the_locks(key.code),
@@ -43,6 +45,15 @@ pub(crate) fn intent(key: KeyEvent, mode: &Mode) -> Option<Intent> {
         Mode::Asked(_) => when_asked(key.code),
         Mode::Help => Some(Intent::Back),
     }
+}
+
+/// What the terminal itself does with these keys, were it not for the raw mode.
+const fn with_control(key: KeyCode) -> Option<Intent> {
+    Some(match key {
+        KeyCode::Char('c') => Intent::Quit,
+        KeyCode::Char('z') => Intent::Suspend,
+        _ => return None,
+    })
 }
 
 const fn at_the_locks(key: KeyCode) -> Option<Intent> {
@@ -116,10 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn control_c_quits_from_everywhere() {
-        let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        for mode in [Mode::Locks, Mode::Filter, Mode::Help] {
-            assert_eq!(intent(key, &mode), Some(Intent::Quit));
+    fn control_c_quits_and_control_z_suspends_from_everywhere() {
+        for (key, meant) in [('c', Intent::Quit), ('z', Intent::Suspend)] {
+            let key = KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL);
+            for mode in [Mode::Locks, Mode::Filter, Mode::Help] {
+                assert_eq!(intent(key, &mode), Some(meant));
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! - [`input`]: which key means what
 //! - [`draw`]: the picture
 //! - [`screen`]: the terminal, and that it is given back
+//! - [`signals`]: what ends, stops and continues it
 
 mod asker;
 mod draw;
@@ -15,6 +16,7 @@ mod rows;
 #[cfg(test)]
 mod sample;
 mod screen;
+mod signals;
 mod state;
 
 use std::io::{self, IsTerminal};
@@ -54,8 +56,8 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     let first = asker::look(&mut connection, None)?;
     let server = address.shown(&address.client()?);
     let state = State::new(server, args.interval, first, Instant::now());
-    let (orders, news) = asker::start(address.clone(), connection, args.interval);
     let mut screen = Screen::take()?;
+    let (orders, news) = asker::start(address.clone(), connection, args.interval);
     follow(&mut screen, state, &orders, &news)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -79,6 +81,7 @@ fn follow(
         screen.draw(|frame| picture.draw(frame, &state, Instant::now()))?;
         match wish(&mut state, &picture)? {
             Some(Wish::Quit) => return Ok(()),
+            Some(Wish::Suspend) => signals::suspend()?,
             Some(Wish::Take(victim)) => orders.send(Order::Take(victim))?,
             None => {}
         }

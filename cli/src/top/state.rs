@@ -55,6 +55,7 @@ pub(crate) enum Mode {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
     Quit,
+    Suspend,
     Take(Victim),
 }
 
@@ -114,6 +115,7 @@ impl State {
     ) -> Option<Wish> {
         match intent {
             Intent::Quit => return Some(Wish::Quit),
+            Intent::Suspend => return Some(Wish::Suspend),
             Intent::Up => self.choose(self.place.saturating_sub(1), now),
             Intent::Down => self.choose(self.place.saturating_add(1), now),
             Intent::PageUp => self.choose(self.place.saturating_sub(page), now),

@@ -1,6 +1,7 @@
 //! `gpulock exporter` as a process on a port of its own, and requests to it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -8,7 +9,11 @@ use gpulock_testkit::Server;
 use ureq::Agent;
 use ureq::http::Response;
 
+use crate::PATIENCE;
 use crate::tools::Process;
+
+/// How many may look at once, as docs/cli.md tells.
+pub(crate) const VIEWERS: usize = 64;
 
 /// A running exporter.
 pub(crate) struct Exporter {
@@ -76,9 +81,26 @@ impl Exporter {
         read(agent().get(format!("{}{path}", self.url)).call())
     }
 
+    /// Asks with headers of its own.
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let request = agent().get(format!("{}{path}", self.url));
+        let add = |request: ureq::RequestBuilder<_>, (name, value): &(&str, &str)| {
+            request.header(*name, *value)
+        };
+        read(headers.iter().fold(request, add).call())
+    }
+
     /// Asks under another name for the same address.
     pub(crate) fn get_as(&self, host: &str, path: &str) -> Answer {
-        read(agent().get(format!("{}{path}", self.url)).header("Host", host).call())
+        self.get_with(path, &[("Host", host)])
+    }
+
+    /// A connection on which these bytes were sent, as no library would.
+    pub(crate) fn send(&self, bytes: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address()).expect("connecting");
+        stream.set_read_timeout(Some(PATIENCE)).expect("setting it");
+        stream.write_all(bytes).expect("sending");
+        stream
     }
 
     pub(crate) fn post(&self, path: &str) -> Answer {
@@ -103,6 +125,11 @@ impl Exporter {
     }
 }
 
+/// One for which no server is needed: nothing listens there.
+pub(crate) fn alone() -> Exporter {
+    Exporter::of_urls(&["redis://127.0.0.1:1".to_owned()])
+}
+
 /// The command, whose environment names no server.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpulock"));
@@ -118,6 +145,14 @@ pub(crate) fn url(server: &Server) -> String {
 /// The label that the exporter gives a server.
 pub(crate) fn instance(server: &Server) -> String {
     format!("127.0.0.1:{}", server.port())
+}
+
+/// The first line of an answer; of the rest is read what came with it.
+pub(crate) fn first_line(stream: &mut TcpStream) -> String {
+    let mut text = [0; 1024];
+    let read = stream.read(&mut text).expect("an answer");
+    let text = String::from_utf8_lossy(&text[..read]);
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn agent() -> Agent {

@@ -1,11 +1,6 @@
 //! Who may ask the exporter what, and what it says about its answers.
 
-use crate::exporter::{Exporter, command};
-
-/// No server is needed for any of this: nothing listens there.
-fn alone() -> Exporter {
-    Exporter::of_urls(&["redis://127.0.0.1:1".to_owned()])
-}
+use crate::exporter::{Exporter, alone, command, first_line};
 
 #[test]
 fn lives_although_no_server_does() {
@@ -37,6 +32,37 @@ fn on_loopback_only_this_machine_s_names_are_answered() {
     for host in ["localhost", "localhost:1234", "127.0.0.1", "[::1]:9877"] {
         assert_eq!(exporter.get_as(host, "/healthz").status, 200, "{host}");
     }
+    for host in ["a@localhost", "rebound.example@127.0.0.1", ""] {
+        assert_eq!(exporter.get_as(host, "/healthz").status, 421, "{host}");
+    }
+}
+
+#[test]
+fn two_hosts_are_refused_on_loopback() {
+    let exporter = alone();
+    for second in ["rebound.example", "localhost"] {
+        let head =
+            format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: {second}\r\n\r\n");
+        let answer = first_line(&mut exporter.send(head.as_bytes()));
+        assert_eq!(answer, "HTTP/1.1 400 Bad Request", "{second}");
+    }
+}
+
+#[test]
+fn on_loopback_a_foreign_page_loads_nothing_but_may_link_here() {
+    let exporter = alone();
+    let asked = |path, site, mode| {
+        let headers = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode)];
+        exporter.get_with(path, &headers).status
+    };
+    for path in ["/", "/page.js", "/events", "/metrics", "/healthz"] {
+        for mode in ["no-cors", "cors", "websocket"] {
+            assert_eq!(asked(path, "cross-site", mode), 403, "{path} by {mode}");
+        }
+    }
+    assert_eq!(asked("/", "cross-site", "navigate"), 200);
+    assert_eq!(asked("/page.js", "same-origin", "no-cors"), 200);
+    assert_eq!(asked("/metrics", "none", "navigate"), 200);
 }
 
 /// Who listens for other machines is known to them by a name.
@@ -46,6 +72,8 @@ fn elsewhere_any_name_is_answered() {
     everywhere.args(["--listen", "0.0.0.0:0", "--url", "redis://127.0.0.1:1"]);
     let exporter = Exporter::start(&mut everywhere);
     assert_eq!(exporter.get_as("gpus.example:9877", "/healthz").status, 200);
+    let loaded = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")];
+    assert_eq!(exporter.get_with("/healthz", &loaded).status, 200);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! machine may lack.
 
 mod browser;
+mod connections;
 mod exporter;
 mod http;
 mod live;

@@ -2,7 +2,7 @@
 //! happens, says plainly when it knows nothing any more, and takes text for text.
 
 use crate::browser::Browser;
-use crate::exporter::{Exporter, command, instance, url};
+use crate::exporter::{Exporter, VIEWERS, alone, command, first_line, instance, url};
 use gpulock_testkit::{Client, Server, call, on_every_server, send, workspace};
 
 /// The holder's row of a lock, as a reader sees it.
@@ -158,6 +158,22 @@ fn says_plainly_that_the_exporter_is_gone_and_comes_back_with_it() {
         let _exporter = Exporter::start(&mut again);
         live();
     });
+}
+
+#[test]
+fn comes_to_its_turn_when_too_many_look() {
+    let Some(browser) = Browser::start("one page too many") else { return };
+    let exporter = alone();
+    let look = || exporter.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut viewers: Vec<_> = (0..VIEWERS).map(|_| look()).collect();
+    for viewer in &mut viewers {
+        assert_eq!(first_line(viewer), "HTTP/1.1 200 OK");
+    }
+    browser.open(exporter.url());
+    browser.wait_text("No connection to the exporter. Trying again.");
+    viewers.pop();
+    browser
+        .wait_true("return document.querySelector('#connection').textContent === 'live'");
 }
 
 #[test]

@@ -60,6 +60,11 @@ impl Tmux {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Whether the terminal shows its cursor.
+    pub(crate) fn shows_cursor(&self) -> bool {
+        self.run(&["display-message", "-p", "#{cursor_flag}"]).stdout == b"1\n"
+    }
+
     /// Waits until this stands on the screen, and gives the screen.
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str) -> String {

@@ -47,7 +47,7 @@ pub(super) fn help(frame: &mut Frame<'_>) {
         "/       only locks with this in key or owner",
         "s       another order",
         "Esc     close the panel, forget the filter",
-        "q       quit",
+        "q       quit; Control-Z: to the shell, fg: back",
         "",
         "The bar is what is left of the lease, of the",
         "most that was seen of it.",
