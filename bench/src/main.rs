@@ -31,6 +31,7 @@ mod report;
 mod sample;
 mod served;
 mod stage;
+mod start;
 mod tables;
 mod targets;
 mod waiters;

@@ -11,7 +11,7 @@ use crate::figures::{Figure, Run};
 use crate::progress::Progress;
 use crate::{
     bystanders, calls, hand_off, held, in_line, machine, names, pair, pools, recovery,
-    waiters,
+    start, waiters,
 };
 
 /// Measures on one server and writes what it found to a file.
@@ -47,7 +47,7 @@ pub(crate) struct Setup {
 type Part = (&'static str, fn(&Setup, &Progress) -> Result<Vec<Figure>>);
 
 /// All of them, in the order in which they run.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     (names::PAIR, pair::measure),
     (names::CALLS, calls::measure),
     (names::POOLS, pools::measure),
@@ -57,6 +57,7 @@ const PARTS: [Part; 9] = [
     (names::HELD, held::measure),
     (names::WAITERS, waiters::measure),
     (names::RECOVERY, recovery::measure),
+    (names::START, start::measure),
 ];
 
 /// Measures what is asked for, and writes the run.

@@ -13,6 +13,8 @@ pub(crate) const HELD: &str = "held";
 pub(crate) const POOLS: &str = "pools";
 /// From the death of a holder to the next.
 pub(crate) const RECOVERY: &str = "recovery";
+/// Until a command under a lock has begun, and is over.
+pub(crate) const START: &str = "start";
 /// What other people's commands cost.
 pub(crate) const BYSTANDERS: &str = "bystanders";
 
@@ -71,6 +73,19 @@ pub(crate) const FOR_OWN_LOCK: &str = "1,000 waiting each for its own, UNIQUE SE
 pub(crate) const SESSION: &str = "SESSION";
 /// The holder's lock ends with its lease alone.
 pub(crate) const LEASE: &str = "a lease of 1 s";
+
+/// The command, without a lock.
+pub(crate) const NO_LOCK: &str = "the command alone";
+/// The lock of a file, of util-linux.
+pub(crate) const FLOCK: &str = "flock";
+/// The command `gpulock`.
+pub(crate) const GPULOCK_RUN: &str = "gpulock run";
+/// How a command is run.
+pub(crate) const RUNS: [&str; 3] = [NO_LOCK, FLOCK, GPULOCK_RUN];
+/// Until the first byte of its output.
+pub(crate) const TO_OUTPUT: &str = "until its first output";
+/// Until whoever started it has its status.
+pub(crate) const TO_STATUS: &str = "until its status";
 
 /// A server without the module, with as many keys as locks elsewhere.
 pub(crate) const NO_MODULE: &str = "no module";

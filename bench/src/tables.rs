@@ -41,6 +41,7 @@ pub(crate) const BLOCKS: &[Block] = &[
     Block { name: "held", heading: "Many locks held", made: held },
     Block { name: "waiters", heading: "Memory of clients in line", made: waiters },
     Block { name: "recovery", heading: "After the holder's death", made: recovery },
+    Block { name: "start", heading: "A command under a lock", made: start },
 ];
 
 /// The block that a page asks for.
@@ -455,6 +456,24 @@ fn waiters(runs: &[Run]) -> String {
 }
 
 /// How long nobody has the lock after its holder was killed.
+fn start(runs: &[Run]) -> String {
+    let told = |run: &Run, case, way: &str, measure| {
+        spread(run.samples(names::START, case, way, measure), number)
+    };
+    grouped(
+        runs,
+        "ms",
+        &names::RUNS.map(|way| (way.to_owned(), way)),
+        &[
+            ("first output: p50", &|run, way| {
+                told(run, names::TO_OUTPUT, way, names::P50_MS)
+            }),
+            ("p99", &|run, way| told(run, names::TO_OUTPUT, way, names::P99_MS)),
+            ("status: p50", &|run, way| told(run, names::TO_STATUS, way, names::P50_MS)),
+        ],
+    )
+}
+
 fn recovery(runs: &[Run]) -> String {
     let told = |run: &Run, case: &str, measure| {
         spread(run.samples(names::RECOVERY, case, names::OURS, measure), number)

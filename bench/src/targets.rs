@@ -145,6 +145,15 @@ pub(crate) const TARGETS: &[Target] = &[
         },
     },
     Target {
+        what: "gpulock run, until the command's first output: p50, ms",
+        limit: Limit::AtMost(15.0),
+        places: 1,
+        figure: |run| {
+            let way = names::GPULOCK_RUN;
+            median(run.samples(names::START, names::TO_OUTPUT, way, names::P50_MS))
+        },
+    },
+    Target {
         what: "dearest command of others, locks held, times without the module",
         limit: Limit::AtMost(1.01),
         places: 3,
