@@ -1,6 +1,7 @@
 //! The exit statuses, and which of them an error leads to. Those of `gpulock run` that are
 //! its child's own stand with it.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Anything that has no status of its own.
@@ -11,7 +12,8 @@ pub(crate) const UNREACHABLE: u8 = 69;
 
 /// Tells an error on standard error, and answers its status.
 pub(crate) fn told(error: &anyhow::Error) -> ExitCode {
-    eprintln!("gpulock: {}", sentence(error));
+    // Whoever closed standard error wants to hear nothing.
+    let _unheard = writeln!(io::stderr(), "gpulock: {}", sentence(error));
     ExitCode::from(status(error))
 }
 

@@ -18,6 +18,8 @@ use rustix::process::{
 
 use crate::clock::{self, Moment};
 use crate::run::environment::Environment;
+use crate::run::processes::Process;
+use crate::run::say::say_if_read;
 
 /// The name of the hidden subcommand that becomes the command.
 pub(crate) const HELPER: &str = "__child";
@@ -41,6 +43,14 @@ pub(crate) enum Change {
     Ended(u8),
     /// This signal stopped it.
     Stopped(Signal),
+}
+
+/// The next child that has ended.
+enum Ended {
+    Nobody,
+    Other(Pid),
+    /// The leader, or somebody of whom no more is known.
+    Unclear,
 }
 
 /// The arguments of the hidden subcommand.
@@ -79,7 +89,7 @@ pub(crate) fn start(
 /// Turns this process into the command, unless its parent is gone or it is too late.
 ///
 /// # Errors
-/// When it is, or a parameter is none.
+/// When a parameter is none.
 pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     // The signal is sent when the parent ends from now on; so look whether it is there.
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
@@ -91,10 +101,12 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     let Some((program, rest)) = args.command.split_first() else { bail!("no command") };
     // This process, or the machine, may have been stopped.
     if clock::now() >= Duration::from_millis(args.too_late) {
-        bail!("{} is not started: the locks may be lost", program.display());
+        let name = program.display();
+        say_if_read(&format!("{name} is not started: the locks may be lost"));
+        return Ok(ExitCode::FAILURE);
     }
     let error = Command::new(program).args(rest).exec();
-    eprintln!("gpulock: {}: {error}", program.display());
+    say_if_read(&format!("{}: {error}", program.display()));
     Ok(ExitCode::from(match error.kind() {
         ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_EXECUTABLE,
@@ -143,29 +155,49 @@ impl Group {
         waitid(WaitId::Pid(self.0), options | WaitIdOptions::NOHANG).ok().flatten()
     }
 
-    /// Reaps the next child that has ended and is not the leader.
-    pub(crate) fn reap_another(self) -> Option<Pid> {
+    /// Reaps the children that have ended and are not the leader.
+    pub(crate) fn reap_others(self) {
+        loop {
+            match self.next_ended() {
+                Ended::Nobody => return,
+                Ended::Other(pid) => reap(pid),
+                Ended::Unclear => return self.reap_hidden(),
+            }
+        }
+    }
+
+    fn next_ended(self) -> Ended {
         const LOOK: WaitPidFlag =
             WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT);
-        match peek(Id::All, LOOK) {
-            Ok(ended) => {
-                let pid = ended.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
-                let other = pid.filter(|pid| *pid != self.0)?;
-                let reap = WaitIdOptions::NOHANG | WaitIdOptions::EXITED;
-                waitid(WaitId::Pid(other), reap).ok().flatten().map(|_| other)
+        match peek(Id::All, LOOK).map(|ended| ended.pid()) {
+            Ok(Some(pid)) if pid.as_raw() == self.number() => Ended::Unclear,
+            Ok(pid) => {
+                let pid = pid.and_then(|pid| Pid::from_raw(pid.as_raw()));
+                pid.map_or(Ended::Nobody, Ended::Other)
             }
-            // Ended by a signal without a name, of which no more is told here.
-            Err(nix::errno::Errno::EINVAL) if self.ended().is_none() => {
-                wait(WaitOptions::NOHANG).ok().flatten().map(|(pid, _)| pid)
-            }
-            Err(_) => None,
+            // By a signal that has no name.
+            Err(nix::errno::Errno::EINVAL) => Ended::Unclear,
+            Err(_) => Ended::Nobody,
         }
+    }
+
+    /// Those whom the kernel does not show, since it shows another one first.
+    fn reap_hidden(self) {
+        let is_other = |one: &Process| one.is_our_child() && one.pid != self.0;
+        let dead = Process::all().filter(|one| one.is_dead && is_other(one));
+        dead.for_each(|one| reap(one.pid));
     }
 
     /// Reaps all that has ended. From now on the number may be another's.
     pub(crate) fn give_up(self) {
         while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
     }
+}
+
+/// Reaps a child that has ended.
+pub(crate) fn reap(child: Pid) {
+    let _another_did =
+        waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }
 
 impl Change {

@@ -37,10 +37,14 @@ pub(crate) fn on_lost(
     let terminal = Terminal::open();
     terminal.offer(group);
     loop {
-        while group.reap_another().is_some() {}
+        group.reap_others();
         match group.change() {
             Some(Change::Ended(_)) => break,
-            Some(Change::Stopped(signal)) => terminal.stopped(group, signal),
+            Some(Change::Stopped(signal)) => {
+                if terminal.stopped(group, signal) {
+                    terminal.go_on(group);
+                }
+            }
             None => match events.recv()? {
                 Event::Signal(Signal::SIGCHLD) => {}
                 Event::Signal(Signal::SIGCONT) => terminal.go_on(group),

@@ -1,9 +1,9 @@
 //! The guard: a process that kills the command when `gpulock` does not, because it was killed,
 //! stopped or hangs. It is there before the command is, and learns over a pipe whom to kill
-//! and until when they may run; the end of the pipe without a goodbye is the end of `gpulock`.
+//! and until when they may run; the end of the pipe is the end of `gpulock`.
 //!
 //! ```text
-//! gpulock ──16 bytes: whom, and when to kill──> guard        when = 0: goodbye
+//! gpulock ──16 bytes: whom, and when to kill──> guard
 //!    └──────────── starts ──> command <──── KILL ──┘
 //! ```
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::thread::set_name;
 
 use crate::clock::{self, Moment};
@@ -43,7 +43,6 @@ pub(crate) struct Args {
 pub(crate) struct Guard {
     pipe: PipeWriter,
     pid: Option<Pid>,
-    started: Moment,
     told: Word,
 }
 
@@ -81,20 +80,26 @@ impl Guard {
             .spawn()
             .context("no process")?;
         let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-        let (started, told) = (clock::now(), Word::NOTHING);
-        let mut guard = Self { pipe: ours, pid, started, told };
+        let mut guard = Self { pipe: ours, pid, told: Word::NOTHING };
         guard.say(Word { group: None, kill });
         Ok(guard)
     }
 
-    /// Whether it is this process.
-    pub(crate) fn is(&self, pid: Pid) -> bool {
-        self.pid == Some(pid)
+    /// Whether somebody killed it.
+    pub(crate) fn has_ended(&self) -> bool {
+        let look = WaitIdOptions::NOHANG | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        self.pid.is_some_and(|pid| !matches!(waitid(WaitId::Pid(pid), look), Ok(None)))
     }
 
-    /// Whether it was started so lately that another would fare no better.
-    pub(crate) fn is_young(&self) -> bool {
-        clock::now().saturating_sub(self.started) < TICK
+    /// Starts another one in place of one that has ended.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub(crate) fn start_again(&mut self, owner: &str) -> Result<()> {
+        let Word { group, kill } = self.told;
+        *self = Self::start(owner, kill)?;
+        self.say(Word { group, kill });
+        Ok(())
     }
 
     /// Tells whose end it is about.
@@ -111,9 +116,13 @@ impl Guard {
         }
     }
 
-    /// Tells that all have ended.
-    pub(crate) fn dismiss(mut self) {
-        self.say(Word::GOODBYE);
+    /// Ends it, now that all have ended: it is not to meet who comes after them.
+    pub(crate) fn dismiss(self) {
+        if let Some(pid) = self.pid.filter(|_| !self.has_ended()) {
+            // Not reaped yet, and so nobody else.
+            let _ended = kill_process(pid, Signal::KILL);
+            let _reaped = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+        }
     }
 
     fn say(&mut self, word: Word) {
@@ -126,14 +135,10 @@ impl Guard {
 impl Word {
     const SIZE: usize = 2 * size_of::<u64>();
     const NOTHING: Self = Self { group: None, kill: Moment::MAX };
-    const GOODBYE: Self = Self { group: None, kill: Moment::ZERO };
 
     fn bytes(self) -> [u8; Self::SIZE] {
         let group = self.group.map_or(0, |group| group.pid().as_raw_nonzero().get());
-        let kill = match self {
-            Self::GOODBYE => 0,
-            _ => clock::millis(self.kill).max(1),
-        };
+        let kill = clock::millis(self.kill);
         (u128::from(kill) << 64 | u128::from(group.unsigned_abs())).to_ne_bytes()
     }
 
@@ -156,28 +161,25 @@ pub(crate) fn stand(args: &Args) -> Result<ExitCode> {
     set_name(c"gpulock")?;
     // Not through `Stdin`, whose buffer `poll` knows nothing of.
     let pipe = PipeReader::from(io::stdin().as_fd().try_clone_to_owned()?);
-    if let Some(last) = listen(pipe) {
-        end(last.group, &args.owner);
-    }
+    let last = listen(pipe);
+    end(last.group, &args.owner);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Listens until the goodbye. Else the time is over, or `gpulock` is gone, and the answer is
-/// what it said last.
-fn listen(mut pipe: PipeReader) -> Option<Word> {
+/// Listens until the time is over or `gpulock` is gone, and answers what it said last.
+fn listen(mut pipe: PipeReader) -> Word {
     let mut last = Word::NOTHING;
     loop {
         // All of it first: who was stopped meanwhile has old words before new ones.
         while is_readable(&pipe, Duration::ZERO) {
             match Word::read(&mut pipe) {
-                Ok(Word::GOODBYE) => return None,
                 Ok(word) => last = word,
-                Err(_) => return Some(last),
+                Err(_) => return last,
             }
         }
         let left = last.kill.saturating_sub(clock::now());
         if left.is_zero() {
-            return Some(last);
+            return last;
         }
         is_readable(&pipe, left.min(TICK));
     }
@@ -191,12 +193,14 @@ fn is_readable(pipe: &PipeReader, within: Duration) -> bool {
 
 /// Kills, again for those that were just being started and those that show nothing while they
 /// become another program, until nobody was seen for a while.
-fn end(group: Option<Group>, owner: &str) {
+fn end(mut group: Option<Group>, owner: &str) {
     const ROUNDS: u32 = 100;
     const UNSEEN: u32 = 10;
     let mut unseen = 0;
     for _ in 0..ROUNDS {
-        unseen = if crew::kill_orphans(group, owner) { 0 } else { unseen + 1 };
+        let (some, of_group) = crew::kill_orphans(group, owner);
+        group = group.filter(|_| of_group);
+        unseen = if some { 0 } else { unseen + 1 };
         if unseen == UNSEEN {
             return;
         }

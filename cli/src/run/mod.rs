@@ -47,7 +47,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::system::uname;
 
 use crate::clock::{self, Moment};
-use crate::exit::sentence;
+use crate::exit::{self, sentence};
 use crate::replies::told;
 use crate::run::deadlines::Hold;
 use crate::run::environment::Environment;
@@ -147,9 +147,12 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     // Before any thread, so that none takes a signal by itself.
     let taken = signals::block()?;
     let voice = Voice::start(args.quiet)?;
-    let status = take_and_run(address, args, taken, &voice);
+    let status = take_and_run(address, args, taken, &voice).unwrap_or_else(|error| {
+        voice.complain(&sentence(&error));
+        exit::status(&error)
+    });
     voice.finish();
-    status.map(ExitCode::from)
+    Ok(ExitCode::from(status))
 }
 
 /// A thread that panicked keeps no lock any more. All ends then, and the guard sees to the

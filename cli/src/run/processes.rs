@@ -6,7 +6,9 @@ use std::io;
 
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, getpid, kill_process, pidfd_open, pidfd_send_signal,
+};
 
 /// A process that was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(crate) struct Process {
     pub(crate) is_dead: bool,
     /// It is becoming another program, or is another user's.
     pub(crate) is_becoming: bool,
+    /// It was started without any environment.
+    pub(crate) is_bare: bool,
 }
 
 impl Process {
@@ -51,8 +55,9 @@ impl Process {
             started: fields.get(19)?.parse().ok()?,
             // The first thread of several may be dead for itself.
             is_dead: matches!(*fields.first()?, "Z" | "X") && number(17)? < 2,
-            // Where its environment ends.
+            // Where its environment ends, and where it begins.
             is_becoming: *fields.get(48)? == "0",
+            is_bare: fields.get(47)? == fields.get(48)?,
         })
     }
 
@@ -62,7 +67,21 @@ impl Process {
     /// # Errors
     /// When it is gone, or another user's.
     pub(crate) fn environment(&self) -> io::Result<Vec<u8>> {
-        fs::read(format!("/proc/{}/environ", self.pid.as_raw_nonzero()))
+        let folder = format!("/proc/{}", self.pid.as_raw_nonzero());
+        let of_process = fs::read(format!("{folder}/environ"));
+        if tells(&of_process) {
+            return of_process;
+        }
+        // Its first thread may have ended, and others go on.
+        let threads =
+            fs::read_dir(format!("{folder}/task")).into_iter().flatten().flatten();
+        let of_threads = threads.map(|thread| fs::read(thread.path().join("environ")));
+        of_threads.into_iter().find(tells).unwrap_or(of_process)
+    }
+
+    /// Whether its parent is this process.
+    pub(crate) fn is_our_child(&self) -> bool {
+        self.parent == getpid().as_raw_nonzero().get()
     }
 
     /// Its name.
@@ -93,6 +112,15 @@ impl Process {
     }
 }
 
+/// Whether that is an answer. A thread that has ended has none: by an error, or in older
+/// kernels nothing.
+fn tells(environment: &io::Result<Vec<u8>>) -> bool {
+    match environment {
+        Ok(bytes) => !bytes.is_empty(),
+        Err(error) => Errno::from_io_error(error) != Some(Errno::SRCH),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +132,7 @@ mod tests {
         let pid = Pid::from_raw(7).expect("a number");
         let process = Process::read(pid, &stat).expect("a process");
         assert_eq!((process.parent, process.group, process.started), (4, 5, 22));
-        assert!(!process.is_dead && !process.is_becoming);
+        assert!(!process.is_dead && !process.is_becoming && !process.is_bare);
     }
 
     #[test]

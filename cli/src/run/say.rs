@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::write;
 use rustix::termios::tcgetwinsize;
 use unicode_width::UnicodeWidthChar;
@@ -148,6 +149,15 @@ fn write_all(jobs: &Receiver<Job>) {
             // Who asked may have gone on.
             Job::Answer(written) => drop(written.send(())),
         }
+    }
+}
+
+/// Says a line at once, unless somebody would have to read before.
+pub(crate) fn say_if_read(line: &str) {
+    let stderr = io::stderr();
+    let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+    if poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+        write_text(format!("gpulock: {line}\n").as_bytes());
     }
 }
 

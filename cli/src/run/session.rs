@@ -1,5 +1,5 @@
 //! The connection to which the locks are tied: a thread that asks for them on it, then
-//! pings on it, and comes back within the grace when it ends.
+//! looks at them on it, and comes back within the grace when it ends.
 
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle, sleep};
@@ -317,7 +317,7 @@ impl Keeper {
         }
     }
 
-    /// How often to ping: a broken connection is to be seen early in the grace.
+    /// How often to look: a broken connection is to be seen early in the grace.
     fn beat(&self) -> Duration {
         const BOUNDS: (Duration, Duration) =
             (Duration::from_millis(100), Duration::from_secs(1));

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 
-use nix::sys::signal::{Signal, raise};
-use rustix::process::{Pid, getpgrp};
+use nix::sys::signal::{SigSet, Signal, raise};
+use rustix::process::{Pid, getpgrp, kill_current_process_group};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::run::child::Group;
@@ -33,18 +33,27 @@ impl Terminal {
         holder == Some(group.pid()) || holder == Some(getpgrp()) && self.pass(group.pid())
     }
 
-    /// Job control: a command that stops for the terminal gets it; another stop of that kind
-    /// stops this process as well, so that the shell sees it. The guard goes on, and kills the
-    /// command should the lease be over before it does. SIGSTOP is left alone: whoever stops
-    /// the command itself lets it go on itself, and its locks are to be there then.
-    pub(crate) fn stopped(&self, group: Group, signal: Signal) {
+    /// Job control: a command that stops for the terminal gets it. Another stop of that kind
+    /// stops this process as well, so that the shell sees it; the whole job, as the terminal
+    /// would, when it comes from there. The guard goes on, and kills the command should the
+    /// lease be over before it does. SIGSTOP is left alone: whoever stops the command itself
+    /// lets it go on itself, and its locks are to be there then.
+    ///
+    /// Answers whether the command is to go on now. Else SIGCONT will tell.
+    pub(crate) fn stopped(&self, group: Group, signal: Signal) -> bool {
         let wants_terminal = matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
+        let has_terminal = self.holder() == Some(group.pid());
         if wants_terminal && self.lend(group) {
-            group.signal(Signal::SIGCONT);
-        } else if wants_terminal || signal == Signal::SIGTSTP {
+            return true;
+        }
+        if signal == Signal::SIGTSTP && has_terminal {
+            return stop_this_job();
+        }
+        if wants_terminal || signal == Signal::SIGTSTP {
             // It cannot fail: the signal is one, and nobody can refuse it.
             let _stopped = raise(Signal::SIGSTOP);
         }
+        false
     }
 
     /// Lets a command go on that was stopped, with the terminal where it is used by hand.
@@ -68,4 +77,16 @@ impl Terminal {
     fn pass(&self, to: Pid) -> bool {
         self.0.as_ref().is_some_and(|terminal| tcsetpgrp(terminal, to).is_ok())
     }
+}
+
+/// Stops the process group of this process, as Control-Z would if the terminal were its own, and
+/// returns when it goes on. The kernel stops none that no shell could continue, and returns at
+/// once: so the signal has to have the effect that it has by itself.
+fn stop_this_job() -> bool {
+    let stop = SigSet::from(Signal::SIGTSTP);
+    if stop.thread_unblock().is_ok() {
+        let _stopped = kill_current_process_group(rustix::process::Signal::TSTP);
+        let _unblocked = stop.thread_block();
+    }
+    true
 }

@@ -36,6 +36,8 @@ pub(crate) struct Watch {
     /// Whom those carry in their environment whom the command started.
     owner: String,
     guard: Guard,
+    /// Before that, it is not started again.
+    next_guard: Option<Moment>,
     terminal: Terminal,
     voice: Voice,
     hold: Hold,
@@ -88,6 +90,7 @@ impl Watch {
             crew,
             owner,
             guard,
+            next_guard: None,
             terminal,
             voice,
             hold,
@@ -103,8 +106,10 @@ impl Watch {
     pub(crate) fn until_the_end(mut self, events: &Receiver<Event>) -> End {
         loop {
             events.try_iter().for_each(|event| self.take_in(event));
-            self.do_what_is_due();
             self.reap();
+            // Before its end is looked at: the guard may have ended it, while this process was
+            // stopped. Whether it ended by itself in time nobody knows then.
+            self.see_whether_it_is_lost();
             if let Some(status) = self.status {
                 if self.crew.is_gone() {
                     self.terminal.take_back(self.group);
@@ -114,6 +119,8 @@ impl Watch {
                 }
                 self.end_leftovers();
             }
+            self.do_what_is_due();
+            self.look_after_the_guard();
             if let Ok(event) = events.recv_timeout(self.sleep()) {
                 self.take_in(event);
             }
@@ -144,37 +151,31 @@ impl Watch {
 
     /// Looks what happened to the command, and to what it left running.
     fn reap(&mut self) {
-        while let Some(pid) = self.group.reap_another() {
-            if self.guard.is(pid) {
-                self.replace_guard();
-            }
-        }
         while self.status.is_none() {
             match self.group.change() {
-                None => return,
+                None => return self.group.reap_others(),
                 Some(Change::Ended(status)) => self.status = Some(status),
                 // One that is to end has to go on for that.
                 Some(Change::Stopped(_)) if self.ending.is_some() => {
                     self.group.signal(Signal::SIGCONT);
                 }
                 Some(Change::Stopped(signal)) => {
-                    self.terminal.stopped(self.group, signal);
+                    if self.terminal.stopped(self.group, signal) {
+                        self.go_on();
+                    }
                 }
             }
         }
     }
 
-    /// Somebody killed the guard.
-    fn replace_guard(&mut self) {
-        if self.guard.is_young() {
-            return self.voice.complain("the guard is gone: it ended at once");
-        }
-        match Guard::start(&self.owner, self.dues().guard) {
-            Ok(guard) => {
-                self.guard = guard;
-                self.guard.watch_over(self.group);
-            }
-            Err(error) => {
+    /// Another one, if somebody killed it; not too often, should they all end at once, and not
+    /// when it has done all that it can.
+    fn look_after_the_guard(&mut self) {
+        let now = clock::now();
+        let is_due = self.next_guard.is_none_or(|next| now >= next);
+        if is_due && now < self.dues().guard && self.guard.has_ended() {
+            self.next_guard = Some(now.saturating_add(TICK));
+            if let Err(error) = self.guard.start_again(&self.owner) {
                 self.voice.complain(&format!("the guard is gone: {}", sentence(&error)));
             }
         }
@@ -190,22 +191,26 @@ impl Watch {
 
     /// Continues the command, if its locks are still there.
     fn go_on(&mut self) {
+        self.see_whether_it_is_lost();
         self.do_what_is_due();
         self.terminal.go_on(self.group);
     }
 
-    fn do_what_is_due(&mut self) {
-        let now = clock::now();
+    fn see_whether_it_is_lost(&mut self) {
         let due = self.hold.dues();
-        if now >= due.term && self.lost.is_none() {
+        if self.lost.is_none() && clock::now() >= due.term {
             let why = self.trouble.take().unwrap_or_else(|| SILENT.to_owned());
             self.lose(format!("the server could not be asked in time: {why}"));
             self.end_by(due);
         }
-        self.guard.tell(self.dues().guard);
+    }
+
+    fn do_what_is_due(&mut self) {
+        let (now, dues) = (clock::now(), self.dues());
+        self.guard.tell(dues.guard);
         let Some(ending) = &mut self.ending else { return };
         let told = std::mem::replace(&mut ending.told, true);
-        if now >= ending.dues.kill {
+        if now >= dues.kill {
             let killed = *ending.killed.get_or_insert(now);
             // Again and again, for those that were just being started.
             self.crew.signal(Signal::SIGKILL);
@@ -219,9 +224,10 @@ impl Watch {
         }
     }
 
-    /// What is due now, and until when all may run.
+    /// What is due. The hold may end sooner than what is being ended was given.
     fn dues(&self) -> Dues {
-        self.ending.as_ref().map_or_else(|| self.hold.dues(), |ending| ending.dues)
+        let hold = self.hold.dues();
+        self.ending.as_ref().map_or(hold, |ending| ending.dues.sooner(hold))
     }
 
     /// Another user's process cannot be killed, and one that waits for its device dies when
@@ -261,14 +267,15 @@ impl Watch {
     /// How long nothing is due. The end of any process of the command is an event, since it is
     /// a child of this one, or becomes one.
     fn sleep(&self) -> Duration {
-        let now = clock::now();
+        let (now, dues) = (clock::now(), self.dues());
         let due = match &self.ending {
             Some(Ending { killed: Some(killed), .. }) => {
                 let is_dying = now.saturating_sub(*killed) < DYING;
                 return if is_dying { BRIEF } else { TICK };
             }
-            Some(ending) => ending.dues.kill,
-            None => self.hold.dues().term,
+            Some(_) if self.lost.is_some() => dues.kill,
+            Some(_) => dues.kill.min(self.hold.dues().term),
+            None => dues.term,
         };
         due.saturating_sub(now).min(TICK)
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, Runner, gpulock_run, send, state, wait_dead, wait_state};
+use crate::runner::{
+    PATIENCE, Runner, gpulock_run, is_anybody_marked, send, state, wait_dead, wait_state,
+};
 use crate::scripts::{GOES_ON, WITH_STRAY, run_at};
 
 fn server() -> Server {
@@ -16,33 +18,53 @@ fn server() -> Server {
 
 /// The guard of a run whose command has started.
 fn guard(run: &Runner) -> Option<u32> {
-    let command = run.number("pid");
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.pid()));
     let children = children.expect("the children of a process");
     let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-    children.find(|pid| *pid != command && state(*pid).is_some())
+    children.find(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.starts_with(b"gpulock\0__guard") && state(*pid).is_some()
+    })
 }
 
 #[test]
 fn a_guard_that_is_killed_is_replaced() {
     let server = server();
     let mut run = run_at(server.port(), &[], &format!("{WITH_STRAY}wait"));
-    // One that ends as soon as it is started is not replaced.
-    wait_until(PATIENCE, "the guard to be old enough", || {
-        call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 1_500
-    });
-    let first = guard(&run).expect("a guard");
-    send(first, Signal::KILL);
-    let mut second = None;
-    wait_until(PATIENCE, "another guard", || {
-        second = guard(&run).filter(|pid| *pid != first);
-        second.is_some()
-    });
+    let mut last = guard(&run).expect("a guard");
+    for _ in 0..3 {
+        send(last, Signal::KILL);
+        last = another_guard(&run, last);
+    }
     run.signal(Signal::KILL);
-    for pid in [run.number("pid"), run.number("stray")].into_iter().chain(second) {
+    for pid in [run.number("pid"), run.number("stray"), last] {
         wait_dead(pid);
     }
     run.ended();
+}
+
+#[test]
+fn a_guard_is_replaced_while_what_was_left_running_is_ended() {
+    let server = server();
+    let mut run = run_at(server.port(), &[], &format!("{WITH_STRAY}exit 4"));
+    wait_until(PATIENCE, "the end of the command to be seen", || {
+        run.err().contains("left running")
+    });
+    let first = guard(&run).expect("a guard");
+    send(first, Signal::KILL);
+    another_guard(&run, first);
+    run.signal(Signal::KILL);
+    wait_dead(run.number("stray"));
+    run.ended();
+}
+
+fn another_guard(run: &Runner, than: u32) -> u32 {
+    let mut another = None;
+    wait_until(PATIENCE, "another guard", || {
+        another = guard(run).filter(|pid| *pid != than);
+        another.is_some()
+    });
+    another.expect("a guard")
 }
 
 #[test]
@@ -87,18 +109,9 @@ fn gpulock_that_is_killed_as_soon_as_it_is_started_leaves_nobody() {
             ["--key", "k", "--grace", "0s", "--owner", &owner, "--", "sh", "-c", script];
         let run = gpulock_run(&server, &args).start();
         sleep(Duration::from_micros(500 * round));
-        let mark = format!("GPULOCK_OWNER={owner}-");
         drop(run);
-        wait_until(PATIENCE, format!("nobody with {mark} to be left"), || {
-            !is_anybody_marked(&mark)
+        wait_until(PATIENCE, format!("nobody of {owner} to be left"), || {
+            !is_anybody_marked(&owner)
         });
     }
-}
-
-fn is_anybody_marked(mark: &str) -> bool {
-    let folders = fs::read_dir("/proc").expect("processes").flatten();
-    let environments =
-        folders.filter_map(|folder| fs::read(folder.path().join("environ")).ok());
-    let is_mark = |variable: &[u8]| variable.starts_with(mark.as_bytes());
-    environments.into_iter().any(|all| all.split(|byte| *byte == 0).any(is_mark))
 }

@@ -2,12 +2,13 @@
 //! another's, and so is nothing else.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, builder, gpulock_run, send, state};
+use crate::runner::{PATIENCE, builder, gpulock_run, is_anybody_marked, send, state};
 use crate::scripts::{WITH_STRAY, run_at};
 
 fn server() -> Server {
@@ -115,4 +116,72 @@ fn what_was_there_before_the_command_is_left_alone() {
     let before = run.number("before");
     assert!(state(before).is_some());
     send(before, Signal::KILL);
+}
+
+/// A program that leaves the group, ends its first thread, and goes on.
+fn threads(folder: &Path) -> PathBuf {
+    let program = folder.join("threads");
+    let built = Command::new("cc")
+        .args(["-Wall", "-Werror", "-pthread", "-o"])
+        .arg(&program)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run/threads.c"))
+        .status()
+        .expect("a C compiler");
+    assert!(built.success());
+    program
+}
+
+/// The kernel shows nothing of such a process but in its threads.
+#[test]
+fn a_stray_whose_first_thread_has_ended_is_ended_too() {
+    let server = server();
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = threads(folder.path());
+    let script =
+        "$THREADS stray & while [ ! -s stray ]; do sleep 0.01; done; echo $$ >pid; ";
+    for (after, status) in [("exit 4", Some(4)), ("wait", None)] {
+        let args = ["--key", "k", "--grace", "2s", "--", "sh", "-c"];
+        let script = format!("{script}{after}");
+        let mut run = gpulock_run(&server, &[&args[..], &[&script]].concat())
+            .with(|command| {
+                command.env("THREADS", &program);
+            })
+            .start();
+        let stray = run.number("stray");
+        match status {
+            Some(status) => assert_eq!(run.status(), status),
+            None => run.signal(Signal::KILL),
+        }
+        wait_until(PATIENCE, "the stray to be dead", || {
+            fs::read_dir(format!("/proc/{stray}/task")).map_or(0, Iterator::count) < 2
+        });
+    }
+}
+
+/// A title over all of the environment, with options in it.
+#[test]
+fn a_title_that_looks_like_variables_is_none() {
+    let server = server();
+    let script = "setsid perl -e 'open F, \">stray\"; print F \"$$\\n\"; close F; \
+                  $0 = \"train.py \" . \"--lr=0.001 \" x 3000; sleep 600' & \
+                  until grep -q train.py /proc/$(cat stray)/cmdline; do sleep 0.01; done; exit 4";
+    let args = ["--key", "k", "--", "sh", "-c", script];
+    let (status, run) = gpulock_run(&server, &args).status();
+    assert_eq!(status, 4);
+    assert_eq!(state(run.number("stray")), None);
+}
+
+/// Each is gone before the next one is looked at.
+#[test]
+fn nobody_escapes_by_starting_another_and_ending() {
+    let server = server();
+    let script =
+        "perl -MPOSIX -e 'for (1..20) { exit if fork; setsid } sleep 600' & exit 4";
+    for round in 0..10 {
+        let owner = format!("comet{round}");
+        let args = ["--key", "k", "--owner", &owner, "--", "sh", "-c", script];
+        let (status, run) = gpulock_run(&server, &args).status();
+        assert_eq!(status, 4);
+        assert!(!is_anybody_marked(&owner), "{round}: {}", run.err());
+    }
 }

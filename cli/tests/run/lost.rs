@@ -1,6 +1,7 @@
 //! When the locks are lost: the command is ended, what is left is given back, `--on-lost`
 //! runs, and nothing is renewed any more.
 
+use std::fs::File;
 use std::io::{PipeReader, Write};
 use std::process::Stdio;
 
@@ -84,6 +85,19 @@ fn nothing_is_renewed_while_on_lost_runs() {
     assert_eq!(run.status(), 76);
 }
 
+/// By then the guard has killed the command, and is not to meet what comes after.
+#[test]
+fn on_lost_runs_to_its_end_after_gpulock_was_stopped() {
+    let server = server();
+    let args = ["--lease", "2s", "--on-lost", "sleep 0.5; echo >lost"];
+    let mut run = run_at(server.port(), &args, ENDS);
+    run.signal(Signal::STOP);
+    wait_dead(run.number("pid"));
+    run.signal(Signal::CONT);
+    assert_eq!(run.status(), 76);
+    assert!(run.path("lost").exists());
+}
+
 #[test]
 fn what_on_lost_cannot_do_changes_no_status() {
     let server = server();
@@ -133,4 +147,35 @@ fn what_is_left_running_ends_though_nobody_reads_its_standard_error() {
         .start();
     assert_eq!(run.status(), 3);
     assert_eq!(state(run.number("left")), None);
+}
+
+#[test]
+fn errors_wait_for_nobody_who_does_not_read_them() {
+    let server = server();
+    for (url, command, status) in
+        [("redis://127.0.0.1:1", "true", 69), ("", "./not-there", 127)]
+    {
+        let (_reader, full) = full_pipe();
+        let (ended, _) = gpulock_run(&server, &["--key", "k", "--", command])
+            .with(|command| {
+                command.stderr(full);
+                if !url.is_empty() {
+                    command.env("GPULOCK_URL", url);
+                }
+            })
+            .status();
+        assert_eq!(ended, status);
+    }
+}
+
+#[test]
+fn errors_that_cannot_be_written_change_no_status() {
+    let server = server();
+    let full = || File::options().write(true).open("/dev/full").expect("a device");
+    let (ended, _) = gpulock_run(&server, &["--key", "k", "--", "./not-there"])
+        .with(|command| {
+            command.stderr(full());
+        })
+        .status();
+    assert_eq!(ended, 127);
 }

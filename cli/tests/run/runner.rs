@@ -194,3 +194,13 @@ pub(crate) fn waiting(server: &Server, key: &str) -> usize {
     let lock = call!(server.client(), "GPULOCK.INSPECT", key);
     if lock.is_null() { 0 } else { lock.field("waiting").int() as usize }
 }
+
+/// Whether anybody lives with an owner in its environment that begins so.
+pub(crate) fn is_anybody_marked(owner: &str) -> bool {
+    let mark = format!("GPULOCK_OWNER={owner}-");
+    let folders = fs::read_dir("/proc").expect("processes").flatten();
+    let mut environments =
+        folders.filter_map(|folder| fs::read(folder.path().join("environ")).ok());
+    let is_mark = |variable: &[u8]| variable.starts_with(mark.as_bytes());
+    environments.any(|all| all.split(|byte| *byte == 0).any(is_mark))
+}

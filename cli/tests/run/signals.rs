@@ -142,6 +142,16 @@ fn stop_and_continue_by_a_supervisor_stop_and_continue_both() {
 }
 
 #[test]
+fn a_supervisor_that_continues_too_late_is_told_that_the_lock_was_lost() {
+    let server = server();
+    let mut run = run(&server, &["--lease", "2s"], "echo $$ >pid; exec sleep 600");
+    run.signal(Signal::TSTP);
+    wait_dead(run.number("pid"));
+    run.signal(Signal::CONT);
+    assert_eq!(run.status(), 76);
+}
+
+#[test]
 fn a_wait_can_be_stopped_and_continued() {
     let server = server();
     call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
@@ -256,6 +266,75 @@ fn a_shell_can_stop_it_and_bring_it_back() {
     terminal.types("echo status $? >status; exit\n");
     assert_eq!(terminal.run.line("status"), "status 130");
     terminal.run.status();
+}
+
+/// As the terminal does, which knows nothing of the command's own group.
+#[test]
+fn a_shell_can_stop_all_that_runs_beside_it() {
+    let server = server();
+    let command = "sh -c 'echo $$ >pid; exec sleep 600'";
+    let alone = format!("$GPULOCK run --key k -- {command}");
+    let nested = format!("$GPULOCK run --key n -- {alone}");
+    let piped = format!("{} | cat", alone.replace("echo", "read x; echo"));
+    for line in ["sh job", &nested, &piped] {
+        let mut terminal = in_terminal(&server, "bash --norc --noprofile -i");
+        fs::write(terminal.run.path("job"), &alone).expect("a file");
+        terminal.types(&format!("{line}\n"));
+        if line.contains("read x") {
+            terminal.types("hello\n");
+        }
+        let command = terminal.run.number("pid");
+        terminal.types("\x1a");
+        wait_state(command, "T");
+        terminal.types("echo >prompt\n");
+        terminal.run.line("prompt");
+        terminal.types("fg\n");
+        wait_state(command, "SR");
+        terminal.types("\x03");
+        wait_dead(command);
+        terminal.types("exit\n");
+        terminal.run.ended();
+    }
+}
+
+/// As a command that nobody could continue, it is not stopped then.
+#[test]
+fn control_z_stops_nothing_where_there_is_no_shell() {
+    let server = server();
+    let script = "echo $$ >pid; exec sleep 600";
+    let program = format!("exec $GPULOCK run --key k --lease 4s -- sh -c '{script}'");
+    let mut terminal = in_terminal(&server, &program);
+    let command = terminal.run.number("pid");
+    terminal.types("\x1a");
+    let mut client = server.client();
+    wait_until(PATIENCE, "the lease to be over twice", || {
+        call!(client, "GPULOCK.INSPECT", "k").field("held_ms").int() > 8_000
+    });
+    wait_state(command, "S");
+    terminal.types("\x03");
+    assert_eq!(terminal.run.status(), 128 + 2);
+}
+
+/// The guard killed the command meanwhile.
+#[test]
+fn a_run_that_is_continued_too_late_says_that_the_lock_was_lost() {
+    let server = server();
+    let mut terminal = in_terminal(&server, "bash --norc --noprofile -i");
+    let line = "$GPULOCK run --key k --lease 2s --on-lost 'echo >lost' -- \
+                sh -c 'echo $$ >pid; exec sleep 600'; echo status $? >status\n";
+    terminal.types(line);
+    let command = terminal.run.number("pid");
+    terminal.types("\x1a");
+    wait_dead(command);
+    terminal.types("fg; echo status $? >status\n");
+    terminal.run.line("lost");
+    wait_until(PATIENCE, "the status", || {
+        fs::read_to_string(terminal.run.path("status"))
+            .is_ok_and(|text| text == "status 76\n")
+    });
+    assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
+    terminal.types("exit\n");
+    terminal.run.ended();
 }
 
 #[test]
