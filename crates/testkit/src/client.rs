@@ -122,11 +122,15 @@ impl Client {
     /// of its loop; [`Client::read`] each answer.
     #[track_caller]
     pub fn send_lines(&mut self, lines: &[&str]) {
-        let all: Vec<u8> = lines
-            .iter()
-            .flat_map(|line| encode(&line.split_whitespace().collect::<Vec<_>>()))
-            .collect();
-        self.send_raw(&all);
+        self.send_raw(&encode_lines(lines));
+    }
+
+    /// Like [`Client::send_lines`], where the server may be gone.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub fn try_send_lines(&mut self, lines: &[&str]) -> io::Result<()> {
+        self.stream.write_all(&encode_lines(lines))
     }
 
     /// Sends bytes as they are.
@@ -262,6 +266,14 @@ pub fn encode(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
         bytes.extend_from_slice(b"\r\n");
     }
     bytes
+}
+
+/// Several commands, each in one line, behind one another.
+fn encode_lines(lines: &[&str]) -> Vec<u8> {
+    lines
+        .iter()
+        .flat_map(|line| encode(&line.split_whitespace().collect::<Vec<_>>()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -529,7 +529,8 @@ impl Server {
     /// wants a password first is taken for our own.
     fn who_answers(&self) -> Option<u32> {
         let ask = |client: &mut Client, command: &[&str]| {
-            client.send(command);
+            // One that refuses to start may close it at any moment.
+            client.try_send(command).ok()?;
             client.try_read(DEADLINE).ok().flatten()
         };
         let mut client = Client::connect(self.port, &self.name).ok()?;
