@@ -1,7 +1,8 @@
 //! `gpulock run`: a command runs while it holds locks, and does not outlive them.
 //!
 //! # Layout
-//! - [`wanted`]: which locks; [`patience`]: how long to wait for them
+//! - [`wanted`]: which locks; [`finding`]: where they are GPUs; [`patience`]: how long to
+//!   wait for them
 //! - [`session`]: the thread that takes them, and keeps them tied to its connection;
 //!   [`renewal`]: the one that renews them; [`locks`]: the calls that both make
 //! - [`waiting`], [`progress`]: until they are granted
@@ -19,6 +20,7 @@ mod crew;
 mod deadlines;
 mod ending;
 mod environment;
+mod finding;
 pub(crate) mod guard;
 mod locks;
 mod over;
@@ -35,6 +37,7 @@ mod wanted;
 mod watch;
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::panic;
 use std::path::Path;
 use std::process::{self, ExitCode};
@@ -117,6 +120,8 @@ pub(crate) struct Args {
 enum Event {
     /// A signal came.
     Signal(Signal),
+    /// The GPUs of this host were looked for.
+    Found(Result<Wanted>),
     /// The locks are held. At the moment named the lease had not begun, or was renewed.
     Granted(Vec<Lock>, Moment),
     /// They could not be had in time.
@@ -173,7 +178,11 @@ fn take_and_run(
 ) -> Result<u8> {
     let (sender, events) = channel();
     signals::listen(taken, sender.clone())?;
-    let wanted = wanted(args)?;
+    let wanted = match finding::find(args, voice, &sender, &events)? {
+        ControlFlow::Continue(wanted) => wanted,
+        ControlFlow::Break(signal) => return Ok(child::by_signal(signal as i32)),
+    };
+    refuse_more_than(wanted.all().len(), args.count);
     let devices = wanted.devices();
     let wish = wish(args, &wanted)?;
     let patience = patience(args);
@@ -297,19 +306,13 @@ impl Run<'_> {
     }
 }
 
-fn wanted(args: &Args) -> Result<Wanted> {
-    let wanted = match (&args.pool, &args.key) {
-        (Some(pool), _) => Wanted::pool(pool, &host(), args.min_free_mib)?,
-        (None, Some(key)) => Wanted::named(vec![key.clone()]),
-        (None, None) => Wanted::named(args.keys.clone()),
-    };
-    let (count, of) = (usize::from(args.count), wanted.all().len());
-    if count > of {
+/// More than there are is an error of the command line, and ends the process as such.
+fn refuse_more_than(of: usize, count: u16) {
+    if usize::from(count) > of {
         let are = if of == 1 { "is" } else { "are" };
         let why = format!("-n {count}: there {are} only {of} to choose from\n");
         clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).exit();
     }
-    Ok(wanted)
 }
 
 fn wish(args: &Args, wanted: &Wanted) -> Result<Wish> {

@@ -29,6 +29,19 @@ pub(crate) enum Outcome {
     Interrupted(Signal),
 }
 
+/// What a signal does while there is no command: it stops this process, or is answered as one
+/// that is to end it.
+///
+/// # Errors
+/// When it cannot be stopped.
+pub(crate) fn interrupted(signal: Signal, voice: &Voice) -> Result<Option<Signal>> {
+    if signal == Signal::SIGTSTP {
+        voice.clear();
+        raise(Signal::SIGSTOP)?;
+    }
+    Ok(Some(signal).filter(|signal| signals::ends(*signal)))
+}
+
 /// Waits for what the session is asking for.
 ///
 /// # Errors
@@ -60,12 +73,10 @@ pub(crate) fn wait(
             Event::TimeOver => break Ok(Outcome::TimeOver),
             Event::Failed(error) => break Err(error),
             Event::Note(note) => voice.say(&note),
-            Event::Signal(Signal::SIGTSTP) => {
-                voice.clear();
-                raise(Signal::SIGSTOP)?;
-            }
-            Event::Signal(signal) if signals::ends(signal) => {
-                break Ok(Outcome::Interrupted(signal));
+            Event::Signal(signal) => {
+                if let Some(signal) = interrupted(signal, voice)? {
+                    break Ok(Outcome::Interrupted(signal));
+                }
             }
             _ => {}
         }

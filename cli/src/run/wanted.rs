@@ -1,7 +1,7 @@
 //! Which locks a run asks for: those that the command line names, or the GPUs of this host.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 
@@ -34,8 +34,8 @@ struct Place {
 
 impl Wanted {
     /// Locks by name.
-    pub(crate) fn named(keys: Vec<OsString>) -> Self {
-        Self::Named(keys.into_iter().map(|key| Text(key.into_vec())).collect())
+    pub(crate) fn named(keys: &[OsString]) -> Self {
+        Self::Named(keys.iter().map(|key| Text(key.as_bytes().to_vec())).collect())
     }
 
     /// The GPUs of this host, as a pool of this name; those with less free memory are

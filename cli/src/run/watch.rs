@@ -145,7 +145,11 @@ impl Watch {
                 );
                 self.end_by(Dues::of_lost(clock::now()));
             }
-            Event::Granted(..) | Event::TimeOver | Event::Failed(_) | Event::Note(_) => {}
+            Event::Found(_)
+            | Event::Granted(..)
+            | Event::TimeOver
+            | Event::Failed(_)
+            | Event::Note(_) => {}
         }
     }
 

@@ -42,7 +42,18 @@ static unsigned look(size_t which, char *uuid, unsigned long long *mib, unsigned
     return which ? parts : gpu;
 }
 
-int nvmlInit_v2(void) { return OK; }
+/* As long as there is a file of that name, the driver, or a GPU, hangs. */
+static void hang(const char *what) {
+    const char *name = getenv(what);
+    while (name && access(name, F_OK) == 0)
+        usleep(1000);
+}
+
+int nvmlInit_v2(void) {
+    hang("STUB_DRIVER_HANGS");
+    return OK;
+}
+
 int nvmlShutdown(void) { return OK; }
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
@@ -77,17 +88,10 @@ int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
     return OK;
 }
 
-/* As long as there is a file of that name, a GPU hangs. */
-static void hang(void) {
-    const char *name = getenv("STUB_HANGS");
-    while (name && access(name, F_OK) == 0)
-        usleep(1000);
-}
-
 int nvmlDeviceGetMemoryInfo_v2(void *device, memory *info) {
     char uuid[96];
     unsigned found;
-    hang();
+    hang("STUB_GPU_HANGS");
     look((size_t)device, uuid, &info->free, &found);
     info->free <<= 20;
     return found ? OK : INVALID_ARGUMENT;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use gpulock_testkit::{Server, call, servers, wait_until};
+use rustix::process::Signal;
 use rustix::system::uname;
 use tempfile::TempDir;
 
@@ -141,7 +142,7 @@ fn a_grant_that_ran_out_while_its_gpu_was_looked_at_is_none() {
     fs::write(&hangs, "").expect("a file");
     let args = ["--min-free-mib", "1", "--lease", "1s"];
     let run = host.run(&server, &args, TELLS_TOKEN).with(|command| {
-        command.env("STUB_HANGS", &hangs);
+        command.env("STUB_GPU_HANGS", &hangs);
     });
     let run = run.start();
     let mut other = server.client();
@@ -153,6 +154,24 @@ fn a_grant_that_ran_out_while_its_gpu_was_looked_at_is_none() {
     assert!(!run.path("told").exists());
     call!(other, "GPULOCK.RELEASE", key("0"), "next");
     assert!(run.line("told").parse::<i64>().expect("a token") > next.int());
+}
+
+/// The file is never taken away.
+#[test]
+fn a_driver_that_hangs_keeps_no_signal_from_ending_it() {
+    let server = server();
+    let host = Host::with("GPU-a 9000\n");
+    let run = host.run(&server, &[], TELLS).with(|command| {
+        command.env("STUB_DRIVER_HANGS", host.gpus());
+    });
+    let mut run = run.start();
+    let maps = format!("/proc/{}/maps", run.pid());
+    wait_until(PATIENCE, "the driver to be asked", || {
+        fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libnvidia-ml"))
+    });
+    run.signal(Signal::INT);
+    assert_eq!(run.status(), 130);
+    assert!(!run.path("told").exists());
 }
 
 #[test]
