@@ -147,6 +147,12 @@ impl Group {
         self.ended().or_else(stopped).and_then(Change::of)
     }
 
+    /// What has stopped its leader, if [`Group::change`] has yet to tell.
+    pub(crate) fn stopped_by(self) -> Option<Signal> {
+        let stopped = self.wait(WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT)?;
+        Signal::try_from(stopped.stopping_signal()?).ok()
+    }
+
     fn ended(self) -> Option<WaitIdStatus> {
         self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
     }

@@ -42,11 +42,10 @@ impl Terminal {
     /// Answers whether the command is to go on now. Else SIGCONT will tell.
     pub(crate) fn stopped(&self, group: Group, signal: Signal) -> bool {
         let wants_terminal = matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
-        let has_terminal = self.holder() == Some(group.pid());
         if wants_terminal && self.lend(group) {
             return true;
         }
-        if signal == Signal::SIGTSTP && has_terminal {
+        if signal == Signal::SIGTSTP && self.is_lent_to(group) {
             return stop_this_job();
         }
         if wants_terminal || signal == Signal::SIGTSTP {
@@ -54,6 +53,11 @@ impl Terminal {
             let _stopped = raise(Signal::SIGSTOP);
         }
         false
+    }
+
+    /// Whether a Control-Z has stopped the command, and nothing was done about that yet.
+    pub(crate) fn has_stopped(&self, group: Group) -> bool {
+        self.is_lent_to(group) && group.stopped_by() == Some(Signal::SIGTSTP)
     }
 
     /// Lets a command go on that was stopped, with the terminal where it is used by hand.
@@ -65,9 +69,13 @@ impl Terminal {
     /// Takes it back from a group that has ended. SIGTTOU is blocked, so that this works
     /// from the background.
     pub(crate) fn take_back(&self, group: Group) {
-        if self.holder() == Some(group.pid()) {
+        if self.is_lent_to(group) {
             self.pass(getpgrp());
         }
+    }
+
+    fn is_lent_to(&self, group: Group) -> bool {
+        self.holder() == Some(group.pid())
     }
 
     fn holder(&self) -> Option<Pid> {

@@ -130,6 +130,9 @@ impl Watch {
     fn take_in(&mut self, event: Event) {
         match event {
             Event::Signal(Signal::SIGCHLD) => {}
+            // The one by which a shell continued this process may arrive after a next Control-Z,
+            // which it is not to undo.
+            Event::Signal(Signal::SIGCONT) if self.terminal.has_stopped(self.group) => {}
             Event::Signal(Signal::SIGCONT) => self.go_on(),
             Event::Signal(signal) => self.group.signal(signal),
             Event::Renewed(at) => {
