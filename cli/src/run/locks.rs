@@ -33,8 +33,17 @@ pub(crate) struct Lock {
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) lock: Lock,
+    /// By which the server knows it; none: it found the lock, and has given none yet.
+    token: Option<u64>,
     /// What is left of its lease.
     pub(crate) left: Option<Duration>,
+}
+
+impl Held {
+    /// Whether it is another hold than that which was asked for.
+    pub(crate) fn is_another(&self) -> bool {
+        self.token.is_some_and(|token| token != self.lock.token)
+    }
 }
 
 impl Wish {
@@ -137,7 +146,7 @@ pub(crate) fn still_held(
             // Less than nothing: it has no lease.
             let left = known.lease_ms.and_then(|left| u64::try_from(left).ok());
             let left = left.map(Duration::from_millis);
-            held.push(Held { lock: lock.clone(), left });
+            held.push(Held { lock: lock.clone(), token: known.token, left });
         }
     }
     Ok(held)

@@ -12,7 +12,7 @@ use crate::clock::{self, Moment};
 use crate::connection::Connection;
 use crate::replies::told;
 use crate::run::Event;
-use crate::run::locks::{Lock, Wish, extend, release, still_held};
+use crate::run::locks::{Held, Lock, Wish, extend, release, still_held};
 use crate::run::over::Over;
 use crate::run::patience::Patience;
 use crate::run::wanted::Wanted;
@@ -62,6 +62,13 @@ struct Waiting {
     has_begun: bool,
     /// Why it refused last.
     told: Option<String>,
+}
+
+/// The locks that are kept, by the tokens that tell this hold from a later one of the owner.
+struct Known {
+    locks: Vec<Lock>,
+    /// A call that would grant the locks anew was not answered, and may arrive yet.
+    is_doubtful: bool,
 }
 
 /// What a look at the locks showed.
@@ -138,7 +145,7 @@ impl Keeper {
                 self.wish.keys = locks.iter().map(|lock| lock.key.clone()).collect();
                 self.wish.count = locks.len();
                 self.tell(Event::Granted(locks.clone(), at));
-                self.keep(connection, &locks, at);
+                self.keep(connection, Known { locks, is_doubtful: false }, at);
             }
             Ok(None) => self.tell(Event::TimeOver),
             Err(error) => self.tell(Event::Failed(error)),
@@ -241,13 +248,13 @@ impl Keeper {
 
     /// Looks at the locks until all is over; ties them anew when the connection ends, or is
     /// silent for long.
-    fn keep(&self, mut connection: Connection, locks: &[Lock], granted: Moment) {
+    fn keep(&self, mut connection: Connection, mut known: Known, granted: Moment) {
         let (mut heard, mut broken) = (granted, false);
         loop {
             sleep(if broken { self.beat().min(PAUSE) } else { self.beat() });
             let sent = clock::now();
             if !broken {
-                match self.look(&mut connection, locks) {
+                match self.look(&mut connection, &known) {
                     Ok(Look::Held(left)) => {
                         heard = sent;
                         self.tell(Event::Heard(sent, left));
@@ -261,7 +268,7 @@ impl Keeper {
                     continue;
                 }
             }
-            match self.tie_anew(locks) {
+            match self.tie_anew(&mut known) {
                 Tied::Anew(another) => {
                     (connection, heard, broken) = (*another, sent, false)
                 }
@@ -271,12 +278,14 @@ impl Keeper {
         }
     }
 
-    /// Looks whether the server still has the locks as ours. It may refuse to tell, and is
+    /// Looks whether the server still has the locks as ours, by the same tokens: those change
+    /// when it was started again, which breaks the connection. It may refuse to tell, and is
     /// heard all the same.
-    fn look(&self, connection: &mut Connection, locks: &[Lock]) -> Result<Look> {
+    fn look(&self, connection: &mut Connection, known: &Known) -> Result<Look> {
         connection.within(self.beat());
-        match still_held(connection, &self.wish.owner, locks) {
-            Ok(held) if held.len() < locks.len() => Ok(Look::Lost),
+        match still_held(connection, &self.wish.owner, &known.locks) {
+            Ok(held) if held.len() < known.locks.len() => Ok(Look::Lost),
+            Ok(held) if held.iter().any(Held::is_another) => Ok(Look::Lost),
             Ok(held) => Ok(Look::Held(held.iter().filter_map(|held| held.left).min())),
             Err(error) if error.downcast_ref().is_some_and(is_of_the_way) => Err(error),
             Err(_) => Ok(Look::Held(None)),
@@ -284,10 +293,10 @@ impl Keeper {
     }
 
     /// Tries to come back on a new connection.
-    fn tie_anew(&self, locks: &[Lock]) -> Tied {
+    fn tie_anew(&self, known: &mut Known) -> Tied {
         let Some(_not_over) = self.over.not_yet() else { return Tied::Never };
         let sent = clock::now();
-        match self.tie(locks) {
+        match self.tie(known) {
             Ok(connection) => {
                 self.tell(Event::Renewed(sent));
                 self.tell(Event::Heard(sent, None));
@@ -305,14 +314,24 @@ impl Keeper {
     }
 
     /// Renews the locks, which grants nothing, and ties them to a new connection, which
-    /// might: another token than that of a moment ago is a new grant.
-    fn tie(&self, locks: &[Lock]) -> Result<Connection, Untied> {
+    /// might: another token than that of a moment ago is a new grant, and so may one be after
+    /// a call of that kind that was not answered.
+    fn tie(&self, known: &mut Known) -> Result<Connection, Untied> {
         let mut connection = self.address.connect_within(self.brief())?;
         let Wish { owner, lease, .. } = &self.wish;
-        let renewed = extend(&mut connection, owner, locks, *lease)?;
+        let renewed = extend(&mut connection, owner, &known.locks, *lease)?;
         let renewed = renewed.ok_or(Untied::Lost)?;
-        match self.wish.acquire(&mut connection, None)? {
-            Some(tied) if tied == renewed => Ok(connection),
+        if known.is_doubtful && renewed != known.locks {
+            return Err(Untied::Lost);
+        }
+        known.locks = renewed;
+        let tied = self.wish.acquire(&mut connection, None);
+        known.is_doubtful |= tied.as_ref().is_err_and(is_of_the_way);
+        match tied? {
+            Some(tied) if tied == known.locks => {
+                known.is_doubtful = false;
+                Ok(connection)
+            }
             _ => Err(Untied::Lost),
         }
     }

@@ -16,7 +16,8 @@ const SCRIPT: &str = "trap 'exit 5' USR1; echo $GPULOCK_TOKENS >token; echo $$ >
                       while :; do sleep 0.05; done";
 
 fn run_at(port: u16, grace: &str) -> Runner {
-    let args = ["--key", "k", "--lease", "20s", "--grace", grace, "--"];
+    // So long that no renewal opens another connection meanwhile.
+    let args = ["--key", "k", "--lease", "60s", "--grace", grace, "--"];
     let run = gpulock_run_at(port, &[&args[..], &["sh", "-c", SCRIPT]].concat()).start();
     run.line("pid");
     run
@@ -113,7 +114,7 @@ fn a_way_that_is_silent_for_long_is_replaced() {
     let server = servers()[0].server().start();
     let relay = Relay::to(server.port());
     let mut client = server.client();
-    let run = run_at(relay.port(), "5s");
+    let run = run_at(relay.port(), "20s");
     let session = lock(&mut client, "session").int();
     silent_until_another_is_tried(&relay, &mut client);
     wait_tied_anew(&mut client, session);
@@ -144,13 +145,14 @@ fn a_way_that_is_silent_for_long_is_replaced_for_many_locks() {
 }
 
 fn silent_until_another_is_tried(relay: &Relay, client: &mut Client) {
-    let connected = |client: &mut Client| {
-        client.info("clients")["connected_clients"].parse::<i64>().expect("a number")
-    };
     let before = connected(client);
     relay.silence();
     wait_until(PATIENCE, "another connection to be tried", || connected(client) > before);
     relay.pass();
+}
+
+fn connected(client: &mut Client) -> i64 {
+    client.info("clients")["connected_clients"].parse().expect("a number")
 }
 
 /// The lock is taken away between the two calls by which it is tied anew, the second of which
@@ -170,6 +172,25 @@ fn coming_back_is_no_new_grant() {
     wait_until(PATIENCE, "the lock to be free", || {
         call!(client, "GPULOCK.INSPECT", "k").is_null()
     });
+}
+
+/// A call that was given up may arrive all the same, and grant the lock anew.
+#[test]
+fn a_grant_that_comes_late_is_no_way_back() {
+    let server = servers()[0].server().start();
+    let relay = Relay::to(server.port());
+    let mut client = server.client();
+    let mut run = run_at(relay.port(), "20s");
+    let owner = call!(client, "GET", "k").text();
+    relay.silence_before("ACQUIREANY");
+    relay.cut();
+    relay.wait_silent();
+    let before = connected(&mut client);
+    wait_until(PATIENCE, "the call to be given up", || connected(&mut client) > before);
+    call!(client, "GPULOCK.FORCERELEASE", "k");
+    assert!(call!(client, "GPULOCK.ACQUIRE", "k", owner, "EX", 600).int() > 0);
+    relay.pass();
+    assert_eq!(run.status(), 76);
 }
 
 #[test]

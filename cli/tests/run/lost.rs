@@ -41,6 +41,20 @@ fn a_lock_that_is_taken_away_ends_the_command_at_once() {
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
 }
 
+/// As it would be when a call of the owner's were late.
+#[test]
+fn a_lock_that_was_taken_away_and_granted_anew_is_lost() {
+    let server = server();
+    let mut admin = server.client();
+    let mut run = run_at(server.port(), &["--lease", "1h"], ENDS);
+    let owner = call!(admin, "GET", "k").text();
+    admin.line("MULTI");
+    admin.line("GPULOCK.FORCERELEASE k");
+    admin.line(&format!("GPULOCK.ACQUIRE k {owner} EX 3600"));
+    assert_eq!(admin.line("EXEC").list().len(), 2);
+    assert_eq!(run.status(), 76);
+}
+
 #[test]
 fn the_others_of_a_set_are_given_back_when_one_is_lost() {
     let server = server();
