@@ -111,6 +111,7 @@ want_cli() {
 install_missing() {
     [ ${#missing[@]} -gt 0 ] || return 0
     local as_root=()
+    local patient=(-q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
     local line="apt-get install -y --no-install-recommends ${missing[*]}"
     has apt-get || fail "no apt-get here; install what answers to: ${missing[*]}"
     if [ "$(id -u)" -ne 0 ]; then
@@ -122,8 +123,8 @@ install_missing() {
             exit 1
         fi
     fi
-    "${as_root[@]}" apt-get update -q
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line -q
+    "${as_root[@]}" apt-get update "${patient[@]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line "${patient[@]}"
 }
 
 [ $# -gt 0 ] || set -- build server examples bench cli

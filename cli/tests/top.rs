@@ -69,7 +69,9 @@ fn wait_ended(tmux: &Tmux, status: i32) -> String {
 /// Waits until the shell says so on the screen that it had before, and takes a line.
 #[track_caller]
 fn wait_for_the_shell(tmux: &Tmux, said: &str) -> String {
-    let screen = tmux.wait_for(said);
+    // The prompt may come in a write of its own.
+    let screen = tmux
+        .wait(said, |screen| screen.contains(said) && screen.trim_end().ends_with("\n$"));
     assert!(screen.contains("begun"), "the screen from before is not back:\n{screen}");
     assert!(!screen.contains(PICTURE), "the picture is left:\n{screen}");
     assert!(tmux.shows_cursor(), "the cursor is left hidden:\n{screen}");

@@ -15,7 +15,10 @@ repo=$(cd ../.. && pwd)
 
 venv=$repo/target/python-venv
 [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt -e '.[celery]'
+pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+pip -r tests/requirements.txt
+# With what is there already: nothing is asked of the index.
+pip --no-build-isolation -e '.[celery]'
 
 export PATH=$venv/bin:$PATH
 export GPULOCK_MODULE=${GPULOCK_MODULE:-$repo/target/release/libgpulock.so}

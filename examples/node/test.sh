@@ -9,6 +9,6 @@ copy=$repo/target/examples/node
 mkdir -p "$copy"
 cp .npmrc package.json package-lock.json lock.js "$copy"
 cd "$copy"
-npm ci --loglevel=error --no-audit --no-fund --prefer-offline >/dev/null
+npm ci --loglevel=error --no-audit --no-fund --prefer-offline --fetch-retries=5 >/dev/null
 
 check_example node lock.js

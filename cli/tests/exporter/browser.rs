@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use ureq::Agent;
 
 use crate::PATIENCE;
-use crate::tools::{Process, found, free_port};
+use crate::tools::{Process, found, told_port};
 
 /// A browser with one window; it ends with the test.
 pub(crate) struct Browser {
@@ -28,15 +28,16 @@ impl Browser {
     pub(crate) fn start(test: &str) -> Option<Self> {
         let driver = found(test, "chromedriver")?;
         let folder = TempDir::with_prefix("gpulock-browser-").expect("making a folder");
-        let port = free_port();
-        let log = File::create(folder.path().join("log")).expect("making a file");
+        let said = folder.path().join("log");
+        let log = File::create(&said).expect("making a file");
         let driver = Process::start(
             Command::new(driver)
-                .arg(format!("--port={port}"))
+                .arg("--port=0")
                 .stdout(log.try_clone().expect("a second handle"))
                 .stderr(log)
                 .stdin(Stdio::null()),
         );
+        let port = told_port(&said, "successfully on port ");
         let agent = Agent::config_builder().http_status_as_error(false).build();
         let mut browser = Self {
             session: format!("http://127.0.0.1:{port}"),

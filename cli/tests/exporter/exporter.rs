@@ -29,15 +29,24 @@ pub(crate) struct Answer {
 }
 
 impl Exporter {
-    /// Of these servers, each of which may take a second to answer.
+    /// Of these servers, none of which hangs.
     pub(crate) fn of(servers: &[&Server]) -> Self {
-        Self::of_urls(&servers.iter().map(|server| url(server)).collect::<Vec<_>>())
+        Self::of_urls(&urls(servers))
     }
 
-    /// Of the servers at these addresses.
+    /// Of these servers, each of which may take three seconds to answer.
+    pub(crate) fn impatient(servers: &[&Server]) -> Self {
+        Self::with_timeout("3", &urls(servers))
+    }
+
+    /// Of the servers at these addresses, none of which hangs.
     pub(crate) fn of_urls(urls: &[String]) -> Self {
+        Self::with_timeout("20", urls)
+    }
+
+    fn with_timeout(timeout: &str, urls: &[String]) -> Self {
         let mut command = command();
-        command.args(["--listen", "127.0.0.1:0", "--timeout", "1"]);
+        command.args(["--listen", "127.0.0.1:0", "--timeout", timeout]);
         for url in urls {
             command.args(["--server", url]);
         }
@@ -140,6 +149,10 @@ pub(crate) fn command() -> Command {
 /// The address of a server, as --server takes it.
 pub(crate) fn url(server: &Server) -> String {
     format!("redis://127.0.0.1:{}", server.port())
+}
+
+fn urls(servers: &[&Server]) -> Vec<String> {
+    servers.iter().map(|server| url(server)).collect()
 }
 
 /// The label that the exporter gives a server.

@@ -52,7 +52,7 @@ fn several_servers_share_heads_and_keep_their_figures() {
 fn a_server_that_hangs_counts_as_down_and_holds_up_nobody() {
     on_every_server(|flavour| {
         let (mut hung, well) = (flavour.start(), flavour.start());
-        let exporter = Exporter::of(&[&hung, &well]);
+        let exporter = Exporter::impatient(&[&hung, &well]);
         wait_value(&exporter, "gpulock_up", &hung, Some(1.0));
 
         hung.freeze();

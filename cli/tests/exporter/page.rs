@@ -77,7 +77,7 @@ fn says_plainly_that_a_server_is_down_and_when_it_is_back() {
     let Some(browser) = Browser::start("the page shows a server's death") else { return };
     on_every_server(|flavour| {
         let (mut server, well) = (flavour.start(), flavour.start());
-        let exporter = Exporter::of(&[&server, &well]);
+        let exporter = Exporter::impatient(&[&server, &well]);
         let mut holder = server.client();
         assert!(call!(holder, "GPULOCK.ACQUIRE", "gpu:0", "asr", "EX", 600).int() > 0);
         browser.open(exporter.url());
@@ -93,7 +93,7 @@ fn says_plainly_that_a_server_is_down_and_when_it_is_back() {
         badge(&server, "up");
 
         server.freeze();
-        browser.wait_text("no answer within 1 s");
+        browser.wait_text("no answer within 3 s");
         badge(&server, "down");
         badge(&well, "up");
         // What was known is there, and does not look like the present.

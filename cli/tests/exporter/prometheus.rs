@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::PATIENCE;
 use crate::exporter::{Exporter, instance};
 use crate::series::names;
-use crate::tools::{Process, found, free_port};
+use crate::tools::{Process, found, told_port};
 use gpulock_testkit::{Server, call, on_every_server, wait_until, workspace};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -37,8 +37,8 @@ impl Prometheus {
         });
         let config_file = folder.path().join("prometheus.yml");
         fs::write(&config_file, config.to_string()).expect("writing a file");
-        let log = File::create(folder.path().join("log")).expect("making a file");
-        let address = format!("127.0.0.1:{}", free_port());
+        let said = folder.path().join("log");
+        let log = File::create(&said).expect("making a file");
         let process = Process::start(
             Command::new(program)
                 .arg(format!("--config.file={}", config_file.display()))
@@ -46,11 +46,13 @@ impl Prometheus {
                     "--storage.tsdb.path={}",
                     folder.path().join("data").display()
                 ))
-                .arg(format!("--web.listen-address={address}"))
+                .arg("--web.listen-address=127.0.0.1:0")
                 .stdout(log.try_clone().expect("a second handle"))
                 .stderr(log),
         );
-        Some(Self { url: format!("http://{address}"), folder, _process: process })
+        let port = told_port(&said, "msg=\"Listening on\" address=127.0.0.1:");
+        let url = format!("http://127.0.0.1:{port}");
+        Some(Self { url, folder, _process: process })
     }
 
     /// What it answers to a request of its API; none while it is not up.

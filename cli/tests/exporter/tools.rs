@@ -1,12 +1,14 @@
 //! Programs that the tests need and a machine may lack: found, started, ended with the test.
 
 use std::env;
+use std::fs;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gpulock_testkit::workspace;
+use gpulock_testkit::{wait_until, workspace};
+
+use crate::PATIENCE;
 
 /// Where `tools/setup.sh cli` unpacks Debian's Prometheus.
 const UNPACKED: &str = "target/tools/prometheus/usr/bin";
@@ -28,10 +30,19 @@ pub(crate) fn found(test: &str, program: &str) -> Option<PathBuf> {
     found
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+/// The port that a program took for itself, once its log tells it behind `words`.
+#[track_caller]
+pub(crate) fn told_port(log: &Path, words: &str) -> u16 {
+    let mut port = None;
+    wait_until(PATIENCE, format!("{words:?} and a port in {}", log.display()), || {
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let told = log.split_once(words).map(|(_, told)| told);
+        // What is behind it as well: the number is whole then.
+        let digits = told.and_then(|told| told.split_once(|c: char| !c.is_ascii_digit()));
+        port = digits.and_then(|(digits, _)| digits.parse().ok());
+        port.is_some()
+    });
+    port.expect("a port")
 }
 
 /// A process that ends with the test, however that ends.

@@ -135,7 +135,7 @@ fn a_standard_error_that_nobody_reads_delays_nothing() {
     let (_reader, full) = full_pipe();
     let script =
         "exec 2>/dev/null; trap '' TERM; echo $$ >pid; while :; do sleep 0.05; done";
-    let args = ["--key", "k", "--lease", "3s", "--on-lost", "echo >lost", "--"];
+    let args = ["--key", "k", "--lease", "9s", "--on-lost", "echo >lost", "--"];
     let mut run = gpulock_run(&server, &[&args[..], &["sh", "-c", script]].concat())
         .with(|command| {
             command.stderr(full);

@@ -31,7 +31,7 @@ fn it_is_dead_before_the_lease_ends_when_the_server_hangs() {
     on_every_server(|flavour| {
         for script in [ENDS, GOES_ON] {
             let mut server = flavour.server().arg("appendonly", "yes").start();
-            let mut run = run_at(server.port(), &["--lease", "4s"], script);
+            let mut run = run_at(server.port(), &["--lease", "12s"], script);
             server.freeze();
             let death = death(&run);
             assert!(death < lease_end(&server, "k"), "{script}");
@@ -45,7 +45,7 @@ fn it_is_dead_before_the_lease_ends_when_the_way_is_silent() {
     for script in [ENDS, GOES_ON] {
         let server = server();
         let relay = Relay::to(server.port());
-        let mut run = run_at(relay.port(), &["--lease", "4s"], script);
+        let mut run = run_at(relay.port(), &["--lease", "12s"], script);
         relay.silence();
         let death = death(&run);
         assert!(death < lease_end(&server, "k"), "{script}");
@@ -58,11 +58,11 @@ fn it_is_dead_before_the_lease_ends_when_the_way_is_silent() {
 #[test]
 fn it_is_dead_before_the_grace_ends_when_the_server_dies() {
     let mut server = server();
-    let mut run = run_at(server.port(), &["--lease", "1h", "--grace", "3s"], GOES_ON);
+    let mut run = run_at(server.port(), &["--lease", "1h", "--grace", "9s"], GOES_ON);
     let killed = unix_time();
     server.kill9();
     let death = death(&run);
-    assert!(death < killed + Duration::from_secs(3), "{:?}", death - killed);
+    assert!(death < killed + Duration::from_secs(9), "{:?}", death - killed);
     assert_eq!(run.status(), 76);
     assert!(run.err().contains("lock lost"), "{}", run.err());
 }
@@ -90,7 +90,7 @@ fn it_is_dead_before_the_lock_is_anothers_when_gpulock_is_killed() {
 #[test]
 fn it_is_dead_before_the_lease_ends_when_gpulock_is_stopped() {
     let server = server();
-    let mut run = run_at(server.port(), &["--lease", "4s"], WITH_GRANDCHILD);
+    let mut run = run_at(server.port(), &["--lease", "20s"], WITH_GRANDCHILD);
     let (command, grandchild) = (run.number("pid"), run.number("grand"));
     run.signal(Signal::STOP);
     for pid in [command, grandchild] {
@@ -104,8 +104,8 @@ fn it_is_dead_before_the_lease_ends_when_gpulock_is_stopped() {
 #[test]
 fn it_is_dead_before_a_lease_ends_that_the_server_cuts() {
     let builder = servers()[0].server().arg("appendonly", "yes");
-    let server = builder.module_args(&["gpulock.max-hold", "5000"]).start();
-    let mut run = run_at(server.port(), &["--lease", "4s"], GOES_ON);
+    let server = builder.module_args(&["gpulock.max-hold", "15000"]).start();
+    let mut run = run_at(server.port(), &["--lease", "12s"], GOES_ON);
     let death = death(&run);
     assert!(death < lease_end(&server, "k"));
     assert_eq!(run.status(), 76);
@@ -118,7 +118,7 @@ fn a_grant_that_ran_out_before_it_was_read_is_none() {
     let mut other = server.client();
     call!(other, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     let script = "echo $GPULOCK_TOKENS >>tokens; exec sleep 600";
-    let args = ["--key", "k", "--lease", "1s", "--", "sh", "-c", script];
+    let args = ["--key", "k", "--lease", "4s", "--", "sh", "-c", script];
     let run = gpulock_run_at(relay.port(), &args).start();
     server.wait_blocked(1);
     relay.silence();

@@ -140,7 +140,7 @@ fn a_grant_that_ran_out_while_its_gpu_was_looked_at_is_none() {
     let host = Host::with("GPU-a 9000\n");
     let hangs = host.folder.path().join("hangs");
     fs::write(&hangs, "").expect("a file");
-    let args = ["--min-free-mib", "1", "--lease", "1s"];
+    let args = ["--min-free-mib", "1", "--lease", "4s"];
     let run = host.run(&server, &args, TELLS_TOKEN).with(|command| {
         command.env("STUB_GPU_HANGS", &hangs);
     });

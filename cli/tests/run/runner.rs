@@ -164,8 +164,16 @@ impl Drop for Runner {
 
 /// Sends a signal to a process.
 pub(crate) fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
-    kill_process(pid, signal).expect("a signal is sent");
+    kill_process(process(pid), signal).expect("a signal is sent");
+}
+
+/// The same, where it may have ended.
+pub(crate) fn send_if_there(pid: u32, signal: Signal) {
+    let _gone = kill_process(process(pid), signal);
+}
+
+fn process(pid: u32) -> Pid {
+    Pid::from_raw(pid.cast_signed()).expect("a pid")
 }
 
 /// The state of a process, as in `ps`; none: it is gone, or only waits to be reaped.

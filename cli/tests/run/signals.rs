@@ -169,12 +169,12 @@ fn a_wait_can_be_stopped_and_continued() {
 fn a_command_that_somebody_stops_keeps_its_lock() {
     let server = server();
     let script = "trap 'exit 6' USR1; echo $$ >pid; while :; do sleep 0.05; done";
-    let mut run = run(&server, &["--lease", "3s"], script);
+    let mut run = run(&server, &["--lease", "6s"], script);
     let command = run.number("pid");
     let token = call!(server.client(), "GPULOCK.INSPECT", "k").field("token").int();
     send(command, Signal::STOP);
     wait_until(PATIENCE, "the lease to be over twice", || {
-        call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 6_000
+        call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
     send(command, Signal::CONT);
     send(command, Signal::USR1);
@@ -302,13 +302,13 @@ fn a_shell_can_stop_all_that_runs_beside_it() {
 fn control_z_stops_nothing_where_there_is_no_shell() {
     let server = server();
     let script = "echo $$ >pid; exec sleep 600";
-    let program = format!("exec $GPULOCK run --key k --lease 4s -- sh -c '{script}'");
+    let program = format!("exec $GPULOCK run --key k --lease 6s -- sh -c '{script}'");
     let mut terminal = in_terminal(&server, &program);
     let command = terminal.run.number("pid");
     terminal.types("\x1a");
     let mut client = server.client();
     wait_until(PATIENCE, "the lease to be over twice", || {
-        call!(client, "GPULOCK.INSPECT", "k").field("held_ms").int() > 8_000
+        call!(client, "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
     wait_state(command, "S");
     terminal.types("\x03");

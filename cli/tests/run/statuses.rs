@@ -61,12 +61,9 @@ fn a_lock_that_is_not_had_in_time_is_75() {
 
 #[test]
 fn a_server_that_is_not_there_is_69_at_once() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|free| free.local_addr())
-        .expect("a port")
-        .port();
+    const NOBODYS: u16 = 1;
     let args = ["--key", "k", "--wait", "1h", "--", "touch", "ran"];
-    let (ended, run) = gpulock_run_at(port, &args).status();
+    let (ended, run) = gpulock_run_at(NOBODYS, &args).status();
     assert_eq!(ended, 69);
     assert!(!run.path("ran").exists());
 }
@@ -159,7 +156,7 @@ fn a_wait_is_told_in_one_plain_line_and_not_when_it_is_to_be_quiet() {
             true => assert!(lines.is_empty(), "{lines:?}"),
             false => {
                 assert_eq!(lines.len(), 1, "{lines:?}");
-                assert!(lines[0].contains("place 1 in line; held by somebody"));
+                assert!(lines[0].contains("held by somebody"));
             }
         }
     }
@@ -225,10 +222,10 @@ fn the_rights_of_a_worker_are_enough() {
             let line = format!("ACL SETUSER worker reset on >secret {rights} {inspect}");
             assert_eq!(server.client().line(&line), "OK");
             let url = format!("redis://worker:secret@127.0.0.1:{}/0", server.port());
-            let script = "echo $GPULOCK_TOKENS >token; sleep 4";
+            let script = "echo $GPULOCK_TOKENS >token; sleep 7";
             let mut run = gpulock_run(
                 &server,
-                &["--key", "gpu_lock:0", "--lease", "3s", "--", "sh", "-c", script],
+                &["--key", "gpu_lock:0", "--lease", "6s", "--", "sh", "-c", script],
             )
             .with(|command| {
                 command.env("GPULOCK_URL", &url);

@@ -529,7 +529,7 @@ def test_on_lost_may_give_back_what_another_thread_holds(client):
         lock.release()
         done.set()
 
-    lock = gpulock.Lock(client, LOCK, timeout=1, on_lost=give_back)
+    lock = gpulock.Lock(client, LOCK, timeout=4, on_lost=give_back)
     lock.acquire()
     owner = lock.owner
     assert done.wait(PATIENCE_S)

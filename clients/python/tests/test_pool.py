@@ -114,7 +114,8 @@ def test_without_the_module_waiters_poll(plain_server):
         assert not taken
         held.release()
         thread.join()
-        assert taken == [(0, 1)]
+        # The holder gives back one by one: 3 was free from the beginning.
+        assert taken in ([(0, 1)], [(0, 3)])
         assert not client.exists(*KEYS)
 
 

@@ -443,7 +443,7 @@ def test_a_failed_try_does_not_forget_what_is_held(manager, client):
 
 
 def test_the_renewal_ends_with_the_thread_that_took_the_lock(manager, client):
-    renewed = {**CONFIG, "lock_timeout": 1, "renew": True}
+    renewed = {**CONFIG, "lock_timeout": 3, "renew": True}
 
     def work():
         assert manager.acquire_lock_with_smart_polling("asr", LOCK, renewed)
