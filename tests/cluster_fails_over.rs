@@ -57,12 +57,14 @@ impl Scene {
     #[track_caller]
     fn set(flavour: &Flavour) -> Self {
         let mut cluster = Cluster::start_with(flavour, 3, |node| {
+            // Nobody takes over before the test wants it, however busy the machine is.
+            let node = node.arg("cluster-replica-no-failover", "yes");
             node.arg("appendonly", "yes").arg("cluster-node-timeout", 1_000)
         });
         let heirs = [0, 1, 2].map(|primary| cluster.add_replica(primary));
         cluster.wait_whole();
         let tag_at = |node: usize| {
-            let mut tags = (0..).map(|n| format!("{{{n}}}"));
+            let mut tags = (0..1_000).map(|n| format!("{{{n}}}"));
             tags.find(|tag| cluster.owner_index(tag) == node).expect("some tag")
         };
         let (tag, elsewhere) = (tag_at(FAILING), tag_at(2));
@@ -80,6 +82,13 @@ impl Scene {
     /// A lock of the primary that fails.
     fn lock(&self, name: &str) -> String {
         format!("{}:{name}", self.tag)
+    }
+
+    /// From now on the heir takes over from one that does not answer.
+    #[track_caller]
+    fn let_heir_take_over(&self) {
+        let line = "CONFIG SET cluster-replica-no-failover no";
+        assert_eq!(self.heir().client().line(line), "OK");
     }
 
     /// Waits until the heir serves what the failing one served, and all know.
@@ -156,6 +165,7 @@ fn when_a_primary_is_killed_its_locks_go_on_at_its_replica() {
                 sorted_line(&mut client, &tied) == ["a", "b", "c"]
                     && line_of(&mut other, &elsewhere) == ["bystander"]
             });
+            scene.let_heir_take_over();
             scene.cluster.node_mut(FAILING).kill9();
             scene.wait_taken_over();
 
@@ -202,7 +212,7 @@ fn when_a_primary_is_killed_its_locks_go_on_at_its_replica() {
 const LATE: [&str; 4] = ["lease", "session", "released", "free"];
 
 /// How long the lease of the first of them lasts: the primary is cut off before its end.
-const LEASE_MS: u64 = 2_000;
+const LEASE_MS: u64 = 4_000;
 
 /// Prepares them, and cuts the primary off. Who waits there for an answer is returned.
 #[track_caller]
@@ -224,6 +234,7 @@ fn cut_off(scene: &mut Scene) -> [Client; 4] {
     let mut on_free = primary.client();
     assert!(call!(client, "GPULOCK.EXTEND", lease, "holder", "PX", LEASE_MS).int() > 0);
     scene.heir().wait_caught_up_with(primary);
+    scene.let_heir_take_over();
     scene.cluster.node_mut(FAILING).freeze();
     drop(tied);
     send!(client, "GPULOCK.RELEASE", released, "holder");

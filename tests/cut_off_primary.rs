@@ -22,8 +22,8 @@ const LOCKS: [&str; 3] = ["lease", "session", "deadline"];
 
 /// How long the lease lasts, in ms, and how long the last of them waits: longer, so that
 /// its null tells that the lease is over.
-const LEASE_MS: u64 = 200;
-const DEADLINE_MS: u64 = 600;
+const LEASE_MS: u64 = 2_000;
+const DEADLINE_MS: u64 = 4_000;
 
 /// From now on so many replicas must listen.
 #[track_caller]

@@ -457,7 +457,7 @@ fn nor_does_one_in_the_middle_of_the_circle() {
 #[test]
 fn nor_does_one_whose_lease_or_wait_was_over_a_moment_before() {
     on_every_server(|flavour| {
-        for (lease, block) in [("PX 300", "BLOCK 0"), ("PX 100000", "BLOCK 300")] {
+        for (lease, block) in [("PX 2000", "BLOCK 0"), ("PX 100000", "BLOCK 2000")] {
             eprintln!("{lease}, {block}");
             let server = flavour.start();
             let mut client = server.client();
@@ -467,7 +467,7 @@ fn nor_does_one_whose_lease_or_wait_was_over_a_moment_before() {
             wait_line(&mut client, "one", &["b"]);
             let mut a = server.client();
             // While the server sleeps it tells nobody.
-            a.send_lines(&["DEBUG SLEEP 0.5", "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE"]);
+            a.send_lines(&["DEBUG SLEEP 2.5", "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE"]);
             assert_eq!(a.read(), "OK");
             wait_not_refused(&mut a, &mut client, "two", "a");
             assert_eq!(b.read().is_null(), block != "BLOCK 0");

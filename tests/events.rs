@@ -171,7 +171,7 @@ fn of_an_adopted_lock_only_what_gpulock_did_and_the_end_of_its_lease_is_told() {
             nothing_more(&mut client, &mut listener);
         }
         adopt(&mut client);
-        client.line("PEXPIRE k 30");
+        client.line("PEXPIRE k 500");
         client.line("GPULOCK.INSPECT k");
         assert_eq!(event(&mut listener)["release_reason"], "timeout");
         // Renewed, it has a token to tell.

@@ -115,7 +115,7 @@ fn whoever_leaves_leaves_at_once_and_those_behind_go_on() {
                 let mut left = leaves(&mut actor, client, id);
                 wait_waiting(&mut actor, "k", 2);
                 // Far below any time after which anybody would look for it.
-                assert!(since.elapsed() < Duration::from_millis(500), "{what}");
+                assert!(since.elapsed() < Duration::from_secs(5), "{what}");
                 assert_eq!(line_of(&mut actor, "k"), owners, "{what}");
                 let (timeouts, abandoned) = match (*way, &mut left) {
                     ("CLIENT UNBLOCK ERROR", Some(client)) => {
@@ -178,7 +178,7 @@ fn when_its_time_is_over_a_waiter_leaves_and_those_behind_go_on() {
         let mut actor = server.client();
         take(&mut actor, "k", "holder");
         let _first = joins(&server, &mut actor, "k", "a", FOREVER);
-        let mut short = joins(&server, &mut actor, "k", "b", "BLOCK 60");
+        let mut short = joins(&server, &mut actor, "k", "b", "BLOCK 2000");
         let mut behind = joins(&server, &mut actor, "k", "c", FOREVER);
         assert_eq!(short.read(), Value::Null);
         assert_eq!(line_of(&mut actor, "k"), ["a", "c"]);

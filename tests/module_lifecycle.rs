@@ -170,7 +170,7 @@ fn an_unload_is_refused_while_somebody_waits_or_a_grace_runs_and_works_right_aft
         unload(&mut client);
         load(&mut client);
         let mut waiter = server.client();
-        waits(&mut client, &mut waiter, 100);
+        waits(&mut client, &mut waiter, 1_000);
         assert_eq!(waiter.read(), Value::Null);
         unload(&mut client);
         load(&mut client);
@@ -196,7 +196,7 @@ fn an_unload_is_refused_while_somebody_waits_or_a_grace_runs_and_works_right_aft
             });
             refused(client);
         };
-        grace(&mut client, "over", 150);
+        grace(&mut client, "over", 1_500);
         wait_until(SOON, "the end of the grace", || {
             client.line("GPULOCK.STATS").field("session_releases") == 1
         });
@@ -322,8 +322,8 @@ fn a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data() {
             .start();
         replica.wait_caught_up_with(&primary);
         let mut reader = replica.client();
-        // Half a millisecond a key: a second in all.
-        assert_eq!(reader.line("CONFIG SET key-load-delay 500"), "OK");
+        // Five milliseconds a key: ten seconds in all, should nobody end that.
+        assert_eq!(reader.line("CONFIG SET key-load-delay 5000"), "OK");
 
         // It falls behind by more than the backlog, of the same history.
         replica.freeze();

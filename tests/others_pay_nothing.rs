@@ -109,7 +109,9 @@ fn the_background_calls_no_command() {
 #[test]
 fn the_background_leaves_the_keys_as_they_are() {
     on_every_server(|flavour| {
-        let server = flavour.server().arg("maxmemory-policy", "allkeys-lfu").start();
+        // Without the decay of each minute.
+        let builder = flavour.server().arg("lfu-decay-time", 0);
+        let server = builder.arg("maxmemory-policy", "allkeys-lfu").start();
         let mut client = server.client();
         for key in ["a", "b", "sacrifice", "another"] {
             call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", 100_000);

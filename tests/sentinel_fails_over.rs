@@ -140,7 +140,7 @@ fn when_the_primary_is_killed_its_locks_go_on_at_the_heir() {
 const LATE: [&str; 4] = ["lease", "session", "released", "free"];
 
 /// How long the lease of the first of them lasts: the primary is cut off before its end.
-const LEASE_MS: u64 = 2_000;
+const LEASE_MS: u64 = 4_000;
 
 /// Prepares them, cuts the primary off, and answers those who wait there for an answer.
 #[track_caller]

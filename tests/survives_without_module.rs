@@ -145,7 +145,9 @@ fn assert_adopted(client: &mut Client, key: &str, owner: &str, before: i64) -> i
 fn a_restart_keeps_locks_and_tokens_rise_over_it() {
     on_every_server(|flavour| {
         for way in ["stop", "kill -9"] {
-            let mut server = flavour.server().arg("appendonly", "yes").start();
+            let builder = flavour.server().arg("appendonly", "yes");
+            // Else what was answered last may not be in the file yet.
+            let mut server = builder.arg("appendfsync", "always").start();
             let mut client = server.client();
             let first = client.line("GPULOCK.ACQUIRE gpu:0 me PX 600000").int();
             let mut last = client.line("GPULOCK.ACQUIRE gpu:1 you PX 600000").int();

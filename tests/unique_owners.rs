@@ -77,9 +77,9 @@ fn a_renewed_lease_lets_the_line_wait_for_its_new_end() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
-        client.line("GPULOCK.ACQUIRE k me PX 300 UNIQUE");
+        client.line("GPULOCK.ACQUIRE k me PX 2000 UNIQUE");
         let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
-        let mut clock = waiter(&server, "GPULOCK.ACQUIRE k clock BLOCK 600");
+        let mut clock = waiter(&server, "GPULOCK.ACQUIRE k clock BLOCK 4000");
         wait_line(&mut client, "k", &["next", "clock"]);
         let token = client.line("GPULOCK.ACQUIRE k me PX 100000 UNIQUE").int();
         assert_eq!(clock.read(), Value::Null);
@@ -345,28 +345,31 @@ fn a_free_lock_is_not_kept_for_those_who_are_away() {
 
 #[test]
 fn a_place_is_gone_after_place_keep() {
-    const KEEP: Duration = Duration::from_millis(300);
+    const KEEP: Duration = Duration::from_secs(2);
     on_every_server(|flavour| {
-        let server = flavour.server().module_args(&["gpulock.place-keep", "300"]).start();
+        let server =
+            flavour.server().module_args(&["gpulock.place-keep", "2000"]).start();
         let (mut client, mut me) = (server.client(), server.client());
         for lost in [false, true] {
             client.line("GPULOCK.ACQUIRE k holder");
-            if lost {
+            let left = if lost {
                 me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
                 wait_line(&mut client, "k", &["me"]);
+                let left = Instant::now();
                 me = server.client();
+                left
             } else {
+                let left = Instant::now();
                 let answer = me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE");
                 assert_eq!(answer, Value::Null);
-            }
-            let left = Instant::now();
+                left
+            };
             let next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
             wait_line(&mut client, "k", &["(me)", "next"]);
             wait_line(&mut client, "k", &["next"]);
             let kept = left.elapsed();
-            assert!(kept < KEEP + Duration::from_millis(100), "kept for {kept:?}");
-            // The answer came a moment after the wait was over.
-            assert!(kept > KEEP - Duration::from_millis(100), "kept for {kept:?}");
+            // And what a busy machine adds.
+            assert!((KEEP..KEEP * 3).contains(&kept), "kept for {kept:?}");
             // Whoever comes back now stands last.
             let again = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
             wait_line(&mut client, "k", &["next", "me"]);

@@ -17,10 +17,11 @@ use waiters::{LATER, assert_unanswered, joins, take, wait_waiting, waiting};
 
 const FOREVER: &str = "PX 100000 BLOCK 0";
 
-/// By how many milliseconds a deadline is missed at most as a rule; a machine that is busy
-/// with other things may now and then add to that.
-const FEW_MS: i64 = 5;
-const BUSY_MS: i64 = 500;
+/// By how many milliseconds a deadline is missed at most as a rule, far below the time between
+/// two looks of the server; a machine that is busy with other things may now and then add to
+/// that.
+const FEW_MS: i64 = 50;
+const BUSY_MS: i64 = 5_000;
 
 fn unix_ms() -> i64 {
     let since = UNIX_EPOCH.elapsed().expect("a clock after 1970");
@@ -696,7 +697,7 @@ fn what_waiting_counts_is_told_everywhere() {
         take(&mut actor, "other", "holder");
         let mut granted = joins(&server, &mut actor, "k", "a", FOREVER);
         let gone = joins(&server, &mut actor, "k", "b", FOREVER);
-        let mut slow = joins(&server, &mut actor, "k", "c", "BLOCK 60");
+        let mut slow = joins(&server, &mut actor, "k", "c", "BLOCK 2000");
         let _still = joins(&server, &mut actor, "k", "d", FOREVER);
         let _elsewhere = joins(&server, &mut actor, "other", "e", FOREVER);
         assert_eq!(slow.read(), Value::Null);
@@ -750,7 +751,7 @@ fn what_waiting_counts_is_told_everywhere() {
         }
         // It waited longer than `slow`, which came after it.
         let waited = all["wait_ms.sum"];
-        assert!(waited >= 59, "{waited}");
+        assert!(waited >= 1_999, "{waited}");
         assert_eq!((all["wait_ms.50"], own["wait_ms.sum"]), (0, waited));
         assert!(info["gpulock_wait_ms"].contains(&format!("count=1,sum={waited},")));
         assert_eq!(metric("gpulock_wait_seconds_count "), 1.0);

@@ -140,7 +140,9 @@ fn a_replica_that_comes_while_the_server_saves_lacks_nothing() {
 #[test]
 fn a_replica_that_was_away_comes_back_by_the_backlog_and_lacks_nothing() {
     on_every_server(|flavour| {
-        let primary = flavour.server().arg("hz", 100).start();
+        // However long the way back takes.
+        let primary = flavour.server().arg("hz", 100).arg("repl-backlog-size", "100mb");
+        let primary = primary.start();
         let replica = flavour
             .server()
             .named("replica")

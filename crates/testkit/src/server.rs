@@ -221,7 +221,6 @@ impl Builder {
         if self.cluster {
             add("cluster-enabled", "yes");
             add("cluster-port", &free_port().to_string());
-            add("cluster-node-timeout", "2000");
         }
         if let (Some(module), None) = (&self.module, &self.conf) {
             let mut line = quoted(&module.display().to_string());

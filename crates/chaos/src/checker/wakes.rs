@@ -14,8 +14,11 @@ use crate::history::{Answer, Ask, Call, Lock};
 /// lease, a lost grant after it, and time to spare for a machine that is busy.
 const STILL: Nanos = (2 * LONGEST_LEASE_MS + 2_000) * MS;
 
+/// When nobody hears anything for so long, about any lock, it is the server that stands still.
+const STALL: Nanos = 1_000 * MS;
+
 pub(crate) fn check(calls: &[&Call], excuses: &Excuses, violations: &mut Vec<Violation>) {
-    let still = still_times(calls);
+    let (still, stalls) = (still_times(calls), stalls(calls));
     for call in calls {
         let Ask::Acquire { lock, how, .. } = &call.ask else { continue };
         let waited = how.block_ms.is_some() && call.heard - call.asked > STILL;
@@ -24,7 +27,8 @@ pub(crate) fn check(calls: &[&Call], excuses: &Excuses, violations: &mut Vec<Vio
         }
         let forgotten = still.get(lock).into_iter().flatten().find(|(from, to)| {
             let (from, to) = ((*from).max(call.asked), (*to).min(call.heard));
-            to > from + STILL && !excuses.touched(*lock, from, to)
+            to > from + STILL + overlap(&stalls, from, to)
+                && !excuses.touched(*lock, from, to)
         });
         if let Some((from, to)) = forgotten {
             violations.push(Violation {
@@ -63,4 +67,20 @@ fn still_times(calls: &[&Call]) -> HashMap<Lock, Vec<(Nanos, Nanos)>> {
         still.insert(lock, long.map(|pair| (pair[0], pair[1])).collect());
     }
     still
+}
+
+/// The times in which nobody heard anything.
+fn stalls(calls: &[&Call]) -> Vec<(Nanos, Nanos)> {
+    let answered = calls.iter().filter(|call| !call.answer.is_unknown());
+    let mut heard: Vec<Nanos> = answered.map(|call| call.heard).collect();
+    heard.sort_unstable();
+    let long = heard.windows(2).filter(|pair| pair[1] - pair[0] > STALL);
+    long.map(|pair| (pair[0], pair[1])).collect()
+}
+
+/// How much of a time they take.
+fn overlap(stalls: &[(Nanos, Nanos)], from: Nanos, to: Nanos) -> Nanos {
+    let in_it =
+        |&(begin, end): &(Nanos, Nanos)| end.min(to).saturating_sub(begin.max(from));
+    stalls.iter().map(in_it).sum()
 }
