@@ -361,7 +361,7 @@ fn a_line_of_progress_is_drawn_and_taken_away() {
             .into_owned()
     };
     wait_until(PATIENCE, "two draws", || {
-        screen(&terminal).matches("held by somebody for").count() >= 2
+        screen(&terminal).matches("place 1 in line; held by somebody for").count() >= 2
     });
     call!(server.client(), "GPULOCK.RELEASE", "k", "somebody");
     assert_eq!(terminal.run.status(), 0);
