@@ -455,7 +455,7 @@ fn waiters(runs: &[Run]) -> String {
     )
 }
 
-/// How long nobody has the lock after its holder was killed.
+/// How soon a command under a lock has begun, and is over.
 fn start(runs: &[Run]) -> String {
     let told = |run: &Run, case, way: &str, measure| {
         spread(run.samples(names::START, case, way, measure), number)
@@ -474,6 +474,7 @@ fn start(runs: &[Run]) -> String {
     )
 }
 
+/// How long nobody has the lock after its holder was killed.
 fn recovery(runs: &[Run]) -> String {
     let told = |run: &Run, case: &str, measure| {
         spread(run.samples(names::RECOVERY, case, names::OURS, measure), number)

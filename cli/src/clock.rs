@@ -15,7 +15,7 @@ pub(crate) fn now() -> Moment {
     Duration::try_from(now).unwrap_or_default()
 }
 
-/// A moment in milliseconds, to tell another process.
-pub(crate) fn millis(moment: Moment) -> u64 {
-    u64::try_from(moment.as_millis()).unwrap_or(u64::MAX)
+/// A time, or a moment, in whole milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -31,12 +31,7 @@ impl Connection {
     /// When the server cannot be reached in time, or refuses.
     pub(crate) fn open(client: &Client, patience: Duration) -> RedisResult<Self> {
         let engine = Engine::start()?;
-        // The time-outs of the library count each reply for itself.
-        let unlimited = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        let connect = client.get_multiplexed_async_connection_with_config(&unlimited);
-        let redis = engine.wait(connect, patience)?;
+        let redis = engine.wait(without_limits(client), patience)?;
         Ok(Self { engine, redis, patience })
     }
 
@@ -65,6 +60,20 @@ impl Connection {
         let answers = commands.ignore_errors().query_async(&mut self.redis);
         self.engine.wait(answers, self.patience)
     }
+}
+
+/// A connection whose user limits the time: the time-outs of the library count each reply for
+/// itself.
+///
+/// # Errors
+/// When the server cannot be reached, or refuses.
+pub(crate) async fn without_limits(
+    client: &Client,
+) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 impl Engine {

@@ -7,6 +7,7 @@ mod clock;
 mod connection;
 mod exit;
 mod exporter;
+mod fit;
 mod gpus;
 mod human;
 mod manual;

@@ -16,6 +16,7 @@ use tokio::{join, spawn};
 
 use super::asked::{self, Lock};
 use super::watched::Watched;
+use crate::clock;
 use crate::replies::{Incident, is_unknown_command};
 
 /// How often a server is asked while somebody looks.
@@ -150,6 +151,5 @@ impl<'a> State<'a> {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    clock::millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

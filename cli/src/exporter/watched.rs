@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use redis::Client;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::connection::without_limits;
 use crate::exit;
 
 /// A server, and how to reach it.
@@ -62,16 +63,9 @@ impl Watched {
                 }
             }
         }
-        let connection = self.connect().await?;
+        // Our own patience bounds the whole question.
+        let connection = without_limits(&self.client).await?;
         *kept = Some(connection.clone());
         question(connection).await
-    }
-
-    /// Our own patience bounds the whole question: no limit for its parts.
-    async fn connect(&self) -> Result<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
     }
 }

@@ -2,7 +2,7 @@
 //! When it is told what stands in [`super::watch`].
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -83,7 +83,7 @@ pub(crate) fn start(
     helper.arg("--").args(command);
     helper.envs(env.iter().map(|(name, value)| (name, value)));
     let child = helper.process_group(0).spawn().context("no process")?;
-    Group::led_by(child.id())
+    Ok(Group::led_by(Pid::from_child(&child)))
 }
 
 /// Turns this process into the command, unless its parent is gone or it is too late.
@@ -114,13 +114,9 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
 }
 
 impl Group {
-    /// The group that a child leads.
-    ///
-    /// # Errors
-    /// When the number is none that a process can have.
-    pub(crate) fn led_by(leader: u32) -> Result<Self> {
-        let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
-        Ok(Self(pid.ok_or_else(|| io::Error::other("no process"))?))
+    /// The group that a process leads.
+    pub(crate) fn led_by(leader: Pid) -> Self {
+        Self(leader)
     }
 
     /// Its number, which is that of its leader.

@@ -41,8 +41,9 @@ pub(crate) struct Args {
 /// `gpulock`'s end of the pipe.
 #[derive(Debug)]
 pub(crate) struct Guard {
+    owner: String,
     pipe: PipeWriter,
-    pid: Option<Pid>,
+    pid: Pid,
     told: Word,
 }
 
@@ -79,8 +80,8 @@ impl Guard {
             .stderr(Stdio::null())
             .spawn()
             .context("no process")?;
-        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-        let mut guard = Self { pipe: ours, pid, told: Word::NOTHING };
+        let (owner, pid) = (owner.to_owned(), Pid::from_child(&process));
+        let mut guard = Self { owner, pipe: ours, pid, told: Word::NOTHING };
         guard.say(Word { group: None, kill });
         Ok(guard)
     }
@@ -88,17 +89,17 @@ impl Guard {
     /// Whether somebody killed it.
     pub(crate) fn has_ended(&self) -> bool {
         let look = WaitIdOptions::NOHANG | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        self.pid.is_some_and(|pid| !matches!(waitid(WaitId::Pid(pid), look), Ok(None)))
+        !matches!(waitid(WaitId::Pid(self.pid), look), Ok(None))
     }
 
     /// Starts another one in place of one that has ended.
     ///
     /// # Errors
     /// When no process can be started.
-    pub(crate) fn start_again(&mut self, owner: &str) -> Result<()> {
-        let Word { group, kill } = self.told;
-        *self = Self::start(owner, kill)?;
-        self.say(Word { group, kill });
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        let told = self.told;
+        *self = Self::start(&self.owner, told.kill)?;
+        self.say(told);
         Ok(())
     }
 
@@ -118,10 +119,10 @@ impl Guard {
 
     /// Ends it, now that all have ended: it is not to meet who comes after them.
     pub(crate) fn dismiss(self) {
-        if let Some(pid) = self.pid.filter(|_| !self.has_ended()) {
+        if !self.has_ended() {
             // Not reaped yet, and so nobody else.
-            let _ended = kill_process(pid, Signal::KILL);
-            let _reaped = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+            let _ended = kill_process(self.pid, Signal::KILL);
+            let _reaped = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
         }
     }
 
@@ -137,7 +138,7 @@ impl Word {
     const NOTHING: Self = Self { group: None, kill: Moment::MAX };
 
     fn bytes(self) -> [u8; Self::SIZE] {
-        let group = self.group.map_or(0, |group| group.pid().as_raw_nonzero().get());
+        let group = self.group.map_or(0, Group::number);
         let kill = clock::millis(self.kill);
         (u128::from(kill) << 64 | u128::from(group.unsigned_abs())).to_ne_bytes()
     }
@@ -147,7 +148,8 @@ impl Word {
         from.read_exact(&mut bytes)?;
         let word = u128::from_ne_bytes(bytes);
         let (kill, group) = ((word >> 64) as u64, word as u32);
-        Ok(Self { group: Group::led_by(group).ok(), kill: Moment::from_millis(kill) })
+        let leader = i32::try_from(group).ok().and_then(Pid::from_raw);
+        Ok(Self { group: leader.map(Group::led_by), kill: Moment::from_millis(kill) })
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use redis::{Cmd, RedisResult, Value, cmd, pipe};
 
+use crate::clock;
 use crate::connection::Connection;
 use crate::replies::inspected;
 use crate::text::Text;
@@ -175,5 +176,5 @@ fn acquired(
 /// Milliseconds as the module takes them.
 fn millis(time: Duration) -> u64 {
     const MOST: u64 = (1 << 53) - 1;
-    u64::try_from(time.as_millis()).map_or(MOST, |millis| millis.min(MOST))
+    clock::millis(time).min(MOST)
 }

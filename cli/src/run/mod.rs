@@ -275,7 +275,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let group = child::start(&self.args.command, env, hold.dues().term)?;
-        Ok(Some(Watch::over(group, owner, guard, hold, self.voice.clone())))
+        Ok(Some(Watch::over(group, guard, hold, self.voice.clone())))
     }
 
     /// Of several locks only one may be lost.

@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::write;
 use rustix::termios::tcgetwinsize;
-use unicode_width::UnicodeWidthChar;
+
+use crate::fit::fitting;
 
 /// How many lines may wait to be written; more are dropped.
 const WAITING: usize = 64;
@@ -177,35 +178,6 @@ fn write_text(mut text: &[u8]) {
 fn cut_to_terminal(line: &str) -> String {
     const UNKNOWN: usize = 80;
     let width = tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
-    cut(line, if width == 0 { UNKNOWN } else { width }.saturating_sub(1))
-}
-
-/// The beginning of a line, in so many columns.
-fn cut(line: &str, columns: usize) -> String {
-    let fits = |taken: &mut usize, character: char| {
-        *taken += character.width().unwrap_or_default();
-        (*taken <= columns).then_some(character)
-    };
-    line.chars().scan(0, fits).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_cut_by_columns() {
-        #[rustfmt::skip]
-        let cases = [
-            ("gpu:0",        5, "gpu:0"),
-            ("gpu:0",        4, "gpu:"),
-            ("東京:0",       5, "東京:"),
-            ("東京:0",       3, "東"),
-            ("e\u{301}:0",   2, "e\u{301}:"),
-            ("gpu",          0, ""),
-        ];
-        for (line, columns, cut_line) in cases {
-            assert_eq!(cut(line, columns), cut_line);
-        }
-    }
+    let room = if width == 0 { UNKNOWN } else { width }.saturating_sub(1);
+    fitting(line.chars(), room)
 }

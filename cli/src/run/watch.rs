@@ -33,8 +33,6 @@ const SILENT: &str = "no answer";
 pub(crate) struct Watch {
     group: Group,
     crew: Crew,
-    /// Whom those carry in their environment whom the command started.
-    owner: String,
     guard: Guard,
     /// Before that, it is not started again.
     next_guard: Option<Moment>,
@@ -73,22 +71,14 @@ pub(crate) struct End {
 
 impl Watch {
     /// Over a command that was just started.
-    pub(crate) fn over(
-        group: Group,
-        owner: &str,
-        mut guard: Guard,
-        hold: Hold,
-        voice: Voice,
-    ) -> Self {
+    pub(crate) fn over(group: Group, mut guard: Guard, hold: Hold, voice: Voice) -> Self {
         guard.watch_over(group);
         let terminal = Terminal::open();
         terminal.offer(group);
         let (status, ending, lost, trouble) = (None, None, None, None);
-        let (crew, owner) = (Crew::of(group), owner.to_owned());
         Self {
             group,
-            crew,
-            owner,
+            crew: Crew::of(group),
             guard,
             next_guard: None,
             terminal,
@@ -182,7 +172,7 @@ impl Watch {
         let is_due = self.next_guard.is_none_or(|next| now >= next);
         if is_due && now < self.dues().guard && self.guard.has_ended() {
             self.next_guard = Some(now.saturating_add(TICK));
-            if let Err(error) = self.guard.start_again(&self.owner) {
+            if let Err(error) = self.guard.start_again() {
                 self.voice.complain(&format!("the guard is gone: {}", sentence(&error)));
             }
         }

@@ -5,6 +5,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+
 use crate::act::take::{Guard, take};
 use crate::connection::Connection;
 use crate::exit;
@@ -12,7 +14,6 @@ use crate::replies::{self, Inspected, Listed};
 use crate::server::Address;
 use crate::stats::{Stats, stats};
 use crate::text::Text;
-use anyhow::{Context, Result};
 
 /// How many locks are asked for. More than anybody reads, and little enough for a second.
 pub(crate) const LIMIT: usize = 10_000;

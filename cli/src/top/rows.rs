@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::clock;
 use crate::replies::Listed;
 use crate::text::Text;
 
@@ -39,7 +40,7 @@ pub(crate) struct Leases(HashMap<(Text, Option<Text>, Option<u64>), i64>);
 impl Row {
     /// A lock, some time after it was looked at.
     pub(crate) fn new(lock: &Listed, leases: &Leases, since: Duration) -> Self {
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let since = clock::millis(since);
         let lease_ms = lock.lease_ms.map(|left| match u64::try_from(left) {
             Ok(left) => i64::try_from(left.saturating_sub(since)).unwrap_or(i64::MAX),
             Err(_) => left,

@@ -8,6 +8,7 @@ use super::history::History;
 use super::input::Intent;
 use super::rows::{Leases, Row, Sorting};
 use crate::act::take::Guard;
+use crate::clock;
 use crate::human::Span;
 use crate::replies::Inspected;
 use crate::text::Text;
@@ -279,7 +280,7 @@ impl State {
 
 /// A length of time as people read it.
 pub(crate) fn span(length: Duration) -> Span {
-    Span(u64::try_from(length.as_millis()).unwrap_or(u64::MAX))
+    Span(clock::millis(length))
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl Exporter {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        read(agent().get(format!("{}{path}", self.url)).call())
+        self.get_with(path, &[])
     }
 
     /// Asks with headers of its own.

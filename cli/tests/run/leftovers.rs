@@ -2,13 +2,14 @@
 //! another's, and so is nothing else.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, builder, gpulock_run, is_anybody_marked, send, state};
+use crate::runner::{
+    PATIENCE, build, builder, gpulock_run, is_anybody_marked, send, state,
+};
 use crate::scripts::{WITH_STRAY, run_at};
 
 fn server() -> Server {
@@ -118,25 +119,14 @@ fn what_was_there_before_the_command_is_left_alone() {
     send(before, Signal::KILL);
 }
 
-/// A program that leaves the group, ends its first thread, and goes on.
-fn threads(folder: &Path) -> PathBuf {
-    let program = folder.join("threads");
-    let built = Command::new("cc")
-        .args(["-Wall", "-Werror", "-pthread", "-o"])
-        .arg(&program)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run/threads.c"))
-        .status()
-        .expect("a C compiler");
-    assert!(built.success());
-    program
-}
-
 /// The kernel shows nothing of such a process but in its threads.
 #[test]
 fn a_stray_whose_first_thread_has_ended_is_ended_too() {
     let server = server();
     let folder = tempfile::tempdir().expect("a folder");
-    let program = threads(folder.path());
+    // It leaves the group, ends its first thread, and goes on.
+    let program = folder.path().join("threads");
+    build("threads.c", &["-pthread"], &program);
     let script =
         "$THREADS stray & while [ ! -s stray ]; do sleep 0.01; done; echo $$ >pid; ";
     for (after, status) in [("exit 4", Some(4)), ("wait", None)] {

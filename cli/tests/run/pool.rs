@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 use rustix::system::uname;
 use tempfile::TempDir;
 
-use crate::runner::{Builder, PATIENCE, gpulock_run};
+use crate::runner::{Builder, PATIENCE, build, gpulock_run};
 
 /// Writes down what a command with a GPU is told.
 const TELLS: &str =
@@ -27,14 +26,8 @@ struct Host {
 impl Host {
     fn with(gpus: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run/nvml.c");
-        let built = Command::new("cc")
-            .args(["-Wall", "-Werror", "-shared", "-fPIC", "-o"])
-            .arg(folder.path().join("libnvidia-ml.so.1"))
-            .arg(source)
-            .status()
-            .expect("a C compiler");
-        assert!(built.success(), "{source} is not built");
+        let library = folder.path().join("libnvidia-ml.so.1");
+        build("nvml.c", &["-shared", "-fPIC"], &library);
         let host = Self { folder };
         host.now_has(gpus);
         host

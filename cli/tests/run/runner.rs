@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -160,6 +160,16 @@ impl Drop for Runner {
             eprintln!("---- gpulock said\n{}----", self.err());
         }
     }
+}
+
+/// Builds a C program or library of this folder.
+#[track_caller]
+pub(crate) fn build(source: &str, options: &[&str], to: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run").join(source);
+    let mut compiler = Command::new("cc");
+    compiler.args(["-Wall", "-Werror"]).args(options).arg("-o").arg(to).arg(&source);
+    let built = compiler.status().expect("a C compiler");
+    assert!(built.success(), "{} is not built", source.display());
 }
 
 /// Sends a signal to a process.

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table, TableState};
 
 use super::super::rows::Row;
-use super::fit::{shortened, width};
+use crate::fit::{shortened, width};
 use crate::human;
 
 /// How wide a lease is drawn.

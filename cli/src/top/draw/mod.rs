@@ -1,7 +1,6 @@
 //! The picture: from top to bottom what goes on, the locks, the panel of the chosen one,
 //! and what the keys do. It shows the state and changes nothing.
 
-mod fit;
 mod head;
 mod locks;
 mod panel;

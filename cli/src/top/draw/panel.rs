@@ -6,7 +6,7 @@ use ratatui::style::{Style, Stylize};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
 use super::super::state::State;
-use super::fit::shortened;
+use crate::fit::shortened;
 use crate::human::{self, Span};
 use crate::replies::{Inspected, Waiter};
 

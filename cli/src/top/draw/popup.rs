@@ -8,7 +8,7 @@ use ratatui::widgets::{Block, Clear, Padding, Paragraph, Wrap};
 
 use super::super::asker::Victim;
 use super::super::rows::Row;
-use super::fit::width;
+use crate::fit::width;
 use crate::human;
 
 /// Whether to end a hold: whose, since when.

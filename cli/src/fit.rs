@@ -3,12 +3,12 @@
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// How many cells it takes.
-pub(super) fn width(text: &str) -> usize {
+pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
 /// The text, or its begin and its end with a sign in between.
-pub(super) fn shortened(text: &str, room: usize) -> String {
+pub(crate) fn shortened(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();
     }
@@ -20,7 +20,7 @@ pub(super) fn shortened(text: &str, room: usize) -> String {
 }
 
 /// As many of the characters as fit.
-fn fitting(characters: impl Iterator<Item = char>, room: usize) -> String {
+pub(crate) fn fitting(characters: impl Iterator<Item = char>, room: usize) -> String {
     let mut taken = 0;
     characters
         .take_while(|character| {
@@ -33,6 +33,22 @@ fn fitting(characters: impl Iterator<Item = char>, room: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_cut_by_columns() {
+        #[rustfmt::skip]
+        let cases = [
+            ("gpu:0",        5, "gpu:0"),
+            ("gpu:0",        4, "gpu:"),
+            ("東京:0",       5, "東京:"),
+            ("東京:0",       3, "東"),
+            ("e\u{301}:0",   2, "e\u{301}:"),
+            ("gpu",          0, ""),
+        ];
+        for (line, columns, cut_line) in cases {
+            assert_eq!(fitting(line.chars(), columns), cut_line);
+        }
+    }
 
     #[test]
     fn what_fits_stays_and_what_does_not_keeps_both_ends() {
