@@ -12,9 +12,12 @@ use gpulock_testkit::{
 
 #[path = "support/figures.rs"]
 mod figures;
+#[path = "support/middle.rs"]
+mod middle;
 #[path = "support/waiters.rs"]
 mod waiters;
 use figures::stats;
+use middle::middle;
 use waiters::{LATER, assert_unanswered, joins, take, wait_waiting, waiting};
 
 const FOREVER: &str = "PX 100000 BLOCK 0";
@@ -22,16 +25,9 @@ const FOREVER: &str = "PX 100000 BLOCK 0";
 /// The contract's ten milliseconds.
 const WITHIN: Duration = Duration::from_millis(10);
 
-/// How often each way is tried. The middle of the times counts: a machine that is busy with
-/// other things may miss now and then.
-const RUNS: usize = 5;
-
 /// The same for hundreds at once, whose answers are read one by one. A look from time to time
 /// would take twice as long.
 const ALL_WITHIN: Duration = Duration::from_millis(50);
-
-/// How often it may try so many times, before it is late.
-const TRIES: usize = 10;
 
 /// Ways in which the key `k`, held by `holder`, goes away: all of it in one write.
 #[rustfmt::skip]
@@ -124,20 +120,6 @@ fn hold(client: &mut Client, adopted: bool) {
     } else {
         take(client, "k", "holder");
     }
-}
-
-/// Times a way until the middle of several times is soon enough; the last middle.
-#[track_caller]
-fn middle(what: &str, within: Duration, mut once: impl FnMut() -> Duration) -> Duration {
-    let mut times = vec![];
-    for _ in 0..TRIES {
-        times = (0..RUNS).map(|_| once()).collect();
-        times.sort_unstable();
-        if times[RUNS / 2] <= within {
-            return times[RUNS / 2];
-        }
-    }
-    panic!("{what}: took {times:?}");
 }
 
 /// Shows the middles of all ways: the fastest, the middle and the slowest of them.
