@@ -4,7 +4,7 @@
 use crate::look;
 use crate::server::context::Context;
 use crate::server::state::{now, with_keeper};
-use crate::waiting::may_act;
+use crate::server::write_permission::Turn;
 
 /// How long to look at locks in one go, in microseconds: nobody is served meanwhile. What
 /// is left is for the next tick.
@@ -14,12 +14,10 @@ const LONGEST_US: u64 = 1_000;
 pub(crate) fn tick(context: Context<'_>) {
     let began = now();
     with_keeper(|keeper| keeper.end_waits(began));
-    if !may_act(context) {
-        return;
-    }
+    let Some(turn) = Turn::begin(context) else { return };
     with_keeper(|keeper| keeper.begin_sweep(began));
     while let Some(id) = with_keeper(|keeper| keeper.next_due(now())) {
-        look::at(context, id);
+        look::at(&turn, id);
         if now().micros().abs_diff(began.micros()) >= LONGEST_US {
             return;
         }

@@ -12,27 +12,53 @@ use crate::look;
 use crate::server::context::Context;
 use crate::server::key::Key;
 use crate::server::state::{now, with_keeper};
+use crate::server::write_permission::Turn;
+
+/// Passes a lock on whose key still shows who held it, as part of a client's command.
+pub(crate) fn pass_on_in_command(context: Context<'_>, mut key: Key<'_>, next: Next) {
+    match next {
+        Next::Set { ticket, .. } if context.flags().denies_blocking() => {
+            key.delete();
+            with_keeper(|keeper| keeper.serve_set_later(ticket));
+        }
+        Next::Set { .. } => pass_on(&Turn::of_command(context), key, next),
+        Next::Nobody | Next::SetAside => key.delete(),
+        Next::One(handed) => key.hand_over(&handed.owner, handed.until_ms),
+    }
+}
+
+/// Passes a lock on that has no key, as part of a client's command.
+pub(crate) fn fill_in_command(context: Context<'_>, mut key: Key<'_>, next: Next) {
+    match next {
+        Next::Set { ticket, .. } if context.flags().denies_blocking() => {
+            with_keeper(|keeper| keeper.serve_set_later(ticket));
+        }
+        Next::Set { .. } => fill(&Turn::of_command(context), key, next),
+        Next::Nobody | Next::SetAside => {}
+        Next::One(handed) => key.hand_over(&handed.owner, handed.until_ms),
+    }
+}
 
 /// Passes a lock on whose key still shows who held it.
-pub(crate) fn pass_on(context: Context<'_>, mut key: Key<'_>, next: Next) {
+pub(crate) fn pass_on(turn: &Turn<'_>, mut key: Key<'_>, next: Next) {
     match next {
         Next::Nobody | Next::SetAside => key.delete(),
         Next::One(handed) => key.hand_over(&handed.owner, handed.until_ms),
         Next::Set { ticket, lock } => {
             drop(key);
-            give_set(context, ticket, Some(lock));
+            give_set(turn, ticket, Some(lock));
         }
     }
 }
 
 /// Passes a lock on that has no key.
-pub(crate) fn fill(context: Context<'_>, mut key: Key<'_>, next: Next) {
+pub(crate) fn fill(turn: &Turn<'_>, mut key: Key<'_>, next: Next) {
     match next {
         Next::Nobody | Next::SetAside => {}
         Next::One(handed) => key.hand_over(&handed.owner, handed.until_ms),
         Next::Set { ticket, .. } => {
             drop(key);
-            give_set(context, ticket, None);
+            give_set(turn, ticket, None);
         }
     }
 }
@@ -40,7 +66,8 @@ pub(crate) fn fill(context: Context<'_>, mut key: Key<'_>, next: Next) {
 /// Gives a set its share, if all of it is there: other commands may have taken a key that
 /// was set aside, so each is looked at before the first is written. `in_hand` is the lock
 /// that completes it, whose key still shows who held it; it goes when nobody gets it.
-pub(crate) fn give_set(context: Context<'_>, ticket: Ticket, in_hand: Option<Id>) {
+pub(crate) fn give_set(turn: &Turn<'_>, ticket: Ticket, in_hand: Option<Id>) {
+    let context = turn.context();
     let last = in_hand.and_then(look::name_of);
     let mut seen: BTreeSet<Id> = in_hand.into_iter().collect();
     loop {
@@ -51,7 +78,7 @@ pub(crate) fn give_set(context: Context<'_>, ticket: Ticket, in_hand: Option<Id>
         for id in unseen {
             seen.insert(id);
             look::open(context, id, |key, name| {
-                let seen = look::see(context, &key, name);
+                let seen = look::see(turn, &key, name);
                 with_keeper(|keeper| keeper.looked_at_for_set(id, &seen, now()));
             });
         }

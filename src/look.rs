@@ -9,21 +9,28 @@ use crate::server::context::Context;
 use crate::server::guard::contained;
 use crate::server::key::Key;
 use crate::server::state::{now, with_keeper};
+use crate::server::write_permission::{Permission, Turn};
 use crate::{hand_off, injected};
 
-/// Looks at a lock. The caller has made sure that keys may be written.
-pub(crate) fn at(context: Context<'_>, id: Id) {
+/// Looks at a lock. A free one that clients wait for is left to a later look while the server
+/// refuses to hand it over.
+pub(crate) fn at(turn: &Turn<'_>, id: Id) {
     // One at a time: what goes wrong with one lock must not keep the others waiting.
     contained(|| {
-        open(context, id, |key, name| {
+        open(turn.context(), id, |key, name| {
             injected::panic_at(injected::IN_BACKGROUND, name);
             let glimpse = key.glimpse();
             if with_keeper(|keeper| keeper.agrees(id, glimpse)) {
                 return;
             }
-            let seen = see(context, &key, name);
+            let seen = see(turn, &key, name);
+            let may_be_handed_over = seen == Seen::Absent
+                && with_keeper(|keeper| keeper.is_waited_for_now(id));
+            if may_be_handed_over && turn.permission(name) == Permission::Refused {
+                return;
+            }
             let next = with_keeper(|keeper| keeper.looked_at(id, &seen, now()));
-            hand_off::fill(context, key, next);
+            hand_off::fill(turn, key, next);
         });
     });
 }
@@ -41,11 +48,9 @@ pub(crate) fn name_of(id: Id) -> Option<(u32, Bytes)> {
 }
 
 /// What a key shows; in a cluster an absent one may be held by another node.
-pub(crate) fn see<'k>(context: Context<'_>, key: &'k Key<'_>, name: &[u8]) -> Seen<'k> {
+pub(crate) fn see<'k>(turn: &Turn<'_>, key: &'k Key<'_>, name: &[u8]) -> Seen<'k> {
     match key.look() {
-        Seen::Absent if context.flags().in_cluster() && !context.serves(name) => {
-            Seen::Elsewhere
-        }
+        Seen::Absent if turn.is_elsewhere(name) => Seen::Elsewhere,
         seen => seen,
     }
 }

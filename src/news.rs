@@ -1,6 +1,6 @@
-//! What others are told after a command or an event was carried out: what is owed to others
-//! is made good, waiting clients are answered, events are published, and the newest entry of the log gets the line of the
-//! client that caused it.
+//! What follows a command or an event: waiting clients are answered, events are published, the
+//! newest entry of the log gets the line of the client that caused it, and the timer is armed.
+//! No key is written here: an event may come in the middle of another client's command.
 
 use crate::event::{channel, message};
 use crate::server::context::Context;
@@ -10,7 +10,6 @@ use crate::{broken, waiting};
 
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
-    waiting::make_good_at_once(context);
     let (has_news, is_waited) =
         with_keeper(|keeper| (keeper.has_news(), keeper.is_waited_for()));
     if has_news {

@@ -1,87 +1,90 @@
 //! What is done for those who wait, without a command of theirs: deadlines, locks that
-//! became free behind our back, and what is owed to the next in line.
+//! became free behind our back, and the work that was deferred until the server may be
+//! written.
 
 use gpulock_core::arena::Id;
 use gpulock_core::session::{MadeGood, Owed};
 
-use crate::server::context::{Context, must_not_write};
+use crate::server::context::Context;
 use crate::server::own;
-use crate::server::replicas;
 use crate::server::state::{now, with_keeper};
+use crate::server::write_permission::{Permission, Turn, was_refused};
 use crate::{hand_off, look};
 
 /// How long to wait, in ms, before trying again when the server may not be written.
 const TRY_AGAIN_MS: u64 = 5;
 
-/// Does all that is due.
+/// Does all that is due. Only for the timer, which the server fires between commands.
 pub(crate) fn tick(context: Context<'_>) {
     with_keeper(|keeper| keeper.end_waits(now()));
-    make_good(context);
-    if may_act(context) {
-        let mut due: Vec<Id> = Vec::new();
-        with_keeper(|keeper| keeper.due_lines(now(), &mut due));
-        for id in due {
-            look::at(context, id);
-        }
+    let Some(turn) = Turn::begin(context) else { return };
+    run_deferred(&turn);
+    let mut due: Vec<Id> = Vec::new();
+    with_keeper(|keeper| keeper.due_lines(now(), &mut due));
+    for id in due {
+        look::at(&turn, id);
     }
 }
 
-/// Makes good what is owed, if that may be done now.
-pub(crate) fn make_good(context: Context<'_>) {
-    if !may_act(context) {
-        return;
-    }
-    while let Some(owed) = with_keeper(|keeper| keeper.take_owed()) {
-        make_good_one(context, owed);
+/// Carries out the deferred work, as far as the server accepts writes.
+fn run_deferred(turn: &Turn<'_>) {
+    while !is_next_refused(turn)
+        && let Some(owed) = with_keeper(|keeper| keeper.take_owed())
+    {
+        run_one(turn, owed);
     }
 }
 
-fn make_good_one(context: Context<'_>, owed: Owed) {
+fn is_next_refused(turn: &Turn<'_>) -> bool {
+    let permission = turn.known_permission().or_else(|| {
+        let lock = with_keeper(|keeper| keeper.next_owed_lock())?;
+        let (_, key) = look::name_of(lock)?;
+        Some(turn.permission(&key))
+    });
+    permission == Some(Permission::Refused)
+}
+
+fn run_one(turn: &Turn<'_>, owed: Owed) {
     if let Owed::Share { ticket } = owed {
-        hand_off::give_set(context, ticket, None);
+        hand_off::give_set(turn, ticket, None);
         return;
     }
     let Some(lock) = owed.lock() else { return };
-    look::open(context, lock, |mut key, name| {
-        let seen = look::see(context, &key, name);
+    look::open(turn.context(), lock, |mut key, name| {
+        let seen = look::see(turn, &key, name);
         match with_keeper(|keeper| keeper.make_good(owed, &seen, now())) {
             MadeGood::Nothing => {}
-            MadeGood::Freed(next) => hand_off::pass_on(context, key, next),
-            MadeGood::Served(next) => hand_off::fill(context, key, next),
+            MadeGood::Freed(next) => hand_off::pass_on(turn, key, next),
+            MadeGood::Served(next) => hand_off::fill(turn, key, next),
             MadeGood::Cut { until_ms } => key.expire(until_ms),
         }
     });
 }
 
-/// As [`make_good`], in the same instant as the command or the event that made it due, so
-/// that no command comes in between. In a cluster the timer does it, a moment later: a
+/// Carries out the deferred work before and after a command of ours, so that every GPULOCK
+/// command finds it done. Not in the middle of a script, a transaction or another module's
+/// command: the timer does it right afterwards. In a cluster the timer does it as well: a
 /// command may touch keys of its own slot only.
-pub(crate) fn make_good_at_once(context: Context<'_>) {
-    if with_keeper(|keeper| keeper.owes())
-        && !context.flags().in_cluster()
-        && let Some(own) = own::context()
-    {
-        make_good(own);
+pub(crate) fn run_deferred_around_command(context: Context<'_>) {
+    if with_keeper(|keeper| keeper.owes()) {
+        let flags = context.flags();
+        if !flags.denies_blocking() && !flags.in_cluster() {
+            run_deferred_between_commands();
+        }
     }
 }
 
-/// Whether keys may be written without a client's command: on a primary that is not
-/// loading, not paused and not handing over: a write at any other time would abort the
-/// server, or be lost. And only while as many replicas listen as are demanded: one that is
-/// cut off would let another have what its heir has given away.
-pub(crate) fn may_act(context: Context<'_>) -> bool {
-    let flags = context.flags();
-    flags.is_primary()
-        && !flags.is_loading()
-        && !must_not_write()
-        && replicas::are_enough()
+/// Carries out the deferred work at once. Only where no command is being executed.
+pub(crate) fn run_deferred_between_commands() {
+    if let Some(turn) = own::context().and_then(Turn::begin) {
+        run_deferred(&turn);
+    }
 }
 
 /// When [`tick`] is to be called next, in ms since the epoch; none: nobody waits.
 pub(crate) fn next_tick_ms() -> Option<u64> {
     let now = now();
     let wake_ms = with_keeper(|keeper| keeper.next_wake_ms(now))?;
-    let is_due = wake_ms <= now.ms();
-    let must_wait = is_due && (must_not_write() || !replicas::are_enough());
+    let must_wait = wake_ms <= now.ms() && was_refused();
     Some(if must_wait { now.ms().saturating_add(TRY_AGAIN_MS) } else { wake_ms })
 }

@@ -3,7 +3,7 @@
 
 use crate::server::context::{Context, log_warning};
 use crate::server::events::listen_to_evictions;
-use crate::server::replicas;
+use crate::server::server_info::Info;
 use crate::server::state::{now, with_keeper};
 
 const EVICTS: &str = "the server's maxmemory-policy may evict locks: \
@@ -12,24 +12,46 @@ const EVICTS: &str = "the server's maxmemory-policy may evict locks: \
 const CLOSES_IDLE: &str = "the server's timeout is not 0: it closes the idle connection \
     of a holder that computes, and with it ends the locks taken with SESSION";
 
-/// Warns of what is new, in the server's log and in GPULOCK.LOG; and takes note of whether
-/// the server's memory has a limit, and of how many replicas must listen.
-pub(crate) fn check(context: Context<'_>) {
-    let limit = context.server_setting("maxmemory");
-    with_keeper(|keeper| keeper.set_memory_limited(limit != b"0"));
-    replicas::note_demand(context);
-    let policy = context.server_setting("maxmemory-policy");
-    let evicts = Some(&*policy).filter(|policy| *policy != b"noeviction");
-    warn(EVICTS, evicts);
-    if evicts.is_some() {
+const NOTHING_KNOWN: &str = "the server has no command CONFIG, so that its timeout is not \
+    known: unless it is 0, the server closes the idle connection of a holder that computes, \
+    and with it ends the locks taken with SESSION";
+
+/// Checks every setting, when the module loads.
+pub(crate) fn check_all(context: Context<'_>) {
+    check_memory(context);
+    check_timeout(context);
+}
+
+/// Checks a setting that was changed. Asking for one that was not would leave a trace in the
+/// server's slow log and command statistics for nothing.
+pub(crate) fn setting_changed(context: Context<'_>, name: &[u8]) {
+    match name {
+        b"maxmemory" | b"maxmemory-policy" => check_memory(context),
+        b"timeout" => check_timeout(context),
+        _ => {}
+    }
+}
+
+/// Takes note of whether the server's memory has a limit, and warns of evictions.
+fn check_memory(context: Context<'_>) {
+    let memory = Info::of(c"memory");
+    let is_limited = memory.number(c"maxmemory") != Some(0);
+    with_keeper(|keeper| keeper.set_memory_limited(is_limited));
+    let policy =
+        memory.text(c"maxmemory_policy").filter(|policy| *policy != "noeviction");
+    warn(EVICTS, policy.map(str::as_bytes));
+    if policy.is_some() {
         listen_to_evictions(context);
     }
+}
+
+fn check_timeout(context: Context<'_>) {
     let timeout = context.server_setting("timeout");
-    warn(CLOSES_IDLE, Some(&*timeout).filter(|timeout| *timeout != b"0"));
+    warn(NOTHING_KNOWN, timeout.is_none().then_some(b"CONFIG"));
+    warn(CLOSES_IDLE, timeout.as_deref().filter(|timeout| *timeout != b"0"));
 }
 
 fn warn(what: &'static str, danger: Option<&[u8]>) {
-    let danger = danger.filter(|setting| !setting.is_empty());
     if with_keeper(|keeper| keeper.warn(what, danger, now())) {
         log_warning(what);
     }

@@ -195,11 +195,15 @@ impl Scene {
             "GPULOCK.EXTEND lease holder PX 100",
             "GPULOCK.RELEASE taken holder",
             &kill,
+            // Every command of ours finds done what the end of a connection asks for.
+            "GPULOCK.INSPECT taken",
             "DEL deleted",
             &begin,
         ]);
         assert!(admin.read().int() > 0);
-        assert_eq!([admin.read(), admin.read(), admin.read()], [1, 1, 1].map(Value::Int));
+        assert_eq!([admin.read(), admin.read()], [1, 1].map(Value::Int));
+        assert_eq!(admin.read().field("owner"), "second");
+        assert_eq!(admin.read(), 1);
         if stop != Stop::Shutdown {
             assert_eq!(admin.read(), "OK");
         }

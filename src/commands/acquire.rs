@@ -59,7 +59,7 @@ impl Command for Acquire {
                 call.reply().number(token);
             }
             Acquired::Contested { next } => {
-                hand_off::fill(call.context(), key, next);
+                hand_off::fill_in_command(call.context(), key, next);
                 let (db, keys) = (name.db, &[name.key]);
                 let wanted = Wanted { db, keys, count: 1, of_set: false, free: &[] };
                 wait_or_refuse(call, wanted, &ask, asker)?;

@@ -39,7 +39,7 @@ impl Command for ForceRelease {
             with_keeper(|keeper| keeper.force_release(name, ask, &seen, client, now()))?;
         match forced {
             Forced::Freed { owner, next } => {
-                hand_off::pass_on(call.context(), key, next);
+                hand_off::pass_on_in_command(call.context(), key, next);
                 call.reply().bytes(&owner);
             }
             Forced::NotTaken => call.reply().null(),

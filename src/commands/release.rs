@@ -41,7 +41,7 @@ impl Command for Release {
             with_keeper(|keeper| keeper.release(name, ask, &seen, client, now()))?;
         match released {
             Released::Freed(next) => {
-                hand_off::pass_on(call.context(), key, next);
+                hand_off::pass_on_in_command(call.context(), key, next);
                 call.reply().number(1);
             }
             Released::NotHeld => call.reply().number(0),

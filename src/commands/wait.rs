@@ -10,6 +10,7 @@ use crate::look;
 use crate::server::blocked;
 use crate::server::call::Call;
 use crate::server::state::{now, with_keeper};
+use crate::server::write_permission::Turn;
 
 /// Who asks. The server is asked only for what matters to the call: each answer takes it
 /// some time, and nearly every call needs none.
@@ -80,8 +81,9 @@ fn look_at(call: Call<'_>, key: &[u8], locks: Vec<Id>) -> Circles {
     if context.flags().in_cluster() && locks.iter().any(is_elsewhere) {
         return Circles::Unseen;
     }
+    let turn = Turn::of_command(context);
     for id in &locks {
-        look::at(context, *id);
+        look::at(&turn, *id);
     }
     Circles::SureOf(locks)
 }

@@ -184,8 +184,9 @@ unsafe extern "C" fn freed(ctx: *mut raw::RedisModuleCtx, answer: *mut c_void) {
         let is_lost = unsafe { api!(RedisModule_BlockedClientDisconnected(ctx)) != 0 };
         if on_its_way.is_some() && is_lost {
             take_back(&answer);
+            // The server delivers answers between commands.
+            crate::waiting::run_deferred_between_commands();
             if let Some(context) = own::context() {
-                crate::waiting::make_good(context);
                 crate::news::tell(context);
             }
         }

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::context::Context;
 use super::guard::contained;
 use super::reply::Reply;
+use super::write_permission;
 
 /// A command: how it is announced, and what it does.
 pub(crate) trait Command {
@@ -221,12 +222,18 @@ unsafe extern "C" fn entry<C: Command>(
             call.tell_keys();
             return;
         }
+        if write_permission::is_question() {
+            call.reply().null();
+            return;
+        }
+        crate::waiting::run_deferred_around_command(call.context());
         if let Some(name) = call.arguments_from(0).next() {
             crate::injected::panic_at(crate::injected::IN_COMMAND, name);
         }
         if let Err(fault) = C::run(call) {
             call.reply().fault(fault);
         }
+        crate::waiting::run_deferred_around_command(call.context());
         crate::news::tell(call.context());
     });
     if answered.is_none() {

@@ -29,9 +29,15 @@ impl Flags {
         self.has(raw::REDISMODULE_CTX_FLAGS_LUA)
     }
 
-    /// The caller may not be made to wait: it is in a transaction, or has no connection.
+    /// The caller may not be made to wait: the command is part of a script, a transaction or
+    /// another module's call, or the client has no connection.
     pub(crate) fn denies_blocking(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
+    }
+
+    /// A script, a function or a transaction is being executed, whoever called us.
+    pub(crate) fn in_script_or_transaction(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_MULTI)
     }
 
     /// This server is a primary.
@@ -134,23 +140,24 @@ impl<'a> Context<'a> {
         answer.map(|answer| answer.text().to_vec()).unwrap_or_default()
     }
 
+    /// The rules of all users as in `ACL LIST`.
+    pub(super) fn acl_rules(self) -> Vec<Vec<u8>> {
+        let answer = self.call(c"ACL", &[b"LIST"]);
+        let rule = |answer: &Answer, at| Some(answer.element(at)?.text().to_vec());
+        answer.map_or_else(Vec::new, |answer| {
+            (0..).map_while(|at| rule(&answer, at)).collect()
+        })
+    }
+
     /// Closes a client's connection.
     pub(super) fn kill_client(self, client: &str) {
         self.call(c"CLIENT", &[b"KILL", b"ID", client.as_bytes()]);
     }
 
-    /// The value of one of the server's own settings.
-    pub(crate) fn server_setting(self, name: &str) -> Vec<u8> {
-        let answer = self.call(c"CONFIG", &[b"GET", name.as_bytes()]);
-        answer
-            .and_then(|answer| Some(answer.element(1)?.text().to_vec()))
-            .unwrap_or_default()
-    }
-
-    /// True when this node of a cluster serves the key: the server refuses to read one
-    /// that it does not.
-    pub(crate) fn serves(self, key: &[u8]) -> bool {
-        self.call(c"EXISTS", &[key]).is_some()
+    /// The value of one of the server's own settings; none when the server has no CONFIG.
+    pub(crate) fn server_setting(self, name: &str) -> Option<Vec<u8>> {
+        let answer = self.call(c"CONFIG", &[b"GET", name.as_bytes()])?;
+        Some(answer.element(1)?.text().to_vec())
     }
 
     /// Calls a command; none when the server refuses it.

@@ -4,7 +4,7 @@
 //! every client's writes dearer.
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use gpulock_core::Name;
 
@@ -100,7 +100,10 @@ unsafe extern "C" fn happened(
             }
             raw::REDISMODULE_EVENT_CONFIG => {
                 passing_on::may_have_begun();
-                crate::warnings::check(context);
+                // SAFETY: with this event the server hands us what has changed.
+                for name in unsafe { changed_settings(data) } {
+                    crate::warnings::setting_changed(context, name);
+                }
             }
             raw::REDISMODULE_EVENT_CLIENT_CHANGE if what == CONNECTED => return,
             raw::REDISMODULE_EVENT_CLIENT_CHANGE => {
@@ -116,6 +119,23 @@ unsafe extern "C" fn happened(
         }
         crate::news::tell(context);
     });
+}
+
+/// The names of the settings that have changed.
+///
+/// # Safety
+/// `data` is what the server hands over with its event of a changed configuration, valid for
+/// `'a`.
+unsafe fn changed_settings<'a>(data: *mut c_void) -> Vec<&'a [u8]> {
+    // SAFETY: by this function's own condition: so many pointers to C strings.
+    unsafe {
+        let Some(change) = data.cast::<raw::RedisModuleConfigChange>().as_ref() else {
+            return Vec::new();
+        };
+        let count = usize::try_from(change.num_changes).unwrap_or(0);
+        let names = std::slice::from_raw_parts(change.config_names, count);
+        names.iter().map(|name| CStr::from_ptr(*name).to_bytes()).collect()
+    }
 }
 
 fn role_changed(to: u64) {

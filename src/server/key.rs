@@ -4,12 +4,14 @@
 
 use std::ffi::{CStr, c_int};
 
+use gpulock_core::Keeper;
 use gpulock_core::seen::{Expires, Glimpse, OWNER_MAX, Seen};
 
-use super::api::{api, flag, raw};
-use super::context::Context;
+use super::api::{OK, api, flag, raw};
+use super::context::{Context, log_warning};
 use super::kept;
 use super::passing_on;
+use super::state::with_keeper;
 use super::text::{Lent, Made, slice};
 
 /// An open key.
@@ -152,7 +154,7 @@ impl<'a> Key<'a> {
             unsafe {
                 api!(RedisModule_Replicate(
                     ctx, command, format, name, owner, pxat, until
-                ));
+                ))
             }
         });
         self.signal();
@@ -189,7 +191,7 @@ impl<'a> Key<'a> {
             let (command, format) = (c"PEXPIREAT".as_ptr(), c"ss".as_ptr());
             // SAFETY: as above, with two strings.
             unsafe {
-                api!(RedisModule_Replicate(ctx, command, format, name, until.as_ptr()));
+                api!(RedisModule_Replicate(ctx, command, format, name, until.as_ptr()))
             }
         });
         self.signal();
@@ -203,7 +205,7 @@ impl<'a> Key<'a> {
         self.pass_on(|ctx, name| {
             // SAFETY: as above, with a string.
             unsafe {
-                api!(RedisModule_Replicate(ctx, c"DEL".as_ptr(), c"s".as_ptr(), name));
+                api!(RedisModule_Replicate(ctx, c"DEL".as_ptr(), c"s".as_ptr(), name))
             }
         });
         self.signal();
@@ -220,14 +222,14 @@ impl<'a> Key<'a> {
     /// only counts then, and looks at neither.
     fn pass_on(
         &self,
-        replicate: impl FnOnce(*mut raw::RedisModuleCtx, *mut raw::RedisModuleString),
+        replicate: impl FnOnce(*mut raw::RedisModuleCtx, *mut raw::RedisModuleString) -> c_int,
     ) {
         let ctx = self.context.as_ptr();
         if self.opened == Opened::ForCommand && passing_on::is_to_nobody() {
             // SAFETY: the context is that of a command.
             unsafe { api!(RedisModule_ReplicateVerbatim(ctx)) };
-        } else {
-            replicate(ctx, self.name.as_ptr());
+        } else if replicate(ctx, self.name.as_ptr()) != OK {
+            not_replicated();
         }
     }
 
@@ -247,6 +249,14 @@ impl<'a> Key<'a> {
         // SAFETY: context, event and name are valid.
         unsafe { api!(RedisModule_NotifyKeyspaceEvent(ctx, class, event, name)) };
     }
+}
+
+/// The key was changed, and replicas and the append-only file do not follow. The commands
+/// that they follow by are there (`needed_commands`), so this is a fault of ours.
+#[cold]
+fn not_replicated() {
+    with_keeper(Keeper::count_internal_error);
+    log_warning("the server did not replicate a change of a lock");
 }
 
 impl Drop for Key<'_> {

@@ -9,7 +9,8 @@ use super::api::{ERR, OK, api, flag, optional, raw};
 use super::context::{Context, log_warning};
 use super::text::Lent;
 use super::{
-    blocked, config, events, guard, info, kept, leftovers, own, passing_on, state,
+    blocked, config, events, guard, info, kept, needed_commands, own, passing_on, state,
+    unload,
 };
 
 /// The server's own allocator: what the module uses is seen in `used_memory`.
@@ -51,7 +52,7 @@ pub(crate) unsafe extern "C" fn RedisModule_OnLoad(
             if let Some(Err(why)) = outcome {
                 log_warning(&format!("not loaded: {why}"));
             }
-            unload();
+            forget_all();
             guard::forget_hook();
             ERR
         }
@@ -68,16 +69,18 @@ const API_VERSION: c_int = raw::REDISMODULE_APIVER_1.cast_signed();
 pub(crate) unsafe extern "C" fn RedisModule_OnUnload(
     ctx: *mut raw::RedisModuleCtx,
 ) -> c_int {
-    unload();
-    guard::contained(|| {
-        // SAFETY: by this function's own condition.
-        leftovers::close(unsafe { Context::new(ctx) });
-    });
+    // SAFETY: by this function's own condition.
+    let context = unsafe { Context::new(ctx) };
+    if guard::contained(|| unload::is_possible(context)) != Some(true) {
+        return ERR;
+    }
+    forget_all();
+    guard::contained(|| unload::close_clients(context));
     guard::forget_hook();
     OK
 }
 
-fn unload() {
+fn forget_all() {
     guard::contained(|| {
         state::set_keeper(None);
         kept::forget();
@@ -89,6 +92,7 @@ fn unload() {
 }
 
 fn load(context: Context<'_>, arguments: &[&[u8]]) -> Result<(), String> {
+    needed_commands::require(context)?;
     set_options(context);
     own::make(context);
     let settings = crate::settings_from(arguments)?;
@@ -102,7 +106,7 @@ fn load(context: Context<'_>, arguments: &[&[u8]]) -> Result<(), String> {
     config::register(context, &settings)?;
     info::register(context);
     events::subscribe(context)?;
-    crate::warnings::check(context);
+    crate::warnings::check_all(context);
     Ok(())
 }
 

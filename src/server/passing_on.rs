@@ -11,10 +11,9 @@
 
 use std::cell::Cell;
 use std::ffi::CStr;
-use std::ptr::null_mut;
 
-use super::api::{api, raw};
 use super::context::Context;
+use super::server_info::Info;
 
 struct MainThread(Cell<Listeners>);
 
@@ -81,46 +80,13 @@ fn is_known() -> bool {
     let server = Info::of(c"server");
     // Valkey also has the version of the Redis that it came from.
     let version = KNOWN.iter().find_map(|(field, last)| {
-        let major = server.major(field)?;
+        let major = major(server.text(field)?)?;
         Some(major <= *last)
     });
     version.unwrap_or(false)
 }
 
-/// A section of what `INFO` says.
-pub(super) struct Info(*mut raw::RedisModuleServerInfoData);
-
-impl Info {
-    pub(super) fn of(section: &CStr) -> Self {
-        // SAFETY: a question about a section; without a context the answer is ours.
-        Self(unsafe { api!(RedisModule_GetServerInfo(null_mut(), section.as_ptr())) })
-    }
-
-    pub(super) fn number(&self, field: &CStr) -> Option<u64> {
-        let mut missing = 0;
-        // SAFETY: the answer is valid until it is dropped.
-        let number = unsafe {
-            let (info, field) = (self.0, field.as_ptr());
-            api!(RedisModule_ServerInfoGetFieldUnsigned(info, field, &raw mut missing))
-        };
-        (missing == 0).then_some(number)
-    }
-
-    /// The first of the numbers of a version.
-    fn major(&self, field: &CStr) -> Option<u64> {
-        // SAFETY: the answer is valid until it is dropped, and its text with it; null is
-        // what the server answers for a field that it does not have.
-        let version = unsafe {
-            let start = api!(RedisModule_ServerInfoGetFieldC(self.0, field.as_ptr()));
-            (!start.is_null()).then(|| CStr::from_ptr(start))?
-        };
-        version.to_str().ok()?.split('.').next()?.parse().ok()
-    }
-}
-
-impl Drop for Info {
-    fn drop(&mut self) {
-        // SAFETY: the answer is ours and not used after this.
-        unsafe { api!(RedisModule_FreeServerInfo(null_mut(), self.0)) }
-    }
+/// The first of the numbers of a version.
+fn major(version: &str) -> Option<u64> {
+    version.split('.').next()?.parse().ok()
 }

@@ -129,6 +129,14 @@ impl Keeper {
         !self.owed.is_empty()
     }
 
+    /// The lock, or one of the locks, of the oldest of what is owed.
+    pub fn next_owed_lock(&self) -> Option<Id> {
+        match self.owed.front()? {
+            Owed::Share { ticket } => self.lines.get(*ticket)?.locks.first().copied(),
+            owed => owed.lock(),
+        }
+    }
+
     /// The oldest of what is owed, to be made good with [`Keeper::make_good`].
     pub fn take_owed(&mut self) -> Option<Owed> {
         self.owed.pop_front()

@@ -4,10 +4,9 @@
 //!
 //! | known | the key shows | then |
 //! |---|---|---|
-//! | a hold | its owner | it goes on, with the lease that the key shows |
+//! | a hold | its owner | it goes on, with the lease that the key shows, also when the lease that was known is over: others may have lengthened it |
 //! | a hold | nothing | it ended: `expired` at or after its lease's end, else `removed`; the end of a grace is its session's |
 //! | a hold | nothing, the slot is gone | it `moved` |
-//! | a hold whose lease is over | its owner, with another lease | it ended, and the key was set anew: the same name, but another hold |
 //! | a hold | something else | it ended likewise; another owner in place of a granted lock is adopted |
 //! | no hold | anything | nothing: whether it is adopted is for each rule to say |
 
@@ -32,13 +31,8 @@ impl Keeper {
             _ => End::Expired,
         };
         let granted = !hold.adopted;
-        let is_other_lease =
-            |end: Option<u64>| end.is_some_and(|end| end != hold.until_ms);
         match *seen {
-            Seen::Text { value, expires }
-                if value == &*hold.owner
-                    && !(is_over && is_other_lease(expires.end())) =>
-            {
+            Seen::Text { value, expires } if value == &*hold.owner => {
                 hold.until_ms = expires.end().unwrap_or(hold.until_ms);
                 self.rearm(id);
             }

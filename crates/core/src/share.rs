@@ -193,6 +193,12 @@ impl Keeper {
         }
     }
 
+    /// Leaves a set that seems complete to the work that is deferred, because no other key may
+    /// be written in the middle of a script or a transaction.
+    pub fn serve_set_later(&mut self, ticket: Ticket) {
+        self.count_anew(ticket);
+    }
+
     /// Sees to it that what a set has is counted, as soon as the server may be written.
     pub(crate) fn count_anew(&mut self, ticket: Ticket) {
         if let Some(lacks) = self.lines.lacks_mut(ticket) {

@@ -183,6 +183,11 @@ impl Keeper {
         }
     }
 
+    /// Whether clients wait for a lock, so that a change of its key may lead to a write.
+    pub fn is_waited_for_now(&self, id: Id) -> bool {
+        self.table.get(id).is_some_and(|lock| lock.present > 0)
+    }
+
     /// Whether a free lock needs no look: it waits for the set that is first in its line.
     fn is_set_aside(&self, id: Id) -> bool {
         let first = self.lines.first_present(id).and_then(|first| self.lines.get(first));
