@@ -2,10 +2,13 @@
 //! newest entry of the log gets the line of the client that caused it, and the timer is armed.
 //! No key is written here: an event may come in the middle of another client's command.
 
+use gpulock_core::Fault;
+use gpulock_core::keeper::Answer;
+
 use crate::event::{channel, message};
 use crate::server::context::Context;
 use crate::server::state::{now, with_keeper};
-use crate::server::{blocked, timer};
+use crate::server::{access, blocked, timer};
 use crate::{broken, waiting};
 
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
@@ -20,10 +23,22 @@ pub(crate) fn tell(context: Context<'_>) {
     }
 }
 
+/// The answer, unless it is a grant to a client whose user has lost the right to it: that one
+/// is taken back, as when the client had gone.
+fn permitted(context: Context<'_>, answer: Answer) -> Answer {
+    let Answer::Granted { grants, waiter, .. } = &answer else { return answer };
+    let Some(client) = waiter.client else { return answer };
+    if access::may_still_take(context, client, grants, waiter.of_set) {
+        return answer;
+    }
+    with_keeper(|keeper| keeper.not_permitted(grants, waiter));
+    Answer::Refused(Fault::NoPermission)
+}
+
 fn tell_news(context: Context<'_>) {
     while let Some((ticket, answer)) = with_keeper(|keeper| keeper.take_answer()) {
         if !broken::drops(&answer) {
-            blocked::answer(ticket, answer);
+            blocked::answer(ticket, permitted(context, answer));
         }
     }
     if let Some(client) = with_keeper(|keeper| keeper.take_unidentified())

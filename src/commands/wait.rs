@@ -53,9 +53,9 @@ pub(super) fn wait_or_refuse(
         match waiting {
             Waiting::Begun(ticket) => {
                 if !blocked::block(call, ticket) {
-                    let why = Leaving::UnblockedWithError;
+                    let why = Leaving::CannotBlock;
                     with_keeper(|keeper| keeper.leave(ticket, why, now()));
-                    call.reply().null();
+                    return Err(Fault::CannotBlock);
                 }
                 return Ok(());
             }

@@ -52,6 +52,10 @@ pub enum Fault {
     Unblocked,
     /// The lock is, or will be, served by another node.
     TryAgain,
+    /// The server does not let a module block this connection.
+    CannotBlock,
+    /// The rights of the client's user were taken away while it waited.
+    NoPermission,
 }
 
 impl fmt::Display for Fault {
@@ -95,6 +99,14 @@ impl fmt::Display for Fault {
             Fault::TryAgain => {
                 out.write_str("TRYAGAIN the slot of this lock is moving, ask again")
             }
+            Fault::CannotBlock => out.write_str(
+                "ERR BLOCK is not possible on this connection: the server does not let a \
+                 module block a client with subscriptions. Use another connection",
+            ),
+            Fault::NoPermission => out.write_str(
+                "NOPERM the user's rights to the command or the lock were withdrawn while \
+                 the client waited",
+            ),
         }
     }
 }

@@ -124,6 +124,12 @@ impl Keeper {
         self.owed.extend(grants.iter().map(take_back));
     }
 
+    /// A waiter was refused its grants, because its user has lost the right to them. They are
+    /// taken back as if it had gone, but no place is kept.
+    pub fn not_permitted(&mut self, grants: &[Grant], waiter: &Waiter) {
+        self.undelivered(grants, &Waiter { unique: false, ..waiter.clone() }, &[]);
+    }
+
     /// True when something is owed.
     pub fn owes(&self) -> bool {
         !self.owed.is_empty()

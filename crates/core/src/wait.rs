@@ -6,6 +6,7 @@
 //! | its time is over | null | `wait_timeouts` | kept |
 //! | `CLIENT UNBLOCK` | null | `wait_timeouts` | given up |
 //! | its connection closed | | `waits_abandoned` | kept |
+//! | the server does not let its client block | an error | `waits_abandoned` | kept |
 //! | `CLIENT UNBLOCK … ERROR` | an error | `waits_abandoned` | given up |
 //! | its owner asked again | null | `waits_abandoned` | the new call's, if that asks for the same |
 //! | the server is a replica now | an error | `waits_abandoned` | given up |
@@ -46,6 +47,8 @@ pub enum Leaving {
     UnblockedWithError,
     /// The connection closed.
     Disconnected,
+    /// The server does not let a module block the connection; the caller answers.
+    CannotBlock,
     /// The same UNIQUE owner asked again.
     TakenOver,
     /// The server became a replica.
@@ -297,10 +300,14 @@ impl Keeper {
                 Leaving::Moved => Some(Answer::Refused(Fault::TryAgain)),
                 Leaving::Unblocked
                 | Leaving::UnblockedWithError
+                | Leaving::CannotBlock
                 | Leaving::Disconnected => None,
             };
             self.answers.extend(answer.map(|answer| (ticket, answer)));
-            if matches!(why, Leaving::TimedOut | Leaving::Disconnected) {
+            if matches!(
+                why,
+                Leaving::TimedOut | Leaving::Disconnected | Leaving::CannotBlock
+            ) {
                 self.keep_place(&waiter, now);
             }
         }
