@@ -43,8 +43,8 @@ fn tell_news(context: Context<'_>) {
     }
     if let Some(client) = with_keeper(|keeper| keeper.take_unidentified())
         && !context.flags().in_script()
+        && let Some(line) = context.client_line(client)
     {
-        let line = context.client_line(client);
         with_keeper(|keeper| keeper.identify(&line));
     }
     let next = || {

@@ -335,6 +335,45 @@ fn a_lock_without_a_lease_or_with_a_longer_one_does_not_end_with_its_old_lease()
     });
 }
 
+/// Others may lengthen a lease when nobody looks any more before its old end: the hold goes
+/// on, with its token and its session.
+#[test]
+fn a_lease_that_others_lengthen_right_before_its_end_is_the_same_hold() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut holder) = (server.client(), server.client());
+        let id = holder.id();
+        let ask = "GPULOCK.ACQUIRE k me PX 1000 UNIQUE SESSION";
+        for lengthen in ["PEXPIRE k 600000", "PERSIST k", "SET k me XX PX 600000"] {
+            let token = holder.line(ask).int();
+            // In one turn of the loop: the old end is over when it is looked at again.
+            let steps = [lengthen, "DEBUG SLEEP 1.1", "GPULOCK.INSPECT k"];
+            client.send_lines(&steps);
+            let changed = client.read();
+            assert!(changed == 1 || changed == "OK", "{lengthen}: {changed:?}");
+            assert_eq!(client.read(), "OK");
+            let seen = client.read();
+            assert_eq!(seen.field("token"), token, "{lengthen}");
+            assert_eq!(seen.field("session"), id, "{lengthen}");
+            assert_eq!(seen.field("adopted"), 0, "{lengthen}");
+            assert_eq!(holder.line(ask), token, "{lengthen}: renewed");
+            assert_eq!(client.line("GPULOCK.EXTEND k me PX 90000"), token, "{lengthen}");
+            assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
+        }
+        assert!(holder.line(ask).int() > 0);
+        client.send_lines(&["PEXPIRE k 600000", "DEBUG SLEEP 1.1"]);
+        assert_eq!(client.read(), 1);
+        assert_eq!(client.read(), "OK");
+        drop(holder);
+        wait_until(LATER, "the lock to end with its session", || {
+            client.line("EXISTS k") == 0
+        });
+        let stats = stats(&mut client);
+        assert_eq!([stats["expired"], stats["adopted"]], [0, 0]);
+        assert_eq!(stats["session_releases"], 1);
+    });
+}
+
 #[test]
 fn a_lock_overwritten_in_its_very_shape_is_known_to_whoever_asks() {
     on_every_server(|flavour| {

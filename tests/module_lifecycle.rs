@@ -356,3 +356,44 @@ fn a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data() {
         assert!(!replica.log().contains("Skipping diskless-load"), "{}", replica.log());
     });
 }
+
+/// The transaction's own client cannot be closed, and may have queued more of our commands.
+#[test]
+fn an_unload_within_a_transaction_is_refused() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("MULTI");
+        for line in ["MODULE UNLOAD gpulock", "GPULOCK.ACQUIRE k me"] {
+            assert_eq!(client.line(line), "QUEUED");
+        }
+        let done = client.line("EXEC");
+        assert!(done.list()[0].is_err(), "{done:?}");
+        assert!(done.list()[1].int() > 0, "{done:?}");
+        server.wait_log("not unloaded: a transaction is being executed");
+        unload(&mut client);
+    });
+}
+
+/// Some servers abort when a command is gone that the rules of a user name.
+#[test]
+fn an_unload_is_refused_while_the_rules_of_a_user_name_a_command_of_the_module() {
+    on_every_server(|flavour| {
+        for rules in ["+gpulock.acquire", "+@all -gpulock.force"] {
+            let server = flavour.start();
+            let mut client = server.client();
+            let rules = rules.replace("force", "forcerelease");
+            let set = format!("ACL SETUSER worker on >secret ~gpu:* {rules}");
+            assert_eq!(client.line(&set), "OK");
+            let refused = client.line("MODULE UNLOAD gpulock");
+            // Valkey 9 refuses it by itself, and says why in its reply.
+            if !refused.err().contains("ACL users reference commands") {
+                server.wait_log("not unloaded: the rules of the ACL user \"worker\"");
+            }
+            assert!(client.line("GPULOCK.ACQUIRE k me").int() > 0);
+            assert_eq!(client.line("ACL DELUSER worker"), 1);
+            assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
+            unload(&mut client);
+        }
+    });
+}

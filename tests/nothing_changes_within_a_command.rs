@@ -44,8 +44,11 @@ fn script() -> String {
     )
 }
 
-/// The ways to be busy: how to send such a command, for a key.
-const WAYS: [(&str, fn(&mut Client, &str)); 2] = [
+/// Sends a command that is busy, for a key.
+type Begin = fn(&mut Client, &str);
+
+/// The ways to be busy.
+const WAYS: [(&str, Begin); 2] = [
     ("script", |client, key| send!(client, "EVAL", script(), 1, key)),
     ("function", |client, key| {
         let body = script().replace("KEYS[1]", "keys[1]");

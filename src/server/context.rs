@@ -127,11 +127,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A client's line as in `CLIENT LIST`; empty when it is gone.
-    pub(crate) fn client_line(self, client: u64) -> Vec<u8> {
+    /// A client's line as in `CLIENT LIST`; none when it is gone, or when the server has no
+    /// command CLIENT.
+    pub(crate) fn client_line(self, client: u64) -> Option<Vec<u8>> {
         let id = client.to_string();
-        let answer = self.call(c"CLIENT", &[b"LIST", b"ID", id.as_bytes()]);
-        answer.map(|answer| answer.text().trim_ascii_end().to_vec()).unwrap_or_default()
+        let answer = self.call(c"CLIENT", &[b"LIST", b"ID", id.as_bytes()])?;
+        let line = answer.text().trim_ascii_end();
+        (!line.is_empty()).then(|| line.to_vec())
     }
 
     /// The lines of all clients as in `CLIENT LIST`.

@@ -1,0 +1,96 @@
+//! A client whose user loses the right to a lock while it waits is not granted it, where the
+//! server refuses its own blocked clients likewise.
+
+use std::time::Duration;
+
+use gpulock_testkit::{Client, Server, Value, call, on_every_server, wait_until};
+
+#[path = "support/figures.rs"]
+mod figures;
+#[path = "support/places.rs"]
+mod places;
+#[path = "support/waiter.rs"]
+mod waiter;
+use figures::stats;
+use places::{line_of, wait_line};
+use waiter::waiter;
+
+const LATER: Duration = Duration::from_secs(10);
+
+/// A client of the user `worker`, which may do everything, and waits.
+#[track_caller]
+fn worker(server: &Server, request: &str) -> Client {
+    let mut client = server.client();
+    let rules = "ACL SETUSER worker reset on nopass ~* &* +@all";
+    assert_eq!(client.line(rules), "OK");
+    assert_eq!(client.line("AUTH worker x"), "OK");
+    client.send_lines(&[request]);
+    client
+}
+
+/// Whether `BLPOP` is served to a user that has lost the right to it.
+fn serves_without_rights(server: &Server) -> bool {
+    let mut client = server.client();
+    let mut popping = worker(server, "BLPOP list 0");
+    server.wait_blocked(1);
+    assert_eq!(client.line("ACL SETUSER worker -blpop"), "OK");
+    assert_eq!(client.line("RPUSH list element"), 1);
+    !popping.read().is_err()
+}
+
+#[test]
+fn a_right_that_is_withdrawn_during_the_wait_is_missing_at_the_grant() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        if serves_without_rights(&server) {
+            return;
+        }
+        let ways = [
+            ("GPULOCK.ACQUIRE k worker BLOCK 0", "-gpulock.acquire"),
+            ("GPULOCK.ACQUIRE k worker BLOCK 0 UNIQUE SESSION", "resetkeys"),
+            ("GPULOCK.ACQUIREANY 2 k free worker COUNT 2 BLOCK 0", "-gpulock.acquireany"),
+            ("GPULOCK.ACQUIREANY 2 k free worker COUNT 2 BLOCK 0 UNIQUE", "resetkeys ~k"),
+        ];
+        for (undelivered, (request, rules)) in [1, 2, 4, 6].into_iter().zip(ways) {
+            assert!(client.line("GPULOCK.ACQUIRE k holder").int() > 0);
+            let mut refused = worker(&server, request);
+            wait_line(&mut client, "k", &["worker"]);
+            let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
+            wait_line(&mut client, "k", &["worker", "next"]);
+            assert_eq!(client.line(&format!("ACL SETUSER worker {rules}")), "OK");
+            assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
+            let answer = refused.read();
+            assert!(answer.err().starts_with("NOPERM "), "{rules}: {answer:?}");
+            assert!(next.read().int() > 0, "{rules}");
+            assert!(line_of(&mut client, "k").is_empty(), "{rules}");
+            assert_eq!(client.line("GPULOCK.RELEASE k next"), 1);
+            wait_until(LATER, "the other lock of the set to be free", || {
+                client.line("EXISTS free") == 0
+            });
+            assert_eq!(stats(&mut client)["undelivered"], undelivered, "{rules}");
+            drop(refused);
+        }
+    });
+}
+
+#[test]
+fn a_user_that_keeps_its_rights_is_granted_what_it_waits_for() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        assert!(client.line("GPULOCK.ACQUIRE gpu:1 holder").int() > 0);
+        let mut one = worker(&server, "GPULOCK.ACQUIRE gpu:1 one BLOCK 0");
+        wait_line(&mut client, "gpu:1", &["one"]);
+        let mut two =
+            worker(&server, "GPULOCK.ACQUIREANY 2 gpu:1 gpu:2 two COUNT 2 BLOCK 0");
+        wait_line(&mut client, "gpu:1", &["one", "two"]);
+        let rules = "ACL SETUSER worker resetkeys ~gpu:* -@all +gpulock.acquire +gpulock.acquireany";
+        assert_eq!(client.line(rules), "OK");
+        assert_eq!(client.line("GPULOCK.RELEASE gpu:1 holder"), 1);
+        assert!(one.read().int() > 0);
+        assert_eq!(client.line("GPULOCK.RELEASE gpu:1 one"), 1);
+        assert_eq!(two.read().list().len(), 2);
+        assert_eq!(call!(client, "GET", "gpu:2"), Value::Bulk(b"two".to_vec()));
+    });
+}
