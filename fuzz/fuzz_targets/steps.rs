@@ -7,7 +7,7 @@ use gpulock_core::settings::Events;
 use gpulock_model::ask::Ask;
 use gpulock_model::day::{Day, NAMES, Step};
 use gpulock_model::keyspace::KEYS;
-use gpulock_model::world::CLIENTS;
+use gpulock_model::world::{CLIENTS, Writes};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
@@ -35,7 +35,7 @@ fn day(bytes: &mut Unstructured<'_>) -> Result<()> {
 
 /// The steps that there are, ACQUIRE most often.
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
-    Ok(match bytes.int_in_range(0..=33)? {
+    Ok(match bytes.int_in_range(0..=36)? {
         0..=8 => Step::Acquire(ask(bytes)?),
         9..=10 => Step::DropClient { client: client(bytes)? },
         11 => Step::Unblock { client: client(bytes)?, with_error: bytes.arbitrary()? },
@@ -72,6 +72,14 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
         30 => Step::Track { keys: bytes.int_in_range(0..=3)? },
         31 => Step::List,
         32 => Step::EndTurn,
+        33 => Step::Writes {
+            writes: *bytes.choose(&[
+                Writes::Paused,
+                Writes::Refused,
+                Writes::WithinCommand,
+            ])?,
+        },
+        34..=35 => Step::Writes { writes: Writes::Accepted },
         _ => Step::Demote,
     })
 }

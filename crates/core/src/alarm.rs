@@ -66,10 +66,15 @@ impl Keeper {
     /// nobody waits and no grace runs.
     pub fn next_wake_ms(&self, now: Now) -> Option<u64> {
         const NEVER: u64 = u64::MAX;
+        // The clock may have been stepped back.
+        let far = now.ms().saturating_add(LOOK_EVERY_MS);
         let (look, deadline) = match self.lines.clients() {
             // The end of a kept place is noticed in passing: nobody hears of it.
             0 => (NEVER, NEVER),
-            _ => (self.round.next_ms, self.lines.next_deadline().unwrap_or(NEVER)),
+            _ => {
+                let deadline = self.lines.next_deadline().unwrap_or(NEVER);
+                (self.round.next_ms.min(far), deadline)
+            }
         };
         let owed = if self.owes() { 0 } else { NEVER };
         let heard_ms = self.round.heard_ms.min(now.ms());

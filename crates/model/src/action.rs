@@ -7,7 +7,7 @@ use crate::flaw::Flaw;
 use crate::holds::Tie;
 use crate::keyspace::{KEYS, Value, name};
 use crate::scope::{KEEP_MS, LEASE_MS, LOOK_MS, Offer, Scope};
-use crate::world::World;
+use crate::world::{World, Writes};
 
 /// The value of an outsider who knows nothing of owners.
 const STRANGER: &[u8] = b"stranger";
@@ -30,7 +30,7 @@ pub enum Action {
     Tick,
     Pass,
     EndTurn,
-    Pause(bool),
+    Writes(Writes),
     ResetStats,
 }
 
@@ -70,10 +70,10 @@ impl Scope {
             Action::Tick => world.tick(),
             Action::Pass => world.pass(LOOK_MS.cast_signed()),
             Action::EndTurn => world.end_turn(),
-            Action::Pause(paused) => world.pause(paused),
+            Action::Writes(writes) => world.set_writes(writes),
             Action::ResetStats => world.reset_stats(),
         }
-        if !self.has(Offer::LongTurns) {
+        if !self.has(Offer::LongTurns) && world.writes() != Writes::WithinCommand {
             world.end_turn();
         }
     }
@@ -85,7 +85,7 @@ impl Scope {
         }
         self.connections(world, actions);
         self.server(world, actions);
-        if !world.is_paused() {
+        if world.writes() == Writes::Accepted {
             self.commands(world, actions);
             self.keys(world, actions);
         }
@@ -161,8 +161,22 @@ impl Scope {
         }
     }
 
+    /// Writes are accepted no longer, or again.
+    fn changes_of_writes(&self, world: &World, actions: &mut Vec<Action>) {
+        if world.writes() != Writes::Accepted {
+            actions.push(Action::Writes(Writes::Accepted));
+            return;
+        }
+        let offered = REFUSALS.iter().filter(|(offer, _)| self.has(*offer));
+        actions.extend(offered.map(|(_, writes)| Action::Writes(*writes)));
+    }
+
     /// What the server does by itself.
     fn server(&self, world: &World, actions: &mut Vec<Action>) {
+        self.changes_of_writes(world, actions);
+        if world.writes() == Writes::WithinCommand {
+            return;
+        }
         actions.push(Action::Tick);
         // Nobody's time is over within a turn of the loop.
         if world.untold.is_empty() && !world.keeper.owes() {
@@ -172,14 +186,18 @@ impl Scope {
         } else {
             actions.push(Action::EndTurn);
         }
-        if self.has(Offer::Pause) {
-            actions.push(Action::Pause(!world.is_paused()));
-        }
         if self.has(Offer::ResetStats) {
             actions.push(Action::ResetStats);
         }
     }
 }
+
+/// How the server may come to refuse writes.
+const REFUSALS: [(Offer, Writes); 3] = [
+    (Offer::Pause, Writes::Paused),
+    (Offer::Refuse, Writes::Refused),
+    (Offer::LongCommand, Writes::WithinCommand),
+];
 
 fn holds(world: &World, client: usize, key: usize) -> bool {
     world.keys.text(key) == Some(OWNERS[client])

@@ -4,7 +4,7 @@
 use crate::ask::OWNERS;
 use crate::keyspace::KEYS;
 use crate::law::{Breach, Law};
-use crate::world::World;
+use crate::world::{World, Writes};
 
 impl World {
     /// The law that is broken here, or will be whatever clients do.
@@ -14,7 +14,7 @@ impl World {
 
     fn breach_after(&self) -> Option<Breach> {
         let mut calm = self.clone();
-        calm.pause(false);
+        calm.set_writes(Writes::Accepted);
         calm.end_turn();
         calm.tick_until_quiet();
         calm.serve_all();

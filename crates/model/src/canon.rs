@@ -34,7 +34,7 @@ use crate::holds::{Held, Tie};
 use crate::keyspace::{Value, name};
 use crate::line::{Place, Waits};
 use crate::scope::LOOK_MS;
-use crate::world::{CLIENTS, Untold, World};
+use crate::world::{CLIENTS, Untold, World, Writes};
 
 /// Words at least this large name clients and owners.
 const NAMES: u64 = 1 << 63;
@@ -229,7 +229,9 @@ impl View<'_> {
     fn breach(&mut self) {
         let law = self.world.breach().map(|breach| breach.law as u64);
         self.word(law.unwrap_or(NONE));
-        self.flag(self.world.is_paused());
+        for writes in [Writes::Paused, Writes::Refused, Writes::WithinCommand] {
+            self.flag(self.world.writes() == writes);
+        }
     }
 
     /// What a key shows, and who holds it by right.

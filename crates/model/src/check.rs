@@ -9,7 +9,7 @@ use crate::holds::Tie;
 use crate::keyspace::{KEYS, name};
 use crate::law::Law;
 use crate::line::Place;
-use crate::world::World;
+use crate::world::{World, Writes};
 
 impl World {
     /// What must hold at every moment.
@@ -29,7 +29,7 @@ impl World {
 
     /// What is owed could not be made good yet.
     fn owes_still(&self) -> bool {
-        self.paused || self.owes_longer && self.keeper.owes()
+        self.writes != Writes::Accepted || self.owes_longer && self.keeper.owes()
     }
 
     /// What is held is what the keys show.

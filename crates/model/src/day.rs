@@ -7,7 +7,7 @@ use gpulock_core::settings::{Events, Settings};
 
 use crate::ask::{Ask, OWNERS};
 use crate::flaw::Flaw;
-use crate::world::World;
+use crate::world::{World, Writes};
 
 /// How many owners there are: fewer than clients, so that some share a name.
 pub const NAMES: usize = 3;
@@ -39,6 +39,7 @@ pub enum Step {
     ResetStats,
     Track { keys: u64 },
     Demote,
+    Writes { writes: Writes },
 }
 
 /// A day that has begun. A law that is broken on it panics.
@@ -68,6 +69,9 @@ impl Day {
     #[track_caller]
     pub fn take(&mut self, step: Step) {
         let world = &mut self.world;
+        if !can_happen(&step, world.writes()) {
+            return;
+        }
         match step {
             Step::Acquire(ask) => world.acquire(&ask),
             Step::DropClient { client } => world.drop_client(client),
@@ -99,6 +103,7 @@ impl Day {
                 world.configure(|settings| settings.tracked_keys = keys)
             }
             Step::Demote => world.demote(),
+            Step::Writes { writes } => world.set_writes(writes),
         }
         self.assert_lawful();
     }
@@ -106,6 +111,7 @@ impl Day {
     /// Ends it: all is given up, and whoever waits is served.
     #[track_caller]
     pub fn end(mut self) {
+        self.world.set_writes(Writes::Accepted);
         let log_len = usize::try_from(LOG_LEN).expect("a small number");
         assert!(self.world.keeper.log().entries().count() <= log_len);
         self.world.end_turn();
@@ -124,6 +130,23 @@ impl Day {
     #[track_caller]
     fn assert_lawful(&self) {
         assert_eq!(self.world.breach(), None);
+    }
+}
+
+/// Whether a step can happen while the server takes writes like this.
+fn can_happen(step: &Step, writes: Writes) -> bool {
+    let is_event = matches!(
+        step,
+        Step::DropClient { .. }
+            | Step::Unblock { .. }
+            | Step::Pass { .. }
+            | Step::Writes { writes: Writes::Accepted }
+    );
+    let is_own = matches!(step, Step::Tick | Step::Sweep | Step::EndTurn);
+    match writes {
+        Writes::Accepted => true,
+        Writes::Paused | Writes::Refused => is_event || is_own,
+        Writes::WithinCommand => is_event,
     }
 }
 

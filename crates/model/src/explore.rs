@@ -267,7 +267,7 @@ fn property(law: Law) -> Property<Worlds> {
         };
     }
     always!(MutualExclusion RisingTokens Order NoLostWakeUp NoStarvation CountersAddUp
-        AllOrNone Circles Sessions Tidiness)
+        AllOrNone Circles Permission Sessions Tidiness)
 }
 
 impl Worlds {

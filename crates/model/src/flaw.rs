@@ -29,6 +29,12 @@ pub enum Flaw {
     IgnoresDisconnects,
     /// What seems a circle is taken for one, and its keys are not looked at.
     BelievesInCircles,
+    /// Deferred work is carried out although writes are refused.
+    WritesWhenRefused,
+    /// Free locks are handed over although writes are refused.
+    HandsOverWhenRefused,
+    /// Deferred work is carried out in the middle of somebody else's command.
+    WritesWithinCommands,
     /// RESETSTATS begins with a new keeper, when nobody waits.
     ResetsByBeginningAnew,
 }

@@ -23,6 +23,9 @@ pub enum Law {
     AllOrNone,
     /// A wait is refused as a circle exactly when it would close one.
     Circles,
+    /// No key is written while the server refuses the writes of clients, nor in the middle of
+    /// somebody else's command.
+    Permission,
     /// A lock outlives the connection that it is tied to by its grace and no more.
     Sessions,
     /// Nobody is forgotten and nothing is remembered for nothing: each place is known, each
@@ -32,7 +35,7 @@ pub enum Law {
 
 impl Law {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::MutualExclusion,
         Self::RisingTokens,
         Self::Order,
@@ -41,6 +44,7 @@ impl Law {
         Self::CountersAddUp,
         Self::AllOrNone,
         Self::Circles,
+        Self::Permission,
         Self::Sessions,
         Self::Tidiness,
     ];
@@ -56,6 +60,7 @@ impl Law {
             Self::CountersAddUp => "the counters add up",
             Self::AllOrNone => "all or none",
             Self::Circles => "circles, and no false alarm",
+            Self::Permission => "nothing is written that a client could not write",
             Self::Sessions => "sessions end with their connection",
             Self::Tidiness => "nobody forgotten, nothing left behind",
         }

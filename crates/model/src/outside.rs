@@ -9,7 +9,7 @@ use gpulock_core::settings::Settings;
 use crate::keyspace::{KEYS, Value, name};
 use crate::law::Law;
 use crate::line::Line;
-use crate::world::World;
+use crate::world::{World, Writes};
 
 impl World {
     /// `SET key value`, with or without `PX`.
@@ -32,12 +32,13 @@ impl World {
         self.finish_step();
     }
 
-    /// `PEXPIRE`, or `PERSIST`. When the keeper hears of it after the old end it takes it for
-    /// another hold, so from now on nothing is certain but what the key shows.
+    /// `PEXPIRE`, or `PERSIST`: the hold goes on, with the new end.
     pub fn expire(&mut self, key: usize, ttl_ms: Option<u64>) {
         let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
         self.keys.expire(key, until_ms);
-        self.end_by_right(key);
+        if let Some(held) = &mut self.holds[key] {
+            held.forget_closed_session();
+        }
         self.finish_step();
     }
 
@@ -56,9 +57,9 @@ impl World {
         self.finish_step();
     }
 
-    /// The server may not be written, or may again.
-    pub fn pause(&mut self, paused: bool) {
-        self.paused = paused;
+    /// Keys may be written no longer, or again.
+    pub fn set_writes(&mut self, writes: Writes) {
+        self.writes = writes;
         self.finish_step();
     }
 

@@ -2,8 +2,9 @@
 //! happen. Each scope is small enough to be gone through, and together they have everything.
 
 use self::Offer::{
-    Delete, Disconnect, Extend, Force, LongTurns, Look, OwesLonger, Pause, Persist,
-    Release, ResetStats, Set, SetOwner, Unblock, UnblockWithError, WrongRelease,
+    Delete, Disconnect, Extend, Force, LongCommand, LongTurns, Look, OwesLonger, Pause,
+    Persist, Refuse, Release, ResetStats, Set, SetOwner, Unblock, UnblockWithError,
+    WrongRelease,
 };
 use crate::ask::Ask;
 
@@ -99,8 +100,12 @@ pub enum Offer {
     Persist,
     /// A look at one lock, in any order.
     Look,
-    /// The server may not be written for a time.
+    /// The server is paused for a time.
     Pause,
+    /// The server refuses writes for a time.
+    Refuse,
+    /// A command takes long, and the server processes events meanwhile.
+    LongCommand,
     /// Who is granted a lock is told later, and may be gone by then.
     LongTurns,
     /// What is owed is made good at the end of the turn.
@@ -131,7 +136,7 @@ impl Scope {
 }
 
 /// All scopes.
-pub const SCOPES: [Scope; 11] = [
+pub const SCOPES: [Scope; 13] = [
     Scope {
         name: "one lock, to the end",
         clients: 2,
@@ -256,6 +261,28 @@ pub const SCOPES: [Scope; 11] = [
             How::some(2, &[0, 1]).block(FOR_EVER).session(0),
         ],
         offers: &[Release, Disconnect, Unblock, Delete, Pause],
+    },
+    Scope {
+        name: "while writes are refused",
+        clients: 3,
+        locks: 2,
+        asks: &[
+            How::one(&[0]).block(FOR_EVER).session(0),
+            How::one(&[1]).block(A_WHILE).unique().session(LOOK_MS),
+            How::some(2, &[0, 1]).block(FOR_EVER).session(0),
+        ],
+        offers: &[Release, Disconnect, Delete, Look, Refuse],
+    },
+    Scope {
+        name: "within somebody else's command",
+        clients: 3,
+        locks: 2,
+        asks: &[
+            How::one(&[0]).block(FOR_EVER).session(0),
+            How::one(&[1]).block(A_WHILE).unique().session(LOOK_MS),
+            How::some(2, &[0, 1]).block(FOR_EVER).session(0),
+        ],
+        offers: &[Release, Disconnect, Unblock, Delete, LongCommand, LongTurns],
     },
     Scope {
         name: "circles",

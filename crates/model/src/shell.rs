@@ -16,7 +16,7 @@ use crate::holds::Tie;
 use crate::keyspace::{KEYS, Shown, Value, name};
 use crate::law::Law;
 use crate::line::{Place, Waits};
-use crate::world::World;
+use crate::world::{World, Writes};
 
 impl World {
     /// What a rule is told of a key.
@@ -84,7 +84,10 @@ impl World {
         if let Some((_, key)) = in_hand {
             // What is taken is overwritten, not deleted: who held it holds it no more.
             match is_taken {
-                true => self.keys.put(key, None),
+                true => {
+                    self.write_key();
+                    self.keys.put(key, None);
+                }
                 false => self.end_hold(key),
             }
         }
@@ -100,6 +103,7 @@ impl World {
                 continue;
             };
             if part.renewed {
+                self.write_key();
                 let is_own = self.keys.text(key) == Some(&*part.owner);
                 self.require(Law::MutualExclusion, is_own, "renewed when it is its own");
                 self.keys.expire(key, Some(part.until_ms));
@@ -120,7 +124,11 @@ impl World {
         for id in due {
             let Some(key) = self.key_of(id) else { continue };
             let shown = self.see(key);
-            if !self.keeper.agrees(id, shown.glimpse()) {
+            let is_refused = shown.is_absent()
+                && self.keeper.is_waited_for_now(id)
+                && self.writes == Writes::Refused
+                && self.flaw != Flaw::HandsOverWhenRefused;
+            if !self.keeper.agrees(id, shown.glimpse()) && !is_refused {
                 let next = self.keeper.looked_at(id, &shown.seen(), now);
                 self.shown_free[key] |= shown.is_absent();
                 self.fill(key, &shown, next);
@@ -132,7 +140,7 @@ impl World {
     /// Looks at one lock, as the walk through all locks does at its own time.
     pub fn look_at(&mut self, key: usize) {
         let known = self.keeper.table().find(name(key));
-        if !self.paused {
+        if self.may_begin() {
             self.look(known.into_iter().collect());
         }
         self.finish_step();
@@ -143,7 +151,7 @@ impl World {
         let now = self.now();
         self.end_waits();
         self.make_good();
-        if !self.paused {
+        if self.may_begin() {
             let mut due = Vec::new();
             self.keeper.due_lines(now, &mut due);
             self.look(due);
@@ -162,7 +170,7 @@ impl World {
     pub fn sweep(&mut self) {
         let now = self.now();
         self.end_waits();
-        if !self.paused {
+        if self.may_begin() {
             self.keeper.begin_sweep(now);
             let due = std::iter::from_fn(|| self.keeper.next_due(now)).collect();
             self.look(due);
@@ -188,9 +196,20 @@ impl World {
         self.line.retain(|place| !is_over(place));
     }
 
+    /// Whether work without a client's command may begin.
+    fn may_begin(&self) -> bool {
+        matches!(self.writes, Writes::Accepted | Writes::Refused)
+    }
+
     /// Makes good what is owed, if keys may be written.
     pub(crate) fn make_good(&mut self) {
-        if self.paused || self.flaw == Flaw::ForgetsWhatItOwes {
+        let may_write = match self.writes {
+            Writes::Accepted => self.flaw != Flaw::ForgetsWhatItOwes,
+            Writes::Paused => false,
+            Writes::Refused => self.flaw == Flaw::WritesWhenRefused,
+            Writes::WithinCommand => self.flaw == Flaw::WritesWithinCommands,
+        };
+        if !may_write {
             return;
         }
         while let Some(owed) = self.keeper.take_owed() {
@@ -239,8 +258,8 @@ impl World {
             _ => {
                 let now_ms = self.now().ms();
                 let closed = held.map(|held| held.session);
-                let is_over = matches!(closed, Some(Tie::Closed { until_ms, .. })
-                    if until_ms <= now_ms);
+                let is_over = matches!(closed, Some(Tie::Closed { closed_ms, until_ms })
+                    if until_ms <= now_ms || until_ms == closed_ms);
                 self.require(Law::MutualExclusion, is_over, "ended when it closed");
             }
         }
@@ -269,6 +288,7 @@ impl World {
         let is_grace =
             matches!(session, Some(Tie::Closed { until_ms: end, .. }) if end == until_ms);
         let shortens = self.keys.until_ms(key).is_none_or(|until| until > until_ms);
+        self.write_key();
         self.keys.expire(key, Some(until_ms));
         self.require(Law::Sessions, is_grace && shortens, "cut to its grace");
     }

@@ -42,13 +42,27 @@ pub struct World {
     /// Keys that the keeper was shown, or freed, when its answer had to say who is next, and
     /// that are absent since then.
     pub(crate) shown_free: [bool; KEYS.len()],
-    /// The server may not be written.
-    pub(crate) paused: bool,
+    /// Whether keys may be written.
+    pub(crate) writes: Writes,
     /// What is owed is made good at the end of the turn, as in a cluster, where a command
     /// may not touch what others are owed.
     pub(crate) owes_longer: bool,
     pub(crate) flaw: Flaw,
     breach: Option<Breach>,
+}
+
+/// Whether keys may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Writes {
+    /// The server accepts writes.
+    Accepted,
+    /// The server is paused: no command is executed.
+    Paused,
+    /// The server refuses every write command, and goes on otherwise.
+    Refused,
+    /// A command of another client is being executed, and the server processes events
+    /// meanwhile: connections close, but no timer is fired.
+    WithinCommand,
 }
 
 /// A grant on its way to a client that waited.
@@ -76,7 +90,7 @@ impl World {
             undelivered: Vec::new(),
             connections: [0; CLIENTS],
             shown_free: [false; KEYS.len()],
-            paused: false,
+            writes: Writes::Accepted,
             owes_longer: false,
             flaw,
             breach: None,
@@ -100,9 +114,16 @@ impl World {
         self.keys.now()
     }
 
-    /// True while the server may not be written.
-    pub fn is_paused(&self) -> bool {
-        self.paused
+    /// Whether keys may be written.
+    pub fn writes(&self) -> Writes {
+        self.writes
+    }
+
+    /// A key is about to be written: not while the server would refuse a client's write, and
+    /// not in the middle of a command of somebody else.
+    pub(crate) fn write_key(&mut self) {
+        let is_accepted = self.writes == Writes::Accepted;
+        self.require(Law::Permission, is_accepted, "written while writes are accepted");
     }
 
     /// The keys.
@@ -176,6 +197,7 @@ impl World {
     pub(crate) fn begin_hold(&mut self, key: usize, owner: &[u8], until_ms: u64) {
         let is_free = self.is_nobodys(key);
         self.require(Law::MutualExclusion, is_free, "granted when nobody holds it");
+        self.write_key();
         self.holds[key] = Some(Held::new(owner));
         self.shown_free[key] = false;
         self.keys.put(key, Some(Value::Text(Bytes::from_slice(owner), Some(until_ms))));
@@ -185,6 +207,7 @@ impl World {
     pub(crate) fn end_hold(&mut self, key: usize) {
         let is_free = self.is_nobodys(key);
         self.require(Law::MutualExclusion, is_free, "deleted when nobody holds it");
+        self.write_key();
         self.holds[key] = None;
         self.keys.put(key, None);
         self.shown_free[key] = true;
@@ -208,6 +231,13 @@ impl World {
     /// with its first one.
     pub(crate) fn hears_renewal(&mut self, key: usize, token: u64) {
         if token > self.last_token {
+            let goes_on = self.holds[key].as_ref();
+            let goes_on = goes_on.is_some_and(|held| !held.ended && held.token.is_some());
+            self.require(
+                Law::RisingTokens,
+                !goes_on,
+                "a hold that goes on keeps its token",
+            );
             self.holds[key] = self.keys.text(key).map(Held::new);
             self.hears_token(key, token, Tie::No);
         }

@@ -77,6 +77,22 @@ fn a_circle_that_is_not_looked_at() {
 }
 
 #[test]
+fn deferred_work_that_is_done_though_writes_are_refused() {
+    is_caught(Flaw::WritesWhenRefused, "while writes are refused", Law::Permission);
+}
+
+#[test]
+fn a_free_lock_that_is_handed_over_though_writes_are_refused() {
+    is_caught(Flaw::HandsOverWhenRefused, "while writes are refused", Law::Permission);
+}
+
+#[test]
+fn deferred_work_that_is_done_within_somebody_elses_command() {
+    let scope = "within somebody else's command";
+    is_caught(Flaw::WritesWithinCommands, scope, Law::Permission);
+}
+
+#[test]
 fn statistics_that_forget_the_tokens() {
     is_caught(Flaw::ResetsByBeginningAnew, "one lock, everything", Law::RisingTokens);
 }

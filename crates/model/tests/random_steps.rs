@@ -5,7 +5,7 @@ use gpulock_core::settings::Events;
 use gpulock_model::ask::Ask;
 use gpulock_model::day::{Day, NAMES, Step};
 use gpulock_model::keyspace::KEYS;
-use gpulock_model::world::CLIENTS;
+use gpulock_model::world::{CLIENTS, Writes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -46,6 +46,11 @@ fn keys() -> impl Strategy<Value = (Vec<usize>, Option<usize>)> {
     ]
 }
 
+/// How the server may come to refuse writes.
+fn refusal() -> impl Strategy<Value = Writes> {
+    prop::sample::select(vec![Writes::Paused, Writes::Refused, Writes::WithinCommand])
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let key = 0..KEYS.len();
     let owner = 0..NAMES;
@@ -79,6 +84,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ResetStats),
         1 => (0..4u64).prop_map(|keys| Step::Track { keys }),
         1 => Just(Step::Demote),
+        2 => refusal().prop_map(|writes| Step::Writes { writes }),
+        6 => Just(Step::Writes { writes: Writes::Accepted }),
     ]
 }
 

@@ -6,6 +6,7 @@ use gpulock_model::ask::Ask as How;
 use gpulock_model::day::{Day, Step};
 use gpulock_model::flaw::Flaw;
 use gpulock_model::scope::{SCOPES, Scope};
+use gpulock_model::world::Writes;
 
 #[track_caller]
 fn is_kept(scope: &str, way: &[Action]) {
@@ -85,5 +86,34 @@ fn whoever_asks_is_not_kept_waiting_by_a_set_that_takes_others() {
         Step::Acquire(two_of_four),
         Step::Pass { ms: 110 },
         Step::Acquire(one(4, 0, 1, 19)),
+    ]);
+}
+
+/// Others took the end off a lease, and nobody looked before the old end: the hold was taken
+/// for ended and adopted, and lost its token.
+#[test]
+fn a_lease_without_an_end_is_the_same_hold() {
+    let mine = How { block_ms: None, ..one(0, 2, 2, 0) };
+    is_lawful([
+        Step::Acquire(mine.clone()),
+        Step::OutsideExpiry { key: 2, ttl_ms: None },
+        Step::Writes { writes: Writes::Paused },
+        Step::Pass { ms: 300 },
+        Step::Writes { writes: Writes::Accepted },
+        Step::Acquire(mine),
+    ]);
+}
+
+/// The clock was stepped back during a pause: the timer was to come when the clock would be
+/// where it had been.
+#[test]
+fn a_clock_stepped_back_in_a_pause_does_not_put_off_the_timer() {
+    is_lawful([
+        Step::OutsideSet { key: 3, value: 0, ttl_ms: None },
+        Step::Acquire(How { unique: false, ..one(0, 3, 0, 0) }),
+        Step::Tick,
+        Step::Writes { writes: Writes::Paused },
+        Step::Pass { ms: -400 },
+        Step::Tick,
     ]);
 }
