@@ -11,8 +11,10 @@ use crate::{broken, waiting};
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
     waiting::make_good_at_once(context);
-    let (has_news, is_waited) =
-        with_keeper(|keeper| (keeper.has_news(), keeper.is_waited_for()));
+    let (has_news, is_waited) = with_keeper(|keeper| {
+        keeper.trim_tracked();
+        (keeper.has_news(), keeper.is_waited_for())
+    });
     if has_news {
         tell_news(context);
     }

@@ -227,6 +227,7 @@ impl World {
         if !self.owes_longer {
             self.make_good();
         }
+        self.keeper.trim_tracked();
         self.check();
     }
 }
