@@ -2,7 +2,7 @@
 
 use gpulock_core::arena::Id;
 use gpulock_core::list::{Listed, Row};
-use gpulock_core::{Fault, glob, request};
+use gpulock_core::{Fault, Name, glob, request};
 
 use super::inspect::lease;
 use crate::server::access::Readable;
@@ -76,7 +76,7 @@ fn rows(call: Call<'_>, ask: &request::List<'_>) -> Result<Vec<Row>, Fault> {
 struct Shown<'a> {
     db: u32,
     pattern: Option<&'a [u8]>,
-    readable: Readable,
+    readable: Readable<'a>,
 }
 
 impl Shown<'_> {
@@ -87,7 +87,7 @@ impl Shown<'_> {
             let fits = self.pattern.is_none_or(|pattern| glob::fits(pattern, &lock.key));
             (lock.db == self.db && fits).then(|| lock.key.clone())
         });
-        match wanted.filter(|key| self.readable.has(key)) {
+        match wanted.filter(|key| self.readable.has(Name { db: self.db, key })) {
             None => Listed::Gone,
             Some(key) => call.context().with_key(&key, |key| {
                 let seen = key.look();

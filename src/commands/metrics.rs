@@ -23,7 +23,7 @@ impl Command for Metrics {
 
     fn run(call: Call<'_>) -> Result<(), Fault> {
         let readable = Readable::by_caller_of(call)?;
-        let text = crate::metrics::text(|name| readable.has(name.key));
+        let text = crate::metrics::text(|name| readable.has(name));
         call.reply().bytes(&text);
         Ok(())
     }

@@ -1,20 +1,45 @@
-//! Which keys the calling user may read, for commands that tell of keys they do not name.
+//! Which locks the calling user may read, for commands that report locks that they do not
+//! name.
 
-use gpulock_core::Fault;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
 
-use super::api::{OK, api, flag, raw};
+use gpulock_core::{Fault, Name};
+
+use super::api::{OK, address_of, api, flag, raw};
 use super::call::Call;
 use super::text::Made;
 
-/// The keys that a user may read.
-pub(crate) struct Readable(Option<*mut raw::RedisModuleUser>);
+/// `ValkeyModule_ACLCheckPermissions`, which newer Valkey servers have: whether a user may
+/// call a command in a database.
+type CheckPermissions = unsafe extern "C" fn(
+    user: *mut raw::RedisModuleUser,
+    words: *mut *mut raw::RedisModuleString,
+    len: c_int,
+    db: c_int,
+    denial_reason: *mut c_void,
+) -> c_int;
 
-impl Readable {
-    /// Asks who calls.
+/// The locks that a user may read.
+pub(crate) struct Readable<'a>(Option<User<'a>>);
+
+struct User<'a> {
+    user: *mut raw::RedisModuleUser,
+    call: Call<'a>,
+    /// None where users cannot be kept out of databases.
+    check: Option<CheckPermissions>,
+    /// The databases asked about so far, and whether the user may call this command there.
+    databases: RefCell<BTreeMap<u32, bool>>,
+}
+
+impl<'a> Readable<'a> {
+    /// Looks up the user that calls.
     ///
     /// # Errors
-    /// When the server does not know the user any more.
-    pub(crate) fn by_caller_of(call: Call<'_>) -> Result<Self, Fault> {
+    /// When the server no longer knows the user.
+    pub(crate) fn by_caller_of(call: Call<'a>) -> Result<Self, Fault> {
         let context = call.context();
         let ctx = context.as_ptr();
         // SAFETY: the context is valid. A script runs as its caller's user; anywhere else
@@ -31,26 +56,64 @@ impl Readable {
         let Some(name) = name else { return Ok(Self(None)) };
         // SAFETY: the name is a valid string.
         let user = unsafe { api!(RedisModule_GetModuleUserFromUserName(name.as_ptr())) };
-        if user.is_null() { Err(Fault::Internal) } else { Ok(Self(Some(user))) }
+        if user.is_null() {
+            return Err(Fault::Internal);
+        }
+        let address = address_of(c"ValkeyModule_ACLCheckPermissions");
+        // SAFETY: null is none; any other address is that of the function, whose type this
+        // is (valkeymodule.h of Valkey 9.1).
+        let check = unsafe {
+            std::mem::transmute::<*mut c_void, Option<CheckPermissions>>(address)
+        };
+        Ok(Self(Some(User { user, call, check, databases: RefCell::default() })))
     }
 
-    /// True when the user may read the key.
-    pub(crate) fn has(&self, key: &[u8]) -> bool {
-        let Some(user) = self.0 else { return true };
+    /// True when the user may read the lock's key, and call this command in its database.
+    pub(crate) fn has(&self, name: Name<'_>) -> bool {
+        let Some(user) = &self.0 else { return true };
+        user.may_use(name.db) && user.may_read(name.key)
+    }
+}
+
+impl User<'_> {
+    fn may_use(&self, db: u32) -> bool {
+        let Some(check) = self.check else { return true };
+        if let Some(known) = self.databases.borrow().get(&db).copied() {
+            return known;
+        }
+        let may_use = self.ask_about(check, db);
+        self.databases.borrow_mut().insert(db, may_use);
+        may_use
+    }
+
+    /// Asks about the call's own command: an operator may rename the server's own, and users
+    /// may be denied them.
+    fn ask_about(&self, check: CheckPermissions, db: u32) -> bool {
+        let words = self.call.words();
+        let (Ok(len), Ok(db)) = (c_int::try_from(words.len()), c_int::try_from(db))
+        else {
+            return false;
+        };
+        let start = words.as_ptr().cast_mut();
+        // SAFETY: the user is valid until it is freed (`drop`), the words as long as the
+        // call; the server only reads them. A reason is not asked for.
+        unsafe { check(self.user, start, len, db, null_mut()) == OK }
+    }
+
+    fn may_read(&self, key: &[u8]) -> bool {
         let key = Made::new(key);
         let access = flag(raw::REDISMODULE_CMD_KEY_ACCESS);
         // SAFETY: the user is valid until it is freed (`drop`), the key until the end.
         unsafe {
-            api!(RedisModule_ACLCheckKeyPermissions(user, key.as_ptr(), access)) == OK
+            let key = key.as_ptr();
+            api!(RedisModule_ACLCheckKeyPermissions(self.user, key, access)) == OK
         }
     }
 }
 
-impl Drop for Readable {
+impl Drop for User<'_> {
     fn drop(&mut self) {
-        if let Some(user) = self.0 {
-            // SAFETY: the user was made for us and is not used after this.
-            unsafe { api!(RedisModule_FreeModuleUser(user)) }
-        }
+        // SAFETY: the user was made for us and is not used after this.
+        unsafe { api!(RedisModule_FreeModuleUser(self.user)) }
     }
 }
