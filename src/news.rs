@@ -13,8 +13,10 @@ use crate::{broken, waiting};
 
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
-    let (has_news, is_waited) =
-        with_keeper(|keeper| (keeper.has_news(), keeper.is_waited_for()));
+    let (has_news, is_waited) = with_keeper(|keeper| {
+        keeper.trim_tracked();
+        (keeper.has_news(), keeper.is_waited_for())
+    });
     if has_news {
         tell_news(context);
     }
@@ -28,7 +30,11 @@ pub(crate) fn tell(context: Context<'_>) {
 fn permitted(context: Context<'_>, answer: Answer) -> Answer {
     let Answer::Granted { grants, waiter, .. } = &answer else { return answer };
     let Some(client) = waiter.client else { return answer };
-    if access::may_still_take(context, client, grants, waiter.of_set) {
+    let first = grants.first().map(|grant| grant.lock);
+    let db = with_keeper(|keeper| Some(keeper.table().get(first?)?.db));
+    if db.is_some_and(|db| {
+        access::may_still_take(context, client, db, grants, waiter.of_set)
+    }) {
         return answer;
     }
     with_keeper(|keeper| keeper.not_permitted(grants, waiter));

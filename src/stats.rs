@@ -46,44 +46,53 @@ impl Figures {
     /// Those of a lock; none when it has no counters of its own.
     pub(crate) fn of(lock: &Lock) -> Option<Self> {
         Some(Self {
-            counters: Counters::clone(lock.counters.as_deref()?),
+            counters: lock.counters()?.clone(),
             internal_errors: None,
             locks_held: u64::from(lock.hold.is_some()),
             clients_waiting: u64::from(lock.present),
         })
     }
 
-    /// Those of the server, less those of all locks that have their own.
-    pub(crate) fn untracked(keeper: &Keeper) -> Self {
-        let mut rest = Self { internal_errors: None, ..Self::of_server(keeper) };
-        for lock in keeper.table().tracked() {
-            if let Some(own) = Self::of(lock) {
-                rest.counters = rest.counters.without(&own.counters);
-                rest.locks_held = rest.locks_held.saturating_sub(own.locks_held);
-                rest.clients_waiting =
-                    rest.clients_waiting.saturating_sub(own.clients_waiting);
-            }
-        }
-        rest
+    /// The number of lines that they take in METRICS.
+    pub(crate) fn lines(&self) -> usize {
+        let of_histogram =
+            |histogram: &Histogram| histogram.cumulative().count().saturating_add(2);
+        let histograms = self.histograms().map(|(_, histogram)| of_histogram(histogram));
+        histograms.into_iter().fold(self.values().count(), usize::saturating_add)
+    }
+
+    /// Panics caught belong to no lock.
+    pub(crate) fn leave_out_internal_errors(&mut self) {
+        self.internal_errors = None;
+    }
+
+    /// Takes a part out of a total.
+    pub(crate) fn subtract(&mut self, part: &Self) {
+        self.counters.subtract(&part.counters);
+        self.locks_held = self.locks_held.saturating_sub(part.locks_held);
+        self.clients_waiting = self.clients_waiting.saturating_sub(part.clients_waiting);
+    }
+
+    /// The values of the plain numbers, in the order of the contract.
+    pub(crate) fn values(&self) -> impl Iterator<Item = u64> + use<> {
+        let now = [self.locks_held, self.clients_waiting];
+        self.counters.values().into_iter().chain(self.internal_errors).chain(now)
     }
 
     /// The plain numbers, in the order of the contract.
     pub(crate) fn numbers(&self) -> Vec<Number> {
-        let counter = |name, help, value| Number { name, help, value, is_gauge: false };
-        let gauge = |name, help, value| Number { name, help, value, is_gauge: true };
-        let counters = self.counters.each().map(|(name, help, n)| counter(name, help, n));
-        let errors = self.internal_errors.map(|errors| {
-            counter(
-                "internal_errors",
-                " Panics caught, each also in the server's log.",
-                errors,
-            )
+        let counter = |name, help| Number { name, help, value: 0, is_gauge: false };
+        let gauge = |name, help| Number { name, help, value: 0, is_gauge: true };
+        let counters = Counters::NAMES.iter().map(|(name, help)| counter(*name, *help));
+        let errors = self.internal_errors.map(|_| {
+            counter("internal_errors", " Panics caught, each also in the server's log.")
         });
         let now = [
-            gauge("locks_held", " Locks held now.", self.locks_held),
-            gauge("clients_waiting", " Clients waiting now.", self.clients_waiting),
+            gauge("locks_held", " Locks held now."),
+            gauge("clients_waiting", " Clients waiting now."),
         ];
-        counters.chain(errors).chain(now).collect()
+        let described = counters.chain(errors).chain(now);
+        described.zip(self.values()).map(|(it, value)| Number { value, ..it }).collect()
     }
 
     /// The histograms.

@@ -303,3 +303,115 @@ fn who_may_only_read_gets_the_reading_commands_by_their_category() {
         }
     });
 }
+
+/// Whether users can be kept out of databases there.
+fn has_databases_in_rules(server: &Server) -> bool {
+    !call!(server.client(), "ACL", "SETUSER", "probe", "db=0").is_err()
+}
+
+#[test]
+fn locks_of_databases_that_the_user_may_not_select_are_left_out() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "allkeys"]);
+        if !has_databases_in_rules(&server) {
+            println!("{}: users cannot be kept out of databases", flavour.name());
+            return;
+        }
+        load_relay(&server);
+        let mut admin = server.client();
+        admin.line("SELECT 1");
+        for line in ["GPULOCK.ACQUIRE hidden:1 somebody", "GPULOCK.RELEASE hidden:1 me"] {
+            assert!(!admin.line(line).is_err(), "{line}");
+        }
+        let commands =
+            [&["GPULOCK.METRICS"][..], &["GPULOCK.LOG"], &["GPULOCK.LOG", "1"]];
+        for (rules, may_use) in [
+            (&["+@all", "allkeys", "db=0"][..], false),
+            (&["+@all", "allkeys", "db=0,1"], true),
+            (&["+@all", "allkeys", "alldbs"], true),
+            (&["+@all", "allkeys", "db=0", "(+@all allkeys db=1)"], true),
+            // Neither SELECT nor any other command of the server's own is needed.
+            (
+                &[
+                    "-@all",
+                    "+gpulock.metrics",
+                    "+gpulock.log",
+                    "+eval",
+                    "allkeys",
+                    "db=0",
+                ],
+                false,
+            ),
+            (&["-@all", "+gpulock.metrics", "+gpulock.log", "+eval", "allkeys"], true),
+        ] {
+            set_rules(&server, rules);
+            let mut client = alice(&server);
+            let ways = if rules[0] == "+@all" { &WAYS[..] } else { &["plainly", "EVAL"] };
+            for (way, words) in
+                ways.iter().flat_map(|way| commands.iter().map(move |words| (way, words)))
+            {
+                let answer = ask(&mut client, way, words);
+                let told = tells(&answer, "hidden:1");
+                assert_eq!(told, may_use, "{rules:?}, {words:?} {way}: {answer:?}");
+                if words.len() == 1 || !may_use {
+                    assert!(tells(&answer, "mine:1"), "{rules:?}, {words:?} {way}");
+                }
+            }
+        }
+        assert!(tells(&admin.line("GPULOCK.LOG"), "hidden:1"));
+    });
+}
+
+#[test]
+fn a_user_that_lost_a_database_learns_nothing_more_of_it() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "allkeys"]);
+        if !has_databases_in_rules(&server) {
+            println!("{}: users cannot be kept out of databases", flavour.name());
+            return;
+        }
+        let mut client = alice(&server);
+        client.line("SELECT 1");
+        assert!(client.line("GPULOCK.ACQUIRE hidden:1 me").int() > 0);
+        // The connection stays open, in the database that it may no longer use.
+        assert_eq!(server.client().line("ACL SETUSER alice db=0"), "OK");
+        for line in [
+            "GPULOCK.LIST",
+            "GPULOCK.STATS KEY hidden:1",
+            "GPULOCK.INSPECT hidden:1",
+            "GPULOCK.METRICS",
+            "GPULOCK.LOG",
+        ] {
+            let answer = client.line(line);
+            assert!(answer.err().starts_with("NOPERM"), "{line}: {answer:?}");
+        }
+    });
+}
+
+#[test]
+fn a_count_of_log_entries_counts_those_that_the_user_may_read() {
+    on_every_server(|flavour| {
+        let server = with_alice(flavour, &["+@all", "~mine:*"]);
+        let mut admin = server.client();
+        assert_eq!(admin.line("CONFIG SET gpulock.log-len 1000"), "OK");
+        // Many newer ones of others, and one more of hers among them.
+        for n in 0..300 {
+            admin.line(&format!("GPULOCK.RELEASE yours:{n} me"));
+            if n == 200 {
+                admin.line("GPULOCK.RELEASE mine:2 me");
+            }
+        }
+        let mut client = alice(&server);
+        for (count, expected) in
+            [("0", &[][..]), ("1", &["mine:2"]), ("2", &["mine:2", "mine:1"])]
+        {
+            let answer = call!(client, "GPULOCK.LOG", count);
+            let keys: Vec<_> =
+                answer.list().iter().map(|entry| entry.field("key").text()).collect();
+            assert_eq!(keys, expected, "LOG {count}");
+        }
+        assert_eq!(client.line("GPULOCK.LOG").list().len(), 2);
+        assert_eq!(admin.line("GPULOCK.LOG 250").list().len(), 250);
+        assert_eq!(admin.line("GPULOCK.LOG").list().len(), 303);
+    });
+}

@@ -575,11 +575,11 @@ fn counters_are_kept_for_so_many_locks_as_tracked_keys_says() {
                 .find_map(|line| line.strip_prefix("gpulock_untracked_acquired_total "));
             line.expect("the sum of the untracked").parse::<i64>().unwrap()
         };
-        assert_eq!(tracked(&mut client), ["a", "b"]);
+        assert_eq!(tracked(&mut client), ["b", "c"]);
         assert_eq!(untracked(&mut client), 1);
         config(&mut client, "tracked-keys", 3);
         client.line("GPULOCK.ACQUIRE d me");
-        assert_eq!(tracked(&mut client), ["a", "b", "d"]);
+        assert_eq!(tracked(&mut client), ["b", "c", "d"]);
         assert_eq!(untracked(&mut client), 1);
         config(&mut client, "tracked-keys", 0);
         assert!(tracked(&mut client).is_empty());

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use gpulock_testkit::{Client, Value, call, on_every_server, wait_until};
+use gpulock_testkit::{Client, Value, call, on_every_server, send, wait_until};
 
 #[path = "support/dice.rs"]
 mod dice;
@@ -387,7 +387,7 @@ fn reset_stats_zeroes_all_but_the_locks_that_are_held() {
 }
 
 #[test]
-fn only_the_first_locks_have_counters_of_their_own() {
+fn the_locks_used_last_have_counters_of_their_own() {
     on_every_server(|flavour| {
         let server = flavour.server().module_args(&["gpulock.tracked-keys", "3"]).start();
         let mut client = server.client();
@@ -405,11 +405,11 @@ fn only_the_first_locks_have_counters_of_their_own() {
             assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 0);
         }
         for (db, key, tracked) in [
-            (0, "a", true),
-            (1, "a", true),
+            (0, "a", false),
+            (1, "a", false),
             (0, "b", true),
-            (0, "c", false),
-            (1, "b", false),
+            (0, "c", true),
+            (1, "b", true),
         ] {
             assert_eq!(call!(client, "SELECT", db), "OK");
             let own = own(&mut client, key);
@@ -424,15 +424,97 @@ fn only_the_first_locks_have_counters_of_their_own() {
         let samples = samples(&metrics);
         assert_eq!(samples["gpulock_untracked_acquired_total"], 6);
         assert_eq!(samples["gpulock_acquired_total"], 15);
-        // A smaller limit takes them from the last, and gives none back by itself.
+        // A smaller limit takes them from those used least recently, and a larger one gives
+        // none back by itself.
         assert_eq!(client.line("CONFIG SET gpulock.tracked-keys 1"), "OK");
-        assert_eq!(own(&mut client, "a"), None);
+        assert_eq!(own(&mut client, "b").expect("the last one used")["acquired"], 3);
         client.line("SELECT 0");
-        assert_eq!(own(&mut client, "a").expect("the first")["acquired"], 3);
         assert_eq!(own(&mut client, "b"), None);
+        assert_eq!(own(&mut client, "c"), None);
         let metrics = client.line("GPULOCK.METRICS").text();
         assert!(metrics.contains("gpulock_untracked_acquired_total 12\n"), "{metrics}");
         assert_eq!(client.line("CONFIG SET gpulock.tracked-keys 0"), "OK");
-        assert_eq!(own(&mut client, "a"), None);
+        client.line("SELECT 1");
+        assert_eq!(own(&mut client, "b"), None);
+    });
+}
+
+#[test]
+fn a_lock_in_use_keeps_its_counters_and_the_idle_one_used_least_recently_gives_way() {
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.tracked-keys", "3"]).start();
+        let mut client = server.client();
+        let mut waiter = server.client();
+        let tracked = |client: &mut Client| -> String {
+            let is_tracked = |key: &char| {
+                !call!(client, "GPULOCK.STATS", "KEY", key.to_string()).is_null()
+            };
+            ('a'..='h').filter(is_tracked).collect()
+        };
+        let use_once = |client: &mut Client, key: &str| {
+            assert!(call!(client, "GPULOCK.ACQUIRE", key, "me").int() > 0);
+            assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
+        };
+        // One is held, one only waited for, and one idle.
+        assert!(client.line("GPULOCK.ACQUIRE a me").int() > 0);
+        call!(client, "SET", "b", vec![b'x'; 2000]);
+        send!(waiter, "GPULOCK.ACQUIRE", "b", "you", "BLOCK", 0);
+        server.wait_blocked(1);
+        use_once(&mut client, "c");
+        assert_eq!(tracked(&mut client), "abc");
+        // Only the idle one gives way, however long ago the others were used.
+        for (key, expected) in [("d", "abd"), ("e", "abe")] {
+            use_once(&mut client, key);
+            assert_eq!(tracked(&mut client), expected);
+        }
+        client.line("DEL b");
+        assert!(waiter.read().int() > 0);
+        call!(waiter, "GPULOCK.RELEASE", "b", "you");
+        client.line("GPULOCK.RELEASE a me");
+        // e is the one used least recently; a RELEASE that fails is a use as well.
+        use_once(&mut client, "f");
+        assert_eq!(tracked(&mut client), "abf");
+        client.line("GPULOCK.RELEASE b stranger");
+        use_once(&mut client, "g");
+        assert_eq!(tracked(&mut client), "bfg");
+    });
+}
+
+#[test]
+fn the_counters_of_what_is_not_tracked_never_fall_while_locks_give_way() {
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.tracked-keys", "4"]).start();
+        let mut client = server.client();
+        let mut dice = Dice::new();
+        let mut before = Figures::new();
+        for n in 0..300 {
+            let key = dice.below(12).to_string();
+            match dice.below(4) {
+                0 | 1 => call!(client, "GPULOCK.ACQUIRE", &key, "me"),
+                2 => call!(client, "GPULOCK.RELEASE", &key, "me"),
+                _ => call!(client, "DEL", &key),
+            };
+            if n % 3 != 0 {
+                continue;
+            }
+            let metrics = client.line("GPULOCK.METRICS").text();
+            let counters = samples(&metrics);
+            let after: Figures = counters
+                .into_iter()
+                .filter(|(name, _)| {
+                    name.starts_with("gpulock_untracked_") && name.ends_with("_total")
+                })
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect();
+            for (name, value) in &before {
+                assert!(
+                    after[name] >= *value,
+                    "{name} fell from {value} to {}",
+                    after[name]
+                );
+            }
+            before = after;
+        }
+        assert!(before["gpulock_untracked_acquired_total"] > 0);
     });
 }

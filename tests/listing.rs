@@ -1,7 +1,7 @@
 //! Looking at locks: what LIST shows, in which order and by which patterns, and what
 //! INSPECT tells. Looking changes nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gpulock_testkit::{Client, Value, call, on_every_server, wait_until};
 
@@ -173,6 +173,71 @@ fn patterns_of_any_bytes_match_as_the_servers_own_do() {
         let server = flavour.start();
         // The keys may be empty, too.
         compare_patterns(&mut server.client(), b"a\x01\x7f\x80\xff\xc3\xa4-]^[[*?\\", 0);
+    });
+}
+
+#[test]
+fn a_pattern_may_have_1024_bytes() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let key = vec![b'k'; 1024];
+        call!(client, "GPULOCK.ACQUIRE", &key, "me").int();
+        let listed = call!(client, "GPULOCK.LIST", "MATCH", &key);
+        assert_eq!(listed.list()[0].field("key").bytes(), key);
+        for long in [1025, 150_000] {
+            let answer = call!(client, "GPULOCK.LIST", "MATCH", vec![b'*'; long]);
+            assert_eq!(answer.err(), "ERR MATCH must be at most 1024 bytes long");
+        }
+    });
+}
+
+#[test]
+fn no_pattern_keeps_the_server_whatever_the_names() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        call!(client, "GPULOCK.ACQUIRE", "gpu:1", "me").int();
+        for n in 0..20 {
+            let key = [n.to_string().into_bytes(), vec![b'a'; 300_000]].concat();
+            call!(client, "GPULOCK.ACQUIRE", key, "me").int();
+        }
+        call!(client, "GPULOCK.ACQUIRE", "gpu:2", "me").int();
+        let of_1024 = |repeated: &[u8]| {
+            let body = repeated.repeat(1022 / repeated.len());
+            [b"*", &body[..], b"b"].concat()
+        };
+        let began = Instant::now();
+        for pattern in [of_1024(b"a"), of_1024(b"a*"), of_1024(b"?"), of_1024(b"[a-b]")] {
+            let answer = call!(client, "GPULOCK.LIST", "MATCH", &pattern);
+            let text = String::from_utf8_lossy(&pattern[..8]).into_owned();
+            // Either the pattern fails early, or the call gives up. What it found is not
+            // shown, because more might have matched.
+            let gave_up = answer.is_err();
+            assert_eq!(gave_up, !text.starts_with("*a*"), "{text}: {answer:?}");
+            if gave_up {
+                let error = "ERR LIST has to look at too much: use a MATCH that fits fewer \
+                             or is simpler, or a lower LIMIT";
+                assert_eq!(answer.err(), error, "{text}");
+            }
+        }
+        // A second each where nothing gives up.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        for (pattern, expected) in [
+            ("gpu:*", &["gpu:1", "gpu:2"][..]),
+            ("*:2", &["gpu:2"]),
+            ("*b*", &[]),
+            ("*u:[12]", &["gpu:1", "gpu:2"]),
+        ] {
+            assert_eq!(
+                keys(&mut client, &format!("GPULOCK.LIST MATCH {pattern}")),
+                expected
+            );
+        }
+        // What is found before the work is used up fills the reply.
+        let line = format!("GPULOCK.LIST LIMIT 1 MATCH {}1", "?".repeat(4));
+        assert_eq!(keys(&mut client, &line), ["gpu:1"]);
+        assert_eq!(client.line("GPULOCK.LIST").list().len(), 22);
     });
 }
 

@@ -1,9 +1,9 @@
 //! GPULOCK.LOG tells what went wrong: every kind with its fields, the newest first,
 //! repetitions folded, bounded in length and in what it keeps of names.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use gpulock_testkit::{Client, Server, Value, call, on_every_server, wait_until};
+use gpulock_testkit::{Client, Server, Value, call, on_every_server, send, wait_until};
 
 const FIELDS: [&str; 11] = [
     "kind", "db", "key", "holder", "token", "caller", "client", "held_ms", "reason",
@@ -314,5 +314,34 @@ fn an_eviction_policy_that_may_take_locks_is_warned_of() {
                 warned(&server);
             }
         }
+    });
+}
+
+#[test]
+fn the_newest_entry_costs_the_same_in_a_long_log() {
+    on_every_server(|flavour| {
+        let limit = ["gpulock.log-len", "50000"];
+        let server = flavour.server().module_args(&limit).start();
+        let mut client = server.client();
+        let fastest = |client: &mut Client| {
+            let times = (0..20).map(|_| {
+                let began = Instant::now();
+                assert_eq!(client.line("GPULOCK.LOG 1").list().len(), 1);
+                began.elapsed()
+            });
+            times.min().expect("twenty of them")
+        };
+        client.line("GPULOCK.RELEASE k me");
+        let short = fastest(&mut client);
+        for _ in 0..100 {
+            for n in 0..500 {
+                send!(client, "GPULOCK.RELEASE", format!("k{n}"), "me");
+            }
+            for _ in 0..500 {
+                assert_eq!(client.read(), 0);
+            }
+        }
+        let long = fastest(&mut client);
+        assert!(long < short * 20, "{short:?} with one entry, {long:?} with 50,000");
     });
 }

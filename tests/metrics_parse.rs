@@ -232,7 +232,8 @@ fn the_text_says_what_stats_says() {
         assert_eq!(as_stats(&families, "gpulock_", &Labels::new()), server);
         let mut rest = server;
         assert_eq!(rest.remove("internal_errors"), Some(0));
-        for key in ["a", "b"] {
+        // a is held; b and c gave way to d, which was used last.
+        for key in ["a", "d"] {
             let labels =
                 [("db", "0"), ("key", key)].map(|(n, v)| (n.to_owned(), v.to_owned()));
             let own = flatten(&call!(client, "GPULOCK.STATS", "KEY", key));
@@ -322,6 +323,102 @@ fn hostile_keys_make_labels_that_parse_and_never_collide() {
         }
         for key in [r"\xff", r"\xff\xfe", r"\xc3"] {
             assert!(keys.contains(key), "{key:?}");
+        }
+    });
+}
+
+/// Acquires and gives back many locks at once.
+fn use_locks(client: &mut Client, keys: &[Vec<u8>]) {
+    for keys in keys.chunks(500) {
+        for key in keys {
+            client.send(&[b"GPULOCK.ACQUIRE", key.as_slice(), b"me"]);
+            client.send(&[b"GPULOCK.RELEASE", key.as_slice(), b"me"]);
+        }
+        for _ in keys {
+            client.read().int();
+            assert_eq!(client.read(), 1);
+        }
+    }
+}
+
+/// The number of locks that have series of their own. Theirs and the rest add up to what the
+/// server counts.
+#[track_caller]
+fn locks_shown(text: &str) -> usize {
+    let families = parse(text).unwrap_or_else(|error| panic!("{error}"));
+    for (family, Family { kind, samples }) in &families {
+        let Some(name) = family.strip_prefix("gpulock_lock_") else { continue };
+        if kind == "histogram" {
+            continue;
+        }
+        let sum = |family: &str| -> f64 { families[family].samples.values().sum() };
+        let of_locks: f64 = samples.values().sum();
+        let total = of_locks + sum(&format!("gpulock_untracked_{name}"));
+        assert_eq!(total.to_bits(), sum(&format!("gpulock_{name}")).to_bits(), "{name}");
+    }
+    families.get("gpulock_lock_acquired_total").map_or(0, |family| family.samples.len())
+}
+
+#[test]
+fn long_names_neither_grow_the_text_nor_keep_counters_from_others() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        let ordinary: Vec<_> =
+            (0..1024).map(|n| format!("gpu_lock:{n}").into_bytes()).collect();
+        use_locks(&mut client, &ordinary);
+        let text = client.line("GPULOCK.METRICS").text();
+        assert_eq!(locks_shown(&text), 1024);
+        let usual = text.len();
+        for len in [1024, 129, 128, 100] {
+            let name = |n| [format!("mine:{n:04}").as_bytes(), &[0xff; 1015]].concat();
+            let names: Vec<_> = (0..1100).map(|n| name(n)[..len].to_vec()).collect();
+            use_locks(&mut client, &names);
+            let text = client.line("GPULOCK.METRICS").text();
+            assert!(text.len() < usual * 2, "{} bytes for names of {len}", text.len());
+            let shown = locks_shown(&text);
+            let has_counters =
+                !call!(client, "GPULOCK.STATS", "KEY", &names[1099]).is_null();
+            assert_eq!(has_counters, len <= 128, "names of {len} bytes");
+            assert!(text.contains("mine") == has_counters && shown >= 100, "{shown}");
+            // Another user's lock is the next to be tracked and shown.
+            let other = format!("other:{len}");
+            use_locks(&mut client, &[other.clone().into_bytes()]);
+            assert_eq!(
+                call!(client, "GPULOCK.STATS", "KEY", &other).field("acquired"),
+                1
+            );
+            let line =
+                format!("gpulock_lock_acquired_total{{db=\"0\",key=\"{other}\"}} 1\n");
+            assert!(client.line("GPULOCK.METRICS").text().contains(&line), "{line}");
+        }
+    });
+}
+
+#[test]
+fn at_most_1024_locks_are_shown_those_used_last_and_the_sums_stay_exact() {
+    on_every_server(|flavour| {
+        let limit = ["gpulock.tracked-keys", "3000"];
+        let server = flavour.server().module_args(&limit).start();
+        let mut client = server.client();
+        let names: Vec<_> = (0..2500).map(|n| format!("gpu:{n}").into_bytes()).collect();
+        use_locks(&mut client, &names);
+        // Held now, so used more recently than any that is idle.
+        call!(client, "GPULOCK.ACQUIRE", "gpu:7", "me").int();
+        use_locks(&mut client, &[b"gpu:0".to_vec()]);
+        let text = client.line("GPULOCK.METRICS").text();
+        assert_eq!(locks_shown(&text), 1024);
+        for (key, is_shown) in
+            [(7, true), (0, true), (1, false), (1477, false), (1478, true), (2499, true)]
+        {
+            assert_eq!(
+                text.contains(&format!("key=\"gpu:{key}\"")),
+                is_shown,
+                "gpu:{key}"
+            );
+            // All of them have counters.
+            let own = call!(client, "GPULOCK.STATS", "KEY", format!("gpu:{key}"));
+            assert_eq!(own.field("acquired"), if [0, 7].contains(&key) { 2 } else { 1 });
         }
     });
 }

@@ -3,7 +3,7 @@
 use gpulock_core::inspect::{Inspection, Place};
 use gpulock_core::lease::Left;
 use gpulock_core::lock::Bytes;
-use gpulock_core::{Fault, Keeper};
+use gpulock_core::{Fault, Keeper, Name};
 
 use crate::server::access::Readable;
 use crate::server::call::Call;
@@ -65,20 +65,22 @@ fn tell(call: Call<'_>, inspection: &Inspection) -> Result<(), Fault> {
     reply.field("waiting").number(inspection.waiting);
     reply.field("waiters").array(inspection.waiters.len());
     for place in &inspection.waiters {
-        tell_place(place, readable.as_ref(), reply);
+        tell_place(place, call.context().db(), readable.as_ref(), reply);
     }
     Ok(())
 }
 
 /// A place; of what is set aside for it, the keys that the caller may read.
-fn tell_place(place: &Place, readable: Option<&Readable>, reply: Reply<'_>) {
+fn tell_place(place: &Place, db: u32, readable: Option<&Readable<'_>>, reply: Reply<'_>) {
     reply.map(6);
     reply.field("owner").bytes(&place.owner);
     reply.field("client").number_or_null(place.client);
     reply.field("waited_ms").number(place.waited_ms);
     reply.field("wants").count(place.wants);
     reply.field("of").count(place.of);
-    let may_read = |key: &&Bytes| readable.is_some_and(|readable| readable.has(key));
+    let may_read = |key: &&Bytes| {
+        readable.is_some_and(|readable| readable.has(Name { db, key: key.as_slice() }))
+    };
     let set_aside: Vec<&Bytes> = place.set_aside.iter().filter(may_read).collect();
     reply.field("set_aside").array(set_aside.len());
     for key in set_aside {

@@ -1,8 +1,7 @@
 //! `GPULOCK.LIST`: tells the locks of a database, the one held longest first.
 
-use gpulock_core::arena::Id;
 use gpulock_core::list::{Listed, Row};
-use gpulock_core::{Fault, glob, request};
+use gpulock_core::{Fault, Name, request};
 
 use super::inspect::lease;
 use crate::server::access::Readable;
@@ -21,7 +20,8 @@ impl Command for List {
         arity: -1,
         keys: Keys::None,
         summary: c"Tells the locks of this database, the one held longest first.",
-        complexity: c"O(N) with N the locks walked: LIMIT, and all that do not match",
+        complexity:
+            c"O(N) with N the locks shown, and those before them that do not match",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[
             Argument::pattern(c"pattern").after(c"MATCH").optional(),
@@ -40,61 +40,35 @@ impl Command for List {
     }
 }
 
-/// Walks over the held locks, then over those that are only waited for, and looks at the
-/// key of each that is shown.
+/// Walks over the locks that match, and looks at the key of each that the caller may read.
 fn rows(call: Call<'_>, ask: &request::List<'_>) -> Result<Vec<Row>, Fault> {
-    let shown = Shown {
-        db: call.context().db(),
-        pattern: ask.pattern,
-        readable: Readable::by_caller_of(call)?,
-    };
+    let db = call.context().db();
+    let readable = Readable::by_caller_of(call)?;
     let limit = usize::try_from(ask.limit).unwrap_or(usize::MAX);
     let mut rows = Vec::new();
-    let mut place = with_keeper(|keeper| keeper.table().oldest());
-    while let Some(id) = place.filter(|_| rows.len() < limit) {
-        place = with_keeper(|keeper| keeper.table().after(id));
-        match shown.look(call, id) {
-            Listed::Row(row) => rows.push(row),
-            Listed::Adopted if place.is_none() => {
-                place = with_keeper(|keeper| keeper.table().oldest_adopted());
+    let mut walk = with_keeper(|keeper| keeper.walk(db, ask.pattern));
+    while rows.len() < limit
+        && let Some((id, key)) = with_keeper(|keeper| keeper.walk_on(&mut walk))?
+    {
+        if !readable.has(Name { db, key: &key }) {
+            walk.pay_for_denied(&key)?;
+            continue;
+        }
+        let listed = call.context().with_key(&key, |key| {
+            let seen = key.look();
+            with_keeper(|keeper| keeper.list_row(id, &seen, now()))
+        });
+        match listed {
+            Listed::Row(row) => {
+                rows.push(row);
+                continue;
             }
-            Listed::Adopted | Listed::Gone => {}
+            Listed::Adopted => with_keeper(|keeper| keeper.walk_to_adopted(&mut walk)),
+            Listed::Gone => {}
         }
-    }
-    for id in with_keeper(|keeper| keeper.only_waited_for()) {
-        if rows.len() >= limit {
-            break;
-        }
-        if let Listed::Row(row) = shown.look(call, id) {
-            rows.push(row);
-        }
+        walk.pay_for_look()?;
     }
     Ok(rows)
-}
-
-/// Which locks are shown.
-struct Shown<'a> {
-    db: u32,
-    pattern: Option<&'a [u8]>,
-    readable: Readable,
-}
-
-impl Shown<'_> {
-    /// Looks at the key of a lock that is to be shown; any other is as good as gone.
-    fn look(&self, call: Call<'_>, id: Id) -> Listed {
-        let wanted = with_keeper(|keeper| {
-            let lock = keeper.table().get(id)?;
-            let fits = self.pattern.is_none_or(|pattern| glob::fits(pattern, &lock.key));
-            (lock.db == self.db && fits).then(|| lock.key.clone())
-        });
-        match wanted.filter(|key| self.readable.has(key)) {
-            None => Listed::Gone,
-            Some(key) => call.context().with_key(&key, |key| {
-                let seen = key.look();
-                with_keeper(|keeper| keeper.list_row(id, &seen, now()))
-            }),
-        }
-    }
 }
 
 fn tell(row: &Row, reply: Reply<'_>) {

@@ -1,7 +1,8 @@
 //! `GPULOCK.LOG`: tells what went wrong, newest first.
 
+use gpulock_core::lock::Bytes;
 use gpulock_core::log::Entry;
-use gpulock_core::{Fault, Keeper, request};
+use gpulock_core::{Fault, Keeper, Name, request};
 
 use crate::server::access::Readable;
 use crate::server::call::Call;
@@ -11,6 +12,9 @@ use crate::server::state::with_keeper;
 
 pub(crate) struct Log;
 
+/// The entries whose locks are copied at a time, to ask whether the caller may read them.
+const PORTION: usize = 64;
+
 impl Command for Log {
     const SPEC: Spec = Spec {
         name: c"GPULOCK.LOG",
@@ -19,7 +23,7 @@ impl Command for Log {
         arity: -1,
         keys: Keys::None,
         summary: c"Tells what went wrong with locks, newest first, or forgets it.",
-        complexity: c"O(N) with N the entries told",
+        complexity: c"O(N) with N the entries shown, and the newer ones that the user may not read",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[Argument::one_of(
             c"what",
@@ -35,20 +39,9 @@ impl Command for Log {
                 call.reply().ok();
             }
             request::Log::Show(count) => {
-                let readable = Readable::by_caller_of(call)?;
-                let entries = with_keeper(|keeper| {
-                    keeper.log().entries().cloned().collect::<Vec<_>>()
-                });
-                let may_see = |entry: &Entry| {
-                    let key = entry.subject.lock.as_ref().map(|(_, key)| key);
-                    key.is_none_or(|key| readable.has(key))
-                };
                 let count = count.and_then(|count| usize::try_from(count).ok());
-                let shown: Vec<_> = entries
-                    .into_iter()
-                    .filter(may_see)
-                    .take(count.unwrap_or(usize::MAX))
-                    .collect();
+                let readable = Readable::by_caller_of(call)?;
+                let shown = entries(&readable, count.unwrap_or(usize::MAX));
                 call.reply().array(shown.len());
                 for entry in &shown {
                     tell(entry, call.reply());
@@ -57,6 +50,31 @@ impl Command for Log {
         }
         Ok(())
     }
+}
+
+/// The newest entries that the caller may read, at most `count`.
+fn entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
+    let mut shown = Vec::new();
+    let mut newer = 0usize;
+    while shown.len() < count {
+        let locks: Vec<_> = with_keeper(|keeper| {
+            let portion = keeper.log().portion(newer, PORTION);
+            let name = |(db, key): &(u32, Box<[u8]>)| (*db, Bytes::from_slice(key));
+            portion.map(|entry| entry.subject.lock.as_ref().map(name)).collect()
+        });
+        if locks.is_empty() {
+            break;
+        }
+        for lock in locks {
+            let may_read =
+                lock.is_none_or(|(db, key)| readable.has(Name { db, key: &key }));
+            if may_read && shown.len() < count {
+                shown.extend(with_keeper(|keeper| keeper.log().get(newer).cloned()));
+            }
+            newer = newer.saturating_add(1);
+        }
+    }
+    shown
 }
 
 fn tell(entry: &Entry, reply: Reply<'_>) {

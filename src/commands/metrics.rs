@@ -16,15 +16,15 @@ impl Command for Metrics {
         arity: 1,
         keys: Keys::None,
         summary: c"Tells the counters in the text format of Prometheus.",
-        complexity: c"O(N) with N the locks that have counters of their own",
+        complexity: c"O(N) with N the locks that have counters of their own; at most 1024 are shown",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[],
     };
 
     fn run(call: Call<'_>) -> Result<(), Fault> {
         let readable = Readable::by_caller_of(call)?;
-        let text = crate::metrics::text(|key| readable.has(key));
-        call.reply().bytes(text.as_bytes());
+        let text = crate::metrics::text(|name| readable.has(name));
+        call.reply().bytes(&text);
         Ok(())
     }
 }

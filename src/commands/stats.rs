@@ -30,8 +30,8 @@ impl Command for Stats {
         let figures = match key {
             None => Some(with_keeper(|keeper| Figures::of_server(keeper))),
             Some(key) => {
-                let readable = Readable::by_caller_of(call)?.has(key);
                 let name = Name { db: call.context().db(), key };
+                let readable = Readable::by_caller_of(call)?.has(name);
                 let figures = || with_keeper(|keeper| Figures::of_lock(keeper, name));
                 readable.then(figures).flatten()
             }

@@ -1,18 +1,40 @@
-//! What a user may do: which keys the caller may read, for commands that report keys they do
-//! not name; and whether a waiting client still has the rights that it began to wait with.
+//! What a user may do: which locks the caller may read, for commands that report locks that
+//! they do not name; and whether a waiting client still has the rights that it began to wait
+//! with.
 
-use std::ffi::c_int;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_void};
 use std::iter;
+use std::ptr::null_mut;
 
-use gpulock_core::Fault;
 use gpulock_core::keeper::Grant;
+use gpulock_core::{Fault, Name};
 use smallvec::SmallVec;
 
-use super::api::{OK, api, flag, optional, raw};
+use super::api::{OK, address_of, api, flag, optional, raw};
 use super::call::Call;
 use super::context::Context;
 use super::kept;
 use super::text::Made;
+
+/// `ValkeyModule_ACLCheckPermissions`, which newer Valkey servers have: whether a user may
+/// call a command in a database.
+type CheckPermissions = unsafe extern "C" fn(
+    user: *mut raw::RedisModuleUser,
+    words: *mut *mut raw::RedisModuleString,
+    len: c_int,
+    db: c_int,
+    denial_reason: *mut c_void,
+) -> c_int;
+
+/// That function; none where users cannot be kept out of databases.
+fn check_permissions() -> Option<CheckPermissions> {
+    let address = address_of(c"ValkeyModule_ACLCheckPermissions");
+    // SAFETY: null is none; any other address is that of the function, whose type this is
+    // (valkeymodule.h of Valkey 9.1).
+    unsafe { std::mem::transmute::<*mut c_void, Option<CheckPermissions>>(address) }
+}
 
 /// A user of the server, as long as it is asked about.
 struct User(*mut raw::RedisModuleUser);
@@ -42,13 +64,26 @@ impl User {
         }
     }
 
-    /// Whether the user may call a command with these words, the command's name first.
-    fn may_call(&self, words: &mut [*mut raw::RedisModuleString]) -> bool {
-        let count = c_int::try_from(words.len()).unwrap_or(c_int::MAX);
-        let start = words.as_mut_ptr();
-        // SAFETY: the user is valid until it is freed (`drop`), the words are valid strings.
+    /// Whether the user may call a command with these words, the command's name first, in a
+    /// database.
+    fn may_call(
+        &self,
+        check: Option<CheckPermissions>,
+        words: &[*mut raw::RedisModuleString],
+        db: u32,
+    ) -> bool {
+        let (Ok(len), Ok(db)) = (c_int::try_from(words.len()), c_int::try_from(db))
+        else {
+            return false;
+        };
+        let start = words.as_ptr().cast_mut();
+        // SAFETY: the user is valid until it is freed (`drop`), the words are valid strings,
+        // which the server only reads. A reason is not asked for.
         unsafe {
-            api!(RedisModule_ACLCheckCommandPermissions(self.0, start, count)) == OK
+            OK == match check {
+                Some(check) => check(self.0, start, len, db, null_mut()),
+                None => api!(RedisModule_ACLCheckCommandPermissions(self.0, start, len)),
+            }
         }
     }
 }
@@ -60,15 +95,23 @@ impl Drop for User {
     }
 }
 
-/// The keys that a user may read.
-pub(crate) struct Readable(Option<User>);
+/// The locks that a user may read.
+pub(crate) struct Readable<'a>(Option<Reader<'a>>);
 
-impl Readable {
-    /// Asks who calls.
+struct Reader<'a> {
+    user: User,
+    call: Call<'a>,
+    check: Option<CheckPermissions>,
+    /// The databases asked about so far, and whether the user may call this command there.
+    databases: RefCell<BTreeMap<u32, bool>>,
+}
+
+impl<'a> Readable<'a> {
+    /// Looks up the user that calls.
     ///
     /// # Errors
-    /// When the server does not know the user any more.
-    pub(crate) fn by_caller_of(call: Call<'_>) -> Result<Self, Fault> {
+    /// When the server no longer knows the user.
+    pub(crate) fn by_caller_of(call: Call<'a>) -> Result<Self, Fault> {
         let context = call.context();
         // A script runs as its caller's user; anywhere else the client is asked for by its
         // id, because the first function ends the server when another module calls as nobody.
@@ -80,22 +123,40 @@ impl Readable {
         };
         // No client: the server itself, or another module, which may read everything.
         let Some(name) = name else { return Ok(Self(None)) };
-        User::named(&name).map_or(Err(Fault::Internal), |user| Ok(Self(Some(user))))
+        let user = User::named(&name).ok_or(Fault::Internal)?;
+        let (check, databases) = (check_permissions(), RefCell::default());
+        Ok(Self(Some(Reader { user, call, check, databases })))
     }
 
-    /// True when the user may read the key.
-    pub(crate) fn has(&self, key: &[u8]) -> bool {
-        self.0.as_ref().is_none_or(|user| user.may_read(key))
+    /// True when the user may read the lock's key, and call this command in its database.
+    pub(crate) fn has(&self, name: Name<'_>) -> bool {
+        let Some(reader) = &self.0 else { return true };
+        reader.may_use(name.db) && reader.user.may_read(name.key)
     }
 }
 
-/// Whether a client's user may still take the locks that the client has waited for. A client
-/// that is gone may not. Asked only where the server checks the rights of its own blocked
-/// clients as well, because it executes their commands again: since Redis 7.2, in the release
-/// that brought this function. Elsewhere `BLPOP` is served without rights, too.
+impl Reader<'_> {
+    /// Asks about the call's own command: an operator may rename the server's own, and users
+    /// may be denied them.
+    fn may_use(&self, db: u32) -> bool {
+        let Some(check) = self.check else { return true };
+        if let Some(known) = self.databases.borrow().get(&db).copied() {
+            return known;
+        }
+        let may_use = self.user.may_call(Some(check), self.call.words(), db);
+        self.databases.borrow_mut().insert(db, may_use);
+        may_use
+    }
+}
+
+/// Whether a client's user may still take the locks, of this database, that the client has
+/// waited for. A client that is gone may not. Asked only where the server checks the rights of
+/// its own blocked clients as well, because it executes their commands again: since Redis 7.2,
+/// in the release that brought this function. Elsewhere `BLPOP` is served without rights, too.
 pub(crate) fn may_still_take(
     context: Context<'_>,
     client: u64,
+    db: u32,
     grants: &[Grant],
     of_set: bool,
 ) -> bool {
@@ -112,7 +173,7 @@ pub(crate) fn may_still_take(
     let command = if of_set { kept::acquire_any() } else { kept::acquire() };
     let words = numkeys.iter().chain(&keys).map(Made::as_ptr);
     // Any text does as the owner: rights do not depend on it.
-    let mut words: SmallVec<[_; 4]> =
+    let words: SmallVec<[_; 4]> =
         iter::once(command).chain(words).chain(iter::once(command)).collect();
-    user.may_call(&mut words)
+    user.may_call(check_permissions(), &words, db)
 }

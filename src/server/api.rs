@@ -1,6 +1,8 @@
 //! Calling the server: its functions come as pointers that are filled in when the module
 //! loads, some only on newer servers.
 
+use std::ffi::{CStr, c_void};
+
 /// The server's functions and types, as the crate `redis-module` binds them. Of that
 /// crate only this and the allocator are used; docs/architecture.md says why.
 pub(super) use redis_module::raw;
@@ -23,6 +25,18 @@ macro_rules! optional {
     };
 }
 pub(super) use optional;
+
+/// The address of a function that the header of the crate does not know; null where the
+/// server has none of this name.
+pub(super) fn address_of(function: &CStr) -> *mut c_void {
+    let mut address = std::ptr::null_mut::<c_void>();
+    // SAFETY: the server writes an address there when it knows the name, else nothing.
+    unsafe {
+        let place = (&raw mut address).cast::<c_void>();
+        api!(RedisModule_GetApi(function.as_ptr(), place));
+    }
+    address
+}
 
 #[expect(clippy::panic, reason = "caught at the border; the client hears of it")]
 pub(super) fn missing(function: &str) -> ! {

@@ -14,6 +14,8 @@ use super::text::Lent;
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     context: Context<'a>,
+    /// The command's name, and the arguments.
+    words: &'a [*mut raw::RedisModuleString],
     arguments: &'a [*mut raw::RedisModuleString],
 }
 
@@ -27,14 +29,19 @@ impl<'a> Call<'a> {
     ) -> Self {
         let argc = usize::try_from(argc).unwrap_or(0);
         // SAFETY: the server hands `argc` pointers, the command's name first.
-        let (context, all) =
+        let (context, words) =
             unsafe { (Context::new(ctx), std::slice::from_raw_parts(argv, argc)) };
-        Self { context, arguments: all.get(1..).unwrap_or_default() }
+        Self { context, words, arguments: words.get(1..).unwrap_or_default() }
     }
 
     /// The context of the call.
     pub(crate) fn context(self) -> Context<'a> {
         self.context
+    }
+
+    /// The command's name, and the arguments; valid for `'a`.
+    pub(super) fn words(self) -> &'a [*mut raw::RedisModuleString] {
+        self.words
     }
 
     /// Where the answer goes.

@@ -16,19 +16,21 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Each plain counter with its name and what it counts, in the order of the
+            /// The name of each plain counter and what it counts, in the order of the
             /// contract.
-            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-                [$((stringify!($field), concat!($($doc),*), self.$field)),*].into_iter()
+            pub const NAMES: &[(&'static str, &'static str)] =
+                &[$((stringify!($field), concat!($($doc),*))),*];
+
+            /// The values of the plain counters, in the order of [`Counters::NAMES`].
+            pub fn values(&self) -> [u64; Self::NAMES.len()] {
+                [$(self.$field),*]
             }
 
-            /// What these have more than `part`.
-            pub fn without(&self, part: &Counters) -> Counters {
-                Counters {
-                    $($field: self.$field.saturating_sub(part.$field),)*
-                    wait_ms: self.wait_ms.without(&part.wait_ms),
-                    hold_ms: self.hold_ms.without(&part.hold_ms),
-                }
+            /// Takes a part out of a total.
+            pub fn subtract(&mut self, part: &Counters) {
+                $(self.$field = self.$field.saturating_sub(part.$field);)*
+                self.wait_ms.subtract(&part.wait_ms);
+                self.hold_ms.subtract(&part.hold_ms);
             }
         }
     };

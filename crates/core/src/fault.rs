@@ -28,6 +28,10 @@ pub enum Fault {
     },
     /// The REASON is too long.
     Reason,
+    /// The pattern of MATCH is too long.
+    Pattern,
+    /// LIST would keep the server for too long.
+    ListWork,
     /// The lease asked for is longer than the operator allows.
     LeaseTooLong {
         /// `gpulock.max-lease`, in ms.
@@ -74,6 +78,11 @@ impl fmt::Display for Fault {
                 write!(out, "ERR {what} must be an integer from {min} to {max}")
             }
             Fault::Reason => out.write_str("ERR REASON must be at most 64 bytes long"),
+            Fault::Pattern => out.write_str("ERR MATCH must be at most 1024 bytes long"),
+            Fault::ListWork => out.write_str(
+                "ERR LIST has to look at too much: use a MATCH that fits fewer or is simpler, \
+                 or a lower LIMIT",
+            ),
             Fault::LeaseTooLong { max_ms } => write!(
                 out,
                 "ERR the lease must be at most {max_ms} ms (gpulock.max-lease)"

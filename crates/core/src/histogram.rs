@@ -46,15 +46,13 @@ impl Histogram {
         below.chain(std::iter::once((None, self.count)))
     }
 
-    /// What this one has more than `part`: for the sum of what is not tracked.
-    pub fn without(&self, part: &Histogram) -> Histogram {
-        let mut rest = self.clone();
-        rest.count = rest.count.saturating_sub(part.count);
-        rest.sum = rest.sum.saturating_sub(part.sum);
-        for (mine, theirs) in rest.buckets.iter_mut().zip(&part.buckets) {
+    /// Takes a part out of a total.
+    pub fn subtract(&mut self, part: &Histogram) {
+        self.count = self.count.saturating_sub(part.count);
+        self.sum = self.sum.saturating_sub(part.sum);
+        for (mine, theirs) in self.buckets.iter_mut().zip(&part.buckets) {
             *mine = mine.saturating_sub(*theirs);
         }
-        rest
     }
 }
 

@@ -147,8 +147,15 @@ impl Keeper {
     pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         self.log.set_limit(self.settings.log_len);
+        self.trim_tracked();
+    }
+
+    /// Takes their own counters from the locks used least recently when there are more than
+    /// `gpulock.tracked-keys`. Called once a command or an event is done with: what was
+    /// known of an idle lock may be removed here.
+    pub fn trim_tracked(&mut self) {
         let limit = self.tracked_limit();
-        self.table.untrack(limit, false);
+        self.table.trim_tracked(limit);
     }
 
     /// The locks.
@@ -185,7 +192,7 @@ impl Keeper {
     pub fn reset_stats(&mut self) {
         self.internal_errors = 0;
         self.counters = Counters { adopted: self.table.held(), ..Counters::default() };
-        self.table.untrack(usize::MAX, true);
+        self.table.untrack_idle();
         self.table.for_each_tracked(|counters, held| {
             *counters = Counters { adopted: u64::from(held), ..Counters::default() };
         });
@@ -313,9 +320,9 @@ impl Keeper {
     pub(crate) fn tally(&mut self, lock: Option<Id>, change: impl Fn(&mut Counters)) {
         change(&mut self.counters);
         if let Some(lock) = lock.and_then(|id| self.table.get_mut(id))
-            && let Some(own) = lock.counters.as_deref_mut()
+            && let Some(own) = lock.own.as_deref_mut()
         {
-            change(own);
+            change(&mut own.counters);
         }
     }
 

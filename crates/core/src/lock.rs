@@ -117,6 +117,16 @@ impl Hold {
     }
 }
 
+/// A tracked lock's counters, and its place in the order of last use.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// The counters.
+    pub counters: Counters,
+    /// It is in the list of idle locks, so another lock may take its place.
+    pub(crate) may_give_way: bool,
+    pub(crate) links: Links,
+}
+
 /// What is known of one lock: somebody holds it, or counters are kept for it, or both.
 #[derive(Clone, Debug)]
 pub struct Lock {
@@ -127,7 +137,7 @@ pub struct Lock {
     /// Who holds it; none: free, as far as is known.
     pub hold: Option<Hold>,
     /// The lock's own counters, if it is one of the tracked.
-    pub counters: Option<Box<Counters>>,
+    pub own: Option<Box<Own>>,
     /// How many places its line has, kept ones included.
     pub places: u32,
     /// How many clients of its line wait now.
@@ -148,7 +158,7 @@ impl Lock {
             db: name.db,
             key: Bytes::from_slice(name.key),
             hold: None,
-            counters: None,
+            own: None,
             places: 0,
             present: 0,
             set_aside: false,
@@ -157,9 +167,19 @@ impl Lock {
         }
     }
 
-    /// True when nothing needs to be known of it.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.hold.is_none() && self.places == 0 && self.counters.is_none()
+    /// True when the lock is neither held nor waited for.
+    pub fn is_idle(&self) -> bool {
+        self.hold.is_none() && self.places == 0
+    }
+
+    /// True when the lock is tracked and may give way to another.
+    pub fn may_give_way(&self) -> bool {
+        self.own.as_deref().is_some_and(|own| own.may_give_way)
+    }
+
+    /// The lock's own counters, if it is one of the tracked.
+    pub fn counters(&self) -> Option<&Counters> {
+        self.own.as_deref().map(|own| &own.counters)
     }
 
     /// Its name.

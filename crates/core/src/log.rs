@@ -136,6 +136,16 @@ impl Log {
         self.entries.iter()
     }
 
+    /// Some of the entries, newest first; `newer` is the number of newer ones to skip.
+    pub fn portion(&self, newer: usize, len: usize) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().skip(newer).take(len)
+    }
+
+    /// An entry; `newer` is the number of newer ones.
+    pub fn get(&self, newer: usize) -> Option<&Entry> {
+        self.entries.get(newer)
+    }
+
     /// Forgets all entries.
     pub fn reset(&mut self) {
         self.entries = VecDeque::new();

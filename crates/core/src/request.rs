@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use crate::event::Text;
 use crate::fault::Fault;
+use crate::glob::PATTERN_MAX;
 use crate::log::cut;
 use crate::options::{flag, is, number, once, value};
 use crate::seen::can_own;
@@ -247,7 +248,11 @@ impl<'a> List<'a> {
         let (mut pattern, mut limit) = (None, None);
         while let Some(word) = args.next() {
             if is(word, "MATCH") {
-                once(&mut pattern, value(&mut args)?)?;
+                let text = value(&mut args)?;
+                if text.len() > PATTERN_MAX {
+                    return Err(Fault::Pattern);
+                }
+                once(&mut pattern, text)?;
             } else if is(word, "LIMIT") {
                 let n = number(value(&mut args)?, "LIMIT", 0, NUMBER_MAX)?;
                 once(&mut limit, n)?;
@@ -373,6 +378,14 @@ mod tests {
         assert_eq!(stats(args("KEY")), Err(Fault::Syntax));
         assert_eq!(log(args("1 2")), Err(Fault::Syntax));
         assert!(matches!(log(args("all")), Err(Fault::Number { .. })));
+    }
+
+    #[test]
+    fn a_pattern_of_1024_bytes_is_taken_and_one_more_is_not() {
+        let words = |n| [b"MATCH".to_vec(), vec![b'*'; n]];
+        let (fits, long) = (words(1024), words(1025));
+        assert!(List::parse(fits.iter().map(Vec::as_slice)).is_ok());
+        assert_eq!(List::parse(long.iter().map(Vec::as_slice)), Err(Fault::Pattern));
     }
 
     #[test]

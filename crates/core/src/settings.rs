@@ -43,7 +43,7 @@ pub struct Settings {
     pub max_waiters: u64,
     /// How long in ms the place of a UNIQUE waiter is kept while it is away.
     pub place_keep: u64,
-    /// For how many locks counters of their own are kept.
+    /// The number of locks that counters of their own are kept for.
     pub tracked_keys: u64,
     /// Entries of the log.
     pub log_len: u64,

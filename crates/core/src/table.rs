@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use crate::age::ByAge;
+use crate::age::{ByAge, Held, Tracked};
 use crate::arena::{Arena, Id};
 use crate::counters::Counters;
 use crate::lock::{Hold, Lock, Name};
@@ -20,9 +20,9 @@ const SHARDS: usize = 1024;
 /// but never below this many places.
 const SMALL: usize = 8;
 
-/// Locks with longer keys have no counters of their own: each key is told some seventy
-/// times in the metrics.
-const TRACKED_KEY_MAX: usize = 1024;
+/// Locks with longer keys have no counters of their own: METRICS repeats a key in each of
+/// the lock's 73 lines.
+pub const TRACKED_KEY_MAX: usize = 128;
 
 /// The locks.
 #[derive(Clone, Debug)]
@@ -31,11 +31,14 @@ pub struct Table {
     index: Vec<HashTable<Id>>,
     hasher: FixedState,
     /// Locks that the module granted.
-    granted: ByAge,
+    granted: ByAge<Held>,
     /// Locks that it adopted: nobody knows since when they are held.
-    adopted: ByAge,
-    /// The locks that have counters of their own, in the order in which they got them.
-    tracked: Vec<Id>,
+    adopted: ByAge<Held>,
+    /// Tracked locks that are held, waited for, or named by the call that runs now.
+    in_use: ByAge<Tracked>,
+    /// Tracked locks that are idle, the one used least recently first: it is the first to
+    /// give way.
+    idle: ByAge<Tracked>,
 }
 
 impl Table {
@@ -47,7 +50,8 @@ impl Table {
             hasher: FixedState::with_seed(seed),
             granted: ByAge::default(),
             adopted: ByAge::default(),
-            tracked: Vec::new(),
+            in_use: ByAge::default(),
+            idle: ByAge::default(),
         }
     }
 
@@ -63,30 +67,62 @@ impl Table {
         shard.find(hash, |id| self.is_named(*id, name)).copied()
     }
 
-    /// The lock of this name; made when nothing was known of it, with counters of its own
-    /// while there are fewer than `tracked_limit` of those and unless its key is long.
+    /// The lock of this name; created when nothing was known of it. A created lock gets
+    /// counters of its own unless its key is long or `tracked_limit` tracked locks are in
+    /// use. There may be more tracked locks than the limit after this, because it must not
+    /// remove a lock whose id a caller still uses: [`Table::trim_tracked`] does that once
+    /// the call is over.
     pub(crate) fn find_or_make(
         &mut self,
         name: Name<'_>,
         tracked_limit: usize,
     ) -> Option<Id> {
         let hash = self.hasher.hash_one(name);
-        let Self { locks, index, hasher, tracked, .. } = self;
+        let Self { locks, index, hasher, .. } = self;
         let shard = index.get_mut(shard_of(hash))?;
         let is_named = |id: &Id| locks.get(*id).is_some_and(|lock| lock.name() == name);
-        if let Some(id) = shard.find(hash, is_named) {
-            return Some(*id);
+        if let Some(id) = shard.find(hash, is_named).copied() {
+            self.mark_in_use(id);
+            return Some(id);
         }
+        let in_use = usize::try_from(self.in_use.len()).unwrap_or(usize::MAX);
+        let is_tracked = in_use < tracked_limit && name.key.len() <= TRACKED_KEY_MAX;
         let mut lock = Lock::new(name);
-        let is_tracked =
-            tracked.len() < tracked_limit && name.key.len() <= TRACKED_KEY_MAX;
-        lock.counters = is_tracked.then(Box::default);
+        lock.own = is_tracked.then(Box::default);
         let id = locks.insert(lock)?;
         shard.insert_unique(hash, id, |id| rehash(locks, hasher, *id));
         if is_tracked {
-            tracked.push(id);
+            self.in_use.push(&mut self.locks, id);
         }
         Some(id)
+    }
+
+    /// Moves a tracked lock from the idle ones to those in use.
+    fn mark_in_use(&mut self, id: Id) {
+        let Some(own) = self.locks.get_mut(id).and_then(|lock| lock.own.as_deref_mut())
+        else {
+            return;
+        };
+        if std::mem::replace(&mut own.may_give_way, false) {
+            self.idle.remove(&mut self.locks, id);
+            self.in_use.push(&mut self.locks, id);
+        }
+    }
+
+    /// Moves a tracked lock that became idle, or was used without being taken, to the end
+    /// of the idle ones.
+    fn mark_idle(&mut self, id: Id) {
+        let Some(own) = self.locks.get_mut(id).and_then(|lock| lock.own.as_deref_mut())
+        else {
+            return;
+        };
+        let list = if std::mem::replace(&mut own.may_give_way, true) {
+            &mut self.idle
+        } else {
+            &mut self.in_use
+        };
+        list.remove(&mut self.locks, id);
+        self.idle.push(&mut self.locks, id);
     }
 
     fn is_named(&self, id: Id, name: Name<'_>) -> bool {
@@ -116,6 +152,7 @@ impl Table {
         lock.set_aside = false;
         let list = if adopted { &mut self.adopted } else { &mut self.granted };
         list.push(&mut self.locks, id);
+        self.mark_in_use(id);
     }
 
     /// Ends the hold of a lock, and hands it out. What is known of the lock stays until
@@ -127,9 +164,19 @@ impl Table {
         Some(hold)
     }
 
-    /// Forgets a lock that nobody holds or waits for and that has no counters of its own.
+    /// Forgets a lock that is neither held nor waited for. A tracked one stays known for
+    /// its counters, but may give way to another.
     pub(crate) fn forget_if_idle(&mut self, id: Id) {
         let Some(lock) = self.locks.get(id).filter(|lock| lock.is_idle()) else { return };
+        if lock.own.is_some() {
+            self.mark_idle(id);
+        } else {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: Id) {
+        let Some(lock) = self.locks.get(id) else { return };
         let hash = self.hasher.hash_one(lock.name());
         let Self { locks, index, hasher, .. } = self;
         let Some(shard) = index.get_mut(shard_of(hash)) else { return };
@@ -142,36 +189,71 @@ impl Table {
         }
     }
 
-    /// Takes the counters of their own from all locks but the first `limit` that have
-    /// them, and from all that nobody holds or waits for when `idle_too`.
-    pub(crate) fn untrack(&mut self, limit: usize, idle_too: bool) {
-        for id in std::mem::take(&mut self.tracked) {
-            let room = self.tracked.len() < limit;
-            let Some(lock) = self.locks.get_mut(id) else { continue };
-            if room && !(idle_too && lock.hold.is_none() && lock.places == 0) {
-                self.tracked.push(id);
-            } else {
-                lock.counters = None;
-                self.forget_if_idle(id);
-            }
+    /// The number of locks that have counters of their own.
+    fn tracked_len(&self) -> usize {
+        let len = self.in_use.len().saturating_add(self.idle.len());
+        usize::try_from(len).unwrap_or(usize::MAX)
+    }
+
+    /// Takes their own counters from all tracked locks above `limit`: first from the idle
+    /// ones, starting with the one used least recently. Removes locks, so no caller may
+    /// hold the id of an idle one.
+    pub(crate) fn trim_tracked(&mut self, limit: usize) {
+        while self.tracked_len() > limit
+            && let Some(id) = self.idle.oldest().or(self.in_use.oldest())
+        {
+            self.untrack(id);
         }
     }
 
-    /// The locks that have counters of their own.
-    pub fn tracked(&self) -> impl Iterator<Item = &Lock> {
-        self.tracked.iter().filter_map(|id| self.locks.get(*id))
+    /// Takes their own counters from all tracked locks that are idle.
+    pub(crate) fn untrack_idle(&mut self) {
+        while let Some(id) = self.idle.oldest() {
+            self.untrack(id);
+        }
     }
 
-    /// Changes the counters of every lock that has its own.
+    fn untrack(&mut self, id: Id) {
+        let own = self.locks.get(id).and_then(|lock| lock.own.as_deref());
+        let is_idle = own.is_some_and(|own| own.may_give_way);
+        let list = if is_idle { &mut self.idle } else { &mut self.in_use };
+        list.remove(&mut self.locks, id);
+        if let Some(lock) = self.locks.get_mut(id) {
+            lock.own = None;
+        }
+        self.forget_if_idle(id);
+    }
+
+    /// The locks that have counters of their own, the one used most recently first: those in
+    /// use, then the idle ones.
+    pub fn tracked(&self) -> impl Iterator<Item = Id> {
+        self.tracked_from(self.in_use.newest().or(self.idle.newest()))
+    }
+
+    /// The same, from this one on.
+    pub fn tracked_from(&self, id: Option<Id>) -> impl Iterator<Item = Id> {
+        std::iter::successors(id, |id| self.tracked_after(*id))
+    }
+
+    /// The tracked lock that was used next before this one.
+    pub fn tracked_after(&self, id: Id) -> Option<Id> {
+        let own = self.locks.get(id)?.own.as_deref()?;
+        let first_idle = || self.idle.newest().filter(|_| !own.may_give_way);
+        own.links.older().or_else(first_idle)
+    }
+
+    /// Changes the counters of every lock that has its own; the flag tells whether the lock
+    /// is held.
     pub(crate) fn for_each_tracked(
         &mut self,
         mut change: impl FnMut(&mut Counters, bool),
     ) {
-        for id in &self.tracked {
-            if let Some(lock) = self.locks.get_mut(*id)
-                && let Some(counters) = lock.counters.as_deref_mut()
+        let ids: Vec<Id> = self.tracked().collect();
+        for id in ids {
+            if let Some(lock) = self.locks.get_mut(id)
+                && let Some(own) = lock.own.as_deref_mut()
             {
-                change(counters, lock.hold.is_some());
+                change(&mut own.counters, lock.hold.is_some());
             }
         }
     }
@@ -279,23 +361,98 @@ mod tests {
         assert_eq!(keys, [2, 4, 7, 8, 0, 3, 6].map(key));
     }
 
+    fn use_lock(table: &mut Table, n: u32, limit: usize) -> Id {
+        let id = table.find_or_make(Name { db: 0, key: &key(n) }, limit).unwrap();
+        table.begin_hold(id, hold(1));
+        id
+    }
+
+    fn give_back(table: &mut Table, id: Id, limit: usize) {
+        table.end_hold(id);
+        table.forget_if_idle(id);
+        table.trim_tracked(limit);
+    }
+
+    fn tracked(table: &Table) -> Vec<Vec<u8>> {
+        table.tracked().map(|id| table.get(id).unwrap().key.to_vec()).collect()
+    }
+
     #[test]
-    fn only_the_first_locks_are_tracked() {
+    fn a_new_lock_takes_the_counters_of_the_idle_one_used_least_recently() {
         let mut table = Table::new(1);
-        for n in 0..10u32 {
-            table.find_or_make(Name { db: 0, key: &key(n) }, 4);
+        for n in 0..4 {
+            let id = use_lock(&mut table, n, 4);
+            give_back(&mut table, id, 4);
         }
-        let tracked = |table: &Table| {
-            (0..10)
-                .filter_map(|n| table.find(Name { db: 0, key: &key(n) }))
-                .filter(|id| table.get(*id).unwrap().counters.is_some())
-                .count()
-        };
-        assert_eq!(tracked(&table), 4);
-        table.untrack(3, false);
-        assert_eq!((tracked(&table), table.tracked.len()), (3, 3));
-        table.untrack(3, true);
-        assert_eq!((tracked(&table), table.tracked.len()), (0, 0));
-        assert_eq!(table.find(Name { db: 0, key: &key(0) }), None);
+        // 0 is used again, 1 is held: 2 is the one to give way, then 3.
+        let id = use_lock(&mut table, 0, 4);
+        give_back(&mut table, id, 4);
+        let held = use_lock(&mut table, 1, 4);
+        assert_eq!(tracked(&table), [1, 0, 3, 2].map(key));
+        let id = use_lock(&mut table, 5, 4);
+        give_back(&mut table, id, 4);
+        assert_eq!(tracked(&table), [1, 5, 0, 3].map(key));
+        assert_eq!(table.find(Name { db: 0, key: &key(2) }), None);
+        let id = use_lock(&mut table, 6, 4);
+        table.trim_tracked(4);
+        assert_eq!(tracked(&table), [6, 1, 5, 0].map(key));
+        give_back(&mut table, id, 4);
+        give_back(&mut table, held, 4);
+        assert_eq!(tracked(&table), [1, 6, 5, 0].map(key));
+    }
+
+    #[test]
+    fn a_lock_in_use_keeps_its_counters_and_a_new_one_gets_none() {
+        let mut table = Table::new(1);
+        let held: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n, 4)).collect();
+        let surplus = use_lock(&mut table, 4, 4);
+        table.trim_tracked(4);
+        assert!(table.get(surplus).unwrap().own.is_none());
+        assert_eq!(tracked(&table), [3, 2, 1, 0].map(key));
+        // Given back, the surplus lock is forgotten, and tracked when it is taken again.
+        give_back(&mut table, surplus, 4);
+        give_back(&mut table, held[2], 4);
+        use_lock(&mut table, 4, 4);
+        table.trim_tracked(4);
+        assert_eq!(tracked(&table), [4, 3, 1, 0].map(key));
+    }
+
+    #[test]
+    fn nothing_is_removed_before_the_call_is_over() {
+        let mut table = Table::new(1);
+        let id = use_lock(&mut table, 0, 1);
+        give_back(&mut table, id, 1);
+        let found = table.find(Name { db: 0, key: &key(0) }).unwrap();
+        table.find_or_make(Name { db: 0, key: &key(1) }, 1).unwrap();
+        assert_eq!(&*table.get(found).unwrap().key, key(0));
+        assert_eq!(tracked(&table), [1, 0].map(key));
+        table.trim_tracked(1);
+        assert_eq!(tracked(&table), [1].map(key));
+    }
+
+    #[test]
+    fn a_smaller_limit_and_a_reset_drop_idle_locks_first() {
+        let mut table = Table::new(1);
+        let ids: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n, 4)).collect();
+        give_back(&mut table, ids[1], 4);
+        give_back(&mut table, ids[3], 4);
+        table.trim_tracked(3);
+        assert_eq!(tracked(&table), [2, 0, 3].map(key));
+        table.untrack_idle();
+        assert_eq!(tracked(&table), [2, 0].map(key));
+        table.trim_tracked(0);
+        assert_eq!(tracked(&table), [0; 0].map(key));
+        assert!(table.get(ids[0]).is_some_and(|lock| lock.hold.is_some()));
+        assert_eq!(table.find(Name { db: 0, key: &key(3) }), None);
+    }
+
+    #[test]
+    fn locks_with_long_keys_are_not_tracked() {
+        let mut table = Table::new(1);
+        for (len, is_tracked) in [(TRACKED_KEY_MAX, true), (TRACKED_KEY_MAX + 1, false)] {
+            let key = vec![b'k'; len];
+            let id = table.find_or_make(Name { db: 0, key: &key }, 4).unwrap();
+            assert_eq!(table.get(id).unwrap().own.is_some(), is_tracked);
+        }
     }
 }

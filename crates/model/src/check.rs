@@ -45,21 +45,31 @@ impl World {
     fn check_counters(&mut self) {
         let table = self.keeper.table();
         let held = table.by_age().count() as u64;
-        let own = table.tracked().all(|lock| {
-            let counters = lock.counters.as_deref();
-            counters.is_some_and(|c| c.held_by_law() == u64::from(lock.hold.is_some()))
+        let tracked = || table.tracked().filter_map(|id| table.get(id));
+        let own = tracked().all(|lock| {
+            let held = u64::from(lock.hold.is_some());
+            lock.counters().is_some_and(|counters| counters.held_by_law() == held)
         });
+        let idle_give_way = tracked().all(|lock| lock.may_give_way() == lock.is_idle());
+        let limit = self.keeper.settings().tracked_keys;
+        let within = tracked().count() as u64 <= limit;
         let law = self.keeper.counters().held_by_law();
         let adds_up = law == table.held() && law == held;
         self.require(Law::CountersAddUp, adds_up, "taken less ended is held");
         self.require(Law::CountersAddUp, own, "also for each lock");
+        self.require(
+            Law::Tidiness,
+            idle_give_way,
+            "the idle locks, and no others, give way",
+        );
+        self.require(Law::Tidiness, within, "at most tracked-keys locks are tracked");
     }
 
     fn check_tables(&mut self) {
         let ids = (0..KEYS.len()).filter_map(|key| self.keeper.table().find(name(key)));
         let is_idle = |id: Id| {
             let lock = self.keeper.table().get(id);
-            lock.is_none_or(|l| l.hold.is_none() && l.counters.is_none() && l.places == 0)
+            lock.is_none_or(|lock| lock.is_idle() && lock.own.is_none())
         };
         let none_idle = !ids.into_iter().any(is_idle);
         self.require(Law::Tidiness, none_idle, "nothing is known of idle locks");

@@ -257,6 +257,7 @@ impl World {
         if !self.owes_longer {
             self.make_good();
         }
+        self.keeper.trim_tracked();
         self.check();
     }
 }
