@@ -76,8 +76,7 @@ impl Keeper {
                 return Err(fault);
             }
         };
-        let limit = self.tracked_limit();
-        let id = self.table.find_or_make(name, limit).ok_or(Fault::OutOfMemory)?;
+        let id = self.table.find_or_make(name).ok_or(Fault::OutOfMemory)?;
         self.count(Some(id), |counters| &mut counters.acquire_requests);
         self.settle(id, seen, now);
         let session = asker.client.zip(ask.session_grace_ms);

@@ -135,8 +135,7 @@ impl Keeper {
             if let Seen::Text { value, expires } = seen
                 && can_own(value)
             {
-                let limit = self.tracked_limit();
-                id = id.or_else(|| self.table.find_or_make(name, limit));
+                id = id.or_else(|| self.table.find_or_make(name));
                 if let Some(id) = id {
                     self.adopt_unless_known(id, value, expires, now);
                 }
@@ -175,13 +174,12 @@ impl Keeper {
         asked: &[Asked],
         share: &[(usize, bool)],
     ) -> Result<Vec<(Id, bool)>, Fault> {
-        let limit = self.tracked_limit();
         let mut known = Vec::new();
         for (place, held) in share {
             let (Some(key), Some(asked)) = (keys.get(*place), asked.get(*place)) else {
                 return Err(Fault::Internal);
             };
-            let made = || self.table.find_or_make(Name { db, key }, limit);
+            let made = || self.table.find_or_make(Name { db, key });
             let id = asked.id.or_else(made).ok_or(Fault::OutOfMemory)?;
             known.push((id, *held));
         }

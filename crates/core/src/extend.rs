@@ -44,9 +44,7 @@ impl Keeper {
             Seen::Text { value, expires }
                 if value == ask.owner && self.is_hold(known, ask.token) =>
             {
-                let limit = self.tracked_limit();
-                let id =
-                    self.table.find_or_make(name, limit).ok_or(Fault::OutOfMemory)?;
+                let id = self.table.find_or_make(name).ok_or(Fault::OutOfMemory)?;
                 known = Some(id);
                 self.adopt_unless_known(id, value, expires, now);
                 let (token, until_ms) = self.renew(id, lease_ms, now)?;

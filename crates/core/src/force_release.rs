@@ -47,8 +47,7 @@ impl Keeper {
             Seen::Text { value, expires }
                 if can_own(value) && self.passes_guard(known, &ask, value) =>
             {
-                let limit = self.tracked_limit();
-                known = known.or_else(|| self.table.find_or_make(name, limit));
+                known = known.or_else(|| self.table.find_or_make(name));
                 let next = known.map_or(Next::Nobody, |id| {
                     let caller = Caller { owner: ask.owner, client };
                     self.adopt_unless_known(id, value, expires, now);

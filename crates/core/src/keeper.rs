@@ -116,9 +116,11 @@ impl Keeper {
     pub fn new(settings: Settings, seed: u64, now: Now) -> Self {
         let mut log = Log::default();
         log.set_limit(settings.log_len);
+        let mut table = Table::new(seed);
+        table.set_tracked_limit(settings.tracked_keys);
         Self {
             settings,
-            table: Table::new(seed),
+            table,
             tokens: Tokens::new(now),
             counters: Counters::default(),
             log,
@@ -147,15 +149,14 @@ impl Keeper {
     pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         self.log.set_limit(self.settings.log_len);
-        self.trim_tracked();
+        self.table.set_tracked_limit(self.settings.tracked_keys);
     }
 
     /// Takes their own counters from the locks used least recently when there are more than
     /// `gpulock.tracked-keys`. Called once a command or an event is done with: what was
     /// known of an idle lock may be removed here.
     pub fn trim_tracked(&mut self) {
-        let limit = self.tracked_limit();
-        self.table.trim_tracked(limit);
+        self.table.trim_tracked();
     }
 
     /// The locks.
@@ -301,11 +302,6 @@ impl Keeper {
             client_line: None,
         });
         true
-    }
-
-    /// For how many locks counters of their own are kept.
-    pub(crate) fn tracked_limit(&self) -> usize {
-        usize::try_from(self.settings.tracked_keys).unwrap_or(usize::MAX)
     }
 
     /// Counts for the server, and for the lock if it has counters of its own.

@@ -216,7 +216,7 @@ mod tests {
     fn keeper_with(keys: &[(u32, &[u8])]) -> Keeper {
         let mut keeper = Keeper::new(Settings::default(), 1, NOW);
         for (db, key) in keys {
-            let id = keeper.table.find_or_make(Name { db: *db, key }, 0).unwrap();
+            let id = keeper.table.find_or_make(Name { db: *db, key }).unwrap();
             keeper.table.begin_hold(id, Hold::new(b"me", Some(1), 0, NO_END));
         }
         keeper

@@ -122,8 +122,6 @@ impl Hold {
 pub struct Own {
     /// The counters.
     pub counters: Counters,
-    /// It is in the list of idle locks, so another lock may take its place.
-    pub(crate) may_give_way: bool,
     pub(crate) links: Links,
 }
 
@@ -170,11 +168,6 @@ impl Lock {
     /// True when the lock is neither held nor waited for.
     pub fn is_idle(&self) -> bool {
         self.hold.is_none() && self.places == 0
-    }
-
-    /// True when the lock is tracked and may give way to another.
-    pub fn may_give_way(&self) -> bool {
-        self.own.as_deref().is_some_and(|own| own.may_give_way)
     }
 
     /// The lock's own counters, if it is one of the tracked.

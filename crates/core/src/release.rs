@@ -47,8 +47,7 @@ impl Keeper {
             Seen::Text { value, expires }
                 if value == ask.owner && self.is_hold(known, ask.token) =>
             {
-                let limit = self.tracked_limit();
-                known = known.or_else(|| self.table.find_or_make(name, limit));
+                known = known.or_else(|| self.table.find_or_make(name));
                 let next = known.map_or(Next::Nobody, |id| {
                     self.adopt_unless_known(id, value, expires, now);
                     self.end_and_serve(id, End::Released(ask.reason), caller, now)

@@ -194,8 +194,7 @@ impl Keeper {
     /// another lock of its set, or its owner stands in one of these lines anew.
     fn keep_place_again(&mut self, id: Id, waiter: Waiter, set: &[Bytes], now: Now) {
         let Some(db) = self.table.get(id).map(|lock| lock.db) else { return };
-        let limit = self.tracked_limit();
-        let mut make = |key| self.table.find_or_make(Name { db, key }, limit);
+        let mut make = |key| self.table.find_or_make(Name { db, key });
         let locks: Locks = match set {
             [] => waiter.locks.clone(),
             set => set.iter().filter_map(|key| make(key.as_slice())).collect(),

@@ -239,7 +239,7 @@ mod tests {
         for n in 0..LOCKS {
             let key = n.to_string();
             let name = Name { db: 0, key: key.as_bytes() };
-            let id = keeper.table.find_or_make(name, 0).unwrap();
+            let id = keeper.table.find_or_make(name).unwrap();
             keeper.table.begin_hold(id, Hold::new(b"me", Some(1), at(0).ms(), NO_END));
         }
         let mut turns = BTreeMap::new();

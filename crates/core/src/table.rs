@@ -24,6 +24,9 @@ const SMALL: usize = 8;
 /// the lock's 73 lines.
 pub const TRACKED_KEY_MAX: usize = 128;
 
+/// How many locks in use are passed over before a new lock goes without counters of its own.
+const TRIES: usize = 8;
+
 /// The locks.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -34,11 +37,10 @@ pub struct Table {
     granted: ByAge<Held>,
     /// Locks that it adopted: nobody knows since when they are held.
     adopted: ByAge<Held>,
-    /// Tracked locks that are held, waited for, or named by the call that runs now.
-    in_use: ByAge<Tracked>,
-    /// Tracked locks that are idle, the one used least recently first: it is the first to
-    /// give way.
-    idle: ByAge<Tracked>,
+    /// The locks with counters of their own, the one used least recently first.
+    tracked: ByAge<Tracked>,
+    /// How many of them there may be.
+    tracked_limit: u64,
 }
 
 impl Table {
@@ -50,8 +52,8 @@ impl Table {
             hasher: FixedState::with_seed(seed),
             granted: ByAge::default(),
             adopted: ByAge::default(),
-            in_use: ByAge::default(),
-            idle: ByAge::default(),
+            tracked: ByAge::default(),
+            tracked_limit: 0,
         }
     }
 
@@ -68,61 +70,45 @@ impl Table {
     }
 
     /// The lock of this name; created when nothing was known of it. A created lock gets
-    /// counters of its own unless its key is long or `tracked_limit` tracked locks are in
-    /// use. There may be more tracked locks than the limit after this, because it must not
-    /// remove a lock whose id a caller still uses: [`Table::trim_tracked`] does that once
-    /// the call is over.
-    pub(crate) fn find_or_make(
-        &mut self,
-        name: Name<'_>,
-        tracked_limit: usize,
-    ) -> Option<Id> {
+    /// counters of its own unless its key is long. There may be more tracked locks than the
+    /// limit after this, because it must not remove a lock whose id a caller still uses:
+    /// [`Table::trim_tracked`] does that once the call is over.
+    pub(crate) fn find_or_make(&mut self, name: Name<'_>) -> Option<Id> {
         let hash = self.hasher.hash_one(name);
-        let Self { locks, index, hasher, .. } = self;
+        let Self { locks, index, .. } = self;
         let shard = index.get_mut(shard_of(hash))?;
         let is_named = |id: &Id| locks.get(*id).is_some_and(|lock| lock.name() == name);
         if let Some(id) = shard.find(hash, is_named).copied() {
-            self.mark_in_use(id);
+            self.mark_used(id);
             return Some(id);
         }
-        let in_use = usize::try_from(self.in_use.len()).unwrap_or(usize::MAX);
-        let is_tracked = in_use < tracked_limit && name.key.len() <= TRACKED_KEY_MAX;
+        let is_tracked = name.key.len() <= TRACKED_KEY_MAX && self.has_room_to_track();
+        let Self { locks, index, hasher, .. } = self;
+        let shard = index.get_mut(shard_of(hash))?;
         let mut lock = Lock::new(name);
         lock.own = is_tracked.then(Box::default);
         let id = locks.insert(lock)?;
         shard.insert_unique(hash, id, |id| rehash(locks, hasher, *id));
         if is_tracked {
-            self.in_use.push(&mut self.locks, id);
+            self.tracked.push(&mut self.locks, id);
         }
         Some(id)
     }
 
-    /// Moves a tracked lock from the idle ones to those in use.
-    fn mark_in_use(&mut self, id: Id) {
-        let Some(own) = self.locks.get_mut(id).and_then(|lock| lock.own.as_deref_mut())
-        else {
-            return;
-        };
-        if std::mem::replace(&mut own.may_give_way, false) {
-            self.idle.remove(&mut self.locks, id);
-            self.in_use.push(&mut self.locks, id);
-        }
+    /// Whether a new lock gets counters of its own: there is room, or an idle lock gives way.
+    fn has_room_to_track(&mut self) -> bool {
+        self.tracked.len() < self.tracked_limit
+            || self.tracked_limit > 0 && self.least_used().is_some()
     }
 
-    /// Moves a tracked lock that became idle, or was used without being taken, to the end
-    /// of the idle ones.
-    fn mark_idle(&mut self, id: Id) {
-        let Some(own) = self.locks.get_mut(id).and_then(|lock| lock.own.as_deref_mut())
-        else {
-            return;
-        };
-        let list = if std::mem::replace(&mut own.may_give_way, true) {
-            &mut self.idle
-        } else {
-            &mut self.in_use
-        };
-        list.remove(&mut self.locks, id);
-        self.idle.push(&mut self.locks, id);
+    /// Moves a tracked lock to the end of those used most recently.
+    fn mark_used(&mut self, id: Id) {
+        if self.tracked.newest() != Some(id)
+            && self.locks.get(id).is_some_and(|lock| lock.own.is_some())
+        {
+            self.tracked.remove(&mut self.locks, id);
+            self.tracked.push(&mut self.locks, id);
+        }
     }
 
     fn is_named(&self, id: Id, name: Name<'_>) -> bool {
@@ -152,7 +138,7 @@ impl Table {
         lock.set_aside = false;
         let list = if adopted { &mut self.adopted } else { &mut self.granted };
         list.push(&mut self.locks, id);
-        self.mark_in_use(id);
+        self.mark_used(id);
     }
 
     /// Ends the hold of a lock, and hands it out. What is known of the lock stays until
@@ -168,9 +154,7 @@ impl Table {
     /// its counters, but may give way to another.
     pub(crate) fn forget_if_idle(&mut self, id: Id) {
         let Some(lock) = self.locks.get(id).filter(|lock| lock.is_idle()) else { return };
-        if lock.own.is_some() {
-            self.mark_idle(id);
-        } else {
+        if lock.own.is_none() {
             self.forget(id);
         }
     }
@@ -189,45 +173,55 @@ impl Table {
         }
     }
 
-    /// The number of locks that have counters of their own.
-    fn tracked_len(&self) -> usize {
-        let len = self.in_use.len().saturating_add(self.idle.len());
-        usize::try_from(len).unwrap_or(usize::MAX)
+    /// Sets how many locks may have counters of their own.
+    pub(crate) fn set_tracked_limit(&mut self, limit: u64) {
+        self.tracked_limit = limit;
+        self.trim_tracked();
     }
 
-    /// Takes their own counters from all tracked locks above `limit`: first from the idle
-    /// ones, starting with the one used least recently. Removes locks, so no caller may
-    /// hold the id of an idle one.
-    pub(crate) fn trim_tracked(&mut self, limit: usize) {
-        while self.tracked_len() > limit
-            && let Some(id) = self.idle.oldest().or(self.in_use.oldest())
-        {
+    /// Takes their own counters from the tracked locks above the limit. Removes locks, so no
+    /// caller may hold the id of one that is neither held nor waited for.
+    pub(crate) fn trim_tracked(&mut self) {
+        while self.tracked.len() > self.tracked_limit {
+            let newest = self.tracked.newest();
+            let Some(id) = self.least_used().or(newest) else { return };
             self.untrack(id);
         }
     }
 
+    /// The tracked lock that was used least recently and is neither held nor waited for. One
+    /// that is counts as used just now; after some of those the search ends.
+    fn least_used(&mut self) -> Option<Id> {
+        for _ in 0..TRIES {
+            let id = self.tracked.oldest()?;
+            if self.locks.get(id)?.is_idle() {
+                return Some(id);
+            }
+            self.mark_used(id);
+        }
+        None
+    }
+
     /// Takes their own counters from all tracked locks that are idle.
     pub(crate) fn untrack_idle(&mut self) {
-        while let Some(id) = self.idle.oldest() {
+        let is_idle = |id: &Id| self.locks.get(*id).is_some_and(Lock::is_idle);
+        let idle: Vec<Id> = self.tracked().filter(is_idle).collect();
+        for id in idle {
             self.untrack(id);
         }
     }
 
     fn untrack(&mut self, id: Id) {
-        let own = self.locks.get(id).and_then(|lock| lock.own.as_deref());
-        let is_idle = own.is_some_and(|own| own.may_give_way);
-        let list = if is_idle { &mut self.idle } else { &mut self.in_use };
-        list.remove(&mut self.locks, id);
+        self.tracked.remove(&mut self.locks, id);
         if let Some(lock) = self.locks.get_mut(id) {
             lock.own = None;
         }
         self.forget_if_idle(id);
     }
 
-    /// The locks that have counters of their own, the one used most recently first: those in
-    /// use, then the idle ones.
+    /// The locks that have counters of their own, the one used most recently first.
     pub fn tracked(&self) -> impl Iterator<Item = Id> {
-        self.tracked_from(self.in_use.newest().or(self.idle.newest()))
+        self.tracked_from(self.tracked.newest())
     }
 
     /// The same, from this one on.
@@ -237,9 +231,7 @@ impl Table {
 
     /// The tracked lock that was used next before this one.
     pub fn tracked_after(&self, id: Id) -> Option<Id> {
-        let own = self.locks.get(id)?.own.as_deref()?;
-        let first_idle = || self.idle.newest().filter(|_| !own.may_give_way);
-        own.links.older().or_else(first_idle)
+        self.locks.get(id)?.own.as_deref()?.links.older()
     }
 
     /// Changes the counters of every lock that has its own; the flag tells whether the lock
@@ -327,7 +319,7 @@ mod tests {
         let mut table = Table::new(42);
         for n in 0..20_000u32 {
             let name = Name { db: n % 2, key: &key(n) };
-            let id = table.find_or_make(name, 0).unwrap();
+            let id = table.find_or_make(name).unwrap();
             table.begin_hold(id, hold(n));
         }
         assert_eq!(table.held(), 20_000);
@@ -349,7 +341,7 @@ mod tests {
     fn by_age_tells_the_granted_first_and_skips_what_was_given_back() {
         let mut table = Table::new(1);
         for n in 0..10u32 {
-            let id = table.find_or_make(Name { db: 0, key: &key(n) }, 0).unwrap();
+            let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
             table.begin_hold(id, hold(n));
         }
         for n in [1, 5, 9] {
@@ -361,16 +353,22 @@ mod tests {
         assert_eq!(keys, [2, 4, 7, 8, 0, 3, 6].map(key));
     }
 
-    fn use_lock(table: &mut Table, n: u32, limit: usize) -> Id {
-        let id = table.find_or_make(Name { db: 0, key: &key(n) }, limit).unwrap();
+    fn tracking(limit: u64) -> Table {
+        let mut table = Table::new(1);
+        table.set_tracked_limit(limit);
+        table
+    }
+
+    fn use_lock(table: &mut Table, n: u32) -> Id {
+        let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
         table.begin_hold(id, hold(1));
         id
     }
 
-    fn give_back(table: &mut Table, id: Id, limit: usize) {
+    fn give_back(table: &mut Table, id: Id) {
         table.end_hold(id);
         table.forget_if_idle(id);
-        table.trim_tracked(limit);
+        table.trim_tracked();
     }
 
     fn tracked(table: &Table) -> Vec<Vec<u8>> {
@@ -379,68 +377,88 @@ mod tests {
 
     #[test]
     fn a_new_lock_takes_the_counters_of_the_idle_one_used_least_recently() {
-        let mut table = Table::new(1);
+        let mut table = tracking(4);
         for n in 0..4 {
-            let id = use_lock(&mut table, n, 4);
-            give_back(&mut table, id, 4);
+            let id = use_lock(&mut table, n);
+            give_back(&mut table, id);
         }
         // 0 is used again, 1 is held: 2 is the one to give way, then 3.
-        let id = use_lock(&mut table, 0, 4);
-        give_back(&mut table, id, 4);
-        let held = use_lock(&mut table, 1, 4);
+        let id = use_lock(&mut table, 0);
+        give_back(&mut table, id);
+        let held = use_lock(&mut table, 1);
         assert_eq!(tracked(&table), [1, 0, 3, 2].map(key));
-        let id = use_lock(&mut table, 5, 4);
-        give_back(&mut table, id, 4);
-        assert_eq!(tracked(&table), [1, 5, 0, 3].map(key));
+        let id = use_lock(&mut table, 5);
+        give_back(&mut table, id);
+        assert_eq!(tracked(&table), [5, 1, 0, 3].map(key));
         assert_eq!(table.find(Name { db: 0, key: &key(2) }), None);
-        let id = use_lock(&mut table, 6, 4);
-        table.trim_tracked(4);
-        assert_eq!(tracked(&table), [6, 1, 5, 0].map(key));
-        give_back(&mut table, id, 4);
-        give_back(&mut table, held, 4);
-        assert_eq!(tracked(&table), [1, 6, 5, 0].map(key));
+        for n in [6, 7, 8] {
+            let id = use_lock(&mut table, n);
+            give_back(&mut table, id);
+        }
+        // It is passed over, and counts as used when that was needed.
+        let mut left = tracked(&table);
+        left.sort();
+        assert_eq!(left, [1, 6, 7, 8].map(key));
+        give_back(&mut table, held);
+        assert_eq!(tracked(&table).len(), 4);
     }
 
     #[test]
     fn a_lock_in_use_keeps_its_counters_and_a_new_one_gets_none() {
-        let mut table = Table::new(1);
-        let held: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n, 4)).collect();
-        let surplus = use_lock(&mut table, 4, 4);
-        table.trim_tracked(4);
+        let mut table = tracking(4);
+        let held: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n)).collect();
+        let surplus = use_lock(&mut table, 4);
+        table.trim_tracked();
         assert!(table.get(surplus).unwrap().own.is_none());
-        assert_eq!(tracked(&table), [3, 2, 1, 0].map(key));
+        assert!(held.iter().all(|id| table.get(*id).unwrap().own.is_some()));
         // Given back, the surplus lock is forgotten, and tracked when it is taken again.
-        give_back(&mut table, surplus, 4);
-        give_back(&mut table, held[2], 4);
-        use_lock(&mut table, 4, 4);
-        table.trim_tracked(4);
-        assert_eq!(tracked(&table), [4, 3, 1, 0].map(key));
+        give_back(&mut table, surplus);
+        give_back(&mut table, held[2]);
+        use_lock(&mut table, 4);
+        table.trim_tracked();
+        let mut left = tracked(&table);
+        left.sort();
+        assert_eq!(left, [0, 1, 3, 4].map(key));
+    }
+
+    #[test]
+    fn however_many_are_in_use_a_few_are_looked_at() {
+        let mut table = tracking(100);
+        let held: Vec<Id> = (0..100).map(|n| use_lock(&mut table, n)).collect();
+        let oldest = table.tracked.oldest();
+        use_lock(&mut table, 100);
+        table.trim_tracked();
+        assert!(held.iter().all(|id| table.get(*id).unwrap().own.is_some()));
+        assert_eq!(oldest, Some(held[0]));
+        assert_eq!(table.tracked.oldest(), Some(held[TRIES]));
     }
 
     #[test]
     fn nothing_is_removed_before_the_call_is_over() {
-        let mut table = Table::new(1);
-        let id = use_lock(&mut table, 0, 1);
-        give_back(&mut table, id, 1);
+        let mut table = tracking(1);
+        let id = use_lock(&mut table, 0);
+        give_back(&mut table, id);
         let found = table.find(Name { db: 0, key: &key(0) }).unwrap();
-        table.find_or_make(Name { db: 0, key: &key(1) }, 1).unwrap();
+        table.find_or_make(Name { db: 0, key: &key(1) }).unwrap();
         assert_eq!(&*table.get(found).unwrap().key, key(0));
         assert_eq!(tracked(&table), [1, 0].map(key));
-        table.trim_tracked(1);
+        table.trim_tracked();
         assert_eq!(tracked(&table), [1].map(key));
     }
 
     #[test]
     fn a_smaller_limit_and_a_reset_drop_idle_locks_first() {
-        let mut table = Table::new(1);
-        let ids: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n, 4)).collect();
-        give_back(&mut table, ids[1], 4);
-        give_back(&mut table, ids[3], 4);
-        table.trim_tracked(3);
-        assert_eq!(tracked(&table), [2, 0, 3].map(key));
+        let mut table = tracking(4);
+        let ids: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n)).collect();
+        give_back(&mut table, ids[1]);
+        give_back(&mut table, ids[3]);
+        table.set_tracked_limit(3);
+        assert!(!tracked(&table).contains(&key(1)));
         table.untrack_idle();
-        assert_eq!(tracked(&table), [2, 0].map(key));
-        table.trim_tracked(0);
+        let mut left = tracked(&table);
+        left.sort();
+        assert_eq!(left, [0, 2].map(key));
+        table.set_tracked_limit(0);
         assert_eq!(tracked(&table), [0; 0].map(key));
         assert!(table.get(ids[0]).is_some_and(|lock| lock.hold.is_some()));
         assert_eq!(table.find(Name { db: 0, key: &key(3) }), None);
@@ -448,10 +466,10 @@ mod tests {
 
     #[test]
     fn locks_with_long_keys_are_not_tracked() {
-        let mut table = Table::new(1);
+        let mut table = tracking(4);
         for (len, is_tracked) in [(TRACKED_KEY_MAX, true), (TRACKED_KEY_MAX + 1, false)] {
             let key = vec![b'k'; len];
-            let id = table.find_or_make(Name { db: 0, key: &key }, 4).unwrap();
+            let id = table.find_or_make(Name { db: 0, key: &key }).unwrap();
             assert_eq!(table.get(id).unwrap().own.is_some(), is_tracked);
         }
     }

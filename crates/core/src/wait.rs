@@ -160,9 +160,8 @@ impl Keeper {
 
     /// All locks of a call; known of from now on.
     fn known(&mut self, wanted: Wanted<'_>) -> Option<Locks> {
-        let limit = self.tracked_limit();
         let names = wanted.keys.iter().map(|key| Name { db: wanted.db, key });
-        names.map(|name| self.table.find_or_make(name, limit)).collect()
+        names.map(|name| self.table.find_or_make(name)).collect()
     }
 
     fn has_room(&mut self, locks: &[Id], room: bool) -> Result<(), Fault> {
