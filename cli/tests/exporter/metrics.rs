@@ -2,12 +2,12 @@
 //! whatever the servers do meanwhile.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use crate::PATIENCE;
 use crate::exporter::{Exporter, command, instance, url};
 use crate::series::value;
 use gpulock_testkit::{Server, call, on_every_server, send, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn wait_value(exporter: &Exporter, name: &str, server: &Server, wanted: Option<f64>) {
     let instance = instance(server);
@@ -227,9 +227,8 @@ fn ends_by_sigterm_with_success_though_somebody_looks() {
         let exporter = Exporter::of(&[&server]);
         let mut events = exporter.events();
         assert!(events.next().is_some());
-        let pid = exporter.pid().to_string();
-        let killed = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(killed.expect("running kill").success());
+        let pid = Pid::from_raw(exporter.pid().cast_signed()).expect("a pid");
+        kill_process(pid, Signal::TERM).expect("a signal is sent");
         assert!(exporter.wait().success());
     });
 }
