@@ -21,13 +21,16 @@ pub(crate) fn found(test: &str, program: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(program))
         .find(|file| runs(file));
     if found.is_none() {
-        // Past the test harness, which keeps what tests that pass print.
-        let line = format!(
-            "\nSKIPPED: {test}: no {program} runs here; tools/setup.sh cli installs it\n"
-        );
-        io::stderr().write_all(line.as_bytes()).expect("writing to standard error");
+        skip(test, &format!("no {program} runs here; tools/setup.sh cli installs it"));
     }
     found
+}
+
+/// Says why a test is left out.
+pub(crate) fn skip(test: &str, reason: &str) {
+    // Past the test harness, which keeps what tests that pass print.
+    let line = format!("\nSKIPPED: {test}: {reason}\n");
+    io::stderr().write_all(line.as_bytes()).expect("writing to standard error");
 }
 
 fn runs(program: &Path) -> bool {
