@@ -39,7 +39,7 @@ check: lint under-test ## What to run all day: lints, the rules, one server
 	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock
 
 .PHONY: test
-test: lint under-test need-tests ## Everything: lints, units, the installed server and SERVERS=, examples
+test: need-tests lint under-test ## Everything: lints, units, the installed server and SERVERS=, examples
 	tools/test.sh
 	$(CARGO) clippy --locked -q -p gpulock --all-targets --features $(for-tests) -- -D warnings
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace

@@ -156,7 +156,7 @@ impl Browser {
         let reason = value["message"].as_str().unwrap_or_default();
         let lacks_browser = ["cannot find Chrome binary", "only supports Chrome version"];
         assert!(lacks_browser.iter().any(|lack| reason.contains(lack)), "{body}");
-        Err(reason.to_owned())
+        Err(reason.replace('\n', ": "))
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {
