@@ -184,8 +184,8 @@ test_installation() {
 
 test_package
 [ -n "$deb" ] || without_package
-echo "deploy/test.sh: package: well"
+echo "deploy/test.sh: package: ok"
 for part in alerts units snippet completions_and_manual installation; do
     "test_$part"
-    echo "deploy/test.sh: $part: well"
+    echo "deploy/test.sh: $part: ok"
 done

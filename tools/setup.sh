@@ -39,7 +39,7 @@ at_least() { # VERSION WANTED
     [ "$(printf '%s\n' "$1" "$2" | sort -V | sed -n 1p)" = "$2" ]
 }
 
-# Whether a program runs and is new enough. Says why not, unless there is none.
+# Whether a program runs and is new enough. Prints why not, unless there is none.
 is_recent() { # WANTED PROGRAM ARGUMENT...
     local wanted=$1 found
     shift
@@ -135,7 +135,7 @@ want_lint() {
 
 ## Servers
 
-# Whether a program is a server that can load the module. Says why not.
+# Whether a program is a server that can load the module. Prints why not.
 is_server() { # PROGRAM
     local said
     said=$("$1" --version 2>/dev/null) || said=
@@ -281,7 +281,7 @@ finish_cli() {
         fail "cannot unpack Debian's prometheus; put prometheus and promtool on PATH"
 }
 
-# dpkg-shlibdeps says what the package depends on.
+# dpkg-shlibdeps finds what the package depends on.
 want_deb() {
     version dpkg-deb --version >/dev/null || fail "a package is made on Debian and its kin only"
     { version dpkg-shlibdeps --version && objdump --version; } >/dev/null 2>&1 || need dpkg-dev
@@ -340,7 +340,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     hash -r
     look_for "$@"
     [ ${#missing[@]} -eq 0 ] ||
-        fail "installed $installed, and ${missing[*]} still does not work here: see above"
+        fail "installed $installed, but these still do not work here: ${missing[*]}"
 fi
 for name; do
     case $name in

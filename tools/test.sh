@@ -1,5 +1,5 @@
 #!/bin/bash
-# Tests what tools/setup.sh says of programs that only look like what is needed. Each stands
+# Tests what tools/setup.sh does with programs that only look like what is needed. Each stands
 # first on PATH, in a folder of its own. Installs nothing and needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,15 +19,15 @@ fake() { # CASE PROGRAM TEXT
 setup() { # CASE ARGUMENT...
     local case=$1
     shift
-    said=$(PATH="$folder/$case:$PATH" tools/setup.sh "$@" 2>&1) || true
+    output=$(PATH="$folder/$case:$PATH" tools/setup.sh "$@" 2>&1) || true
 }
 
-says() { # TEXT
-    [[ $said == *"$1"* ]] || fail "$case: did not say \"$1\" but: $said"
+prints() { # TEXT
+    [[ $output == *"$1"* ]] || fail "$case: did not print \"$1\" but: $output"
 }
 
-says_not() { # TEXT
-    [[ $said != *"$1"* ]] || fail "$case: said \"$1\": $said"
+prints_not() { # TEXT
+    [[ $output != *"$1"* ]] || fail "$case: printed \"$1\": $output"
 }
 
 test_servers() {
@@ -35,25 +35,25 @@ test_servers() {
     case=old-redis
     fake $case redis-server 'Redis server v=6.0.16 sha=00000000:0 malloc=libc bits=64 build=0'
     setup $case which
-    says 'needs Redis 7.0 or newer, or Valkey 8.0 or newer, found Redis 6.0.16'
-    says "$folder/$case/redis-server; looking further"
-    [ "${said##*$'\n'}" != "$folder/$case/redis-server" ] || fail "$case: it was taken"
+    prints 'needs Redis 7.0 or newer, or Valkey 8.0 or newer, found Redis 6.0.16'
+    prints "$folder/$case/redis-server; looking further"
+    [ "${output##*$'\n'}" != "$folder/$case/redis-server" ] || fail "$case: it was taken"
 
     case=keydb
     fake $case redis-server 'KeyDB server v=6.3.4 sha=00000000:0 malloc=libc bits=64 build=0'
     setup $case which
-    says 'found KeyDB 6.3.4'
+    prints 'found KeyDB 6.3.4'
 
     case=no-server
     fake $case redis-server 'hello'
     setup $case which
-    says "$folder/$case/redis-server is no Redis and no Valkey; looking further"
+    prints "$folder/$case/redis-server is no Redis and no Valkey; looking further"
 
     for brand in 'Redis server v=7.0.0' 'Valkey server v=8.0.1' 'Redis server v=10.2.0'; do
         case=${brand// /-}
         fake "$case" redis-server "$brand sha=00000000:0"
         setup "$case" which
-        [ "$said" = "$folder/$case/redis-server" ] || fail "$case: was not taken: $said"
+        [ "$output" = "$folder/$case/redis-server" ] || fail "$case: was not taken: $output"
     done
 }
 
@@ -61,13 +61,13 @@ test_rust() {
     local case=old-rust
     fake $case cargo 'cargo 1.63.0'
     CARGO=cargo setup $case check build
-    says "needs cargo 1.88 or newer, found 1.63.0 at $folder/$case/cargo"
-    says rustup
+    prints "needs cargo 1.88 or newer, found 1.63.0 at $folder/$case/cargo"
+    prints rustup
 
     case=no-rust
     fake $case cargo 'error: rustup could not choose a version of cargo to run'
     CARGO=cargo setup $case check build
-    says "$folder/$case/cargo does not work"
+    prints "$folder/$case/cargo does not work"
 }
 
 # LIBCLANG_PATH names the one folder in which to look.
@@ -84,30 +84,30 @@ test_libclang() {
 
     mkdir "$folder/empty"
     LIBCLANG_PATH=$folder/empty setup $case check build
-    says libclang-dev
+    prints libclang-dev
 
     library "$folder/cpp/libclang-cpp.so.14"
     LIBCLANG_PATH=$folder/cpp setup $case check build
-    says libclang-dev
-    says_not cannot
+    prints libclang-dev
+    prints_not cannot
 
     library "$folder/other/libclang-14.so.1"
     LIBCLANG_PATH=$folder/other setup $case check build
-    says "bindgen cannot use $folder/other/libclang-14.so.1: it has no clang_createIndex"
-    says libclang-dev
+    prints "bindgen cannot use $folder/other/libclang-14.so.1: it has no clang_createIndex"
+    prints libclang-dev
 
     mkdir "$folder/text"
     echo 'no library' >"$folder/text/libclang.so"
     LIBCLANG_PATH=$folder/text setup $case check build
-    says "bindgen cannot use $folder/text/libclang.so"
-    says libclang-dev
+    prints "bindgen cannot use $folder/text/libclang.so"
+    prints libclang-dev
 
     # As bindgen does: of several the one with the highest number.
     library "$folder/several/libclang-9.so"
     library "$folder/several/libclang-14.so"
     library "$folder/several/libclang.so"
     LIBCLANG_PATH=$folder/several setup $case check build
-    says "$folder/several/libclang-14.so"
+    prints "$folder/several/libclang-14.so"
 }
 
 test_programs() {
@@ -116,10 +116,10 @@ test_programs() {
     fake $case node v12.22.12
     fake $case npm 'npm does not support Node.js v12.22.12'
     setup $case check examples
-    says "needs python3 3.9 or newer, found 3.7.3 at $folder/$case/python3"
-    says "needs node 18.19 or newer, found 12.22.12 at $folder/$case/node"
-    says python3-venv
-    says nodejs
+    prints "needs python3 3.9 or newer, found 3.7.3 at $folder/$case/python3"
+    prints "needs node 18.19 or newer, found 12.22.12 at $folder/$case/node"
+    prints python3-venv
+    prints nodejs
 
     case=broken-programs
     mkdir "$folder/$case"
@@ -128,14 +128,14 @@ test_programs() {
         chmod +x "$folder/$case/$program"
     done
     setup $case check tests
-    says "python3 does not work"
-    says 'perl python3'
+    prints "python3 does not work"
+    prints 'perl python3'
     setup $case check memory
-    says valgrind
+    prints valgrind
     setup $case check cli
-    says 'chromium chromium-driver tmux'
+    prints 'chromium chromium-driver tmux'
     setup $case check deb
-    says dpkg-dev
+    prints dpkg-dev
 
     case=other-browser
     fake $case chromedriver 'ChromeDriver 99.0.4844.51 (0)'
@@ -143,7 +143,17 @@ test_programs() {
     fake $case google-chrome 'Google Chrome 136.0.7103.113'
     fake $case chromium-browser 'Chromium 136.0.7103.113'
     setup $case check cli
-    says "chromedriver 99.0.4844.51 at $folder/$case/chromedriver needs a Chromium of its release"
+    prints "chromedriver 99.0.4844.51 at $folder/$case/chromedriver needs a Chromium of its release"
+}
+
+# What was installed may still come after the program that does not do.
+test_installing() {
+    local case=installed-in-vain
+    fake $case apt-get 'installed nothing'
+    fake $case sudo 'installed nothing'
+    fake $case python3 'Python 3.7.3'
+    setup $case tests
+    prints 'installed python3, but these still do not work here: python3'
 }
 
 # Where cargo builds, however that is set.
@@ -159,7 +169,7 @@ test_target() {
     [ "$found" = "$top/target" ] || fail "without cargo it is $found"
 }
 
-for part in servers rust libclang programs target; do
+for part in servers rust libclang programs installing target; do
     "test_$part"
-    echo "tools/test.sh: $part: well"
+    echo "tools/test.sh: $part: ok"
 done
