@@ -95,7 +95,8 @@ python: build need-server ## Lint, test and build the Python package, on the ins
 
 .PHONY: deploy
 deploy: build need-server ## Check deploy/: alerts; and, out of the package, units, snippet, programs
-	-@tools/setup.sh cli deb
+	-@tools/setup.sh cli
+	-@tools/setup.sh deb
 	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/test.sh
 
 .PHONY: deb
