@@ -5,7 +5,10 @@ SHELL := /bin/bash
 # More servers to test against: programs, folders with a program `server`, or folders of
 # such folders, parted by spaces; see also `make matrix`.
 SERVERS ?=
-CARGO ?= cargo
+export CARGO ?= cargo
+
+# Where cargo builds, absolute: scripts and tests look there, whatever folder they run in.
+export CARGO_TARGET_DIR := $(shell tools/target.sh)
 
 # The long runs: minutes of `make model`, seconds of `make chaos`, calls of `make fuzz`, the
 # seed of both, seconds for each part of `make fuzz-core`.
@@ -22,8 +25,7 @@ installed = $$(tools/setup.sh which)
 for-tests = inject-panic,break-rules
 
 .PHONY: build
-build: need-cargo ## Build module and command: target/release/libgpulock.so and gpulock
-	@tools/setup.sh build
+build: need-build ## Build module and command: target/release/libgpulock.so and gpulock
 	$(CARGO) build --release --locked -p gpulock -p gpulock-cli
 
 .PHONY: run
@@ -37,14 +39,14 @@ check: lint under-test ## What to run all day: lints, the rules, one server
 	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock
 
 .PHONY: test
-test: lint under-test ## Everything: lints, units, the installed server and SERVERS=, examples
+test: need-tests lint under-test ## Everything: lints, units, the installed server and SERVERS=, examples
+	tools/test.sh
 	$(CARGO) clippy --locked -q -p gpulock --all-targets --features $(for-tests) -- -D warnings
-	-@tools/setup.sh cli
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
 	@$(MAKE) --no-print-directory examples deploy python
 
 .PHONY: model
-model: need-cargo ## The rules, explored exhaustively: MINUTES=10 on two cores, and a table of how far
+model: need-build ## The rules, explored exhaustively: MINUTES=10 on two cores, and a table of how far
 	$(CARGO) run --locked --release -q -p gpulock-model -- --minutes $(MINUTES) --jobs 2
 
 .PHONY: matrix
@@ -65,7 +67,7 @@ fuzz: build need-server ## A million calls, right, wrong and garbage (CALLS=, SE
 # The core forbids unsafe code, so that there is nothing for a sanitizer to find: without one
 # the stable toolchain will do.
 .PHONY: fuzz-core
-fuzz-core: need-cargo need-fuzz ## What reads a client's bytes, and the rules, guided by coverage
+fuzz-core: need-build need-fuzz ## What reads a client's bytes, and the rules, guided by coverage
 	@for part in requests patterns steps; do \
 		$(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$part -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 \
@@ -74,6 +76,7 @@ fuzz-core: need-cargo need-fuzz ## What reads a client's bytes, and the rules, g
 
 .PHONY: memory
 memory: under-test ## The server tests under valgrind, which takes half an hour or more
+	@tools/setup.sh memory
 	SERVERS="$(installed) $(SERVERS)" tools/valgrind.sh
 
 .PHONY: examples
@@ -91,13 +94,15 @@ python: build need-server ## Lint, test and build the Python package, on the ins
 	clients/python/test.sh "$(installed)" $(SERVERS)
 
 .PHONY: deploy
-deploy: build need-server ## Check deploy/: alerts, units, the snippet, the package if cargo-deb is there
+deploy: build need-server ## Check deploy/: alerts; and, out of the package, units, snippet, programs
 	-@tools/setup.sh cli
+	-@tools/setup.sh deb
 	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/test.sh
 
 .PHONY: deb
 deb: build ## A package for Debian: target/debian/gpulock_*.deb
-	@deploy/package.sh $(CARGO)
+	@tools/setup.sh deb
+	@deploy/package.sh
 
 .PHONY: bench
 bench: build need-server ## Measure beside peers, the installed server and SERVERS=, into target/bench
@@ -106,14 +111,14 @@ bench: build need-server ## Measure beside peers, the installed server and SERVE
 	@tools/bench.sh "$(installed)" $(SERVERS)
 
 .PHONY: bench-docs
-bench-docs: need-cargo ## Renew docs/benchmarks.md and its plots from what `make bench` measured
+bench-docs: need-build ## Renew docs/benchmarks.md and its plots from what `make bench` measured
 	$(CARGO) build --release --locked -p gpulock-bench
-	target/release/gpulock-bench report target/bench/*.json \
+	"$(CARGO_TARGET_DIR)/release/gpulock-bench" report target/bench/*.json \
 		--into docs/benchmarks.md --plots docs/benchmarks
 
 .PHONY: lint
-lint: need-cargo ## Formatting and clippy, warnings are errors
-	@tools/setup.sh build
+lint: need-build ## Formatting and clippy, warnings are errors
+	@tools/setup.sh lint
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked -q --workspace --all-targets -- -D warnings
@@ -136,13 +141,20 @@ under-test: build need-server
 need-server:
 	@tools/setup.sh server
 
+# What the tests of the workspace need; what is in `cli` some of them can do without, and
+# are then SKIPPED.
+.PHONY: need-tests
+need-tests:
+	@tools/setup.sh tests
+	-@tools/setup.sh cli
+
 .PHONY: need-fuzz
 need-fuzz:
-	@$(CARGO) fuzz --version >/dev/null 2>&1 && command -v c++ >/dev/null || { \
-		echo "cargo-fuzz or c++ is missing: cargo install --locked cargo-fuzz, and g++" >&2; \
+	@$(CARGO) fuzz --version >/dev/null 2>&1 && \
+		echo 'int main() {}' | c++ -x c++ -o /dev/null - 2>/dev/null || { \
+		echo "needs cargo-fuzz and c++: cargo install --locked cargo-fuzz, and g++" >&2; \
 		exit 1; }
 
-.PHONY: need-cargo
-need-cargo:
-	@command -v $(CARGO) >/dev/null || { \
-		echo "$(CARGO) is missing: install Rust 1.88 or newer (rustup brings it)" >&2; exit 1; }
+.PHONY: need-build
+need-build:
+	@tools/setup.sh build

@@ -39,7 +39,7 @@ wait_ready() {
 
 start_server() {
     local server=${GPULOCK_SERVER:?names the server program to test with}
-    local module=${GPULOCK_MODULE:-$repo/target/release/libgpulock.so} tries port
+    local module=${GPULOCK_MODULE:-$("$repo/tools/target.sh")/release/libgpulock.so} tries port
     [ -f "$module" ] || fail "$module is not there: build the module first (make build)"
     for ((tries = 0; tries < 20; tries++)); do
         # Below the ports that connections get, so that few are taken.

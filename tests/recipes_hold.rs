@@ -33,6 +33,28 @@ fn docs() -> String {
     fs::read_to_string(path).expect("the docs")
 }
 
+/// The keys of the README's examples, and such as `gpulock run --pool` makes.
+fn keys_of_examples() -> BTreeSet<String> {
+    let path = workspace().join("README.md");
+    let readme = fs::read_to_string(path).expect("the README");
+    let words: Vec<&str> = readme.split_whitespace().collect();
+    let mut keys: BTreeSet<String> = words
+        .windows(2)
+        .filter(|pair| {
+            ["GPULOCK.ACQUIRE", "GPULOCK.RELEASE", "--key", "--keys"].contains(&pair[0])
+        })
+        .flat_map(|pair| pair[1].split(','))
+        // Without the syntax: "key".
+        .filter(|key| key.contains(':'))
+        .map(str::to_owned)
+        .collect();
+    for key in ["gpu_lock:0", "gpu:0"] {
+        assert!(keys.contains(key), "{key} is not among {keys:?}");
+    }
+    keys.extend(["{gpus:node7}:gpu:0", "{train:node7}:gpu:1:mig:0"].map(str::to_owned));
+    keys
+}
+
 /// What clients with the Lua script need on top, as the docs say it.
 fn rules_of_old_clients() -> String {
     let docs = docs();
@@ -187,6 +209,32 @@ fn a_worker_works_and_touches_nothing_else() {
                 "EVAL return(1) 0",
             ],
         );
+    });
+}
+
+#[test]
+fn the_recipes_cover_the_keys_of_the_readme_and_of_pools() {
+    on_every_server(|flavour| {
+        let server = start(flavour);
+        let mut worker = login(&server, "worker");
+        let mut watchdog = login(&server, "watchdog");
+        let mut reader = login(&server, "reader");
+        for key in keys_of_examples() {
+            let mut listener = login(&server, "worker");
+            send!(listener, "SUBSCRIBE", format!("gpu_lock:{key}"));
+            let subscribed = listener.read();
+            assert_eq!(subscribed.list()[0], "subscribe", "{key}");
+            let token = call!(worker, "GPULOCK.ACQUIRE", &key, "asr", "EX", 60).int();
+            assert_eq!(call!(worker, "GPULOCK.EXTEND", &key, "asr"), token, "{key}");
+            assert_eq!(call!(worker, "GPULOCK.RELEASE", &key, "asr"), 1, "{key}");
+            let event = listener.read().list()[2].text();
+            assert!(event.contains("lock_released"), "{key}: {event}");
+            call!(worker, "GPULOCK.ACQUIRE", &key, "tts", "EX", 60);
+            let seen = call!(reader, "GPULOCK.INSPECT", &key);
+            assert_eq!(seen.field("owner"), "tts", "{key}");
+            assert_eq!(keys(&reader.line("GPULOCK.LIST")), [key.as_str()]);
+            assert_eq!(call!(watchdog, "GPULOCK.FORCERELEASE", &key), "tts", "{key}");
+        }
     });
 }
 

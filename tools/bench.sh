@@ -8,7 +8,8 @@
 # from before stay.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bench=target/release/gpulock-bench
+built=$(tools/target.sh)/release
+bench=$built/gpulock-bench
 venv=target/bench-venv
 out=target/bench
 
@@ -17,7 +18,8 @@ fail() { echo "bench.sh: $*" >&2; exit 1; }
 # The peers in Python, anew when what is wanted has changed.
 make_venv() {
     local wanted=bench/workers/requirements.txt
-    cmp -s "$wanted" "$venv/made-of" && return
+    # Its Python may have been upgraded or removed since.
+    cmp -s "$wanted" "$venv/made-of" && "$venv/bin/python" -c 'import redis' && return
     python3 -m venv --clear "$venv"
     "$venv/bin/pip" install -q --disable-pip-version-check -r "$wanted"
     cp "$wanted" "$venv/made-of"
@@ -49,7 +51,7 @@ for word; do
         run=$out/$(name_of "$program").json
         # The installed server may be among the others as well.
         [[ " ${runs[*]} " != *" $run "* ]] || continue
-        "$bench" measure --server "$program" --module target/release/libgpulock.so \
+        "$bench" measure --server "$program" --module "$built/libgpulock.so" \
             --python "$venv/bin/python" --out "$run"
         runs+=("$run")
     done

@@ -4,11 +4,11 @@
 #
 #     GPULOCK_SERVER=redis-server tools/picture.sh [GPULOCK]
 #
-# GPULOCK: the program, else target/release/gpulock. Needs tmux, and Python with rich (apt
+# GPULOCK: the program, else the release build. Needs tmux, and Python with rich (apt
 # install tmux python3-rich); PYTHON names another Python that has it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-gpulock=$(realpath "${1:-target/release/gpulock}")
+gpulock=$(realpath "${1:-$(tools/target.sh)/release/gpulock}")
 width=100 height=26
 
 # shellcheck source=examples/server.sh

@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 server=$(tools/setup.sh which)
-[ -f target/release/libgpulock.so ] || { echo "build the module first: make build" >&2; exit 1; }
+module=$(tools/target.sh)/release/libgpulock.so
+[ -f "$module" ] || { echo "$module is missing: build the module first (make build)" >&2; exit 1; }
 
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 port=6379
@@ -17,8 +18,13 @@ if [ "$port" -ne 6379 ]; then
     options=(--port "$port" --appenddirname "appendonlydir-$port" --dbfilename "dump-$port.rdb")
 fi
 
+# The file is a copy: it names the module wherever cargo built it, and CONFIG REWRITE
+# changes the copy.
+mkdir -p target
+sed "s#^loadmodule .*#loadmodule \"$module\"#" redis.conf >"target/run-$port.conf"
+
 cli=redis-cli
-command -v "$cli" >/dev/null || ! command -v valkey-cli >/dev/null || cli=valkey-cli
+"$cli" --version >/dev/null 2>&1 || ! valkey-cli --version >/dev/null 2>&1 || cli=valkey-cli
 cat <<TRY
 Try, in another shell:
 
@@ -27,4 +33,4 @@ Try, in another shell:
   $cli -p $port GPULOCK.RELEASE gpu_lock:0 me
 
 TRY
-exec "$server" ./redis.conf "${options[@]}" "$@"
+exec "$server" "./target/run-$port.conf" "${options[@]}" "$@"

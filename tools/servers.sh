@@ -20,7 +20,7 @@ valkey-9       valkey  sid"
 
 fail() { echo "servers.sh: $*" >&2; exit 1; }
 for tool in apt-get apt-cache dpkg; do
-    command -v "$tool" >/dev/null || fail "$tool is missing: this works on Debian and its kin only"
+    "$tool" --version >/dev/null 2>&1 || fail "$tool is missing: this works on Debian and its kin only"
 done
 
 mkdir -p "${1:-target/servers}"
@@ -99,7 +99,7 @@ for name in $names; do
     row=$(awk -v name="$name" '$1 == name' <<<"$table")
     [ -n "$row" ] || fail "no server $name; there are:" $(awk '{print $1}' <<<"$table")
     # shellcheck disable=SC2086 # a row of words
-    [ -x "$dest/$name/server" ] || bring $row
+    "$dest/$name/server" --version >/dev/null 2>&1 || bring $row
     echo "$name: $("$dest/$name/server" --version | cut -d' ' -f1-3)"
 done
 rm -rf "$dest/.apt"

@@ -1,25 +1,162 @@
 #!/bin/bash
-# Brings what a fresh Debian lacks, and only that:
+# Installs what a fresh Debian lacks, and only that:
 #
-#     tools/setup.sh [build] [server] [examples] [bench] [cli]   all when none is named
-#     tools/setup.sh which                                   prints the server that is used here
+#     tools/setup.sh [SET...]         build lint server tests examples bench cli memory deb;
+#                                     all but memory when none is named
+#     tools/setup.sh check [SET...]   prints the packages that are missing, and installs none
+#     tools/setup.sh which            prints the server that is used here
 #
-# Installing needs root or sudo; with neither, it prints the line to run and fails. No
-# service is started and no Redis that is there is touched: Debian's package redis-server
-# would start one, but the server program itself is in redis-tools, under another name.
-# Its package prometheus would as well, and is only unpacked, to target/tools/prometheus.
+# A program counts as present when it runs and is new enough, never because a file of its
+# name exists. Installing needs root or sudo; with neither, it prints the line to run and
+# fails. It starts no service and touches no Redis that is installed: Debian's package
+# redis-server would start one, but the server program itself is in redis-tools, under
+# another name. The package prometheus would as well, and is only unpacked, to
+# target/tools/prometheus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-local_server=target/tools/redis-server
+local_server=$PWD/target/tools/redis-server
+local_prometheus=target/tools/prometheus/usr/bin
+sets=(build lint server tests examples bench cli deb)
+
+probes=$(mktemp -d)
+trap 'rm -rf "$probes"' EXIT
 
 has() { command -v "$1" >/dev/null 2>&1; }
-fail() { echo "setup.sh: $*" >&2; exit 1; }
-runs() { "$1" --version 2>/dev/null | grep -q 'server v='; }
+note() { echo "setup.sh: $*" >&2; }
+fail() { note "$*"; exit 1; }
+
+missing=()
+need() { missing+=("$@"); }
+
+# The first number with a dot in what a program prints: "cargo 1.88.0 (...)" is 1.88.0.
+version() { # PROGRAM ARGUMENT...
+    local said
+    said=$("$@" 2>/dev/null) || return 1
+    [[ $said =~ [0-9]+(\.[0-9]+)+ ]] && echo "${BASH_REMATCH[0]}"
+}
+
+at_least() { # VERSION WANTED
+    [ "$(printf '%s\n' "$1" "$2" | sort -V | sed -n 1p)" = "$2" ]
+}
+
+# Whether a program runs and is new enough. Prints why not, unless there is none.
+is_recent() { # WANTED PROGRAM ARGUMENT...
+    local wanted=$1 found
+    shift
+    has "$1" || return 1
+    if ! found=$(version "$@"); then
+        note "$(command -v "$1") does not work: \"$*\" prints no version"
+        return 1
+    fi
+    at_least "$found" "$wanted" && return
+    note "needs $1 $wanted or newer, found $found at $(command -v "$1")"
+    return 1
+}
+
+## Rust and the compilers
+
+cargo=${CARGO:-cargo}
+# The same as rust-version in Cargo.toml.
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+# Debian's Rust is too old, and rustup is not for a script to install.
+require_rust() {
+    is_recent "$rust" "$cargo" --version && is_recent "$rust" "${RUSTC:-rustc}" --version && return
+    fail "needs Rust $rust or newer: install it with rustup (https://rustup.rs)," \
+        "and put ~/.cargo/bin first on PATH"
+}
+
+compiles() { # COMPILER LANGUAGE
+    has "$1" && "$1" -x "$2" -o "$probes/hello" - 2>/dev/null <<<'
+#include <stdio.h>
+int main(void) { return puts("hello") < 0; }' && "$probes/hello" >/dev/null
+}
+
+# The folders in which clang-sys, the crate that loads libclang for bindgen, looks.
+libclang_folders() {
+    local prefix
+    if [ -n "${LIBCLANG_PATH:-}" ]; then echo "$LIBCLANG_PATH"; return; fi
+    if prefix=$("${LLVM_CONFIG_PATH:-llvm-config}" --prefix 2>/dev/null); then
+        printf '%s\n' "$prefix"/{bin,lib,lib64}
+    fi
+    tr ':' '\n' <<<"${LD_LIBRARY_PATH:-}:${LIBRARY_PATH:-}"
+    printf '%s\n' /usr/local/llvm*/lib* /usr/local/lib*/*/* /usr/local/lib*/* /usr/local/lib* \
+        /usr/lib*/*/* /usr/lib*/* /usr/lib*
+}
+
+# The library that it takes: the one with the highest number in its name, and the first of
+# several. libclang-cpp is another library.
+chosen_libclang() {
+    local folder
+    if [ -f "${LIBCLANG_PATH:-}" ]; then echo "$LIBCLANG_PATH"; return; fi
+    libclang_folders | while read -r folder; do
+        [ -z "$folder" ] || compgen -G "$folder/libclang[.-]*" || true
+    done |
+        awk -F/ '$NF ~ /^libclang(-[^\/]*)?\.so/ && $NF !~ /-cpp\./ {
+            number = $NF
+            sub(/^libclang(-|\.so\.?)/, "", number)
+            print number + 0, $0
+        }' | sort -s -n -r -k1,1 | sed -n '1s/^[0-9.]* //p'
+}
+
+# Needs a C compiler.
+has_libclang() {
+    local library said
+    library=$(chosen_libclang)
+    [ -n "$library" ] || return 1
+    cc -o "$probes/libclang" tools/libclang.c -ldl 2>/dev/null || return 1
+    said=$("$probes/libclang" "$library" 2>&1) && return
+    note "bindgen cannot use $library: ${said:-it crashes}"
+    return 1
+}
+
+# What speaks TLS here needs the certificates of the authorities: cargo, pip, npm. Other
+# systems than Debian keep them elsewhere, and always have them.
+has_certificates() {
+    ! has apt-get ||
+        grep -qs 'BEGIN CERTIFICATE' "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}"
+}
+
+want_build() {
+    require_rust
+    has_certificates || need ca-certificates
+    if ! compiles cc c; then
+        need gcc libc6-dev libclang-dev
+    elif ! has_libclang; then
+        need libclang-dev
+    fi
+}
+
+want_lint() {
+    require_rust
+    { version "$cargo" fmt --version && version "$cargo" clippy --version; } >/dev/null ||
+        fail "needs rustfmt and clippy: rustup component add rustfmt clippy"
+}
+
+## Servers
+
+# Whether a program is a server that can load the module. Prints why not.
+is_server() { # PROGRAM
+    local said
+    said=$("$1" --version 2>/dev/null) || said=
+    [[ $said =~ ^(Redis|Valkey|[^ ]+)\ server\ v=([0-9.]+) ]] || {
+        note "$1 is no Redis and no Valkey; looking further"
+        return 1
+    }
+    local brand=${BASH_REMATCH[1]} found=${BASH_REMATCH[2]}
+    case $brand in
+        Redis) at_least "$found" 7.0 && return ;;
+        Valkey) at_least "$found" 8.0 && return ;;
+    esac
+    note "needs Redis 7.0 or newer, or Valkey 8.0 or newer, found $brand $found at $1;" \
+        "looking further"
+    return 1
+}
 
 which_server() {
-    local name
-    for name in redis-server valkey-server "$local_server"; do
-        if has "$name" && runs "$name"; then command -v "$name"; return; fi
+    local program
+    for program in $(type -aP redis-server valkey-server) "$local_server"; do
+        if [ -x "$program" ] && is_server "$program"; then echo "$program"; return; fi
     done
     return 1
 }
@@ -27,11 +164,11 @@ which_server() {
 # The program decides by its own name what it is.
 link_server() {
     local program
-    for program in redis-check-rdb valkey-check-rdb; do
-        has "$program" || continue
+    for program in $(type -aP redis-check-rdb valkey-check-rdb); do
         mkdir -p target/tools
-        ln -sfn "$(command -v "$program")" "$local_server"
-        runs "$local_server" && return
+        ln -sfn "$program" "$local_server"
+        # Elsewhere it is a program of its own, or of an old release.
+        is_server "$local_server" 2>/dev/null && return
         rm -f "$local_server"
     done
     return 1
@@ -44,16 +181,84 @@ unpack_server() {
     mkdir -p "$folder"
     (cd "$folder" && apt-get download -q redis-server && dpkg -x ./*.deb .) || return 1
     ln -sfn unpacked/usr/bin/redis-server "$local_server"
-    runs "$local_server" && return
+    is_server "$local_server" && return
     rm -f "$local_server"
     return 1
 }
 
-# What bindgen looks for.
-has_libclang() {
+want_server() {
+    if ! { which_server || link_server; } >/dev/null; then
+        need redis-tools
+    elif ! version redis-cli --version >/dev/null && ! version valkey-cli --version >/dev/null; then
+        need redis-tools
+    fi
+}
+
+finish_server() {
+    which_server >/dev/null 2>&1 || link_server || unpack_server ||
+        fail "found no server that can load the module; put a redis-server on PATH"
+}
+
+## What the tests and tools run
+
+has_python() {
+    is_recent 3.9 python3 --version
+}
+
+# Debian's python3 has the module venv, but not what it installs pip from.
+has_venv() {
+    python3 -c 'import ensurepip, venv; ensurepip.version()' >/dev/null 2>&1
+}
+
+want_venv() {
+    has_certificates || need ca-certificates
+    has_python || need python3 python3-venv
+    has_venv || need python3-venv
+}
+
+# What the tests of the workspace cannot do without; cli has what they can.
+want_tests() {
+    has_python || need python3
+    perl -MPOSIX -e 1 >/dev/null 2>&1 || need perl
+    setsid true >/dev/null 2>&1 || need util-linux
+    script --quiet --return --command true /dev/null >/dev/null 2>&1 </dev/null || need bsdutils
+}
+
+want_memory() {
+    valgrind -q true >/dev/null 2>&1 || need valgrind
+}
+
+want_bench() {
+    want_venv
+    want_memory
+}
+
+want_examples() {
+    want_venv
+    # The same as engines in examples/node/package.json.
+    is_recent 18.19 node --version || need nodejs
+    is_recent 8 npm --version || need npm
+}
+
+# chromedriver leads a Chromium of its own release only.
+has_browser() {
+    local driver browser found
+    has chromedriver || return 1
+    driver=$(version chromedriver --version) || driver=none
+    for browser in google-chrome chromium chromium-browser; do
+        found=$(version "$browser" --version) || continue
+        [ "${found%%.*}" = "${driver%%.*}" ] && return
+    done
+    note "chromedriver $driver at $(command -v chromedriver) needs a Chromium of its release," \
+        "found ${found:-none}"
+    return 1
+}
+
+has_prometheus() {
     local folder
-    for folder in ${LIBCLANG_PATH:-} /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64 /usr/lib; do
-        compgen -G "$folder/libclang*.so*" >/dev/null && return
+    for folder in "" "$local_prometheus/"; do
+        "${folder}prometheus" --version >/dev/null 2>&1 &&
+            "${folder}promtool" --version >/dev/null 2>&1 && return
     done
     return 1
 }
@@ -63,92 +268,83 @@ unpack_prometheus() {
     rm -rf "$folder"
     mkdir -p "$folder"
     (cd "$folder" && apt-get download -q prometheus && dpkg -x ./*.deb . && rm ./*.deb) &&
-        "$folder/usr/bin/prometheus" --version >/dev/null 2>&1
-}
-
-has_prometheus() {
-    { has prometheus && has promtool; } || [ -x target/tools/prometheus/usr/bin/promtool ]
-}
-
-missing=()
-need() { missing+=("$@"); }
-
-want_build() {
-    has cargo || fail "cargo is missing: install Rust 1.88 or newer (rustup brings it)"
-    { has cc && echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1; } || need gcc libc6-dev
-    has_libclang || need libclang-dev
-}
-
-want_server() {
-    if ! { which_server || link_server; } >/dev/null; then
-        need redis-tools
-    elif ! has redis-cli && ! has valkey-cli; then
-        need redis-tools
-    fi
-}
-
-want_venv() {
-    has python3 || need python3
-    python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
-}
-
-want_bench() {
-    want_venv
-    has valgrind || need valgrind
-}
-
-want_examples() {
-    want_venv
-    has node || need nodejs
-    has npm || need npm
+        has_prometheus
 }
 
 want_cli() {
-    has tmux || need tmux
-    has chromedriver || need chromium chromium-driver
+    tmux -V >/dev/null 2>&1 || need tmux
+    has_browser || need chromium chromium-driver
+}
+
+finish_cli() {
+    has_prometheus || unpack_prometheus ||
+        fail "cannot unpack Debian's prometheus; put prometheus and promtool on PATH"
+}
+
+# dpkg-shlibdeps finds what the package depends on.
+want_deb() {
+    version dpkg-deb --version >/dev/null || fail "a package is made on Debian and its kin only"
+    { version dpkg-shlibdeps --version && objdump --version; } >/dev/null 2>&1 || need dpkg-dev
+}
+
+## Installing
+
+look_for() { # SET...
+    local name
+    missing=()
+    for name; do
+        case $name in
+            build | lint | server | tests | examples | bench | cli | memory | deb) "want_$name" ;;
+            *) fail "no set $name; there are: ${sets[*]} memory" ;;
+        esac
+    done
+    [ ${#missing[@]} -eq 0 ] || mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 }
 
 install_missing() {
-    [ ${#missing[@]} -gt 0 ] || return 0
     local as_root=()
     local patient=(-q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
-    local line="apt-get install -y --no-install-recommends ${missing[*]}"
-    has apt-get || fail "no apt-get here; install what answers to: ${missing[*]}"
+    local install=(apt-get install -y --no-install-recommends "${missing[@]}")
+    has apt-get || fail "no apt-get here; install what corresponds to: ${missing[*]}"
     if [ "$(id -u)" -ne 0 ]; then
-        # Without a terminal nobody can type a password.
+        # Without a terminal there is no way to type a password.
         if has sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
             as_root=(sudo)
         else
-            echo "$line"
+            echo "${install[*]}"
             exit 1
         fi
     fi
     "${as_root[@]}" apt-get update "${patient[@]}"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line "${patient[@]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" "${patient[@]}"
 }
 
-[ $# -gt 0 ] || set -- build server examples bench cli
-for set; do
-    case $set in
-        build) want_build ;;
-        server) want_server ;;
-        examples) want_examples ;;
-        bench) want_bench ;;
-        cli) want_cli ;;
-        which) which_server || fail "no server here: run tools/setup.sh server"; exit ;;
-        *) fail "no set $set; there are: build server examples bench cli" ;;
-    esac
-done
-install_missing
-for set; do
-    case $set in
-        server)
-            which_server >/dev/null || link_server || unpack_server ||
-                fail "found no server program that runs; put a redis-server on PATH"
-            ;;
-        cli)
-            has_prometheus || unpack_prometheus ||
-                fail "cannot unpack Debian's prometheus; put prometheus and promtool on PATH"
-            ;;
+if [ "${1:-}" = which ]; then
+    which_server || fail "no server here: run tools/setup.sh server"
+    exit
+fi
+only_check=
+if [ "${1:-}" = check ]; then only_check=yes; shift; fi
+[ $# -gt 0 ] || set -- "${sets[@]}"
+
+look_for "$@"
+if [ -n "$only_check" ]; then
+    [ ${#missing[@]} -eq 0 ] && exit
+    echo "${missing[*]}"
+    exit 1
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+    installed="${missing[*]}"
+    install_missing
+    # What was first on PATH, or first in a folder, may still be.
+    hash -r
+    look_for "$@"
+    [ ${#missing[@]} -eq 0 ] ||
+        fail "installed $installed, but these still do not work here: ${missing[*]}"
+fi
+for name; do
+    case $name in
+        server) finish_server ;;
+        cli) finish_cli ;;
     esac
 done

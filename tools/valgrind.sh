@@ -15,9 +15,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fail() { echo "valgrind.sh: $*" >&2; exit 1; }
-command -v valgrind >/dev/null || fail "install valgrind and libc6-dbg"
+valgrind -q true >/dev/null || fail "valgrind does not run here: tools/setup.sh memory installs it"
 
-logs=$(realpath -m "${CARGO_TARGET_DIR:-target}/valgrind")
+logs=$(tools/target.sh)/valgrind
 rm -rf "$logs"
 mkdir -p "$logs"
 

@@ -2,10 +2,10 @@
 //! is given back however it ends.
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use gpulock_testkit::{Server, call, on_every_server, send, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 #[path = "support/called.rs"]
 mod called;
@@ -36,8 +36,9 @@ fn start_bash(tmux: &Tmux) {
 }
 
 /// Sends a signal to a process.
-fn signal(name: &str, pid: &str) {
-    assert!(Command::new("kill").args(["-s", name, pid]).status().unwrap().success());
+fn send_signal(pid: &str, signal: Signal) {
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 /// Whether a process ended; nobody may be there to bury it.
@@ -235,12 +236,12 @@ fn no_key_waits_for_a_server_that_hangs() {
 #[test]
 fn a_signal_gives_the_terminal_back_and_is_told_by_the_status() {
     on_every_server(|flavour| {
-        for (name, status) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131)] {
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
             let Some(tmux) = Tmux::start(100, 30) else { return };
             let server = flavour.start();
             let pid = start_with_id(&tmux, &server);
-            signal(name, &pid);
-            wait_ended(&tmux, status);
+            send_signal(&pid, signal);
+            wait_ended(&tmux, 128 + signal.as_raw());
         }
     });
 }
@@ -255,7 +256,8 @@ fn who_stops_it_is_in_the_shell_and_fg_brings_it_back() {
         start_bash(&tmux);
         let server = flavour.start();
         let pid = start_with_id(&tmux, &server);
-        let stops: [&dyn Fn(); 2] = [&|| signal("TSTP", &pid), &|| tmux.press(&["C-z"])];
+        let stops: [&dyn Fn(); 2] =
+            [&|| send_signal(&pid, Signal::TSTP), &|| tmux.press(&["C-z"])];
         for (stop, key) in stops.into_iter().zip(["gpu:0", "gpu:1"]) {
             stop();
             wait_for_the_shell(&tmux, STOPPED);
@@ -279,7 +281,7 @@ fn after_a_stop_that_it_did_not_see_it_draws_anew() {
         start_bash(&tmux);
         let server = flavour.start();
         let pid = start_with_id(&tmux, &server);
-        signal("STOP", &pid);
+        send_signal(&pid, Signal::STOP);
         tmux.wait_for(STOPPED);
         tmux.type_line(&format!("fg; {TELL}"));
         let screen = tmux.wait("the picture alone", |screen| {

@@ -12,17 +12,19 @@ servers=()
 for server; do servers+=("$(realpath -s "$server")"); done
 cd "$(dirname "$0")"
 repo=$(cd ../.. && pwd)
+[ ${#servers[@]} -gt 0 ] || servers=("$("$repo/tools/setup.sh" which)")
 
 venv=$repo/target/python-venv
-[ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+# The Python of an old environment may have been upgraded or removed since.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$venv"
 pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
 pip -r tests/requirements.txt
 # With what is there already: nothing is asked of the index.
 pip --no-build-isolation -e '.[celery]'
 
 export PATH=$venv/bin:$PATH
-export GPULOCK_MODULE=${GPULOCK_MODULE:-$repo/target/release/libgpulock.so}
-[ ${#servers[@]} -eq 0 ] || export SERVERS="${servers[*]}"
+export GPULOCK_MODULE=${GPULOCK_MODULE:-$("$repo/tools/target.sh")/release/libgpulock.so}
+export SERVERS="${servers[*]}"
 ruff check --quiet
 ruff format --quiet --check
 mypy

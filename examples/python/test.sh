@@ -6,7 +6,8 @@ cd "$(dirname "$0")"
 
 # redis-py goes into an environment of its own.
 venv=$repo/target/examples/python
-[ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
+# The Python of an old environment may have been upgraded or removed since.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
 
 check_example "$venv/bin/python" lock.py

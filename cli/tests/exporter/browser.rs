@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use ureq::Agent;
 
 use crate::PATIENCE;
-use crate::tools::{Process, found, told_port};
+use crate::tools::{Process, found, skip, told_port};
 
 /// A browser with one window; it ends with the test.
 pub(crate) struct Browser {
@@ -24,7 +24,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// None where there is no chromedriver: then `test` is left out, loudly.
+    /// None where there is no chromedriver, or no browser of its release: then `test` is left out, loudly.
     pub(crate) fn start(test: &str) -> Option<Self> {
         let driver = found(test, "chromedriver")?;
         let folder = TempDir::with_prefix("gpulock-browser-").expect("making a folder");
@@ -46,7 +46,10 @@ impl Browser {
             folder,
         };
         wait_until(PATIENCE, "chromedriver", || browser.is_ready());
-        browser.open_session();
+        if let Err(reason) = browser.open_session() {
+            skip(test, &reason);
+            return None;
+        }
         Some(browser)
     }
 
@@ -123,7 +126,8 @@ impl Browser {
         status.is_some_and(|status: Value| status["value"]["ready"] == json!(true))
     }
 
-    fn open_session(&mut self) {
+    /// An error: there is no browser that this chromedriver can lead.
+    fn open_session(&mut self) -> Result<(), String> {
         let profile = format!("--user-data-dir={}", self.folder.path().display());
         let flags = [
             "--headless",
@@ -140,9 +144,19 @@ impl Browser {
             "goog:chromeOptions": { "args": flags },
             "unhandledPromptBehavior": "ignore",
         }}});
-        let session = self.post("/session", &wanted)["sessionId"].clone();
-        let session = session.as_str().expect("the id of a session").to_owned();
-        self.session = format!("{}/session/{session}", self.session);
+        let answer =
+            self.agent.post(format!("{}/session", self.session)).send_json(wanted);
+        let mut answer = answer.expect("chromedriver answers");
+        let body: Value = answer.body_mut().read_json().expect("in JSON");
+        let value = &body["value"];
+        if let Some(session) = value["sessionId"].as_str() {
+            self.session = format!("{}/session/{session}", self.session);
+            return Ok(());
+        }
+        let reason = value["message"].as_str().unwrap_or_default();
+        let lacks_browser = ["cannot find Chrome binary", "only supports Chrome version"];
+        assert!(lacks_browser.iter().any(|lack| reason.contains(lack)), "{body}");
+        Err(reason.replace('\n', ": "))
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {

@@ -2,12 +2,13 @@
 //! whatever the servers do meanwhile.
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::fs;
 
 use crate::PATIENCE;
 use crate::exporter::{Exporter, command, instance, url};
 use crate::series::value;
-use gpulock_testkit::{Server, call, on_every_server, send, wait_until};
+use gpulock_testkit::{Server, call, on_every_server, send, wait_until, workspace};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn wait_value(exporter: &Exporter, name: &str, server: &Server, wanted: Option<f64>) {
     let instance = instance(server);
@@ -145,13 +146,13 @@ fn holds_and_waits_that_go_on_are_told() {
 /// The user `reader` of docs/operations.md, and a name for the server without its password.
 #[test]
 fn a_user_that_may_only_read_is_enough() {
+    let docs = fs::read_to_string(workspace().join("docs/operations.md"));
+    let docs = docs.expect("the docs");
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
-        let rules = "ACL SETUSER reader on >reader-secret resetkeys %R~gpu_lock:* \
-                     resetchannels -@all +@connection -@dangerous +gpulock.inspect \
-                     +gpulock.list +gpulock.stats +gpulock.log +gpulock.metrics +info";
-        assert_eq!(client.line(rules), "OK");
+        let recipe = docs.lines().find(|line| line.starts_with("ACL SETUSER reader "));
+        assert_eq!(client.line(recipe.expect("a recipe")), "OK");
         assert!(call!(client, "GPULOCK.ACQUIRE", "gpu_lock:0", "a").int() > 0);
 
         let url = format!("redis://reader:reader-secret@127.0.0.1:{}", server.port());
@@ -227,9 +228,8 @@ fn ends_by_sigterm_with_success_though_somebody_looks() {
         let exporter = Exporter::of(&[&server]);
         let mut events = exporter.events();
         assert!(events.next().is_some());
-        let pid = exporter.pid().to_string();
-        let killed = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(killed.expect("running kill").success());
+        let pid = Pid::from_raw(exporter.pid().cast_signed()).expect("a pid");
+        kill_process(pid, Signal::TERM).expect("a signal is sent");
         assert!(exporter.wait().success());
     });
 }

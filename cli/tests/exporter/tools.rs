@@ -13,21 +13,34 @@ use crate::PATIENCE;
 /// Where `tools/setup.sh cli` unpacks Debian's Prometheus.
 const UNPACKED: &str = "target/tools/prometheus/usr/bin";
 
-/// The first of some programs that is there; else says loudly that a test is left out.
+/// The first program of this name that runs; else says loudly that a test is left out.
 pub(crate) fn found(test: &str, program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path)
         .chain([workspace().join(UNPACKED)])
         .map(|folder| folder.join(program))
-        .find(|file| file.is_file());
+        .find(|file| runs(file));
     if found.is_none() {
-        // Past the test harness, which keeps what tests that pass print.
-        let line = format!(
-            "\nSKIPPED: {test}: no {program} here; tools/setup.sh cli brings it\n"
-        );
-        io::stderr().write_all(line.as_bytes()).expect("writing to standard error");
+        skip(test, &format!("no {program} runs here; tools/setup.sh cli installs it"));
     }
     found
+}
+
+/// Says why a test is left out.
+pub(crate) fn skip(test: &str, reason: &str) {
+    // Past the test harness, which keeps what tests that pass print.
+    let line = format!("\nSKIPPED: {test}: {reason}\n");
+    io::stderr().write_all(line.as_bytes()).expect("writing to standard error");
+}
+
+fn runs(program: &Path) -> bool {
+    let mut asked = Command::new(program);
+    asked
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    asked.status().is_ok_and(|status| status.success())
 }
 
 /// The port that a program took for itself, once its log tells it behind `words`.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use gpulock_testkit::{Server, call, servers, wait_until};
+use gpulock_testkit::{Server, call, servers, wait_until, workspace};
 use rustix::process::Signal;
 use rustix::system::uname;
 use tempfile::TempDir;
@@ -72,6 +72,25 @@ fn each_command_gets_gpus_of_its_own() {
     assert_eq!(two.line("told"), both);
     let (status, _) = host.run(&server, &["--no-wait"], TELLS).status();
     assert_eq!(status, 75);
+}
+
+#[test]
+fn the_worker_of_the_docs_may_use_a_pool() {
+    let server = server();
+    let docs = fs::read_to_string(workspace().join("docs/operations.md"));
+    let docs = docs.expect("the docs");
+    let recipe = docs.lines().find(|line| line.starts_with("ACL SETUSER worker "));
+    assert_eq!(server.client().line(recipe.expect("a recipe")), "OK");
+    let url = format!("redis://worker:worker-secret@127.0.0.1:{}", server.port());
+    let host = Host::with("GPU-a 9000\n");
+    let (status, run) = host
+        .run(&server, &["--lease", "6s"], "sleep 7")
+        .with(|command| {
+            command.env("GPULOCK_URL", url);
+        })
+        .status();
+    assert_eq!(status, 0, "{}", run.err());
+    assert_eq!(server.info_int("gpulock", "gpulock_releases"), 1);
 }
 
 #[test]

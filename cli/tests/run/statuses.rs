@@ -216,6 +216,7 @@ fn a_signal_in_the_moment_of_the_grant_leaves_nothing_behind() {
 fn the_rights_of_a_worker_are_enough() {
     on_every_server(|flavour| {
         let server = flavour.server().start();
+        // What it needs of the worker's in docs/operations.md; INSPECT is not among it.
         let rights = "resetkeys ~gpu_lock:* resetchannels -@all +@connection -@dangerous \
                       +gpulock.acquireany +gpulock.release +gpulock.extend";
         for inspect in ["+gpulock.inspect", "-gpulock.inspect"] {

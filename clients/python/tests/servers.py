@@ -17,7 +17,8 @@ from pathlib import Path
 import redis
 
 ROOT = Path(__file__).resolve().parents[3]
-MODULE = os.environ.get("GPULOCK_MODULE") or str(ROOT / "target/release/libgpulock.so")
+BUILT = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+MODULE = os.environ.get("GPULOCK_MODULE") or str(BUILT / "release/libgpulock.so")
 PATIENCE_S = 30
 
 

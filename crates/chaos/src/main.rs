@@ -42,7 +42,7 @@ struct Run {
     /// The server program, or a folder with one [default: the first of the test kit's]
     #[arg(long)]
     server: Option<String>,
-    /// The module [default: the test kit's, target/release/libgpulock.so]
+    /// The module [default: the test kit's, the release build]
     #[arg(long)]
     module: Option<PathBuf>,
     /// Only these faults, parted by commas [default: all]

@@ -6,6 +6,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::{Builder, Server};
 
@@ -102,15 +103,26 @@ pub fn servers() -> Vec<Flavour> {
         })
         .collect();
     if programs.is_empty() {
-        let found = ["redis-server", "valkey-server", "target/tools/redis-server"]
-            .into_iter()
-            .find_map(|name| programs_at(name).into_iter().next());
-        programs.push(found.expect(
-            "no redis-server or valkey-server is installed: run tools/setup.sh server, \
-             or name one in SERVERS",
-        ));
+        programs.push(installed_server());
     }
     programs.into_iter().map(Flavour::new).collect()
+}
+
+/// The server that `make` tests with.
+fn installed_server() -> PathBuf {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    INSTALLED.get_or_init(|| printed_by("tools/setup.sh", &["which"])).clone()
+}
+
+/// The path that a script of the repository prints.
+fn printed_by(script: &str, args: &[&str]) -> PathBuf {
+    let script = workspace().join(script);
+    let output = Command::new(&script).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {complaint}", script.display());
+    let path = String::from_utf8(output.stdout).expect("a path in UTF-8");
+    PathBuf::from(path.trim_end())
 }
 
 /// The server programs that one word of `SERVERS` means.
@@ -158,17 +170,22 @@ pub fn on_every_server(test: impl Fn(&Flavour)) {
 
 /// The module under test: `GPULOCK_MODULE`, else the release build.
 pub fn module() -> PathBuf {
-    from_environment("GPULOCK_MODULE", "target/release/libgpulock.so")
+    from_environment("GPULOCK_MODULE", "release/libgpulock.so")
 }
 
 /// The module built with `--features inject-panic,break-rules`: `GPULOCK_MODULE_PANIC`,
 /// else the debug build.
 pub fn module_that_panics() -> PathBuf {
-    from_environment("GPULOCK_MODULE_PANIC", "target/debug/libgpulock.so")
+    from_environment("GPULOCK_MODULE_PANIC", "debug/libgpulock.so")
 }
 
+/// The file that a variable names, else one of cargo's target folder.
 fn from_environment(variable: &str, default: &str) -> PathBuf {
-    workspace().join(env::var_os(variable).unwrap_or_else(|| default.into()))
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    match env::var_os(variable) {
+        Some(path) => workspace().join(path),
+        None => BUILT.get_or_init(|| printed_by("tools/target.sh", &[])).join(default),
+    }
 }
 
 /// The top of the repository.

@@ -1,0 +1,53 @@
+/* Exits with 0 when the library named on the command line is a libclang that bindgen can use:
+ * it loads, and it finds the headers of C and those of the compiler, which come in another
+ * package. Built and run by tools/setup.sh. Nothing of clang is installed yet, so that what
+ * its header clang-c/Index.h declares is declared here. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+struct unsaved_file {
+    const char *name, *contents;
+    unsigned long length;
+};
+
+enum { SEVERITY_ERROR = 3 };
+
+static void *library;
+
+static void *function(const char *name) {
+    void *found = dlsym(library, name);
+    if (!found) printf("it has no %s\n", name);
+    return found;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2 || !(library = dlopen(argv[1], RTLD_NOW))) {
+        printf("%s\n", argc == 2 ? dlerror() : "name a library");
+        return 1;
+    }
+    void *(*create_index)(int, int) = function("clang_createIndex");
+    void *(*parse)(void *, const char *, const char *const *, int, struct unsaved_file *,
+                   unsigned, unsigned) = function("clang_parseTranslationUnit");
+    unsigned (*count)(void *) = function("clang_getNumDiagnostics");
+    void *(*diagnostic)(void *, unsigned) = function("clang_getDiagnostic");
+    int (*severity)(void *) = function("clang_getDiagnosticSeverity");
+    /* bindgen needs clang 9, in which this function is new. */
+    if (!function("clang_Cursor_isAnonymousRecordDecl")) return 1;
+    if (!create_index || !parse || !count || !diagnostic || !severity) return 1;
+
+    const char *text = "#include <stddef.h>\n#include <stdarg.h>\n#include <stdio.h>\n";
+    struct unsaved_file file = {"probe.h", text, strlen(text)};
+    void *unit = parse(create_index(0, 0), "probe.h", NULL, 0, &file, 1, 0);
+    if (!unit) {
+        puts("it does not parse C");
+        return 1;
+    }
+    for (unsigned i = 0; i < count(unit); i++) {
+        if (severity(diagnostic(unit, i)) >= SEVERITY_ERROR) {
+            puts("it does not find stddef.h, stdarg.h or stdio.h");
+            return 1;
+        }
+    }
+    return 0;
+}
