@@ -315,10 +315,11 @@ impl Keeper {
 
     pub(crate) fn tally(&mut self, lock: Option<Id>, change: impl Fn(&mut Counters)) {
         change(&mut self.counters);
-        if let Some(lock) = lock.and_then(|id| self.table.get_mut(id))
-            && let Some(own) = lock.own.as_deref_mut()
+        let Some(id) = lock else { return };
+        if let Some(own) = self.table.get_mut(id).and_then(|lock| lock.own.as_deref_mut())
         {
             change(&mut own.counters);
+            self.table.mark_used(id);
         }
     }
 

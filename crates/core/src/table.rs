@@ -78,9 +78,8 @@ impl Table {
         let Self { locks, index, .. } = self;
         let shard = index.get_mut(shard_of(hash))?;
         let is_named = |id: &Id| locks.get(*id).is_some_and(|lock| lock.name() == name);
-        if let Some(id) = shard.find(hash, is_named).copied() {
-            self.mark_used(id);
-            return Some(id);
+        if let Some(id) = shard.find(hash, is_named) {
+            return Some(*id);
         }
         let is_tracked = name.key.len() <= TRACKED_KEY_MAX && self.has_room_to_track();
         let Self { locks, index, hasher, .. } = self;
@@ -102,7 +101,7 @@ impl Table {
     }
 
     /// Moves a tracked lock to the end of those used most recently.
-    fn mark_used(&mut self, id: Id) {
+    pub(crate) fn mark_used(&mut self, id: Id) {
         if self.tracked.newest() != Some(id)
             && self.locks.get(id).is_some_and(|lock| lock.own.is_some())
         {
@@ -138,7 +137,6 @@ impl Table {
         lock.set_aside = false;
         let list = if adopted { &mut self.adopted } else { &mut self.granted };
         list.push(&mut self.locks, id);
-        self.mark_used(id);
     }
 
     /// Ends the hold of a lock, and hands it out. What is known of the lock stays until
@@ -361,6 +359,7 @@ mod tests {
 
     fn use_lock(table: &mut Table, n: u32) -> Id {
         let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
+        table.mark_used(id);
         table.begin_hold(id, hold(1));
         id
     }
