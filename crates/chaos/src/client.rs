@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use gpulock_testkit::Value;
+
 use crate::clock::{MS, Nanos, now};
 use crate::dice::Dice;
 use crate::gate::Gate;
@@ -32,6 +34,9 @@ pub const FIRST_BRIEF: u32 = 1_000;
 
 /// For how long a brief lock is in use.
 const BRIEF: Nanos = 3 * MS;
+
+/// The user of some clients, whose rights may be withdrawn.
+pub const WORKER: &str = "worker";
 
 /// What all clients of a run share.
 #[derive(Clone)]
@@ -412,7 +417,13 @@ impl<P: Pen> Client<P> {
                 return false;
             }
             self.connections += 1;
-            self.wire = self.greeted();
+            // Every second connection of some clients has subscriptions.
+            let subscribes = self.number % 4 == 2 && self.connections % 2 == 0;
+            self.wire = self.greeted(subscribes);
+            if subscribes && self.wire.is_some() {
+                let connection = Connection(self.number, self.connections);
+                self.pen.write(Entry::Event(Event::Subscribed { connection }));
+            }
             if self.wire.is_none() {
                 // The server is not there, or loads; nothing says when it will be.
                 thread::sleep(Duration::from_millis(2));
@@ -421,20 +432,33 @@ impl<P: Pen> Client<P> {
         true
     }
 
-    fn greeted(&self) -> Option<Wire> {
+    fn greeted(&self, subscribes: bool) -> Option<Wire> {
         let mut wire = Wire::connect(self.floor.address).ok()?;
-        let name = Connection(self.number, self.connections).to_string();
-        for words in
-            [["CLIENT", "SETNAME", &name].as_slice(), &["SELECT", &self.db.to_string()]]
-        {
-            let words: Vec<String> =
-                words.iter().map(|word| (*word).to_owned()).collect();
-            wire.send(&words).ok()?;
-            let answer = wire.read(Duration::from_millis(PATIENCE_MS)).ok()??;
-            if answer != "OK" {
-                return None;
-            }
+        let name = Connection(self.number, self.connections);
+        if self.number % 4 == 1 {
+            greet(&mut wire, &format!("AUTH {WORKER} x"))?;
+        }
+        if subscribes {
+            let Value::Map(_) = said(&mut wire, "HELLO 3")? else { return None };
+        }
+        greet(&mut wire, &format!("CLIENT SETNAME {name}"))?;
+        greet(&mut wire, &format!("SELECT {}", self.db))?;
+        if subscribes {
+            // Its answer is a push, and only the next one is read.
+            wire.send(&["SUBSCRIBE".to_owned(), "gpu_lock:lock:1".to_owned()]).ok()?;
+            (said(&mut wire, "PING")? == "PONG").then_some(())?;
         }
         Some(wire)
     }
+}
+
+fn said(wire: &mut Wire, line: &str) -> Option<Value> {
+    let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    wire.send(&words).ok()?;
+    wire.read(Duration::from_millis(PATIENCE_MS)).ok()?
+}
+
+/// Says a line whose answer must be OK.
+fn greet(wire: &mut Wire, line: &str) -> Option<()> {
+    (said(wire, line)? == "OK").then_some(())
 }

@@ -265,7 +265,7 @@ impl Call {
     }
 }
 
-/// Something that happened, and so what it excuses. Nothing else is excused.
+/// Something that happened, and so what it excuses or rules out. Nothing else is excused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -312,6 +312,69 @@ pub enum Event {
         /// From when.
         from: Nanos,
         /// Until when.
+        to: Nanos,
+    },
+    /// The server lost what it had not written to its files yet: any hold may have ended, or
+    /// come back.
+    Lost {
+        /// A lock whose state was in the files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        but: Option<Lock>,
+        /// From when.
+        from: Nanos,
+        /// Until when.
+        to: Nanos,
+    },
+    /// Another client set the lease of a hold, while it lasted. The hold is still the same.
+    Lengthened {
+        /// The lock.
+        lock: Lock,
+        /// The holder.
+        owner: Owner,
+        /// The lease from then on; none: it has no end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease_ms: Option<u64>,
+        /// Not before this.
+        from: Nanos,
+        /// Not after this.
+        to: Nanos,
+    },
+    /// The server refused the writes of all clients for all of this time. Nothing is granted.
+    WritesRefused {
+        /// The code of the refusal.
+        by: String,
+        /// From when.
+        from: Nanos,
+        /// Until when.
+        to: Nanos,
+    },
+    /// The users of these connections had no right to acquire a lock for all of this time.
+    Withdrawn {
+        /// Which.
+        connections: Vec<Connection>,
+        /// From when.
+        from: Nanos,
+        /// Until when.
+        to: Nanos,
+    },
+    /// A connection has subscriptions: the server may be unable to block it.
+    Subscribed {
+        /// Which.
+        connection: Connection,
+    },
+    /// A script read the key of a lock at its begin and at its end.
+    ReadTwice {
+        /// The lock.
+        lock: Lock,
+        /// What it read first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first: Option<String>,
+        /// What it read last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last: Option<String>,
+        /// When the script was sent.
+        from: Nanos,
+        /// When its reply was there.
         to: Nanos,
     },
     /// Calls may be refused with these codes.

@@ -1,6 +1,7 @@
 //! `gpulock-chaos`: plays rounds of load and faults against a server and says whether what is
 //! promised was kept; or judges a history again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf, absolute};
@@ -8,15 +9,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use gpulock_chaos::checker::{Violation, check};
+use gpulock_chaos::checker::{Rule, Violation, check};
 use gpulock_chaos::faults::{all, named};
 use gpulock_chaos::report::Summary;
 use gpulock_chaos::run::{Plan, Round, round};
 use gpulock_chaos::{history, worker};
 use gpulock_testkit::{Flavour, module, servers};
 
-/// How many violations of a round are shown.
-const SHOWN: usize = 10;
+/// How many violations of each rule are shown for a round.
+const SHOWN: usize = 3;
 
 /// Loads a server, harms it, and checks the history of what clients heard.
 #[derive(Parser)]
@@ -180,10 +181,15 @@ fn check_again(file: &Path) -> Result<bool, String> {
 }
 
 fn show(violations: &[Violation]) {
-    for violation in violations.iter().take(SHOWN) {
-        println!("VIOLATION {violation}");
+    let mut shown: BTreeMap<Rule, usize> = BTreeMap::new();
+    for violation in violations {
+        let of_rule = shown.entry(violation.rule).or_default();
+        *of_rule += 1;
+        if *of_rule <= SHOWN {
+            println!("VIOLATION {violation}");
+        }
     }
-    if violations.len() > SHOWN {
-        println!("… and {} more", violations.len() - SHOWN);
+    for (rule, count) in shown.into_iter().filter(|(_, count)| *count > SHOWN) {
+        println!("… and {} more: {rule}", count - SHOWN);
     }
 }

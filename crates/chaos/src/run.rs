@@ -16,12 +16,12 @@ use gpulock_testkit::server::Builder;
 use gpulock_testkit::{Flavour, Value};
 
 use crate::checker::{Rule, Verdict, Violation, check};
-use crate::client::{Client, Floor};
+use crate::client::{Client, Floor, WORKER};
 use crate::clock::{MS, Nanos, now};
 use crate::crew::Crew;
 use crate::dice::Dice;
-use crate::faults::site::{Ground, Persistence};
-use crate::faults::{Fault, Site};
+use crate::faults::site::{Ground, Persistence, renamed};
+use crate::faults::{Fault, Site, busy_script, rights_withdrawn};
 use crate::history::{Counted, Entry, Event};
 use crate::record::Record;
 
@@ -76,13 +76,15 @@ pub fn round(plan: &Plan, seed: u64, length: Duration) -> Round {
         1 => Persistence::AofEverysec,
         _ => Persistence::Rdb,
     };
+    let is_renamed = seed % 4 == 3;
     let record = Record::default();
     let mut outcome = Outcome::default();
     // A server that crashed says so by a panic of the test kit.
     let played = catch_unwind(AssertUnwindSafe(|| {
-        play(plan, persistence, &mut dice, &record, length, &mut outcome)
+        play(plan, (persistence, is_renamed), &mut dice, &record, length, &mut outcome)
     }));
-    let about = format!("{} seed {seed} {persistence:?}", plan.flavour);
+    let names = if is_renamed { ", commands renamed" } else { "" };
+    let about = format!("{} seed {seed} {persistence:?}{names}", plan.flavour);
     let mut history = vec![Entry::About(about)];
     history.append(&mut record.take());
     let mut verdict = check(&history);
@@ -106,14 +108,14 @@ struct Outcome {
 
 fn play(
     plan: &Plan,
-    persistence: Persistence,
+    (persistence, is_renamed): (Persistence, bool),
     dice: &mut Dice,
     record: &Record,
     length: Duration,
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     let ground = Ground::prepare(&plan.faults, &plan.flavour);
-    let server = ground.under(server(plan, persistence)).try_start()?;
+    let server = ground.under(server(plan, persistence, is_renamed)).try_start()?;
     let floor = Floor::new((Ipv4Addr::LOCALHOST, server.port()));
     let crew = |address, first: u32, dice: &mut Dice| {
         let (program, dice) = (plan.program.clone(), Dice::new(dice.seed()));
@@ -126,7 +128,7 @@ fn play(
         .ok()
         .map(|island| crew(island.address(), FIRST_OF_ISLAND, dice));
     let mut site = Site::new(
-        (server, persistence),
+        (server, persistence, is_renamed),
         plan.module.clone(),
         ground,
         (floor.clone(), ours),
@@ -156,8 +158,12 @@ fn play(
     given_up
 }
 
-fn server(plan: &Plan, persistence: Persistence) -> Builder {
+fn server(plan: &Plan, persistence: Persistence, is_renamed: bool) -> Builder {
     let builder = plan.flavour.server().module_path(&plan.module);
+    let builder = builder
+        .arg("busy-reply-threshold", busy_script::THRESHOLD_MS)
+        .arg("user", format!("{WORKER} {}", rights_withdrawn::ALL_RIGHTS));
+    let builder = if is_renamed { renamed(builder) } else { builder };
     let builder = match &plan.broken {
         Some(rule) => builder.env("GPULOCK_BROKEN", rule),
         None => builder,

@@ -90,7 +90,9 @@ fn understood(ask: &Ask, value: &Value) -> Option<Answer> {
             Some(Answer::Tokens(pairs.collect::<Option<_>>()?))
         }
         (Ask::Force { .. }, Value::Bulk(_)) => Some(Answer::Taken(value.text())),
-        (Ask::Inspect { .. }, Value::Array(_)) => Some(Answer::Shown(shown(value)?)),
+        (Ask::Inspect { .. }, Value::Array(_) | Value::Map(_)) => {
+            Some(Answer::Shown(shown(value)?))
+        }
         (Ask::Release { .. }, _) => None,
         (_, null) if null.is_null() => Some(Answer::Null),
         _ => None,
@@ -104,26 +106,34 @@ fn granted(db: u8, pair: &Value) -> Option<(Lock, u64)> {
 }
 
 fn shown(value: &Value) -> Option<Shown> {
-    let field = |of: &[Value], name: &str| {
-        let at = of.iter().step_by(2).position(|key| *key == name)?;
-        of.get(at * 2 + 1).cloned()
-    };
-    let Value::Array(fields) = value else { return None };
-    let owner_of = |fields: &[Value]| match field(fields, "owner")? {
+    let owner_of = |fields: &Value| match field(fields, "owner")? {
         Value::Bulk(bytes) => std::str::from_utf8(&bytes).ok()?.parse::<Owner>().ok(),
         _ => None,
     };
-    let token = match field(fields, "token")? {
+    let token = match field(value, "token")? {
         Value::Int(token) => Some(u64::try_from(token).ok()?),
         _ => None,
     };
-    let Value::Array(places) = field(fields, "waiters")? else { return None };
-    let present = |place: &Value| match place {
-        Value::Array(of) if matches!(field(of, "client"), Some(Value::Int(_))) => {
-            owner_of(of)
-        }
+    let Value::Array(places) = field(value, "waiters")? else { return None };
+    let present = |place: &Value| match field(place, "client") {
+        Some(Value::Int(_)) => owner_of(place),
         _ => None,
     };
     let line = places.iter().filter_map(present).collect();
-    Some(Shown { owner: owner_of(fields), token, line })
+    Some(Shown { owner: owner_of(value), token, line })
+}
+
+/// A field of a map, as RESP2 or RESP3 has it.
+fn field(of: &Value, name: &str) -> Option<Value> {
+    match of {
+        Value::Array(fields) => {
+            let at = fields.iter().step_by(2).position(|key| *key == name)?;
+            fields.get(at * 2 + 1).cloned()
+        }
+        Value::Map(fields) => {
+            let field = fields.iter().find(|(key, _)| *key == name);
+            field.map(|(_, value)| value.clone())
+        }
+        _ => None,
+    }
 }

@@ -43,6 +43,10 @@ impl Wire {
             let parsed = Value::parse(&self.unread).map_err(io::Error::other)?;
             if let Some((value, used)) = parsed {
                 self.unread.drain(..used);
+                // What others publish is no answer.
+                if matches!(value, Value::Push(_)) {
+                    continue;
+                }
                 return Ok(Some(value));
             }
             let mut chunk = [0; 4096];

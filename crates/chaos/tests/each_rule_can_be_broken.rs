@@ -295,6 +295,123 @@ fn who_waits_for_a_lock_that_nobody_uses_was_forgotten() {
 }
 
 #[test]
+fn nothing_is_granted_while_writes_are_refused() {
+    let refused = |from, to| {
+        let by = "MISCONF".to_owned();
+        Entry::Event(Event::WritesRefused { by, from: from * MS, to: to * MS })
+    };
+    // The hand-off can be a result of the session's end only.
+    let session = How { grace_ms: Some(0), ..PLAIN };
+    let handed_over = [
+        acquire(A, session, 0, 1, Answer::Token(10)),
+        closed(1, 50),
+        waited(B, 2, 60, 11),
+    ];
+    assert_eq!(broken(&handed_over), []);
+    assert_eq!(with(&handed_over, refused(40, 70)), [Rule::RefusalsHold]);
+    // It may have come right before the refusal, or right after it.
+    assert_eq!(with(&handed_over, refused(50, 70)), []);
+    assert_eq!(with(&handed_over, refused(40, 60)), []);
+    let newcomer = [granted(A, 50, 51, 10)];
+    assert_eq!(with(&newcomer, refused(40, 70)), [Rule::RefusalsHold]);
+    assert_eq!(with(&newcomer, refused(52, 70)), []);
+}
+
+#[test]
+fn nothing_is_granted_to_a_user_without_the_right_to_it() {
+    let withdrawn = |client, from, to| {
+        let connections = vec![Connection(client, 1)];
+        Entry::Event(Event::Withdrawn { connections, from: from * MS, to: to * MS })
+    };
+    let waits = [granted(A, 0, 1, 10), release(A, 50, 51, true), waited(B, 2, 55, 11)];
+    assert_eq!(with(&waits, withdrawn(2, 40, 60)), [Rule::RightsHold]);
+    assert_eq!(with(&waits, withdrawn(2, 51, 60)), []);
+    assert_eq!(with(&waits, withdrawn(2, 40, 55)), []);
+    assert_eq!(with(&waits, withdrawn(3, 40, 60)), []);
+}
+
+#[test]
+fn a_script_reads_the_same_twice() {
+    let read = |first: Option<&str>, last: Option<&str>| {
+        let (first, last) = (first.map(str::to_owned), last.map(str::to_owned));
+        broken(&[Entry::Event(Event::ReadTwice {
+            lock: LOCK,
+            first,
+            last,
+            from: 0,
+            to: MS,
+        })])
+    };
+    assert_eq!(read(Some("c1.1"), Some("c1.1")), []);
+    assert_eq!(read(None, None), []);
+    assert_eq!(read(Some("c1.1"), None), [Rule::OneStep]);
+    assert_eq!(read(Some("c1.1"), Some("c2.1")), [Rule::OneStep]);
+    assert_eq!(read(None, Some("c2.1")), [Rule::OneStep]);
+}
+
+/// Another client sets the lease of A's hold.
+fn lengthened(lease_ms: Option<u64>, from: u64, to: u64) -> Entry {
+    let (from, to) = (from * MS, to * MS);
+    Entry::Event(Event::Lengthened { lock: LOCK, owner: A, lease_ms, from, to })
+}
+
+#[test]
+fn a_hold_whose_lease_others_lengthen_is_the_same_hold() {
+    let first = [granted(A, 0, 1, 10)];
+    let longer = [&first[..], &[lengthened(Some(2_000), 900, 990)]].concat();
+    let endless = [&first[..], &[lengthened(None, 900, 990)]].concat();
+
+    // It holds longer, and ends with the new lease.
+    for history in [&longer, &endless] {
+        assert_eq!(with(history, granted(B, 2_800, 2_801, 11)), [Rule::OneOwner]);
+        assert_eq!(with(history, release(A, 2_800, 2_801, false)), [Rule::HoldsLast]);
+        assert_eq!(with(history, release(A, 2_800, 2_801, true)), []);
+    }
+    assert_eq!(with(&longer, granted(B, 2_900, 2_901, 11)), []);
+    assert_eq!(with(&longer, release(A, 3_050, 3_051, true)), [Rule::LeasesEnd]);
+    assert_eq!(with(&endless, release(A, 9_000, 9_001, true)), []);
+    assert_eq!(with(&endless, granted(B, 9_000, 9_001, 11)), [Rule::OneOwner]);
+
+    // Its token stays, by EXTEND and by a renewal.
+    let same = extend(A, 1_100, 1_101, Answer::Token(10));
+    assert_eq!(with(&longer, same.clone()), []);
+    assert_eq!(with(&first, same), [Rule::LeasesEnd]);
+    let other = extend(A, 1_100, 1_101, Answer::Token(11));
+    assert_eq!(with(&longer, other), [Rule::HoldsLast]);
+    let unique = How { unique: true, ..PLAIN };
+    let renewed = |token| acquire(A, unique, 1_100, 1_101, Answer::Token(token));
+    let first = acquire(A, unique, 0, 1, Answer::Token(10));
+    let longer = [first, lengthened(Some(2_000), 900, 990)];
+    assert_eq!(with(&longer, renewed(10)), []);
+    assert_eq!(with(&longer, renewed(11)), [Rule::OneOwner]);
+    // The lease that the owner sets itself is the one that counts from then on.
+    let shorter = [&longer[..], &[renewed(10)]].concat();
+    assert_eq!(with(&shorter, granted(B, 2_050, 2_051, 11)), [Rule::OneOwner]);
+    assert_eq!(with(&shorter, granted(B, 2_100, 2_101, 11)), []);
+}
+
+#[test]
+fn what_a_server_loses_excuses_every_lock_but_one_that_was_written() {
+    let lost = |but| Entry::Event(Event::Lost { but, from: 40 * MS, to: 50 * MS });
+    let two = [granted(A, 0, 1, 10), granted(B, 60, 61, 11)];
+    assert_eq!(with(&two, lost(None)), []);
+    assert_eq!(with(&two, lost(Some(Lock(0, 2)))), []);
+    assert_eq!(with(&two, lost(Some(LOCK))), [Rule::OneOwner]);
+}
+
+#[test]
+fn only_a_connection_with_subscriptions_may_be_told_that_it_cannot_wait() {
+    let error = "ERR BLOCK is not possible on this connection: it has subscriptions";
+    let refused = |how| [acquire(A, how, 5, 6, Answer::Refused(error.to_owned()))];
+    let subscribed =
+        |client| Entry::Event(Event::Subscribed { connection: Connection(client, 1) });
+    assert_eq!(broken(&refused(WAITS)), [Rule::NoErrors]);
+    assert_eq!(with(&refused(WAITS), subscribed(1)), []);
+    assert_eq!(with(&refused(WAITS), subscribed(2)), [Rule::NoErrors]);
+    assert_eq!(with(&refused(PLAIN), subscribed(1)), [Rule::NoErrors]);
+}
+
+#[test]
 fn every_call_is_answered_and_no_wait_is_cut_short() {
     assert_eq!(broken(&[acquire(A, PLAIN, 0, PATIENCE_MS - 100, Answer::Null)]), []);
     assert_eq!(

@@ -50,6 +50,9 @@ fn complaint(call: &Call, excuses: &Excuses) -> Option<(Rule, &'static str)> {
 
 fn is_expected(call: &Call, error: &str, excuses: &Excuses) -> bool {
     let may_deadlock = matches!(&call.ask, Ask::Acquire { how, .. } if how.unique);
+    let may_not_block = call.ask.how().is_some_and(|how| how.block_ms.is_some())
+        && excuses.subscribed(call.connection);
     (may_deadlock && error.starts_with("DEADLOCK "))
+        || (may_not_block && error.starts_with("ERR BLOCK is not possible"))
         || excuses.refuses(error, call.asked, call.heard)
 }

@@ -1,10 +1,11 @@
 //! What the faults excuse, as the history says it: which locks other commands may have
 //! touched and when, when the server forgot, which connections closed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::TOLERANCE;
 use crate::clock::{MS, Nanos};
-use crate::history::{Answer, Ask, Call, Connection, Event, Lock};
+use crate::history::{Answer, Ask, Call, Connection, Event, Lock, Owner};
 
 /// A server that stands still may carry out what was sent over a connection that is cut this
 /// much later.
@@ -26,7 +27,36 @@ pub(crate) struct Excuses {
     stepped: Spans,
     closed: HashMap<Connection, Nanos>,
     unblocked: HashMap<Connection, Spans>,
+    subscribed: HashSet<Connection>,
+    /// What a server that was killed lost: all but one lock, if one is named.
+    lost: Vec<(Option<Lock>, Span)>,
+    lengthened: HashMap<(Lock, Owner), Vec<Lengthened>>,
     refuses: Vec<(Vec<String>, Span)>,
+}
+
+/// Another client set the lease of a hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengthened {
+    when: Span,
+    lease_ms: Option<u64>,
+}
+
+impl Lengthened {
+    /// Whether this may have happened before some time.
+    pub(crate) fn is_before(&self, time: Nanos) -> bool {
+        self.when.from <= time
+    }
+
+    /// Before this the hold cannot have ended with its lease.
+    pub(crate) fn earliest_end(&self) -> Nanos {
+        let lease = self.lease_ms.map(|ms| (ms * MS).saturating_sub(TOLERANCE));
+        lease.map_or(Nanos::MAX, |lease| self.when.from + lease)
+    }
+
+    /// When the lease is over, at the latest.
+    pub(crate) fn latest_end(&self) -> Option<Nanos> {
+        self.lease_ms.map(|ms| self.when.to + ms * MS)
+    }
 }
 
 impl Excuses {
@@ -43,6 +73,9 @@ impl Excuses {
         excuses.stepped.tidy();
         excuses.by_lock.values_mut().for_each(Spans::tidy);
         excuses.unblocked.values_mut().for_each(Spans::tidy);
+        for of_hold in excuses.lengthened.values_mut() {
+            of_hold.sort_by_key(|lengthened| lengthened.when.from);
+        }
         excuses
     }
 
@@ -73,6 +106,21 @@ impl Excuses {
             Event::Stepped { from, to } => {
                 self.stepped.0.push(Span { from: *from, to: *to });
             }
+            Event::Lost { but, from, to } => {
+                self.lost.push((*but, Span { from: *from, to: *to }));
+            }
+            Event::Lengthened { lock, owner, lease_ms, from, to } => {
+                let when = Span { from: *from, to: *to };
+                let of_hold = self.lengthened.entry((*lock, *owner)).or_default();
+                of_hold.push(Lengthened { when, lease_ms: *lease_ms });
+            }
+            Event::Subscribed { connection } => {
+                self.subscribed.insert(*connection);
+            }
+            // These excuse nothing.
+            Event::WritesRefused { .. }
+            | Event::Withdrawn { .. }
+            | Event::ReadTwice { .. } => {}
             Event::Refuses { codes, from, to } => {
                 self.refuses.push((codes.clone(), Span { from: *from, to: *to }));
             }
@@ -93,7 +141,10 @@ impl Excuses {
     pub(crate) fn touched_after(&self, lock: Lock, from: Nanos) -> Option<Nanos> {
         let own = self.by_lock.get(&lock).and_then(|spans| spans.first(from));
         let of_all = self.all.first(from);
-        own.into_iter().chain(of_all).min()
+        let hit =
+            |(but, span): &&(Option<Lock>, Span)| *but != Some(lock) && span.to >= from;
+        let lost = self.lost.iter().filter(hit).map(|(_, span)| span.from.max(from));
+        own.into_iter().chain(of_all).chain(lost).min()
     }
 
     /// Whether other commands may have touched a lock in this time.
@@ -109,6 +160,16 @@ impl Excuses {
     /// Whether the server counted waits by another clock in this time.
     pub(crate) fn stepped(&self, from: Nanos, to: Nanos) -> bool {
         self.stepped.first(from).is_some_and(|at| at <= to)
+    }
+
+    /// How others set the lease of an owner's hold, in order of time.
+    pub(crate) fn lengthened(&self, lock: Lock, owner: Owner) -> &[Lengthened] {
+        self.lengthened.get(&(lock, owner)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a connection has subscriptions.
+    pub(crate) fn subscribed(&self, connection: Connection) -> bool {
+        self.subscribed.contains(&connection)
     }
 
     /// When a connection was closed, at the earliest.

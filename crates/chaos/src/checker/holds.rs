@@ -5,17 +5,18 @@
 //! lock begins after the end of this one; when it was heard before that, two held the lock.
 //! Since each `began` is as early as it can be, no alarm is false.
 
-use super::excuses::Excuses;
+use super::excuses::{Excuses, Lengthened};
 use super::stories::{Grant, Stories, Story};
 use super::{Rule, TOLERANCE, Violation};
 use crate::clock::{MS, Nanos};
 use crate::history::{Answer, Ask, Call};
 
+/// Checks it, and returns when each grant began, at the earliest.
 pub(crate) fn check(
     stories: &Stories<'_>,
     excuses: &Excuses,
     violations: &mut Vec<Violation>,
-) {
+) -> Vec<Nanos> {
     let mut began = vec![0; stories.grants.len()];
     for of_lock in stories.by_lock.values() {
         let mut before: Option<Held<'_>> = None;
@@ -34,6 +35,7 @@ pub(crate) fn check(
     for story in stories.of.values() {
         follow(stories, story, &began, excuses, violations);
     }
+    began
 }
 
 /// When a grant began, at the earliest, given the one before it.
@@ -99,7 +101,14 @@ impl Held<'_> {
     fn lease_ended(&self) -> Nanos {
         let lease = |ms: u64| (ms * MS).saturating_sub(TOLERANCE);
         let mut ended = self.began + lease(self.grant.lease_ms);
+        let Grant { lock, owner, .. } = *self.grant;
+        let lengthened = self.excuses.lengthened(lock, owner).iter();
+        let mut lengthened =
+            lengthened.skip_while(|it| it.is_before(self.began)).peekable();
         for call in self.calls().skip(1) {
+            while let Some(by) = lengthened.next_if(|it| it.is_before(call.asked)) {
+                ended = by.earliest_end();
+            }
             if let Some(lease_ms) = renews(call) {
                 let renewed = call.asked + lease(lease_ms);
                 match &call.answer {
@@ -109,7 +118,7 @@ impl Held<'_> {
                 }
             }
         }
-        ended
+        lengthened.last().map_or(ended, Lengthened::earliest_end)
     }
 
     fn renewed_by(&self, call: &Call) -> bool {
@@ -166,7 +175,11 @@ fn follow(
 ) {
     let mut so_far = SoFar::default();
     let mut grants = story.grants.iter().copied().peekable();
+    let mut lengthened = lengthened(stories, story, excuses).iter().peekable();
     for (place, call) in story.calls.iter().enumerate() {
+        while let Some(by) = lengthened.next_if(|it| it.is_before(call.asked)) {
+            so_far.latest_end = by.latest_end();
+        }
         so_far.judge(call, excuses, violations);
         so_far.begins += usize::from(call.may_have_begun());
         if let (Some(how), false) = (call.ask.how(), call.tokens().is_empty()) {
@@ -189,6 +202,16 @@ fn follow(
             what: format!("{ends} ends of {} holds: {}", so_far.begins, in_words(last)),
         });
     }
+}
+
+/// How others set the leases of a story's owner.
+fn lengthened<'e>(
+    stories: &Stories<'_>,
+    story: &Story<'_>,
+    excuses: &'e Excuses,
+) -> &'e [Lengthened] {
+    let first = story.grants.first().map(|at| &stories.grants[*at]);
+    first.map_or(&[], |grant| excuses.lengthened(grant.lock, grant.owner))
 }
 
 /// What an owner has, as far as the story is told.

@@ -13,6 +13,8 @@ mod excuses;
 mod holds;
 mod linearizable;
 mod order;
+mod refusals;
+mod scripts;
 mod stories;
 mod tokens;
 mod wakes;
@@ -61,6 +63,12 @@ pub enum Rule {
     NobodyLeft,
     /// The answers of a lock are those of a lock used by one client after the other.
     Linearizable,
+    /// Nothing is granted while the server refuses the writes of clients.
+    RefusalsHold,
+    /// Nothing is granted to a user without the right to it.
+    RightsHold,
+    /// A script sees no change between two of its own steps.
+    OneStep,
     /// The server lives.
     ServerLives,
 }
@@ -83,6 +91,9 @@ impl fmt::Display for Rule {
             Self::CountersAddUp => "the counters add up",
             Self::NobodyLeft => "nobody is left holding or waiting",
             Self::Linearizable => "linearizable",
+            Self::RefusalsHold => "no grant while writes are refused",
+            Self::RightsHold => "no grant without the right to it",
+            Self::OneStep => "a script is one step",
             Self::ServerLives => "the server lives",
         })
     }
@@ -142,7 +153,9 @@ pub fn check(entries: &[Entry]) -> Verdict {
     let mut violations = Vec::new();
     let stories = Stories::of(&calls, &mut violations);
     tokens::check(&stories, &mut violations);
-    holds::check(&stories, &excuses, &mut violations);
+    let began = holds::check(&stories, &excuses, &mut violations);
+    refusals::check(&stories, &began, &events, &mut violations);
+    scripts::check(&events, &mut violations);
     let places = order::check(&stories, &mut violations);
     answers::check(&calls, &excuses, &mut violations);
     wakes::check(&calls, &excuses, &mut violations);

@@ -1,11 +1,11 @@
-//! `MISCONF`: a snapshot could not be written, and so the server itself refuses all writes of
-//! clients, RELEASE too. What the module does of its own accord goes on.
+//! `MISCONF`: a snapshot could not be written, and so the server refuses the writes of all
+//! clients, RELEASE too.
 
 use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use super::{Fault, Site};
+use super::{Fault, Site, refusal};
 use crate::clock::{MS, Nanos, now};
 
 const SOON: Nanos = 20_000 * MS;
@@ -31,14 +31,16 @@ impl Fault for DiskFull {
         }
         // Where the snapshot should go stands a folder.
         fs::create_dir(&snapshot).map_err(failed)?;
-        site.refuse("MISCONF ", |site| {
+        let begin = |site: &mut Site| {
             set_save(site, "3600 1")?;
-            save_until(site, "err")?;
-            site.last(10, 100);
+            save_until(site, "err")
+        };
+        let end = |site: &mut Site| {
             fs::remove_dir(&snapshot).map_err(failed)?;
             save_until(site, "ok")?;
             set_save(site, "")
-        })?;
+        };
+        refusal::play(site, "MISCONF ", begin, end)?;
         if had_one {
             fs::rename(&aside, &snapshot).map_err(failed)?;
         }
@@ -47,7 +49,8 @@ impl Fault for DiskFull {
 }
 
 fn set_save(site: &mut Site, value: &str) -> Result<(), String> {
-    match site.say_bytes(&[b"CONFIG", b"SET", b"save", value.as_bytes()]) {
+    let config = site.command("CONFIG");
+    match site.say_bytes(&[config.as_bytes(), b"SET", b"save", value.as_bytes()]) {
         answer if answer == "OK" => Ok(()),
         answer => Err(format!("CONFIG SET save: {answer:?}")),
     }

@@ -2,6 +2,8 @@
 //! fault says what it needs, does it, and writes into the history what it excuses; judging is
 //! the checker's.
 
+pub(crate) mod aof_full;
+pub(crate) mod busy_script;
 mod client_paused;
 mod clock_stepped;
 mod configured;
@@ -11,14 +13,20 @@ mod evicted;
 mod failover_given_up;
 mod half_open;
 mod island;
+mod lengthened;
 mod module_reloaded;
+mod no_replicas;
 mod out_of_memory;
+mod own_client;
 mod process_killed;
 mod process_stopped;
+mod refusal;
+pub(crate) mod rights_withdrawn;
 mod saved;
 mod server_killed;
 mod server_stalled;
 pub(crate) mod site;
+mod subscribed;
 mod touched;
 mod unblocked;
 mod wall_clock;
@@ -66,12 +74,18 @@ pub fn all() -> Vec<&'static dyn Fault> {
         &evicted::Evicted,
         &out_of_memory::OutOfMemory,
         &disk_full::DiskFull,
+        &aof_full::AofFull,
+        &no_replicas::NoReplicas,
+        &busy_script::BusyScript,
+        &rights_withdrawn::RightsWithdrawn,
+        &subscribed::Subscribed,
         &configured::Configured,
         &module_reloaded::ModuleReloaded,
         &server_killed::ServerKilled,
         &half_open::HalfOpen,
         &clock_stepped::ClockStepped,
     ];
+    all.extend(lengthened::ALL.iter().map(|fault| fault as &dyn Fault));
     all.extend(touched::ALL.iter().map(|touch| touch as &dyn Fault));
     all
 }

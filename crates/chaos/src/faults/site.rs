@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use gpulock_testkit::server::Builder;
-use gpulock_testkit::{Client, Flavour, Server, Value};
+use gpulock_testkit::{Client, Flavour, Server, Value, encode};
 
-use super::Fault;
 use super::island::Island;
 use super::wall_clock::WallClock;
+use super::{Fault, aof_full};
 use crate::client::{Floor, HOT};
 use crate::clock::now;
 use crate::crew::Crew;
@@ -36,6 +36,8 @@ pub(crate) struct Ground {
     pub(crate) island: Result<Island, String>,
     /// The server's wall clock, or why it is the machine's.
     pub(crate) wall_clock: Result<WallClock, String>,
+    /// Whether the size of the server's files can be limited, or why not.
+    pub(crate) file_limit: Result<(), String>,
 }
 
 impl Ground {
@@ -48,6 +50,10 @@ impl Ground {
                 true => WallClock::make(flavour),
                 false => Err(unwanted()),
             },
+            file_limit: match wanted("aof-full") {
+                true => aof_full::can_ignore_signal(),
+                false => Err(unwanted()),
+            },
         }
     }
 
@@ -56,6 +62,9 @@ impl Ground {
         if let Ok(island) = &self.island {
             let addresses = format!("{} {}", Ipv4Addr::LOCALHOST, island.address());
             builder = builder.arg("bind", addresses).arg("protected-mode", "no");
+        }
+        if self.file_limit.is_ok() {
+            builder = builder.under(&aof_full::UNDER);
         }
         match &self.wall_clock {
             Ok(clock) => clock.given_to(builder),
@@ -69,6 +78,7 @@ pub(crate) struct Seen {
     pub(crate) id: String,
     pub(crate) connection: Connection,
     pub(crate) waits: bool,
+    pub(crate) user: String,
 }
 
 /// A server under load.
@@ -92,11 +102,24 @@ pub struct Site {
     admin: Client,
     pen: Writer,
     outsiders: u32,
+    connections: u32,
+    is_renamed: bool,
+}
+
+/// Commands that some servers have under other names only.
+const RENAMED: [&str; 8] =
+    ["CONFIG", "EXISTS", "GET", "PERSIST", "PEXPIRE", "PTTL", "PUBLISH", "SCRIPT"];
+
+/// Renames them.
+pub(crate) fn renamed(builder: Builder) -> Builder {
+    RENAMED.into_iter().fold(builder, |builder, name| {
+        builder.arg("rename-command", format!("{name} renamed-{name}"))
+    })
 }
 
 impl Site {
     pub(crate) fn new(
-        (server, persistence): (Server, Persistence),
+        (server, persistence, is_renamed): (Server, Persistence, bool),
         module: PathBuf,
         ground: Ground,
         (floor, crew): (Floor, Crew),
@@ -118,18 +141,35 @@ impl Site {
             admin,
             pen,
             outsiders: 0,
+            connections: 0,
+            is_renamed,
         }
     }
 
     /// Says a command over the connection of the faults; an error is an answer like others.
     pub(crate) fn say(&mut self, line: &str) -> Value {
-        self.admin.line(line)
+        let line = self.translated(line);
+        self.admin.line(&line)
+    }
+
+    /// What this server calls a command.
+    pub(crate) fn command(&self, name: &str) -> String {
+        match self.is_renamed && RENAMED.contains(&name) {
+            true => format!("renamed-{name}"),
+            false => name.to_owned(),
+        }
+    }
+
+    fn translated(&self, line: &str) -> String {
+        let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+        format!("{} {rest}", self.command(name))
     }
 
     /// Says commands that nobody else's can come between.
-    pub(crate) fn say_at_once(&mut self, lines: &[&str]) {
-        self.admin.send_lines(lines);
-        lines.iter().for_each(|_| drop(self.admin.read()));
+    pub(crate) fn say_at_once(&mut self, lines: &[&[&str]]) -> Vec<Value> {
+        let bytes: Vec<Vec<u8>> = lines.iter().map(|words| encode(words)).collect();
+        self.admin.send_raw(&bytes.concat());
+        lines.iter().map(|_| self.admin.read()).collect()
     }
 
     /// As [`Site::say`], for arguments that are bytes.
@@ -201,6 +241,12 @@ impl Site {
         Owner(0, self.outsiders)
     }
 
+    /// A new connection of the faults themselves.
+    pub(crate) fn own_connection(&mut self) -> Connection {
+        self.connections += 1;
+        Connection(0, self.connections)
+    }
+
     /// The connections of the load.
     pub(crate) fn connections(&mut self) -> Vec<Seen> {
         let list = self.say("CLIENT LIST").text();
@@ -249,5 +295,6 @@ fn seen(line: &str) -> Option<Seen> {
         id: field("id")?.to_owned(),
         connection: field("name")?.parse().ok()?,
         waits: field("flags")?.contains('b'),
+        user: field("user")?.to_owned(),
     })
 }

@@ -28,9 +28,9 @@ impl Fault for Unblocked {
         // Some releases crash when they are to unblock a client that is paused (valkey#2111,
         // redis#14164). In one write with the end of the pause, nobody is.
         let how = if site.dice.percent(50) { "TIMEOUT" } else { "ERROR" };
-        let unblock = format!("CLIENT UNBLOCK {id} {how}");
         let from = now();
-        site.refuse("UNBLOCKED ", |site| site.say_at_once(&["CLIENT UNPAUSE", &unblock]));
+        let (unpause, unblock) = (["CLIENT", "UNPAUSE"], ["CLIENT", "UNBLOCK", &id, how]);
+        site.refuse("UNBLOCKED ", |site| site.say_at_once(&[&unpause, &unblock]));
         site.excuse(Event::Unblocked { connection, from, to: now() });
         Ok(true)
     }
