@@ -1,9 +1,9 @@
 //! A look at a lock's key without a command that names it, and what follows from it: a
 //! hold that ended behind our back is ended, and the lock goes to the next in line.
 
-use gpulock_core::Seen;
 use gpulock_core::arena::Id;
 use gpulock_core::lock::Bytes;
+use gpulock_core::{Name, Seen};
 
 use crate::server::context::Context;
 use crate::server::guard::contained;
@@ -49,8 +49,25 @@ pub(crate) fn name_of(id: Id) -> Option<(u32, Bytes)> {
 
 /// What a key shows; in a cluster an absent one may be held by another node.
 pub(crate) fn see<'k>(turn: &Turn<'_>, key: &'k Key<'_>, name: &[u8]) -> Seen<'k> {
-    match key.look() {
+    let db = turn.context().db();
+    match shown(key, Name { db, key: name }) {
         Seen::Absent if turn.is_elsewhere(name) => Seen::Elsewhere,
         seen => seen,
     }
+}
+
+/// What a key shows. A hold whose lease was over has ended if the key was set anew since.
+pub(crate) fn shown<'k>(key: &'k Key<'_>, name: Name<'_>) -> Seen<'k> {
+    end_if_set_anew(key, name);
+    key.look()
+}
+
+/// Ends the hold of a lock whose key was set anew, by an equal name, after the lease was over.
+/// True when it did.
+pub(crate) fn end_if_set_anew(key: &Key<'_>, name: Name<'_>) -> bool {
+    let Some(lease) = key.lease() else { return false };
+    let other = with_keeper(|keeper| keeper.may_be_another_hold(name, lease, now()));
+    let Some(id) = other.filter(|_| !key.is_ours()) else { return false };
+    with_keeper(|keeper| keeper.key_was_set_anew(id, lease, now()));
+    true
 }

@@ -11,7 +11,7 @@ use crate::server::commands::{
     Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, SESSION, Spec, UNIQUE,
 };
 use crate::server::state::{now, with_keeper};
-use crate::{broken, hand_off};
+use crate::{broken, hand_off, look};
 
 pub(crate) struct Acquire;
 
@@ -48,7 +48,7 @@ impl Command for Acquire {
         };
         let asker = asker(call, &ask);
         let mut key = call.open()?;
-        let seen = broken::seen(key.look());
+        let seen = broken::seen(look::shown(&key, name));
         match with_keeper(|keeper| keeper.acquire(name, &ask, &seen, asker, now()))? {
             Acquired::Granted { token, until_ms } => {
                 key.set(call.argument(1)?, until_ms);

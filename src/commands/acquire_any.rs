@@ -4,15 +4,15 @@
 use gpulock_core::acquire_any::AcquiredAny;
 use gpulock_core::seen::Shown;
 use gpulock_core::wait::Wanted;
-use gpulock_core::{Fault, request};
+use gpulock_core::{Fault, Name, request};
 
 use super::wait::{asker, wait_or_refuse};
-use crate::hand_off;
 use crate::server::call::Call;
 use crate::server::commands::{
     Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, SESSION, Spec, UNIQUE,
 };
 use crate::server::state::{now, with_keeper};
+use crate::{hand_off, look};
 
 pub(crate) struct AcquireAny;
 
@@ -47,8 +47,10 @@ impl Command for AcquireAny {
         let asker = asker(call, &ask.how);
         let mut shown = Vec::new();
         for place in 1..=ask.keys.len() {
-            let key = call.context().open(call.argument(place)?);
-            shown.push(Shown::from(key.look()));
+            let name = call.argument(place)?;
+            let key = call.context().open(name);
+            let seen = look::shown(&key, Name { db, key: name.bytes() });
+            shown.push(Shown::from(seen));
         }
         let decide =
             with_keeper(|keeper| keeper.acquire_any(db, &ask, &shown, asker, now()))?;

@@ -3,6 +3,7 @@
 use gpulock_core::extend::Extended;
 use gpulock_core::{Fault, request};
 
+use crate::look;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, LEASE, MAY_WRITE, Spec, TOKEN};
 use crate::server::state::{now, with_keeper};
@@ -27,7 +28,7 @@ impl Command for Extend {
         with_keeper(|keeper| keeper.may_write())?;
         let ask = request::Extend::parse(call.arguments_from(1))?;
         let mut key = call.open()?;
-        let seen = key.look();
+        let seen = look::shown(&key, name);
         match with_keeper(|keeper| keeper.extend(name, &ask, &seen, now()))? {
             Extended::Renewed { token, until_ms } => {
                 key.expire(until_ms);

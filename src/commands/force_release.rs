@@ -3,10 +3,10 @@
 use gpulock_core::force_release::Forced;
 use gpulock_core::{Fault, request};
 
-use crate::hand_off;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
 use crate::server::state::{now, with_keeper};
+use crate::{hand_off, look};
 
 pub(crate) struct ForceRelease;
 
@@ -34,7 +34,7 @@ impl Command for ForceRelease {
         let ask = request::ForceRelease::parse(call.arguments_from(1))?;
         let client = call.client();
         let key = call.open()?;
-        let seen = key.look();
+        let seen = look::shown(&key, name);
         let forced =
             with_keeper(|keeper| keeper.force_release(name, ask, &seen, client, now()))?;
         match forced {

@@ -5,6 +5,7 @@ use gpulock_core::lease::Left;
 use gpulock_core::lock::Bytes;
 use gpulock_core::{Fault, Keeper, Name};
 
+use crate::look;
 use crate::server::access::Readable;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, READS, Spec};
@@ -30,9 +31,9 @@ impl Command for Inspect {
     fn run(call: Call<'_>) -> Result<(), Fault> {
         let name = call.lock()?;
         let key = call.open_to_look()?;
-        let seen = key.look();
-        let look = |keeper: &mut Keeper| keeper.inspect(name, &seen, now());
-        match with_keeper(look)? {
+        let seen = look::shown(&key, name);
+        let inspect = |keeper: &mut Keeper| keeper.inspect(name, &seen, now());
+        match with_keeper(inspect)? {
             Some(inspection) => tell(call, &inspection)?,
             None => call.reply().null(),
         }

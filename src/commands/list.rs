@@ -4,6 +4,7 @@ use gpulock_core::list::{Listed, Row};
 use gpulock_core::{Fault, Name, request};
 
 use super::inspect::lease;
+use crate::look;
 use crate::server::access::Readable;
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, Spec};
@@ -54,7 +55,11 @@ fn rows(call: Call<'_>, ask: &request::List<'_>) -> Result<Vec<Row>, Fault> {
             walk.pay_for_denied(&key)?;
             continue;
         }
-        let listed = call.context().with_key(&key, |key| {
+        let name = Name { db, key: &key };
+        let listed = call.context().with_key(name.key, |key| {
+            if look::end_if_set_anew(&key, name) {
+                return Listed::Adopted;
+            }
             let seen = key.look();
             with_keeper(|keeper| keeper.list_row(id, &seen, now()))
         });

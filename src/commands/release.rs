@@ -6,7 +6,7 @@ use gpulock_core::{Fault, request};
 use crate::server::call::Call;
 use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
 use crate::server::state::{now, with_keeper};
-use crate::{broken, hand_off};
+use crate::{broken, hand_off, look};
 
 pub(crate) struct Release;
 
@@ -33,7 +33,7 @@ impl Command for Release {
         let key = call.open()?;
         // With a token the hold itself is meant, and its lease tells it from a later one.
         let seen = match ask.token {
-            Some(_) => key.look(),
+            Some(_) => look::shown(&key, name),
             None => key.look_for(ask.owner),
         };
         let ask = broken::release(ask, &seen);

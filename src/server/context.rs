@@ -142,6 +142,12 @@ impl<'a> Context<'a> {
         answer.map(|answer| answer.text().to_vec()).unwrap_or_default()
     }
 
+    /// How the server stores a key's value, as in `OBJECT ENCODING`; empty when it does not say.
+    pub(super) fn encoding(self, key: Lent<'_>) -> Vec<u8> {
+        let answer = self.call(c"OBJECT", &[b"ENCODING", key.bytes()]);
+        answer.map(|answer| answer.text().to_vec()).unwrap_or_default()
+    }
+
     /// The rules of all users as in `ACL LIST`.
     pub(super) fn acl_rules(self) -> Vec<Vec<u8>> {
         let answer = self.call(c"ACL", &[b"LIST"]);

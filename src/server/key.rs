@@ -22,6 +22,9 @@ pub(crate) struct Key<'a> {
     opened: Opened,
 }
 
+/// Every server embeds values of up to this length in bytes.
+const EMBEDDED_MAX: usize = 40;
+
 /// What a key was opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opened {
@@ -97,6 +100,19 @@ impl<'a> Key<'a> {
     /// can be none either, and is not read.
     pub(crate) fn look(&self) -> Seen<'_> {
         self.look_as(|_| self.expires().into())
+    }
+
+    /// Whether the module wrote the value: the server embeds the short value of a plain `SET` in the key and keeps ours as bytes of their own
+    /// ([`Key::write`]). Of a longer one nothing is known, nor where the server has no command
+    /// OBJECT; reading the value would end the difference.
+    pub(crate) fn is_ours(&self) -> bool {
+        (1..=EMBEDDED_MAX).contains(&self.len())
+            && self.context.encoding(self.name) == b"raw"
+    }
+
+    /// When the key's time to live is over; none when it holds no string.
+    pub(crate) fn lease(&self) -> Option<Expires> {
+        matches!(self.kind(), Kind::Text).then(|| self.expires().into())
     }
 
     /// As [`Key::look`], for a rule that ends the hold of `owner` and so has no use for

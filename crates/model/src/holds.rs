@@ -20,6 +20,8 @@ pub(crate) struct Held {
     /// Its time was over, or somebody else wrote or deleted its key: the lock is nobody's by
     /// right. Kept while the keeper may not have noticed.
     pub(crate) ended: bool,
+    /// Its time was over, and its key was set anew since.
+    pub(crate) over: bool,
 }
 
 /// Whether a hold ends with a connection.
@@ -50,6 +52,7 @@ impl Held {
             session: Tie::No,
             lost: false,
             ended: false,
+            over: false,
         }
     }
 

@@ -21,13 +21,15 @@ pub enum Value {
 #[derive(Clone, Debug)]
 pub struct Keyspace {
     keys: [Option<Value>; KEYS.len()],
+    /// Whether the module wrote the value.
+    ours: [bool; KEYS.len()],
     micros: u64,
 }
 
 impl Keyspace {
     /// No keys, at this time.
     pub(crate) fn new(micros: u64) -> Self {
-        Self { keys: Default::default(), micros }
+        Self { keys: Default::default(), ours: Default::default(), micros }
     }
 
     /// The time.
@@ -74,6 +76,28 @@ impl Keyspace {
     /// Puts a value under a key, or takes it away.
     pub(crate) fn put(&mut self, key: usize, value: Option<Value>) {
         self.keys[key] = value;
+    }
+
+    /// Puts a value under a key as the module does.
+    pub(crate) fn put_ours(&mut self, key: usize, value: Value) {
+        self.put(key, Some(value));
+        self.ours[key] = true;
+    }
+
+    /// Puts a value under a key, or takes it away, as other clients do.
+    pub(crate) fn put_foreign(&mut self, key: usize, value: Option<Value>) {
+        self.put(key, value);
+        self.ours[key] = false;
+    }
+
+    /// Whether the module wrote the value.
+    pub(crate) fn is_ours(&self, key: usize) -> bool {
+        self.ours[key]
+    }
+
+    /// Whether there is a value whose time is over, though nobody has deleted it yet.
+    pub(crate) fn is_over(&self, key: usize) -> bool {
+        self.keys[key].is_some() && self.get(key).is_none()
     }
 
     /// Gives a key another end. False when it is no string.

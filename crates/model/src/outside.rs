@@ -54,6 +54,10 @@ impl World {
     /// Time goes by; negative: the clock is stepped back.
     pub fn pass(&mut self, ms: i64) {
         self.keys.step_clock(ms);
+        // What was over may not be over any more, as far as anybody can tell.
+        if ms < 0 {
+            self.holds.iter_mut().flatten().for_each(|held| held.over = false);
+        }
         self.finish_step();
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use gpulock_core::Seen;
 use gpulock_core::arena::Id;
 use gpulock_core::keeper::Grant;
 use gpulock_core::line::Ticket;
@@ -23,10 +24,20 @@ impl World {
     pub(crate) fn see(&mut self, key: usize) -> Shown {
         self.let_leases_end();
         let shown = self.keys.open(key);
+        self.end_if_set_anew(key, &shown);
         if self.flaw == Flaw::ExpiresEarly && self.keys.is_over_soon(key) {
             return Shown::absent();
         }
         shown
+    }
+
+    fn end_if_set_anew(&mut self, key: usize, shown: &Shown) {
+        let now = self.now();
+        let Seen::Text { expires, .. } = shown.seen() else { return };
+        let other = self.keeper.may_be_another_hold(name(key), expires, now);
+        if let Some(id) = other.filter(|_| !self.keys.is_ours(key)) {
+            self.keeper.key_was_set_anew(id, expires, now);
+        }
     }
 
     /// The hold of a key is over: it is the next one's.
@@ -301,7 +312,10 @@ impl World {
     /// Deletes, or writes over, a key as other clients do: whoever held it holds it no more.
     pub(crate) fn put_from_outside(&mut self, key: usize, value: Option<Value>) {
         self.end_by_right(key);
+        if let Some(held) = &mut self.holds[key] {
+            held.over |= self.keys.is_over(key);
+        }
         self.shown_free[key] = false;
-        self.keys.put(key, value);
+        self.keys.put_foreign(key, value);
     }
 }

@@ -200,7 +200,8 @@ impl World {
         self.write_key();
         self.holds[key] = Some(Held::new(owner));
         self.shown_free[key] = false;
-        self.keys.put(key, Some(Value::Text(Bytes::from_slice(owner), Some(until_ms))));
+        let value = Value::Text(Bytes::from_slice(owner), Some(until_ms));
+        self.keys.put_ours(key, value);
     }
 
     /// A key is deleted since nobody holds its lock any more.
@@ -244,8 +245,12 @@ impl World {
         let is_same = self.token(key) == Some(token);
         self.require(Law::RisingTokens, is_same, "renewed with its own token");
         if let Some(held) = &mut self.holds[key] {
+            let is_over = std::mem::take(&mut held.over);
             held.renewed = true;
             held.ended = false;
+            self.require(Law::MutualExclusion, !is_over, "what was over is not renewed");
+        }
+        if let Some(held) = &mut self.holds[key] {
             held.forget_closed_session();
         }
     }
