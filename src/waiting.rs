@@ -1,6 +1,7 @@
 //! What is done for those who wait, without a command of theirs: deadlines, locks that
 //! became free behind our back, and what is owed to the next in line.
 
+use gpulock_core::Now;
 use gpulock_core::arena::Id;
 use gpulock_core::session::{MadeGood, Owed};
 
@@ -13,11 +14,17 @@ use crate::{hand_off, look};
 /// How long to wait, in ms, before trying again when the server may not be written.
 const TRY_AGAIN_MS: u64 = 5;
 
-/// Does all that is due.
+/// How long to make good what is owed in one go, in microseconds: nobody is served meanwhile.
+/// The rest follows when the timer goes off next.
+const LONGEST_US: u64 = 1_000;
+
+/// Does what is due.
 pub(crate) fn tick(context: Context<'_>) {
-    with_keeper(|keeper| keeper.end_waits(now()));
+    let began = now();
+    with_keeper(|keeper| keeper.end_waits(began));
     make_good(context);
     if may_act(context) {
+        make_good_later(context, began);
         let mut due: Vec<Id> = Vec::new();
         with_keeper(|keeper| keeper.due_lines(now(), &mut due));
         for id in due {
@@ -31,9 +38,26 @@ pub(crate) fn make_good(context: Context<'_>) {
     if !may_act(context) {
         return;
     }
+    let began = now();
     while let Some(owed) = with_keeper(|keeper| keeper.take_owed()) {
         make_good_one(context, owed);
+        if is_long_since(began) {
+            return;
+        }
     }
+}
+
+/// Goes on with the sessions that end in portions, if keys may be written.
+fn make_good_later(context: Context<'_>, began: Now) {
+    while !is_long_since(began)
+        && let Some(owed) = with_keeper(|keeper| keeper.take_owed_later())
+    {
+        make_good_one(context, owed);
+    }
+}
+
+fn is_long_since(began: Now) -> bool {
+    now().micros().abs_diff(began.micros()) >= LONGEST_US
 }
 
 fn make_good_one(context: Context<'_>, owed: Owed) {
@@ -57,7 +81,7 @@ fn make_good_one(context: Context<'_>, owed: Owed) {
 /// that no command comes in between. In a cluster the timer does it, a moment later: a
 /// command may touch keys of its own slot only.
 pub(crate) fn make_good_at_once(context: Context<'_>) {
-    if with_keeper(|keeper| keeper.owes())
+    if with_keeper(|keeper| keeper.owes_at_once())
         && !context.flags().in_cluster()
         && let Some(own) = own::context()
     {

@@ -15,7 +15,7 @@ use crate::flaw::Flaw;
 use crate::holds::Tie;
 use crate::keyspace::{KEYS, Shown, Value, name};
 use crate::law::Law;
-use crate::line::{Place, Waits};
+use crate::line::Waits;
 use crate::world::World;
 
 impl World {
@@ -144,6 +144,7 @@ impl World {
         self.end_waits();
         self.make_good();
         if !self.paused {
+            self.make_good_later();
             let mut due = Vec::new();
             self.keeper.due_lines(now, &mut due);
             self.look(due);
@@ -181,11 +182,7 @@ impl World {
     pub(crate) fn waits_ended(&mut self) {
         let now = self.now();
         self.hear();
-        let is_over = |place: &Place| match place.waits {
-            Waits::Kept { until_ms } => until_ms <= now.ms(),
-            Waits::Client { .. } => false,
-        };
-        self.line.retain(|place| !is_over(place));
+        self.line.retain(|place| !place.is_over(now));
     }
 
     /// Makes good what is owed, if keys may be written.
@@ -198,6 +195,19 @@ impl World {
             self.hear();
         }
         self.undelivered.clear();
+    }
+
+    /// Goes on with what is owed in portions.
+    fn make_good_later(&mut self) {
+        while self.flaw != Flaw::ForgetsTheRest
+            && let Some(owed) = self.keeper.take_owed_later()
+        {
+            self.make_good_one(owed);
+            self.hear();
+            if self.in_portions {
+                return;
+            }
+        }
     }
 
     fn make_good_one(&mut self, owed: Owed) {
@@ -239,8 +249,9 @@ impl World {
             _ => {
                 let now_ms = self.now().ms();
                 let closed = held.map(|held| held.session);
-                let is_over = matches!(closed, Some(Tie::Closed { until_ms, .. })
-                    if until_ms <= now_ms);
+                // Without a grace it is over then, even when the clock was stepped back.
+                let is_over = matches!(closed, Some(Tie::Closed { closed_ms, until_ms })
+                    if until_ms <= now_ms.max(closed_ms));
                 self.require(Law::MutualExclusion, is_over, "ended when it closed");
             }
         }
