@@ -8,7 +8,7 @@ use crate::server::write_permission::Turn;
 
 /// How long to look at locks in one go, in microseconds: nobody is served meanwhile. What
 /// is left is for the next tick.
-const LONGEST_US: u64 = 1_000;
+const LONGEST_US: u64 = 3_000;
 
 /// Does what is due.
 pub(crate) fn tick(context: Context<'_>) {

@@ -2,6 +2,7 @@
 //! became free behind our back, and the work that was deferred until the server may be
 //! written.
 
+use gpulock_core::Now;
 use gpulock_core::arena::Id;
 use gpulock_core::session::{MadeGood, Owed};
 
@@ -14,11 +15,17 @@ use crate::{hand_off, look};
 /// How long to wait, in ms, before trying again when the server may not be written.
 const TRY_AGAIN_MS: u64 = 5;
 
+/// How long to work off what is deferred in one go, in microseconds: nobody is served
+/// meanwhile. The rest follows when the timer goes off next.
+const LONGEST_US: u64 = 1_000;
+
 /// Does all that is due. Only for the timer, which the server fires between commands.
 pub(crate) fn tick(context: Context<'_>) {
-    with_keeper(|keeper| keeper.end_waits(now()));
+    let began = now();
+    with_keeper(|keeper| keeper.end_waits(began));
     let Some(turn) = Turn::begin(context) else { return };
-    run_deferred(&turn);
+    run_deferred(&turn, began);
+    run_deferred_portion(&turn, began);
     let mut due: Vec<Id> = Vec::new();
     with_keeper(|keeper| keeper.due_lines(now(), &mut due));
     for id in due {
@@ -27,12 +34,29 @@ pub(crate) fn tick(context: Context<'_>) {
 }
 
 /// Carries out the deferred work, as far as the server accepts writes.
-fn run_deferred(turn: &Turn<'_>) {
+fn run_deferred(turn: &Turn<'_>, began: Now) {
     while !is_next_refused(turn)
         && let Some(owed) = with_keeper(|keeper| keeper.take_owed())
     {
         run_one(turn, owed);
+        if is_long_since(began) {
+            return;
+        }
     }
+}
+
+/// Goes on with the sessions that end in portions, as far as the server accepts writes.
+fn run_deferred_portion(turn: &Turn<'_>, began: Now) {
+    while !is_long_since(began)
+        && !is_next_refused(turn)
+        && let Some(owed) = with_keeper(|keeper| keeper.take_owed_later())
+    {
+        run_one(turn, owed);
+    }
+}
+
+fn is_long_since(began: Now) -> bool {
+    now().micros().abs_diff(began.micros()) >= LONGEST_US
 }
 
 fn is_next_refused(turn: &Turn<'_>) -> bool {
@@ -66,7 +90,7 @@ fn run_one(turn: &Turn<'_>, owed: Owed) {
 /// command: the timer does it right afterwards. In a cluster the timer does it as well: a
 /// command may touch keys of its own slot only.
 pub(crate) fn run_deferred_around_command(context: Context<'_>) {
-    if with_keeper(|keeper| keeper.owes()) {
+    if with_keeper(|keeper| keeper.owes_at_once()) {
         let flags = context.flags();
         if !flags.denies_blocking() && !flags.in_cluster() {
             run_deferred_between_commands();
@@ -77,7 +101,7 @@ pub(crate) fn run_deferred_around_command(context: Context<'_>) {
 /// Carries out the deferred work at once. Only where no command is being executed.
 pub(crate) fn run_deferred_between_commands() {
     if let Some(turn) = own::context().and_then(Turn::begin) {
-        run_deferred(&turn);
+        run_deferred(&turn, now());
     }
 }
 

@@ -102,7 +102,7 @@ impl<'a> Key<'a> {
         self.look_as(|_| self.expires().into())
     }
 
-    /// Whether the module wrote the value: the server embeds the short value of a plain `SET` in the key and keeps ours as bytes of their own
+    /// Whether the module wrote the value, or has read it: the server embeds the short value of a plain `SET` in the key and keeps ours as bytes of their own
     /// ([`Key::write`]). Of a longer one nothing is known, nor where the server has no command
     /// OBJECT; reading the value would end the difference.
     pub(crate) fn is_ours(&self) -> bool {

@@ -93,7 +93,7 @@ impl Keeper {
                 }
                 Next::Nobody
             }
-            _ if self.is_own_turn(id, ask) => Next::Nobody,
+            _ if self.is_own_turn(id, ask, now) => Next::Nobody,
             _ => self.serve(id, now),
         };
         // Nobody was there to be served when the time of all who waited was over.
@@ -111,12 +111,12 @@ impl Keeper {
     }
 
     /// Whether a free lock is the asker's, who asks for it alone.
-    fn is_own_turn(&self, id: Id, ask: &Acquire<'_>) -> bool {
+    fn is_own_turn(&self, id: Id, ask: &Acquire<'_>, now: Now) -> bool {
         if self.table.get(id).is_none_or(|lock| lock.present == 0) {
             return true;
         }
         let own = self.own_places(&[id], ask);
-        let same = self.same_call(&own, &[id], 1);
+        let same = self.same_call(&own, &[id], 1, now);
         self.is_turn_of(id, own.first().copied(), same)
     }
 
@@ -139,7 +139,7 @@ impl Keeper {
     /// A UNIQUE owner that takes locks gives up the places that it has in their lines.
     pub(crate) fn give_up_places(&mut self, locks: &[Id], ask: &Acquire<'_>, now: Now) {
         for ticket in self.own_places(locks, ask) {
-            self.end_wait(ticket, Leaving::TakenOver, locks, now);
+            self.leave_soon(ticket, Leaving::TakenOver, locks, now);
         }
     }
 
@@ -193,6 +193,10 @@ impl Keeper {
         lease_ms: u64,
         now: Now,
     ) -> Result<(u64, u64), Fault> {
+        let session = self.table.hold_mut(id).ok_or(Fault::Internal)?.session;
+        if self.is_ending(session) || session == Session::Closed {
+            self.untie(id);
+        }
         let Self { table, tokens, settings, .. } = self;
         let hold = table.hold_mut(id).ok_or(Fault::Internal)?;
         let token = hold.token().unwrap_or_else(|| tokens.next(now));
@@ -200,9 +204,6 @@ impl Keeper {
         let until_ms = lease::end(lease_ms, hold.since_ms, now.ms(), settings);
         hold.until_ms = until_ms;
         hold.renewed = true;
-        if matches!(hold.session, Session::Ending { .. } | Session::Closed) {
-            hold.session = Session::None;
-        }
         self.rearm(id);
         Ok((token, until_ms))
     }

@@ -147,7 +147,7 @@ impl Keeper {
         let known: Locks = asked.iter().filter_map(|asked| asked.id).collect();
         let own = self.own_places(&known, &ask.how);
         let is_whole = known.len() == ask.keys.len();
-        let same = self.same_call(&own, &known, ask.count).filter(|_| is_whole);
+        let same = self.same_call(&own, &known, ask.count, now).filter(|_| is_whole);
         for (asked, shown) in asked.iter_mut().zip(shown) {
             let is_turn = asked.id.is_none_or(|id| {
                 let place = self.lines.place_of(ask.how.owner, id);

@@ -59,7 +59,10 @@ impl Keeper {
 
     /// True when [`Keeper::next_wake_ms`] has an answer.
     pub fn is_waited_for(&self) -> bool {
-        self.lines.clients() > 0 || !self.alarms.is_empty() || self.owes()
+        self.lines.clients() > 0
+            || !self.alarms.is_empty()
+            || self.lines.left() > 0
+            || self.owes()
     }
 
     /// When something is to be done without being asked, in ms since the epoch; none:
@@ -70,14 +73,20 @@ impl Keeper {
         let far = now.ms().saturating_add(LOOK_EVERY_MS);
         let (look, deadline) = match self.lines.clients() {
             // The end of a kept place is noticed in passing: nobody hears of it.
-            0 => (NEVER, NEVER),
+            0 if self.lines.left() == 0 => (NEVER, NEVER),
+            0 => (NEVER, self.portion.next_ms(now)),
             _ => {
-                let deadline = self.lines.next_deadline().unwrap_or(NEVER);
-                (self.round.next_ms.min(far), deadline)
+                let left = (self.lines.left() > 0).then_some(0);
+                let deadline = left.or(self.lines.next_deadline()).unwrap_or(NEVER);
+                (self.round.next_ms.min(far), deadline.max(self.portion.next_ms(now)))
             }
         };
-        let owed = if self.owes() { 0 } else { NEVER };
         let heard_ms = self.round.heard_ms.min(now.ms());
+        let owed = match (self.owes_at_once(), self.owes()) {
+            (true, _) => 0,
+            (false, true) => heard_ms.saturating_add(1),
+            (false, false) => NEVER,
+        };
         let alarm = self.alarms.first().map_or(NEVER, |(ms, _)| *ms);
         let alarm = alarm.max(heard_ms.saturating_add(1));
         let next = look.min(owed).min(alarm).min(deadline);

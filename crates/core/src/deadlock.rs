@@ -8,12 +8,16 @@ use std::collections::BTreeSet;
 use crate::arena::Id;
 use crate::clock::Now;
 use crate::keeper::Keeper;
-use crate::line::Waiter;
-use crate::lock::Session;
+use crate::line::{Ticket, Waiter};
 use crate::wait::Wanted;
 
 /// How many locks the search passes.
 const STEPS: usize = 1_000;
+
+/// How many locks of waiting calls the search reads in all: a call names up to 1,024, so that
+/// the number of steps alone would not bound the time. A search that reads more reports no
+/// circle.
+const READS: usize = 8_192;
 
 /// How many owners are named.
 const NAMED: usize = 8;
@@ -45,59 +49,84 @@ struct Step {
 }
 
 impl Keeper {
-    /// The circle that would be closed if `owner` waited for all of these locks. Whoever
-    /// wants fewer than it names can be served by another: that is no circle.
+    /// The circle that would be closed if `owner` waited for all of these locks, and gave up
+    /// its places `older`. Whoever wants fewer than it names can be served by another: that is
+    /// no circle.
     pub(crate) fn circle(
         &self,
         owner: &[u8],
         wanted: Wanted<'_>,
         locks: &[Id],
+        older: &[Ticket],
         now: Now,
     ) -> Option<Circle> {
-        let stays = |waiter: &Waiter| !waiter.locks.iter().any(|id| locks.contains(id));
-        if wanted.count < locks.len() || self.calls_of(owner).any(stays) {
+        // `older` is in order and each of its places is of this owner, so that one call more
+        // than there are of them ends this.
+        let stays = |ticket: &Ticket| older.binary_search(ticket).is_err();
+        if wanted.count < locks.len() || self.lines.calls_of(owner).any(|it| stays(&it)) {
             return None;
         }
-        let mut seen: BTreeSet<Id> = BTreeSet::new();
-        let mut steps = Vec::new();
         let is_own = |id: &Id| locks.len() > 1 && self.holds(*id, owner);
         let begin = locks.iter().filter(|id| !is_own(id));
-        steps.extend(begin.map(|lock| Step { lock: *lock, before: None }));
-        seen.extend(steps.iter().map(|step| step.lock));
+        self.search(owner, begin.copied().take(STEPS).collect(), READS, now).0
+    }
+
+    /// Goes from lock to holder, and from there to the locks that it waits for, until the
+    /// holder is `owner`. Reads at most `reads` locks of waiting calls, and tells how many are
+    /// left of these.
+    fn search(
+        &self,
+        owner: &[u8],
+        begin: Vec<Id>,
+        mut reads: usize,
+        now: Now,
+    ) -> (Option<Circle>, usize) {
+        let mut seen: BTreeSet<Id> = begin.iter().copied().collect();
+        let mut seen_calls = BTreeSet::new();
+        let mut steps: Vec<Step> =
+            begin.into_iter().map(|lock| Step { lock, before: None }).collect();
         let mut at = 0;
-        while let Some(step) = steps.get(at).filter(|_| at < STEPS) {
+        while let Some(step) = steps.get(at) {
             if let Some(holder) = self.sure_holder(step.lock) {
                 if *holder == *owner {
-                    return self.way_to(&steps, at, owner);
+                    return (self.way_to(&steps, at, owner), reads);
                 }
-                let next = self.needs(holder, now);
-                let new = next.filter(|id| !self.holds(*id, holder) && seen.insert(*id));
-                let new: Vec<_> =
-                    new.map(|lock| Step { lock, before: Some(at) }).collect();
-                steps.extend(new);
+                // Of a call met before nothing is new.
+                let needed = self.needs(holder, now);
+                let needed = needed.filter(|(call, _)| seen_calls.insert(*call));
+                for id in needed.into_iter().flat_map(|(_, waiter)| &waiter.locks) {
+                    if steps.len() >= STEPS {
+                        break;
+                    }
+                    let Some(left) = reads.checked_sub(1) else { return (None, 0) };
+                    reads = left;
+                    if !seen.contains(id) && !self.holds(*id, holder) {
+                        seen.insert(*id);
+                        steps.push(Step { lock: *id, before: Some(at) });
+                    }
+                }
             }
             at = at.saturating_add(1);
         }
-        None
+        (None, reads)
     }
 
     /// Who holds a lock, if that is certain.
     fn sure_holder(&self, lock: Id) -> Option<&[u8]> {
         let hold = self.table.get(lock)?.hold.as_ref()?;
-        let is_ending = matches!(hold.session, Session::Ending { .. });
-        (!hold.adopted && hold.unique && !is_ending).then_some(&*hold.owner)
+        let is_sure = !hold.adopted && hold.unique && !self.is_ending(hold.session);
+        is_sure.then_some(&*hold.owner)
     }
 
-    /// The locks that a UNIQUE owner waits for, if it waits in one call alone, whose time is
-    /// not over, and which nothing but all of them serves.
-    fn needs(&self, owner: &[u8], now: Now) -> impl Iterator<Item = Id> {
-        let mut calls = self.calls_of(owner);
-        let only = calls.next().filter(|_| calls.next().is_none());
-        let needed = only.filter(|call| {
-            call.wants == call.locks.len()
-                && call.deadline_ms.is_none_or(|ms| ms > now.ms())
-        });
-        needed.into_iter().flat_map(|call| call.locks.iter().copied())
+    /// The call in which a UNIQUE owner waits, if it waits in one alone, whose time is not
+    /// over, and which nothing but all of its locks serves.
+    fn needs(&self, owner: &[u8], now: Now) -> Option<(Ticket, &Waiter)> {
+        let mut calls = self.lines.calls_of(owner);
+        let only = calls.next().filter(|_| calls.next().is_none())?;
+        let call = self.lines.get(only)?;
+        let is_needed = call.wants == call.locks.len()
+            && call.deadline_ms.is_none_or(|ms| ms > now.ms());
+        is_needed.then_some((only, call))
     }
 
     /// The steps that led to this one.
@@ -111,11 +140,6 @@ impl Keeper {
         let owners: Option<Vec<&[u8]>> =
             std::iter::once(Some(owner)).chain(holders).collect();
         Some(Circle { chain: chain(&owners?), locks })
-    }
-
-    /// The calls in which a UNIQUE owner waits.
-    fn calls_of(&self, owner: &[u8]) -> impl Iterator<Item = &Waiter> {
-        self.lines.places_of(owner).filter(|place| place.client.is_some())
     }
 }
 
@@ -134,4 +158,108 @@ fn chain(owners: &[&[u8]]) -> String {
         names.push(last);
     }
     names.join(" -> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acquire::Asker;
+    use crate::lock::Name;
+    use crate::request::Acquire;
+    use crate::seen::Seen;
+    use crate::settings::Settings;
+    use crate::wait::{Leaving, Waiting};
+
+    const NOW: Now = Now::from_ms(1_000_000);
+
+    fn ask(owner: &[u8]) -> Acquire<'_> {
+        let (lease_ms, block_ms, session_grace_ms) = (None, Some(0), None);
+        Acquire { owner, lease_ms, unique: true, block_ms, session_grace_ms }
+    }
+
+    /// `owner` takes a lock that is free.
+    fn take(keeper: &mut Keeper, key: &str, owner: &str) {
+        let name = Name { db: 0, key: key.as_bytes() };
+        let asker = Asker { client: Some(0), may_wait: true, room: true };
+        let ask = ask(owner.as_bytes());
+        keeper.acquire(name, &ask, &Seen::Absent, asker, NOW).unwrap();
+    }
+
+    /// `owner` waits for all of some locks, as this client.
+    fn wait(keeper: &mut Keeper, keys: &[String], owner: &str, client: u64) -> Ticket {
+        let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+        let (count, free) = (keys.len(), &[]);
+        let wanted = Wanted { db: 0, keys: &keys, count, of_set: true, free };
+        let ask = ask(owner.as_bytes());
+        let waiting = keeper.wait(wanted, &ask, client, &Circles::Unseen, true, NOW);
+        match waiting.unwrap() {
+            Waiting::Begun(ticket) => ticket,
+            Waiting::LookFirst(_) => unreachable!("circles are not looked for"),
+        }
+    }
+
+    fn keys(of: &str, count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("{of}:{n}")).collect()
+    }
+
+    fn id(keeper: &Keeper, key: &str) -> Id {
+        keeper.table.find(Name { db: 0, key: key.as_bytes() }).unwrap()
+    }
+
+    /// Owners 0 to `len`, each of which holds the first lock of its own and waits for all locks
+    /// of the next one's, a hundred; the last one waits for those of the first.
+    fn ring(len: usize) -> Keeper {
+        let mut keeper = Keeper::new(Settings::default(), 1, NOW);
+        for n in 0..len {
+            take(&mut keeper, &format!("{n}:0"), &n.to_string());
+        }
+        for n in 1..len {
+            let next = ((n + 1) % len).to_string();
+            wait(&mut keeper, &keys(&next, 100), &n.to_string(), n as u64);
+        }
+        keeper
+    }
+
+    #[test]
+    fn a_search_ends_after_so_many_locks_without_an_alarm() {
+        let keeper = ring(5);
+        let begin = vec![id(&keeper, "1:0")];
+        let (circle, left) = keeper.search(b"0", begin.clone(), 1_000, NOW);
+        assert_eq!(circle.unwrap().chain, r#""0" -> "1" -> "2" -> "3" -> "4" -> "0""#);
+        assert_eq!(left, 600, "each of four calls is read once");
+        let (circle, left) = keeper.search(b"0", begin.clone(), 350, NOW);
+        assert!(circle.is_none() && left == 0);
+        assert!(keeper.search(b"0", begin, READS, NOW).0.is_some());
+    }
+
+    #[test]
+    fn a_call_is_read_once_and_kept_places_are_not_read() {
+        let mut keeper = Keeper::new(Settings::default(), 1, NOW);
+        let held = keys("held", 500);
+        held.iter().for_each(|key| take(&mut keeper, key, "x"));
+        for n in 0..20 {
+            let ticket = wait(&mut keeper, &keys(&format!("w{n}"), 100), "x", 1);
+            keeper.end_wait(ticket, Leaving::TimedOut, &[], NOW).unwrap();
+        }
+        let begin: Vec<Id> = held.iter().map(|key| id(&keeper, key)).collect();
+        let (circle, left) = keeper.search(b"z", begin.clone(), READS, NOW);
+        assert_eq!((circle.is_some(), left), (false, READS));
+        wait(&mut keeper, &keys("w0", 100), "x", 1);
+        let (circle, left) = keeper.search(b"z", begin, READS, NOW);
+        assert_eq!((circle.is_some(), left), (false, READS - 100));
+    }
+
+    #[test]
+    fn steps_end_a_search_as_well() {
+        let mut keeper = Keeper::new(Settings::default(), 1, NOW);
+        take(&mut keeper, "a", "x");
+        let many = keys("many", STEPS);
+        take(&mut keeper, many.last().unwrap(), "z");
+        wait(&mut keeper, &many, "x", 1);
+        let begin = vec![id(&keeper, "a")];
+        // The lock that would close it is the one after the last step.
+        let (circle, left) = keeper.search(b"z", begin.clone(), READS, NOW);
+        assert!(circle.is_none());
+        assert_eq!(left, READS - (STEPS - 1));
+    }
 }

@@ -104,8 +104,8 @@ impl Keeper {
             lease,
             held_ms: hold.and_then(|hold| hold.held_ms(now)),
             session: match session {
-                Session::Tied { client, .. } => Some(client),
-                Session::None | Session::Ending { .. } | Session::Closed => None,
+                Session::Tied { client, .. } if !self.is_ending(session) => Some(client),
+                _ => None,
             },
             grace_ms: hold
                 .filter(|_| session == Session::Closed)

@@ -13,8 +13,9 @@ use crate::lease;
 use crate::line::{Lines, Ticket, Waiter};
 use crate::lock::{Bytes, Hold, Lock, NO_END, Name};
 use crate::log::{Entry, Kind, Log, Subject, cut};
+use crate::portion::Portion;
 use crate::seen::Expires;
-use crate::session::Owed;
+use crate::session::{EndingSession, Owed};
 use crate::settings::{Events, Settings};
 use crate::sweep::Sweep;
 use crate::table::Table;
@@ -66,6 +67,12 @@ pub struct Keeper {
     pub(crate) ties: BTreeSet<(u64, Id)>,
     /// What is to be made good as soon as the server may be written.
     pub(crate) owed: VecDeque<Owed>,
+    /// Sessions that ended, of which more is owed than what was done at once.
+    pub(crate) sessions: VecDeque<EndingSession>,
+    /// The clients whose session has ended, while locks are tied to them.
+    pub(crate) gone: BTreeSet<u64>,
+    /// How much may be done in one go.
+    pub(crate) portion: Portion,
     /// When which lock is to be looked at.
     pub(crate) alarms: BTreeSet<(u64, Id)>,
     pub(crate) round: Round,
@@ -135,6 +142,9 @@ impl Keeper {
             answers: VecDeque::new(),
             ties: BTreeSet::new(),
             owed: VecDeque::new(),
+            sessions: VecDeque::new(),
+            gone: BTreeSet::new(),
+            portion: Portion::default(),
             alarms: BTreeSet::new(),
             round: Round::default(),
         }
@@ -206,7 +216,7 @@ impl Keeper {
 
     /// The oldest answer that a waiting client is to be given.
     pub fn take_answer(&mut self) -> Option<(Ticket, Answer)> {
-        self.answers.pop_front()
+        pop(&mut self.answers)
     }
 
     /// True when there is somebody to answer, an event to publish or a client to ask for.
@@ -216,7 +226,12 @@ impl Keeper {
 
     /// The oldest event that is to be published.
     pub fn take_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        pop(&mut self.events)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn events_capacity(&self) -> usize {
+        self.events.capacity()
     }
 
     /// The client whose line is to be added to the newest entry of the log
@@ -258,9 +273,11 @@ impl Keeper {
     pub fn demoted(&mut self, now: Now) {
         self.is_primary = false;
         while let Some(id) = self.lines.first_lock() {
-            self.dismiss_line(id, Leaving::RoleChanged, now);
+            while let Some(ticket) = self.lines.first_place(id) {
+                self.end_wait(ticket, Leaving::RoleChanged, &[], now);
+            }
         }
-        self.owed.clear();
+        self.forget_owed();
         while let Some(id) = self.table.oldest() {
             self.end(id, End::Removed, Caller::default(), now);
             self.table.forget_if_idle(id);
@@ -416,6 +433,18 @@ impl Keeper {
         let lacks_line = self.log.write(entry);
         self.unidentified = client.filter(|_| lacks_line);
     }
+}
+
+/// The capacity that a queue keeps for good.
+const QUEUE: usize = 1_024;
+
+/// Takes the oldest of a queue. One that was large gives its memory back when it is empty.
+pub(crate) fn pop<T>(queue: &mut VecDeque<T>) -> Option<T> {
+    let oldest = queue.pop_front();
+    if oldest.is_none() && queue.capacity() > QUEUE {
+        *queue = VecDeque::new();
+    }
+    oldest
 }
 
 fn event(

@@ -14,6 +14,7 @@
 //!   order. [`lease`], [`token`]: how long, and with what number.
 //! - [`counters`], [`histogram`], [`log`], [`event`]: what is remembered and told.
 //! - [`view`]: what a model checker asks beside all that.
+//! - `portion`: how much of it is done in one go.
 //! - [`settings`], [`fault`], [`glob`], [`clock`]: what the rules are set to, what they
 //!   refuse and why, patterns, time.
 //!
@@ -57,6 +58,7 @@ pub mod list;
 pub mod lock;
 pub mod log;
 mod options;
+mod portion;
 pub mod release;
 pub mod request;
 pub mod seen;

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A kept place is passed over, and stays; a waiter whose time is over gets null, not the
-//! lock, even when nobody has told it yet. For one that needs several locks it is set
+//! lock, even when nobody has told it yet. When there are too many of these the lock is the next
+//! one's as soon as they are removed. For one that needs several locks it is set
 //! aside until they are complete ([`crate::share`]).
 
 use crate::arena::Id;
@@ -54,6 +55,12 @@ impl Keeper {
         while let Some(ticket) = self.first_client(id) {
             let Some(waiter) = self.lines.get(ticket) else { break };
             if waiter.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.ms()) {
+                if !self.portion.take(waiter.locks.len(), now) {
+                    // The lock is passed on when the place is removed.
+                    self.mark_left(ticket, Leaving::TimedOut, now);
+                    self.keep_aside(id);
+                    return Next::SetAside;
+                }
                 self.end_wait(ticket, Leaving::TimedOut, &[id], now);
                 continue;
             }
@@ -63,6 +70,12 @@ impl Keeper {
             return self.hand_off(id, ticket, now).map_or(Next::Nobody, Next::One);
         }
         Next::Nobody
+    }
+
+    fn keep_aside(&mut self, id: Id) {
+        if let Some(lock) = self.table.get_mut(id) {
+            lock.set_aside = true;
+        }
     }
 
     fn first_client(&self, id: Id) -> Option<Ticket> {

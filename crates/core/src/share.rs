@@ -41,9 +41,9 @@ impl Keeper {
     pub(crate) fn set_aside(&mut self, id: Id, ticket: Ticket) -> Next {
         let Some(lock) = self.table.get_mut(id) else { return Next::Nobody };
         let is_new = !std::mem::replace(&mut lock.set_aside, true);
-        let Some(lacks) = self.lines.lacks_mut(ticket) else { return Next::Nobody };
-        *lacks = lacks.saturating_sub(usize::from(is_new));
-        if *lacks == 0 && self.complete_share(ticket).is_some() {
+        let Some(waiter) = self.lines.get_mut(ticket) else { return Next::Nobody };
+        waiter.lacks = waiter.lacks.saturating_sub(usize::from(is_new));
+        if waiter.lacks == 0 && self.complete_share(ticket).is_some() {
             return Next::Set { ticket, lock: id };
         }
         Next::SetAside
@@ -52,7 +52,7 @@ impl Keeper {
     /// The locks that a set gets, each with whether its owner holds it already; none when
     /// some are missing, and then it is noted how many.
     pub(crate) fn complete_share(&mut self, ticket: Ticket) -> Option<Vec<(Id, bool)>> {
-        let waiter = self.lines.get(ticket).filter(|waiter| waiter.client.is_some())?;
+        let waiter = self.lines.get(ticket).filter(|waiter| waits(waiter))?;
         let have = |id: &Id| {
             if waiter.unique && self.holds(*id, &waiter.owner) {
                 Have::Held
@@ -64,7 +64,7 @@ impl Keeper {
         };
         let share = share(&waiter.locks, waiter.wants, have);
         let missing = waiter.wants.saturating_sub(share.len());
-        *self.lines.lacks_mut(ticket)? = missing;
+        self.lines.get_mut(ticket)?.lacks = missing;
         (missing == 0).then_some(share)
     }
 
@@ -104,7 +104,7 @@ impl Keeper {
     /// Gives a set its share, now that all of it was looked at; none when something is missing
     /// after all. What is to be done to the keys, in the order of the set.
     pub fn serve_set(&mut self, ticket: Ticket, now: Now) -> Option<Vec<Part>> {
-        let waiter = self.lines.get(ticket).filter(|waiter| waiter.client.is_some())?;
+        let waiter = self.lines.get(ticket).filter(|waiter| waits(waiter))?;
         if waiter.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.ms()) {
             self.leave(ticket, Leaving::TimedOut, now);
             return None;
@@ -201,11 +201,10 @@ impl Keeper {
 
     /// Sees to it that what a set has is counted, as soon as the server may be written.
     pub(crate) fn count_anew(&mut self, ticket: Ticket) {
-        if let Some(lacks) = self.lines.lacks_mut(ticket) {
-            *lacks = 0;
-            let owed = Owed::Share { ticket };
-            if self.owed.back() != Some(&owed) {
-                self.owed.push_back(owed);
+        if let Some(waiter) = self.lines.get_mut(ticket) {
+            waiter.lacks = 0;
+            if !std::mem::replace(&mut waiter.is_count_owed, true) {
+                self.owed.push_back(Owed::Share { ticket });
             }
         }
     }
@@ -235,7 +234,13 @@ impl Keeper {
     }
 }
 
+/// Whether the client of a place waits there still.
+fn waits(waiter: &Waiter) -> bool {
+    waiter.client.is_some() && waiter.left.is_none()
+}
+
 /// What a set has of a lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Have {
     /// Its owner holds it.
     Held,
@@ -252,11 +257,12 @@ pub(crate) fn share<T: Copy>(
     wants: usize,
     have: impl Fn(&T) -> Have,
 ) -> Vec<(T, bool)> {
-    let held = of.iter().filter(|it| matches!(have(it), Have::Held)).count().min(wants);
+    let have: Vec<Have> = of.iter().map(have).collect();
+    let held = have.iter().filter(|it| **it == Have::Held).count().min(wants);
     let (mut held_left, mut free_left) = (held, wants.saturating_sub(held));
     let mut share = Vec::new();
-    for it in of {
-        let (left, is_held) = match have(it) {
+    for (it, have) in of.iter().zip(have) {
+        let (left, is_held) = match have {
             Have::Held => (&mut held_left, true),
             Have::Free => (&mut free_left, false),
             Have::Not => continue,

@@ -19,7 +19,7 @@ use crate::deadlock::{Circle, Circles};
 use crate::fault::Fault;
 use crate::keeper::{Answer, Caller, Incident, Keeper};
 use crate::lease;
-use crate::line::{Locks, Ticket, Waiter};
+use crate::line::{Left, Locks, Ticket, Waiter};
 use crate::lock::{Bytes, Hold, Name};
 use crate::log::Kind;
 use crate::request::Acquire;
@@ -99,7 +99,7 @@ impl Keeper {
         }
         if ask.unique
             && let Circles::SureOf(checked) = circles
-            && let Some(circle) = self.circle(ask.owner, wanted, &locks, now)
+            && let Some(circle) = self.circle(ask.owner, wanted, &locks, &older, now)
         {
             if circle.locks != *checked {
                 return Ok(Waiting::LookFirst(circle.locks));
@@ -108,10 +108,12 @@ impl Keeper {
             self.forget_idle(&locks);
             return Err(fault);
         }
-        let same = self.same_call(&older, &locks, wanted.count);
-        let same = same.and_then(|ticket| self.lines.get(ticket)).cloned();
+        let same = self.same_call(&older, &locks, wanted.count, now);
+        // Its turn is used anew, so that it has to be gone from the lines before.
+        let same = same
+            .and_then(|ticket| self.end_wait(ticket, Leaving::TakenOver, &locks, now));
         for ticket in older {
-            self.end_wait(ticket, Leaving::TakenOver, &locks, now);
+            self.leave_soon(ticket, Leaving::TakenOver, &locks, now);
         }
         for lock in wanted.free.iter().filter_map(|place| locks.get(*place)) {
             if let Some(lock) = self.table.get_mut(*lock) {
@@ -134,6 +136,8 @@ impl Keeper {
                 .filter(|ms| *ms > 0)
                 .map(|ms| now.ms().saturating_add(ms)),
             lacks: 0,
+            is_count_owed: false,
+            left: None,
         };
         let ticket = self.give_place(waiter);
         self.look_again_at_what_was_left(ticket, wanted);
@@ -195,10 +199,12 @@ impl Keeper {
         own: &[Ticket],
         locks: &[Id],
         count: usize,
+        now: Now,
     ) -> Option<Ticket> {
         let [ticket] = own else { return None };
         let waiter = self.lines.get(*ticket)?;
-        let same = waiter.wants == count
+        let same = !waiter.is_kept_no_longer(now)
+            && waiter.wants == count
             && waiter.locks.len() == locks.len()
             && locks
                 .iter()
@@ -254,9 +260,9 @@ impl Keeper {
     /// Takes a place out of its lines, and tells nobody. What was set aside for it is the
     /// next one's.
     pub(crate) fn take_place(&mut self, ticket: Ticket) -> Option<Waiter> {
-        let locks = self.lines.get(ticket)?.locks.clone();
+        let locks = self.lines.get(ticket)?.locks.iter();
         let aside: Locks =
-            locks.into_iter().filter(|id| self.is_aside_for(*id, ticket)).collect();
+            locks.copied().filter(|id| self.is_aside_for(*id, ticket)).collect();
         let waiter = self.lines.remove(ticket)?;
         let present = u32::from(waiter.client.is_some());
         for id in &waiter.locks {
@@ -275,6 +281,7 @@ impl Keeper {
     /// Ends a wait without a grant, or the keeping of a place. None when there is no such
     /// wait any more.
     pub fn leave(&mut self, ticket: Ticket, why: Leaving, now: Now) -> Option<Waiter> {
+        self.lines.get(ticket).filter(|waiter| waiter.left.is_none())?;
         self.end_wait(ticket, why, &[], now)
     }
 
@@ -287,53 +294,279 @@ impl Keeper {
         now: Now,
     ) -> Option<Waiter> {
         let waiter = self.take_place(ticket)?;
-        if waiter.client.is_some() {
-            let lock = counted_for(&waiter.locks);
-            self.count(lock, |counters: &mut Counters| match why {
-                Leaving::TimedOut | Leaving::Unblocked => &mut counters.wait_timeouts,
-                _ => &mut counters.waits_abandoned,
-            });
-            let answer = match why {
-                Leaving::TimedOut | Leaving::TakenOver => Some(Answer::Null),
-                Leaving::RoleChanged => Some(Answer::Refused(Fault::Unblocked)),
-                Leaving::Moved => Some(Answer::Refused(Fault::TryAgain)),
-                Leaving::Unblocked
-                | Leaving::UnblockedWithError
-                | Leaving::CannotBlock
-                | Leaving::Disconnected => None,
-            };
-            self.answers.extend(answer.map(|answer| (ticket, answer)));
-            if matches!(
-                why,
-                Leaving::TimedOut | Leaving::Disconnected | Leaving::CannotBlock
-            ) {
-                self.keep_place(&waiter, now);
+        let is_kept = matches!(
+            why,
+            Leaving::TimedOut | Leaving::Disconnected | Leaving::CannotBlock
+        );
+        match waiter.left {
+            Some(Left { kept_until_ms: Some(until_ms) })
+                if is_kept && until_ms > now.ms() =>
+            {
+                self.keep_place_until(&waiter, until_ms);
             }
+            None if waiter.client.is_some() => {
+                self.tell_end(ticket, counted_for(&waiter.locks), why);
+                if is_kept {
+                    self.keep_place(&waiter, now);
+                }
+            }
+            _ => {}
         }
         let idle = waiter.locks.iter().filter(|id| !used.contains(id));
         idle.for_each(|id| self.table.forget_if_idle(*id));
         Some(waiter)
     }
 
+    /// Counts and answers a wait that ends without a grant.
+    fn tell_end(&mut self, ticket: Ticket, lock: Option<Id>, why: Leaving) {
+        self.count(lock, |counters: &mut Counters| match why {
+            Leaving::TimedOut | Leaving::Unblocked => &mut counters.wait_timeouts,
+            _ => &mut counters.waits_abandoned,
+        });
+        let answer = match why {
+            Leaving::TimedOut | Leaving::TakenOver => Some(Answer::Null),
+            Leaving::RoleChanged => Some(Answer::Refused(Fault::Unblocked)),
+            Leaving::Moved => Some(Answer::Refused(Fault::TryAgain)),
+            Leaving::Unblocked
+            | Leaving::UnblockedWithError
+            | Leaving::CannotBlock
+            | Leaving::Disconnected => None,
+        };
+        self.answers.extend(answer.map(|answer| (ticket, answer)));
+    }
+
+    /// As [`Keeper::end_wait`], for what a client can make as large as it likes: when the portion
+    /// is used up the place is only marked, and [`Keeper::end_waits`] removes it.
+    pub(crate) fn leave_soon(
+        &mut self,
+        ticket: Ticket,
+        why: Leaving,
+        used: &[Id],
+        now: Now,
+    ) {
+        let places = self.places_of(ticket);
+        if self.lines.left() == 0 && self.portion.take(places, now) {
+            self.end_wait(ticket, why, used, now);
+        } else {
+            self.mark_left(ticket, why, now);
+        }
+    }
+
+    /// Ends a wait, or the keeping of a place, that is removed from its lines later.
+    pub(crate) fn mark_left(&mut self, ticket: Ticket, why: Leaving, now: Now) {
+        let keep_ms = self.settings.place_keep;
+        let keeps_places =
+            keep_ms > 0 && matches!(why, Leaving::TimedOut | Leaving::Disconnected);
+        let Some(waiter) = self.lines.get(ticket) else { return };
+        if waiter.left.is_some() {
+            if !keeps_places {
+                self.lines.give_up_left(ticket);
+            }
+            return;
+        }
+        let waits = waiter.client.is_some();
+        let lock = counted_for(&waiter.locks);
+        let kept = keeps_places && waits && waiter.unique;
+        let kept_until_ms = kept.then(|| now.ms().saturating_add(keep_ms));
+        self.lines.mark_left(ticket, Left { kept_until_ms });
+        if waits {
+            self.tell_end(ticket, lock, why);
+        }
+    }
+
+    /// In how many lines a waiter stands.
+    fn places_of(&self, ticket: Ticket) -> usize {
+        self.lines.get(ticket).map_or(0, |waiter| waiter.locks.len())
+    }
+
     pub(crate) fn keep_place(&mut self, waiter: &Waiter, now: Now) {
         let keep_ms = self.settings.place_keep;
         if waiter.unique && keep_ms > 0 {
-            let deadline_ms = Some(now.ms().saturating_add(keep_ms));
-            self.give_place(Waiter { client: None, deadline_ms, ..waiter.clone() });
+            self.keep_place_until(waiter, now.ms().saturating_add(keep_ms));
         }
     }
 
-    /// Ends the waits, and the keeping of places, whose time is over.
+    fn keep_place_until(&mut self, waiter: &Waiter, until_ms: u64) {
+        self.give_place(Waiter {
+            client: None,
+            deadline_ms: Some(until_ms),
+            is_count_owed: false,
+            left: None,
+            ..waiter.clone()
+        });
+    }
+
+    /// Ends the waits, and the keeping of places, whose time is over, and removes the places that
+    /// are marked as left: a portion of them. What remains is over all the same.
     pub fn end_waits(&mut self, now: Now) {
         while let Some(ticket) = self.lines.over(now.ms()) {
-            self.leave(ticket, Leaving::TimedOut, now);
+            let (places, answer) = (self.places_of(ticket), self.portion.answer());
+            // Everybody is answered before the places of many locks are removed.
+            let is_small = places <= answer;
+            let removed = if is_small { places } else { 0 };
+            if !self.portion.take(removed.saturating_add(answer), now) {
+                return;
+            }
+            match is_small {
+                true => drop(self.end_wait(ticket, Leaving::TimedOut, &[], now)),
+                false => self.mark_left(ticket, Leaving::TimedOut, now),
+            }
+        }
+        while let Some(ticket) = self.lines.first_left() {
+            if !self.portion.take(self.places_of(ticket), now) {
+                return;
+            }
+            self.end_wait(ticket, Leaving::TimedOut, &[], now);
         }
     }
 
-    /// Ends every wait for a lock.
+    /// Ends waits for a lock: a portion of them. The rest follows when the lock is looked at
+    /// again.
     pub(crate) fn dismiss_line(&mut self, id: Id, why: Leaving, now: Now) {
         while let Some(ticket) = self.lines.first_place(id) {
-            self.leave(ticket, why, now);
+            if !self.portion.take(self.places_of(ticket), now) {
+                return;
+            }
+            self.end_wait(ticket, why, &[], now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    const BEGIN: Now = Now::from_ms(1_000_000);
+
+    fn keeper() -> Keeper {
+        Keeper::new(Settings { max_waiters: 100_000, ..Settings::default() }, 1, BEGIN)
+    }
+
+    /// A call of its own owner that waits a second for one of some locks.
+    fn wait(keeper: &mut Keeper, keys: &[String], owner: &str, client: u64) -> Ticket {
+        let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+        let wanted = Wanted { db: 0, keys: &keys, count: 1, of_set: true, free: &[] };
+        let ask = Acquire {
+            owner: owner.as_bytes(),
+            lease_ms: None,
+            unique: true,
+            block_ms: Some(1_000),
+            session_grace_ms: None,
+        };
+        match keeper.wait(wanted, &ask, client, &Circles::Unseen, true, BEGIN).unwrap() {
+            Waiting::Begun(ticket) => ticket,
+            Waiting::LookFirst(_) => unreachable!("circles are not looked for"),
+        }
+    }
+
+    fn keys(of: &str, count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("{of}:{n}")).collect()
+    }
+
+    /// How many places in lines there are.
+    fn places(keeper: &Keeper) -> usize {
+        let pages = 0..keeper.table.pages();
+        let locks = pages.flat_map(|page| keeper.table.page(page));
+        locks.map(|(_, lock)| lock.places as usize).sum()
+    }
+
+    #[test]
+    fn waits_that_end_at_once_are_answered_in_portions_and_then_removed_in_portions() {
+        let mut keeper = keeper();
+        for n in 0..200u64 {
+            wait(&mut keeper, &keys("k", 100), &n.to_string(), n);
+        }
+        let over = |ms: u64| Now::from_ms(BEGIN.ms() + 1_000 + ms);
+        let all = places(&keeper);
+        keeper.end_waits(over(0));
+        let portion = 128;
+        assert_eq!((keeper.answers.len(), keeper.lines.clients()), (portion, 72));
+        keeper.owed.clear();
+        keeper.due_lines(over(0), &mut Vec::new());
+        // In the same millisecond nothing more is done.
+        keeper.end_waits(over(0));
+        assert_eq!((keeper.answers.len(), places(&keeper)), (portion, all));
+        assert_eq!(keeper.next_wake_ms(over(0)), Some(over(1).ms()));
+        keeper.end_waits(over(1));
+        assert_eq!((keeper.answers.len(), keeper.lines.clients()), (200, 0));
+        for ms in 2..100 {
+            keeper.end_waits(over(ms));
+        }
+        assert_eq!((keeper.lines.left(), keeper.lines.len()), (0, 200));
+        assert_eq!(places(&keeper), all, "each owner's places are kept");
+        assert_eq!(keeper.counters.wait_timeouts, 200);
+    }
+
+    #[test]
+    fn connections_that_close_at_once_are_absent_at_once_and_removed_in_portions() {
+        let mut keeper = keeper();
+        for n in 0..100u64 {
+            wait(&mut keeper, &keys("k", 500), &n.to_string(), n);
+        }
+        let all = places(&keeper);
+        keeper.settings.place_keep = 0;
+        (0..100).for_each(|client| keeper.client_gone(client, BEGIN));
+        assert_eq!(keeper.lines.clients(), 0);
+        assert_eq!(keeper.counters.waits_abandoned, 100);
+        assert_eq!(keeper.lines.len(), 0);
+        let removed = all - places(&keeper);
+        assert_eq!(removed, 1_500, "the call that exceeds a portion is finished");
+        (1..100).for_each(|ms| keeper.end_waits(Now::from_ms(BEGIN.ms() + ms)));
+        assert_eq!((places(&keeper), keeper.lines.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn one_call_takes_over_many_places_and_removes_a_portion() {
+        let mut keeper = keeper();
+        let sets: Vec<_> = (0..50).map(|n| keys(&n.to_string(), 100)).collect();
+        for (n, set) in sets.iter().enumerate() {
+            wait(&mut keeper, set, "me", n as u64);
+        }
+        let all = places(&keeper);
+        let one_of_each: Vec<String> = sets.iter().map(|set| set[0].clone()).collect();
+        let ticket = wait(&mut keeper, &one_of_each, "me", 99);
+        assert_eq!(all + 50 - places(&keeper), 1_100);
+        assert_eq!((keeper.lines.len(), keeper.lines.clients()), (1, 1));
+        assert_eq!(keeper.answers.len(), 50);
+        // The owner has one place in each line: that of the new call.
+        for set in &sets {
+            let id = |key: &String| {
+                let name = Name { db: 0, key: key.as_bytes() };
+                keeper.table.find(name)
+            };
+            let place = |key| keeper.lines.place_of(b"me", id(key)?);
+            assert_eq!((place(&set[0]), place(&set[1])), (Some(ticket), None));
+        }
+        (1..100).for_each(|ms| keeper.end_waits(Now::from_ms(BEGIN.ms() + ms)));
+        assert_eq!((places(&keeper), keeper.lines.clients()), (50, 1));
+    }
+
+    #[test]
+    fn a_count_is_owed_once_for_each_set_when_another_leaves() {
+        let mut keeper = keeper();
+        let (all, even, odd) = (keys("k", 100), 0, 1);
+        let half = |of| all.iter().skip(of).step_by(2).cloned().collect::<Vec<_>>();
+        let first = wait_for_all(&mut keeper, &all, "a", 1);
+        wait_for_all(&mut keeper, &half(even), "b", 2);
+        wait_for_all(&mut keeper, &half(odd), "c", 3);
+        for key in &all {
+            let id = keeper.table.find(Name { db: 0, key: key.as_bytes() }).unwrap();
+            keeper.table.get_mut(id).unwrap().set_aside = true;
+        }
+        keeper.owed.clear();
+        keeper.end_wait(first, Leaving::Unblocked, &[], BEGIN);
+        assert_eq!(keeper.owed.len(), 2);
+    }
+
+    fn wait_for_all(
+        keeper: &mut Keeper,
+        keys: &[String],
+        owner: &str,
+        client: u64,
+    ) -> Ticket {
+        let ticket = wait(keeper, keys, owner, client);
+        keeper.lines.get_mut(ticket).unwrap().wants = keys.len();
+        ticket
     }
 }

@@ -48,6 +48,9 @@ impl Scope {
         };
         let mut world = World::new(settings, flaw);
         world.owes_longer = self.has(Offer::OwesLonger);
+        if self.has(Offer::Portions) {
+            world.cut_up();
+        }
         world
     }
 
@@ -179,7 +182,7 @@ impl Scope {
         }
         actions.push(Action::Tick);
         // Nobody's time is over within a turn of the loop.
-        if world.untold.is_empty() && !world.keeper.owes() {
+        if world.untold.is_empty() && !world.keeper.owes_at_once() {
             if time_matters(world) {
                 actions.push(Action::Pass);
             }

@@ -6,6 +6,9 @@ use crate::keyspace::KEYS;
 use crate::law::{Breach, Law};
 use crate::world::{World, Writes};
 
+/// More portions than there is work for.
+const PORTIONS: usize = 100;
+
 impl World {
     /// The law that is broken here, or will be whatever clients do.
     pub fn breach_here_or_after(&self) -> Option<Breach> {
@@ -24,10 +27,16 @@ impl World {
     /// The timer comes, and again: not later than the second time, when the clock was
     /// stepped back a little, nobody waits for a lock that is free.
     pub fn tick_until_quiet(&mut self) {
-        for _ in 0..2 {
-            self.pass(6);
-            self.tick();
+        for _ in 0..PORTIONS {
+            for _ in 0..2 {
+                self.pass(6);
+                self.tick();
+            }
+            if !self.is_behind() {
+                break;
+            }
         }
+        self.require(Law::NoLostWakeUp, !self.is_behind(), "the rest is done as well");
         self.check_wake_ups(|_, _| true);
     }
 

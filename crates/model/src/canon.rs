@@ -92,6 +92,7 @@ pub(crate) fn words(world: &World, locks: usize) -> Vec<u64> {
     view.places();
     view.line();
     view.owed();
+    view.portions();
     view.on_their_way();
     view.looks(locks);
     view.rank_past();
@@ -120,7 +121,7 @@ impl Ranks {
             if let Some(lock) = id.and_then(|id| keeper.table().get(id)) {
                 ranks.tokens.extend(lock.hold.as_ref().and_then(|hold| hold.token()));
             }
-            let places = id.into_iter().flat_map(|id| keeper.lines().places(id));
+            let places = id.into_iter().flat_map(|id| keeper.all_places(id));
             ranks.places.extend(places.map(|(ticket, _)| ticket));
         }
         let turn = |ticket: &Ticket| keeper.lines().get(*ticket).map(|it| it.turn);
@@ -136,9 +137,9 @@ impl Ranks {
             ranks.own_turns.push(untold.place.turn);
         }
         for owed in keeper.all_owed() {
-            if let Owed::TakeBack { token, waiter, .. } = owed {
+            if let Owed::TakeBack { token, lost, .. } = owed {
                 ranks.tokens.push(*token);
-                ranks.turns.push(waiter.turn);
+                ranks.turns.push(lost.waiter.turn);
             }
         }
         ranks.tokens.sort_unstable();
@@ -322,6 +323,13 @@ impl View<'_> {
             self.maybe_time(waiter.deadline_ms);
             let lacks = self.world.keeper.lacks(*ticket);
             self.word(lacks.map_or(NONE, |lacks| lacks as u64));
+            let (left, is_count_owed) = self.world.keeper.marks(*ticket);
+            self.flag(is_count_owed);
+            match left {
+                Some(Some(until_ms)) => self.time(until_ms),
+                Some(None) => self.word(NONE - 1),
+                None => self.word(NONE),
+            }
         }
         self.word(NONE);
     }
@@ -372,17 +380,19 @@ impl View<'_> {
                 Owed::SessionEnd { lock, client, closed_ms } => {
                     self.word(0);
                     self.id(*lock);
-                    self.connection(*client);
-                    // No grace is longer.
-                    let ago_ms = self.world.now().ms_since(*closed_ms);
-                    self.word(ago_ms.min(LOOK_MS));
+                    self.closed(*client, *closed_ms);
                 }
-                Owed::TakeBack { lock, token, waiter, set } => {
+                Owed::Session(session) => {
+                    self.word(4);
+                    self.closed(session.client, session.closed_ms);
+                    self.word(session.at_once as u64);
+                }
+                Owed::TakeBack { lock, token, lost } => {
                     self.word(1);
                     self.id(*lock);
                     self.word(rank(&self.ranks.tokens, token));
-                    self.waiter(waiter);
-                    self.names(set);
+                    self.waiter(&lost.waiter);
+                    self.names(&lost.set);
                 }
                 Owed::Turn { lock } => {
                     self.word(2);
@@ -395,6 +405,29 @@ impl View<'_> {
             }
         }
         self.word(NONE);
+    }
+
+    /// What is done in portions.
+    fn portions(&mut self) {
+        let (sessions, gone) = self.world.keeper.ending_sessions();
+        let (sessions, gone): (Vec<_>, Vec<_>) =
+            (sessions.copied().collect(), gone.collect());
+        for session in sessions {
+            self.closed(session.client, session.closed_ms);
+        }
+        self.word(gone.len() as u64);
+        gone.into_iter().for_each(|client| self.connection(client));
+        if self.world.in_portions {
+            self.word(self.world.keeper.portion_left(self.world.now()) as u64);
+        }
+    }
+
+    /// A connection that closed, and when.
+    fn closed(&mut self, client: u64, closed_ms: u64) {
+        self.connection(client);
+        // No grace is longer.
+        let ago_ms = self.world.now().ms_since(closed_ms);
+        self.word(ago_ms.min(LOOK_MS));
     }
 
     /// Grants of which nobody was told yet, or ever will be.

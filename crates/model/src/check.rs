@@ -29,7 +29,15 @@ impl World {
 
     /// What is owed could not be made good yet.
     fn owes_still(&self) -> bool {
-        self.writes != Writes::Accepted || self.owes_longer && self.keeper.owes()
+        self.writes != Writes::Accepted
+            || self.owes_longer && self.keeper.owes()
+            || self.in_portions && self.is_behind()
+    }
+
+    /// More is to be done, a portion at a time.
+    pub(crate) fn is_behind(&self) -> bool {
+        let owes_later = self.keeper.owes() && !self.keeper.owes_at_once();
+        owes_later || self.keeper.is_behind(self.now())
     }
 
     /// What is held is what the keys show.
@@ -71,7 +79,10 @@ impl World {
 
     fn check_lines(&mut self) {
         let lines = self.keeper.lines();
-        let are_known = lines.len() == self.line.places().len()
+        // What the clock ends, the keeper ends with its next portion.
+        let over = self.keeper.kept_no_longer(self.now());
+        let ours = self.line.places().iter().filter(|place| !place.is_over(self.now()));
+        let are_known = lines.len() - over == ours.count()
             && lines.clients() == self.line.present().count();
         let one_each = self.line.places().iter().enumerate().all(|(at, place)| {
             let meets = |other: &&Place| {

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use gpulock_core::lock::Session;
-
 use crate::ask::{Ask, OWNERS};
 use crate::keyspace::name;
 use crate::line::{Place, Waits};
@@ -61,7 +59,7 @@ impl World {
         let value = self.keys.text(key)?;
         let id = self.keeper.table().find(name(key))?;
         let hold = self.keeper.table().get(id)?.hold.as_ref()?;
-        let is_ending = matches!(hold.session, Session::Ending { .. });
+        let is_ending = self.keeper.is_ending(hold.session);
         let is_sure = !hold.adopted && hold.unique && !is_ending && *hold.owner == *value;
         is_sure.then(|| OWNERS.iter().position(|owner| *owner == value)).flatten()
     }

@@ -65,6 +65,11 @@ impl Day {
         Self { world: World::new(settings, Flaw::None), events }
     }
 
+    /// Work is cut into the smallest portions on this day.
+    pub fn cut_up(&mut self) {
+        self.world.cut_up();
+    }
+
     /// Takes a step.
     #[track_caller]
     pub fn take(&mut self, step: Step) {
@@ -96,6 +101,9 @@ impl Day {
             Step::OutsideDelete { key } => world.delete(key),
             Step::OutsideExpiry { key, ttl_ms } => world.expire(key, ttl_ms),
             Step::Evict { key } => world.evict(key),
+            // What was over, and would have been ended by the next portion, may be over no more
+            // when the clock is stepped back: nothing is promised then.
+            Step::Pass { ms } if ms < 0 && world.in_portions => {}
             Step::Pass { ms } => world.pass(ms),
             Step::Sweep => world.sweep(),
             Step::ResetStats => world.reset_stats(),

@@ -15,6 +15,8 @@ pub enum Flaw {
     DropsTheHandOff,
     /// What is owed is never made good.
     ForgetsWhatItOwes,
+    /// What does not fit into the first portion is never done.
+    ForgetsTheRest,
     /// Keys of locks that are waited for are not looked at.
     NeverLooks,
     /// A set that seems complete is not given its share.

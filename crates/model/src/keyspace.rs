@@ -21,7 +21,7 @@ pub enum Value {
 #[derive(Clone, Debug)]
 pub struct Keyspace {
     keys: [Option<Value>; KEYS.len()],
-    /// Whether the module wrote the value.
+    /// Whether the module wrote the value, or has read it: both take it out of the key.
     ours: [bool; KEYS.len()],
     micros: u64,
 }
@@ -90,7 +90,12 @@ impl Keyspace {
         self.ours[key] = false;
     }
 
-    /// Whether the module wrote the value.
+    /// The module reads the value.
+    pub(crate) fn read(&mut self, key: usize) {
+        self.ours[key] = true;
+    }
+
+    /// Whether the module wrote the value, or has read it.
     pub(crate) fn is_ours(&self, key: usize) -> bool {
         self.ours[key]
     }

@@ -1,6 +1,7 @@
 //! The line as the contract has it: one list of all who wait, in the order in which they
 //! came. It knows nothing of the keeper's maps, and is what they are compared with.
 
+use gpulock_core::Now;
 use gpulock_core::line::Ticket;
 
 use crate::ask::Ask;
@@ -30,6 +31,11 @@ pub(crate) enum Waits {
 impl Place {
     pub(crate) fn is_present(&self) -> bool {
         matches!(self.waits, Waits::Client { .. })
+    }
+
+    /// Its place was kept long enough.
+    pub(crate) fn is_over(&self, now: Now) -> bool {
+        matches!(self.waits, Waits::Kept { until_ms } if until_ms <= now.ms())
     }
 
     pub(crate) fn ticket(&self) -> Option<Ticket> {

@@ -3,8 +3,8 @@
 
 use self::Offer::{
     Delete, Disconnect, Extend, Force, LongCommand, LongTurns, Look, OwesLonger, Pause,
-    Persist, Refuse, Release, ResetStats, Set, SetOwner, Unblock, UnblockWithError,
-    WrongRelease,
+    Persist, Portions, Refuse, Release, ResetStats, Set, SetOwner, Unblock,
+    UnblockWithError, WrongRelease,
 };
 use crate::ask::Ask;
 
@@ -112,6 +112,8 @@ pub enum Offer {
     OwesLonger,
     /// RESETSTATS.
     ResetStats,
+    /// Of what a client can make as large as it likes, one place or lock at a time is done.
+    Portions,
 }
 
 /// What is explored.
@@ -136,7 +138,7 @@ impl Scope {
 }
 
 /// All scopes.
-pub const SCOPES: [Scope; 13] = [
+pub const SCOPES: [Scope; 15] = [
     Scope {
         name: "one lock, to the end",
         clients: 2,
@@ -283,6 +285,30 @@ pub const SCOPES: [Scope; 13] = [
             How::some(2, &[0, 1]).block(FOR_EVER).session(0),
         ],
         offers: &[Release, Disconnect, Unblock, Delete, LongCommand, LongTurns],
+    },
+    Scope {
+        name: "waits in portions",
+        clients: 3,
+        locks: 2,
+        asks: &[
+            How::one(&[0]).block(A_WHILE),
+            How::one(&[1]).block(FOR_EVER).unique(),
+            How::some(2, &[0, 1]).block(A_WHILE).unique(),
+            How::some(1, &[1, 0]).block(FOR_EVER).unique(),
+        ],
+        offers: &[Release, Disconnect, Unblock, Delete, Portions],
+    },
+    Scope {
+        name: "sessions in portions",
+        clients: 3,
+        locks: 3,
+        asks: &[
+            How::some(3, &[0, 1, 2]).session(0),
+            How::some(2, &[0, 1]).unique().session(LOOK_MS),
+            How::some(2, &[1, 2]).unique(),
+            How::one(&[2]).block(FOR_EVER),
+        ],
+        offers: &[Release, Extend, Disconnect, Delete, Pause, Portions],
     },
     Scope {
         name: "circles",

@@ -16,7 +16,7 @@ use crate::flaw::Flaw;
 use crate::holds::Tie;
 use crate::keyspace::{KEYS, Shown, Value, name};
 use crate::law::Law;
-use crate::line::{Place, Waits};
+use crate::line::Waits;
 use crate::world::{World, Writes};
 
 impl World {
@@ -25,6 +25,7 @@ impl World {
         self.let_leases_end();
         let shown = self.keys.open(key);
         self.end_if_set_anew(key, &shown);
+        self.keys.read(key);
         if self.flaw == Flaw::ExpiresEarly && self.keys.is_over_soon(key) {
             return Shown::absent();
         }
@@ -163,6 +164,7 @@ impl World {
         self.end_waits();
         self.make_good();
         if self.may_begin() {
+            self.make_good_later();
             let mut due = Vec::new();
             self.keeper.due_lines(now, &mut due);
             self.look(due);
@@ -200,11 +202,7 @@ impl World {
     pub(crate) fn waits_ended(&mut self) {
         let now = self.now();
         self.hear();
-        let is_over = |place: &Place| match place.waits {
-            Waits::Kept { until_ms } => until_ms <= now.ms(),
-            Waits::Client { .. } => false,
-        };
-        self.line.retain(|place| !is_over(place));
+        self.line.retain(|place| !place.is_over(now));
     }
 
     /// Whether work without a client's command may begin.
@@ -212,15 +210,19 @@ impl World {
         matches!(self.writes, Writes::Accepted | Writes::Refused)
     }
 
-    /// Makes good what is owed, if keys may be written.
-    pub(crate) fn make_good(&mut self) {
-        let may_write = match self.writes {
+    /// Whether deferred work may be done.
+    fn may_run_deferred(&self) -> bool {
+        match self.writes {
             Writes::Accepted => self.flaw != Flaw::ForgetsWhatItOwes,
             Writes::Paused => false,
             Writes::Refused => self.flaw == Flaw::WritesWhenRefused,
             Writes::WithinCommand => self.flaw == Flaw::WritesWithinCommands,
-        };
-        if !may_write {
+        }
+    }
+
+    /// Makes good what is owed, if keys may be written.
+    pub(crate) fn make_good(&mut self) {
+        if !self.may_run_deferred() {
             return;
         }
         while let Some(owed) = self.keeper.take_owed() {
@@ -228,6 +230,22 @@ impl World {
             self.hear();
         }
         self.undelivered.clear();
+    }
+
+    /// Goes on with what is owed in portions.
+    fn make_good_later(&mut self) {
+        if !self.may_run_deferred() {
+            return;
+        }
+        while self.flaw != Flaw::ForgetsTheRest
+            && let Some(owed) = self.keeper.take_owed_later()
+        {
+            self.make_good_one(owed);
+            self.hear();
+            if self.in_portions {
+                return;
+            }
+        }
     }
 
     fn make_good_one(&mut self, owed: Owed) {

@@ -47,6 +47,8 @@ pub struct World {
     /// What is owed is made good at the end of the turn, as in a cluster, where a command
     /// may not touch what others are owed.
     pub(crate) owes_longer: bool,
+    /// Work is cut into the smallest portions.
+    pub(crate) in_portions: bool,
     pub(crate) flaw: Flaw,
     breach: Option<Breach>,
 }
@@ -92,9 +94,16 @@ impl World {
             shown_free: [false; KEYS.len()],
             writes: Writes::Accepted,
             owes_longer: false,
+            in_portions: false,
             flaw,
             breach: None,
         }
+    }
+
+    /// Work is cut into the smallest portions from now on.
+    pub fn cut_up(&mut self) {
+        self.in_portions = true;
+        self.keeper.set_portion(1);
     }
 
     /// The law that was broken first.

@@ -51,6 +51,11 @@ fn what_is_owed_and_never_made_good() {
 }
 
 #[test]
+fn the_rest_that_never_follows_a_portion() {
+    is_caught(Flaw::ForgetsTheRest, "sessions in portions", Law::NoLostWakeUp);
+}
+
+#[test]
 fn keys_that_are_not_looked_at() {
     is_caught(Flaw::NeverLooks, "one lock, a line of three", Law::NoLostWakeUp);
 }

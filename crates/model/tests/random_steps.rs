@@ -96,8 +96,12 @@ proptest! {
     fn every_law_is_kept_and_in_the_end_everybody_is_served(
         steps in vec(step(), 1..120),
         events in prop::sample::select(vec![Events::Off, Events::Release, Events::All]),
+        in_portions in any::<bool>(),
     ) {
         let mut day = Day::begin(events);
+        if in_portions {
+            day.cut_up();
+        }
         for step in steps {
             day.take(step);
         }
