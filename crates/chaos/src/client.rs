@@ -418,7 +418,7 @@ impl<P: Pen> Client<P> {
             }
             self.connections += 1;
             // Every second connection of some clients has subscriptions.
-            let subscribes = self.number % 4 == 2 && self.connections % 2 == 0;
+            let subscribes = self.number % 4 == 2 && self.connections.is_multiple_of(2);
             self.wire = self.greeted(subscribes);
             if subscribes && self.wire.is_some() {
                 let connection = Connection(self.number, self.connections);
