@@ -276,6 +276,32 @@ fn who_asks_after_somebody_was_seen_to_wait_comes_after_it() {
 }
 
 #[test]
+fn a_key_that_was_renamed_to_another_lock_is_renewed_there_and_passes_nobody() {
+    let elsewhere = |owner: Owner| {
+        let ask = Ask::Acquire { lock: Lock(0, 2), owner, how: PLAIN };
+        call(owner.0, 0, 1, ask, Answer::Token(9))
+    };
+    let line = |how| {
+        [
+            granted(A, 0, 1, 10),
+            look(5, 6, (A, 10), &[B]),
+            acquire(C, how, 15, 16, Answer::Token(11)),
+            release(C, 17, 18, true),
+            waited(B, 2, 25, 12),
+        ]
+    };
+    let unique = How { unique: true, ..PLAIN };
+    let renamed = |owner, how| {
+        broken(&[&[elsewhere(owner), touched(10, 11)], &line(how)[..]].concat())
+    };
+    assert_eq!(renamed(C, unique), []);
+    assert_eq!(renamed(C, PLAIN), [Rule::Order]);
+    assert_eq!(renamed(B, unique), [Rule::Order]);
+    let nothing_renamed = [&[elsewhere(C), touched(30, 31)], &line(unique)[..]].concat();
+    assert_eq!(broken(&nothing_renamed), [Rule::OneOwner, Rule::Order]);
+}
+
+#[test]
 fn who_waits_for_a_lock_that_nobody_uses_was_forgotten() {
     let waits = |heard| {
         acquire(B, How { block_ms: Some(heard), ..PLAIN }, 5, 5 + heard, Answer::Null)

@@ -156,7 +156,7 @@ pub fn check(entries: &[Entry]) -> Verdict {
     let began = holds::check(&stories, &excuses, &mut violations);
     refusals::check(&stories, &began, &events, &mut violations);
     scripts::check(&events, &mut violations);
-    let places = order::check(&stories, &mut violations);
+    let places = order::check(&stories, &excuses, &mut violations);
     answers::check(&calls, &excuses, &mut violations);
     wakes::check(&calls, &excuses, &mut violations);
     counters::check(&counted, &mut violations);

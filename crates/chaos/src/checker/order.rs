@@ -5,13 +5,18 @@
 
 use std::collections::HashMap;
 
+use super::excuses::Excuses;
 use super::stories::{Grant, Stories};
 use super::{Rule, Violation};
 use crate::clock::Nanos;
 use crate::history::{Answer, Ask, Call, Lock, Owner, Shown};
 
 /// Checks it, and answers how many places in a line it knew.
-pub(crate) fn check(stories: &Stories<'_>, violations: &mut Vec<Violation>) -> usize {
+pub(crate) fn check(
+    stories: &Stories<'_>,
+    excuses: &Excuses,
+    violations: &mut Vec<Violation>,
+) -> usize {
     let mut places = 0;
     let mut served: HashMap<Lock, Vec<Served>> = HashMap::new();
     for look in &stories.looks {
@@ -38,7 +43,7 @@ pub(crate) fn check(stories: &Stories<'_>, violations: &mut Vec<Violation>) -> u
         }
     }
     for (lock, served) in served {
-        check_newcomers(stories, lock, served, violations);
+        check_newcomers(stories, lock, served, excuses, violations);
     }
     places
 }
@@ -73,6 +78,7 @@ fn check_newcomers(
     stories: &Stories<'_>,
     lock: Lock,
     mut served: Vec<Served>,
+    excuses: &Excuses,
     violations: &mut Vec<Violation>,
 ) {
     let Some(of_lock) = stories.by_lock.get(&lock) else { return };
@@ -91,7 +97,7 @@ fn check_newcomers(
         while let Some(seen) = served.next_if(|seen| seen.look_ended < asked) {
             largest = largest.max(seen.token);
         }
-        if grant.token < largest {
+        if grant.token < largest && !may_be_brought(stories, grant, excuses) {
             let before = &stories.grants[stories.by_token[&largest]];
             violations.push(Violation {
                 rule: Rule::Order,
@@ -103,6 +109,21 @@ fn check_newcomers(
             });
         }
     }
+}
+
+/// Whether another command may have brought the owner's key of another lock to this one, as
+/// RENAME does. A UNIQUE call of that owner is then a renewal, which waits for nobody.
+fn may_be_brought(stories: &Stories<'_>, grant: &Grant, excuses: &Excuses) -> bool {
+    let call = stories.story(grant).calls[grant.place];
+    let of_owner = stories
+        .grants
+        .iter()
+        .filter(|other| other.owner == grant.owner && other.lock != grant.lock);
+    call.ask.how().is_some_and(|how| how.unique)
+        && of_owner.into_iter().any(|other| {
+            other.token < grant.token
+                && excuses.touched(grant.lock, other.asked, grant.heard)
+        })
 }
 
 fn passed(grant: &Grant, before: &Grant, look: &Call) -> Violation {
