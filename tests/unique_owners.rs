@@ -368,8 +368,9 @@ fn a_place_is_gone_after_place_keep() {
             wait_line(&mut client, "k", &["(me)", "next"]);
             wait_line(&mut client, "k", &["next"]);
             let kept = left.elapsed();
-            // And what a busy machine adds.
-            assert!((KEEP..KEEP * 3).contains(&kept), "kept for {kept:?}");
+            // Times are kept in whole milliseconds, cut off; and a busy machine adds some.
+            let least = KEEP - Duration::from_millis(1);
+            assert!((least..KEEP * 3).contains(&kept), "kept for {kept:?}");
             // Whoever comes back now stands last.
             let again = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
             wait_line(&mut client, "k", &["next", "me"]);
