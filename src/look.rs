@@ -24,9 +24,11 @@ pub(crate) fn at(turn: &Turn<'_>, id: Id) {
                 return;
             }
             let seen = see(turn, &key, name);
-            let may_be_handed_over = seen == Seen::Absent
-                && with_keeper(|keeper| keeper.is_waited_for_now(id));
-            if may_be_handed_over && turn.permission(name) == Permission::Refused {
+            // In a cluster the refusal also hides whether another node serves the key.
+            let matters = seen == Seen::Absent
+                && (turn.in_cluster()
+                    || with_keeper(|keeper| keeper.is_waited_for_now(id)));
+            if matters && turn.permission(name) == Permission::Refused {
                 return;
             }
             let next = with_keeper(|keeper| keeper.looked_at(id, &seen, now()));

@@ -13,13 +13,15 @@ use crate::{broken, waiting};
 
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
-    let (has_news, is_waited) = with_keeper(|keeper| {
+    let has_news = with_keeper(|keeper| {
         keeper.trim_tracked();
-        (keeper.has_news(), keeper.is_waited_for())
+        keeper.has_news()
     });
     if has_news {
         tell_news(context);
     }
+    // An answer may have been refused, so that its grant is to be taken back.
+    let is_waited = with_keeper(|keeper| keeper.is_waited_for());
     if is_waited || timer::is_armed() {
         timer::arm(context, waiting::next_tick_ms(), now().ms());
     }
@@ -32,7 +34,7 @@ fn permitted(context: Context<'_>, answer: Answer) -> Answer {
     let Some(client) = waiter.client else { return answer };
     let first = grants.first().map(|grant| grant.lock);
     let db = with_keeper(|keeper| Some(keeper.table().get(first?)?.db));
-    if db.is_some_and(|db| {
+    if db.is_none_or(|db| {
         access::may_still_take(context, client, db, grants, waiter.of_set)
     }) {
         return answer;

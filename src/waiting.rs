@@ -85,14 +85,14 @@ fn run_one(turn: &Turn<'_>, owed: Owed) {
     });
 }
 
-/// Carries out the deferred work before and after a command of ours, so that every GPULOCK
-/// command finds it done. Not in the middle of a script, a transaction or another module's
+/// Carries out the deferred work before and after a command of ours, so that GPULOCK commands
+/// find it done, as far as a portion goes. Not in the middle of a script, a transaction or another module's
 /// command: the timer does it right afterwards. In a cluster the timer does it as well: a
 /// command may touch keys of its own slot only.
 pub(crate) fn run_deferred_around_command(context: Context<'_>) {
     if with_keeper(|keeper| keeper.owes_at_once()) {
         let flags = context.flags();
-        if !flags.denies_blocking() && !flags.in_cluster() {
+        if !flags.denies_blocking() && !flags.in_cluster() && context.is_of_client() {
             run_deferred_between_commands();
         }
     }
@@ -109,6 +109,6 @@ pub(crate) fn run_deferred_between_commands() {
 pub(crate) fn next_tick_ms() -> Option<u64> {
     let now = now();
     let wake_ms = with_keeper(|keeper| keeper.next_wake_ms(now))?;
-    let must_wait = wake_ms <= now.ms() && was_refused();
-    Some(if must_wait { now.ms().saturating_add(TRY_AGAIN_MS) } else { wake_ms })
+    let again_ms = now.ms().saturating_add(TRY_AGAIN_MS);
+    Some(if was_refused() { wake_ms.max(again_ms) } else { wake_ms })
 }

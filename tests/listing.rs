@@ -337,3 +337,20 @@ fn looking_changes_nothing_a_client_can_see() {
         assert_eq!(server.info_int("stats", "keyspace_misses"), misses);
     });
 }
+
+/// The call itself finds that the hold has ended: the lock is only waited for from then on.
+#[test]
+fn a_lock_whose_end_the_call_itself_finds_is_listed_once() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, mut waiter) = (server.client(), server.client());
+        assert!(client.line("GPULOCK.ACQUIRE k holder").int() > 0);
+        assert!(waiter.line("GPULOCK.ACQUIRE k waiter UNIQUE BLOCK 1").is_null());
+        client.send_lines(&["DEL k", "GPULOCK.LIST"]);
+        assert_eq!(client.read(), 1);
+        let list = client.read();
+        let keys: Vec<String> =
+            list.list().iter().map(|row| row.field("key").text()).collect();
+        assert_eq!(keys, ["k"]);
+    });
+}

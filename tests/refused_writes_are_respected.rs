@@ -183,3 +183,32 @@ fn a_crash_while_writes_are_refused_leaves_no_second_owner() {
         next.wait_closed();
     });
 }
+
+/// What is deferred may become void before its turn comes. The work behind it is not done
+/// unasked.
+#[test]
+fn a_void_item_does_not_open_the_way_for_the_next_one() {
+    on_every_server(|flavour| {
+        let server = Refusal::Snapshot.server(flavour);
+        let mut client = server.client();
+        let (mut first, mut second) = (server.client(), server.client());
+        assert!(first.line("GPULOCK.ACQUIRE void holder PX 3000 SESSION").int() > 0);
+        assert!(second.line("GPULOCK.ACQUIRE k holder PX 600000 SESSION").int() > 0);
+        let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
+        wait_line(&mut client, "k", &["next"]);
+        let mut late = waiter(&server, "GPULOCK.ACQUIRE k late BLOCK 6000");
+        Refusal::Snapshot.begin(&server, &mut client);
+        let gone = first.id();
+        drop(first);
+        wait_until(LATER, "the first connection to be closed", || {
+            !client.line("CLIENT LIST").text().contains(&format!("id={gone} "))
+        });
+        drop(second);
+        // The lease of `void` ends meanwhile, and with it what its session is owed.
+        assert_eq!(late.read(), Value::Null);
+        assert_eq!(next.read_within(Duration::ZERO), None);
+        assert_eq!(client.line("GET k"), "holder");
+        Refusal::Snapshot.end(&server, &mut client);
+        assert!(next.read().int() > 0);
+    });
+}

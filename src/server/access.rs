@@ -150,7 +150,8 @@ impl Reader<'_> {
 }
 
 /// Whether a client's user may still take the locks, of this database, that the client has
-/// waited for. A client that is gone may not. Asked only where the server checks the rights of
+/// waited for. A client without a user that the server knows by name may do everything, or is
+/// an authentication module's business. Asked only where the server checks the rights of
 /// its own blocked clients as well, because it executes their commands again: since Redis 7.2,
 /// in the release that brought this function. Elsewhere `BLPOP` is served without rights, too.
 pub(crate) fn may_still_take(
@@ -165,7 +166,7 @@ pub(crate) fn may_still_take(
         return true;
     }
     let name = User::name_of_client(context, client);
-    let Some(user) = name.as_ref().and_then(User::named) else { return false };
+    let Some(user) = name.as_ref().and_then(User::named) else { return true };
     let keys: SmallVec<[Made; 1]> =
         grants.iter().map(|grant| Made::new(&grant.key)).collect();
     let numkeys =

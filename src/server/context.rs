@@ -106,6 +106,14 @@ impl<'a> Context<'a> {
         unsafe { api!(RedisModule_GetClientId(self.ctx)) }
     }
 
+    /// True when a client sent the command. Another module's call may come without the mark of
+    /// denied blocking (`K`, Redis 7.2), but its client is in no list.
+    pub(crate) fn is_of_client(self) -> bool {
+        let id = self.client_id();
+        // SAFETY: without a place for the answer only whether there is such a client is asked.
+        unsafe { api!(RedisModule_GetClientInfoById(std::ptr::null_mut(), id)) == OK }
+    }
+
     /// Opens a key that a command names.
     pub(crate) fn open(self, name: Lent<'a>) -> Key<'a> {
         Key::open(self, name)

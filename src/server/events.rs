@@ -133,6 +133,9 @@ unsafe fn changed_settings<'a>(data: *mut c_void) -> Vec<&'a [u8]> {
             return Vec::new();
         };
         let count = usize::try_from(change.num_changes).unwrap_or(0);
+        if change.config_names.is_null() {
+            return Vec::new();
+        }
         let names = std::slice::from_raw_parts(change.config_names, count);
         names.iter().map(|name| CStr::from_ptr(*name).to_bytes()).collect()
     }

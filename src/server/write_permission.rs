@@ -89,6 +89,11 @@ impl<'a> Turn<'a> {
         answer
     }
 
+    /// True on a node of a cluster.
+    pub(crate) fn in_cluster(&self) -> bool {
+        self.in_cluster
+    }
+
     /// True when another node of the cluster serves the key.
     pub(crate) fn is_elsewhere(&self, key: &[u8]) -> bool {
         self.in_cluster && self.permission(key) == Permission::Elsewhere
@@ -108,6 +113,22 @@ pub(crate) fn was_refused() -> bool {
 /// True while a command runs that only asks whether it would be accepted.
 pub(super) fn is_question() -> bool {
     STATE.is_question.get()
+}
+
+/// While it lives, a command of ours is only a question.
+struct Question;
+
+impl Question {
+    fn begin() -> Self {
+        STATE.is_question.set(true);
+        Self
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        STATE.is_question.set(false);
+    }
 }
 
 struct State {
@@ -137,9 +158,9 @@ const ERROR: c_int = 1;
 
 fn ask(context: Context<'_>, key: &[u8]) -> Permission {
     let format = if knows_dry_runs(context) { DRY_RUN } else { FOR_REAL };
-    STATE.is_question.set(true);
+    let question = Question::begin();
     let refusal = call(context, c"GPULOCK.EXTEND", format, &[key, b"-"]);
-    STATE.is_question.set(false);
+    drop(question);
     match refusal {
         None => Permission::Granted,
         Some(libc::EPERM) => Permission::Elsewhere,

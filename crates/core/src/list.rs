@@ -174,7 +174,8 @@ impl Keeper {
         if let Some(hold) = &lock.hold {
             return Listed::Row(row(lock, hold, now));
         }
-        if lock.places == 0 {
+        // One whose hold ended just now comes again, among those that are only waited for.
+        if lock.places == 0 || before.is_some() {
             return Listed::Gone;
         }
         let lease = match seen {

@@ -192,16 +192,35 @@ impl Keeper {
         !self.owed.is_empty()
     }
 
-    /// The lock, or one of the locks, of the oldest of what is owed.
-    pub fn next_owed_lock(&self) -> Option<Id> {
-        match self.owed.front() {
-            Some(Owed::Share { ticket }) => {
-                self.lines.get(*ticket)?.locks.first().copied()
+    /// The lock, or one of the locks, of what is handed out next; none when nothing is owed.
+    /// What has become void meanwhile is dropped: otherwise it would stand for the item behind
+    /// it when the server is asked whether that one's lock may be written.
+    pub fn next_owed_lock(&mut self) -> Option<Id> {
+        while let Some(owed) = self.owed.front() {
+            let lock = match owed {
+                Owed::Share { ticket } => self
+                    .lines
+                    .get(*ticket)
+                    .and_then(|waiter| waiter.locks.first().copied()),
+                Owed::Session(session) => self.first_tied(session.client),
+                owed => owed.lock(),
+            };
+            if lock.is_some() {
+                return lock;
             }
-            Some(Owed::Session(session)) => self.first_tied(session.client),
-            Some(owed) => owed.lock(),
-            None => self.first_tied(self.sessions.front()?.client),
+            if let Some(Owed::Session(session)) = pop(&mut self.owed) {
+                self.gone.remove(&session.client);
+            }
         }
+        while let Some(session) = self.sessions.front() {
+            let (client, lock) = (session.client, self.first_tied(session.client));
+            if lock.is_some() {
+                return lock;
+            }
+            pop(&mut self.sessions);
+            self.gone.remove(&client);
+        }
+        None
     }
 
     /// The oldest of what is owed, to be made good with [`Keeper::make_good`]. Of a session these
