@@ -3,6 +3,7 @@
 
 use gpulock_core::arena::Id;
 use gpulock_core::lock::Bytes;
+use gpulock_core::seen::Expires;
 use gpulock_core::{Name, Seen};
 
 use crate::server::context::Context;
@@ -60,15 +61,15 @@ pub(crate) fn see<'k>(turn: &Turn<'_>, key: &'k Key<'_>, name: &[u8]) -> Seen<'k
 
 /// What a key shows. A hold whose lease was over has ended if the key was set anew since.
 pub(crate) fn shown<'k>(key: &'k Key<'_>, name: Name<'_>) -> Seen<'k> {
-    end_if_set_anew(key, name);
-    key.look()
+    let Some(lease) = key.lease() else { return key.look() };
+    end_if_set_anew(key, name, lease);
+    key.look_at_value(lease)
 }
 
 /// Ends the hold of a lock whose key was set anew, by an equal name, after the lease was over.
 /// True when it did.
-pub(crate) fn end_if_set_anew(key: &Key<'_>, name: Name<'_>) -> bool {
-    let Some(lease) = key.lease() else { return false };
-    let other = with_keeper(|keeper| keeper.may_be_another_hold(name, lease, now()));
+pub(crate) fn end_if_set_anew(key: &Key<'_>, name: Name<'_>, lease: Expires) -> bool {
+    let other = with_keeper(|keeper| keeper.may_be_another_hold(name, lease, now));
     let Some(id) = other.filter(|_| !key.is_ours()) else { return false };
     with_keeper(|keeper| keeper.key_was_set_anew(id, lease, now()));
     true

@@ -13,15 +13,15 @@ use crate::{broken, waiting};
 
 /// Tells what there is to tell, and sees to it that the next tick comes in time.
 pub(crate) fn tell(context: Context<'_>) {
-    let has_news = with_keeper(|keeper| {
+    let (has_news, mut is_waited) = with_keeper(|keeper| {
         keeper.trim_tracked();
-        keeper.has_news()
+        (keeper.has_news(), keeper.is_waited_for())
     });
     if has_news {
         tell_news(context);
+        // A grant may have been refused, and is to be taken back.
+        is_waited = with_keeper(|keeper| keeper.is_waited_for());
     }
-    // An answer may have been refused, so that its grant is to be taken back.
-    let is_waited = with_keeper(|keeper| keeper.is_waited_for());
     if is_waited || timer::is_armed() {
         timer::arm(context, waiting::next_tick_ms(), now().ms());
     }

@@ -57,7 +57,7 @@ fn rows(call: Call<'_>, ask: &request::List<'_>) -> Result<Vec<Row>, Fault> {
         }
         let name = Name { db, key: &key };
         let listed = call.context().with_key(name.key, |key| {
-            if look::end_if_set_anew(&key, name) {
+            if key.lease().is_some_and(|lease| look::end_if_set_anew(&key, name, lease)) {
                 let lock =
                     with_keeper(|keeper| Some(keeper.table().get(id)?.hold.is_some()));
                 return if lock == Some(true) { Listed::Adopted } else { Listed::Gone };

@@ -102,9 +102,10 @@ impl<'a> Key<'a> {
         self.look_as(|_| self.expires().into())
     }
 
-    /// Whether the module wrote the value, or has read it: the server embeds the short value of a plain `SET` in the key and keeps ours as bytes of their own
-    /// ([`Key::write`]). Of a longer one nothing is known, nor where the server has no command
-    /// OBJECT; reading the value would end the difference.
+    /// Whether the module wrote the value, or has read it: the server embeds the short value of
+    /// a plain `SET` in the key, and keeps ours as bytes of their own ([`Key::write`]). Of a
+    /// longer one nothing is known, nor where the server has no command OBJECT. Reading the value
+    /// ends the difference.
     pub(crate) fn is_ours(&self) -> bool {
         (1..=EMBEDDED_MAX).contains(&self.len())
             && self.context.encoding(self.name) == b"raw"
@@ -113,6 +114,11 @@ impl<'a> Key<'a> {
     /// When the key's time to live is over; none when it holds no string.
     pub(crate) fn lease(&self) -> Option<Expires> {
         matches!(self.kind(), Kind::Text).then(|| self.expires().into())
+    }
+
+    /// As [`Key::look`], of a key that holds a string and whose lease is known.
+    pub(crate) fn look_at_value(&self, expires: Expires) -> Seen<'_> {
+        Seen::Text { value: self.value(), expires }
     }
 
     /// As [`Key::look`], for a rule that ends the hold of `owner` and so has no use for

@@ -53,19 +53,20 @@ impl Keeper {
     }
 
     /// The lock, when its key shows the owner of a hold whose lease was over, with another
-    /// lease: others may have lengthened it in time, or set the key anew after its end. Only
+    /// lease: others may have lengthened it in time, or set the key anew after its end. The
+    /// clock is read only when that is in question. Only
     /// the key can tell; if it was set anew, [`Keeper::key_was_set_anew`] is to be called
     /// before the rule.
     pub fn may_be_another_hold(
         &self,
         name: Name<'_>,
         expires: Expires,
-        now: Now,
+        now: impl FnOnce() -> Now,
     ) -> Option<Id> {
         let id = self.table.find(name)?;
         let hold = self.table.get(id)?.hold.as_ref()?;
         let is_other_lease = expires.end().is_some_and(|end| end != hold.until_ms);
-        (hold.is_over(now.ms()) && is_other_lease).then_some(id)
+        (is_other_lease && hold.is_over(now().ms())).then_some(id)
     }
 
     /// The key of a lock was set anew, by an equal name, after the lease of its hold was over:

@@ -179,7 +179,15 @@ impl Table {
 
     /// Takes their own counters from the tracked locks above the limit. Removes locks, so no
     /// caller may hold the id of one that is neither held nor waited for.
+    #[inline]
     pub(crate) fn trim_tracked(&mut self) {
+        if self.tracked.len() > self.tracked_limit {
+            self.untrack_surplus();
+        }
+    }
+
+    #[cold]
+    fn untrack_surplus(&mut self) {
         while self.tracked.len() > self.tracked_limit {
             let newest = self.tracked.newest();
             let Some(id) = self.least_used().or(newest) else { return };

@@ -35,7 +35,7 @@ impl World {
     fn end_if_set_anew(&mut self, key: usize, shown: &Shown) {
         let now = self.now();
         let Seen::Text { expires, .. } = shown.seen() else { return };
-        let other = self.keeper.may_be_another_hold(name(key), expires, now);
+        let other = self.keeper.may_be_another_hold(name(key), expires, || now);
         if let Some(id) = other.filter(|_| !self.keys.is_ours(key)) {
             self.keeper.key_was_set_anew(id, expires, now);
         }
