@@ -250,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_has_left_counts_no_longer() {
+        let mut keeper = ring(3);
+        let begin = vec![id(&keeper, "1:0")];
+        let finds =
+            |keeper: &Keeper| keeper.search(b"0", begin.clone(), READS, NOW).0.is_some();
+        let other = wait(&mut keeper, &keys("w", 2), "1", 9);
+        assert!(!finds(&keeper), "one that waits in two calls is not certain to wait");
+        keeper.mark_left(other, Leaving::Disconnected, NOW);
+        assert!(finds(&keeper));
+    }
+
+    #[test]
     fn steps_end_a_search_as_well() {
         let mut keeper = Keeper::new(Settings::default(), 1, NOW);
         take(&mut keeper, "a", "x");

@@ -512,6 +512,8 @@ mod tests {
         assert_eq!(keeper.lines.len(), 0);
         let removed = all - places(&keeper);
         assert_eq!(removed, 1_500, "the call that exceeds a portion is finished");
+        keeper.owed.clear();
+        assert_eq!(keeper.next_wake_ms(BEGIN), Some(BEGIN.ms() + 1));
         (1..100).for_each(|ms| keeper.end_waits(Now::from_ms(BEGIN.ms() + ms)));
         assert_eq!((places(&keeper), keeper.lines.is_empty()), (0, true));
     }
