@@ -79,12 +79,15 @@ impl Prometheus {
     }
 }
 
-/// Every byte there is, in keys that are one character and all characters.
+/// Every byte there is, in keys of one byte and in keys that are as long as the key of a lock
+/// with counters of its own may be.
 fn odd_keys() -> Vec<Vec<u8>> {
     let all: Vec<u8> = (0..=255).collect();
     let mut keys: Vec<_> = all.iter().map(|byte| vec![*byte]).collect();
+    let (low, high) = all.split_at(128);
     keys.extend([
-        all,
+        low.to_vec(),
+        high.to_vec(),
         "\u{202e}\u{2028}\u{85}é \u{1f512}".into(),
         b"\"} 1 2\n# TYPE x y".into(),
     ]);
