@@ -36,10 +36,18 @@ impl World {
     pub fn expire(&mut self, key: usize, ttl_ms: Option<u64>) {
         let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
         self.keys.expire(key, until_ms);
-        if let Some(held) = &mut self.holds[key] {
+        // A session whose end is still owed ends the hold all the same.
+        let is_owed_an_end = self.is_owed_an_end(key);
+        if let Some(held) = self.holds[key].as_mut().filter(|_| !is_owed_an_end) {
             held.forget_closed_session();
         }
         self.finish_step();
+    }
+
+    fn is_owed_an_end(&self, key: usize) -> bool {
+        let id = self.keeper.table().find(name(key));
+        let hold = id.and_then(|id| self.keeper.table().get(id)?.hold.as_ref());
+        hold.is_some_and(|hold| self.keeper.is_ending(hold.session))
     }
 
     /// The server evicts a key.
