@@ -327,11 +327,19 @@ impl World {
         KEYS.iter().position(|other| *other == key)
     }
 
+    fn is_known_to_be_over(&self, key: usize) -> bool {
+        let id = self.keeper.table().find(name(key));
+        let hold = id.and_then(|id| self.keeper.table().get(id)?.hold.as_ref());
+        hold.is_some_and(|hold| hold.is_over(self.now().ms()))
+    }
+
     /// Deletes, or writes over, a key as other clients do: whoever held it holds it no more.
     pub(crate) fn put_from_outside(&mut self, key: usize, value: Option<Value>) {
         self.end_by_right(key);
+        // A lease that others shortened unnoticed is over as well, but cannot be known to be.
+        let is_over = self.keys.is_over(key) && self.is_known_to_be_over(key);
         if let Some(held) = &mut self.holds[key] {
-            held.over |= self.keys.is_over(key);
+            held.over |= is_over;
         }
         self.shown_free[key] = false;
         self.keys.put_foreign(key, value);
