@@ -3,7 +3,7 @@
 //! here, the clock is an argument, and what a key shows is told by the caller.
 //!
 //! # Layout
-//! - [`request`]: what a client asks, read from a command's arguments ([`mod@options`]).
+//! - [`request`]: what a client asks, read from a command's arguments (`options`).
 //! - [`keeper`]: the [`Keeper`], all that is known; one file beside it for each rule:
 //!   [`acquire`], [`acquire_any`], [`share`], [`release`], [`extend`], [`force_release`],
 //!   and [`settle`], which every rule begins with: what is known is brought in line with
