@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Removing a place takes a step for each of its locks. A place of many locks, or one that ends
-//! while others are being removed, is only marked ([`Left`]), and its deadline is set to the
+//! while others are being removed, is only marked (`Left`), and its deadline is set to the
 //! beginning of time: no rule serves a waiter whose deadline is over. [`Keeper::end_waits`]
 //! removes it.
 //!
