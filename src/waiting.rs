@@ -86,9 +86,9 @@ fn run_one(turn: &Turn<'_>, owed: Owed) {
 }
 
 /// Carries out the deferred work before and after a command of ours, so that GPULOCK commands
-/// find it done, as far as a portion goes. Not in the middle of a script, a transaction or another module's
-/// command: the timer does it right afterwards. In a cluster the timer does it as well: a
-/// command may touch keys of its own slot only.
+/// find it done, as far as a portion goes. Not in the middle of a script, a transaction or
+/// another module's command: the timer does it right afterwards. In a cluster the timer does it
+/// as well: a command may touch keys of its own slot only.
 pub(crate) fn run_deferred_around_command(context: Context<'_>) {
     if with_keeper(|keeper| keeper.owes_at_once()) {
         let flags = context.flags();

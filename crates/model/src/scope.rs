@@ -137,6 +137,13 @@ impl Scope {
     }
 }
 
+/// What is asked for where keys may not be written at times: sessions end meanwhile.
+const WITH_SESSIONS: [How; 3] = [
+    How::one(&[0]).block(FOR_EVER).session(0),
+    How::one(&[1]).block(A_WHILE).unique().session(LOOK_MS),
+    How::some(2, &[0, 1]).block(FOR_EVER).session(0),
+];
+
 /// All scopes.
 pub const SCOPES: [Scope; 15] = [
     Scope {
@@ -257,33 +264,21 @@ pub const SCOPES: [Scope; 15] = [
         name: "while it may not be written",
         clients: 3,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER).session(0),
-            How::one(&[1]).block(A_WHILE).unique().session(LOOK_MS),
-            How::some(2, &[0, 1]).block(FOR_EVER).session(0),
-        ],
+        asks: &WITH_SESSIONS,
         offers: &[Release, Disconnect, Unblock, Delete, Pause],
     },
     Scope {
         name: "while writes are refused",
         clients: 3,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER).session(0),
-            How::one(&[1]).block(A_WHILE).unique().session(LOOK_MS),
-            How::some(2, &[0, 1]).block(FOR_EVER).session(0),
-        ],
+        asks: &WITH_SESSIONS,
         offers: &[Release, Disconnect, Delete, Look, Refuse],
     },
     Scope {
         name: "within somebody else's command",
         clients: 3,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER).session(0),
-            How::one(&[1]).block(A_WHILE).unique().session(LOOK_MS),
-            How::some(2, &[0, 1]).block(FOR_EVER).session(0),
-        ],
+        asks: &WITH_SESSIONS,
         offers: &[Release, Disconnect, Unblock, Delete, LongCommand, LongTurns],
     },
     Scope {
