@@ -113,7 +113,7 @@ fn wait_reserved(client: &mut Client, key: &str, owner: &str) {
 #[track_caller]
 fn share_of_first(client: &mut Client, key: &str) -> Vec<String> {
     let waiters = call!(client, "GPULOCK.INSPECT", key).field("waiters");
-    let share = waiters.list()[0].field("set_aside");
+    let share = waiters.list()[0].field("reserved");
     share.list().iter().map(Value::text).collect()
 }
 
@@ -163,7 +163,7 @@ fn a_pools_waiter_gets_the_first_lock_that_is_given_up() {
                 let place = call!(actor, "GPULOCK.INSPECT", key).field("waiters");
                 let place = &place.list()[0];
                 assert_eq!((place.field("wants").int(), place.field("of").int()), (1, 3));
-                assert_eq!(place.field("set_aside"), Value::Array(vec![]));
+                assert_eq!(place.field("reserved"), Value::Array(vec![]));
             }
             adds_up(&mut actor, 3, 1);
             let last = call!(actor, "GPULOCK.INSPECT", "k3").field("token").int();
@@ -248,7 +248,7 @@ fn a_gangs_share_is_set_aside_until_it_is_complete() {
                 assert_eq!(place.field("owner"), "gang");
                 assert_eq!(place.field("client"), it.id);
                 assert_eq!((place.field("wants").int(), place.field("of").int()), (2, 2));
-                let share = place.field("set_aside");
+                let share = place.field("reserved");
                 assert!(share.list().len() == 1 && share.list()[0] == "k1", "{share:?}");
             }
         }

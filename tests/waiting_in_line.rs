@@ -666,7 +666,7 @@ fn the_line_can_be_seen() {
                 assert!((0..=longest).contains(&waited), "{waited} after {longest}");
                 longest = waited;
                 assert_eq!((place.field("wants").int(), place.field("of").int()), (1, 1));
-                assert_eq!(place.field("set_aside"), Value::Array(vec![]));
+                assert_eq!(place.field("reserved"), Value::Array(vec![]));
                 assert_eq!(place.map().len(), 6);
             }
             assert!(longest >= 20);

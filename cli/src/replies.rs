@@ -46,7 +46,7 @@ pub(crate) struct Waiter {
     pub(crate) waited_ms: u64,
     pub(crate) wants: u64,
     pub(crate) of: u64,
-    pub(crate) set_aside: Vec<Text>,
+    pub(crate) reserved: Vec<Text>,
 }
 
 /// Something that went wrong, as `GPULOCK.LOG` has it.
@@ -179,7 +179,7 @@ impl Waiter {
             waited_ms: fields.get("waited_ms")?,
             wants: fields.get("wants")?,
             of: fields.get("of")?,
-            set_aside: fields.get("set_aside")?,
+            reserved: fields.get("reserved")?,
         })
     }
 }

@@ -105,7 +105,7 @@ fn inspect_shows_the_holder_and_the_line() {
 }
 
 #[test]
-fn inspect_tells_free_set_aside_and_foreign_values_apart() {
+fn inspect_shows_free_reserved_and_foreign_values_apart() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();

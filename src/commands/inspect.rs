@@ -83,7 +83,7 @@ fn tell_place(place: &Place, db: u32, readable: Option<&Readable<'_>>, reply: Re
         readable.is_some_and(|readable| readable.has(Name { db, key: key.as_slice() }))
     };
     let set_aside: Vec<&Bytes> = place.set_aside.iter().filter(may_read).collect();
-    reply.field("set_aside").array(set_aside.len());
+    reply.field("reserved").array(set_aside.len());
     for key in set_aside {
         reply.bytes(key);
     }

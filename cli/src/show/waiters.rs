@@ -15,7 +15,7 @@ pub(crate) fn lines(lock: &Inspected) -> String {
             client(waiter),
             Span(waiter.waited_ms).to_string(),
             format!("{} of {}", waiter.wants, waiter.of),
-            set_aside(waiter),
+            reserved(waiter),
         ]);
     }
     let untold = lock.waiting.saturating_sub(lock.waiters.len() as u64);
@@ -29,7 +29,7 @@ fn client(waiter: &Waiter) -> String {
     waiter.client.map_or("away, place kept".to_owned(), |id| id.to_string())
 }
 
-fn set_aside(waiter: &Waiter) -> String {
-    let keys: Vec<_> = waiter.set_aside.iter().map(ToString::to_string).collect();
+fn reserved(waiter: &Waiter) -> String {
+    let keys: Vec<_> = waiter.reserved.iter().map(ToString::to_string).collect();
     human::or_unknown((!keys.is_empty()).then(|| keys.join(" ")))
 }

@@ -173,7 +173,7 @@ function showWaiter(item, waiter) {
   setText(part("owner"), waiter.owner);
   const away = waiter.client === null ? ", away, place kept" : "";
   setText(part("waited"), `for ${duration(waiter.waited_ms)}${away}`);
-  const aside = waiter.set_aside.length ? `, set aside: ${waiter.set_aside.join(" ")}` : "";
+  const aside = waiter.reserved.length ? `, set aside: ${waiter.reserved.join(" ")}` : "";
   setText(part("wants"), waiter.of > 1 ? `, wants ${waiter.wants} of ${waiter.of}${aside}` : "");
 }
 

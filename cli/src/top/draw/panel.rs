@@ -75,12 +75,12 @@ fn holder(lock: &Inspected) -> Vec<String> {
 
 fn row(place: usize, waiter: &Waiter) -> Row<'static> {
     let away = if waiter.client.is_none() { " (away, place kept)" } else { "" };
-    let set_aside: Vec<_> = waiter.set_aside.iter().map(ToString::to_string).collect();
+    let reserved: Vec<_> = waiter.reserved.iter().map(ToString::to_string).collect();
     Row::new([
         place.to_string(),
         format!("{}{away}", waiter.owner),
         Span(waiter.waited_ms).to_string(),
         format!("{} of {}", waiter.wants, waiter.of),
-        set_aside.join(" "),
+        reserved.join(" "),
     ])
 }
