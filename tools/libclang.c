@@ -1,7 +1,7 @@
-/* Exits with 0 when the library named on the command line is a libclang that bindgen can use:
- * it loads, and it finds the headers of C and those of the compiler, which come in another
- * package. Built and run by tools/setup.sh. Nothing of clang is installed yet, so that what
- * its header clang-c/Index.h declares is declared here. */
+/* Exits with 0 if bindgen can use the libclang named on the command line: it can be loaded, and it
+ * finds the C headers and the headers of the compiler, which are in another package. Built and run
+ * by tools/setup.sh. clang may not be installed yet, so this file repeats the declarations of its
+ * header clang-c/Index.h. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,13 +17,13 @@ static void *library;
 
 static void *function(const char *name) {
     void *found = dlsym(library, name);
-    if (!found) printf("it has no %s\n", name);
+    if (!found) printf("it lacks %s\n", name);
     return found;
 }
 
 int main(int argc, char **argv) {
     if (argc != 2 || !(library = dlopen(argv[1], RTLD_NOW))) {
-        printf("%s\n", argc == 2 ? dlerror() : "name a library");
+        printf("%s\n", argc == 2 ? dlerror() : "usage: libclang LIBRARY");
         return 1;
     }
     void *(*create_index)(int, int) = function("clang_createIndex");
@@ -32,7 +32,7 @@ int main(int argc, char **argv) {
     unsigned (*count)(void *) = function("clang_getNumDiagnostics");
     void *(*diagnostic)(void *, unsigned) = function("clang_getDiagnostic");
     int (*severity)(void *) = function("clang_getDiagnosticSeverity");
-    /* bindgen needs clang 9, in which this function is new. */
+    /* bindgen requires clang 9, which introduced this function. */
     if (!function("clang_Cursor_isAnonymousRecordDecl")) return 1;
     if (!create_index || !parse || !count || !diagnostic || !severity) return 1;
 
@@ -40,12 +40,12 @@ int main(int argc, char **argv) {
     struct unsaved_file file = {"probe.h", text, strlen(text)};
     void *unit = parse(create_index(0, 0), "probe.h", NULL, 0, &file, 1, 0);
     if (!unit) {
-        puts("it does not parse C");
+        puts("it cannot parse C");
         return 1;
     }
     for (unsigned i = 0; i < count(unit); i++) {
         if (severity(diagnostic(unit, i)) >= SEVERITY_ERROR) {
-            puts("it does not find stddef.h, stdarg.h or stdio.h");
+            puts("it cannot find stddef.h, stdarg.h or stdio.h");
             return 1;
         }
     }

@@ -43,7 +43,7 @@ job() { # OWNER HOLD PAUSE KEY...
 }
 
 start_server
-pool=({node7}:gpu:0 {node7}:gpu:1 {node7}:gpu:2 {node7}:gpu:3)
+pool=("{node7}:gpu:0" "{node7}:gpu:1" "{node7}:gpu:2" "{node7}:gpu:3")
 ask GPULOCK.ACQUIRE "{node8}:gpu:0" train-llama-70b:node8:2177 EX 86400 >/dev/null
 ask SET "{node8}:gpu:1" locked_by_asr EX 600 >/dev/null
 ask GPULOCK.ACQUIRE "{node8}:gpu:1" x >/dev/null

@@ -1,22 +1,22 @@
 #!/bin/bash
-# Installs what a fresh Debian lacks, and only that:
+# Installs the programs that are missing on Debian:
 #
-#     tools/setup.sh [SET...]         build lint server tests examples bench cli memory deb;
-#                                     all but memory when none is named
-#     tools/setup.sh check [SET...]   prints the packages that are missing, and installs none
-#     tools/setup.sh which            prints the server that is used here
+#     tools/setup.sh [SET...]         build lint checks server tests examples bench cli deb
+#                                     memory deny; default: all except memory and deny
+#     tools/setup.sh check [SET...]   prints the missing packages without installing them
+#     tools/setup.sh which            prints the server program to test with
 #
-# A program counts as present when it runs and is new enough, never because a file of its
-# name exists. Installing needs root or sudo; with neither, it prints the line to run and
-# fails. It starts no service and touches no Redis that is installed: Debian's package
-# redis-server would start one, but the server program itself is in redis-tools, under
-# another name. The package prometheus would as well, and is only unpacked, to
-# target/tools/prometheus.
+# A program counts as installed if it runs and is recent enough; a file with its name is not
+# sufficient. Installing requires root or sudo. Without either, the script prints the command
+# to run and fails. It starts no service and does not change an installed Redis: Debian's
+# package redis-server would start one, but redis-tools contains the server program under
+# another name. The package prometheus would start a service as well, so it is only unpacked,
+# to target/tools/prometheus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 local_server=$PWD/target/tools/redis-server
 local_prometheus=target/tools/prometheus/usr/bin
-sets=(build lint server tests examples bench cli deb)
+sets=(build lint checks server tests examples bench cli deb)
 
 probes=$(mktemp -d)
 trap 'rm -rf "$probes"' EXIT
@@ -28,18 +28,18 @@ fail() { note "$*"; exit 1; }
 missing=()
 need() { missing+=("$@"); }
 
-# The first number with a dot in what a program prints: "cargo 1.88.0 (...)" is 1.88.0.
+# Prints the first number with a dot in the output of a program: 1.88.0 for "cargo 1.88.0 (...)".
 version() { # PROGRAM ARGUMENT...
-    local said
-    said=$("$@" 2>/dev/null) || return 1
-    [[ $said =~ [0-9]+(\.[0-9]+)+ ]] && echo "${BASH_REMATCH[0]}"
+    local output
+    output=$("$@" 2>/dev/null) || return 1
+    [[ $output =~ [0-9]+(\.[0-9]+)+ ]] && echo "${BASH_REMATCH[0]}"
 }
 
 at_least() { # VERSION WANTED
     [ "$(printf '%s\n' "$1" "$2" | sort -V | sed -n 1p)" = "$2" ]
 }
 
-# Whether a program runs and is new enough. Prints why not, unless there is none.
+# Succeeds if a program runs and is recent enough. Prints the reason if not, unless it is missing.
 is_recent() { # WANTED PROGRAM ARGUMENT...
     local wanted=$1 found
     shift
@@ -56,10 +56,9 @@ is_recent() { # WANTED PROGRAM ARGUMENT...
 ## Rust and the compilers
 
 cargo=${CARGO:-cargo}
-# The same as rust-version in Cargo.toml.
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
-# Debian's Rust is too old, and rustup is not for a script to install.
+# Debian's Rust is too old, and a script should not install rustup.
 require_rust() {
     is_recent "$rust" "$cargo" --version && is_recent "$rust" "${RUSTC:-rustc}" --version && return
     fail "needs Rust $rust or newer: install it with rustup (https://rustup.rs)," \
@@ -72,7 +71,7 @@ compiles() { # COMPILER LANGUAGE
 int main(void) { return puts("hello") < 0; }' && "$probes/hello" >/dev/null
 }
 
-# The folders in which clang-sys, the crate that loads libclang for bindgen, looks.
+# The folders that clang-sys, the crate that loads libclang for bindgen, searches.
 libclang_folders() {
     local prefix
     if [ -n "${LIBCLANG_PATH:-}" ]; then echo "$LIBCLANG_PATH"; return; fi
@@ -84,8 +83,8 @@ libclang_folders() {
         /usr/lib*/*/* /usr/lib*/* /usr/lib*
 }
 
-# The library that it takes: the one with the highest number in its name, and the first of
-# several. libclang-cpp is another library.
+# The library that clang-sys selects: the one with the highest number in its name, and the first
+# of those with equal numbers. libclang-cpp is a different library.
 chosen_libclang() {
     local folder
     if [ -f "${LIBCLANG_PATH:-}" ]; then echo "$LIBCLANG_PATH"; return; fi
@@ -99,19 +98,19 @@ chosen_libclang() {
         }' | sort -s -n -r -k1,1 | sed -n '1s/^[0-9.]* //p'
 }
 
-# Needs a C compiler.
+# Requires a C compiler.
 has_libclang() {
-    local library said
+    local library output
     library=$(chosen_libclang)
     [ -n "$library" ] || return 1
     cc -o "$probes/libclang" tools/libclang.c -ldl 2>/dev/null || return 1
-    said=$("$probes/libclang" "$library" 2>&1) && return
-    note "bindgen cannot use $library: ${said:-it crashes}"
+    output=$("$probes/libclang" "$library" 2>&1) && return
+    note "bindgen cannot use $library: ${output:-it crashes}"
     return 1
 }
 
-# What speaks TLS here needs the certificates of the authorities: cargo, pip, npm. Other
-# systems than Debian keep them elsewhere, and always have them.
+# cargo, pip and npm need the certificates of the certificate authorities. Systems other than
+# Debian store them elsewhere, and always have them.
 has_certificates() {
     ! has apt-get ||
         grep -qs 'BEGIN CERTIFICATE' "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}"
@@ -133,14 +132,36 @@ want_lint() {
         fail "needs rustfmt and clippy: rustup component add rustfmt clippy"
 }
 
+want_checks() {
+    version shellcheck --version >/dev/null || need shellcheck
+    version codespell --version >/dev/null || need codespell
+}
+
+has_deny() {
+    PATH=$PWD/target/tools/bin:$PATH "$cargo" deny --version >/dev/null 2>&1
+}
+
+want_deny() {
+    require_rust
+    has_certificates || need ca-certificates
+    has_deny || compiles cc c || need gcc libc6-dev
+}
+
+# Debian has no package of cargo-deny. Building it takes several minutes. Newer versions may require
+# another format of deny.toml, or a newer Rust.
+finish_deny() {
+    has_deny || "$cargo" install --locked --root target/tools --target-dir target/tools/build \
+        --version '^0.20' cargo-deny || fail "cannot install cargo-deny"
+}
+
 ## Servers
 
-# Whether a program is a server that can load the module. Prints why not.
+# Succeeds if a program is a server that can load the module. Prints the reason if not.
 is_server() { # PROGRAM
-    local said
-    said=$("$1" --version 2>/dev/null) || said=
-    [[ $said =~ ^(Redis|Valkey|[^ ]+)\ server\ v=([0-9.]+) ]] || {
-        note "$1 is no Redis and no Valkey; looking further"
+    local output
+    output=$("$1" --version 2>/dev/null) || output=
+    [[ $output =~ ^(Redis|Valkey|[^ ]+)\ server\ v=([0-9.]+) ]] || {
+        note "$1 is not a Redis or Valkey server; trying the next one"
         return 1
     }
     local brand=${BASH_REMATCH[1]} found=${BASH_REMATCH[2]}
@@ -149,7 +170,7 @@ is_server() { # PROGRAM
         Valkey) at_least "$found" 8.0 && return ;;
     esac
     note "needs Redis 7.0 or newer, or Valkey 8.0 or newer, found $brand $found at $1;" \
-        "looking further"
+        "trying the next one"
     return 1
 }
 
@@ -161,20 +182,20 @@ which_server() {
     return 1
 }
 
-# The program decides by its own name what it is.
+# The program behaves as a server or as a check tool depending on its own name.
 link_server() {
     local program
     for program in $(type -aP redis-check-rdb valkey-check-rdb); do
         mkdir -p target/tools
         ln -sfn "$program" "$local_server"
-        # Elsewhere it is a program of its own, or of an old release.
+        # On other systems this is a separate program, or one of an old release.
         is_server "$local_server" 2>/dev/null && return
         rm -f "$local_server"
     done
     return 1
 }
 
-# For a release whose redis-tools has no server in it: the package, unpacked only.
+# For releases whose redis-tools contains no server: unpacks the package without installing it.
 unpack_server() {
     local folder=target/tools/unpacked
     rm -rf "$folder"
@@ -196,16 +217,16 @@ want_server() {
 
 finish_server() {
     which_server >/dev/null 2>&1 || link_server || unpack_server ||
-        fail "found no server that can load the module; put a redis-server on PATH"
+        fail "found no server that can load the module: install redis-server and add it to PATH"
 }
 
-## What the tests and tools run
+## Programs for the tests and tools
 
 has_python() {
     is_recent 3.9 python3 --version
 }
 
-# Debian's python3 has the module venv, but not what it installs pip from.
+# Debian's python3 contains the module venv, but not the files from which venv installs pip.
 has_venv() {
     python3 -c 'import ensurepip, venv; ensurepip.version()' >/dev/null 2>&1
 }
@@ -216,7 +237,7 @@ want_venv() {
     has_venv || need python3-venv
 }
 
-# What the tests of the workspace cannot do without; cli has what they can.
+# Programs that the tests of the workspace require; those in cli are optional.
 want_tests() {
     has_python || need python3
     perl -MPOSIX -e 1 >/dev/null 2>&1 || need perl
@@ -240,7 +261,7 @@ want_examples() {
     is_recent 8 npm --version || need npm
 }
 
-# chromedriver leads a Chromium of its own release only.
+# chromedriver works only with a Chromium of its own release.
 has_browser() {
     local driver browser found
     has chromedriver || return 1
@@ -249,7 +270,7 @@ has_browser() {
         found=$(version "$browser" --version) || continue
         [ "${found%%.*}" = "${driver%%.*}" ] && return
     done
-    note "chromedriver $driver at $(command -v chromedriver) needs a Chromium of its release," \
+    note "chromedriver $driver at $(command -v chromedriver) needs a Chromium of the same release," \
         "found ${found:-none}"
     return 1
 }
@@ -278,12 +299,12 @@ want_cli() {
 
 finish_cli() {
     has_prometheus || unpack_prometheus ||
-        fail "cannot unpack Debian's prometheus; put prometheus and promtool on PATH"
+        fail "cannot unpack Debian's prometheus: install prometheus and promtool and add them to PATH"
 }
 
-# dpkg-shlibdeps finds what the package depends on.
+# dpkg-shlibdeps determines the dependencies of the package.
 want_deb() {
-    version dpkg-deb --version >/dev/null || fail "a package is made on Debian and its kin only"
+    version dpkg-deb --version >/dev/null || fail "packages can be built only on Debian and its derivatives"
     { version dpkg-shlibdeps --version && objdump --version; } >/dev/null 2>&1 || need dpkg-dev
 }
 
@@ -294,8 +315,9 @@ look_for() { # SET...
     missing=()
     for name; do
         case $name in
-            build | lint | server | tests | examples | bench | cli | memory | deb) "want_$name" ;;
-            *) fail "no set $name; there are: ${sets[*]} memory" ;;
+            build | lint | checks | server | tests | examples | bench | cli | deb | memory | deny)
+                "want_$name" ;;
+            *) fail "unknown set $name; available sets: ${sets[*]} memory deny" ;;
         esac
     done
     [ ${#missing[@]} -eq 0 ] || mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
@@ -305,9 +327,9 @@ install_missing() {
     local as_root=()
     local patient=(-q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
     local install=(apt-get install -y --no-install-recommends "${missing[@]}")
-    has apt-get || fail "no apt-get here; install what corresponds to: ${missing[*]}"
+    has apt-get || fail "apt-get not found; install the equivalents of: ${missing[*]}"
     if [ "$(id -u)" -ne 0 ]; then
-        # Without a terminal there is no way to type a password.
+        # Without a terminal, sudo cannot ask for a password.
         if has sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
             as_root=(sudo)
         else
@@ -320,7 +342,7 @@ install_missing() {
 }
 
 if [ "${1:-}" = which ]; then
-    which_server || fail "no server here: run tools/setup.sh server"
+    which_server || fail "found no server: run tools/setup.sh server"
     exit
 fi
 only_check=
@@ -336,15 +358,16 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then
     installed="${missing[*]}"
     install_missing
-    # What was first on PATH, or first in a folder, may still be.
+    # The old programs may still come first on PATH.
     hash -r
     look_for "$@"
     [ ${#missing[@]} -eq 0 ] ||
-        fail "installed $installed, but these still do not work here: ${missing[*]}"
+        fail "installed $installed, but these still do not work: ${missing[*]}"
 fi
 for name; do
     case $name in
         server) finish_server ;;
         cli) finish_cli ;;
+        deny) finish_deny ;;
     esac
 done

@@ -1,12 +1,12 @@
 #!/bin/bash
-# Prints the folder that cargo builds into, as an absolute path: CARGO_TARGET_DIR, else the
-# setting in a configuration file of cargo, else target/. A relative CARGO_TARGET_DIR counts
-# from the top of the repository. Everything that needs a build asks here.
+# Prints the absolute path of the folder that cargo builds into: CARGO_TARGET_DIR, otherwise the
+# setting in a configuration file of cargo, otherwise target/. A relative CARGO_TARGET_DIR is
+# relative to the top of the repository. The Makefile, the scripts and the tests use this script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${CARGO_TARGET_DIR:-}
 if [ -z "$folder" ]; then
-    # Without cargo there is no setting to read.
+    # Without cargo, there is no setting to read: the default applies.
     metadata=$("${CARGO:-cargo}" metadata --offline --no-deps --format-version 1 2>/dev/null) || true
     folder=$(sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p' <<<"$metadata")
 fi

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Tests what tools/setup.sh does with programs that only look like what is needed. Each stands
-# first on PATH, in a folder of its own. Installs nothing and needs no network.
+# Tests tools/setup.sh and tools/lint.sh with fake programs that are too old, broken or not what
+# they seem. Each test has its own folder of fake programs, which comes first on PATH. Installs
+# nothing and needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
@@ -8,14 +9,19 @@ trap 'rm -rf "$folder"' EXIT
 
 fail() { echo "tools/test.sh: $*" >&2; exit 1; }
 
-# A program that prints this, whatever it is asked.
-fake() { # CASE PROGRAM TEXT
+# Creates a program from the given shell script.
+script() { # CASE PROGRAM SCRIPT
     mkdir -p "$folder/$1"
-    printf '#!/bin/sh\necho "%s"\n' "$3" >"$folder/$1/$2"
+    printf '#!/bin/sh\n%s\n' "$3" >"$folder/$1/$2"
     chmod +x "$folder/$1/$2"
 }
 
-# Runs setup.sh with the programs of a case first on PATH.
+# Creates a program that prints the text, whatever its arguments.
+fake() { # CASE PROGRAM TEXT
+    script "$1" "$2" "echo \"$3\""
+}
+
+# Runs setup.sh with the programs of a test case first on PATH.
 setup() { # CASE ARGUMENT...
     local case=$1
     shift
@@ -36,8 +42,8 @@ test_servers() {
     fake $case redis-server 'Redis server v=6.0.16 sha=00000000:0 malloc=libc bits=64 build=0'
     setup $case which
     prints 'needs Redis 7.0 or newer, or Valkey 8.0 or newer, found Redis 6.0.16'
-    prints "$folder/$case/redis-server; looking further"
-    [ "${output##*$'\n'}" != "$folder/$case/redis-server" ] || fail "$case: it was taken"
+    prints "$folder/$case/redis-server; trying the next one"
+    [ "${output##*$'\n'}" != "$folder/$case/redis-server" ] || fail "$case: the program was used"
 
     case=keydb
     fake $case redis-server 'KeyDB server v=6.3.4 sha=00000000:0 malloc=libc bits=64 build=0'
@@ -47,13 +53,13 @@ test_servers() {
     case=no-server
     fake $case redis-server 'hello'
     setup $case which
-    prints "$folder/$case/redis-server is no Redis and no Valkey; looking further"
+    prints "$folder/$case/redis-server is not a Redis or Valkey server; trying the next one"
 
     for brand in 'Redis server v=7.0.0' 'Valkey server v=8.0.1' 'Redis server v=10.2.0'; do
         case=${brand// /-}
         fake "$case" redis-server "$brand sha=00000000:0"
         setup "$case" which
-        [ "$output" = "$folder/$case/redis-server" ] || fail "$case: was not taken: $output"
+        [ "$output" = "$folder/$case/redis-server" ] || fail "$case: the program was not used: $output"
     done
 }
 
@@ -70,11 +76,11 @@ test_rust() {
     prints "$folder/$case/cargo does not work"
 }
 
-# LIBCLANG_PATH names the one folder in which to look.
+# LIBCLANG_PATH names the only folder to search.
 test_libclang() {
     local case=libclang
     if ! cc -x c -o "$folder/a" - <<<'int main(void) { return 0; }' 2>/dev/null; then
-        echo "SKIPPED: tools/test.sh: libclang: no C compiler here"
+        echo "SKIPPED: tools/test.sh: libclang: found no C compiler"
         return
     fi
     library() { # FILE
@@ -93,7 +99,7 @@ test_libclang() {
 
     library "$folder/other/libclang-14.so.1"
     LIBCLANG_PATH=$folder/other setup $case check build
-    prints "bindgen cannot use $folder/other/libclang-14.so.1: it has no clang_createIndex"
+    prints "bindgen cannot use $folder/other/libclang-14.so.1: it lacks clang_createIndex"
     prints libclang-dev
 
     mkdir "$folder/text"
@@ -102,7 +108,7 @@ test_libclang() {
     prints "bindgen cannot use $folder/text/libclang.so"
     prints libclang-dev
 
-    # As bindgen does: of several the one with the highest number.
+    # Like bindgen, setup.sh selects the library with the highest number.
     library "$folder/several/libclang-9.so"
     library "$folder/several/libclang-14.so"
     library "$folder/several/libclang.so"
@@ -122,10 +128,8 @@ test_programs() {
     prints nodejs
 
     case=broken-programs
-    mkdir "$folder/$case"
-    for program in python3 perl tmux valgrind dpkg-shlibdeps chromedriver; do
-        printf '#!/bin/sh\nexit 1\n' >"$folder/$case/$program"
-        chmod +x "$folder/$case/$program"
+    for program in python3 perl tmux valgrind dpkg-shlibdeps chromedriver shellcheck codespell; do
+        script $case "$program" 'exit 1'
     done
     setup $case check tests
     prints "python3 does not work"
@@ -136,6 +140,8 @@ test_programs() {
     prints 'chromium chromium-driver tmux'
     setup $case check deb
     prints dpkg-dev
+    setup $case check checks
+    prints 'codespell shellcheck'
 
     case=other-browser
     fake $case chromedriver 'ChromeDriver 99.0.4844.51 (0)'
@@ -143,20 +149,58 @@ test_programs() {
     fake $case google-chrome 'Google Chrome 136.0.7103.113'
     fake $case chromium-browser 'Chromium 136.0.7103.113'
     setup $case check cli
-    prints "chromedriver 99.0.4844.51 at $folder/$case/chromedriver needs a Chromium of its release"
+    prints "chromedriver 99.0.4844.51 at $folder/$case/chromedriver needs a Chromium of the same release"
 }
 
-# What was installed may still come after the program that does not do.
+# Building cargo-deny requires a C compiler, which is needed only if cargo-deny is missing.
+test_deny() {
+    local case=no-deny
+    fake $case rustc 'rustc 1.999.0'
+    # shellcheck disable=SC2016 # for the script to expand
+    script $case cargo '[ "$1" != deny ] && echo cargo 1.999.0'
+    script $case cc 'exit 1'
+    CARGO=cargo setup $case check deny
+    prints 'gcc libc6-dev'
+
+    case=has-deny
+    fake $case rustc 'rustc 1.999.0'
+    fake $case cargo 'cargo 1.999.0'
+    script $case cc 'exit 1'
+    CARGO=cargo setup $case check deny
+    prints_not gcc
+
+    case=unknown-set
+    setup $case check everything
+    prints 'unknown set everything; available sets: build lint checks'
+}
+
+test_lint() {
+    local case=no-linters status=0
+    script $case shellcheck 'exit 1'
+    script $case codespell 'exit 1'
+    output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || fail "$case: $output"
+    prints 'SKIPPED: tools/lint.sh: shell scripts: shellcheck does not run'
+    prints 'SKIPPED: tools/lint.sh: spelling: codespell does not run'
+    prints 'SKIPPED: tools/lint.sh: dependencies: cargo-deny does not run'
+
+    case=findings
+    script $case shellcheck '[ "$*" = --version ] || { echo finding in "$@"; exit 1; }'
+    output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || status=$?
+    [ "$status" -ne 0 ] || fail "$case: lint.sh ignored a finding"
+    prints 'finding in tools/bench.sh'
+}
+
+# After an installation, the old program may still come first on PATH.
 test_installing() {
-    local case=installed-in-vain
+    local case=installed-without-effect
     fake $case apt-get 'installed nothing'
     fake $case sudo 'installed nothing'
     fake $case python3 'Python 3.7.3'
     setup $case tests
-    prints 'installed python3, but these still do not work here: python3'
+    prints 'installed python3, but these still do not work: python3'
 }
 
-# Where cargo builds, however that is set.
+# tools/target.sh finds the build folder, whichever way it is set.
 test_target() {
     local top=$PWD found
     found=$(CARGO_TARGET_DIR=elsewhere/built tools/target.sh)
@@ -169,7 +213,7 @@ test_target() {
     [ "$found" = "$top/target" ] || fail "without cargo it is $found"
 }
 
-for part in servers rust libclang programs installing target; do
+for part in servers rust libclang programs deny lint installing target; do
     "test_$part"
     echo "tools/test.sh: $part: ok"
 done

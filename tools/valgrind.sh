@@ -34,8 +34,7 @@ tests() { # FOLDER LEAK-KINDS ARGUMENT...
     local folder=$logs/$1 kinds=$2
     shift 2
     mkdir "$folder"
-    # shellcheck disable=SC2086 # lines of words
-    GPULOCK_UNDER="$(echo $under) --show-leak-kinds=$kinds --xml-file=$folder/%p.xml" \
+    GPULOCK_UNDER="${under//$'\n'/ } --show-leak-kinds=$kinds --xml-file=$folder/%p.xml" \
         cargo test --locked -p gpulock --no-fail-fast "$@"
 }
 

@@ -1,0 +1,40 @@
+#!/bin/bash
+# Checks the shell scripts, the spelling, and the licences, duplicates and sources of the
+# dependencies. Part of `make lint`, after rustfmt and clippy. Uses no network. If the program for
+# a check is missing, the check is SKIPPED.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo=${CARGO:-cargo}
+PATH=$PWD/target/tools/bin:$PATH
+
+skip() { echo "SKIPPED: tools/lint.sh: $*" >&2; }
+# Succeeds if a program runs; a file with its name is not sufficient.
+runs() { "$@" --version >/dev/null 2>&1; }
+
+if runs shellcheck; then
+    shellcheck tools/*.sh deploy/*.sh examples/*.sh examples/*/*.sh clients/*/*.sh .ci/run
+else
+    skip "shell scripts: shellcheck does not run; to install it: tools/setup.sh checks"
+fi
+
+# Only the files of the repository, if this is a checkout of it.
+check_spelling() {
+    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        git ls-files -z | xargs -0 codespell
+    else
+        codespell
+    fi
+}
+
+if runs codespell; then
+    check_spelling
+else
+    skip "spelling: codespell does not run; to install it: tools/setup.sh checks"
+fi
+
+if runs "$cargo" deny; then
+    "$cargo" deny --offline --locked --log-level warn check --hide-inclusion-graph \
+        licenses bans sources
+else
+    skip "dependencies: cargo-deny does not run; to install it: tools/setup.sh deny"
+fi
