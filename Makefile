@@ -135,7 +135,7 @@ docs: need-build ## Build the documentation of the Rust code, warnings are error
 .PHONY: deny
 deny: ## Check the dependencies: advisories, licences, duplicates, sources (needs network)
 	@tools/setup.sh deny
-	PATH="$$PWD/target/tools/bin:$$PATH" $(CARGO) deny --locked check --hide-inclusion-graph
+	PATH="$$PWD/target/tools/bin:$$PATH" $(CARGO) deny --workspace --locked check --hide-inclusion-graph
 
 .PHONY: msrv
 msrv: need-build ## Build with the oldest supported Rust, if its toolchain is installed

@@ -33,7 +33,7 @@ else
 fi
 
 if runs "$cargo" deny; then
-    "$cargo" deny --offline --locked --log-level warn check --hide-inclusion-graph \
+    "$cargo" deny --workspace --offline --locked --log-level warn check --hide-inclusion-graph \
         licenses bans sources
 else
     skip "dependencies: cargo-deny does not run; to install it: tools/setup.sh deny"
