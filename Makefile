@@ -125,12 +125,13 @@ lint: need-build ## Check the format, lints (clippy, shellcheck), spelling and d
 	$(CARGO) clippy --locked -q --workspace --all-targets -- -D warnings
 	@tools/lint.sh
 
-# In two steps, because the library `gpulock` and the program `gpulock` have the same page.
+# Private items are included, and may be linked to: none of the crates is published as a library. In
+# two steps, because the library `gpulock` and the program `gpulock` would have the same page.
 .PHONY: docs
-docs: export RUSTDOCFLAGS := -D warnings
+docs: export RUSTDOCFLAGS := -D warnings -A rustdoc::private-intra-doc-links
 docs: need-build ## Build the documentation of the Rust code, warnings are errors
-	$(CARGO) doc --locked -q --no-deps -p gpulock-cli
-	$(CARGO) doc --locked -q --no-deps --workspace --exclude gpulock-cli
+	$(CARGO) doc --locked -q --no-deps --document-private-items -p gpulock-cli
+	$(CARGO) doc --locked -q --no-deps --document-private-items --workspace --exclude gpulock-cli
 
 .PHONY: deny
 deny: ## Check the dependencies: advisories, licences, duplicates, sources (needs network)
