@@ -105,13 +105,13 @@ deb: build ## Build a Debian package: target/debian/gpulock_*.deb
 	@deploy/package.sh
 
 .PHONY: bench
-bench: build need-server ## Benchmark the module and its peers on the installed server and SERVERS=
+bench: build need-server ## Measure beside peers, the installed server and SERVERS=, into target/bench
 	@tools/setup.sh bench
 	$(CARGO) build --release --locked -p gpulock-bench
 	@tools/bench.sh "$(installed)" $(SERVERS)
 
 .PHONY: bench-docs
-bench-docs: need-build ## Update docs/benchmarks.md and its plots from the results of `make bench`
+bench-docs: need-build ## Renew docs/benchmarks.md and its plots from what `make bench` measured
 	$(CARGO) build --release --locked -p gpulock-bench
 	"$(CARGO_TARGET_DIR)/release/gpulock-bench" report target/bench/*.json \
 		--into docs/benchmarks.md --plots docs/benchmarks
