@@ -1,4 +1,4 @@
-"""Which servers, protocols and replies each test meets."""
+"""The servers and protocols that the tests run against."""
 
 import pytest
 import redis
@@ -11,7 +11,9 @@ PROGRAMS = programs()
 
 def pytest_configure(config):
     if not PROGRAMS:
-        raise pytest.UsageError("no server: put one on PATH, or name some in SERVERS")
+        raise pytest.UsageError(
+            "no server found: install one, or list server programs in SERVERS"
+        )
 
 
 def _server(program, module):
@@ -54,7 +56,7 @@ def plain_server(shared_plain_server):
 
 @pytest.fixture
 def own_server(program):
-    """A server for one test alone, who may kill it. It keeps its keys over a restart."""
+    """A server for a single test, which may kill it. It keeps its keys across restarts."""
     server = Server(program, options=["--appendonly", "yes", "--appendfsync", "always"])
     yield server
     server.close()
@@ -62,7 +64,7 @@ def own_server(program):
 
 @pytest.fixture(params=["module", "plain"])
 def any_server(request, server, plain_server):
-    """With the module, and without it."""
+    """A server with the module, then one without it."""
     return server if request.param == "module" else plain_server
 
 

@@ -1,8 +1,7 @@
-"""Servers that the tests start: on a free port, in a temporary folder, stopped by their own
-process id. No test stands here.
+"""Starts servers for the tests, on free ports and in temporary folders.
 
-SERVERS names programs, or folders with a program ``server``; without it the one on PATH is
-taken. GPULOCK_MODULE names the module.
+SERVERS lists programs, or folders with a program ``server``; the default is the server on
+PATH. GPULOCK_MODULE is the path of the module.
 """
 
 import os
@@ -23,36 +22,36 @@ PATIENCE_S = 30
 
 
 def programs():
-    """The server programs to test against, each with a name for people."""
-    named = os.environ.get("SERVERS", "").split()
-    if not named:
-        named = [p for p in map(shutil.which, ("redis-server", "valkey-server")) if p][:1]
+    """The server programs to test against, by display name."""
+    listed = os.environ.get("SERVERS", "").split()
+    if not listed:
+        listed = [p for p in map(shutil.which, ("redis-server", "valkey-server")) if p][:1]
     found = {}
-    for entry in map(Path, named):
+    for entry in map(Path, listed):
         path = entry / "server" if entry.is_dir() else entry
         found[entry.name if entry.is_dir() else path.name] = str(path)
     return found
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def eventually(condition, patience=PATIENCE_S):
-    """Waits until the condition holds, and answers what it gave."""
+    """Waits until the condition returns a true value, and returns that value."""
     until = time.monotonic() + patience
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < until, "it never came true"
+        assert time.monotonic() < until, "timed out waiting for the condition"
         time.sleep(0.01)
 
 
 class Server:
-    """A server process that can be killed, frozen and started again."""
+    """A server process that can be killed, paused and restarted."""
 
     def __init__(self, program, *, module=True, options=()):
         self.program, self.module, self.options = program, module, list(options)
@@ -61,14 +60,14 @@ class Server:
         self.start()
 
     def start(self):
-        words = [self.program, "--port", str(self.port), "--bind", "127.0.0.1"]
-        words += ["--dir", self.folder, "--save", "", "--logfile", "log", *self.options]
+        command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--dir", self.folder, "--save", "", "--logfile", "log", *self.options]
         if self.module:
-            words += ["--loadmodule", MODULE]
-        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        eventually(self._answers)
+            command += ["--loadmodule", MODULE]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        eventually(self._is_ready)
 
-    def _answers(self):
+    def _is_ready(self):
         assert self.process.poll() is None, Path(self.folder, "log").read_text()
         with suppress(redis.ConnectionError), self.client() as client:
             return client.ping()

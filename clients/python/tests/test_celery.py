@@ -1,4 +1,5 @@
-"""Real workers, most of the example project, on our server as their broker."""
+"""Real Celery workers, most of them running the example project, with a test server as their
+broker."""
 
 import importlib
 import os
@@ -20,8 +21,8 @@ TESTS = Path(__file__).parent
 EXAMPLE = TESTS.parent / "examples" / "celery"
 GPUS = ["{node7}:gpu:0", "{node7}:gpu:1"]
 GET_S = 60
-# More often than Celery tries a task when nobody says otherwise.
-OFTEN = 6
+# More than Celery's default number of retries.
+MANY = 6
 CELERY = [sys.executable, "-m", "celery"]
 OPTIONS = ["-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
@@ -45,7 +46,7 @@ class Worker:
         return self.log.read_text()
 
     def close(self):
-        # Its children too: all of the session that was started here.
+        # Kills its children too: the process group started above.
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -79,19 +80,19 @@ def worker(tasks, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stubborn(tasks):
-    sys.modules.pop("stubborn_tasks", None)
-    stubborn = importlib.import_module("stubborn_tasks")
-    yield stubborn
-    stubborn.app.close()
+def retry_tasks(tasks):
+    sys.modules.pop("retry_tasks", None)
+    retry_tasks = importlib.import_module("retry_tasks")
+    yield retry_tasks
+    retry_tasks.app.close()
 
 
 @pytest.fixture
-def stubborn_worker(stubborn, broker, tmp_path):
+def retry_worker(retry_tasks, broker, tmp_path):
     with broker.client() as client:
-        client.delete(stubborn.KEY)
+        client.delete(retry_tasks.KEY)
     worker = Worker(
-        os.environ["REDIS_URL"], tmp_path, "-c", "2", project=TESTS / "stubborn_tasks.py"
+        os.environ["REDIS_URL"], tmp_path, "-c", "2", project=TESTS / "retry_tasks.py"
     )
     yield worker
     worker.close()
@@ -104,18 +105,18 @@ def client(broker, worker):
         yield client
 
 
-def test_never_two_on_one_gpu(tasks, client):
+def test_no_two_tasks_share_a_gpu(tasks, client):
     results = [tasks.transcribe.delay(0.05) for _ in range(12)]
     runs = [result.get(timeout=GET_S) for result in results]
     for gpu in {run["gpu"] for run in runs}:
-        mine = sorted((run["begin"], run["end"]) for run in runs if run["gpu"] == gpu)
-        assert all(end <= begin for (_, end), (begin, _) in zip(mine, mine[1:]))
+        times = sorted((run["begin"], run["end"]) for run in runs if run["gpu"] == gpu)
+        assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:]))
     assert client.exists(*GPUS) == 0
 
 
-def test_a_retry_leaves_the_children_to_others(tasks, client):
-    client.set(GPUS[0], "somebody", px=60_000)
-    # More than the worker has children.
+def test_a_task_waiting_to_retry_does_not_occupy_a_worker_process(tasks, client):
+    client.set(GPUS[0], "other", px=60_000)
+    # More tasks than the worker has processes.
     training = [tasks.train.delay() for _ in range(6)]
     assert tasks.add.delay(1, 2).get(timeout=GET_S) == 3
     assert not any(result.ready() for result in training)
@@ -123,23 +124,23 @@ def test_a_retry_leaves_the_children_to_others(tasks, client):
     assert [result.get(timeout=GET_S) for result in training] == [[0, 1]] * 6
 
 
-def test_the_same_task_delivered_again_does_not_run_twice(tasks, client, worker):
+def test_a_second_delivery_of_a_running_task_does_not_run(tasks, client, worker):
     first = tasks.survive.apply_async((3,)) if has_module(client) else None
     if first is None:
-        pytest.skip("this task wants a session")
+        pytest.skip("the task uses a session")
     runs = f"runs:{first.id}"
     eventually(lambda: client.llen(runs) == 1, GET_S)
-    # As the broker does when the visibility timeout is over.
+    # What the broker does after the visibility timeout.
     tasks.survive.apply_async((0,), task_id=first.id)
-    eventually(lambda: f"[{first.id}] is already yours" in worker.text(), GET_S)
+    eventually(lambda: f"[{first.id}] is already running" in worker.text(), GET_S)
     assert first.get(timeout=GET_S) in (0, 1)
-    eventually(lambda: f"[{first.id}] is done already" in worker.text(), GET_S)
+    eventually(lambda: f"[{first.id}] is already done" in worker.text(), GET_S)
     assert client.llen(runs) == 1
 
 
-def test_a_task_whose_child_is_killed_runs_again(tasks, client):
+def test_a_task_runs_again_after_its_worker_process_is_killed(tasks, client):
     if not has_module(client):
-        pytest.skip("this task wants a session")
+        pytest.skip("the task uses a session")
     result = tasks.survive.delay(60)
     runs = f"runs:{result.id}"
     eventually(lambda: client.llen(runs) == 1, GET_S)
@@ -148,13 +149,13 @@ def test_a_task_whose_child_is_killed_runs_again(tasks, client):
     assert client.llen(runs) == 2
 
 
-def test_a_visibility_timeout_that_is_too_short_is_told(worker):
+def test_a_short_visibility_timeout_is_logged(worker):
     warnings = [line for line in worker.text().splitlines() if "visibility_timeout" in line]
     assert warnings
     assert all("tasks.careless" in line for line in warnings)
 
 
-def test_a_worker_without_children(tasks, client, tmp_path):
+def test_the_solo_pool_runs_tasks(tasks, client, tmp_path):
     solo = Worker(os.environ["REDIS_URL"], tmp_path, "--pool=solo", "--queues=solo")
     try:
         result = tasks.transcribe.apply_async(queue="solo")
@@ -163,84 +164,82 @@ def test_a_worker_without_children(tasks, client, tmp_path):
         solo.close()
 
 
-def test_to_come_again_for_a_gpu_is_no_try_of_the_task(stubborn, stubborn_worker, broker):
+def test_waiting_for_a_gpu_does_not_use_up_retries(retry_tasks, retry_worker, broker):
     with broker.client() as client:
-        client.set(stubborn.KEY, "somebody", px=120_000)
-        result = stubborn.try_once_more.delay()
-        came_again = f"[{result.id}] retry: Retry in 0.1s"
-        eventually(lambda: stubborn_worker.text().count(came_again) >= OFTEN, GET_S)
-        client.delete(stubborn.KEY)
+        client.set(retry_tasks.KEY, "other", px=120_000)
+        result = retry_tasks.retry_once.delay()
+        retried = f"[{result.id}] retry: Retry in 0.1s"
+        eventually(lambda: retry_worker.text().count(retried) >= MANY, GET_S)
+        client.delete(retry_tasks.KEY)
         assert result.get(timeout=GET_S) == 1
 
 
-def test_a_second_delivery_waits_for_the_first_without_a_limit(
-    stubborn, stubborn_worker, broker
-):
+def test_a_second_delivery_is_requeued_without_limit(retry_tasks, retry_worker, broker):
     with broker.client() as client:
-        first = stubborn.wait_for_a_word.delay()
+        first = retry_tasks.wait_for_signal.delay()
         runs = f"runs:{first.id}"
         eventually(lambda: client.llen(runs) == 1, GET_S)
-        stubborn.wait_for_a_word.apply_async(task_id=first.id)
-        yours = f"[{first.id}] is already yours"
-        eventually(lambda: stubborn_worker.text().count(yours) >= OFTEN, GET_S)
-        # Nothing was written over the state of the one that runs.
+        retry_tasks.wait_for_signal.apply_async(task_id=first.id)
+        running = f"[{first.id}] is already running"
+        eventually(lambda: retry_worker.text().count(running) >= MANY, GET_S)
+        # The state of the running delivery was not overwritten.
         assert first.state == "PENDING"
-        client.rpush(f"enough:{first.id}", "now")
+        client.rpush(f"finish:{first.id}", "now")
         assert first.get(timeout=GET_S) is True
-        done = f"[{first.id}] is done already"
-        eventually(lambda: done in stubborn_worker.text(), GET_S)
+        done = f"[{first.id}] is already done"
+        eventually(lambda: done in retry_worker.text(), GET_S)
         assert client.llen(runs) == 1
 
 
-def test_a_message_that_cannot_be_put_back_is_not_lost(stubborn, broker, tmp_path):
+def test_a_message_that_cannot_be_requeued_is_not_lost(retry_tasks, broker, tmp_path):
     worker = Worker(
         os.environ["REDIS_URL"],
         tmp_path,
         "--pool=solo",
-        project=TESTS / "stubborn_tasks.py",
+        project=TESTS / "retry_tasks.py",
         CELERY_BROKER_WRITE_URL=f"redis://127.0.0.1:{free_port()}/0",
     )
     with broker.client() as client:
         try:
-            client.set(stubborn.KEY, "somebody", px=120_000)
-            result = stubborn.wait_for_a_word.delay()
+            client.set(retry_tasks.KEY, "other", px=120_000)
+            result = retry_tasks.wait_for_signal.delay()
             received = f"[{result.id}] received"
             eventually(lambda: worker.text().count(received) > 1, GET_S)
-            client.delete(stubborn.KEY)
-            client.rpush(f"enough:{result.id}", "now")
+            client.delete(retry_tasks.KEY)
+            client.rpush(f"finish:{result.id}", "now")
             assert result.get(timeout=GET_S) is True
         finally:
             worker.close()
 
 
 @pytest.mark.parametrize("backend", ["none", "away"])
-def test_without_a_result_backend(stubborn, broker, tmp_path, backend):
+def test_tasks_run_without_a_result_backend(retry_tasks, broker, tmp_path, backend):
     url = "disabled://" if backend == "none" else f"redis://127.0.0.1:{free_port()}/0"
     worker = Worker(
         os.environ["REDIS_URL"],
         tmp_path,
         "--pool=solo",
-        project=TESTS / "stubborn_tasks.py",
+        project=TESTS / "retry_tasks.py",
         CELERY_RESULT_BACKEND=url,
     )
     try:
-        task_id = stubborn.hold.apply_async(ignore_result=True).id
-        succeeded = f"stubborn_tasks.hold[{task_id}] succeeded"
+        task_id = retry_tasks.hold.apply_async(ignore_result=True).id
+        succeeded = f"retry_tasks.hold[{task_id}] succeeded"
         eventually(lambda: succeeded in worker.text(), GET_S)
-        told = f"nobody tells whether stubborn_tasks.hold[{task_id}] is done" in worker.text()
-        assert told == (backend == "away")
+        error = f"failed to read from the result backend whether retry_tasks.hold[{task_id}]"
+        assert (error in worker.text()) == (backend == "away")
     finally:
         worker.close()
 
 
-def test_who_is_not_delivered_is_told_that_there_is_no_gpu(stubborn, broker):
+def test_a_task_that_no_broker_delivered_raises_at_once(retry_tasks, broker):
     with broker.client() as client:
-        client.set(stubborn.KEY, "somebody", px=120_000)
-        with pytest.raises(GpuTimeoutError, match="nobody delivers it again"):
-            stubborn.try_once_more()
-        with pytest.raises(GpuTimeoutError, match="nobody delivers it again"):
-            stubborn.try_once_more.apply().get()
-        client.delete(stubborn.KEY)
+        client.set(retry_tasks.KEY, "other", px=120_000)
+        with pytest.raises(GpuTimeoutError, match="no broker delivered it"):
+            retry_tasks.retry_once()
+        with pytest.raises(GpuTimeoutError, match="no broker delivered it"):
+            retry_tasks.retry_once.apply().get()
+        client.delete(retry_tasks.KEY)
 
 
 def has_module(client):

@@ -1,4 +1,4 @@
-"""A client of a cluster: the same API, but for sessions."""
+"""Cluster clients: the same API, except for sessions."""
 
 import pytest
 import redis
@@ -14,7 +14,7 @@ LOCK = "gpu_lock:0"
 @pytest.fixture(scope="module")
 def cluster(program):
     """One node that serves all slots."""
-    # The usual port of the bus, 10000 above, may be none at all.
+    # The default bus port, 10000 higher, may exceed the valid range.
     options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
     server = Server(program, options=options)
     with server.client() as client:
@@ -24,11 +24,11 @@ def cluster(program):
     server.close()
 
 
-def test_locks_and_pools(cluster):
+def test_locks_and_pools_work_on_a_cluster(cluster):
     with redis.RedisCluster(host="127.0.0.1", port=cluster.port) as client:
         with gpulock.Lock(client, LOCK, timeout=3, renew=True) as lock:
             assert lock.token
-            # Longer than its lease and than a slice.
+            # Waits longer than the lease and than one blocking call.
             assert not gpulock.Lock(client, LOCK, timeout=60).acquire(blocking_timeout=4)
             lock.ensure_held()
             lock.extend(1)
@@ -39,7 +39,7 @@ def test_locks_and_pools(cluster):
             gpulock.Lock(client, LOCK, session=True)
 
 
-async def test_asyncio(cluster):
+async def test_asyncio_locks_work_on_a_cluster(cluster):
     async with redis.asyncio.RedisCluster(host="127.0.0.1", port=cluster.port) as client:
         async with gpulock.asyncio.Lock(client, LOCK, timeout=3, renew=True) as lock:
             assert lock.token

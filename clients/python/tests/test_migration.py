@@ -1,5 +1,5 @@
-"""What docs/migrate-python.md shows is the examples as they stand, with the one line changed,
-and what they print is what the page says."""
+"""docs/migrate-python.md shows the example programs unchanged except for one import, and the
+output that they print."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "migrate"
 PAGE = Path(__file__).parents[3] / "docs" / "migrate-python.md"
 IMPORTS = {
     "redis_py_user.py": ("from redis.lock import Lock", "from gpulock import Lock"),
-    "asr_worker.py": ("from services.common.locks import", "from gpulock.locks import"),
+    "asr_worker.py": ("from services.common.locks import", "from gpulock.compat import"),
 }
 
 
@@ -37,12 +37,12 @@ def fenced(text):
 @pytest.fixture
 def page():
     if not PAGE.exists():
-        pytest.skip("the page belongs to the repository, not to the package")
+        pytest.skip("the page is in the repository, but not in the package")
     return PAGE.read_text()
 
 
 @pytest.mark.parametrize("name", IMPORTS)
-def test_only_the_import_changes(name, server, page):
+def test_the_page_shows_the_example_and_its_output(name, server, page):
     before, after = IMPORTS[name]
     code = (EXAMPLES / name).read_text()
     assert code.count(before) == 1
@@ -52,9 +52,9 @@ def test_only_the_import_changes(name, server, page):
     assert fenced(f"\n{run(code.replace(before, after), server)}") in page
 
 
-def test_a_redis_py_user_sees_no_difference(server, plain_server):
+def test_the_output_is_the_same_as_with_redis_py(server, plain_server):
     before, after = IMPORTS["redis_py_user.py"]
     code = (EXAMPLES / "redis_py_user.py").read_text()
-    told = run(code, server)
-    assert run(code.replace(before, after), server) == told
-    assert run(code.replace(before, after), plain_server) == told
+    output = run(code, server)
+    assert run(code.replace(before, after), server) == output
+    assert run(code.replace(before, after), plain_server) == output

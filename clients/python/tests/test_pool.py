@@ -1,4 +1,4 @@
-"""Pools: any so many of some GPUs, for threads and tasks, with the module and without."""
+"""Pools for threads and asyncio tasks, with the module and without it."""
 
 import asyncio
 import subprocess
@@ -11,20 +11,20 @@ from redis.exceptions import ConnectionError, LockError, LockNotOwnedError
 
 import gpulock
 import gpulock.asyncio
-from looks import inspect, stats, waiting
-from relay import Relay
+from inspection import inspect, stats, waiting
+from proxy import Proxy
 from servers import eventually
 
 KEYS = gpulock.gpu_keys("gpus", range(4), host="node7")
 
 
-def test_names():
+def test_gpu_keys_names_the_gpus_of_a_host():
     assert KEYS[:2] == ["{gpus:node7}:gpu:0", "{gpus:node7}:gpu:1"]
     assert gpulock.gpu_keys("gpus", [3])[0].endswith("}:gpu:3")
 
 
-def test_any_two_of_four(any_client):
-    any_client.set(KEYS[0], "somebody")
+def test_acquires_any_two_of_four(any_client):
+    any_client.set(KEYS[0], "other")
     with gpulock.Pool(any_client, KEYS, n=2, timeout=60) as gpus:
         assert gpus.devices == (1, 2)
         assert gpus.keys == (KEYS[1], KEYS[2])
@@ -37,9 +37,9 @@ def test_any_two_of_four(any_client):
     assert any_client.exists(*KEYS) == 1
 
 
-def test_a_subprocess_sees_its_gpus_alone(client):
+def test_a_subprocess_sees_only_its_gpus(client):
     with gpulock.Pool(client, KEYS, n=2, timeout=60) as gpus:
-        told = subprocess.run(
+        output = subprocess.run(
             [
                 sys.executable,
                 "-c",
@@ -52,10 +52,10 @@ def test_a_subprocess_sees_its_gpus_alone(client):
             check=True,
         ).stdout.split()
         tokens = [str(inspect(client, key)["token"]) for key in KEYS[:2]]
-    assert told == ["0,1", "PCI_BUS_ID", ",".join(KEYS[:2]), ",".join(tokens)]
+    assert output == ["0,1", "PCI_BUS_ID", ",".join(KEYS[:2]), ",".join(tokens)]
 
 
-def test_devices_may_be_named(client):
+def test_devices_can_be_given_by_name(client):
     pool = gpulock.Pool(client, {"a": "GPU-7f3a", "b": "GPU-19c2"}, n=2, timeout=60)
     with pool as gpus:
         assert gpus.environment({})["CUDA_VISIBLE_DEVICES"] == "GPU-7f3a,GPU-19c2"
@@ -65,12 +65,12 @@ def test_devices_may_be_named(client):
 
 
 @pytest.mark.parametrize("n", [0, 5])
-def test_a_number_that_cannot_be_had(client, n):
+def test_an_impossible_number_is_rejected(client, n):
     with pytest.raises(ValueError, match="n must be from 1 to 4"):
         gpulock.Pool(client, KEYS, n=n)
 
 
-def test_nothing_held(client):
+def test_release_and_gpus_raise_when_nothing_is_held(client):
     pool = gpulock.Pool(client, KEYS)
     with pytest.raises(LockError):
         pool.release()
@@ -78,7 +78,7 @@ def test_nothing_held(client):
         _ = pool.gpus
 
 
-def test_a_gang_waits_for_its_share_and_is_not_starved(client):
+def test_a_large_request_is_not_starved(client):
     first = gpulock.Pool(client, KEYS, n=4, timeout=60)
     first.acquire()
     order = []
@@ -88,10 +88,10 @@ def test_a_gang_waits_for_its_share_and_is_not_starved(client):
             order.append(n)
 
     threads = []
-    for position, n in enumerate((3, 1, 2)):
+    for index, n in enumerate((3, 1, 2)):
         threads.append(threading.Thread(target=work, args=(n,)))
         threads[-1].start()
-        eventually(lambda position=position: waiting(client, KEYS[0]) == position + 1)
+        eventually(lambda index=index: waiting(client, KEYS[0]) == index + 1)
     first.release()
     for thread in threads:
         thread.join()
@@ -114,12 +114,12 @@ def test_without_the_module_waiters_poll(plain_server):
         assert not taken
         held.release()
         thread.join()
-        # The holder gives back one by one: 3 was free from the beginning.
+        # The holder releases its locks one by one; KEYS[3] was free all along.
         assert taken in ([(0, 1)], [(0, 3)])
         assert not client.exists(*KEYS)
 
 
-def test_all_of_it_is_renewed_and_one_lost_lock_is_a_loss(client):
+def test_all_locks_are_renewed_and_losing_one_is_a_loss(client):
     pool = gpulock.Pool(client, KEYS, n=2, timeout=3, renew=True, session=True)
     pool.acquire()
     before = stats(client)["extends"]
@@ -129,50 +129,50 @@ def test_all_of_it_is_renewed_and_one_lost_lock_is_a_loss(client):
     assert pool.lost.wait(30)
     with pytest.raises(LockNotOwnedError):
         pool.release()
-    assert not client.exists(*KEYS), "what was left has been given back"
+    assert not client.exists(*KEYS), "the remaining locks were released"
 
 
-def test_a_release_that_fails_half_way_is_gone_on_with(server, client):
-    relay = Relay(server.port)
+def test_a_partial_release_can_be_completed(server, client):
+    proxy = Proxy(server.port)
     with server.client(retry=None) as own:
-        own.connection_pool.connection_kwargs["port"] = relay.port
+        own.connection_pool.connection_kwargs["port"] = proxy.port
         pool = gpulock.Pool(own, KEYS, n=3, timeout=60)
         pool.acquire()
 
         def cut_after_the_first():
             eventually(lambda: client.exists(*KEYS) < 3)
-            relay.refuse()
+            proxy.refuse()
 
-        relay.swallow_replies = True
+        proxy.swallow_replies = True
         thread = threading.Thread(target=cut_after_the_first)
         thread.start()
         with pytest.raises(ConnectionError):
             pool.release()
         thread.join()
         assert client.exists(*KEYS) == 2
-        relay.swallow_replies = False
-        relay.refuse(False)
+        proxy.swallow_replies = False
+        proxy.refuse(False)
         pool.release()
         assert client.exists(*KEYS) == 0
-    relay.close()
+    proxy.close()
 
 
-async def test_asyncio(any_aclient):
+async def test_asyncio_pools_never_share_a_gpu(any_aclient):
     pools = [gpulock.asyncio.Pool(any_aclient, KEYS, n=2, timeout=60) for _ in range(5)]
-    inside = []
+    held = []
 
     async def work(pool):
         async with pool as gpus:
-            assert not set(gpus.devices) & {d for devices in inside for d in devices}
-            inside.append(gpus.devices)
+            assert not set(gpus.devices) & {d for devices in held for d in devices}
+            held.append(gpus.devices)
             await asyncio.sleep(0.01)
-            inside.remove(gpus.devices)
+            held.remove(gpus.devices)
 
     await asyncio.gather(*map(work, pools))
     assert not await any_aclient.exists(*KEYS)
 
 
-async def test_asyncio_a_cancelled_gang_leaves_nothing(aclient, client):
+async def test_asyncio_a_cancelled_wait_for_several_locks_holds_nothing(aclient, client):
     held = gpulock.Pool(client, KEYS, n=2, timeout=60)
     held.acquire()
     acquiring = asyncio.ensure_future(

@@ -1,4 +1,4 @@
-"""Many processes on one lock, and processes that are killed."""
+"""Many processes that share one lock, and processes that are killed or paused."""
 
 import os
 import signal
@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-import gap
 import gpulock
-from looks import LOCK
+import handoff_gap
+from inspection import LOCK
 from servers import eventually
 
 SECONDS = float(os.environ.get("GPULOCK_GAP_SECONDS", "3"))
@@ -28,12 +28,12 @@ time.sleep(600)
 
 @pytest.fixture
 def holder():
-    """Starts a process that holds the lock, and answers it when it does."""
+    """Starts processes that hold the lock, and returns each once it does."""
     started = []
 
     def start(server, lease, kind):
-        words = [sys.executable, "-c", HOLDER, str(server.port), LOCK, str(lease), kind]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        command = [sys.executable, "-c", HOLDER, str(server.port), LOCK, str(lease), kind]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
         started.append(process)
         process.stdout.readline()
         return process
@@ -45,20 +45,20 @@ def holder():
         process.stdout.close()
 
 
-def test_sixteen_processes_never_two_inside(server):
-    rows = gap.table(server, SECONDS, 16)
+def test_sixteen_processes_exclude_each_other_and_take_turns(server):
+    rows = handoff_gap.table(server, SECONDS, 16)
     for kind, count, median, p99, most in rows:
-        print(f"{kind}: {count} holds, gap {median:.2f} ms, p99 {p99:.2f}, sat out {most}")
+        print(f"{kind}: {count} holds, gap {median:.2f} ms, p99 {p99:.2f}, skipped {most}")
         assert count > 16
     ours = rows[0]
-    # One that the machine holds up for long misses turns; without a line it is thousands.
-    assert ours[-1] <= 8 * 16, "nobody is passed over"
+    # A process that the machine delays misses some turns; without a queue it misses thousands.
+    assert ours[-1] <= 8 * 16, "a process was starved"
 
 
 @pytest.mark.parametrize("kind", ["lease", "session", "plain"])
-def test_a_killed_holder(server, plain_server, holder, kind):
+def test_the_lock_of_a_killed_holder_becomes_free(server, plain_server, holder, kind):
     where = plain_server if kind == "plain" else server
-    # With a session the lease does not matter.
+    # With a session, the lock is released long before its lease expires.
     lease = 600 if kind == "session" else 1.0
     process = holder(where, lease, kind)
     with where.client() as client:
@@ -69,25 +69,25 @@ def test_a_killed_holder(server, plain_server, holder, kind):
             assert lock.owned()
 
 
-def test_a_holder_that_is_stopped_past_its_lease_is_told(server, holder):
+def test_a_holder_paused_past_its_lease_does_not_disturb_its_successor(server, holder):
     process = holder(server, 1.0, "lease")
     with server.client() as client:
         process.send_signal(signal.SIGSTOP)
         with gpulock.Lock(client, LOCK, timeout=60):
             owner = client.get(LOCK)
             process.send_signal(signal.SIGCONT)
-            # Its keeper wakes up, and leaves the successor's lock alone.
+            # Its renewer resumes, and must not renew the successor's lock.
             time.sleep(1.5)
             assert client.get(LOCK) == owner
             assert client.pttl(LOCK) > 30_000
 
 
-def test_a_killed_waiter_is_passed_over(server):
+def test_a_killed_waiter_is_skipped(server):
     with server.client() as client:
         first = gpulock.Lock(client, LOCK, timeout=60)
         first.acquire()
-        words = [sys.executable, "-c", HOLDER, str(server.port), LOCK, "60", "lease"]
-        waiter = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-c", HOLDER, str(server.port), LOCK, "60", "lease"]
+        waiter = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
         def clients_waiting():
             return client.info("gpulock")["gpulock_clients_waiting"]

@@ -1,13 +1,13 @@
-"""Locks for GPUs, kept by the GPULOCK module of a Redis or Valkey server.
+"""GPU locks provided by the GPULOCK module of a Redis or Valkey server.
 
-``Lock`` and ``asyncio.Lock`` replace redis-py's locks, import for import; ``Pool`` takes any
-so many of some locks. ``gpulock.locks`` has the surface of the system that the module
-replaces, ``gpulock.celery`` tasks that hold a lock.
+``Lock`` and ``asyncio.Lock`` are drop-in replacements for redis-py's locks; ``Pool`` acquires
+any ``n`` of several locks. ``gpulock.compat`` has the API of the lock manager that the module
+replaces, ``gpulock.celery`` has tasks that hold a lock while they run.
 """
 
 from . import asyncio
 from ._devices import Gpus, gpu_keys
-from ._hold import Loss
+from ._types import Loss
 from .errors import DeadlockError, LockError, LockNotOwnedError, ModuleMissingError
 from .lock import Lock
 from .pool import Pool

@@ -1,4 +1,4 @@
-"""Which GPU a lock stands for, and how a program is told so. Plain text; no lock, no driver."""
+"""Maps locks to GPUs, and GPUs to the settings of programs that use them. No I/O."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Union
 
-from . import _words
-from ._words import Name
+from . import _commands
+from ._commands import Name
 
 Device = Union[int, str]
 
 
 def gpu_keys(pool: str, indices: Iterable[int], host: str | None = None) -> list[str]:
-    """The names of a host's GPUs, ``{pool:host}:gpu:0`` and so on: one hash slot in a cluster,
-    and the names that ``gpulock run --pool`` uses."""
-    where = socket.gethostname() if host is None else host
-    return [f"{{{pool}:{where}}}:gpu:{index}" for index in indices]
+    """The lock names of a host's GPUs: ``{pool:host}:gpu:0`` and so on. They share one hash
+    slot in a cluster, and ``gpulock run --pool`` uses the same names."""
+    hostname = socket.gethostname() if host is None else host
+    return [f"{{{pool}:{hostname}}}:gpu:{index}" for index in indices]
 
 
-def device_of(name: Name, position: int) -> Device:
-    """The number at the end of a lock's name, else its position in the pool."""
-    number = re.search(r"(\d+)$", _words.as_text(name))
-    return int(number[1]) if number else position
+def device_of(name: Name, index: int) -> Device:
+    """The number at the end of a lock's name, or else the lock's index in the pool."""
+    number = re.search(r"(\d+)$", _commands.as_text(name))
+    return int(number[1]) if number else index
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """The GPUs that are held, in the order in which the pool names them."""
+    """The GPUs that are held, in the order in which the pool lists them."""
 
     devices: tuple[Device, ...]
-    """What the driver calls them: an index, or a UUID."""
+    """The driver's identifiers: indices or UUIDs."""
     tokens: Mapping[str, int | None]
     """The fencing token of each lock, by name."""
 
@@ -44,17 +44,19 @@ class Gpus:
 
     @property
     def torch(self) -> tuple[str, ...]:
-        """For a framework in this process, which sees all GPUs: ``cuda:0``. Only where the
-        devices are indices, and with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        """Device names such as ``cuda:0`` for a framework in this process, which sees all
+        GPUs. Valid only for devices given as indices, with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
         return tuple(f"cuda:{device}" for device in self.devices)
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of a subprocess that sees these GPUs alone, as ``cuda:0`` and up."""
-        known = {key: "" if token is None else str(token) for key, token in self.tokens.items()}
+        """The environment for a subprocess that sees only these GPUs, as ``cuda:0`` and up."""
+        tokens = {
+            key: "" if token is None else str(token) for key, token in self.tokens.items()
+        }
         return {
             **(os.environ if base is None else base),
             "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices)),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "GPULOCK_KEYS": ",".join(known),
-            "GPULOCK_TOKENS": ",".join(known.values()),
+            "GPULOCK_KEYS": ",".join(tokens),
+            "GPULOCK_TOKENS": ",".join(tokens.values()),
         }

@@ -1,7 +1,7 @@
-"""``SmartGpuLockManager``: the replaced system's lock manager, on locks of the module.
+"""``SmartGpuLockManager``: the API of the lock manager that the module replaces.
 
-Names, arguments and results are the old ones. How a lock is taken and given back stands in
-``lock``; the decorator and the functions around it in ``locks``.
+Names, arguments and results are unchanged. The decorator and the functions that use the
+manager are in ``compat``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, Callable
 
 from redis.exceptions import LockError, LockNotOwnedError, RedisError, ResponseError
 
-from . import _server, _words
-from ._threads import ThreadDoer, run
+from . import _commands, _server
+from ._thread_runtime import ThreadRuntime, run
 from .lock import Lock
 
-logger = logging.getLogger("gpulock.locks")
+logger = logging.getLogger("gpulock.compat")
 
 COUNTERS = (
     "normal_release_failures",
@@ -35,58 +35,58 @@ HISTORY_LENGTH = 100
 RECENT = 20
 
 
-class _Run:
-    """A lock that was granted, to which task, and since when."""
+class _TaskLock:
+    """A lock that was granted to a task."""
 
     def __init__(self, task_name: str, lock: Lock) -> None:
         self.task_name, self.lock = task_name, lock
-        self.taken_at = time.time()
-        kept = lock.local.kept
-        if kept.keeper is None and lock.timeout:
-            # No keeper tells when the lease ends.
-            kept.hold.ends_at = time.monotonic() + lock.timeout
+        self.acquired_at = time.time()
+        tracked = lock.local.tracked
+        if tracked.renewer is None and lock.timeout:
+            # Without a renewer, nothing else records when the lease expires.
+            tracked.hold.expires_at = time.monotonic() + lock.timeout
 
     def may_be_held(self) -> bool:
-        """False: it was given back, its lease is over, or its loss was told."""
+        """False after a release, after the lease has expired, and after a reported loss."""
         hold = self.lock.held()
-        return hold is not None and hold.left_ms() > 0 and not self.lock.lost.is_set()
+        return hold is not None and hold.remaining_ms() > 0 and not self.lock.lost.is_set()
 
 
-class _Taken:
-    """A run in the hands of the thread that took it. Only the thread has it: when the thread
-    is over, nobody renews the lock any more."""
+class _ThreadReference:
+    """Ties a task's lock to the thread that acquired it. Only that thread references this
+    object: when the thread ends, the renewal stops."""
 
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-        keeper = run.lock.local.kept.keeper
-        if keeper is not None:
-            weakref.finalize(self, keeper.abandon)
+    def __init__(self, task_lock: _TaskLock) -> None:
+        self.task_lock = task_lock
+        renewer = task_lock.lock.local.tracked.renewer
+        if renewer is not None:
+            weakref.finalize(self, renewer.abandon)
 
 
-class _Asked(threading.local):
-    """What each thread asked for last, by task and lock; None: it did not get it."""
+class _LastResults(threading.local):
+    """The result of each thread's last acquire, by task and lock; None: not acquired."""
 
     def __init__(self) -> None:
-        self.answers: dict[tuple[str, str], _Taken | None] = {}
+        self.by_task: dict[tuple[str, str], _ThreadReference | None] = {}
 
 
 class SmartGpuLockManager:
-    """Takes and gives back locks by the name of the task.
+    """Acquires and releases locks by the name of the task.
 
-    ``plain_owner=True`` writes ``locked_by_<task>`` into the key, as the replaced system did;
-    otherwise each run adds a part of its own, so that a run can be told from the next one.
+    ``plain_owner=True`` writes ``locked_by_<task>`` into the key, the value that the old lock
+    manager used. By default each run adds a unique suffix, so that runs can be told apart.
     """
 
     def __init__(self, redis: Any = None, *, plain_owner: bool = False) -> None:
         self._redis = redis
         self.plain_owner = plain_owner
         self.alert: Callable[[str, dict[str, Any]], Any] | None = None
-        """Called when a lock had to be taken by force."""
-        self._held: dict[Lock, _Run] = {}
-        self._asked = _Asked()
+        """Called after a forced release."""
+        self._locks: dict[Lock, _TaskLock] = {}
+        self._last_results = _LastResults()
         self._mutex = threading.Lock()
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
-        self._own_counts = dict.fromkeys((*COUNTERS, "acquired"), 0)
+        self._own_counters = dict.fromkeys((*COUNTERS, "acquired"), 0)
         self.lock_stats: dict[str, Any] = {
             "total_attempts": 0,
             "successful_acquisitions": 0,
@@ -102,11 +102,11 @@ class SmartGpuLockManager:
 
     @property
     def redis(self) -> Any:
-        """The client; without one, the server that the environment names (``locks``)."""
+        """The client; by default for the server given by the environment (see ``compat``)."""
         if self._redis is None:
-            from .locks import client_of_the_environment
+            from .compat import client_from_environment
 
-            self._redis = client_of_the_environment()
+            self._redis = client_from_environment()
         return self._redis
 
     @redis.setter
@@ -116,86 +116,93 @@ class SmartGpuLockManager:
     def acquire_lock_with_smart_polling(
         self, task_name: str, lock_key: str, config: Mapping[str, Any]
     ) -> bool:
-        """Waits in line for at most ``max_wait_time`` seconds. False: it was not to be had."""
-        return self.take(task_name, lock_key, config) is not None
+        """Waits for the lock for at most ``max_wait_time`` seconds, and returns whether it was
+        acquired."""
+        return self.acquire(task_name, lock_key, config) is not None
 
-    def take(self, task_name: str, lock_key: str, config: Mapping[str, Any]) -> Lock | None:
-        """The same, and answers the lock itself."""
-        lock = self._lock(task_name, lock_key, config)
+    def acquire(self, task_name: str, lock_key: str, config: Mapping[str, Any]) -> Lock | None:
+        """Like ``acquire_lock_with_smart_polling``, but returns the lock itself."""
+        lock = self._new_lock(task_name, lock_key, config)
         begin = time.time()
         try:
-            acquired = lock.acquire(token=lock_value(task_name) if self.plain_owner else None)
+            token = owner_of(task_name) if self.plain_owner else None
+            acquired = lock.acquire(token=token)
         except RedisError:
-            logger.exception("task %s could not ask for %s", task_name, lock_key)
+            logger.exception("task %s failed to request %s", task_name, lock_key)
             acquired = False
-        self._note(task_name, lock_key, acquired, begin, lock)
+        self._record_attempt(task_name, lock_key, acquired, begin, lock)
         if not acquired:
-            logger.error("task %s did not get %s in time", task_name, lock_key)
+            logger.error("task %s did not acquire %s in time", task_name, lock_key)
             self._remember_failure(task_name, lock_key)
             return None
-        logger.info("task %s holds %s", task_name, lock_key)
+        logger.info("task %s acquired %s", task_name, lock_key)
         self._remember(task_name, lock_key, lock)
         return lock
 
     def release_lock(
         self, task_name: str, lock_key: str, release_reason: str = "normal"
     ) -> bool:
-        """Gives back what this task holds, and answers whether it still held it.
+        """Releases the lock of this task, and returns whether the task still held it.
 
-        It never raises, so that it can stand in a ``finally``: what goes wrong is logged, and
-        the lease ends what could not be given back.
+        It never raises, so that it can be used in a ``finally`` clause. Errors are logged, and
+        a lock that could not be released is held until its lease expires.
         """
-        lock = self._held_by(task_name, lock_key)
+        lock = self._find_lock(task_name, lock_key)
         if lock is None:
-            lock = self._lock(task_name, lock_key, {})
-            lock.local.token = self._owner_unknown_here(task_name, lock_key)
-        return self.give_back(lock, task_name, release_reason)
+            lock = self._new_lock(task_name, lock_key, {})
+            lock.local.token = self._owner_without_lock(task_name, lock_key)
+        return self.release(lock, task_name, release_reason)
 
-    def give_back(self, lock: Lock, task_name: str, release_reason: str = "normal") -> bool:
-        """The same for a lock that ``take`` answered."""
+    def release(self, lock: Lock, task_name: str, release_reason: str = "normal") -> bool:
+        """Like ``release_lock``, for a lock that ``acquire`` returned."""
         try:
             lock.release(release_reason)
         except LockNotOwnedError:
-            logger.warning("task %s does not hold %s (any more)", task_name, lock.name)
+            logger.warning("task %s does not hold %s", task_name, lock.name)
             self._count("ownership_violations", "normal_release_failures")
         except LockError:
-            logger.warning("task %s has given %s back already", task_name, lock.name)
+            logger.warning("task %s has already released %s", task_name, lock.name)
         except ResponseError:
-            logger.exception("the server refuses to release %s of %s", lock.name, task_name)
+            logger.exception(
+                "the server rejected the release of %s by task %s", lock.name, task_name
+            )
             self._count("release_script_errors", "normal_release_failures")
             return False
         except RedisError:
-            logger.exception("%s of %s could not be given back", lock.name, task_name)
+            logger.exception("task %s failed to release %s", task_name, lock.name)
             return False
         else:
-            logger.info("task %s gave %s back (%s)", task_name, lock.name, release_reason)
-            self._drop(lock)
+            logger.info("task %s released %s (%s)", task_name, lock.name, release_reason)
+            self._remove(lock)
             return True
-        self._drop(lock)
+        self._remove(lock)
         return False
 
-    def force_back(self, lock: Lock, task_name: str) -> bool:
-        """The last resort when ``give_back`` failed: takes the lock from this very hold.
+    def force_release(self, lock: Lock, task_name: str) -> bool:
+        """Forces the release of this hold, after ``release`` failed.
 
-        A successor's hold has another owner or another token, and is left alone.
+        A successor's hold has another owner or another token, and is not affected.
         """
         hold = lock.held()
         if hold is None:
             return False
         try:
-            taken = self.redis.execute_command(
-                *_words.force_release(lock.name, hold.owner, hold.tokens[lock.name])
+            previous_owner = self.redis.execute_command(
+                *_commands.force_release(lock.name, hold.owner, hold.tokens[lock.name])
             )
         except RedisError:
             logger.critical(
-                "%s of %s is left to its lease", lock.name, task_name, exc_info=True
+                "forced release of %s by task %s failed: it is held until its lease expires",
+                lock.name,
+                task_name,
+                exc_info=True,
             )
             return False
-        self._drop(lock)
-        if taken is None:
+        self._remove(lock)
+        if previous_owner is None:
             return False
         self._count("emergency_releases")
-        logger.error("%s was taken from %s by force", lock.name, task_name)
+        logger.error("forced release of %s, held by task %s", lock.name, task_name)
         if self.alert is not None:
             self.alert(
                 "gpu_lock_emergency_release",
@@ -204,51 +211,51 @@ class SmartGpuLockManager:
         return True
 
     def record_execution_time(self, execution_time: float) -> None:
-        """How long a task worked under a lock, in seconds."""
+        """Adds the time that a task worked under a lock, in seconds."""
         self.lock_stats["total_execution_time"] += execution_time
         self.lock_stats["execution_count"] += 1
 
     def get_statistics(self) -> dict[str, Any]:
-        """What this process did. Each call of acquire is one attempt."""
+        """The statistics of this process. Each call of acquire counts as one attempt."""
         stats = dict(self.lock_stats)
         attempts, executions = stats["total_attempts"], stats["execution_count"]
-        won = stats["event_driven_acquisitions"] + stats["polling_acquisitions"]
+        acquisitions = stats["event_driven_acquisitions"] + stats["polling_acquisitions"]
         recent = [entry["success"] for entry in list(self._history)[-RECENT:]]
-        stats["success_rate"] = _share(stats["successful_acquisitions"], attempts)
-        stats["timeout_rate"] = _share(stats["timeouts"], attempts)
-        stats["average_execution_time"] = _share(stats["total_execution_time"], executions)
+        stats["success_rate"] = _ratio(stats["successful_acquisitions"], attempts)
+        stats["timeout_rate"] = _ratio(stats["timeouts"], attempts)
+        stats["average_execution_time"] = _ratio(stats["total_execution_time"], executions)
         stats["history_size"] = len(self._history)
-        stats["recent_success_rate"] = _share(sum(recent), len(recent))
-        stats["event_driven_rate"] = _share(stats["event_driven_acquisitions"], won)
-        stats["polling_rate"] = _share(stats["polling_acquisitions"], won)
+        stats["recent_success_rate"] = _ratio(sum(recent), len(recent))
+        stats["event_driven_rate"] = _ratio(stats["event_driven_acquisitions"], acquisitions)
+        stats["polling_rate"] = _ratio(stats["polling_acquisitions"], acquisitions)
         return stats
 
     def get_exception_statistics(self) -> dict[str, Any]:
-        """What went wrong, for all clients: counted by the server. A server without the module
-        counts nothing, and one that is away tells nothing; then it is what this process saw."""
-        counts = self._server_counts()
-        if counts is None:
-            counts = dict(self._own_counts)
-        total = counts["acquired"]
+        """The server's counters of failures, over all clients; those of this process if the
+        server has no module or cannot be reached."""
+        counters = self._server_counters()
+        if counters is None:
+            counters = dict(self._own_counters)
+        total = counters["acquired"]
         return {
-            **{name: counts[name] for name in COUNTERS},
-            "exception_rate": counts["normal_release_failures"] / max(total, 1),
-            "emergency_release_rate": counts["emergency_releases"] / max(total, 1),
+            **{name: counters[name] for name in COUNTERS},
+            "exception_rate": counters["normal_release_failures"] / max(total, 1),
+            "emergency_release_rate": counters["emergency_releases"] / max(total, 1),
             "total_locks": total,
             "timestamp": time.time(),
         }
 
     def get_lock_health(self) -> dict[str, Any]:
-        """``healthy``, ``warning`` or ``critical``, and why."""
+        """The status (``healthy``, ``warning`` or ``critical``) and the issues behind it."""
         stats, now = self.get_statistics(), time.time()
-        age = self._age(now)
+        age = self._lock_age(now)
         issues = []
         if stats["total_attempts"] and stats["success_rate"] < 0.8:
             issues.append("low success rate")
         if stats["timeout_rate"] > 0.2:
             issues.append("high timeout rate")
         if stats["history_size"] and stats["recent_success_rate"] < 0.7:
-            issues.append("low success rate of late")
+            issues.append("low recent success rate")
         held_too_long = age is not None and age > 3600
         if held_too_long:
             issues.append("held for more than an hour")
@@ -267,10 +274,10 @@ class SmartGpuLockManager:
 
     def has_module(self) -> bool:
         """Whether the server has the module."""
-        abilities = run(_server.behind(self.redis).abilities(), ThreadDoer(self.redis))
-        return abilities.module
+        server = _server.server_of(self.redis)
+        return run(server.capabilities(), ThreadRuntime(self.redis)).module
 
-    def _lock(self, task_name: str, lock_key: str, config: Mapping[str, Any]) -> Lock:
+    def _new_lock(self, task_name: str, lock_key: str, config: Mapping[str, Any]) -> Lock:
         return Lock(
             self.redis,
             lock_key,
@@ -278,76 +285,80 @@ class SmartGpuLockManager:
             sleep=config.get("poll_interval", 1),
             blocking_timeout=config.get("max_wait_time", 6000),
             thread_local=False,
-            owner=f"{lock_value(task_name)}:{_run()}",
+            owner=f"{owner_of(task_name)}:{_run_id()}",
             renew=config.get("renew", False),
             session=config.get("session", False),
         )
 
     def _remember(self, task_name: str, lock_key: str, lock: Lock) -> None:
         with self._mutex:
-            # What was never given back must not pile up.
-            self._held = {held: run for held, run in self._held.items() if run.may_be_held()}
-            self._held[lock] = run = _Run(task_name, lock)
-        self._asked.answers[task_name, lock_key] = _Taken(run)
+            # Locks that were never released must not accumulate.
+            self._locks = {key: held for key, held in self._locks.items() if held.may_be_held()}
+            self._locks[lock] = task_lock = _TaskLock(task_name, lock)
+        self._last_results.by_task[task_name, lock_key] = _ThreadReference(task_lock)
 
     def _remember_failure(self, task_name: str, lock_key: str) -> None:
-        before = self._asked.answers.get((task_name, lock_key))
-        # What the thread has held all along is still its own to give back.
-        if before is None or not before.run.may_be_held():
-            self._asked.answers[task_name, lock_key] = None
+        last = self._last_results.by_task.get((task_name, lock_key))
+        # The thread may still hold the lock from before, and must be able to release it.
+        if last is None or not last.task_lock.may_be_held():
+            self._last_results.by_task[task_name, lock_key] = None
 
-    def _held_by(self, task_name: str, lock_key: str) -> Lock | None:
-        """This thread's lock; a thread that never asked for it acts for the one that did."""
-        if (task_name, lock_key) in self._asked.answers:
-            return self._own(task_name, lock_key)
+    def _find_lock(self, task_name: str, lock_key: str) -> Lock | None:
+        """The lock of this thread. A thread that never requested it can release the lock that
+        another thread acquired for the same task."""
+        if (task_name, lock_key) in self._last_results.by_task:
+            return self._lock_of_this_thread(task_name, lock_key)
         with self._mutex:
-            named = (
+            matching = (
                 lock
-                for lock, run in self._held.items()
-                if (run.task_name, lock.name) == (task_name, lock_key)
+                for lock, held in self._locks.items()
+                if (held.task_name, lock.name) == (task_name, lock_key)
             )
-            return next(named, None)
+            return next(matching, None)
 
-    def _own(self, task_name: str, lock_key: str) -> Lock | None:
-        taken = self._asked.answers.get((task_name, lock_key))
-        if taken is None or taken.run.lock.held() is None:
+    def _lock_of_this_thread(self, task_name: str, lock_key: str) -> Lock | None:
+        last = self._last_results.by_task.get((task_name, lock_key))
+        if last is None or last.task_lock.lock.held() is None:
             return None
-        return taken.run.lock
+        return last.task_lock.lock
 
-    def _owner_unknown_here(self, task_name: str, lock_key: str) -> bytes:
-        """Under which name to release what this process does not hold."""
-        value = lock_value(task_name)
-        if (task_name, lock_key) in self._asked.answers:
-            # It got nothing, or gave it back: another run may have the plain name by now. A
-            # name that nobody has frees nothing, and the attempt is counted all the same.
-            value = f"{value}:{_run()}"
-        # Otherwise another process may have taken it under the plain name.
-        return value.encode()
+    def _owner_without_lock(self, task_name: str, lock_key: str) -> bytes:
+        """The owner to use for the release of a lock that this process does not hold."""
+        owner = owner_of(task_name)
+        if (task_name, lock_key) in self._last_results.by_task:
+            # The thread did not acquire the lock, or released it: another run may hold it as
+            # the plain owner by now. An unused owner releases nothing, and the server still
+            # counts the attempt.
+            owner = f"{owner}:{_run_id()}"
+        # Otherwise another process may have acquired it as the plain owner.
+        return owner.encode()
 
-    def _drop(self, lock: Lock) -> None:
+    def _remove(self, lock: Lock) -> None:
         with self._mutex:
-            self._held.pop(lock, None)
+            self._locks.pop(lock, None)
 
-    def _note(self, task: str, key: str, success: bool, begin: float, lock: Lock) -> None:
+    def _record_attempt(
+        self, task_name: str, lock_key: str, success: bool, begin: float, lock: Lock
+    ) -> None:
         end, stats = time.time(), self.lock_stats
         with self._mutex:
             stats["total_attempts"] += 1
-            won = stats["successful_acquisitions"] + success
+            successes = stats["successful_acquisitions"] + success
             if success:
-                waited = stats["average_wait_time"] * (won - 1) + end - begin
-                stats["average_wait_time"] = waited / won
-                stats["successful_acquisitions"] = won
-                stats["last_lock_time"], stats["last_lock_holder"] = end, task
+                total_wait = stats["average_wait_time"] * (successes - 1) + end - begin
+                stats["average_wait_time"] = total_wait / successes
+                stats["successful_acquisitions"] = successes
+                stats["last_lock_time"], stats["last_lock_holder"] = end, task_name
                 hold = lock.held()
-                in_line = hold is not None and hold.by_module
-                stats["event_driven_acquisitions" if in_line else "polling_acquisitions"] += 1
-                self._own_counts["acquired"] += 1
+                queued = hold is not None and hold.by_module
+                stats["event_driven_acquisitions" if queued else "polling_acquisitions"] += 1
+                self._own_counters["acquired"] += 1
             else:
                 stats["timeouts"] += 1
         self._history.append(
             {
-                "task_name": task,
-                "lock_key": key,
+                "task_name": task_name,
+                "lock_key": lock_key,
                 "success": success,
                 "start_time": begin,
                 "end_time": end,
@@ -358,32 +369,33 @@ class SmartGpuLockManager:
     def _count(self, *names: str) -> None:
         with self._mutex:
             for name in names:
-                self._own_counts[name] += 1
+                self._own_counters[name] += 1
 
-    def _server_counts(self) -> dict[str, int] | None:
+    def _server_counters(self) -> dict[str, int] | None:
         try:
             if not self.has_module():
                 return None
-            return _words.fields(self.redis.execute_command("GPULOCK.STATS"))
+            return _commands.parse_map(self.redis.execute_command("GPULOCK.STATS"))
         except RedisError:
-            logger.exception("the server does not tell its counters")
+            logger.exception("failed to read the server's counters")
             return None
 
-    def _age(self, now: float) -> float | None:
-        """How long the oldest lock that this manager holds has been held."""
+    def _lock_age(self, now: float) -> float | None:
+        """How long the oldest lock of this manager has been held, in seconds."""
         with self._mutex:
-            taken = [run.taken_at for run in self._held.values() if run.may_be_held()]
-        return now - min(taken) if taken else None
+            acquired = [held.acquired_at for held in self._locks.values() if held.may_be_held()]
+        return now - min(acquired) if acquired else None
 
 
-def lock_value(task_name: str) -> str:
-    """What stands in the key; the module's events tell the name behind the prefix."""
+def owner_of(task_name: str) -> str:
+    """The owner that the old lock manager used. The module's events report the task name
+    without the prefix."""
     return f"locked_by_{task_name}"
 
 
-def _run() -> str:
+def _run_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
-def _share(part: float, whole: float) -> float:
+def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0

@@ -1,6 +1,6 @@
-"""What a server can do: found out at the first call, and again when there is reason to.
+"""Detects what a server supports: on the first call, and again when that may have changed.
 
-The knowledge belongs to a client, so that all its locks share it.
+The result belongs to a client, so that all of its locks share it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from . import _words
-from ._steps import Steps, ask_anywhere
+from . import _commands
+from ._operations import Routine, execute_keyless
 
 logger = logging.getLogger("gpulock")
 
 
 @dataclass(frozen=True)
-class Abilities:
-    """Which commands the server knows that a lock can use."""
+class Capabilities:
+    """The commands useful for a lock that the server has."""
 
     module: bool
     delex: bool = False
@@ -29,62 +29,62 @@ class Abilities:
 
 
 class Server:
-    """What is known of the server behind one client."""
+    """What is known about the server behind one client."""
 
     def __init__(self) -> None:
-        self._known: Abilities | None = None
-        self._announced: bool | None = None
+        self._known: Capabilities | None = None
+        self._logged_module: bool | None = None
 
-    def abilities(self) -> Steps[Abilities]:
-        """Asks when nothing is known. A server without the module is asked each time: one
-        that has it may have taken its place, and nobody tells of a reconnect."""
+    def capabilities(self) -> Routine[Capabilities]:
+        """Queries the server if nothing is known, and each time while the module is missing:
+        a server with the module may have replaced it, and redis-py reports no reconnects."""
         if self._known is None or not self._known.module:
-            self._known = yield from _look()
-            self._announce(self._known)
+            self._known = yield from _detect()
+            self._log_change(self._known)
         return self._known
 
-    def forget(self) -> None:
-        """The connection broke, or the server does not know a command any more."""
+    def invalidate(self) -> None:
+        """To be called when the connection broke, or when a known command was unknown."""
         self._known = None
 
-    def _announce(self, abilities: Abilities) -> None:
-        if self._announced == abilities.module:
+    def _log_change(self, capabilities: Capabilities) -> None:
+        if self._logged_module == capabilities.module:
             return
-        if not abilities.module:
+        if not capabilities.module:
             logger.warning(
-                "This server has no GPULOCK module: locks are polled for, "
-                "without line, session and fencing token."
+                "This server has no GPULOCK module: locks are acquired by polling, "
+                "without wait queues, sessions or fencing tokens."
             )
-        elif self._announced is False:
+        elif self._logged_module is False:
             logger.warning(
-                "This server has the GPULOCK module now: locks are waited for in line."
+                "This server has the GPULOCK module now: waiters are queued in the server."
             )
-        self._announced = abilities.module
+        self._logged_module = capabilities.module
 
 
-def _look() -> Steps[Abilities]:
+def _detect() -> Routine[Capabilities]:
     try:
-        reply = yield ask_anywhere("COMMAND INFO", _words.ACQUIRE, "DELEX", "DELIFEQ")
+        reply = yield execute_keyless("COMMAND INFO", _commands.ACQUIRE, "DELEX", "DELIFEQ")
     except ResponseError:
-        # A user who may not ask. The module's own error will tell.
-        return Abilities(module=True)
+        # This user may not run COMMAND. If the module is missing, ACQUIRE will fail.
+        return Capabilities(module=True)
     known = [bool(entry) for entry in reply]
-    return Abilities(*known)
+    return Capabilities(*known)
 
 
 def is_unknown_command(error: ResponseError) -> bool:
-    """Whether the server has no such command; the error has no code of its own."""
+    """Whether the server does not know the command; the error has no code of its own."""
     return str(error).lower().startswith("unknown command")
 
 
 def is_cluster(client: Any) -> bool:
-    """Whether the client talks to many servers, each with a pool of its own."""
+    """Whether the client connects to several servers, with a pool for each."""
     return not hasattr(client, "connection_pool")
 
 
 _servers: MutableMapping[Any, Server] = weakref.WeakKeyDictionary()
 
 
-def behind(client: Any) -> Server:
+def server_of(client: Any) -> Server:
     """The server of this client."""
     return _servers.setdefault(client, Server())

@@ -1,5 +1,4 @@
-"""``gpulock.asyncio.Lock`` and ``Pool``: redis-py's asyncio Lock on the commands of the module,
-and any so many of some locks.
+"""``gpulock.asyncio.Lock``, a drop-in replacement for redis-py's asyncio Lock, and ``Pool``.
 
 The same as ``gpulock.Lock`` and ``gpulock.Pool``, with ``await``.
 """
@@ -15,27 +14,27 @@ from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError
 
-from . import _asking, _holding, _keeping, _words
+from . import _acquire, _commands, _ownership, _renewal
+from ._asyncio_runtime import AsyncioRuntime, Renewer, run
+from ._commands import Name
 from ._devices import Gpus
-from ._hold import Hold, Loss, Wish
-from ._locking import Kept, Locking, Number
-from ._pooling import Pooling
-from ._steps import Steps, ask
-from ._tasks import Keeper, TaskDoer, run
-from ._words import Name
+from ._lock_base import LockBase, Number, TrackedHold
+from ._operations import Routine, execute
+from ._pool_base import PoolBase
+from ._types import AcquireRequest, Hold, Loss
 
 logger = logging.getLogger("gpulock")
 T = TypeVar("T")
 
 
-class TaskLocking(Locking):
-    """Acquire and release for tasks: what Lock and Pool have in common."""
+class AsyncioLockBase(LockBase):
+    """Acquire and release with asyncio tasks, shared by Lock and Pool."""
 
-    async def _enter(self) -> None:
-        if not await self._acquire(self._wish(None, None, None, None)):
+    async def _acquire_or_raise(self) -> None:
+        if not await self._acquire(self._request(None, None, None, None)):
             raise self._error("Unable to acquire lock within the time specified")
 
-    async def _leave(self) -> None:
+    async def _release_on_exit(self) -> None:
         try:
             await self.release()
         except LockError:
@@ -45,75 +44,78 @@ class TaskLocking(Locking):
 
     @property
     def lost(self) -> asyncio.Event:
-        """Set when the lock is lost, or will be before long."""
+        """Set when the lock is lost or about to be."""
         if self.local.lost is None:
             self.local.lost = asyncio.Event()
         event: asyncio.Event = self.local.lost
         return event
 
     async def release(self, reason: str = "normal") -> None:
-        """Gives the lock back; ``reason`` is told to those who listen, and logged.
+        """Releases the lock; ``reason`` appears in the event and in the log.
 
-        When the server cannot be reached, the token is kept, and it can be tried again.
+        If the server cannot be reached, the token is kept, and the call can be repeated.
         """
-        hold = self._hold_to("Cannot release a lock that's not owned or is already unlocked.")
-        kept = self._kept(hold)
-        keeper = None if kept is None else kept.keeper
-        if keeper is not None:
-            await keeper.stop()
-        all_held = await self._run(_holding.release(hold, self._server, reason))
-        if keeper is not None:
-            await keeper.close()
-        self._forget(hold)
-        if not all_held:
-            raise _holding.not_owned(
+        hold = self._require_hold(
+            "Cannot release a lock that's not owned or is already unlocked."
+        )
+        tracked = self._tracked(hold)
+        renewer = None if tracked is None else tracked.renewer
+        if renewer is not None:
+            await renewer.stop()
+        all_owned = await self._run(_ownership.release(hold, self._server, reason))
+        if renewer is not None:
+            await renewer.close()
+        self._discard(hold)
+        if not all_owned:
+            raise _ownership.not_owned(
                 self.names[0], "Cannot release a lock that's no longer owned"
             )
 
     async def ensure_held(self) -> None:
-        """Raises LockNotOwnedError unless the lock is held still: asks the server."""
-        hold = self._hold_to("Cannot work under an unlocked lock")
-        kept = self._kept(hold)
-        lost = kept is not None and kept.lost.is_set()
-        if lost or not await self._run(_holding.is_held(hold)):
-            raise _holding.not_owned(self.names[0], "The lock is no longer owned")
+        """Asks the server, and raises LockNotOwnedError if the lock is no longer held."""
+        hold = self._require_hold("Cannot use an unlocked lock")
+        tracked = self._tracked(hold)
+        lost = tracked is not None and tracked.lost.is_set()
+        if lost or not await self._run(_ownership.is_held(hold)):
+            raise _ownership.not_owned(self.names[0], "The lock is no longer owned")
 
-    async def _acquire(self, wish: Wish) -> bool:
-        before = self.held()
-        if before is not None and before.doubtful:
-            # What could not be given back would be waited for.
+    async def _acquire(self, request: AcquireRequest) -> bool:
+        current = self.held()
+        if current is not None and current.release_uncertain:
+            # Otherwise this call would wait for a lock that the failed release left held.
             await self.release()
-        elif before is not None and before.owner == wish.owner:
-            wish = replace(wish, mine=before)
-        doer = TaskDoer(self.redis)
-        hold = await run(_asking.acquire(wish, self._server), doer)
+        elif current is not None and current.owner == request.owner:
+            request = replace(request, current_hold=current)
+        runtime = AsyncioRuntime(self.redis)
+        hold = await run(_acquire.acquire(request, self._server), runtime)
         if hold is None:
             return False
-        self._store(self._keep(hold, wish, doer))
+        self._store(self._track(hold, request, runtime))
         return True
 
-    def _keep(self, hold: Hold, wish: Wish, doer: TaskDoer) -> Kept[Keeper]:
+    def _track(
+        self, hold: Hold, request: AcquireRequest, runtime: AsyncioRuntime
+    ) -> TrackedHold[Renewer]:
         lost = asyncio.Event()
-        if not self._needs_keeper(hold):
-            return Kept(hold, None, lost)
-        steps = _keeping.keep(hold, wish, self._server, self.renew)
-        unwatched = _keeping.unwatched(hold)
-        keeper = Keeper(steps, doer, lost, self.on_lost, unwatched)
-        kept = Kept(hold, keeper, lost)
-        weakref.finalize(kept, keeper.abandon)
-        return kept
+        if not self._needs_renewer(hold):
+            return TrackedHold(hold, None, lost)
+        routine = _renewal.maintain(hold, request, self._server, self.renew)
+        renewal_ended = _renewal.renewal_ended(hold)
+        renewer = Renewer(routine, runtime, lost, self.on_lost, renewal_ended)
+        tracked = TrackedHold(hold, renewer, lost)
+        weakref.finalize(tracked, renewer.abandon)
+        return tracked
 
-    async def _run(self, steps: Steps[T]) -> T:
-        return await run(steps, TaskDoer(self.redis))
+    async def _run(self, routine: Routine[T]) -> T:
+        return await run(routine, AsyncioRuntime(self.redis))
 
 
-class Lock(TaskLocking):
-    """A lock that tasks, processes and machines share.
+class Lock(AsyncioLockBase):
+    """A lock shared by tasks, processes and machines.
 
-    Everything that redis-py's asyncio ``Lock`` takes and does, and all that ``gpulock.Lock``
-    has beyond it. Renewal is a task of the same event loop: a loop that is blocked renews
-    nothing. ``on_lost`` may be a coroutine function. A cancelled acquire gives back what it
-    had been granted.
+    It accepts all arguments of redis-py's asyncio ``Lock``, and those that ``gpulock.Lock``
+    adds. Renewal is a task of the same event loop: a blocked loop renews nothing. ``on_lost``
+    may be a coroutine function. A cancelled acquire releases what it had been granted.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class Lock(TaskLocking):
         )
 
     async def __aenter__(self) -> Lock:
-        await self._enter()
+        await self._acquire_or_raise()
         return self
 
     async def __aexit__(
@@ -163,13 +165,13 @@ class Lock(TaskLocking):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._leave()
+        await self._release_on_exit()
 
     @property
     def token(self) -> int | None:
-        """The fencing token: it rises with every grant, so that a store can turn away a
-        writer that has lost the lock. None: the lock is not held here, or was taken over by
-        setting ``local.token``."""
+        """The fencing token. It rises with every grant, so that a store can reject a writer
+        that has lost the lock. None: the lock is not held here, or was handed over by setting
+        ``local.token``."""
         return self._tokens().get(self.name)
 
     async def acquire(
@@ -179,58 +181,62 @@ class Lock(TaskLocking):
         blocking_timeout: Number | None = None,
         token: str | bytes | None = None,
     ) -> bool:
-        """Takes the lock, and answers whether it is held now.
+        """Acquires the lock, and returns whether it is held now.
 
-        ``token`` is redis-py's: what to write into the key. It says nothing of who else uses
-        it; prefer the lock's ``owner``.
+        ``token`` is redis-py's argument: the value to write into the key. Several holders may
+        use the same one, so the lock's ``owner`` is the better choice.
         """
-        return await self._acquire(self._wish(sleep, blocking, blocking_timeout, token))
+        return await self._acquire(self._request(sleep, blocking, blocking_timeout, token))
 
     async def locked(self) -> bool:
-        """Whether anybody holds the lock."""
+        """Whether the lock is held, here or elsewhere."""
         return await self._run(_get(self.name)) is not None
 
     async def owned(self) -> bool:
-        """Whether this lock holds it."""
+        """Whether this object holds the lock."""
         hold = self.held()
         value = await self._run(_get(self.name))
-        return hold is not None and value is not None and _words.as_bytes(value) == hold.owner
+        return (
+            hold is not None and value is not None and _commands.as_bytes(value) == hold.owner
+        )
 
     async def extend(self, additional_time: Number, replace_ttl: bool = False) -> Literal[True]:
-        """Adds time to the lease, or sets it anew with ``replace_ttl``."""
-        hold = self._hold_with_timeout_to("extend")
-        more_ms = int(additional_time * 1000)
+        """Adds time to the lease, or replaces it with ``replace_ttl``."""
+        hold = self._require_hold_with_timeout("extend")
+        added_ms = int(additional_time * 1000)
         if replace_ttl:
-            steps = _holding.extend(hold, self._server, more_ms)
+            routine = _ownership.extend(hold, self._server, added_ms)
         else:
-            steps = _holding.add(hold, self._server, more_ms)
-        return await self._extended(hold, steps, "extend")
+            routine = _ownership.add_time(hold, self._server, added_ms)
+        return await self._extended(hold, routine, "extend")
 
     async def reacquire(self) -> Literal[True]:
         """Sets the lease back to ``timeout``."""
-        hold = self._hold_with_timeout_to("reacquire")
+        hold = self._require_hold_with_timeout("reacquire")
         lease_ms = int((self.timeout or 0) * 1000)
-        steps = _holding.extend(hold, self._server, lease_ms)
-        return await self._extended(hold, steps, "reacquire")
+        routine = _ownership.extend(hold, self._server, lease_ms)
+        return await self._extended(hold, routine, "reacquire")
 
-    async def _extended(self, hold: Hold, steps: Steps[bool], doing: str) -> Literal[True]:
-        held = await self._run(steps)
-        kept = self._kept(hold)
-        if not held:
-            (self.lost if kept is None else kept.lost).set()
-            raise _holding.not_owned(self.name, f"Cannot {doing} a lock that's no longer owned")
-        if kept is not None and kept.keeper is not None:
-            kept.keeper.wake()
+    async def _extended(self, hold: Hold, routine: Routine[bool], action: str) -> Literal[True]:
+        owned = await self._run(routine)
+        tracked = self._tracked(hold)
+        if not owned:
+            (self.lost if tracked is None else tracked.lost).set()
+            raise _ownership.not_owned(
+                self.name, f"Cannot {action} a lock that's no longer owned"
+            )
+        if tracked is not None and tracked.renewer is not None:
+            tracked.renewer.notify_lease_changed()
         return True
 
 
-def _get(name: Name) -> Steps[Any]:
-    value = yield ask("GET", name)
+def _get(name: Name) -> Routine[Any]:
+    value = yield execute("GET", name)
     return value
 
 
-class Pool(Pooling, TaskLocking):
-    """Any ``n`` of some locks, all at once or none: ``gpulock.Pool`` with ``await``."""
+class Pool(PoolBase, AsyncioLockBase):
+    """Any ``n`` of several locks, all of them or none: ``gpulock.Pool`` with ``await``."""
 
     async def acquire(
         self,
@@ -238,11 +244,11 @@ class Pool(Pooling, TaskLocking):
         blocking: bool | None = None,
         blocking_timeout: Number | None = None,
     ) -> bool:
-        """Takes ``n`` locks, and answers whether they are held now: see ``gpus``."""
-        return await self._acquire(self._wish(sleep, blocking, blocking_timeout, None))
+        """Acquires ``n`` locks, and returns whether they are held now. See ``gpus``."""
+        return await self._acquire(self._request(sleep, blocking, blocking_timeout, None))
 
     async def __aenter__(self) -> Gpus:
-        await self._enter()
+        await self._acquire_or_raise()
         return self.gpus
 
     async def __aexit__(
@@ -251,4 +257,4 @@ class Pool(Pooling, TaskLocking):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._leave()
+        await self._release_on_exit()

@@ -1,8 +1,7 @@
 """Celery tasks that hold GPUs while they run: a base class and a decorator.
 
-A task that is delivered twice (its worker was slow, or the broker impatient) does not run
-twice at the same time: the delivery that comes second finds the locks held under its own id.
-Needs the extra ``celery``.
+A task that the broker delivers twice does not run twice at the same time: the second delivery
+finds the locks held under its own task id. Needs the extra ``celery``.
 """
 
 from __future__ import annotations
@@ -17,25 +16,27 @@ from celery import Celery, Task, states
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from redis.exceptions import LockError
 
-from . import _words
+from . import _commands
 from ._devices import Gpus
-from ._manager import lock_value
+from ._manager import owner_of
 from .pool import Pool
 
 __all__ = ["GpuTask", "GpuTimeoutError", "gpu_task"]
 
 logger = logging.getLogger("gpulock.celery")
 
-# What Celery's Redis transport does when nobody says otherwise.
+# The default of Celery's Redis transport.
 VISIBILITY_TIMEOUT_S = 3600
+# How soon a second delivery is retried when the task sets no gpu_retry_in.
+DUPLICATE_RETRY_S = 1.0
 
 
 class GpuTimeoutError(LockError):
-    """The locks of a task were not to be had in ``gpu_wait`` seconds."""
+    """A task could not acquire its locks in ``gpu_wait`` seconds."""
 
 
 class GpuTask(Task):
-    """A task that runs while it holds GPUs: ``self.gpus`` tells which.
+    """A task that holds GPUs while it runs, available as ``self.gpus``.
 
     The settings are attributes, so that ``app.task(base=GpuTask, gpu_lease=60)`` sets them.
     """
@@ -48,18 +49,19 @@ class GpuTask(Task):
     gpu_lease = 600.0
     """Seconds, renewed while the task runs."""
     gpu_wait: float | None = None
-    """For how long a child of the worker waits; None: for ever."""
+    """How long the worker process waits, in seconds; None: indefinitely."""
     gpu_retry_in: float | None = None
-    """Do not wait at all: come back in so many seconds, and leave the child to others."""
+    """Retry after this many seconds instead of waiting, so that the worker process can run
+    other tasks."""
     gpu_session = False
-    """Free the locks at once when the child dies. Not without the module."""
+    """Release the locks at once when the worker process dies. Needs the module."""
     gpu_grace = 0.0
     gpu_url: str | None = None
-    """The server with the locks; None: ``gpulock_url`` of the configuration, or the broker."""
+    """The server with the locks; None: the app's setting ``gpulock_url``, or the broker."""
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
-        """Warns of a broker that delivers a running task once more."""
+        """Warns if the broker may deliver a running task again."""
         super().on_bound(app)
         if not str(app.conf.broker_url).startswith(("redis", "sentinel")):
             return
@@ -67,8 +69,8 @@ class GpuTask(Task):
         visible_after = options.get("visibility_timeout", VISIBILITY_TIMEOUT_S)
         if visible_after < cls.gpu_lease:
             logger.warning(
-                "visibility_timeout (%s s) is shorter than the lease of %s (%s s): "
-                "the broker delivers it again while it may still hold its GPU",
+                "visibility_timeout (%s s) is shorter than the lease of task %s (%s s): "
+                "the broker may deliver the task again while it still holds its GPU",
                 visible_after,
                 cls.name,
                 cls.gpu_lease,
@@ -76,38 +78,43 @@ class GpuTask(Task):
 
     @property
     def gpus(self) -> Gpus:
-        """What this run holds."""
+        """The GPUs that this run holds."""
         gpus: Gpus = self.gpu_pool.gpus
         return gpus
 
     @property
     def gpu_pool(self) -> Pool:
-        """The locks themselves: ``ensure_held``, ``lost``."""
+        """The pool that holds them, with ``ensure_held`` and ``lost``."""
         pool: Pool = self.request.gpu_pool
         return pool
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the task under its locks. Called by the worker."""
-        self._stop_if_done()
-        self._come_back_if_running(below=None)
+        """Runs the task while it holds its locks. Called by the worker."""
+        self._drop_if_done()
+        self._defer_if_running(own_pool=None)
         pool = self._pool()
         if not pool.acquire(blocking=self.gpu_retry_in is None):
-            raise self._got_nothing()
+            raise self._not_acquired()
         try:
-            # The other delivery may have come and gone while this one waited.
-            self._stop_if_done()
-            self._come_back_if_running(below=pool)
+            # Another delivery may have started or finished while this one waited.
+            self._drop_if_done()
+            self._defer_if_running(own_pool=pool)
             self.request.gpu_pool = pool
             return self.run(*args, **kwargs)
         finally:
-            self._give_back(pool)
+            self._release(pool)
 
-    def _got_nothing(self) -> LockError | Retry:
+    def _not_acquired(self) -> LockError | Retry:
         if self.gpu_retry_in is None:
-            return GpuTimeoutError(f"{self.name} got no GPU in {self.gpu_wait} s")
+            return GpuTimeoutError(
+                f"{self.name} could not acquire its GPUs in {self.gpu_wait} s"
+            )
         if not self._was_delivered():
-            return GpuTimeoutError(f"{self.name} got no GPU, and nobody delivers it again")
-        return Retry(when=self.gpu_retry_in, sig=self._put_back(self.gpu_retry_in))
+            return GpuTimeoutError(
+                f"{self.name} could not acquire its GPUs, and cannot be retried: "
+                "no broker delivered it"
+            )
+        return Retry(when=self.gpu_retry_in, sig=self._requeue(self.gpu_retry_in))
 
     def _pool(self) -> Pool:
         return Pool(
@@ -116,25 +123,25 @@ class GpuTask(Task):
             n=self.gpu_count,
             timeout=self.gpu_lease,
             blocking_timeout=self.gpu_wait,
-            owner=f"{self._owners()}{uuid.uuid4().hex[:12]}",
+            owner=f"{self._owner_prefix()}{uuid.uuid4().hex[:12]}",
             session=self.gpu_session,
             grace=self.gpu_grace,
             renew=True,
         )
 
-    def _give_back(self, pool: Pool) -> None:
-        """What the task answered counts, whatever becomes of its locks."""
+    def _release(self, pool: Pool) -> None:
+        """A failed release does not change the result of the task."""
         try:
             pool.release()
         except redis.RedisError:
-            logger.exception("%s could not give back %s", self.name, self._keys())
+            logger.exception("%s failed to release %s", self.name, self._keys())
 
     def _keys(self) -> Sequence[str]:
         return [self.gpu_keys] if isinstance(self.gpu_keys, str) else self.gpu_keys
 
-    def _owners(self) -> str:
-        """How the owner of each delivery of this task id begins."""
-        return f"{lock_value(self.name)}:{self.request.id or uuid.uuid4().hex}:"
+    def _owner_prefix(self) -> str:
+        """The common prefix of the owners of all deliveries of this task id."""
+        return f"{owner_of(self.name)}:{self.request.id or uuid.uuid4().hex}:"
 
     def _client(self) -> Any:
         url = self.gpu_url or self.app.conf.get("gpulock_url") or self.app.conf.broker_url
@@ -144,12 +151,13 @@ class GpuTask(Task):
         return client
 
     def _was_delivered(self) -> bool:
-        """By a broker: only then is there a message that may come twice, or be put back."""
+        """Whether a broker delivered this run: only then can it be delivered again or be put
+        back into the queue."""
         return not (self.request.called_directly or self.request.is_eager)
 
-    def _stop_if_done(self) -> None:
+    def _drop_if_done(self) -> None:
         if self._was_delivered() and self._is_known_to_be_done():
-            logger.warning("%s[%s] is done already", self.name, self.request.id)
+            logger.warning("%s[%s] is already done", self.name, self.request.id)
             raise Ignore
 
     def _is_known_to_be_done(self) -> bool:
@@ -159,62 +167,64 @@ class GpuTask(Task):
             return False  # No result backend.
         except SoftTimeLimitExceeded:
             raise
-        except Exception:  # Each backend has its own.
-            logger.exception("nobody tells whether %s[%s] is done", self.name, self.request.id)
+        except Exception:  # The exceptions depend on the backend.
+            logger.exception(
+                "failed to read from the result backend whether %s[%s] is done",
+                self.name,
+                self.request.id,
+            )
             return False
 
-    def _put_back(self, seconds: float) -> Any:
-        """Not with Celery's ``retry``: to come for a GPU is no try of the task, of which it has
-        a limited number."""
+    def _requeue(self, seconds: float) -> Any:
+        """Not with Celery's ``retry``: waiting for a GPU must not use up the task's own
+        retries."""
         message = self.signature_from_request(countdown=seconds, retries=self.request.retries)
         try:
             message.apply_async()
         except Exception as error:
-            # The broker is away. What it still has of this delivery goes back to its place.
+            # The broker is away. It puts its own copy of this delivery back into the queue.
             raise Reject(error, requeue=True) from error
         return message
 
-    def _come_back_if_running(self, below: Pool | None) -> None:
-        """Another delivery holds the locks: it is not run twice, but looked at again later,
-        in case its worker is dead. ``below``: the one whose hold is older goes on."""
+    def _defer_if_running(self, own_pool: Pool | None) -> None:
+        """Requeues this delivery while another one holds the locks, in case the worker of that
+        one is dead. If both hold locks (``own_pool``), the older hold continues."""
         if not self._was_delivered():
             return
-        # Without the module there are no tokens, and both come back.
-        known = (
-            [] if below is None else [t for t in below.gpus.tokens.values() if t is not None]
-        )
-        own_token = min(known, default=None)
-        for token in self._tokens_of_other_deliveries(below):
+        # Without the module there are no tokens, and both are requeued.
+        own_tokens = [] if own_pool is None else own_pool.gpus.tokens.values()
+        own_token = min((token for token in own_tokens if token is not None), default=None)
+        for token in self._tokens_of_other_deliveries(own_pool):
             if own_token is None or token is None or token < own_token:
-                logger.warning("%s[%s] is already yours", self.name, self.request.id)
-                self._put_back(self.gpu_retry_in or 1.0)
-                # Not Retry: nothing is written over the state of the delivery that runs.
+                logger.warning("%s[%s] is already running", self.name, self.request.id)
+                self._requeue(self.gpu_retry_in or DUPLICATE_RETRY_S)
+                # Not Retry, which would overwrite the state of the delivery that runs.
                 raise Ignore
 
-    def _tokens_of_other_deliveries(self, own: Pool | None) -> list[int | None]:
+    def _tokens_of_other_deliveries(self, own_pool: Pool | None) -> list[int | None]:
         client, keys = self._client(), self._keys()
-        own_owner = None if own is None else own.owner
-        begin = self._owners().encode()
+        own_owner = None if own_pool is None else own_pool.owner
+        prefix = self._owner_prefix().encode()
         tokens: list[int | None] = []
         for key, value in zip(keys, client.mget(keys)):
-            if value is None or value == own_owner or not value.startswith(begin):
+            if value is None or value == own_owner or not value.startswith(prefix):
                 continue
-            knows_tokens = own is not None and None not in own.gpus.tokens.values()
-            told = client.execute_command("GPULOCK.INSPECT", key) if knows_tokens else None
-            tokens.append(_words.fields(told)["token"] if told else None)
+            has_tokens = own_pool is not None and None not in own_pool.gpus.tokens.values()
+            reply = client.execute_command("GPULOCK.INSPECT", key) if has_tokens else None
+            tokens.append(_commands.parse_map(reply)["token"] if reply else None)
         return tokens
 
 
 def gpu_task(app: Celery, **settings: Any) -> Callable[[Callable[..., Any]], Any]:
     """``@gpu_task(app, keys=..., count=1, lease=600, wait=None, retry_in=None, ...)``.
 
-    Settings of ``GpuTask`` without their ``gpu_``; all others are Celery's own.
+    The settings of ``GpuTask`` without the prefix ``gpu_``; Celery receives all others.
     """
     ours = {name for name in vars(GpuTask) if name.startswith("gpu_")}
-    named = {f"gpu_{key}" if f"gpu_{key}" in ours else key: v for key, v in settings.items()}
+    options = {f"gpu_{key}" if f"gpu_{key}" in ours else key: v for key, v in settings.items()}
 
     def decorate(function: Callable[..., Any]) -> Any:
-        return app.task(**{"base": GpuTask, **named})(function)
+        return app.task(**{"base": GpuTask, **options})(function)
 
     return decorate
 

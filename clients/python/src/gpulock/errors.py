@@ -1,4 +1,4 @@
-"""What can go wrong with a lock beside redis-py's own errors. No logic lives here."""
+"""Errors in addition to redis-py's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["DeadlockError", "LockError", "LockNotOwnedError", "ModuleMissingErro
 
 
 class ModuleMissingError(LockError):
-    """The server has no GPULOCK module, and what was asked for cannot be had without it."""
+    """The server has no GPULOCK module, and the requested feature needs it."""
 
 
 class DeadlockError(LockError):
-    """The wait would have closed a circle; the message names its owners."""
+    """Waiting would have caused a deadlock; the message names the owners in the cycle."""

@@ -1,6 +1,6 @@
-"""``gpulock.Lock``: redis-py's Lock on the commands of the module, for threads.
+"""``gpulock.Lock``: a drop-in replacement for redis-py's Lock, for threads.
 
-What it does in which order stands in ``_asking``, ``_holding`` and ``_keeping``.
+The logic is in ``_acquire``, ``_ownership`` and ``_renewal``.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError
 
-from . import _asking, _holding, _keeping, _words
-from ._hold import Hold, Loss, Wish
-from ._locking import Kept, Locking, Number
-from ._steps import Steps, ask
-from ._threads import Keeper, ThreadDoer, run
-from ._words import Name
+from . import _acquire, _commands, _ownership, _renewal
+from ._commands import Name
+from ._lock_base import LockBase, Number, TrackedHold
+from ._operations import Routine, execute
+from ._thread_runtime import Renewer, ThreadRuntime, run
+from ._types import AcquireRequest, Hold, Loss
 
 logger = logging.getLogger("gpulock")
 T = TypeVar("T")
 
 
-class ThreadLocking(Locking):
-    """Acquire and release for threads: what Lock and Pool have in common."""
+class ThreadLockBase(LockBase):
+    """Acquire and release with threads, shared by Lock and Pool."""
 
-    def _enter(self) -> None:
-        if not self._acquire(self._wish(None, None, None, None)):
+    def _acquire_or_raise(self) -> None:
+        if not self._acquire(self._request(None, None, None, None)):
             raise self._error("Unable to acquire lock within the time specified")
 
-    def _leave(self) -> None:
+    def _release_on_exit(self) -> None:
         try:
             self.release()
         except LockError:
@@ -42,98 +42,103 @@ class ThreadLocking(Locking):
 
     @property
     def lost(self) -> threading.Event:
-        """Set when the lock that this thread holds is lost, or will be before long. Take it
-        along to a thread that works for this one."""
+        """Set when the lock that this thread holds is lost or about to be. Pass the event to
+        other threads that work for this one."""
         if self.local.lost is None:
             self.local.lost = threading.Event()
         event: threading.Event = self.local.lost
         return event
 
     def release(self, reason: str = "normal") -> None:
-        """Gives the lock back; ``reason`` is told to those who listen, and logged.
+        """Releases the lock; ``reason`` appears in the event and in the log.
 
-        When the server cannot be reached, the token is kept, and it can be tried again.
+        If the server cannot be reached, the token is kept, and the call can be repeated.
         """
-        hold = self._hold_to("Cannot release a lock that's not owned or is already unlocked.")
-        kept = self._kept(hold)
-        keeper = None if kept is None else kept.keeper
-        if keeper is not None:
-            keeper.stop()
-        all_held = self._run(_holding.release(hold, self._server, reason))
-        if keeper is not None:
-            keeper.close()
-        self._forget(hold)
-        if not all_held:
-            raise _holding.not_owned(
+        hold = self._require_hold(
+            "Cannot release a lock that's not owned or is already unlocked."
+        )
+        tracked = self._tracked(hold)
+        renewer = None if tracked is None else tracked.renewer
+        if renewer is not None:
+            renewer.stop()
+        all_owned = self._run(_ownership.release(hold, self._server, reason))
+        if renewer is not None:
+            renewer.close()
+        self._discard(hold)
+        if not all_owned:
+            raise _ownership.not_owned(
                 self.names[0], "Cannot release a lock that's no longer owned"
             )
 
     def ensure_held(self) -> None:
-        """Raises LockNotOwnedError unless the lock is held still: asks the server."""
-        hold = self._hold_to("Cannot work under an unlocked lock")
-        kept = self._kept(hold)
-        lost = kept is not None and kept.lost.is_set()
-        if lost or not self._run(_holding.is_held(hold)):
-            raise _holding.not_owned(self.names[0], "The lock is no longer owned")
+        """Asks the server, and raises LockNotOwnedError if the lock is no longer held."""
+        hold = self._require_hold("Cannot use an unlocked lock")
+        tracked = self._tracked(hold)
+        lost = tracked is not None and tracked.lost.is_set()
+        if lost or not self._run(_ownership.is_held(hold)):
+            raise _ownership.not_owned(self.names[0], "The lock is no longer owned")
 
-    def _acquire(self, wish: Wish) -> bool:
-        before = self.held()
-        if before is not None and before.doubtful:
-            # What could not be given back would be waited for.
+    def _acquire(self, request: AcquireRequest) -> bool:
+        current = self.held()
+        if current is not None and current.release_uncertain:
+            # Otherwise this call would wait for a lock that the failed release left held.
             self.release()
-        elif before is not None and before.owner == wish.owner:
-            wish = replace(wish, mine=before)
-        doer = ThreadDoer(self.redis)
-        hold = run(_asking.acquire(wish, self._server), doer)
+        elif current is not None and current.owner == request.owner:
+            request = replace(request, current_hold=current)
+        runtime = ThreadRuntime(self.redis)
+        hold = run(_acquire.acquire(request, self._server), runtime)
         if hold is None:
             return False
         try:
-            kept = self._keep(hold, wish, doer)
+            tracked = self._track(hold, request, runtime)
         except BaseException:
-            # No thread is to be had: nobody would look after the lock.
-            doer.close_own()
-            self._run(_holding.release(hold, self._server, "cancelled"))
+            # The thread could not be started: the lock would not be renewed.
+            runtime.close_dedicated()
+            self._run(_ownership.release(hold, self._server, "cancelled"))
             raise
-        self._store(kept)
+        self._store(tracked)
         return True
 
-    def _keep(self, hold: Hold, wish: Wish, doer: ThreadDoer) -> Kept[Keeper]:
+    def _track(
+        self, hold: Hold, request: AcquireRequest, runtime: ThreadRuntime
+    ) -> TrackedHold[Renewer]:
         lost = threading.Event()
-        if not self._needs_keeper(hold):
-            return Kept(hold, None, lost)
-        steps = _keeping.keep(hold, wish, self._server, self.renew)
-        keeper = Keeper(steps, doer, lost, self.on_lost)
-        kept = Kept(hold, keeper, lost)
-        weakref.finalize(kept, keeper.abandon)
-        return kept
+        if not self._needs_renewer(hold):
+            return TrackedHold(hold, None, lost)
+        routine = _renewal.maintain(hold, request, self._server, self.renew)
+        renewer = Renewer(routine, runtime, lost, self.on_lost)
+        tracked = TrackedHold(hold, renewer, lost)
+        weakref.finalize(tracked, renewer.abandon)
+        return tracked
 
-    def _run(self, steps: Steps[T]) -> T:
-        return run(steps, ThreadDoer(self.redis))
+    def _run(self, routine: Routine[T]) -> T:
+        return run(routine, ThreadRuntime(self.redis))
 
 
-class Lock(ThreadLocking):
-    """A lock that threads, processes and machines share.
+class Lock(ThreadLockBase):
+    """A lock shared by threads, processes and machines.
 
-    Everything that redis-py's ``Lock`` takes and does, and beyond it:
+    It accepts all arguments of redis-py's ``Lock`` and behaves like it. In addition:
 
-    ``timeout`` is the lease. Without one, the lock lasts until it is given back: its lease is
-    the server's default and is renewed as long as this thread, this process and this object
-    live.
+    ``timeout`` is the lease. Without it, the lock lasts until it is released: it gets the
+    server's default lease, which is renewed while this thread, this process and this object
+    exist.
 
-    Waiting is done in the server, first come, first served; ``sleep`` is used on a server
-    without the module only. ``fair=True`` refuses such a server.
+    A waiter joins the wait queue in the server, first come, first served. ``sleep`` is used
+    only on a server without the module; ``fair=True`` rejects such a server.
 
-    ``owner`` is what stands in the key, a random name for each call if left out. Give one if
-    it names exactly one holder (a run of a job): asking again then answers "already yours".
+    ``owner`` is the value of the key; by default it is a random name for each call. Pass one
+    only if it identifies a single holder (a run of a job): acquiring again then succeeds, with
+    the same token.
 
-    ``session=True`` ties the lock to a connection of its own: when the process ends, however
-    it ends, the lock is free, at once or after ``grace`` seconds, in which a connection that
-    broke is replaced.
+    ``session=True`` ties the lock to a dedicated connection: when the process ends, for any
+    reason, the lock is released, at once or after ``grace`` seconds. A connection that breaks
+    is replaced within that time.
 
-    ``renew=True`` renews the lease at a third of it, in a thread of its own.
+    ``renew=True`` renews the lease after each third of it, in a separate thread.
 
-    ``on_lost`` is called with a ``Loss``, in that thread, while the lease still holds, or as
-    soon as the lock is known to be lost. ``lost`` is set before.
+    ``on_lost`` is called in that thread with a ``Loss``: before the lease expires if renewal
+    fails, otherwise as soon as the loss is known. ``lost`` is set first.
     """
 
     def __init__(
@@ -174,7 +179,7 @@ class Lock(ThreadLocking):
         )
 
     def __enter__(self) -> Lock:
-        self._enter()
+        self._acquire_or_raise()
         return self
 
     def __exit__(
@@ -183,13 +188,13 @@ class Lock(ThreadLocking):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave()
+        self._release_on_exit()
 
     @property
     def token(self) -> int | None:
-        """The fencing token: it rises with every grant, so that a store can turn away a
-        writer that has lost the lock. None: the lock is not held here, or was taken over by
-        setting ``local.token``."""
+        """The fencing token. It rises with every grant, so that a store can reject a writer
+        that has lost the lock. None: the lock is not held here, or was handed over by setting
+        ``local.token``."""
         return self._tokens().get(self.name)
 
     def acquire(
@@ -199,51 +204,55 @@ class Lock(ThreadLocking):
         blocking_timeout: Number | None = None,
         token: str | bytes | None = None,
     ) -> bool:
-        """Takes the lock, and answers whether it is held now.
+        """Acquires the lock, and returns whether it is held now.
 
-        ``token`` is redis-py's: what to write into the key. It says nothing of who else uses
-        it; prefer the lock's ``owner``.
+        ``token`` is redis-py's argument: the value to write into the key. Several holders may
+        use the same one, so the lock's ``owner`` is the better choice.
         """
-        return self._acquire(self._wish(sleep, blocking, blocking_timeout, token))
+        return self._acquire(self._request(sleep, blocking, blocking_timeout, token))
 
     def locked(self) -> bool:
-        """Whether anybody holds the lock."""
+        """Whether the lock is held, here or elsewhere."""
         return self._run(_get(self.name)) is not None
 
     def owned(self) -> bool:
-        """Whether this lock holds it."""
+        """Whether this object holds the lock."""
         hold = self.held()
         value = self._run(_get(self.name))
-        return hold is not None and value is not None and _words.as_bytes(value) == hold.owner
+        return (
+            hold is not None and value is not None and _commands.as_bytes(value) == hold.owner
+        )
 
     def extend(self, additional_time: Number, replace_ttl: bool = False) -> Literal[True]:
-        """Adds time to the lease, or sets it anew with ``replace_ttl``."""
-        hold = self._hold_with_timeout_to("extend")
-        more_ms = int(additional_time * 1000)
+        """Adds time to the lease, or replaces it with ``replace_ttl``."""
+        hold = self._require_hold_with_timeout("extend")
+        added_ms = int(additional_time * 1000)
         if replace_ttl:
-            steps = _holding.extend(hold, self._server, more_ms)
+            routine = _ownership.extend(hold, self._server, added_ms)
         else:
-            steps = _holding.add(hold, self._server, more_ms)
-        return self._extended(hold, steps, "extend")
+            routine = _ownership.add_time(hold, self._server, added_ms)
+        return self._extended(hold, routine, "extend")
 
     def reacquire(self) -> Literal[True]:
         """Sets the lease back to ``timeout``."""
-        hold = self._hold_with_timeout_to("reacquire")
+        hold = self._require_hold_with_timeout("reacquire")
         lease_ms = int((self.timeout or 0) * 1000)
-        steps = _holding.extend(hold, self._server, lease_ms)
-        return self._extended(hold, steps, "reacquire")
+        routine = _ownership.extend(hold, self._server, lease_ms)
+        return self._extended(hold, routine, "reacquire")
 
-    def _extended(self, hold: Hold, steps: Steps[bool], doing: str) -> Literal[True]:
-        held = self._run(steps)
-        kept = self._kept(hold)
-        if not held:
-            (self.lost if kept is None else kept.lost).set()
-            raise _holding.not_owned(self.name, f"Cannot {doing} a lock that's no longer owned")
-        if kept is not None and kept.keeper is not None:
-            kept.keeper.wake()
+    def _extended(self, hold: Hold, routine: Routine[bool], action: str) -> Literal[True]:
+        owned = self._run(routine)
+        tracked = self._tracked(hold)
+        if not owned:
+            (self.lost if tracked is None else tracked.lost).set()
+            raise _ownership.not_owned(
+                self.name, f"Cannot {action} a lock that's no longer owned"
+            )
+        if tracked is not None and tracked.renewer is not None:
+            tracked.renewer.notify_lease_changed()
         return True
 
 
-def _get(name: Name) -> Steps[Any]:
-    value = yield ask("GET", name)
+def _get(name: Name) -> Routine[Any]:
+    value = yield execute("GET", name)
     return value

@@ -1,21 +1,21 @@
-"""``gpulock.Pool``: any so many of some locks, all at once or none, for threads."""
+"""``gpulock.Pool``: any ``n`` of several locks, all of them or none, for threads."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
 from ._devices import Gpus
-from ._locking import Number
-from ._pooling import Pooling
-from .lock import ThreadLocking
+from ._lock_base import Number
+from ._pool_base import PoolBase
+from .lock import ThreadLockBase
 
 
-class Pool(Pooling, ThreadLocking):
-    """Any ``n`` of the locks named ``keys``, the first ones that are free.
+class Pool(PoolBase, ThreadLockBase):
+    """Any ``n`` of the locks named ``keys``; the first free ones are chosen.
 
-    With several, all are granted together or none, and big requests do not starve. ``keys``
-    may map each name to its device, an index or a UUID; otherwise the number at the end of
-    the name is the index. The other settings are those of ``Lock``.
+    All ``n`` are granted together or none, and a request for many is not starved by smaller
+    ones. ``keys`` may map each name to its device, an index or a UUID; otherwise the number at
+    the end of the name is the index. The other arguments are those of ``Lock``.
 
     ::
 
@@ -29,11 +29,11 @@ class Pool(Pooling, ThreadLocking):
         blocking: bool | None = None,
         blocking_timeout: Number | None = None,
     ) -> bool:
-        """Takes ``n`` locks, and answers whether they are held now: see ``gpus``."""
-        return self._acquire(self._wish(sleep, blocking, blocking_timeout, None))
+        """Acquires ``n`` locks, and returns whether they are held now. See ``gpus``."""
+        return self._acquire(self._request(sleep, blocking, blocking_timeout, None))
 
     def __enter__(self) -> Gpus:
-        self._enter()
+        self._acquire_or_raise()
         return self.gpus
 
     def __exit__(
@@ -42,4 +42,4 @@ class Pool(Pooling, ThreadLocking):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave()
+        self._release_on_exit()

@@ -1,4 +1,4 @@
-"""What redis-py's asyncio Lock does, ours does: the cases of redis-py's own tests on both."""
+"""gpulock.asyncio.Lock behaves like redis-py's asyncio Lock: redis-py's own cases on both."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ def get_lock(any_aclient, request):
     return get
 
 
-async def test_a_lock_is_a_key_with_the_token(get_lock, any_aclient):
+async def test_the_key_holds_the_token(get_lock, any_aclient):
     lock = get_lock()
     assert await lock.acquire(blocking=False) is True
     assert await any_aclient.get(LOCK) == lock.local.token
@@ -33,7 +33,7 @@ async def test_a_lock_is_a_key_with_the_token(get_lock, any_aclient):
 
 
 @pytest.mark.parametrize("thread_local", [True, False])
-async def test_the_token_may_be_given(get_lock, any_aclient, thread_local):
+async def test_acquire_accepts_a_token(get_lock, any_aclient, thread_local):
     lock = get_lock(thread_local=thread_local)
     assert await lock.acquire(blocking=False, token="test")
     assert await any_aclient.get(LOCK) == b"test"
@@ -43,7 +43,7 @@ async def test_the_token_may_be_given(get_lock, any_aclient, thread_local):
 
 
 @pytest.mark.parametrize("decode", [False, True])
-async def test_owned(any_server, get_lock, decode):
+async def test_owned_reports_only_its_own_hold(any_server, get_lock, decode):
     async with redis.asyncio.Redis(port=any_server.port, decode_responses=decode) as client:
         mine, other = get_lock(client), get_lock(client)
         assert await mine.owned() is False
@@ -53,7 +53,7 @@ async def test_owned(any_server, get_lock, decode):
         assert await mine.owned() is False
 
 
-async def test_competing_locks(get_lock):
+async def test_two_locks_exclude_each_other(get_lock):
     first, second = get_lock(), get_lock()
     assert await first.acquire(blocking=False)
     assert not await second.acquire(blocking=False)
@@ -71,7 +71,7 @@ async def test_timeout_is_the_lease(get_lock, any_aclient, timeout, most):
     await lock.release()
 
 
-async def test_a_wait_is_over_after_the_blocking_timeout(get_lock):
+async def test_acquire_gives_up_after_the_blocking_timeout(get_lock):
     holder = get_lock()
     assert await holder.acquire(blocking=False)
     begin = time.monotonic()
@@ -81,7 +81,7 @@ async def test_a_wait_is_over_after_the_blocking_timeout(get_lock):
     await holder.release()
 
 
-async def test_a_waiter_gets_a_lock_that_is_released(get_lock):
+async def test_a_waiter_acquires_a_released_lock(get_lock):
     holder, waiter = get_lock(), get_lock()
     await holder.acquire()
     waiting = asyncio.ensure_future(waiter.acquire())
@@ -91,7 +91,7 @@ async def test_a_waiter_gets_a_lock_that_is_released(get_lock):
     await waiter.release()
 
 
-async def test_context_manager(get_lock, any_aclient):
+async def test_context_manager_acquires_and_releases(get_lock, any_aclient):
     async with get_lock(blocking_timeout=0.2) as lock:
         assert await any_aclient.get(LOCK) == lock.local.token
     assert await any_aclient.get(LOCK) is None
@@ -102,7 +102,7 @@ async def test_context_manager(get_lock, any_aclient):
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-async def test_context_manager_that_lost_its_lock(get_lock, any_aclient, quiet):
+async def test_context_manager_reports_a_lost_lock(get_lock, any_aclient, quiet):
     async def lose():
         async with get_lock(timeout=10, raise_on_release_error=not quiet):
             await any_aclient.set(LOCK, "a")
@@ -114,7 +114,7 @@ async def test_context_manager_that_lost_its_lock(get_lock, any_aclient, quiet):
             await lose()
 
 
-async def test_releasing_what_is_not_held_raises(get_lock, any_aclient):
+async def test_releasing_a_lock_not_held_raises(get_lock, any_aclient):
     lock = get_lock()
     with pytest.raises(LockError):
         await lock.release()
@@ -125,7 +125,7 @@ async def test_releasing_what_is_not_held_raises(get_lock, any_aclient):
     assert lock.local.token is None
 
 
-async def test_extend_and_reacquire(get_lock, any_aclient):
+async def test_extend_and_reacquire_change_the_lease(get_lock, any_aclient):
     lock = get_lock(timeout=10.5)
     assert await lock.acquire(blocking=False)
     before = await any_aclient.pttl(LOCK)
@@ -139,25 +139,25 @@ async def test_extend_and_reacquire(get_lock, any_aclient):
 
 
 @pytest.mark.parametrize("change", ["extend", "reacquire"])
-async def test_changing_a_lease_that_is_not_ours_raises(get_lock, any_aclient, change):
-    words = (10,) if change == "extend" else ()
+async def test_changing_the_lease_of_a_lock_not_owned_raises(get_lock, any_aclient, change):
+    args = (10,) if change == "extend" else ()
     lock = get_lock(timeout=10)
     with pytest.raises(LockError, match="unlocked"):
-        await getattr(lock, change)(*words)
+        await getattr(lock, change)(*args)
     assert await lock.acquire(blocking=False)
     await any_aclient.set(LOCK, "a")
     with pytest.raises(LockNotOwnedError):
-        await getattr(lock, change)(*words)
+        await getattr(lock, change)(*args)
 
     await any_aclient.delete(LOCK)
-    endless = get_lock()
-    assert await endless.acquire(blocking=False)
+    permanent = get_lock()
+    assert await permanent.acquire(blocking=False)
     with pytest.raises(LockError, match="no timeout"):
-        await getattr(endless, change)(*words)
-    await endless.release()
+        await getattr(permanent, change)(*args)
+    await permanent.release()
 
 
-async def test_a_token_handed_over_releases_the_lock(get_lock):
+async def test_a_lock_can_be_released_with_a_copied_token(get_lock):
     ours, theirs = get_lock(timeout=10), get_lock(timeout=10)
     assert await ours.acquire()
     theirs.local.token = ours.local.token

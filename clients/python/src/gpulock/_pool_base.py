@@ -1,17 +1,17 @@
-"""What the pools for threads and for tasks share: which locks, which devices, how many."""
+"""What the pools for threads and for asyncio share: the locks, their devices, and how many."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _words
+from . import _commands
+from ._commands import Name
 from ._devices import Device, Gpus, device_of
-from ._locking import Locking, Number
-from ._words import Name
+from ._lock_base import LockBase, Number
 
 
-class Pooling(Locking):
+class PoolBase(LockBase):
     """The names and devices of a pool."""
 
     def __init__(
@@ -38,8 +38,7 @@ class Pooling(Locking):
             raise ValueError(f"n must be from 1 to {len(names)}, the number of keys")
         given = keys if isinstance(keys, Mapping) else {}
         self._devices = {
-            name: given.get(name, device_of(name, position))
-            for position, name in enumerate(names)
+            name: given.get(name, device_of(name, index)) for index, name in enumerate(names)
         }
         super().__init__(
             redis,
@@ -61,12 +60,12 @@ class Pooling(Locking):
 
     @property
     def gpus(self) -> Gpus:
-        """What is held here; LockError when nothing is."""
-        hold = self._hold_to("Nothing of this pool is held")
+        """The GPUs held here. Raises LockError when none are."""
+        hold = self._require_hold("No lock of this pool is held")
         return Gpus(
             devices=tuple(self._devices[name] for name in self.names if name in hold.tokens),
             tokens={
-                _words.as_text(name): hold.tokens[name]
+                _commands.as_text(name): hold.tokens[name]
                 for name in self.names
                 if name in hold.tokens
             },

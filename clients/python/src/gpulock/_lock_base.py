@@ -1,5 +1,5 @@
-"""What all locks and pools have in common, with or without ``await``: their settings, what
-each thread knows of its own hold, and the wish for a call. Nothing here does input or output.
+"""What all locks and pools share, with or without ``await``: their settings, the hold of each
+thread, and the request for an acquire call. No I/O.
 """
 
 from __future__ import annotations
@@ -12,38 +12,38 @@ from typing import Any, Generic, TypeVar, Union
 
 from redis.exceptions import LockError
 
-from . import _server, _words
-from ._hold import Hold, Wish
-from ._words import Name
+from . import _commands, _server
+from ._commands import Name
+from ._types import AcquireRequest, Hold
 from .errors import ModuleMissingError
 
 Number = Union[int, float]
-KeptT = TypeVar("KeptT")
+RenewerT = TypeVar("RenewerT")
 
-LONGEST_SLICE_S = 20.0
-CLUSTER_SLICE_S = 2.0
-"""A cluster's client does not tell its timeout: shorter than the one that redis-py has."""
+MAX_BLOCK_S = 20.0
+CLUSTER_MAX_BLOCK_S = 2.0
+"""A cluster client does not expose its timeout: this is shorter than redis-py's default."""
 
 
-class Kept(Generic[KeptT]):
-    """A hold and who looks after it. Only the holder has it: when it is no more, because its
-    thread or its lock has gone, the keeper stops too."""
+class TrackedHold(Generic[RenewerT]):
+    """A hold with its renewer. Only the holder references it: when the holder's thread or lock
+    object ends, this object is collected, which stops the renewer."""
 
-    def __init__(self, hold: Hold, keeper: KeptT | None, lost: Any) -> None:
+    def __init__(self, hold: Hold, renewer: RenewerT | None, lost: Any) -> None:
         self.hold = hold
-        self.keeper = keeper
+        self.renewer = renewer
         self.lost = lost
-        """The event of this hold alone: the object may hold the lock again before long."""
+        """The event of this hold only: the lock object may be used for another hold later."""
 
 
 class _PerThread(threading.local):
     token: bytes | None = None
-    kept: Any = None
+    tracked: Any = None
     lost: Any = None
 
 
-class Locking:
-    """The settings of a lock or pool, and what is held through it."""
+class LockBase:
+    """The settings of a lock or pool, and its current hold."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class Locking:
         on_lost: Any,
     ) -> None:
         if grace and not session:
-            raise ValueError("a grace goes with session=True")
+            raise ValueError("grace needs session=True")
         if session and _server.is_cluster(redis):
-            raise ValueError("a session needs a client of one server, not of a cluster")
+            raise ValueError("session=True needs a client of a single server, not of a cluster")
         self.redis = redis
         self.names, self.count = names, count
         self.timeout, self.sleep = timeout, sleep
@@ -75,29 +75,29 @@ class Locking:
         self.thread_local = bool(thread_local)
         self.raise_on_release_error = raise_on_release_error
         self.fair, self.session, self.grace = fair, session, grace
-        # No lock of the module is without a lease: one that shall last until it is given
-        # back has to be renewed.
+        # Every lock of the module has a lease: without a timeout, it has to be renewed to last
+        # until the release.
         self.renew = not timeout if renew is None else renew
         self.on_lost = on_lost
         self._fixed_owner = owner
-        self._server = _server.behind(redis)
+        self._server = _server.server_of(redis)
         self._mutex = threading.RLock()
         self.local: Any = _PerThread() if self.thread_local else SimpleNamespace()
-        self.local.token = self.local.kept = self.local.lost = None
+        self.local.token = self.local.tracked = self.local.lost = None
 
     @property
     def owner(self) -> bytes | None:
-        """Under which name the lock is held; None: it is not held here."""
+        """The owner under which the lock is held; None: it is not held here."""
         token: bytes | None = self.local.token
         return token
 
-    def _wish(
+    def _request(
         self,
         sleep: Number | None,
         blocking: bool | None,
         blocking_timeout: Number | None,
         token: str | bytes | None,
-    ) -> Wish:
+    ) -> AcquireRequest:
         if blocking is None:
             blocking = self.blocking
         if blocking_timeout is None:
@@ -109,27 +109,27 @@ class Locking:
             owner = self._encode(self._fixed_owner)
         else:
             owner = uuid.uuid4().hex.encode()
-        return Wish(
+        return AcquireRequest(
             names=self.names,
             owner=owner,
             count=self.count,
-            # A token given with the call may be somebody else's as well, as in redis-py.
+            # As in redis-py, several holders may use the same token in their calls.
             unique=token is None,
             lease_ms=int(self.timeout * 1000) if self.timeout else None,
             session=self.session,
             grace_ms=int(self.grace * 1000),
             wait_s=wait_s if blocking else 0.0,
-            slice_s=self._slice_s(),
-            poll_s=self.sleep if sleep is None else sleep,
+            max_block_s=self._max_block_s(),
+            poll_interval_s=self.sleep if sleep is None else sleep,
             fair=self.fair,
         )
 
-    def _slice_s(self) -> float:
-        """The client closes a connection that is silent for longer than its timeout."""
+    def _max_block_s(self) -> float:
+        """The client closes a connection when a reply takes longer than its timeout."""
         if _server.is_cluster(self.redis):
-            return CLUSTER_SLICE_S
+            return CLUSTER_MAX_BLOCK_S
         limit = self.redis.connection_pool.connection_kwargs.get("socket_timeout")
-        return min(LONGEST_SLICE_S, limit / 2) if limit else LONGEST_SLICE_S
+        return min(MAX_BLOCK_S, limit / 2) if limit else MAX_BLOCK_S
 
     def _encode(self, text: str | bytes) -> bytes:
         encoded: bytes = self._encoder().encode(text)
@@ -140,43 +140,44 @@ class Locking:
             return self.redis.get_encoder()
         return self.redis.connection_pool.get_encoder()
 
-    def _needs_keeper(self, hold: Hold) -> bool:
-        # Without the module a lock without a timeout has no end, and nothing to renew.
-        endless = not hold.by_module and not self.timeout
-        return self.session or ((self.renew or self.on_lost is not None) and not endless)
+    def _needs_renewer(self, hold: Hold) -> bool:
+        # Without the module, a lock without a timeout never expires.
+        never_expires = not hold.by_module and not self.timeout
+        reports_loss = self.renew or self.on_lost is not None
+        return self.session or (reports_loss and not never_expires)
 
     def held(self) -> Hold | None:
-        """What this thread holds. Whoever sets ``local.token`` has got it from elsewhere."""
+        """The hold of this thread, which may come from elsewhere by setting ``local.token``."""
         with self._mutex:
-            token, kept = self.local.token, self.local.kept
+            token, tracked = self.local.token, self.local.tracked
         if token is None:
             return None
         owner = self._encode(token)
-        if kept is None or kept.hold.owner != owner:
+        if tracked is None or tracked.hold.owner != owner:
             return Hold(owner, dict.fromkeys(self.names))
-        hold: Hold = kept.hold
+        hold: Hold = tracked.hold
         return hold
 
-    def _kept(self, hold: Hold) -> Any:
-        """Who looks after this very hold; None for one that was taken over."""
-        kept = self.local.kept
-        return kept if kept is not None and kept.hold is hold else None
+    def _tracked(self, hold: Hold) -> Any:
+        """The ``TrackedHold`` of this hold; None if the hold comes from elsewhere."""
+        tracked = self.local.tracked
+        return tracked if tracked is not None and tracked.hold is hold else None
 
-    def _hold_to(self, doing: str) -> Hold:
+    def _require_hold(self, error: str) -> Hold:
         hold = self.held()
         if hold is None:
-            raise self._error(doing)
+            raise self._error(error)
         return hold
 
-    def _hold_with_timeout_to(self, doing: str) -> Hold:
-        hold = self._hold_to(f"Cannot {doing} an unlocked lock")
+    def _require_hold_with_timeout(self, action: str) -> Hold:
+        hold = self._require_hold(f"Cannot {action} an unlocked lock")
         if self.timeout is None:
-            raise self._error(f"Cannot {doing} a lock with no timeout")
+            raise self._error(f"Cannot {action} a lock with no timeout")
         return hold
 
     def _error(self, text: str) -> LockError:
         error = LockError(text)
-        error.lock_name = _words.as_text(self.names[0])
+        error.lock_name = _commands.as_text(self.names[0])
         return error
 
     def _tokens(self) -> dict[Name, int]:
@@ -185,21 +186,21 @@ class Locking:
             return {}
         if not hold.by_module:
             raise ModuleMissingError(
-                "This server has no GPULOCK module, and so no fencing tokens."
+                "Fencing tokens need the GPULOCK module, which this server lacks."
             )
         return {name: token for name, token in hold.tokens.items() if token is not None}
 
-    def _store(self, kept: Kept[Any]) -> None:
+    def _store(self, tracked: TrackedHold[Any]) -> None:
         with self._mutex:
-            self.local.lost, self.local.kept = kept.lost, kept
-            self.local.token = kept.hold.owner
+            self.local.lost, self.local.tracked = tracked.lost, tracked
+            self.local.token = tracked.hold.owner
 
-    def _forget(self, hold: Hold) -> None:
-        """After its release. Another thread or task that shares this object may have been
-        granted the lock meanwhile: what that one holds stays."""
+    def _discard(self, hold: Hold) -> None:
+        """Called after a release. Keeps the hold of another thread or task that shares this
+        object, and was granted the lock meanwhile."""
         with self._mutex:
-            now = self.held()
-            if now is None or now.owner != hold.owner:
+            current = self.held()
+            if current is None or current.owner != hold.owner:
                 return
-            if now is hold or self._kept(now) is None:
-                self.local.token = self.local.kept = None
+            if current is hold or self._tracked(current) is None:
+                self.local.token = self.local.tracked = None

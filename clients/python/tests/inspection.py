@@ -1,16 +1,16 @@
-"""How tests look at a server with the module: INSPECT and STATS with names as text."""
+"""Reads INSPECT and STATS from a server with the module, with field names as text."""
 
 LOCK = "gpu_lock:0"
 
 
-def _fields(reply):
+def _parse_map(reply):
     if isinstance(reply, list):
         reply = dict(zip(reply[::2], reply[1::2]))
     return {name.decode(): value for name, value in (reply or {}).items()}
 
 
 def inspect(client, key=LOCK):
-    return _fields(client.execute_command("GPULOCK.INSPECT", key))
+    return _parse_map(client.execute_command("GPULOCK.INSPECT", key))
 
 
 def waiting(client, key=LOCK):
@@ -18,4 +18,4 @@ def waiting(client, key=LOCK):
 
 
 def stats(client):
-    return _fields(client.execute_command("GPULOCK.STATS"))
+    return _parse_map(client.execute_command("GPULOCK.STATS"))

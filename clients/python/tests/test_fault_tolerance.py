@@ -1,5 +1,5 @@
-"""What a lock must bear: objects that are shared, keepers that meet errors, calls that are cut
-off, answers that are lost, pools of connections that are used up."""
+"""Shared lock objects, errors during renewal, interrupted calls, lost replies, and exhausted
+connection pools."""
 
 import asyncio
 import gc
@@ -19,9 +19,9 @@ from redis.retry import Retry
 
 import gpulock
 import gpulock.asyncio
-from cutter import Cutter
-from looks import LOCK, inspect, stats, waiting
-from relay import Relay
+from inspection import LOCK, inspect, stats, waiting
+from proxy import Proxy
+from reply_dropping_proxy import ReplyDroppingProxy
 from servers import PATIENCE_S, Server, eventually
 
 RETRIES = {"retry": Retry(NoBackoff(), 3), "retry_on_error": [ConnectionError]}
@@ -29,14 +29,14 @@ ASYNC_RETRIES = {**RETRIES, "retry": AsyncRetry(NoBackoff(), 3)}
 
 
 class StopWorkError(Exception):
-    """As Celery raises in the midst of everything when a task's time is over."""
+    """Raised by a signal at any point, like Celery's SoftTimeLimitExceeded."""
 
 
 @pytest.fixture
-def relay(server):
-    relay = Relay(server.port)
-    yield relay
-    relay.close()
+def proxy(server):
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
@@ -52,17 +52,17 @@ def interrupts():
     signal.signal(signal.SIGALRM, before)
 
 
-def in_thread(function, *words):
-    thread = threading.Thread(target=function, args=words, daemon=True)
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args, daemon=True)
     thread.start()
     return thread
 
 
 async def until(condition):
-    """As ``eventually``, with the loop going on."""
+    """Like ``eventually``, without blocking the event loop."""
     end = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "timed out waiting for the condition"
         await asyncio.sleep(0.01)
 
 
@@ -71,44 +71,44 @@ async def close(client):
     await getattr(client, "aclose", client.close)()
 
 
-def asked(client):
-    """How often anybody has asked for a lock."""
-    told = {name.upper(): counts for name, counts in client.info("commandstats").items()}
-    return told["CMDSTAT_GPULOCK.ACQUIRE"]["calls"]
+def acquire_calls(client):
+    """The number of ACQUIRE calls that the server has executed."""
+    stats = {name.upper(): counts for name, counts in client.info("commandstats").items()}
+    return stats["CMDSTAT_GPULOCK.ACQUIRE"]["calls"]
 
 
-def slow_after(client, word, begun, goes_on):
-    """The client's connections, with the reply to one command held up in the client."""
-    execute = client.connection_pool.connection_class
+def delay_reply(client, command, received, resume):
+    """Makes the client hold back the reply to one command until ``resume`` is set."""
+    base = client.connection_pool.connection_class
 
-    class Slow(execute):
-        def send_command(self, *words, **settings):
-            self.is_slow = words[0] == word
-            super().send_command(*words, **settings)
+    class DelayingConnection(base):
+        def send_command(self, *args, **settings):
+            self.delays_reply = args[0] == command
+            super().send_command(*args, **settings)
 
-        def read_response(self, *words, **settings):
-            reply = super().read_response(*words, **settings)
-            if getattr(self, "is_slow", False):
-                self.is_slow = False
-                begun.set()
-                goes_on.wait(PATIENCE_S)
+        def read_response(self, *args, **settings):
+            reply = super().read_response(*args, **settings)
+            if getattr(self, "delays_reply", False):
+                self.delays_reply = False
+                received.set()
+                resume.wait(PATIENCE_S)
             return reply
 
-    client.connection_pool.connection_class = Slow
+    client.connection_pool.connection_class = DelayingConnection
     return client
 
 
-class TestOneObjectForMany:
-    def test_a_release_leaves_the_next_threads_hold_alone(self, server, client):
-        begun, goes_on = threading.Event(), threading.Event()
-        own = slow_after(server.client(), "GPULOCK.RELEASE", begun, goes_on)
+class TestSharedLockObjects:
+    def test_a_release_does_not_end_the_next_threads_hold(self, server, client):
+        received, resume = threading.Event(), threading.Event()
+        own = delay_reply(server.client(), "GPULOCK.RELEASE", received, resume)
         lock = gpulock.Lock(own, LOCK, timeout=60, renew=True, thread_local=False)
         lock.acquire()
         releasing = in_thread(lock.release)
-        assert begun.wait(PATIENCE_S)
+        assert received.wait(PATIENCE_S)
         assert lock.acquire()
         held = lock.owner
-        goes_on.set()
+        resume.set()
         releasing.join()
         assert lock.owner == held == client.get(LOCK)
         client.execute_command("GPULOCK.FORCERELEASE", LOCK)
@@ -116,18 +116,18 @@ class TestOneObjectForMany:
             lock.ensure_held()
         own.close()
 
-    async def test_a_release_leaves_the_next_tasks_hold_alone(self, aclient, server):
+    async def test_a_release_does_not_end_the_next_tasks_hold(self, aclient, server):
         lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=60, renew=True)
-        inside = 0
+        holders = 0
 
         async def work():
-            nonlocal inside
+            nonlocal holders
             for _ in range(20):
                 await lock.acquire()
-                inside += 1
-                assert inside == 1
+                holders += 1
+                assert holders == 1
                 await asyncio.sleep(0)
-                inside -= 1
+                holders -= 1
                 await lock.release()
 
         await asyncio.gather(*(work() for _ in range(3)))
@@ -135,7 +135,7 @@ class TestOneObjectForMany:
         with server.client() as watcher:
             assert not watcher.exists(LOCK)
 
-    def test_a_loss_belongs_to_its_own_hold(self, client):
+    def test_a_loss_applies_to_its_own_hold_only(self, client):
         lock = gpulock.Lock(client, LOCK, timeout=60)
         lock.acquire()
         old = lock.lost
@@ -150,8 +150,8 @@ class TestOneObjectForMany:
             lock.ensure_held()
 
 
-class TestKeepersThatMeetErrors:
-    def test_a_user_who_may_not_look(self, server, client):
+class TestRenewalErrors:
+    def test_renewal_works_without_permission_for_inspect(self, server, client):
         client.acl_setuser(
             "worker",
             enabled=True,
@@ -167,7 +167,7 @@ class TestKeepersThatMeetErrors:
             assert not lock.lost.is_set()
         client.acl_deluser("worker")
 
-    def test_a_name_that_is_no_text(self, server, client):
+    def test_the_owner_can_be_invalid_utf8(self, server, client):
         owner = b"\xff\xfe"
         with server.client(decode_responses=True) as own:
             lock = gpulock.Lock(own, LOCK, timeout=3, renew=True, owner=owner)
@@ -177,7 +177,7 @@ class TestKeepersThatMeetErrors:
                 assert lock.owned()
                 lock.ensure_held()
 
-    def test_a_module_that_is_unloaded(self, program):
+    def test_ensure_held_works_after_the_module_is_unloaded(self, program):
         server = Server(program, options=["--enable-module-command", "yes"])
         try:
             with server.client() as client:
@@ -192,13 +192,13 @@ class TestKeepersThatMeetErrors:
         finally:
             server.close()
 
-    def test_a_server_that_takes_no_writes_for_a_while(self, own_server):
+    def test_a_session_survives_a_server_that_rejects_writes(self, own_server):
         with own_server.client() as client:
             lock = gpulock.Lock(client, LOCK, timeout=60, session=True, grace=30)
             lock.acquire()
-            tied_to = inspect(client)["session"]
+            session = inspect(client)["session"]
             client.config_set("min-replicas-to-write", 1)
-            client.client_kill_filter(_id=tied_to)
+            client.client_kill_filter(_id=session)
             eventually(lambda: inspect(client)["session"] is None)
             eventually(lambda: client.info("errorstats").get("errorstat_NOREPLICAS"))
             client.config_set("min-replicas-to-write", 0)
@@ -206,42 +206,44 @@ class TestKeepersThatMeetErrors:
             assert not lock.lost.is_set()
             lock.release()
 
-    def test_whatever_else_ends_a_keeper_is_a_loss(self, server, client):
-        told = []
-        lock = gpulock.Lock(server.client(), LOCK, timeout=3, renew=True, on_lost=told.append)
+    def test_an_unexpected_error_of_the_renewer_is_a_loss(self, server, client):
+        losses = []
+        lock = gpulock.Lock(server.client(), LOCK, timeout=3, renew=True, on_lost=losses.append)
         lock.acquire()
 
-        def broken(*_words, **_settings):
+        def broken(*_args, **_settings):
             raise StopWorkError
 
         lock.redis.execute_command = broken
         assert lock.lost.wait(PATIENCE_S)
-        assert eventually(lambda: told)[0].reason == "nobody looks after it any more"
+        assert eventually(lambda: losses)[0].reason == "the lock is no longer being renewed"
         client.execute_command("GPULOCK.FORCERELEASE", LOCK)
 
-    @pytest.mark.parametrize("has_begun", [False, True])
-    async def test_a_keeper_that_is_cancelled_is_a_loss(self, aclient, has_begun):
-        told = []
-        lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=60, renew=True, on_lost=told.append)
+    @pytest.mark.parametrize("has_started", [False, True])
+    async def test_a_cancelled_renewer_is_a_loss(self, aclient, has_started):
+        losses = []
+        lock = gpulock.asyncio.Lock(
+            aclient, LOCK, timeout=60, renew=True, on_lost=losses.append
+        )
         await lock.acquire()
-        if has_begun:
+        if has_started:
             await asyncio.sleep(0.1)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.wait_for(lock.lost.wait(), PATIENCE_S)
-        await until(lambda: told)
-        assert told[0].reason == "nobody looks after it any more"
+        await until(lambda: losses)
+        assert losses[0].reason == "the lock is no longer being renewed"
         await lock.release()
 
-    def test_a_lease_that_is_cut_short_is_renewed_in_time(self, client):
+    def test_a_shortened_lease_is_renewed_in_time(self, client):
         with gpulock.Lock(client, LOCK, timeout=600, renew=True) as lock:
-            # So that the plan for the long lease is made.
+            # Lets the renewer schedule the renewal of the long lease.
             time.sleep(0.5)
             lock.extend(3, replace_ttl=True)
             eventually(lambda: client.pttl(LOCK) > 10_000)
             assert not lock.lost.is_set()
 
-    async def test_a_lease_that_is_cut_short_is_renewed_in_time_by_a_task(self, aclient):
+    async def test_a_shortened_lease_is_renewed_in_time_by_a_task(self, aclient):
         async with gpulock.asyncio.Lock(aclient, LOCK, timeout=600, renew=True) as lock:
             await asyncio.sleep(0.5)
             await lock.extend(3, replace_ttl=True)
@@ -249,7 +251,7 @@ class TestKeepersThatMeetErrors:
                 assert not lock.lost.is_set()
                 await asyncio.sleep(0.01)
 
-    def test_a_keeper_does_not_keep_the_locks_owner_alive(self, client):
+    def test_the_renewer_does_not_keep_the_owning_object_alive(self, client):
         class Worker:
             def __init__(self):
                 self.lock = gpulock.Lock(
@@ -266,13 +268,13 @@ class TestKeepersThatMeetErrors:
 
         worker = Worker()
         worker.lock.acquire()
-        seen = weakref.ref(worker)
+        reference = weakref.ref(worker)
         del worker
         gc.collect()
-        assert seen() is None
+        assert reference() is None
         eventually(lambda: not client.exists(LOCK))
 
-    def test_a_method_is_told_of_a_loss(self, client):
+    def test_on_lost_can_be_a_method(self, client):
         class Worker:
             loss = None
 
@@ -285,37 +287,37 @@ class TestKeepersThatMeetErrors:
         eventually(lambda: worker.loss)
 
 
-class TestCallsThatAreCutOff:
-    async def test_asking_again_takes_nothing_away_when_cancelled(self, server, aclient):
-        relay = Relay(server.port)
-        relayed = redis.asyncio.Redis(port=relay.port, retry=None)
+class TestInterruptedCalls:
+    async def test_a_cancelled_repeated_acquire_keeps_the_hold(self, server, aclient):
+        proxy = Proxy(server.port)
+        proxied = redis.asyncio.Redis(port=proxy.port, retry=None)
         with server.client() as watcher:
-            lock = gpulock.asyncio.Lock(relayed, LOCK, timeout=60, owner="me")
+            lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60, owner="me")
             await lock.acquire()
-            relay.swallow_replies = True
-            before = asked(watcher)
+            proxy.swallow_replies = True
+            before = acquire_calls(watcher)
             again = asyncio.ensure_future(lock.acquire())
-            await until(lambda: asked(watcher) > before)
-            relay.swallow_replies = False
+            await until(lambda: acquire_calls(watcher) > before)
+            proxy.swallow_replies = False
             again.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await again
             assert watcher.get(LOCK) == b"me"
-            await relayed.connection_pool.disconnect()
+            await proxied.connection_pool.disconnect()
             await lock.ensure_held()
             await lock.release()
-        await close(relayed)
-        relay.close()
+        await close(proxied)
+        proxy.close()
 
-    def test_a_signal_leaves_no_reply_for_others(self, server, client):
+    def test_a_signal_leaves_no_reply_for_the_next_command(self, server, client):
         with server.client() as own:
 
             class Interrupted(own.connection_pool.connection_class):
-                """A signal comes between the command and its reply."""
+                """Raises between a command and its reply, as a signal handler does."""
 
-                def send_command(self, *words, **settings):
-                    super().send_command(*words, **settings)
-                    if words[0] == "GPULOCK.ACQUIRE":
+                def send_command(self, *args, **settings):
+                    super().send_command(*args, **settings)
+                    if args[0] == "GPULOCK.ACQUIRE":
                         raise StopWorkError
 
             lock = gpulock.Lock(own, LOCK, timeout=30)
@@ -324,7 +326,7 @@ class TestCallsThatAreCutOff:
                 pass
             for connection in own.connection_pool._available_connections:
                 connection.__class__ = Interrupted
-            # The reply comes late: nobody could see that one is still to come.
+            # The late reply is not visible on the connection when the call ends.
             client.client_pause(1500, all=False)
             with pytest.raises(StopWorkError):
                 lock.acquire()
@@ -336,19 +338,19 @@ class TestCallsThatAreCutOff:
         settings = {"socket_timeout": None, "retry": None}
         with own_server.client() as client, own_server.client(**settings) as own:
             gpulock.Lock(client, LOCK, timeout=60).acquire()
-            frozen = threading.Event()
+            stopped = threading.Event()
 
-            def freeze():
+            def stop_server():
                 eventually(lambda: waiting(client) == 1)
                 own_server.process.send_signal(signal.SIGSTOP)
-                frozen.set()
+                stopped.set()
                 os.kill(os.getpid(), signal.SIGALRM)
 
-            thread = in_thread(freeze)
+            thread = in_thread(stop_server)
             try:
                 with pytest.raises(StopWorkError):
                     gpulock.Lock(own, LOCK, timeout=60).acquire()
-                assert frozen.is_set()
+                assert stopped.is_set()
             finally:
                 own_server.process.send_signal(signal.SIGCONT)
             thread.join()
@@ -367,10 +369,10 @@ class TestCallsThatAreCutOff:
                 assert acquiring.cancelled()
             finally:
                 own_server.process.send_signal(signal.SIGCONT)
-        assert "the lease of what it may have been granted" in caplog.text
+        assert "held until their lease expires" in caplog.text
         await close(own)
 
-    def test_no_thread_for_the_keeper(self, client, monkeypatch):
+    def test_a_renewer_that_cannot_start_releases_the_lock(self, client, monkeypatch):
         def start(_thread):
             raise RuntimeError("can't start new thread")
 
@@ -385,57 +387,57 @@ class TestCallsThatAreCutOff:
 
 class TestRelease:
     @pytest.mark.parametrize("reason", ["x" * 65, "é" * 40, "error:\n" + "日" * 30])
-    def test_a_long_reason_is_cut(self, any_client, reason):
+    def test_a_long_reason_is_truncated(self, any_client, reason):
         lock = gpulock.Lock(any_client, LOCK, timeout=60)
         lock.acquire()
         lock.release(reason)
         assert not any_client.exists(LOCK)
 
-    def test_a_lost_answer_that_the_client_makes_up_for(self, any_server):
-        cutter = Cutter(any_server.port, LOCK.encode())
+    def test_a_lost_reply_is_retried_by_the_client(self, any_server):
+        proxy = ReplyDroppingProxy(any_server.port, LOCK.encode())
         with (
             any_server.client() as watcher,
-            redis.Redis(port=cutter.port, **RETRIES) as client,
+            redis.Redis(port=proxy.port, **RETRIES) as client,
         ):
             lock = gpulock.Lock(watcher, LOCK, timeout=60, thread_local=False)
             lock.acquire()
             lock.redis = client
             lock.release()
-            assert cutter.has_cut
+            assert proxy.has_dropped
             assert not watcher.exists(LOCK)
             with pytest.raises(LockError, match="unlocked"):
                 lock.release()
-        cutter.close()
+        proxy.close()
 
-    async def test_a_lost_answer_that_the_asyncio_client_makes_up_for(self, any_server):
-        cutter = Cutter(any_server.port, LOCK.encode())
-        near = redis.asyncio.Redis(port=any_server.port)
-        far = redis.asyncio.Redis(port=cutter.port, **ASYNC_RETRIES)
-        async with near, far:
-            lock = gpulock.asyncio.Lock(near, LOCK, timeout=60)
+    async def test_a_lost_reply_is_retried_by_the_asyncio_client(self, any_server):
+        proxy = ReplyDroppingProxy(any_server.port, LOCK.encode())
+        direct = redis.asyncio.Redis(port=any_server.port)
+        proxied = redis.asyncio.Redis(port=proxy.port, **ASYNC_RETRIES)
+        async with direct, proxied:
+            lock = gpulock.asyncio.Lock(direct, LOCK, timeout=60)
             await lock.acquire()
-            lock.redis = far
+            lock.redis = proxied
             await lock.release()
-            assert cutter.has_cut
-            assert not await near.exists(LOCK)
-        cutter.close()
+            assert proxy.has_dropped
+            assert not await direct.exists(LOCK)
+        proxy.close()
 
-    def test_a_lock_that_is_gone_is_still_told(self, any_client):
+    def test_releasing_a_lock_that_was_lost_raises(self, any_client):
         lock = gpulock.Lock(any_client, LOCK, timeout=60)
         lock.acquire()
         any_client.delete(LOCK)
         with pytest.raises(LockNotOwnedError):
             lock.release()
 
-    def test_acquire_finishes_a_release_that_failed(self, relay, client):
-        with redis.Redis(port=relay.port, retry=None, socket_timeout=None) as own:
+    def test_acquire_completes_a_failed_release(self, proxy, client):
+        with redis.Redis(port=proxy.port, retry=None, socket_timeout=None) as own:
             lock = gpulock.Lock(own, LOCK, timeout=60)
             lock.acquire()
             before = lock.token
-            relay.refuse()
+            proxy.refuse()
             with pytest.raises(ConnectionError):
                 lock.release()
-            relay.refuse(False)
+            proxy.refuse(False)
             assert lock.acquire(blocking_timeout=10)
             assert lock.token > before
             lock.release()
@@ -443,7 +445,7 @@ class TestRelease:
 
 
 class TestConnections:
-    def test_those_who_wait_leave_the_pool_to_the_holder(self, server, client):
+    def test_waiters_do_not_exhaust_the_pool(self, server, client):
         with server.client(max_connections=3) as own:
             holder = gpulock.Lock(own, LOCK, timeout=60)
             holder.acquire()
@@ -458,14 +460,14 @@ class TestConnections:
                 lock.release()
         assert not client.exists(LOCK)
 
-    def test_a_free_lock_needs_no_connection_of_its_own(self, client):
+    def test_a_free_lock_needs_no_dedicated_connection(self, client):
         gpulock.Lock(client, LOCK, timeout=60).acquire()
         client.delete(LOCK)
         before = client.info("stats")["total_connections_received"]
         with gpulock.Lock(client, LOCK, timeout=60):
             assert client.info("stats")["total_connections_received"] == before
 
-    async def test_waiting_tasks_leave_the_pool_to_the_holder(self, server):
+    async def test_waiting_tasks_do_not_exhaust_the_pool(self, server):
         own = redis.asyncio.Redis(port=server.port, max_connections=2)
         with server.client() as watcher:
             holder = gpulock.asyncio.Lock(own, LOCK, timeout=60)
@@ -485,7 +487,7 @@ class TestConnections:
         await close(own)
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
-    def test_a_child_does_not_hold_a_tasks_session_on(self, client, server):
+    def test_a_child_does_not_keep_a_tasks_session_open(self, client, server):
         async def hold_and_fork():
             own = redis.asyncio.Redis(port=server.port)
             lock = gpulock.asyncio.Lock(own, LOCK, timeout=60, session=True)
@@ -501,7 +503,7 @@ class TestConnections:
         os.waitpid(parent, 0)
         eventually(lambda: not client.exists(LOCK), patience=10)
 
-    def test_a_server_that_went_away_since_the_last_call_is_told_at_once(self, own_server):
+    def test_an_unreachable_server_is_an_immediate_error(self, own_server):
         with own_server.client(retry=None) as client:
             lock = gpulock.Lock(client, LOCK, timeout=60, session=True)
             lock.acquire()
@@ -510,26 +512,26 @@ class TestConnections:
             begin = time.monotonic()
             with pytest.raises(ConnectionError):
                 lock.acquire(blocking_timeout=60)
-            assert time.monotonic() - begin < 20, "it was not waited for"
+            assert time.monotonic() - begin < 20, "the call waited for the server"
 
 
-def test_a_timeout_of_zero_is_none(client):
+def test_a_timeout_of_zero_means_no_timeout(client):
     with gpulock.Lock(client, LOCK, timeout=0) as lock:
         assert lock.renew
 
 
-def test_on_lost_may_give_back_what_another_thread_holds(client):
-    """As the documentation says."""
+def test_on_lost_can_release_the_lock_of_another_thread(client):
+    """As described in docs/python.md."""
     done = threading.Event()
 
-    def give_back(_loss):
+    def release(_loss):
         with pytest.raises(LockError):
             lock.release()
         lock.local.token = owner
         lock.release()
         done.set()
 
-    lock = gpulock.Lock(client, LOCK, timeout=4, on_lost=give_back)
+    lock = gpulock.Lock(client, LOCK, timeout=4, on_lost=release)
     lock.acquire()
     owner = lock.owner
     assert done.wait(PATIENCE_S)

@@ -1,5 +1,5 @@
-"""What a lock of the module has beyond redis-py's: tokens, the line, sessions, renewal, the
-news of a loss, releases that can be repeated."""
+"""What gpulock.Lock adds to redis-py's Lock: fencing tokens, the wait queue, sessions, renewal,
+the report of a loss, and releases that can be repeated."""
 
 import gc
 import os
@@ -11,36 +11,36 @@ import pytest
 from redis.exceptions import ConnectionError, LockError, LockNotOwnedError, ResponseError
 
 import gpulock
-from looks import LOCK, inspect, stats, waiting
-from relay import Relay
+from inspection import LOCK, inspect, stats, waiting
+from proxy import Proxy
 from servers import eventually
 
 
 @pytest.fixture
-def relay(server):
-    relay = Relay(server.port)
-    yield relay
-    relay.close()
+def proxy(server):
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
-def relayed(relay, server):
-    """A client whose way to the server can be cut, and which does not try again by itself."""
-    with type(server.client())(port=relay.port, retry=None, socket_timeout=None) as client:
+def proxied(proxy, server):
+    """A client without retries, connected through the proxy."""
+    with type(server.client())(port=proxy.port, retry=None, socket_timeout=None) as client:
         yield client
 
 
 class StopWorkError(Exception):
-    """As Celery raises in the midst of everything when a task's time is over."""
+    """Raised by a signal at any point, like Celery's SoftTimeLimitExceeded."""
 
 
-def in_thread(function, *words):
-    thread = threading.Thread(target=function, args=words, daemon=True)
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args, daemon=True)
     thread.start()
     return thread
 
 
-def test_the_fencing_token_is_the_servers_and_rises(client):
+def test_the_fencing_token_comes_from_the_server_and_rises(client):
     lock = gpulock.Lock(client, LOCK, timeout=10)
     assert lock.token is None
     tokens = []
@@ -52,7 +52,7 @@ def test_the_fencing_token_is_the_servers_and_rises(client):
     assert tokens == sorted(set(tokens))
 
 
-def test_those_who_wait_are_served_in_turn(server):
+def test_waiters_are_served_in_order(server):
     order = []
     with server.client() as client:
         holder = gpulock.Lock(client, LOCK, timeout=60)
@@ -72,14 +72,14 @@ def test_those_who_wait_are_served_in_turn(server):
     assert order == list(range(8))
 
 
-def test_a_wait_in_slices_keeps_its_place(server):
+def test_a_wait_of_several_blocking_calls_keeps_its_position(server):
     order = []
     with server.client() as client:
         holder = gpulock.Lock(client, LOCK, timeout=60)
         holder.acquire()
 
         def wait(name, socket_timeout):
-            # A slice is half as long as the client bears silence.
+            # One blocking call lasts at most half of the client's socket_timeout.
             own = server.client(socket_timeout=socket_timeout, retry=None)
             with own, gpulock.Lock(own, LOCK, timeout=60):
                 order.append(name)
@@ -90,7 +90,7 @@ def test_a_wait_in_slices_keeps_its_place(server):
         eventually(lambda: waiting(client) == 2)
         before = stats(client)["wait_timeouts"]
         eventually(lambda: stats(client)["wait_timeouts"] > before + 1)
-        # A place is kept, but passed over, until its owner asks again.
+        # A kept position is skipped until its owner calls again.
         eventually(lambda: stats(client)["clients_waiting"] == 2)
         holder.release()
         first.join()
@@ -98,7 +98,7 @@ def test_a_wait_in_slices_keeps_its_place(server):
     assert order == ["first", "second"]
 
 
-def test_a_given_owner_is_told_that_the_lock_is_its_own(client):
+def test_the_owner_of_a_lock_can_acquire_it_again(client):
     first = gpulock.Lock(client, LOCK, timeout=10, owner="run-7")
     again = gpulock.Lock(client, LOCK, timeout=10, owner="run-7")
     assert first.acquire()
@@ -109,7 +109,7 @@ def test_a_given_owner_is_told_that_the_lock_is_its_own(client):
         first.release()
 
 
-def test_a_circle_of_waits_is_refused(server):
+def test_a_wait_that_would_deadlock_is_rejected(server):
     with server.client() as client:
         mine = gpulock.Lock(client, "a", timeout=60, owner="me")
         yours = gpulock.Lock(client, "b", timeout=60, owner="you", thread_local=False)
@@ -124,13 +124,13 @@ def test_a_circle_of_waits_is_refused(server):
         thread.join()
 
 
-def test_errors_of_the_server_are_told_as_they_are(client):
+def test_server_errors_are_raised_unchanged(client):
     client.rpush(LOCK, "a list")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         gpulock.Lock(client, LOCK).acquire()
 
 
-def test_ensure_held(client):
+def test_ensure_held_raises_unless_this_hold_is_current(client):
     lock = gpulock.Lock(client, LOCK, timeout=10)
     with pytest.raises(LockError, match="unlocked"):
         lock.ensure_held()
@@ -139,14 +139,14 @@ def test_ensure_held(client):
     client.execute_command("GPULOCK.FORCERELEASE", LOCK)
     with pytest.raises(LockNotOwnedError):
         lock.ensure_held()
-    # The same name, but not the same hold.
+    # The same owner, but another hold.
     client.execute_command("GPULOCK.ACQUIRE", LOCK, lock.owner)
     with pytest.raises(LockNotOwnedError):
         lock.ensure_held()
 
 
 class TestRenewal:
-    def test_a_lock_outlives_its_lease(self, client):
+    def test_a_lock_is_held_longer_than_its_lease(self, client):
         with gpulock.Lock(client, LOCK, timeout=3, renew=True) as lock:
             token = lock.token
             before = stats(client)["extends"]
@@ -156,14 +156,14 @@ class TestRenewal:
             assert not lock.lost.is_set()
         after = stats(client)["extends"]
         time.sleep(1)
-        assert stats(client)["extends"] == after, "nothing is renewed after the release"
+        assert stats(client)["extends"] == after, "renewed after the release"
 
-    def test_it_stops_with_its_thread(self, client):
+    def test_renewal_stops_with_its_thread(self, client):
         in_thread(gpulock.Lock(client, LOCK, timeout=3, renew=True).acquire).join()
         assert client.exists(LOCK)
         eventually(lambda: not client.exists(LOCK))
 
-    def test_it_stops_with_the_lock_object(self, client):
+    def test_renewal_stops_with_the_lock_object(self, client):
         lock = gpulock.Lock(client, LOCK, timeout=3, renew=True, thread_local=False)
         lock.acquire()
         del lock
@@ -171,7 +171,7 @@ class TestRenewal:
         eventually(lambda: not client.exists(LOCK))
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
-    def test_it_does_not_go_on_in_a_child(self, client):
+    def test_renewal_does_not_continue_in_a_child(self, client):
         lock = gpulock.Lock(client, LOCK, timeout=3, renew=True)
         lock.acquire()
         child = os.fork()
@@ -179,14 +179,14 @@ class TestRenewal:
             time.sleep(30)
             os._exit(0)
         try:
-            # As a parent does that dies without a word.
-            lock.local.kept.keeper.abandon()
+            # As if the parent had been killed.
+            lock.local.tracked.renewer.abandon()
             eventually(lambda: not client.exists(LOCK))
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
-    def test_it_never_renews_a_successors_hold(self, client):
+    def test_renewal_never_extends_a_successors_hold(self, client):
         losses = []
         lock = gpulock.Lock(
             client, LOCK, timeout=3, renew=True, owner="me", on_lost=losses.append
@@ -196,41 +196,39 @@ class TestRenewal:
         client.execute_command("GPULOCK.FORCERELEASE", LOCK)
         client.execute_command("GPULOCK.ACQUIRE", LOCK, "me", "PX", 60_000)
         assert lock.lost.wait(30)
-        assert client.pttl(LOCK) > 30_000, "the lease of the second hold is as it was"
+        assert client.pttl(LOCK) > 30_000, "the lease of the second hold was changed"
         (loss,) = eventually(lambda: losses)
         assert (loss.name, loss.owner, loss.token) == (LOCK, b"me", old)
-        assert loss.reason == "it was taken away"
+        assert loss.reason == "the lock is no longer owned"
         with pytest.raises(LockNotOwnedError):
             lock.release()
 
-    def test_a_longer_lease_that_was_asked_for_is_left_alone(self, client):
+    def test_renewal_does_not_shorten_an_extended_lease(self, client):
         with gpulock.Lock(client, LOCK, timeout=3, renew=True) as lock:
             lock.extend(60)
             before = stats(client)["extends"]
             eventually(lambda: stats(client)["extends"] > before)
             assert client.pttl(LOCK) > 50_000
 
-    def test_the_loss_is_told_while_the_lease_still_holds(self, relay, relayed, client):
-        told = []
+    def test_a_loss_is_reported_before_the_lease_expires(self, proxy, proxied, client):
+        reports = []
         lock = gpulock.Lock(
-            relayed,
+            proxied,
             LOCK,
             timeout=6,
             renew=True,
-            on_lost=lambda loss: told.append((loss.reason, client.get(LOCK))),
+            on_lost=lambda loss: reports.append((loss.reason, client.get(LOCK))),
         )
         lock.acquire()
-        relay.refuse()
+        proxy.refuse()
         assert lock.lost.wait(30)
-        ((reason, value),) = eventually(lambda: told)
-        assert reason == "its lease ends and was not renewed"
+        ((reason, value),) = eventually(lambda: reports)
+        assert reason == "the lease was not renewed and is about to expire"
         assert value == lock.owner
 
     @pytest.mark.parametrize("session", [False, True])
-    def test_a_server_that_hangs_does_not_keep_the_loss_from_the_holder(
-        self, own_server, session
-    ):
-        # It never answers, and the client would wait for ever.
+    def test_a_hanging_server_does_not_delay_the_report_of_a_loss(self, own_server, session):
+        # The server never replies, and the client would wait indefinitely.
         with own_server.client(socket_timeout=None, retry=None) as client:
             lock = gpulock.Lock(client, LOCK, timeout=9, renew=True, session=session)
             begin = time.monotonic()
@@ -238,32 +236,32 @@ class TestRenewal:
             own_server.process.send_signal(signal.SIGSTOP)
             try:
                 assert lock.lost.wait(30)
-                assert time.monotonic() - begin < 9, "the lease still holds"
+                assert time.monotonic() - begin < 9, "reported after the lease expired"
             finally:
                 own_server.process.send_signal(signal.SIGCONT)
 
-    def test_a_short_outage_is_ridden_out(self, relay, relayed, client):
-        with gpulock.Lock(relayed, LOCK, timeout=3, renew=True) as lock:
-            relay.refuse()
+    def test_renewal_survives_a_short_outage(self, proxy, proxied, client):
+        with gpulock.Lock(proxied, LOCK, timeout=3, renew=True) as lock:
+            proxy.refuse()
             time.sleep(1.2)
-            relay.refuse(False)
+            proxy.refuse(False)
             before = stats(client)["extends"]
             eventually(lambda: stats(client)["extends"] > before)
             lock.ensure_held()
 
-    def test_on_lost_may_give_the_lock_back(self, client):
+    def test_on_lost_can_release_the_lock(self, client):
         done = threading.Event()
 
-        def give_back(_loss):
+        def release(_loss):
             lock.release()
             done.set()
 
-        lock = gpulock.Lock(client, LOCK, timeout=4, thread_local=False, on_lost=give_back)
+        lock = gpulock.Lock(client, LOCK, timeout=4, thread_local=False, on_lost=release)
         lock.acquire()
         assert done.wait(30)
         assert not client.exists(LOCK)
 
-    def test_a_restarted_server_gives_a_new_token_that_is_used_from_then_on(self, own_server):
+    def test_the_new_token_from_a_restarted_server_is_used(self, own_server):
         with (
             own_server.client() as client,
             gpulock.Lock(client, LOCK, timeout=6, renew=True) as lock,
@@ -277,29 +275,29 @@ class TestRenewal:
 
 
 class TestSession:
-    def test_the_lock_is_tied_to_a_connection_of_its_own(self, client):
+    def test_the_lock_is_session_a_dedicated_connection(self, client):
         with gpulock.Lock(client, LOCK, timeout=60, session=True):
-            tied_to = inspect(client)["session"]
+            session = inspect(client)["session"]
             ids = {int(entry["id"]) for entry in client.client_list()}
-            assert tied_to in ids
-            assert tied_to != client.client_id()
+            assert session in ids
+            assert session != client.client_id()
         assert inspect(client) == {}
-        eventually(lambda: tied_to not in {int(e["id"]) for e in client.client_list()})
+        eventually(lambda: session not in {int(e["id"]) for e in client.client_list()})
 
-    def test_its_end_ends_the_lock_and_is_noticed(self, client):
+    def test_closing_the_connection_releases_the_lock_and_is_reported(self, client):
         losses = []
         lock = gpulock.Lock(client, LOCK, timeout=60, session=True, on_lost=losses.append)
         lock.acquire()
         client.client_kill_filter(_id=inspect(client)["session"])
         assert lock.lost.wait(30)
-        # Whichever the keeper sees first.
-        reasons = {"its connection broke", "it was taken away"}
+        # Depends on which the renewer detects first.
+        reasons = {"the session connection was lost", "the lock is no longer owned"}
         assert eventually(lambda: losses)[0].reason in reasons
         assert not client.exists(LOCK)
         with pytest.raises(LockNotOwnedError):
             lock.release()
 
-    def test_within_the_grace_it_is_replaced(self, client):
+    def test_the_connection_is_replaced_within_the_grace_period(self, client):
         lock = gpulock.Lock(client, LOCK, timeout=60, session=True, grace=20, renew=True)
         lock.acquire()
         token, old = lock.token, inspect(client)["session"]
@@ -311,13 +309,13 @@ class TestSession:
         lock.release()
         assert not client.exists(LOCK)
 
-    def test_a_grace_that_is_over_is_a_loss(self, relay, relayed):
-        lock = gpulock.Lock(relayed, LOCK, timeout=60, session=True, grace=0.5)
+    def test_the_end_of_the_grace_period_is_a_loss(self, proxy, proxied):
+        lock = gpulock.Lock(proxied, LOCK, timeout=60, session=True, grace=0.5)
         lock.acquire()
-        relay.refuse()
+        proxy.refuse()
         assert lock.lost.wait(30)
 
-    def test_a_restarted_server_is_come_back_to(self, own_server):
+    def test_the_session_is_restored_on_a_restarted_server(self, own_server):
         with own_server.client() as client:
             lock = gpulock.Lock(client, LOCK, timeout=60, session=True, grace=30, renew=True)
             lock.acquire()
@@ -328,20 +326,20 @@ class TestSession:
             lock.release()
             assert not lock.lost.is_set()
 
-    def test_it_renews_on_its_own_connection_so_that_nobody_cuts_it(self, server, client):
-        relay = Relay(server.port, cut_idle_s=5)
+    def test_renewal_keeps_the_session_connection_from_idling(self, server, client):
+        proxy = Proxy(server.port, idle_timeout_s=5)
         with server.client() as own:
-            own.connection_pool.connection_kwargs["port"] = relay.port
+            own.connection_pool.connection_kwargs["port"] = proxy.port
             lock = gpulock.Lock(own, LOCK, timeout=6, session=True, renew=True)
             lock.acquire()
-            tied_to, before = inspect(client)["session"], stats(client)["extends"]
+            session, before = inspect(client)["session"], stats(client)["extends"]
             eventually(lambda: stats(client)["extends"] > before + 2)
-            assert inspect(client)["session"] == tied_to
+            assert inspect(client)["session"] == session
             lock.release()
-        relay.close()
+        proxy.close()
 
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
-    def test_a_child_does_not_hold_it_on(self, client, server):
+    def test_a_child_does_not_keep_the_session_open(self, client, server):
         parent = os.fork()
         if not parent:
             with server.client() as own:
@@ -354,8 +352,8 @@ class TestSession:
         os.waitpid(parent, 0)
         eventually(lambda: not client.exists(LOCK), patience=10)
 
-    def test_a_wait_that_is_over_leaves_no_connection(self, client):
-        # Its place is kept for a while: not in the line that other tests look at.
+    def test_a_wait_that_timed_out_leaves_no_connection(self, client):
+        # Its position is kept for a while: other tests must not use this queue.
         holder = gpulock.Lock(client, "elsewhere", timeout=60)
         holder.acquire()
         before = len(client.client_list())
@@ -363,40 +361,40 @@ class TestSession:
         assert lock.acquire() is False
         eventually(lambda: len(client.client_list()) == before)
 
-    def test_a_grace_without_a_session_is_refused(self, client):
+    def test_grace_without_session_is_rejected(self, client):
         with pytest.raises(ValueError, match="session"):
             gpulock.Lock(client, LOCK, grace=1)
 
 
 class TestRelease:
-    def test_it_can_be_repeated(self, relay, relayed, client):
-        lock = gpulock.Lock(relayed, LOCK, timeout=60)
+    def test_a_failed_release_can_be_repeated(self, proxy, proxied, client):
+        lock = gpulock.Lock(proxied, LOCK, timeout=60)
         lock.acquire()
         owner = lock.owner
-        relay.refuse()
+        proxy.refuse()
         with pytest.raises(ConnectionError):
             lock.release()
         assert lock.owner == owner
         assert client.get(LOCK) == owner
-        relay.refuse(False)
+        proxy.refuse(False)
         lock.release()
         assert lock.owner is None
         assert not client.exists(LOCK)
 
-    def test_a_lost_answer_is_no_loss(self, relay, relayed, client):
-        lock = gpulock.Lock(relayed, LOCK, timeout=60)
+    def test_a_lost_reply_is_not_a_loss(self, proxy, proxied, client):
+        lock = gpulock.Lock(proxied, LOCK, timeout=60)
         lock.acquire()
-        relay.swallow_replies = True
-        cutter = in_thread(lambda: (eventually(lambda: not client.exists(LOCK)), relay.cut()))
+        proxy.swallow_replies = True
+        cutting = in_thread(lambda: (eventually(lambda: not client.exists(LOCK)), proxy.cut()))
         with pytest.raises(ConnectionError):
             lock.release()
-        cutter.join()
-        relay.swallow_replies = False
+        cutting.join()
+        proxy.swallow_replies = False
         lock.release()
         with pytest.raises(LockError, match="already unlocked"):
             lock.release()
 
-    def test_an_error_of_the_server_keeps_the_token(self, client):
+    def test_a_server_error_keeps_the_token(self, client):
         lock = gpulock.Lock(client, LOCK, timeout=60)
         lock.acquire()
         client.delete(LOCK)
@@ -406,26 +404,26 @@ class TestRelease:
         assert lock.owner is not None
 
 
-class TestWaitsThatAreCutOff:
-    def test_a_wait_goes_on_on_a_new_connection(self, relay, relayed, client):
+class TestInterruptedWaits:
+    def test_a_wait_continues_on_a_new_connection(self, proxy, proxied, client):
         holder = gpulock.Lock(client, LOCK, timeout=60)
         holder.acquire()
-        waiter = gpulock.Lock(relayed, LOCK, timeout=60, thread_local=False)
+        waiter = gpulock.Lock(proxied, LOCK, timeout=60, thread_local=False)
         thread = in_thread(waiter.acquire)
         eventually(lambda: waiting(client) == 1)
         before = stats(client)["waits_abandoned"]
-        relay.cut()
+        proxy.cut()
         eventually(lambda: stats(client)["waits_abandoned"] > before)
         eventually(lambda: stats(client)["clients_waiting"] == 1)
         holder.release()
         thread.join()
         assert waiter.owned()
 
-    def test_a_proxy_that_cuts_idle_connections(self, server, client):
-        relay = Relay(server.port, cut_idle_s=0.5)
+    def test_a_wait_survives_a_proxy_that_closes_idle_connections(self, server, client):
+        proxy = Proxy(server.port, idle_timeout_s=0.5)
         holder = gpulock.Lock(client, LOCK, timeout=60)
         holder.acquire()
-        with type(client)(port=relay.port) as own:
+        with type(client)(port=proxy.port) as own:
             waiter = gpulock.Lock(own, LOCK, timeout=60, thread_local=False)
             thread = in_thread(waiter.acquire)
             eventually(lambda: waiting(client) == 1)
@@ -434,12 +432,12 @@ class TestWaitsThatAreCutOff:
             assert waiting(client) == 2
             holder.release()
             thread.join()
-            assert waiter.owned(), "its place was kept all the time"
+            assert waiter.owned(), "the waiter lost its position"
             waiter.release()
         later.join()
-        relay.close()
+        proxy.close()
 
-    def test_a_server_that_is_restarted_in_the_middle(self, own_server):
+    def test_a_wait_survives_a_server_restart(self, own_server):
         with own_server.client() as client:
             holder = gpulock.Lock(client, LOCK, timeout=60)
             waiter = gpulock.Lock(client, LOCK, timeout=60, thread_local=False)
@@ -452,12 +450,12 @@ class TestWaitsThatAreCutOff:
             thread.join()
             assert waiter.owned()
 
-    def test_a_server_that_cannot_be_reached_is_told_at_once(self, own_server):
+    def test_an_unreachable_server_is_an_immediate_error(self, own_server):
         own_server.kill()
         with pytest.raises(ConnectionError):
             gpulock.Lock(own_server.client(retry=None), LOCK).acquire(blocking_timeout=60)
 
-    def test_an_interrupted_wait_leaves_nothing_behind(self, client):
+    def test_an_interrupted_wait_holds_nothing(self, client):
         def interrupt(_signal, _frame):
             raise StopWorkError
 

@@ -1,5 +1,5 @@
-"""What an asyncio lock has beyond redis-py's: above all, that a cancelled call leaves nothing
-behind."""
+"""What gpulock.asyncio.Lock adds to redis-py's asyncio Lock, above all that a cancelled call
+holds nothing."""
 
 import asyncio
 import gc
@@ -11,41 +11,41 @@ import redis.asyncio
 from redis.exceptions import ConnectionError, LockNotOwnedError
 
 import gpulock.asyncio
-from looks import LOCK, inspect, stats, waiting
-from relay import Relay
+from inspection import LOCK, inspect, stats, waiting
+from proxy import Proxy
 from servers import eventually
 
 
 async def until(condition):
-    """As ``eventually``, with the loop going on."""
+    """Like ``eventually``, without blocking the event loop."""
     end = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "timed out waiting for the condition"
         await asyncio.sleep(0.01)
 
 
 @pytest.fixture
 def watcher(server):
-    """Looks at the server from outside of the loop."""
+    """A client that does not use the event loop."""
     with server.client() as client:
         yield client
 
 
 @pytest.fixture
-async def relay(server):
-    relay = Relay(server.port)
-    yield relay
-    relay.close()
+async def proxy(server):
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture
-async def relayed(relay):
-    client = redis.asyncio.Redis(port=relay.port, retry=None, socket_timeout=None)
+async def proxied(proxy):
+    client = redis.asyncio.Redis(port=proxy.port, retry=None, socket_timeout=None)
     yield client
     await client.aclose()
 
 
-async def test_those_who_wait_are_served_in_turn(aclient, watcher):
+async def test_waiters_are_served_in_order(aclient, watcher):
     order = []
     holder = gpulock.asyncio.Lock(aclient, LOCK, timeout=60)
     await holder.acquire()
@@ -65,14 +65,14 @@ async def test_those_who_wait_are_served_in_turn(aclient, watcher):
 
 
 @pytest.mark.parametrize("session", [False, True])
-async def test_a_cancelled_wait_gives_back_what_it_was_granted(aclient, watcher, session):
+async def test_a_cancelled_wait_releases_what_it_was_granted(aclient, watcher, session):
     for pause in (0.0, 0.001, 0.003, 0.01) * 5:
         holder = gpulock.asyncio.Lock(aclient, LOCK, timeout=60)
         await holder.acquire()
         waiter = gpulock.asyncio.Lock(aclient, LOCK, timeout=60, session=session)
         waiting_task = asyncio.ensure_future(waiter.acquire())
         await until(lambda: stats(watcher)["clients_waiting"] == 1)
-        # The grant and the end of the wait meet each other, now and then.
+        # The grant and the cancellation race with each other.
         releasing = asyncio.ensure_future(holder.release())
         await asyncio.sleep(pause)
         if waiting_task.cancel():
@@ -86,8 +86,8 @@ async def test_a_cancelled_wait_gives_back_what_it_was_granted(aclient, watcher,
         await until(lambda: stats(watcher)["clients_waiting"] == 0)
 
 
-async def test_a_wait_under_a_timeout(aclient, watcher):
-    watcher.set(LOCK, "somebody", px=60_000)
+async def test_wait_for_cancels_a_wait(aclient, watcher):
+    watcher.set(LOCK, "other", px=60_000)
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(gpulock.asyncio.Lock(aclient, LOCK).acquire(), 0.2)
     watcher.delete(LOCK)
@@ -96,47 +96,47 @@ async def test_a_wait_under_a_timeout(aclient, watcher):
     await lock.release()
 
 
-async def test_a_grant_whose_answer_never_came_is_given_back(relay, relayed, watcher):
-    lock = gpulock.asyncio.Lock(relayed, LOCK, timeout=60)
+async def test_a_grant_whose_reply_was_lost_is_released(proxy, proxied, watcher):
+    lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60)
     await lock.acquire()
     await lock.release()
-    relay.swallow_replies = True
+    proxy.swallow_replies = True
     acquiring = asyncio.ensure_future(lock.acquire())
     await until(lambda: watcher.exists(LOCK))
-    relay.swallow_replies = False
+    proxy.swallow_replies = False
     acquiring.cancel()
     with pytest.raises(asyncio.CancelledError):
         await acquiring
     assert not watcher.exists(LOCK)
 
 
-async def test_a_cancelled_release_can_be_repeated(relay, relayed, watcher):
-    lock = gpulock.asyncio.Lock(relayed, LOCK, timeout=60)
+async def test_a_cancelled_release_can_be_repeated(proxy, proxied, watcher):
+    lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60)
     await lock.acquire()
-    relay.swallow_replies = True
+    proxy.swallow_replies = True
     releasing = asyncio.ensure_future(lock.release())
     await until(lambda: not watcher.exists(LOCK))
     releasing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await releasing
     assert lock.owner is not None
-    relay.swallow_replies = False
+    proxy.swallow_replies = False
     await lock.release()
     assert lock.owner is None
 
 
-async def test_a_release_that_fails_can_be_repeated(relay, relayed, watcher):
-    lock = gpulock.asyncio.Lock(relayed, LOCK, timeout=60)
+async def test_a_failed_release_can_be_repeated(proxy, proxied, watcher):
+    lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60)
     await lock.acquire()
-    relay.refuse()
+    proxy.refuse()
     with pytest.raises(ConnectionError):
         await lock.release()
-    relay.refuse(False)
+    proxy.refuse(False)
     await lock.release()
     assert not watcher.exists(LOCK)
 
 
-async def test_renewal(aclient, watcher):
+async def test_a_lock_is_renewed_until_its_release(aclient, watcher):
     async with gpulock.asyncio.Lock(aclient, LOCK, timeout=3, renew=True) as lock:
         before = stats(watcher)["extends"]
         await until(lambda: stats(watcher)["extends"] > before + 4)
@@ -154,65 +154,65 @@ async def test_renewal_stops_with_the_lock_object(aclient, watcher):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_renewal_stops_with_the_loop(server):
-    async def leave_it():
+    async def acquire_and_return():
         client = redis.asyncio.Redis(port=server.port)
         lock = gpulock.asyncio.Lock(client, LOCK, timeout=3, renew=True)
         await lock.acquire()
 
-    asyncio.run(leave_it())
+    asyncio.run(acquire_and_return())
     gc.collect()
     with server.client() as client:
         eventually(lambda: not client.exists(LOCK))
 
 
-async def test_the_loss_is_told(aclient, watcher):
-    told = []
+async def test_on_lost_can_be_a_coroutine_function(aclient, watcher):
+    losses = []
 
     async def on_lost(loss):
         await asyncio.sleep(0)
-        told.append(loss)
+        losses.append(loss)
 
     lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=3, renew=True, on_lost=on_lost)
     await lock.acquire()
     watcher.execute_command("GPULOCK.FORCERELEASE", LOCK)
     await asyncio.wait_for(lock.lost.wait(), 30)
-    await until(lambda: told)
-    assert told[0].reason == "it was taken away"
+    await until(lambda: losses)
+    assert losses[0].reason == "the lock is no longer owned"
     with pytest.raises(LockNotOwnedError):
         await lock.ensure_held()
     with pytest.raises(LockNotOwnedError):
         await lock.release()
 
 
-async def test_a_server_that_hangs_does_not_keep_the_loss_from_the_holder(own_server):
+async def test_a_hanging_server_does_not_delay_the_report_of_a_loss(own_server):
     client = redis.asyncio.Redis(port=own_server.port, socket_timeout=None, retry=None)
     async with client:
-        told = []
-        lock = gpulock.asyncio.Lock(client, LOCK, timeout=9, renew=True, on_lost=told.append)
+        losses = []
+        lock = gpulock.asyncio.Lock(client, LOCK, timeout=9, renew=True, on_lost=losses.append)
         begin = time.monotonic()
         await lock.acquire()
         own_server.process.send_signal(signal.SIGSTOP)
         try:
             await asyncio.wait_for(lock.lost.wait(), 30)
-            assert time.monotonic() - begin < 9, "the lease still holds"
-            await until(lambda: told)
+            assert time.monotonic() - begin < 9, "reported after the lease expired"
+            await until(lambda: losses)
         finally:
             own_server.process.send_signal(signal.SIGCONT)
 
 
-async def test_a_session_that_is_cut_comes_back_within_the_grace(aclient, watcher):
+async def test_the_connection_is_replaced_within_the_grace_period(aclient, watcher):
     lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=60, session=True, grace=20, renew=True)
     await lock.acquire()
-    token, tied_to = lock.token, inspect(watcher)["session"]
-    watcher.client_kill_filter(_id=tied_to)
-    await until(lambda: inspect(watcher)["session"] not in (None, tied_to))
+    token, session = lock.token, inspect(watcher)["session"]
+    watcher.client_kill_filter(_id=session)
+    await until(lambda: inspect(watcher)["session"] not in (None, session))
     await lock.ensure_held()
     assert lock.token == token
     await lock.release()
     assert not watcher.exists(LOCK)
 
 
-async def test_a_session_that_ends_is_a_loss(aclient, watcher):
+async def test_the_end_of_a_session_is_a_loss(aclient, watcher):
     lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=60, session=True)
     await lock.acquire()
     watcher.client_kill_filter(_id=inspect(watcher)["session"])
@@ -220,17 +220,17 @@ async def test_a_session_that_ends_is_a_loss(aclient, watcher):
     assert not watcher.exists(LOCK)
 
 
-async def test_a_wait_goes_on_on_a_new_connection(relay, relayed, watcher):
-    watcher.set(LOCK, "somebody", px=60_000)
-    lock = gpulock.asyncio.Lock(relayed, LOCK, timeout=60)
+async def test_a_wait_continues_on_a_new_connection(proxy, proxied, watcher):
+    watcher.set(LOCK, "other", px=60_000)
+    lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60)
     acquiring = asyncio.ensure_future(lock.acquire())
     await until(lambda: stats(watcher)["clients_waiting"] == 1)
     before = stats(watcher)["waits_abandoned"]
-    relay.cut()
+    proxy.cut()
     await until(lambda: stats(watcher)["waits_abandoned"] > before)
     await until(lambda: stats(watcher)["clients_waiting"] == 1)
     watcher.delete(LOCK)
     assert await acquiring is True
-    # The relay has cut what lay idle in the pool as well.
-    await relayed.connection_pool.disconnect()
+    # The proxy has also cut the idle connections of the pool.
+    await proxied.connection_pool.disconnect()
     await lock.release()

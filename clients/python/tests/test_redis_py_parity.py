@@ -1,4 +1,4 @@
-"""What redis-py's Lock does, ours does: the cases of redis-py's own tests, each on both."""
+"""gpulock.Lock behaves like redis-py's Lock: the cases of redis-py's own tests run on both."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ def get_lock(any_client, lock_class):
     return get
 
 
-def test_a_lock_is_a_key_with_the_token(get_lock, any_client):
+def test_the_key_holds_the_token(get_lock, any_client):
     lock = get_lock()
     assert lock.acquire(blocking=False) is True
     assert any_client.get(LOCK) == lock.local.token
@@ -36,18 +36,20 @@ def test_a_lock_is_a_key_with_the_token(get_lock, any_client):
 
 @pytest.mark.parametrize("thread_local", [True, False])
 @pytest.mark.parametrize("token", ["test", b"test"])
-def test_the_token_may_be_given(get_lock, any_client, thread_local, token):
+def test_acquire_accepts_a_token(get_lock, any_client, thread_local, token):
     lock = get_lock(thread_local=thread_local)
     assert lock.acquire(blocking=False, token=token)
     assert any_client.get(LOCK) == b"test"
     assert lock.local.token == b"test"
-    assert not get_lock().acquire(blocking=False, token=token), "equal tokens do not share it"
+    assert not get_lock().acquire(blocking=False, token=token), (
+        "equal tokens do not share the lock"
+    )
     lock.release()
     assert any_client.get(LOCK) is None
     assert lock.local.token is None
 
 
-def test_locked(get_lock):
+def test_locked_reports_the_state_of_the_lock(get_lock):
     lock = get_lock()
     assert lock.locked() is False
     lock.acquire(blocking=False)
@@ -57,7 +59,7 @@ def test_locked(get_lock):
 
 
 @pytest.mark.parametrize("decode", [False, True])
-def test_owned(any_server, get_lock, decode):
+def test_owned_reports_only_its_own_hold(any_server, get_lock, decode):
     with any_server.client(decode_responses=decode) as client:
         mine, other = get_lock(client), get_lock(client)
         assert mine.owned() is False
@@ -70,7 +72,7 @@ def test_owned(any_server, get_lock, decode):
         assert (mine.owned(), other.owned()) == (False, False)
 
 
-def test_competing_locks(get_lock):
+def test_two_locks_exclude_each_other(get_lock):
     first, second = get_lock(), get_lock()
     assert first.acquire(blocking=False)
     assert not second.acquire(blocking=False)
@@ -88,7 +90,7 @@ def test_timeout_is_the_lease(get_lock, any_client, timeout, most):
     lock.release()
 
 
-def test_a_wait_is_over_after_the_blocking_timeout(get_lock):
+def test_acquire_gives_up_after_the_blocking_timeout(get_lock):
     holder = get_lock()
     assert holder.acquire(blocking=False)
     begin = time.monotonic()
@@ -100,7 +102,7 @@ def test_a_wait_is_over_after_the_blocking_timeout(get_lock):
     holder.release()
 
 
-def test_a_waiter_gets_a_lock_that_is_released(get_lock):
+def test_a_waiter_acquires_a_released_lock(get_lock):
     holder, waiter = get_lock(), get_lock(thread_local=False)
     holder.acquire()
     thread = threading.Thread(target=waiter.acquire)
@@ -112,20 +114,20 @@ def test_a_waiter_gets_a_lock_that_is_released(get_lock):
     waiter.release()
 
 
-def test_a_waiter_gets_a_lock_whose_lease_is_over(get_lock):
+def test_a_waiter_acquires_an_expired_lock(get_lock):
     assert get_lock(timeout=0.2).acquire()
     waiter = get_lock()
     assert waiter.acquire() is True
     waiter.release()
 
 
-def test_context_manager(get_lock, any_client):
+def test_context_manager_acquires_and_releases(get_lock, any_client):
     with get_lock(blocking_timeout=0.2) as lock:
         assert any_client.get(LOCK) == lock.local.token
     assert any_client.get(LOCK) is None
 
 
-def test_context_manager_raises_when_not_acquired(get_lock, any_client):
+def test_context_manager_raises_if_not_acquired(get_lock, any_client):
     any_client.set(LOCK, "bar")
     with pytest.raises(LockError) as raised, get_lock(blocking_timeout=0.1):
         pass
@@ -133,7 +135,7 @@ def test_context_manager_raises_when_not_acquired(get_lock, any_client):
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_context_manager_that_lost_its_lock(get_lock, any_client, quiet, caplog):
+def test_context_manager_reports_a_lost_lock(get_lock, any_client, quiet, caplog):
     def lose():
         with get_lock(timeout=10, raise_on_release_error=not quiet):
             any_client.set(LOCK, "a")
@@ -147,16 +149,16 @@ def test_context_manager_that_lost_its_lock(get_lock, any_client, quiet, caplog)
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_context_manager_whose_lock_was_released_within(get_lock, quiet):
-    def release_within():
+def test_context_manager_reports_a_lock_released_inside_it(get_lock, quiet):
+    def release_inside():
         with get_lock(timeout=10, raise_on_release_error=not quiet) as lock:
             lock.release()
 
     if quiet:
-        release_within()
+        release_inside()
     else:
         with pytest.raises(LockError, match="not owned or is already unlocked"):
-            release_within()
+            release_inside()
 
 
 def test_releasing_an_unlocked_lock_raises(get_lock):
@@ -165,7 +167,7 @@ def test_releasing_an_unlocked_lock_raises(get_lock):
     assert raised.value.lock_name == LOCK
 
 
-def test_releasing_a_lock_that_is_no_longer_owned_raises(get_lock, any_client):
+def test_releasing_a_lock_no_longer_owned_raises(get_lock, any_client):
     lock = get_lock()
     lock.acquire(blocking=False)
     any_client.set(LOCK, "a")
@@ -176,7 +178,7 @@ def test_releasing_a_lock_that_is_no_longer_owned_raises(get_lock, any_client):
     assert any_client.get(LOCK) == b"a"
 
 
-def test_extend_adds(get_lock, any_client):
+def test_extend_adds_time(get_lock, any_client):
     lock = get_lock(timeout=10.5)
     assert lock.acquire(blocking=False)
     before = any_client.pttl(LOCK)
@@ -185,7 +187,7 @@ def test_extend_adds(get_lock, any_client):
     lock.release()
 
 
-def test_extend_replaces(get_lock, any_client):
+def test_extend_can_replace_the_lease(get_lock, any_client):
     lock = get_lock(timeout=10)
     assert lock.acquire(blocking=False)
     assert lock.extend(10, replace_ttl=True) is True
@@ -193,7 +195,7 @@ def test_extend_replaces(get_lock, any_client):
     lock.release()
 
 
-def test_reacquire(get_lock, any_client):
+def test_reacquire_resets_the_lease(get_lock, any_client):
     lock = get_lock(timeout=10)
     assert lock.acquire(blocking=False)
     assert any_client.pexpire(LOCK, 5_000)
@@ -203,42 +205,42 @@ def test_reacquire(get_lock, any_client):
 
 
 @pytest.mark.parametrize("change", ["extend", "reacquire"])
-def test_changing_a_lease_that_is_not_ours_raises(get_lock, any_client, change):
-    words = (10,) if change == "extend" else ()
+def test_changing_the_lease_of_a_lock_not_owned_raises(get_lock, any_client, change):
+    args = (10,) if change == "extend" else ()
     lock = get_lock(timeout=10)
     with pytest.raises(LockError, match="unlocked"):
-        getattr(lock, change)(*words)
+        getattr(lock, change)(*args)
     assert lock.acquire(blocking=False)
     any_client.set(LOCK, "a")
     with pytest.raises(LockNotOwnedError) as raised:
-        getattr(lock, change)(*words)
+        getattr(lock, change)(*args)
     assert raised.value.lock_name == LOCK
 
     any_client.delete(LOCK)
-    endless = get_lock()
-    assert endless.acquire(blocking=False)
+    permanent = get_lock()
+    assert permanent.acquire(blocking=False)
     with pytest.raises(LockError, match="no timeout"):
-        getattr(endless, change)(*words)
-    endless.release()
+        getattr(permanent, change)(*args)
+    permanent.release()
 
 
-def test_a_thread_sees_only_its_own_hold(get_lock):
+def test_each_thread_has_its_own_hold(get_lock):
     lock = get_lock(timeout=10)
     assert lock.acquire()
     seen = []
 
-    def elsewhere():
+    def other_thread():
         seen.append(getattr(lock.local, "token", None))
         seen.append(get_lock().acquire(blocking=False))
 
-    thread = threading.Thread(target=elsewhere)
+    thread = threading.Thread(target=other_thread)
     thread.start()
     thread.join()
     assert seen == [None, False]
     lock.release()
 
 
-def test_a_lock_not_local_to_a_thread_may_be_released_by_another(get_lock):
+def test_without_thread_local_another_thread_can_release(get_lock):
     lock = get_lock(thread_local=False, timeout=10)
     assert lock.acquire()
     thread = threading.Thread(target=lock.release)
@@ -247,7 +249,7 @@ def test_a_lock_not_local_to_a_thread_may_be_released_by_another(get_lock):
     assert lock.locked() is False
 
 
-def test_a_token_handed_over_releases_the_lock(get_lock):
+def test_a_lock_can_be_released_with_a_copied_token(get_lock):
     ours, theirs = get_lock(timeout=10), get_lock(timeout=10)
     assert ours.acquire()
     theirs.local.token = ours.local.token
@@ -257,7 +259,7 @@ def test_a_token_handed_over_releases_the_lock(get_lock):
     assert ours.locked() is False
 
 
-def test_both_kinds_of_lock_keep_each_other_out(any_client):
+def test_redis_py_and_gpulock_exclude_each_other(any_client):
     old = any_client.lock(LOCK, timeout=10)
     new = gpulock.Lock(any_client, LOCK, timeout=10)
     assert old.acquire()
@@ -270,7 +272,7 @@ def test_both_kinds_of_lock_keep_each_other_out(any_client):
     old.release()
 
 
-def test_a_lock_without_timeout_outlives_the_servers_default_lease(server):
+def test_a_lock_without_timeout_is_held_longer_than_the_default_lease(server):
     with server.client() as client:
         default = client.config_get("gpulock.default-lease")["gpulock.default-lease"]
         client.config_set("gpulock.default-lease", 3000)

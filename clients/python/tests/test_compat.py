@@ -1,5 +1,5 @@
-"""The acceptance of the replaced system, under the names that its tests had, but against a
-real server; then what it did wrong, done right."""
+"""The lock manager that the module replaces: its own tests, under their old names but against a
+real server; then tests of what it did wrong."""
 
 import functools
 import threading
@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis.exceptions import ConnectionError
 
+import gpulock.compat
 import gpulock.locks
-from gpulock.locks import (
+from gpulock.compat import (
     GpuLockTimeoutError,
     SmartGpuLockManager,
     configure,
@@ -19,8 +20,8 @@ from gpulock.locks import (
     gpu_lock,
     release_gpu_lock,
 )
-from looks import LOCK, inspect, stats
-from relay import Relay
+from inspection import LOCK, inspect, stats
+from proxy import Proxy
 from servers import eventually
 
 CONFIG = {"max_wait_time": 10, "poll_interval": 0.05, "lock_timeout": 60}
@@ -42,8 +43,8 @@ def configured(client):
 @pytest.fixture
 def counts(manager):
     def counts():
-        told = manager.get_exception_statistics()
-        return {name: told[name] for name in gpulock._manager.COUNTERS}
+        statistics = manager.get_exception_statistics()
+        return {name: statistics[name] for name in gpulock._manager.COUNTERS}
 
     return counts
 
@@ -59,11 +60,11 @@ class TestAtomicity:
 
     def test_release_lock_success(self, manager, client, counts):
         assert manager.acquire_lock_with_smart_polling("task_a", LOCK, CONFIG)
-        with client.pubsub() as ears:
-            ears.subscribe(f"gpu_lock:{LOCK}")
-            assert ears.get_message(timeout=30)["type"] == "subscribe"
+        with client.pubsub() as pubsub:
+            pubsub.subscribe(f"gpu_lock:{LOCK}")
+            assert pubsub.get_message(timeout=30)["type"] == "subscribe"
             assert manager.release_lock("task_a", LOCK, "preempted") is True
-            assert b'"release_reason":"preempted"' in ears.get_message(timeout=30)["data"]
+            assert b'"release_reason":"preempted"' in pubsub.get_message(timeout=30)["data"]
         assert not client.exists(LOCK)
         assert set(counts().values()) == {0}
 
@@ -93,7 +94,7 @@ class TestAtomicity:
             "emergency_releases": 0,
         }
         assert client.type(LOCK) == b"list"
-        assert "refuses to release" in caplog.text
+        assert "rejected the release" in caplog.text
 
     def test_release_lock_redis_unavailable(self, own_server, caplog):
         with own_server.client(retry=None) as client:
@@ -101,32 +102,32 @@ class TestAtomicity:
             assert manager.acquire_lock_with_smart_polling("task_a", LOCK, CONFIG)
             own_server.kill()
             assert manager.release_lock("task_a", LOCK) is False
-            assert "could not be given back" in caplog.text
+            assert "task_a failed to release" in caplog.text
             assert not manager.acquire_lock_with_smart_polling("task_b", LOCK, AT_ONCE)
             own_server.start()
             assert manager.release_lock("task_a", LOCK) is True
             assert not client.exists(LOCK)
 
     def test_lua_script_atomicity(self, manager, client):
-        # The successor takes the lock in the midst of the releases of the old holder.
+        # The successor acquires the lock between the releases of the old holder.
         successor = SmartGpuLockManager(client)
         for _ in range(20):
             assert manager.acquire_lock_with_smart_polling("old", LOCK, CONFIG)
-            taker = threading.Thread(
+            acquirer = threading.Thread(
                 target=successor.acquire_lock_with_smart_polling, args=("new", LOCK, CONFIG)
             )
-            taker.start()
+            acquirer.start()
             results = [manager.release_lock("old", LOCK) for _ in range(4)]
-            taker.join()
+            acquirer.join()
             assert results == [True, False, False, False]
             assert client.get(LOCK).startswith(b"locked_by_new")
-            # The thread that took it is over; the task gives it back all the same.
+            # The thread that acquired it has ended; the task can still release it.
             assert successor.release_lock("new", LOCK)
 
     def test_exception_stats_initialization(self, manager):
-        told = manager.get_exception_statistics()
-        assert abs(told.pop("timestamp") - time.time()) < 30
-        assert told == {
+        statistics = manager.get_exception_statistics()
+        assert abs(statistics.pop("timestamp") - time.time()) < 30
+        assert statistics == {
             "normal_release_failures": 0,
             "emergency_releases": 0,
             "release_script_errors": 0,
@@ -139,37 +140,37 @@ class TestAtomicity:
 
 class TestDeadlock:
     def test_concurrent_lock_acquisition(self, client):
-        inside, most, done = [], [], []
+        holders, counts, released = [], [], []
 
         def work(number):
             manager = SmartGpuLockManager(client)
             assert manager.acquire_lock_with_smart_polling(f"task_{number}", LOCK, CONFIG)
-            inside.append(number)
-            most.append(len(inside))
+            holders.append(number)
+            counts.append(len(holders))
             time.sleep(0.01)
-            inside.remove(number)
-            done.append(manager.release_lock(f"task_{number}", LOCK))
+            holders.remove(number)
+            released.append(manager.release_lock(f"task_{number}", LOCK))
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert most == [1] * 5
-        assert done == [True] * 5
+        assert counts == [1] * 5
+        assert released == [True] * 5
 
     def test_emergency_release_on_normal_failure(self, configured, client):
-        """A release that the server refuses; then the last resort takes that very hold."""
+        """When the server rejects the release, a forced release ends that hold."""
         alerts = []
         configure(client, alert=lambda kind, data: alerts.append((kind, data["lock_key"])))
 
-        class RefusesRelease(type(client)):
-            def execute_command(self, *words, **options):
-                if words[0] == "GPULOCK.RELEASE":
-                    words = (*words, "NONSENSE")
-                return super().execute_command(*words, **options)
+        class ReleaseRejectingClient(type(client)):
+            def execute_command(self, *args, **options):
+                if args[0] == "GPULOCK.RELEASE":
+                    args = (*args, "NONSENSE")
+                return super().execute_command(*args, **options)
 
-        broken = RefusesRelease(connection_pool=client.connection_pool)
+        broken = ReleaseRejectingClient(connection_pool=client.connection_pool)
         configure(broken, alert=lambda kind, data: alerts.append((kind, data["lock_key"])))
 
         @gpu_lock(LOCK, timeout=60, max_wait_time=1)
@@ -184,7 +185,7 @@ class TestDeadlock:
 
 
 class TestDecorator:
-    def test_a_task_holds_the_lock_and_its_value_names_it(self, configured):
+    def test_a_task_holds_the_lock_as_its_owner(self, configured):
         class Task:
             name = "asr"
 
@@ -200,7 +201,7 @@ class TestDecorator:
         assert 20 < ttl <= 30
         assert not configured.exists(LOCK)
 
-    def test_a_failing_task_gives_it_back(self, configured):
+    def test_a_failing_task_releases_the_lock(self, configured):
         @gpu_lock(LOCK)
         def task():
             raise RuntimeError("CUDA out of memory")
@@ -209,20 +210,22 @@ class TestDecorator:
             task()
         assert not configured.exists(LOCK)
 
-    def test_a_lock_that_is_not_to_be_had(self, configured):
+    def test_a_lock_that_stays_held_raises(self, configured):
         cleaned = []
         configure(configured, cleanup=lambda: cleaned.append(True))
-        configured.set(LOCK, "locked_by_somebody", ex=60)
+        configured.set(LOCK, "locked_by_other", ex=60)
 
         @gpu_lock(LOCK, max_wait_time=0.1)
         def task():
             pytest.fail("it ran without the lock")
 
-        with pytest.raises(GpuLockTimeoutError, match="GPU_LOCK_TIMEOUT: task did not get"):
+        with pytest.raises(
+            GpuLockTimeoutError, match="GPU_LOCK_TIMEOUT: task task did not acquire"
+        ):
             task()
         assert cleaned == [True]
 
-    def test_the_cleanup_runs_while_the_lock_is_held_and_may_fail(self, configured, caplog):
+    def test_the_cleanup_runs_before_the_release_and_may_fail(self, configured, caplog):
         seen = []
 
         def cleanup():
@@ -235,14 +238,14 @@ class TestDecorator:
         assert not configured.exists(LOCK)
         assert "no driver" in caplog.text
 
-    def test_a_late_release_leaves_the_successor_alone(self, configured):
-        """The old third layer deleted the key, whoever held it by then."""
+    def test_a_late_release_does_not_affect_the_successor(self, configured):
+        """The old lock manager deleted the key as a last resort, even a successor's."""
         for plain_owner in (False, True):
             configure(configured, plain_owner=plain_owner)
 
             @gpu_lock(LOCK, timeout=60)
             def task():
-                # The lease is over, and the next run of the same task has the lock.
+                # The lease expires, and the next run of the same task acquires the lock.
                 configured.delete(LOCK)
                 name = "locked_by_task"
                 return configured.execute_command("GPULOCK.ACQUIRE", LOCK, name, "EX", 60)
@@ -251,24 +254,24 @@ class TestDecorator:
             assert inspect(configured)["token"] == successor
             configured.delete(LOCK)
 
-    def test_a_server_away_in_the_finally(self, server, client, caplog):
-        relay = Relay(server.port)
+    def test_an_unreachable_server_does_not_fail_the_task(self, server, client, caplog):
+        proxy = Proxy(server.port)
         with server.client(retry=None) as own:
-            own.connection_pool.connection_kwargs["port"] = relay.port
+            own.connection_pool.connection_kwargs["port"] = proxy.port
             configure(own)
 
             @gpu_lock(LOCK, timeout=60)
             def task():
-                relay.refuse()
+                proxy.refuse()
                 return "done"
 
             assert task() == "done"
         configure()
-        relay.close()
-        assert "left to its lease" in caplog.text
+        proxy.close()
+        assert "held until its lease expires" in caplog.text
         assert client.exists(LOCK)
 
-    def test_a_body_that_runs_after_the_call_is_refused(self):
+    def test_a_function_whose_body_runs_later_is_rejected(self):
         async def coroutine():
             pass
 
@@ -278,19 +281,19 @@ class TestDecorator:
         async def asynchronous_generator():
             yield
 
-        for late in (coroutine, generator, asynchronous_generator):
+        for function in (coroutine, generator, asynchronous_generator):
             with pytest.raises(TypeError, match=r"gpulock\.asyncio\.Lock"):
-                gpu_lock(LOCK)(late)
+                gpu_lock(LOCK)(function)
 
-    def test_the_plain_old_value(self, configured):
+    def test_plain_owner_writes_the_old_value(self, configured):
         configure(configured, plain_owner=True)
         values = []
         gpu_lock(LOCK)(lambda: values.append(configured.get(LOCK)))()
         assert values == [b"locked_by_<lambda>"]
 
 
-class TestFigures:
-    def test_status(self, configured):
+class TestStatistics:
+    def test_status_reports_the_holder(self, configured):
         free = get_gpu_lock_status(LOCK)
         assert (free["is_locked"], free["lock_holder"], free["lock_type"]) == (
             False,
@@ -314,27 +317,27 @@ class TestFigures:
         assert summary["overall_status"] == "healthy"
         assert summary["lock_age"] is not None
 
-    def test_status_without_a_server(self, own_server):
+    def test_status_reports_an_unreachable_server(self, own_server):
         own_server.kill()
         configure(own_server.client(retry=None))
         assert "error" in get_gpu_lock_status(LOCK)
         configure()
 
-    def test_figures_without_a_server(self, own_server, caplog):
+    def test_without_a_server_the_process_reports_its_own_counters(self, own_server, caplog):
         with own_server.client(retry=None) as client:
             configure(client)
-            manager = gpulock.locks.lock_manager
+            manager = gpulock.compat.lock_manager
             assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
-            seen = manager._own_counts["acquired"]
+            acquired = manager._own_counters["acquired"]
             own_server.kill()
-            assert manager.get_exception_statistics()["total_locks"] == seen > 0
-            assert "does not tell its counters" in caplog.text
+            assert manager.get_exception_statistics()["total_locks"] == acquired > 0
+            assert "failed to read the server's counters" in caplog.text
             assert release_gpu_lock(LOCK, "asr") is False
-            assert "could not be released" in caplog.text
+            assert "failed to release" in caplog.text
         configure()
 
-    def test_what_is_held_no_more_is_not_old(self, own_server):
-        """A lock that could not be given back: its lease is over all the same."""
+    def test_an_expired_lock_has_no_age(self, own_server):
+        """The lease of a lock that could not be released still expires."""
         with own_server.client(retry=None) as client:
             manager = SmartGpuLockManager(client)
             short = {**CONFIG, "lock_timeout": 0.5}
@@ -343,14 +346,14 @@ class TestFigures:
             assert manager.release_lock("asr", LOCK) is False
             eventually(lambda: manager.get_lock_health()["lock_age"] is None)
 
-    def test_statistics_health_and_history(self, manager, client):
-        client.set("taken", "somebody")
+    def test_statistics_health_and_history_agree(self, manager, client):
+        client.set("taken", "other")
         assert manager.acquire_lock_with_smart_polling("a", LOCK, CONFIG)
         assert not manager.acquire_lock_with_smart_polling("b", "taken", AT_ONCE)
-        told = manager.get_statistics()
-        assert (told["total_attempts"], told["successful_acquisitions"]) == (2, 1)
-        assert (told["success_rate"], told["timeout_rate"]) == (0.5, 0.5)
-        assert (told["event_driven_rate"], told["last_lock_holder"]) == (1.0, "a")
+        statistics = manager.get_statistics()
+        assert (statistics["total_attempts"], statistics["successful_acquisitions"]) == (2, 1)
+        assert (statistics["success_rate"], statistics["timeout_rate"]) == (0.5, 0.5)
+        assert (statistics["event_driven_rate"], statistics["last_lock_holder"]) == (1.0, "a")
         health = manager.get_lock_health()
         assert health["status"] == "warning"
         assert "high timeout rate" in health["issues"]
@@ -358,24 +361,25 @@ class TestFigures:
         assert [(e["task_name"], e["success"]) for e in history] == [("a", True), ("b", False)]
         assert manager.get_lock_history(limit=1) == history[1:]
 
-    def test_the_counters_are_everybodys(self, manager, server):
+    def test_the_counters_cover_all_clients(self, manager, server):
         manager.release_lock("a", LOCK)
         with server.client() as other:
-            told = SmartGpuLockManager(other).get_exception_statistics()
-        assert told["ownership_violations"] == 1
+            statistics = SmartGpuLockManager(other).get_exception_statistics()
+        assert statistics["ownership_violations"] == 1
 
-    def test_without_the_module_each_process_counts_for_itself(self, plain_server):
+    def test_without_the_module_each_process_counts_separately(self, plain_server):
         with plain_server.client() as client:
             manager = SmartGpuLockManager(client)
             assert manager.acquire_lock_with_smart_polling("a", LOCK, CONFIG)
             assert manager.release_lock("b", LOCK) is False
             assert manager.release_lock("a", LOCK) is True
-            told = manager.get_exception_statistics()
-            assert (told["total_locks"], told["ownership_violations"]) == (1, 1)
+            statistics = manager.get_exception_statistics()
+            assert statistics["total_locks"] == 1
+            assert statistics["ownership_violations"] == 1
             assert manager.get_statistics()["polling_rate"] == 1.0
 
-    def test_release_by_people(self, configured):
-        manager = gpulock.locks.lock_manager
+    def test_release_gpu_lock_releases_any_run_of_the_task(self, configured):
+        manager = gpulock.compat.lock_manager
         assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
         assert release_gpu_lock(LOCK, "tts") is False
         assert release_gpu_lock(LOCK, "as") is False
@@ -383,19 +387,18 @@ class TestFigures:
         assert not configured.exists(LOCK)
         assert release_gpu_lock(LOCK) is False
 
-    def test_the_environment_names_the_server(self, server, monkeypatch):
+    def test_the_environment_gives_the_server(self, server, monkeypatch):
         monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
         monkeypatch.setenv("REDIS_PORT", str(server.port))
         configure()
-        client = gpulock.locks.redis_client
+        client = gpulock.compat.redis_client
         assert client.connection_pool.connection_kwargs["db"] == 2
         assert gpu_lock(LOCK)(lambda: client.get(LOCK))().startswith("locked_by_")
         client.close()
         configure()
 
 
-def test_two_runs_of_a_task_in_one_process(manager, client):
-    """The first one's lease is over; its release must not give back the second one's lock."""
+def test_the_release_of_an_expired_run_does_not_affect_the_next_run(manager, client):
     config = {**CONFIG, "lock_timeout": 0.3}
     assert manager.acquire_lock_with_smart_polling("asr", LOCK, config)
     eventually(lambda: not client.exists(LOCK))
@@ -409,7 +412,7 @@ def test_two_runs_of_a_task_in_one_process(manager, client):
 
 
 @pytest.mark.parametrize("plain_owner", [False, True])
-def test_a_run_that_got_nothing_frees_nothing(client, counts, plain_owner):
+def test_a_run_that_did_not_acquire_releases_nothing(client, counts, plain_owner):
     manager = SmartGpuLockManager(client, plain_owner=plain_owner)
     assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
     holder = client.get(LOCK)
@@ -425,24 +428,24 @@ def test_a_run_that_got_nothing_frees_nothing(client, counts, plain_owner):
 
 
 @pytest.mark.parametrize("plain_owner", [False, True])
-def test_a_second_release_leaves_the_next_run_alone(client, plain_owner):
+def test_a_second_release_does_not_affect_the_next_run(client, plain_owner):
     manager = SmartGpuLockManager(client, plain_owner=plain_owner)
     assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
     assert manager.release_lock("asr", LOCK) is True
-    take = functools.partial(manager.acquire_lock_with_smart_polling, "asr", LOCK, CONFIG)
-    assert in_a_thread(take)
+    acquire = functools.partial(manager.acquire_lock_with_smart_polling, "asr", LOCK, CONFIG)
+    assert in_a_thread(acquire)
     assert manager.release_lock("asr", LOCK) is False
     assert client.exists(LOCK)
 
 
-def test_a_failed_try_does_not_forget_what_is_held(manager, client):
+def test_a_failed_attempt_keeps_the_earlier_lock(manager, client):
     assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
     assert not manager.acquire_lock_with_smart_polling("asr", LOCK, AT_ONCE)
     assert manager.release_lock("asr", LOCK) is True
     assert not client.exists(LOCK)
 
 
-def test_the_renewal_ends_with_the_thread_that_took_the_lock(manager, client):
+def test_renewal_stops_with_the_thread_that_acquired_the_lock(manager, client):
     renewed = {**CONFIG, "lock_timeout": 3, "renew": True}
 
     def work():
@@ -454,24 +457,30 @@ def test_the_renewal_ends_with_the_thread_that_took_the_lock(manager, client):
     eventually(lambda: manager.get_lock_health()["lock_age"] is None)
 
 
+def test_locks_is_an_alias(configured):
+    assert gpulock.locks.gpu_lock is gpulock.compat.gpu_lock
+    assert gpulock.locks.lock_manager is gpulock.compat.lock_manager
+    assert gpulock.locks.redis_client is configured
+
+
 def in_a_thread(function):
-    """What the function answers in a thread of its own, which is over then."""
+    """Runs the function in a new thread, and returns its result after the thread has ended."""
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(function).result()
 
 
-def test_errors_are_told_apart_by_type(own_server):
+def test_errors_are_classified_by_type(own_server):
     class ResponseError(ConnectionError):
-        """What the old code took for an error of the script, by its name."""
+        """The old lock manager classified this as a script error, by its name."""
 
     with own_server.client() as client:
         manager = SmartGpuLockManager(client)
         manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
-        lock = manager._held_by("asr", LOCK)
+        lock = manager._find_lock("asr", LOCK)
 
         def fail(_reason):
             raise ResponseError("away")
 
         lock.release = fail
         assert manager.release_lock("asr", LOCK) is False
-        assert manager._own_counts["release_script_errors"] == 0
+        assert manager._own_counters["release_script_errors"] == 0

@@ -1,0 +1,197 @@
+"""Acquires locks: through the wait queues of the module, or by polling without it.
+
+However a call ends early (an error, a signal, a cancelled task), locks that it may have been
+granted are released.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import replace
+
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+
+from . import _commands, _fallback
+from ._operations import (
+    Operation,
+    Routine,
+    close_dedicated,
+    execute,
+    execute_dedicated,
+    execute_with_short_timeout,
+    sleep,
+    wait_for_message,
+)
+from ._server import Capabilities, Server, is_unknown_command
+from ._types import AcquireRequest, Hold
+from .errors import DeadlockError, ModuleMissingError
+
+logger = logging.getLogger("gpulock")
+
+RECONNECT_LIMIT_S = 30.0
+"""How long a waiter keeps reconnecting after a connection broke."""
+MIN_BLOCK_S = 0.25
+RETRY_DELAY_S = 0.2
+
+
+def acquire(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
+    """Returns the acquired locks, or None if they were not granted in time."""
+    capabilities = yield from server.capabilities()
+    if capabilities.module:
+        try:
+            return (yield from _acquire_queued(request, server))
+        except ResponseError as error:
+            if not is_unknown_command(error):
+                raise
+            server.invalidate()
+            capabilities = replace((yield from server.capabilities()), module=False)
+    _reject_module_features(request)
+    return (yield from _acquire_by_polling(request, capabilities))
+
+
+def _reject_module_features(request: AcquireRequest) -> None:
+    if request.session or request.fair:
+        feature = "session=True" if request.session else "fair=True"
+        raise ModuleMissingError(
+            f"{feature} needs the GPULOCK module, which this server lacks."
+        )
+
+
+def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
+    deadline = time.monotonic() + request.wait_s
+    connection = _ConnectionHealth(request.max_block_s)
+    try:
+        while True:
+            # BLOCK 0 would wait indefinitely.
+            remaining = max(0.0, deadline - time.monotonic())
+            block_ms = math.ceil(min(remaining, connection.max_block_s) * 1000)
+            if not request.session and not connection.has_replied:
+                block_ms = 0  # A free lock needs no dedicated connection.
+            try:
+                reply = yield _send_acquire(request, block_ms)
+            except (ConnectionError, TimeoutError):
+                server.invalidate()
+                if not block_ms or not connection.has_replied or connection.record_failure():
+                    raise
+                yield sleep(RETRY_DELAY_S)
+                continue
+            except ResponseError as error:
+                _raise_unless_transient(error, waiting=block_ms > 0)
+                yield sleep(RETRY_DELAY_S)
+                continue
+            connection.failing_since, connection.has_replied = None, True
+            tokens = _commands.granted_tokens(request, reply)
+            if tokens is not None:
+                if not request.session:
+                    yield close_dedicated()
+                return Hold(request.owner, tokens)
+            if time.monotonic() >= deadline:
+                yield close_dedicated()
+                return None
+    except GeneratorExit:
+        raise
+    except (ResponseError, DeadlockError):
+        # The server replied with an error: it granted nothing.
+        yield close_dedicated()
+        raise
+    except BaseException:
+        yield from _withdraw_queued(request)
+        raise
+
+
+class _ConnectionHealth:
+    """What a wait has learned about its connection to the server."""
+
+    def __init__(self, max_block_s: float) -> None:
+        self.max_block_s = max_block_s
+        self.failing_since: float | None = None
+        self.has_replied = False
+
+    def record_failure(self) -> bool:
+        """Returns whether to give up. Blocks for a shorter time from now on: a proxy may close
+        idle connections."""
+        now = time.monotonic()
+        if self.failing_since is None:
+            self.failing_since = now
+        self.max_block_s = max(self.max_block_s / 4, min(self.max_block_s, MIN_BLOCK_S))
+        return now - self.failing_since > RECONNECT_LIMIT_S
+
+
+def _send_acquire(request: AcquireRequest, block_ms: int) -> Operation:
+    """A blocking call uses the dedicated connection: otherwise waiters could exhaust the pool,
+    and no holder could release."""
+    command = _commands.acquire(request, block_ms)
+    if request.session or block_ms:
+        return execute_dedicated(*command)
+    return execute(*command)
+
+
+def _raise_unless_transient(error: ResponseError, waiting: bool) -> None:
+    """A failover or a slot migration ends a blocking call; the next call continues the wait."""
+    text = str(error)
+    if text.startswith("DEADLOCK"):
+        raise DeadlockError(text) from error
+    if not (waiting and text.startswith(("UNBLOCKED force", "TRYAGAIN"))):
+        raise error
+
+
+def _withdraw_queued(request: AcquireRequest) -> Routine[None]:
+    """Withdraws a call whose reply is lost. Repeating the command takes over its position in
+    the queue, and reports locks that were already granted."""
+    try:
+        yield close_dedicated()
+        if not request.unique:
+            return  # Another holder may use the same owner.
+        repeated = _commands.acquire(replace(request, session=False), block_ms=1)
+        reply = yield execute_with_short_timeout(*repeated)
+        granted = _commands.granted_tokens(request, reply) or {}
+        for name, token in granted.items():
+            if request.current_hold is None or not request.current_hold.matches(name, token):
+                release = _commands.release(name, request.owner, None, "cancelled")
+                yield execute_with_short_timeout(*release)
+    except (RedisError, OSError):
+        _log_not_withdrawn(request)
+
+
+def _log_not_withdrawn(request: AcquireRequest) -> None:
+    logger.warning(
+        "gpulock: an acquire call for %s was interrupted, and the server did not respond: "
+        "locks that it may have been granted are held until their lease expires",
+        request.names[0],
+    )
+
+
+def _acquire_by_polling(
+    request: AcquireRequest, capabilities: Capabilities
+) -> Routine[Hold | None]:
+    deadline = time.monotonic() + request.wait_s
+    try:
+        while True:
+            hold = yield from _fallback.try_acquire(request)
+            remaining = deadline - time.monotonic()
+            if hold is not None or remaining <= 0:
+                # Inside the try block, so that an interrupted call is withdrawn.
+                yield lambda runtime: runtime.unsubscribe()
+                return hold
+            interval = min(request.poll_interval_s, remaining)
+            yield wait_for_message(_fallback.channel(request.names[0]), interval)
+    except (GeneratorExit, ResponseError):
+        raise
+    except BaseException:
+        yield from _withdraw_polling(request, capabilities)
+        raise
+
+
+def _withdraw_polling(request: AcquireRequest, capabilities: Capabilities) -> Routine[None]:
+    if not request.unique:
+        return
+    try:
+        for name in request.names:
+            if request.current_hold is None or name not in request.current_hold.names:
+                yield from _fallback.release(
+                    name, request.owner, "cancelled", capabilities, execute_with_short_timeout
+                )
+    except (RedisError, OSError):
+        _log_not_withdrawn(request)

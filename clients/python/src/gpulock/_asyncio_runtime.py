@@ -1,0 +1,399 @@
+"""Runs routines in asyncio tasks: the client, the dedicated connection of a lock, and the
+renewer's task. The asyncio counterpart of ``_thread_runtime``."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import logging
+import os
+import time
+import weakref
+from typing import Any, Callable, TypeVar
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.client import NEVER_DECODE
+from redis.exceptions import RedisError, ResponseError, TimeoutError
+
+from ._commands import Argument
+from ._operations import Operation, Routine
+from ._renewal import Wakeup
+from ._server import is_cluster
+from ._thread_runtime import client_retries, short_timeout_settings, weak_callback
+from ._types import Loss
+
+logger = logging.getLogger("gpulock")
+T = TypeVar("T")
+
+NO_TIMEOUT_S = 1e9
+STOP_TIMEOUT_S = 1.0
+
+
+async def run(routine: Routine[T], runtime: AsyncioRuntime) -> T:
+    """Performs the operations of the routine in this task."""
+    try:
+        return await _advance(routine, lambda: next(routine), runtime)
+    finally:
+        await runtime.unsubscribe()
+
+
+async def _advance(
+    routine: Routine[T], resume: Callable[[], Operation], runtime: AsyncioRuntime
+) -> T:
+    try:
+        operation = resume()
+        while True:
+            try:
+                result = await operation(runtime)
+            except asyncio.CancelledError as error:
+                return await _clean_up(routine, error, runtime)
+            except BaseException as error:
+                operation = routine.throw(error)
+            else:
+                operation = routine.send(result)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def _clean_up(
+    routine: Routine[T], error: asyncio.CancelledError, runtime: AsyncioRuntime
+) -> T:
+    """Lets the routine finish its cleanup after a cancellation, even if the task is cancelled
+    again meanwhile."""
+    resumed = _advance(routine, lambda: routine.throw(error), runtime)
+    return await asyncio.shield(asyncio.ensure_future(resumed))
+
+
+class DedicatedConnection:
+    """A connection outside of the client's pool. A read is always pending on it, so that its
+    closing is noticed immediately."""
+
+    def __init__(self, client: Any, settings: dict[str, Any]) -> None:
+        self._connection = client.connection_pool.connection_class(**settings)
+        self._timeout_s = settings.get("socket_timeout")
+        self._pending_read: asyncio.Future[Any] | None = None
+        self.is_broken = False
+        _dedicated_connections.add(self)
+
+    async def execute(self, *command: Argument) -> Any:
+        """Sends a command, and returns the reply."""
+        try:
+            await self._connection.send_command(*command, check_health=False)
+            # Not wait_for: before Python 3.12 it can lose a cancellation.
+            await asyncio.wait({self.pending_read()}, timeout=self._timeout_s)
+            if not self.pending_read().done():
+                raise TimeoutError("Timeout reading from the dedicated connection of the lock")
+            read, self._pending_read = self.pending_read(), None
+            reply = read.result()
+        except ResponseError:
+            raise
+        except BaseException:
+            await self._mark_broken()
+            raise
+        self.is_broken = False
+        return reply
+
+    def pending_read(self) -> asyncio.Future[Any]:
+        """Completes with the next reply, or when the connection is closed."""
+        if self._pending_read is None:
+            read = self._connection.read_response(disable_decoding=True, timeout=NO_TIMEOUT_S)
+            self._pending_read = asyncio.ensure_future(read)
+        return self._pending_read
+
+    async def check(self) -> None:
+        """Detects whether the peer has closed the connection."""
+        if self._pending_read is not None and self._pending_read.done():
+            read, self._pending_read = self._pending_read, None
+            if read.exception() is not None:
+                await self._mark_broken()
+
+    async def close(self) -> None:
+        """Closes the connection, which ends its session, at once or after the grace period."""
+        if self._pending_read is not None:
+            self._pending_read.cancel()
+            await asyncio.wait({self._pending_read})
+            self._pending_read = None
+        await self._connection.disconnect()
+
+    def detach_in_child(self) -> None:
+        """Replaces the socket in a child process, and leaves it open in the parent. The file
+        descriptor stays in use: the inherited event loop refers to it by number."""
+        writer = self._connection._writer
+        if writer is not None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, writer.get_extra_info("socket").fileno())
+            os.close(null)
+
+    async def _mark_broken(self) -> None:
+        self.is_broken = True
+        await self.close()
+
+
+_dedicated_connections: weakref.WeakSet[DedicatedConnection] = weakref.WeakSet()
+
+
+def _detach_inherited_connections() -> None:
+    """Otherwise the locks of a parent process that died would stay held by its child."""
+    for connection in list(_dedicated_connections):
+        connection.detach_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_detach_inherited_connections)
+
+
+class AsyncioRuntime:
+    """Performs operations for one lock, in one task at a time."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._dedicated: DedicatedConnection | None = None
+        self._pubsub: Any = None
+        self._pubsub_pool: Any = None
+        self._subscribe_failed = False
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._watchdog_fired = False
+        self._wakeup = asyncio.Event()
+        self.is_stopped = False
+        self.report_loss: Callable[[Loss], Any] = lambda loss: None
+        """Called by the watchdog."""
+
+    async def execute(self, *command: Argument) -> Any:
+        """Sends a command through the client."""
+        return await self._client.execute_command(*command, **{NEVER_DECODE: True})
+
+    async def execute_once(self, *command: Argument) -> Any:
+        """Sends a command through the client's pool, without the client's retries."""
+        if is_cluster(self._client):
+            return await self.execute(*command)
+        pool = self._client.connection_pool
+        connection = await _get_connection(pool)
+        # A copy of the client, so that instrumentation of its commands sees this one.
+        once = copy.copy(self._client)
+        once.connection, once.auto_close_connection_pool = connection, False
+        retry, connection.retry = connection.retry, Retry(NoBackoff(), 0)
+        try:
+            return await once.execute_command(*command, **{NEVER_DECODE: True})
+        except ResponseError:
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            once.connection, connection.retry = None, retry
+            await pool.release(connection)
+
+    async def client_retries(self) -> bool:
+        """Whether the client repeats a command whose reply was lost."""
+        return client_retries(self._client)
+
+    async def execute_with_short_timeout(self, *command: Argument) -> Any:
+        """Sends a command on a new connection with a short timeout."""
+        if is_cluster(self._client):
+            return await self.execute(*command)
+        connection = DedicatedConnection(self._client, short_timeout_settings(self._client))
+        try:
+            return await connection.execute(*command)
+        finally:
+            await connection.close()
+
+    async def execute_keyless(self, *command: Argument) -> Any:
+        """Sends a command without a key through the client."""
+        if is_cluster(self._client):
+            await self._client.initialize()
+            node = self._client.get_default_node()
+            return await self._client.execute_command(*command, target_nodes=node)
+        return await self.execute(*command)
+
+    async def execute_dedicated(self, *command: Argument) -> Any:
+        """Sends a command on the dedicated connection of the lock."""
+        if is_cluster(self._client):
+            return await self.execute(*command)
+        if self._dedicated is None:
+            settings = self._client.connection_pool.connection_kwargs
+            self._dedicated = DedicatedConnection(self._client, settings)
+        return await self._dedicated.execute(*command)
+
+    async def close_dedicated(self) -> None:
+        """Closes the dedicated connection of the lock."""
+        if self._dedicated is not None:
+            dedicated, self._dedicated = self._dedicated, None
+            await dedicated.close()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleeps."""
+        await asyncio.sleep(seconds)
+
+    async def wait_for_message(self, channel: bytes, seconds: float) -> None:
+        """Waits for a message on the channel."""
+        until = time.monotonic() + seconds
+        try:
+            if not self._subscribe_failed and await self._received_message(channel, until):
+                return
+        except (RedisError, OSError):
+            # This user may not subscribe, or the connection broke: only poll from now on.
+            self._subscribe_failed = True
+            await self.unsubscribe()
+        await asyncio.sleep(max(0.0, until - time.monotonic()))
+
+    async def _received_message(self, channel: bytes, until: float) -> bool:
+        if is_cluster(self._client):
+            return False  # redis-py's asyncio cluster client has no Pub/Sub.
+        if self._pubsub is None:
+            # With its own pool: the lock itself may need the last connection of the client's.
+            pool = self._client.connection_pool
+            self._pubsub_pool = ConnectionPool(pool.connection_class, **pool.connection_kwargs)
+            self._pubsub = PubSub(self._pubsub_pool)
+            await self._pubsub.subscribe(channel)
+        while (remaining := until - time.monotonic()) > 0:
+            message = await self._pubsub.get_message(timeout=remaining)
+            if message is not None and message["type"] == "message":
+                return True
+        return False
+
+    async def unsubscribe(self) -> None:
+        """Ends the subscription."""
+        pubsub, pool = self._pubsub, self._pubsub_pool
+        self._pubsub = self._pubsub_pool = None
+        if pubsub is not None:
+            # redis-py 5.0.0 has no aclose yet.
+            await getattr(pubsub, "aclose", pubsub.close)()
+        if pool is not None:
+            await pool.disconnect()
+
+    def stop(self) -> None:
+        """Ends the current wait for a wakeup, and all later ones."""
+        self.is_stopped = True
+        self._wakeup.set()
+
+    def notify_lease_changed(self) -> None:
+        """Ends the current wait for a wakeup, or the next one."""
+        self._wakeup.set()
+
+    async def wait_for_wakeup(self, seconds: float) -> Wakeup:
+        """Waits until the time is over, the connection is closed, or the holder calls."""
+        wakeup = asyncio.ensure_future(self._wakeup.wait())
+        awaited: set[asyncio.Future[Any]] = {wakeup}
+        if self._dedicated is not None:
+            await self._dedicated.check()
+            if self._dedicated.is_broken:
+                wakeup.cancel()
+                return Wakeup.DISCONNECTED
+            awaited.add(self._dedicated.pending_read())
+        try:
+            await asyncio.wait(
+                awaited,
+                timeout=min(seconds, NO_TIMEOUT_S),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            wakeup.cancel()
+        if self.is_stopped:
+            return Wakeup.STOP
+        if self._dedicated is not None:
+            await self._dedicated.check()
+            if self._dedicated.is_broken:
+                return Wakeup.DISCONNECTED
+        if self._wakeup.is_set():
+            self._wakeup.clear()
+            return Wakeup.LEASE_CHANGED
+        return Wakeup.TIMEOUT
+
+    async def start_watchdog(self, seconds: float, loss: Loss) -> None:
+        """Reports the loss to the holder if this task hangs for longer than this."""
+        if seconds < NO_TIMEOUT_S:
+            loop = asyncio.get_running_loop()
+            self._watchdog = loop.call_later(max(0.0, seconds), self._fire_watchdog, loss)
+
+    async def stop_watchdog(self) -> bool:
+        """Stops the watchdog, and returns whether it has fired."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        return self._watchdog_fired
+
+    def _fire_watchdog(self, loss: Loss) -> None:
+        self._watchdog_fired = True
+        self.report_loss(loss)
+
+
+async def _get_connection(pool: Any) -> Any:
+    """A connection of the pool; redis-py 5 requires the name of the command."""
+    try:
+        return await pool.get_connection()
+    except TypeError:
+        return await pool.get_connection("GPULOCK.RELEASE")
+
+
+class Renewer:
+    """The task that maintains a hold."""
+
+    def __init__(
+        self,
+        routine: Routine[Loss | None],
+        runtime: AsyncioRuntime,
+        lost: asyncio.Event,
+        on_lost: Callable[[Loss], Any] | None,
+        renewal_ended: Loss,
+    ) -> None:
+        self._renewal_ended = renewal_ended
+        self._runtime, self._lost, self._on_lost = runtime, lost, weak_callback(on_lost)
+        self._loop = asyncio.get_running_loop()
+        self._abandoned = False
+        self._reporting: asyncio.Task[None] | None = None
+        runtime.report_loss = self._start_report
+        self._task = self._loop.create_task(self._maintain(routine))
+        self._task.add_done_callback(self._report_cancellation)
+
+    async def stop(self) -> None:
+        """Stops the renewal, and waits for a renewal in progress."""
+        self._runtime.stop()
+        # on_lost may release the lock, and runs in a task of the renewer.
+        if asyncio.current_task() not in (self._task, self._reporting):
+            # A call that hangs may complete later: its token no longer matches by then.
+            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """Closes the session connection."""
+        await self._runtime.close_dedicated()
+
+    def abandon(self) -> None:
+        """Stops the renewal because the holder has ended. Can be called from any thread."""
+        self._abandoned = True
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._runtime.stop)
+
+    def notify_lease_changed(self) -> None:
+        """To be called when the holder has replaced the lease."""
+        self._runtime.notify_lease_changed()
+
+    async def _maintain(self, routine: Routine[Loss | None]) -> None:
+        loss = await run(routine, self._runtime)
+        if self._abandoned:
+            await self._runtime.close_dedicated()
+        if loss is not None:
+            await self._report_loss(loss)
+
+    def _report_cancellation(self, task: asyncio.Task[None]) -> None:
+        """A task that was cancelled before it started has reported no loss."""
+        if task.cancelled() and not self._lost.is_set():
+            self._start_report(self._renewal_ended)
+
+    def _start_report(self, loss: Loss) -> None:
+        self._reporting = self._loop.create_task(self._report_loss(loss))
+
+    async def _report_loss(self, loss: Loss) -> None:
+        if self._runtime.is_stopped:
+            return  # The holder has released the lock meanwhile.
+        self._lost.set()
+        logger.error(
+            "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
+        )
+        on_lost = self._on_lost()
+        if on_lost is not None:
+            result = on_lost(loss)
+            if inspect.isawaitable(result):
+                await result

@@ -1,0 +1,106 @@
+"""Lets threads and asyncio tasks share the same logic.
+
+A routine is a generator that yields operations. A runtime, ``_thread_runtime`` or
+``_asyncio_runtime``, performs each operation, with or without ``await``, and sends the result
+back into the routine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Callable, Protocol, TypeVar
+
+from ._commands import Argument
+from ._types import Loss
+
+T = TypeVar("T")
+
+
+class Runtime(Protocol):
+    """The operations. Each returns its result, or an awaitable of it."""
+
+    def execute(self, *command: Argument) -> Any:
+        """Sends a command through the client, and returns the reply."""
+
+    def execute_keyless(self, *command: Argument) -> Any:
+        """Like ``execute``, for a command without a key, which any cluster node can answer."""
+
+    def execute_dedicated(self, *command: Argument) -> Any:
+        """Like ``execute``, on the dedicated connection of this lock."""
+
+    def execute_once(self, *command: Argument) -> Any:
+        """Like ``execute``, but without the client's retries."""
+
+    def execute_with_short_timeout(self, *command: Argument) -> Any:
+        """Like ``execute``, on a new connection with a short timeout."""
+
+    def client_retries(self) -> Any:
+        """Whether the client repeats a command whose reply was lost."""
+
+    def close_dedicated(self) -> Any:
+        """Closes the dedicated connection, if there is one."""
+
+    def sleep(self, seconds: float) -> Any:
+        """Sleeps."""
+
+    def wait_for_message(self, channel: bytes, seconds: float) -> Any:
+        """Waits for a message for at most this time. The subscription lasts until the routine
+        ends."""
+
+    def unsubscribe(self) -> Any:
+        """Ends the subscription, if there is one."""
+
+    def wait_for_wakeup(self, seconds: float) -> Any:
+        """Waits for at most this time, and returns the ``Wakeup``."""
+
+    def start_watchdog(self, seconds: float, loss: Loss) -> Any:
+        """Reports the loss to the holder after this time, even if an operation hangs."""
+
+    def stop_watchdog(self) -> Any:
+        """Stops the watchdog, and returns whether it has fired."""
+
+
+Operation = Callable[[Runtime], Any]
+Routine = Generator[Operation, Any, T]
+Execute = Callable[..., Operation]
+"""``execute`` or one of its variants."""
+
+
+def execute(*command: Argument) -> Operation:
+    """Sends a command through the client."""
+    return lambda runtime: runtime.execute(*command)
+
+
+def execute_keyless(*command: Argument) -> Operation:
+    """Sends a command without a key through the client."""
+    return lambda runtime: runtime.execute_keyless(*command)
+
+
+def execute_dedicated(*command: Argument) -> Operation:
+    """Sends a command on the dedicated connection of the lock."""
+    return lambda runtime: runtime.execute_dedicated(*command)
+
+
+def execute_once(*command: Argument) -> Operation:
+    """Sends a command through the client's pool, without the client's retries."""
+    return lambda runtime: runtime.execute_once(*command)
+
+
+def execute_with_short_timeout(*command: Argument) -> Operation:
+    """Sends a command on a new connection with a short timeout."""
+    return lambda runtime: runtime.execute_with_short_timeout(*command)
+
+
+def close_dedicated() -> Operation:
+    """Closes the dedicated connection of the lock."""
+    return lambda runtime: runtime.close_dedicated()
+
+
+def sleep(seconds: float) -> Operation:
+    """Sleeps."""
+    return lambda runtime: runtime.sleep(seconds)
+
+
+def wait_for_message(channel: bytes, seconds: float) -> Operation:
+    """Waits for a message on the channel for at most this time."""
+    return lambda runtime: runtime.wait_for_message(channel, seconds)

@@ -1,0 +1,369 @@
+"""Runs routines in threads, with blocking I/O: the client, the dedicated connection of a lock,
+and the renewer's thread."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from contextlib import suppress
+from typing import Any, Callable, TypeVar
+
+from redis.backoff import NoBackoff
+from redis.client import NEVER_DECODE, PubSub
+from redis.connection import ConnectionPool
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.retry import Retry
+
+from ._commands import Argument
+from ._operations import Operation, Routine
+from ._renewal import Wakeup
+from ._server import is_cluster
+from ._types import Loss
+
+logger = logging.getLogger("gpulock")
+T = TypeVar("T")
+
+CONNECTION_CHECK_S = 0.2
+STOP_TIMEOUT_S = 1.0
+SHORT_TIMEOUT_S = 2.0
+
+
+def run(routine: Routine[T], runtime: ThreadRuntime) -> T:
+    """Performs the operations of the routine in this thread."""
+    try:
+        operation: Operation = next(routine)
+        while True:
+            try:
+                result = operation(runtime)
+            except BaseException as error:
+                operation = routine.throw(error)
+            else:
+                operation = routine.send(result)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        runtime.unsubscribe()
+
+
+class DedicatedConnection:
+    """A connection outside of the client's pool."""
+
+    def __init__(self, client: Any, settings: dict[str, Any]) -> None:
+        self._connection = client.connection_pool.connection_class(**settings)
+        self.is_broken = False
+        _dedicated_connections.add(self)
+
+    def execute(self, *command: Argument) -> Any:
+        """Sends a command, and returns the reply."""
+        try:
+            self._connection.send_command(*command, check_health=False)
+            reply = self._connection.read_response(disable_decoding=True)
+        except (ConnectionError, TimeoutError):
+            self._mark_broken()
+            raise
+        self.is_broken = False
+        return reply
+
+    def check(self) -> None:
+        """Detects whether the peer has closed the connection."""
+        try:
+            self._connection.can_read(0)
+        except (ConnectionError, TimeoutError, OSError):
+            self._mark_broken()
+
+    def close(self) -> None:
+        """Closes the connection, which ends its session, at once or after the grace period."""
+        self._connection.disconnect()
+
+    def _mark_broken(self) -> None:
+        self.is_broken = True
+        self._connection.disconnect()
+
+
+_dedicated_connections: weakref.WeakSet[DedicatedConnection] = weakref.WeakSet()
+
+
+def _close_inherited_connections() -> None:
+    """Otherwise the locks of a parent process that died would stay held by its child."""
+    for connection in list(_dedicated_connections):
+        connection.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited_connections)
+
+
+class ThreadRuntime:
+    """Performs operations for one lock, in one thread at a time."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._dedicated: DedicatedConnection | None = None
+        self._pubsub: Any = None
+        self._pubsub_pool: Any = None
+        self._subscribe_failed = False
+        self._watchdog: threading.Timer | None = None
+        self._watchdog_fired = threading.Event()
+        self._wakeup = threading.Event()
+        self.is_stopped = False
+        self.report_loss: Callable[[Loss], None] = lambda loss: None
+        """Called by the watchdog."""
+
+    def execute(self, *command: Argument) -> Any:
+        """Sends a command through the client."""
+        try:
+            return self._client.execute_command(*command, **{NEVER_DECODE: True})
+        except (RedisError, OSError):
+            raise
+        except BaseException:
+            self._close_idle_connections()
+            raise
+
+    def _close_idle_connections(self) -> None:
+        """redis-py returns a connection to its pool even when a signal came between a command
+        and its reply: the next user of that connection would read that reply."""
+        # Before redis-py 6, BlockingConnectionPool closed the connections in use as well.
+        with suppress(TypeError):
+            if not is_cluster(self._client):
+                self._client.connection_pool.disconnect(inuse_connections=False)
+
+    def execute_once(self, *command: Argument) -> Any:
+        """Sends a command through the client's pool, without the client's retries."""
+        if is_cluster(self._client):
+            return self.execute(*command)
+        pool = self._client.connection_pool
+        connection = _get_connection(pool)
+        # A copy of the client, so that instrumentation of its commands sees this one.
+        once = copy.copy(self._client)
+        once.connection, once.auto_close_connection_pool = connection, False
+        retry, connection.retry = connection.retry, Retry(NoBackoff(), 0)
+        try:
+            return once.execute_command(*command, **{NEVER_DECODE: True})
+        except ResponseError:
+            raise
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            once.connection, connection.retry = None, retry
+            pool.release(connection)
+
+    def client_retries(self) -> bool:
+        """Whether the client repeats a command whose reply was lost."""
+        return client_retries(self._client)
+
+    def execute_with_short_timeout(self, *command: Argument) -> Any:
+        """Sends a command on a new connection with a short timeout."""
+        if is_cluster(self._client):
+            return self.execute(*command)
+        connection = DedicatedConnection(self._client, short_timeout_settings(self._client))
+        try:
+            return connection.execute(*command)
+        finally:
+            connection.close()
+
+    def execute_keyless(self, *command: Argument) -> Any:
+        """Sends a command without a key through the client."""
+        if is_cluster(self._client):
+            node = self._client.get_default_node()
+            return self._client.execute_command(*command, target_nodes=node)
+        return self.execute(*command)
+
+    def execute_dedicated(self, *command: Argument) -> Any:
+        """Sends a command on the dedicated connection of the lock."""
+        if is_cluster(self._client):
+            return self.execute(*command)
+        if self._dedicated is None:
+            settings = self._client.connection_pool.connection_kwargs
+            self._dedicated = DedicatedConnection(self._client, settings)
+        return self._dedicated.execute(*command)
+
+    def close_dedicated(self) -> None:
+        """Closes the dedicated connection of the lock."""
+        if self._dedicated is not None:
+            self._dedicated.close()
+            self._dedicated = None
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps."""
+        time.sleep(seconds)
+
+    def wait_for_message(self, channel: bytes, seconds: float) -> None:
+        """Waits for a message on the channel."""
+        until = time.monotonic() + seconds
+        try:
+            if not self._subscribe_failed and self._received_message(channel, until):
+                return
+        except (RedisError, OSError):
+            # This user may not subscribe, or the connection broke: only poll from now on.
+            self._subscribe_failed = True
+            self.unsubscribe()
+        time.sleep(max(0.0, until - time.monotonic()))
+
+    def _received_message(self, channel: bytes, until: float) -> bool:
+        if self._pubsub is None:
+            self._pubsub = self._new_pubsub()
+            self._pubsub.subscribe(channel)
+        while (remaining := until - time.monotonic()) > 0:
+            message = self._pubsub.get_message(timeout=remaining)
+            if message is not None and message["type"] == "message":
+                return True
+        return False
+
+    def _new_pubsub(self) -> Any:
+        """Uses its own pool: the lock itself may need the last connection of the client's."""
+        if is_cluster(self._client):
+            return self._client.pubsub()
+        pool = self._client.connection_pool
+        self._pubsub_pool = ConnectionPool(pool.connection_class, **pool.connection_kwargs)
+        return PubSub(self._pubsub_pool)
+
+    def unsubscribe(self) -> None:
+        """Ends the subscription."""
+        pubsub, pool = self._pubsub, self._pubsub_pool
+        self._pubsub = self._pubsub_pool = None
+        if pubsub is not None:
+            pubsub.close()
+        if pool is not None:
+            pool.disconnect()
+
+    def stop(self) -> None:
+        """Ends the current wait for a wakeup, and all later ones."""
+        self.is_stopped = True
+        self._wakeup.set()
+
+    def notify_lease_changed(self) -> None:
+        """Ends the current wait for a wakeup, or the next one."""
+        self._wakeup.set()
+
+    def wait_for_wakeup(self, seconds: float) -> Wakeup:
+        """Waits until the time is over, the connection is closed, or the holder calls."""
+        until = time.monotonic() + seconds
+        while True:
+            if self._dedicated is not None:
+                self._dedicated.check()
+                if self._dedicated.is_broken:
+                    return Wakeup.DISCONNECTED
+            if self.is_stopped:
+                return Wakeup.STOP
+            remaining = until - time.monotonic()
+            if remaining <= 0:
+                return Wakeup.TIMEOUT
+            timeout = min(remaining, threading.TIMEOUT_MAX)
+            if self._dedicated is not None:
+                timeout = min(timeout, CONNECTION_CHECK_S)
+            if self._wakeup.wait(timeout):
+                self._wakeup.clear()
+                return Wakeup.STOP if self.is_stopped else Wakeup.LEASE_CHANGED
+
+    def start_watchdog(self, seconds: float, loss: Loss) -> None:
+        """Reports the loss to the holder if this thread hangs for longer than this."""
+        if seconds < threading.TIMEOUT_MAX:
+            self._watchdog = threading.Timer(max(0.0, seconds), self._fire_watchdog, [loss])
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def stop_watchdog(self) -> bool:
+        """Stops the watchdog, and returns whether it has fired."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        return self._watchdog_fired.is_set()
+
+    def _fire_watchdog(self, loss: Loss) -> None:
+        self._watchdog_fired.set()
+        self.report_loss(loss)
+
+
+def _get_connection(pool: Any) -> Any:
+    """A connection of the pool; redis-py 5 requires the name of the command."""
+    try:
+        return pool.get_connection()
+    except TypeError:
+        return pool.get_connection("GPULOCK.RELEASE")
+
+
+def client_retries(client: Any) -> bool:
+    """Whether the client repeats a command whose reply was lost. False for a cluster client,
+    whose own retries cannot be disabled."""
+    if is_cluster(client):
+        return False
+    retry = client.connection_pool.connection_kwargs.get("retry")
+    return retry is not None and retry._retries != 0
+
+
+def short_timeout_settings(client: Any) -> dict[str, Any]:
+    """The connection settings of the client, with short timeouts and without retries."""
+    settings = dict(client.connection_pool.connection_kwargs)
+    for name in {"socket_timeout", "socket_connect_timeout"} & {"socket_timeout", *settings}:
+        settings[name] = min(settings.get(name) or SHORT_TIMEOUT_S, SHORT_TIMEOUT_S)
+    settings["retry"] = None
+    return settings
+
+
+def weak_callback(on_lost: Callable[[Loss], Any] | None) -> Callable[[], Any]:
+    """A reference to ``on_lost``, weak for a method: its object may own the lock, and the
+    renewer must not keep both alive."""
+    return weakref.WeakMethod(on_lost) if inspect.ismethod(on_lost) else lambda: on_lost
+
+
+class Renewer:
+    """The thread that maintains a hold."""
+
+    def __init__(
+        self,
+        routine: Routine[Loss | None],
+        runtime: ThreadRuntime,
+        lost: threading.Event,
+        on_lost: Callable[[Loss], Any] | None,
+    ) -> None:
+        self._runtime, self._lost, self._on_lost = runtime, lost, weak_callback(on_lost)
+        self._abandoned = False
+        runtime.report_loss = self._report_loss
+        self._thread = threading.Thread(
+            target=self._maintain, args=(routine,), name="gpulock-renewer", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops the renewal, and waits for a renewal in progress."""
+        self._runtime.stop()
+        # on_lost may release the lock, and runs in the renewer's own thread.
+        if self._thread is not threading.current_thread():
+            # A call that hangs may complete later: its token no longer matches by then.
+            self._thread.join(STOP_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Closes the session connection."""
+        self._runtime.close_dedicated()
+
+    def abandon(self) -> None:
+        """Stops the renewal because the holder has ended, without waiting."""
+        self._abandoned = True
+        self._runtime.stop()
+
+    def notify_lease_changed(self) -> None:
+        """To be called when the holder has replaced the lease."""
+        self._runtime.notify_lease_changed()
+
+    def _maintain(self, routine: Routine[Loss | None]) -> None:
+        loss = run(routine, self._runtime)
+        if self._abandoned:
+            self._runtime.close_dedicated()
+        if loss is not None:
+            self._report_loss(loss)
+
+    def _report_loss(self, loss: Loss) -> None:
+        if self._runtime.is_stopped:
+            return  # The holder has released the lock meanwhile.
+        self._lost.set()
+        logger.error(
+            "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
+        )
+        on_lost = self._on_lost()
+        if on_lost is not None:
+            on_lost(loss)

@@ -1,0 +1,73 @@
+"""What an acquire call requests, what is held, and what is lost. Plain data without I/O."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from ._commands import Name
+
+
+@dataclass(frozen=True)
+class AcquireRequest:
+    """One call of acquire, with everything that it depends on."""
+
+    names: tuple[Name, ...]
+    owner: bytes
+    count: int | None = None
+    """Number of locks to acquire; None: the only one, with ACQUIRE."""
+    unique: bool = True
+    """No other holder uses this owner."""
+    lease_ms: int | None = None
+    """None: the server's default, or no expiry on a server without the module."""
+    session: bool = False
+    grace_ms: int = 0
+    wait_s: float = math.inf
+    """0: do not wait."""
+    max_block_s: float = 20.0
+    """Longest time that one command blocks, so that no timeout closes the connection."""
+    poll_interval_s: float = 0.1
+    """Time between two attempts on a server without a wait queue."""
+    fair: bool = False
+    current_hold: Hold | None = None
+    """The hold that this owner already has. A call that is interrupted does not release it."""
+
+
+@dataclass
+class Hold:
+    """Locks that were granted to one owner by one call, until they are released."""
+
+    owner: bytes
+    tokens: dict[Name, int | None]
+    """The fencing token of each lock; None: unknown."""
+    by_module: bool = True
+    """False: acquired with native commands, on a server without the module."""
+    expires_at: float = math.inf
+    """The earliest time at which the lease expires, on this machine's monotonic clock."""
+    release_uncertain: bool = False
+    """A release was sent, and its reply was lost."""
+    released: set[Name] = field(default_factory=set)
+
+    def matches(self, name: Name, token: int | None) -> bool:
+        """Whether a grant belongs to this hold, as far as can be known."""
+        return name in self.names and self.tokens[name] in (token, None)
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The locks that have not been released yet."""
+        return tuple(name for name in self.tokens if name not in self.released)
+
+    def remaining_ms(self) -> float:
+        """The rest of the lease, as far as this machine knows."""
+        return (self.expires_at - time.monotonic()) * 1000
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why a holder has to stop: the argument of ``on_lost``."""
+
+    name: Name
+    owner: bytes
+    token: int | None
+    reason: str

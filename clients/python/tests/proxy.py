@@ -1,0 +1,89 @@
+"""A TCP proxy between a client and a server that can cut, refuse and silence connections."""
+
+import socket
+import threading
+import time
+from contextlib import suppress
+
+
+class Proxy:
+    """Listens on ``port``, and forwards everything to the server's port."""
+
+    def __init__(self, upstream_port, idle_timeout_s=None):
+        self._upstream_port, self._idle_timeout_s = upstream_port, idle_timeout_s
+        self._pairs = []
+        self._refusing = False
+        self.swallow_replies = False
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self):
+        """Closes all current connections."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            _close(pair)
+
+    def refuse(self, refusing=True):
+        """Closes all connections, and refuses new ones until called with False."""
+        self._refusing = refusing
+        if refusing:
+            self.cut()
+
+    def close(self):
+        self._listener.close()
+        self.cut()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self._refusing:
+                    client.close()
+                    continue
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._upstream_port))
+                except OSError:
+                    client.close()
+                    continue
+                for end in client, server:
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                pair = Pair(client, server)
+                with self._lock:
+                    self._pairs.append(pair)
+                for is_request in True, False:
+                    args = (pair, is_request)
+                    threading.Thread(target=self._forward, args=args, daemon=True).start()
+                if self._idle_timeout_s is not None:
+                    threading.Thread(
+                        target=self._close_when_idle, args=(pair,), daemon=True
+                    ).start()
+
+    def _forward(self, pair, is_request):
+        ends = (pair.client, pair.server)
+        source, target = ends if is_request else ends[::-1]
+        with suppress(OSError):
+            while data := source.recv(65536):
+                pair.last_active = time.monotonic()
+                if is_request or not self.swallow_replies:
+                    target.sendall(data)
+        _close(pair)
+
+    def _close_when_idle(self, pair):
+        while time.monotonic() - pair.last_active < self._idle_timeout_s:
+            time.sleep(self._idle_timeout_s / 10)
+        _close(pair)
+
+
+class Pair:
+    def __init__(self, client, server):
+        self.client, self.server, self.last_active = client, server, time.monotonic()
+
+
+def _close(pair):
+    for end in pair.client, pair.server:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
