@@ -125,13 +125,13 @@ def test_a_task_waiting_to_retry_does_not_occupy_a_worker_process(tasks, client)
 
 
 def test_a_second_delivery_of_a_running_task_does_not_run(tasks, client, worker):
-    first = tasks.survive.apply_async((3,)) if has_module(client) else None
+    first = tasks.restartable.apply_async((3,)) if has_module(client) else None
     if first is None:
         pytest.skip("the task uses a session")
     runs = f"runs:{first.id}"
     eventually(lambda: client.llen(runs) == 1, GET_S)
     # What the broker does after the visibility timeout.
-    tasks.survive.apply_async((0,), task_id=first.id)
+    tasks.restartable.apply_async((0,), task_id=first.id)
     eventually(lambda: f"[{first.id}] is already running" in worker.text(), GET_S)
     assert first.get(timeout=GET_S) in (0, 1)
     eventually(lambda: f"[{first.id}] is already done" in worker.text(), GET_S)
@@ -141,7 +141,7 @@ def test_a_second_delivery_of_a_running_task_does_not_run(tasks, client, worker)
 def test_a_task_runs_again_after_its_worker_process_is_killed(tasks, client):
     if not has_module(client):
         pytest.skip("the task uses a session")
-    result = tasks.survive.delay(60)
+    result = tasks.restartable.delay(60)
     runs = f"runs:{result.id}"
     eventually(lambda: client.llen(runs) == 1, GET_S)
     os.kill(int(client.lindex(runs, 0)), signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_a_task_runs_again_after_its_worker_process_is_killed(tasks, client):
 def test_a_short_visibility_timeout_is_logged(worker):
     warnings = [line for line in worker.text().splitlines() if "visibility_timeout" in line]
     assert warnings
-    assert all("tasks.careless" in line for line in warnings)
+    assert all("tasks.long_lease" in line for line in warnings)
 
 
 def test_the_solo_pool_runs_tasks(tasks, client, tmp_path):

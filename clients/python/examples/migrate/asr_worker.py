@@ -19,9 +19,9 @@ print(AsrTask().run("a.wav"))
 
 config = {"max_wait_time": 1, "lock_timeout": 600, "poll_interval": 0.5}
 manager = SmartGpuLockManager()
-print("acquired:", manager.acquire_lock_with_smart_polling("tts", "gpu_lock:0", config))
+print("tts acquired:", manager.acquire_lock_with_smart_polling("tts", "gpu_lock:0", config))
 other = SmartGpuLockManager()
-print("another:", other.acquire_lock_with_smart_polling("llm", "gpu_lock:0", config))
-print("not its own:", other.release_lock("llm", "gpu_lock:0"))
-print("released:", manager.release_lock("tts", "gpu_lock:0", "normal"))
+print("llm acquired:", other.acquire_lock_with_smart_polling("llm", "gpu_lock:0", config))
+print("llm released:", other.release_lock("llm", "gpu_lock:0"))
+print("tts released:", manager.release_lock("tts", "gpu_lock:0", "normal"))
 print("violations:", manager.get_exception_statistics()["ownership_violations"])
