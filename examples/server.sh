@@ -1,7 +1,6 @@
-# Sourced by examples/*/test.sh, with `set -euo pipefail`. Starts the server program named
-# by GPULOCK_SERVER with the module, on a free port of this machine and in a folder that
-# goes with it, sets REDIS_URL, and stops that server at the end, however the test ends.
-# Needs no redis-cli: it speaks the protocol itself.
+# Sourced by examples/*/test.sh, with `set -euo pipefail`. Starts the server program
+# GPULOCK_SERVER with the module, on a free local port and in a temporary folder, and sets
+# REDIS_URL. Stops the server when the test ends, for any reason. Needs no redis-cli.
 # shellcheck shell=bash
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,7 +13,7 @@ fail() {
     exit 1
 }
 
-# Ends the one server that this test started.
+# Stops the server and removes its folder.
 stop_server() {
     if [ -n "$pid" ]; then
         kill "$pid" 2>/dev/null || true
@@ -25,8 +24,7 @@ stop_server() {
 trap stop_server EXIT
 trap 'exit 1' INT TERM
 
-# Waits for the line with which every release says that it is up; fails when the server
-# ended instead.
+# Waits until the server logs that it is ready. Fails if the server exits first.
 wait_ready() {
     local tries
     for ((tries = 0; tries < 600; tries++)); do
@@ -38,11 +36,11 @@ wait_ready() {
 }
 
 start_server() {
-    local server=${GPULOCK_SERVER:?names the server program to test with}
+    local server=${GPULOCK_SERVER:?is not set: set it to a server program}
     local module=${GPULOCK_MODULE:-$("$repo/tools/target.sh")/release/libgpulock.so} tries port
-    [ -f "$module" ] || fail "$module is not there: build the module first (make build)"
+    [ -f "$module" ] || fail "$module not found: build the module first (make build)"
     for ((tries = 0; tries < 20; tries++)); do
-        # Below the ports that connections get, so that few are taken.
+        # Below the ephemeral port range, so that few are in use.
         port=$((20000 + RANDOM % 12000))
         "$server" --port "$port" --bind 127.0.0.1 --dir "$folder" --save '' \
             --loadmodule "$module" >"$folder/log" 2>&1 </dev/null &
@@ -58,22 +56,22 @@ start_server() {
         grep -q 'Address already in use' "$folder/log" || break
     done
     cat "$folder/log" >&2
-    fail "the server did not start"
+    fail "failed to start the server"
 }
 
-# Sends a command and prints its answer: a number, a status or a string; an empty line for
+# Sends a command and prints its reply: a number, a status or a string; an empty line for
 # null.
-ask() { # WORD...
+ask() { # ARGUMENT...
     local header body=
     printf '%s\r\n' "$*" >&"$connection"
-    IFS= read -r -t 20 header <&"$connection" || fail "no answer to $*"
+    IFS= read -r -t 20 header <&"$connection" || fail "no reply to $*"
     header=${header%$'\r'}
     case $header in
         '$-1' | '_') ;;
         '$'*)
-            # The string and the line end after it, byte by byte.
+            # The string and its line ending, counted in bytes.
             LC_ALL=C IFS= read -r -N $((${header#?} + 2)) -t 20 body <&"$connection" ||
-                fail "half an answer to $*"
+                fail "incomplete reply to $*"
             body=${body%$'\r\n'}
             ;;
         *) body=${header#[:+]} ;;
@@ -82,41 +80,41 @@ ask() { # WORD...
 }
 
 # Fails unless a counter of the module has this value.
-counted() { # NAME VALUE
+expect_counter() { # NAME VALUE
     local info
     info=$(ask INFO gpulock | tr -d '\r')
-    grep -qx "gpulock_$1:$2" <<<"$info" || fail "$1 is not $2:"$'\n'"$info"
+    grep -qx "gpulock_$1:$2" <<<"$info" || fail "expected $1 to be $2:"$'\n'"$info"
 }
 
-# Fails unless the last output has a line with this text.
-printed() { # TEXT
-    grep -qF -- "$1" <<<"$output" || fail "printed no \"$1\" but:"$'\n'"$output"
+# Fails unless the last output contains this text.
+expect_output() { # TEXT
+    grep -qF -- "$1" <<<"$output" || fail "expected \"$1\" in the output:"$'\n'"$output"
 }
 
-# What every example must do: take a free lock, extend it and give it back; and leave one
-# that somebody else holds alone.
+# Checks what every example must do: acquire a free lock, extend it and release it, and not
+# change a lock that another owner holds.
 check_example() { # COMMAND...
     local output status=0 until
     start_server
 
     output=$("$@" 2>&1) || fail "failed although the lock was free:"$'\n'"$output"
-    printed "$lock is ours"
-    printed "extended $lock"
-    printed "gave $lock back"
-    [ "$(ask EXISTS $lock)" = 0 ] || fail "left $lock to $(ask GET $lock)"
-    counted acquired 1
-    counted extends 1
-    counted releases 1
+    expect_output "acquired $lock"
+    expect_output "extended $lock"
+    expect_output "released $lock"
+    [ "$(ask EXISTS $lock)" = 0 ] || fail "$lock is still held by $(ask GET $lock)"
+    expect_counter acquired 1
+    expect_counter extends 1
+    expect_counter releases 1
 
-    ask GPULOCK.ACQUIRE $lock somebody EX 600 >/dev/null
+    ask GPULOCK.ACQUIRE $lock other EX 600 >/dev/null
     until=$(ask PEXPIRETIME $lock)
     output=$("$@" 2>&1) || status=$?
-    [ "$status" -eq 1 ] || fail "ended with $status although somebody held the lock:"$'\n'"$output"
-    printed "$lock is held by somebody"
-    [ "$(ask GET $lock)" = somebody ] || fail "took $lock from its owner"
-    [ "$(ask PEXPIRETIME $lock)" = "$until" ] || fail "changed somebody's lease"
-    counted refused 1
-    counted normal_release_failures 0
+    [ "$status" -eq 1 ] || fail "exited with $status although the lock was held:"$'\n'"$output"
+    expect_output "$lock is held by other"
+    [ "$(ask GET $lock)" = other ] || fail "$lock is no longer held by its owner"
+    [ "$(ask PEXPIRETIME $lock)" = "$until" ] || fail "the lease of $lock changed"
+    expect_counter refused 1
+    expect_counter normal_release_failures 0
 
-    kill -0 "$pid" || fail "the server is gone:"$'\n'"$(cat "$folder/log")"
+    kill -0 "$pid" || fail "the server exited:"$'\n'"$(cat "$folder/log")"
 }

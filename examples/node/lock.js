@@ -1,12 +1,12 @@
-// Takes the lock of a GPU, works, asks for more time, and gives the lock back.
+// Acquires the lock of a GPU, extends its lease, and releases it.
 
 import { randomUUID } from "node:crypto";
 import { createClient } from "redis";
 
 const LOCK = "gpu_lock:0";
-const LEASE = "60"; // seconds after which the lock is free again should this program die
+const LEASE = "60"; // seconds until the lock becomes free if this program dies
 
-// Names this run, not the task: two runs must not give back each other's lock.
+// Identifies this run, not the task: a run must not release the lock of another run.
 const owner = `train-${randomUUID()}`;
 
 const client = createClient({ url: process.env.REDIS_URL });
@@ -14,8 +14,8 @@ client.on("error", (error) => console.error(error));
 await client.connect();
 
 async function main() {
-  // UNIQUE says that nobody else uses this owner: should the answer get lost, the same
-  // command may be sent again, and gets the lock that we have already.
+  // UNIQUE: no other client uses this owner. If the reply is lost, the command can be
+  // repeated, and returns the same token if the lock was already granted.
   const token = await client.sendCommand(["GPULOCK.ACQUIRE", LOCK, owner, "EX", LEASE, "UNIQUE"]);
   if (token === null) {
     // The lock is an ordinary key whose value is the owner.
@@ -23,21 +23,21 @@ async function main() {
     return 1;
   }
   try {
-    // The token rises with every grant. Whoever stores our results can refuse a lower one:
-    // it comes from a holder that was paused past its lease.
-    console.log(`${LOCK} is ours, fencing token ${token}`);
+    // The token rises with every grant. A store for the results can reject lower tokens:
+    // they come from holders that were paused past their lease.
+    console.log(`acquired ${LOCK}, fencing token ${token}`);
     // ... the first half of the work ...
     if ((await client.sendCommand(["GPULOCK.EXTEND", LOCK, owner, "EX", LEASE])) === null) {
-      console.log(`lost ${LOCK}, its lease was over: stop working`);
+      console.log(`lost ${LOCK}: its lease expired`);
       return 1;
     }
     console.log(`extended ${LOCK} to ${LEASE} seconds from now`);
     // ... the second half ...
     return 0;
   } finally {
-    // 0 means that we did not hold it any more; a successor's lock is left alone.
+    // Returns 0 if this run no longer held the lock, and never releases a successor's.
     const released = await client.sendCommand(["GPULOCK.RELEASE", LOCK, owner]);
-    console.log(released ? `gave ${LOCK} back` : `${LOCK} was no longer ours`);
+    console.log(released ? `released ${LOCK}` : `${LOCK} was no longer held`);
   }
 }
 

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Runs the Node example against GPULOCK_SERVER (an absolute path); see examples/server.sh.
+# Runs the Node example against GPULOCK_SERVER (an absolute path). See examples/server.sh.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ../server.sh
 
-# Node looks for packages beside the program, so the program goes where they are.
+# Node resolves packages relative to the program, so the program is copied next to them.
 copy=$repo/target/examples/node
 mkdir -p "$copy"
 cp .npmrc package.json package-lock.json lock.js "$copy"

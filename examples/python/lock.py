@@ -1,4 +1,4 @@
-"""Takes the lock of a GPU, works, asks for more time, and gives the lock back."""
+"""Acquires the lock of a GPU, extends its lease, and releases it."""
 
 import os
 import sys
@@ -7,34 +7,34 @@ import uuid
 from redis import Redis
 
 LOCK = "gpu_lock:0"
-LEASE = 60  # seconds after which the lock is free again should this program die
+LEASE = 60  # seconds until the lock becomes free if this program dies
 
 
 def main() -> int:
     client = Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)
-    # Names this run, not the task: two runs must not give back each other's lock.
+    # Identifies this run, not the task: a run must not release the lock of another run.
     owner = f"train-{uuid.uuid4()}"
-    # UNIQUE says that nobody else uses this owner. When the connection breaks, redis-py
-    # sends the command again; the lock that we got already is then answered once more.
+    # UNIQUE: no other client uses this owner. If the connection breaks, redis-py repeats the
+    # command, and the server returns the same token if the lock was already granted.
     token = client.execute_command("GPULOCK.ACQUIRE", LOCK, owner, "EX", LEASE, "UNIQUE")
     if token is None:
         # The lock is an ordinary key whose value is the owner.
         print(f"{LOCK} is held by {client.execute_command('GET', LOCK)}")
         return 1
     try:
-        # The token rises with every grant. Whoever stores our results can refuse a lower
-        # one: it comes from a holder that was paused past its lease.
-        print(f"{LOCK} is ours, fencing token {token}")
+        # The token rises with every grant. A store for the results can reject lower tokens:
+        # they come from holders that were paused past their lease.
+        print(f"acquired {LOCK}, fencing token {token}")
         # ... the first half of the work ...
         if client.execute_command("GPULOCK.EXTEND", LOCK, owner, "EX", LEASE) is None:
-            print(f"lost {LOCK}, its lease was over: stop working")
+            print(f"lost {LOCK}: its lease expired")
             return 1
         print(f"extended {LOCK} to {LEASE} seconds from now")
         # ... the second half ...
     finally:
-        # 0 means that we did not hold it any more; a successor's lock is left alone.
+        # Returns 0 if this run no longer held the lock, and never releases a successor's.
         released = client.execute_command("GPULOCK.RELEASE", LOCK, owner)
-        print(f"gave {LOCK} back" if released else f"{LOCK} was no longer ours")
+        print(f"released {LOCK}" if released else f"{LOCK} was no longer held")
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs the Rust example against GPULOCK_SERVER (an absolute path); see examples/server.sh.
+# Runs the Rust example against GPULOCK_SERVER (an absolute path). See examples/server.sh.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ../server.sh

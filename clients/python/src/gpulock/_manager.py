@@ -74,7 +74,7 @@ class SmartGpuLockManager:
     """Acquires and releases locks by the name of the task.
 
     ``plain_owner=True`` writes ``locked_by_<task>`` into the key, the value that the old lock
-    manager used. By default each run adds a unique suffix, so that runs can be told apart.
+    manager used. By default each run adds a unique suffix.
     """
 
     def __init__(self, redis: Any = None, *, plain_owner: bool = False) -> None:
