@@ -1,4 +1,5 @@
-"""A TCP proxy between a client and a server that can cut, refuse and silence connections."""
+"""A TCP proxy between a client and a server that can close and refuse connections, and drop
+replies."""
 
 import socket
 import threading
@@ -13,13 +14,13 @@ class Proxy:
         self._upstream_port, self._idle_timeout_s = upstream_port, idle_timeout_s
         self._pairs = []
         self._refusing = False
-        self.swallow_replies = False
+        self.drop_replies = False
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self):
+    def close_connections(self):
         """Closes all current connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
@@ -30,11 +31,11 @@ class Proxy:
         """Closes all connections, and refuses new ones until called with False."""
         self._refusing = refusing
         if refusing:
-            self.cut()
+            self.close_connections()
 
     def close(self):
         self._listener.close()
-        self.cut()
+        self.close_connections()
 
     def _accept(self):
         with suppress(OSError):
@@ -67,7 +68,7 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 pair.last_active = time.monotonic()
-                if is_request or not self.swallow_replies:
+                if is_request or not self.drop_replies:
                     target.sendall(data)
         _close(pair)
 

@@ -347,9 +347,9 @@ class TestStatistics:
             eventually(lambda: manager.get_lock_health()["lock_age"] is None)
 
     def test_statistics_health_and_history_agree(self, manager, client):
-        client.set("taken", "other")
+        client.set("held", "other")
         assert manager.acquire_lock_with_smart_polling("a", LOCK, CONFIG)
-        assert not manager.acquire_lock_with_smart_polling("b", "taken", AT_ONCE)
+        assert not manager.acquire_lock_with_smart_polling("b", "held", AT_ONCE)
         statistics = manager.get_statistics()
         assert (statistics["total_attempts"], statistics["successful_acquisitions"]) == (2, 1)
         assert (statistics["success_rate"], statistics["timeout_rate"]) == (0.5, 0.5)

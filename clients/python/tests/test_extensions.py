@@ -275,7 +275,7 @@ class TestRenewal:
 
 
 class TestSession:
-    def test_the_lock_is_session_a_dedicated_connection(self, client):
+    def test_the_lock_is_tied_to_a_dedicated_connection(self, client):
         with gpulock.Lock(client, LOCK, timeout=60, session=True):
             session = inspect(client)["session"]
             ids = {int(entry["id"]) for entry in client.client_list()}
@@ -384,12 +384,17 @@ class TestRelease:
     def test_a_lost_reply_is_not_a_loss(self, proxy, proxied, client):
         lock = gpulock.Lock(proxied, LOCK, timeout=60)
         lock.acquire()
-        proxy.swallow_replies = True
-        cutting = in_thread(lambda: (eventually(lambda: not client.exists(LOCK)), proxy.cut()))
+        proxy.drop_replies = True
+
+        def close_after_release():
+            eventually(lambda: not client.exists(LOCK))
+            proxy.close_connections()
+
+        thread = in_thread(close_after_release)
         with pytest.raises(ConnectionError):
             lock.release()
-        cutting.join()
-        proxy.swallow_replies = False
+        thread.join()
+        proxy.drop_replies = False
         lock.release()
         with pytest.raises(LockError, match="already unlocked"):
             lock.release()
@@ -412,7 +417,7 @@ class TestInterruptedWaits:
         thread = in_thread(waiter.acquire)
         eventually(lambda: waiting(client) == 1)
         before = stats(client)["waits_abandoned"]
-        proxy.cut()
+        proxy.close_connections()
         eventually(lambda: stats(client)["waits_abandoned"] > before)
         eventually(lambda: stats(client)["clients_waiting"] == 1)
         holder.release()

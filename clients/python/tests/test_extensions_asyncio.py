@@ -100,10 +100,10 @@ async def test_a_grant_whose_reply_was_lost_is_released(proxy, proxied, watcher)
     lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60)
     await lock.acquire()
     await lock.release()
-    proxy.swallow_replies = True
+    proxy.drop_replies = True
     acquiring = asyncio.ensure_future(lock.acquire())
     await until(lambda: watcher.exists(LOCK))
-    proxy.swallow_replies = False
+    proxy.drop_replies = False
     acquiring.cancel()
     with pytest.raises(asyncio.CancelledError):
         await acquiring
@@ -113,14 +113,14 @@ async def test_a_grant_whose_reply_was_lost_is_released(proxy, proxied, watcher)
 async def test_a_cancelled_release_can_be_repeated(proxy, proxied, watcher):
     lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60)
     await lock.acquire()
-    proxy.swallow_replies = True
+    proxy.drop_replies = True
     releasing = asyncio.ensure_future(lock.release())
     await until(lambda: not watcher.exists(LOCK))
     releasing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await releasing
     assert lock.owner is not None
-    proxy.swallow_replies = False
+    proxy.drop_replies = False
     await lock.release()
     assert lock.owner is None
 
@@ -226,11 +226,11 @@ async def test_a_wait_continues_on_a_new_connection(proxy, proxied, watcher):
     acquiring = asyncio.ensure_future(lock.acquire())
     await until(lambda: stats(watcher)["clients_waiting"] == 1)
     before = stats(watcher)["waits_abandoned"]
-    proxy.cut()
+    proxy.close_connections()
     await until(lambda: stats(watcher)["waits_abandoned"] > before)
     await until(lambda: stats(watcher)["clients_waiting"] == 1)
     watcher.delete(LOCK)
     assert await acquiring is True
-    # The proxy has also cut the idle connections of the pool.
+    # The proxy has also closed the idle connections of the pool.
     await proxied.connection_pool.disconnect()
     await lock.release()

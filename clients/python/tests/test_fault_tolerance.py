@@ -294,11 +294,11 @@ class TestInterruptedCalls:
         with server.client() as watcher:
             lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60, owner="me")
             await lock.acquire()
-            proxy.swallow_replies = True
+            proxy.drop_replies = True
             before = acquire_calls(watcher)
             again = asyncio.ensure_future(lock.acquire())
             await until(lambda: acquire_calls(watcher) > before)
-            proxy.swallow_replies = False
+            proxy.drop_replies = False
             again.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await again

@@ -102,20 +102,20 @@ def test_without_the_module_waiters_poll(plain_server):
     with plain_server.client() as client:
         held = gpulock.Pool(client, KEYS, n=3, timeout=60)
         held.acquire()
-        taken = []
+        acquired = []
 
         def work():
             with gpulock.Pool(client, KEYS, n=2, timeout=60) as gpus:
-                taken.append(gpus.devices)
+                acquired.append(gpus.devices)
 
         thread = threading.Thread(target=work)
         thread.start()
         time.sleep(0.3)
-        assert not taken
+        assert not acquired
         held.release()
         thread.join()
         # The holder releases its locks one by one; KEYS[3] was free all along.
-        assert taken in ([(0, 1)], [(0, 3)])
+        assert acquired in ([(0, 1)], [(0, 3)])
         assert not client.exists(*KEYS)
 
 
@@ -143,14 +143,14 @@ def test_a_partial_release_can_be_completed(server, client):
             eventually(lambda: client.exists(*KEYS) < 3)
             proxy.refuse()
 
-        proxy.swallow_replies = True
+        proxy.drop_replies = True
         thread = threading.Thread(target=cut_after_the_first)
         thread.start()
         with pytest.raises(ConnectionError):
             pool.release()
         thread.join()
         assert client.exists(*KEYS) == 2
-        proxy.swallow_replies = False
+        proxy.drop_replies = False
         proxy.refuse(False)
         pool.release()
         assert client.exists(*KEYS) == 0

@@ -250,13 +250,13 @@ def test_without_thread_local_another_thread_can_release(get_lock):
 
 
 def test_a_lock_can_be_released_with_a_copied_token(get_lock):
-    ours, theirs = get_lock(timeout=10), get_lock(timeout=10)
-    assert ours.acquire()
-    theirs.local.token = ours.local.token
-    assert theirs.owned()
-    assert theirs.extend(1)
-    theirs.release()
-    assert ours.locked() is False
+    first, second = get_lock(timeout=10), get_lock(timeout=10)
+    assert first.acquire()
+    second.local.token = first.local.token
+    assert second.owned()
+    assert second.extend(1)
+    second.release()
+    assert first.locked() is False
 
 
 def test_redis_py_and_gpulock_exclude_each_other(any_client):

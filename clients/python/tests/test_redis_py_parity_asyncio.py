@@ -158,9 +158,9 @@ async def test_changing_the_lease_of_a_lock_not_owned_raises(get_lock, any_aclie
 
 
 async def test_a_lock_can_be_released_with_a_copied_token(get_lock):
-    ours, theirs = get_lock(timeout=10), get_lock(timeout=10)
-    assert await ours.acquire()
-    theirs.local.token = ours.local.token
-    assert await theirs.owned()
-    await theirs.release()
-    assert await ours.locked() is False
+    first, second = get_lock(timeout=10), get_lock(timeout=10)
+    assert await first.acquire()
+    second.local.token = first.local.token
+    assert await second.owned()
+    await second.release()
+    assert await first.locked() is False

@@ -190,7 +190,7 @@ def _reconnect(
                 yield execute_dedicated(*_commands.release(name, hold.owner, None, "lost"))
             return lost
         except (*_ownership.CONNECTION_ERRORS, ResponseError):
-            # The server is away, or is a replica for now: retry within the grace period.
+            # The server cannot be reached, or is a replica for now: retry.
             server.invalidate()
             yield close_dedicated()
             if (yield _wait(0.1)) is Wakeup.STOP:

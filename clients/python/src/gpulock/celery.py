@@ -182,7 +182,7 @@ class GpuTask(Task):
         try:
             message.apply_async()
         except Exception as error:
-            # The broker is away. It puts its own copy of this delivery back into the queue.
+            # The broker cannot be reached. It requeues its own copy of this delivery.
             raise Reject(error, requeue=True) from error
         return message
 
