@@ -130,7 +130,7 @@ def gpu_lock(
             if lock is None:
                 _clean_up(task_name)
                 raise GpuLockTimeoutError(
-                    f"GPU_LOCK_TIMEOUT: task {task_name} did not acquire {lock_key} in time"
+                    f"GPU_LOCK_TIMEOUT: task {task_name} did not acquire {lock_key}"
                 )
             begin = time.monotonic()
             try:

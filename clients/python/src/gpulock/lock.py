@@ -135,7 +135,7 @@ class Lock(ThreadLockBase):
     reason, the lock is released, at once or after ``grace`` seconds. A connection that breaks
     is replaced within that time.
 
-    ``renew=True`` renews the lease after each third of it, in a separate thread.
+    ``renew=True`` renews the lease whenever a third of it has passed, in a separate thread.
 
     ``on_lost`` is called in that thread with a ``Loss``: before the lease expires if renewal
     fails, otherwise as soon as the loss is known. ``lost`` is set first.
