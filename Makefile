@@ -105,16 +105,16 @@ deb: build ## Build a Debian package: target/debian/gpulock_*.deb
 	@deploy/package.sh
 
 .PHONY: bench
-bench: build need-server ## Measure beside peers, the installed server and SERVERS=, into target/bench
+bench: build need-server ## Measure against other locks, on the installed server and SERVERS=
 	@tools/setup.sh bench
 	$(CARGO) build --release --locked -p gpulock-bench
 	@tools/bench.sh "$(installed)" $(SERVERS)
 
 .PHONY: bench-docs
-bench-docs: need-build ## Renew docs/benchmarks.md and its plots from what `make bench` measured
+bench-docs: need-build ## Update docs/benchmarks.md and its plots from the results of `make bench`
+	@tools/setup.sh bench
 	$(CARGO) build --release --locked -p gpulock-bench
-	"$(CARGO_TARGET_DIR)/release/gpulock-bench" report target/bench/*.json \
-		--into docs/benchmarks.md --plots docs/benchmarks
+	@tools/bench.sh --docs
 
 .PHONY: lint
 lint: need-build ## Check the format, lints (clippy, shellcheck), spelling and dependencies

@@ -1,11 +1,14 @@
 #!/bin/bash
-# Measures on each server that is named, writes target/bench/NAME.json, shows all of them
-# at the end and draws the plots beside them:
+# Runs the benchmark, or updates docs/benchmarks.md from its results:
 #
-#     tools/bench.sh SERVER...    programs, folders with a program `server`, or folders of such
+#     tools/bench.sh SERVER...    measures on each server and prints the results; SERVER is a
+#                                 program, a folder with a program `server`, or a folder of
+#                                 such folders
+#     tools/bench.sh --docs       updates the tables of docs/benchmarks.md from all results,
+#                                 and its plots
 #
-# `make bench` builds and brings before what this runs. Runs of other servers that are there
-# from before stay.
+# Results are written to target/bench/NAME.json, where those of other servers stay. `make
+# bench` and `make bench-docs` build the programs first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 built=$(tools/target.sh)/release
@@ -15,18 +18,19 @@ out=target/bench
 
 fail() { echo "bench.sh: $*" >&2; exit 1; }
 
-# The peers in Python, anew when what is wanted has changed.
+# Creates the Python environment, or creates it again after a change of the requirements.
 make_venv() {
-    local wanted=bench/workers/requirements.txt
+    local requirements=bench/requirements.txt
     # Its Python may have been upgraded or removed since.
-    cmp -s "$wanted" "$venv/made-of" && "$venv/bin/python" -c 'import redis' && return
+    cmp -s "$requirements" "$venv/requirements.txt" &&
+        "$venv/bin/python" -c 'import redis, matplotlib' && return
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$venv/made-of"
+    "$venv/bin/pip" install -q --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$venv/requirements.txt"
 }
 
-# The server programs that a word means, as in the tests.
-programs() { # WORD
+# The server programs of an argument, as in the tests.
+programs() { # ARGUMENT
     if [ -f "$1" ]; then
         echo "$1"
     elif [ -f "$1/server" ]; then
@@ -36,24 +40,29 @@ programs() { # WORD
     fi
 }
 
-# "Redis server v=7.0.15 ..." is redis-7.0.15.
+# "Redis server v=7.0.15 ..." becomes redis-7.0.15.
 name_of() { # PROGRAM
     "$1" --version | sed -n 's/^\([A-Za-z]*\) server v=\([0-9.]*\).*/\L\1-\2/p'
 }
 
-[ $# -gt 0 ] || fail "name a server"
+[ $# -gt 0 ] || fail "missing argument: SERVER or --docs"
 make_venv
+if [ "$1" = --docs ]; then
+    "$bench" report "$out"/*.json --into docs/benchmarks.md
+    "$venv/bin/python" bench/plots.py docs/benchmarks.md docs/benchmarks
+    exit
+fi
 mkdir -p "$out"
 runs=()
 for word; do
     found=$(programs "$word")
     for program in $found; do
         run=$out/$(name_of "$program").json
-        # The installed server may be among the others as well.
+        # The installed server may also be in one of the folders.
         [[ " ${runs[*]} " != *" $run "* ]] || continue
         "$bench" measure --server "$program" --module "$built/libgpulock.so" \
             --python "$venv/bin/python" --out "$run"
         runs+=("$run")
     done
 done
-"$bench" report "${runs[@]}" --plots "$out"
+"$bench" report "${runs[@]}"

@@ -1,6 +1,5 @@
-//! A server under callgrind, which counts its instructions: they do not depend on the
-//! machine's mood. Here are the counting and the reading of what callgrind writes; what is
-//! counted, and what a count means, stands with the parts of the bench.
+//! Servers under callgrind, which counts instructions: the counts do not depend on the load
+//! of the machine.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,16 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gpulock_testkit::{Builder, Flavour};
 
-use crate::served::Served;
+use crate::server::BenchServer;
 
-/// Where callgrind writes, in the folder of the server: a number follows for each dump.
+/// Name of the dumps in the folder of the server; a number is appended for each.
 const PROFILE: &str = "profile";
 
-/// How a server program comes to run under callgrind. It may be a script that starts the
-/// server proper, which is why children are followed. What the server does by the clock,
-/// at each of its ticks, is not counted where its function has a name: a tick more or less
-/// while something is counted would show.
-const UNDER: [&str; 7] = [
+/// The command that runs a server program under callgrind. Children are traced because the
+/// program may be a script that starts the server. The server's timer function is excluded
+/// if it has a name: one tick more or less would distort a count.
+const COMMAND: [&str; 7] = [
     "valgrind",
     "--tool=callgrind",
     "--trace-children=yes",
@@ -31,79 +29,78 @@ const UNDER: [&str; 7] = [
     "-q",
 ];
 
-/// How long nothing is done to see what the server does by itself.
+/// Length of the idle period that measures timer work.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// A server whose instructions are counted.
-pub(crate) struct Counted {
-    served: Served,
+/// A server under callgrind.
+pub(crate) struct CallgrindServer {
+    server: BenchServer,
 }
 
-/// What a piece of work took.
-pub(crate) struct Spent {
-    /// Instructions, and where they went.
+/// The cost of a piece of work.
+pub(crate) struct Cost {
+    /// Instructions by location.
     pub profile: Profile,
-    /// Time by the clock.
+    /// Wall-clock time.
     pub seconds: f64,
 }
 
-impl Counted {
-    /// Starts a server, with the module or without it, told more by `told`. Under callgrind
-    /// a command takes fifty times longer and the clock does not, so the server's own
-    /// regular work is told to be as rare as can be.
+impl CallgrindServer {
+    /// Starts a server, with the module if there is one, and with the settings added by
+    /// `configure`. Under callgrind, commands take fifty times longer while timers keep their
+    /// pace, so the lowest timer frequency is set.
     pub(crate) fn start(
         flavour: &Flavour,
         module: Option<&Path>,
-        told: impl FnOnce(Builder) -> Builder,
+        configure: impl FnOnce(Builder) -> Builder,
     ) -> Result<Self> {
-        version().context("instructions are counted by valgrind, which is not there")?;
-        let under = |builder: Builder| told(builder.under(&UNDER).arg("hz", 1));
-        Ok(Self { served: Served::start(flavour, module, under)? })
+        version().context("counting instructions needs valgrind")?;
+        let under = |builder: Builder| configure(builder.under(&COMMAND).arg("hz", 1));
+        Ok(Self { server: BenchServer::start(flavour, module, under)? })
     }
 
-    /// The server, to speak to it.
-    pub(crate) const fn served(&self) -> &Served {
-        &self.served
+    /// The server.
+    pub(crate) const fn server(&self) -> &BenchServer {
+        &self.server
     }
 
-    /// Does the work and tells what the server spent on it.
-    pub(crate) fn spent(&self, work: impl FnOnce() -> Result<()>) -> Result<Spent> {
+    /// Returns what the server spent on the work.
+    pub(crate) fn cost_of(&self, work: impl FnOnce() -> Result<()>) -> Result<Cost> {
         self.control("-z")?;
-        let began = Instant::now();
+        let start = Instant::now();
         work()?;
-        let seconds = began.elapsed().as_secs_f64();
+        let seconds = start.elapsed().as_secs_f64();
         self.control("-d")?;
-        Ok(Spent { profile: Profile::parse(&self.take_dump()?)?, seconds })
+        Ok(Cost { profile: Profile::parse(&self.take_dump()?)?, seconds })
     }
 
-    /// What the clock asks of the server beside its ticks (and those too where their
-    /// function has no name) and beside the module, in instructions a second, counted while
-    /// nothing else happens.
-    pub(crate) fn idle(&self) -> Result<f64> {
-        let spent = self.spent(|| {
+    /// Instructions per second of timer work outside the module, measured in an idle period.
+    /// Includes the timer function itself only if it has no name.
+    pub(crate) fn idle_rate(&self) -> Result<f64> {
+        let spent = self.cost_of(|| {
             sleep(IDLE);
             Ok(())
         })?;
-        let outside = spent.profile.instructions - spent.profile.entered.instructions;
+        let outside = spent.profile.instructions - spent.profile.calls_in.instructions;
         Ok(outside / spent.seconds)
     }
 
     fn control(&self, order: &str) -> Result<()> {
         let status = Command::new("callgrind_control")
             .arg(order)
-            .arg(self.served.server().pid().to_string())
+            .arg(self.server.process().pid().to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
-            .context("callgrind_control, a part of valgrind")?;
+            .context("failed to start callgrind_control (part of valgrind)")?;
         ensure!(status.success(), "callgrind_control {order}: {status}");
         Ok(())
     }
 
-    /// The dump of this moment, which is taken away: the next one is then the only one.
+    /// Reads and deletes the dump, so that there is only one at a time.
     fn take_dump(&self) -> Result<String> {
         let mut dumps: Vec<PathBuf> = Vec::new();
-        for entry in fs::read_dir(self.served.server().dir())? {
+        for entry in fs::read_dir(self.server.process().dir())? {
             let path = entry?.path();
             let extension = path.extension().and_then(|number| number.to_str());
             if path.file_stem().is_some_and(|stem| stem == PROFILE)
@@ -112,7 +109,9 @@ impl Counted {
                 dumps.push(path);
             }
         }
-        let [dump] = &*dumps else { bail!("not one dump of callgrind but {dumps:?}") };
+        let [dump] = &*dumps else {
+            bail!("expected one callgrind dump, found {dumps:?}")
+        };
         let text = fs::read_to_string(dump)?;
         fs::remove_file(dump)?;
         Ok(text)
@@ -121,24 +120,25 @@ impl Counted {
 
 /// The version of valgrind.
 pub(crate) fn version() -> Result<String> {
-    let said = Command::new("valgrind").arg("--version").output().context("valgrind")?;
-    let said = String::from_utf8_lossy(&said.stdout);
-    Ok(said.trim().trim_start_matches("valgrind-").to_owned())
+    let output =
+        Command::new("valgrind").arg("--version").output().context("valgrind")?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    Ok(version.trim().trim_start_matches("valgrind-").to_owned())
 }
 
-impl Spent {
-    /// Instructions without what the clock asked for in that time.
-    pub(crate) fn without_clock(&self, idle: f64) -> f64 {
-        self.profile.instructions - idle * self.seconds
+impl Cost {
+    /// Instructions without the timer work in that time.
+    pub(crate) fn without_timers(&self, idle_rate: f64) -> f64 {
+        self.profile.instructions - idle_rate * self.seconds
     }
 }
 
-/// Calls from one side to the other.
+/// Calls between the server and the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Calls {
-    /// How often.
+    /// Number of calls.
     pub times: f64,
-    /// What they took, with all that they called in turn.
+    /// Instructions, including those of nested calls.
     pub instructions: f64,
 }
 
@@ -149,21 +149,21 @@ impl Calls {
     }
 }
 
-/// A dump of callgrind, as far as it matters here: what lies in the module, and what
-/// crosses the border between it and the server.
+/// The relevant parts of a callgrind dump: the module's own code, and the calls between
+/// server and module.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Profile {
-    /// All of them.
+    /// All instructions.
     pub instructions: f64,
-    /// Those of the module's own code.
-    pub own: f64,
+    /// Instructions of the module's own code.
+    pub module_code: f64,
     /// Calls into the module.
-    pub entered: Calls,
+    pub calls_in: Calls,
     /// Calls out of the module, by function.
-    pub called: BTreeMap<String, Calls>,
+    pub calls_out: BTreeMap<String, Calls>,
 }
 
-/// A call whose cost is on the next line.
+/// A call; its cost is on the next line of the dump.
 struct Call<'a> {
     into_module: bool,
     function: &'a str,
@@ -171,9 +171,9 @@ struct Call<'a> {
 }
 
 impl Profile {
-    /// Reads a dump. Its lines name where the code lies (`ob=`), then give its costs; a
-    /// call names the callee (`cob=` where it lies elsewhere, `cfn=`), then how often
-    /// (`calls=`), and the next line gives its cost.
+    /// Parses a dump. Its lines name the object file (`ob=`), then list costs. A call names
+    /// the callee (`cob=` if in another object file, `cfn=`), then the number of calls
+    /// (`calls=`); the next line is its cost.
     fn parse(dump: &str) -> Result<Self> {
         let (mut objects, mut functions) = (HashMap::new(), HashMap::new());
         let mut profile = Self::default();
@@ -213,21 +213,21 @@ impl Profile {
 
     fn add(&mut self, in_module: bool, call: Option<Call<'_>>, cost: f64) {
         match call {
-            None if in_module => self.own += cost,
+            None if in_module => self.module_code += cost,
             Some(call) if in_module && !call.into_module => {
-                let called = self.called.entry(call.function.to_owned()).or_default();
+                let called = self.calls_out.entry(call.function.to_owned()).or_default();
                 called.add(call.times, cost);
             }
             Some(call) if !in_module && call.into_module => {
-                self.entered.add(call.times, cost);
+                self.calls_in.add(call.times, cost);
             }
             _ => {}
         }
     }
 }
 
-/// A name stands in full only where it comes first: `(12) gpulock_core::table::…`, later
-/// `(12)`.
+/// Resolves a name, which is only given in full at its first occurrence:
+/// `(12) gpulock_core::table::…`, later `(12)`.
 fn name<'a>(known: &mut HashMap<&'a str, &'a str>, text: &'a str) -> &'a str {
     if let Some((number, name)) = text.split_once(' ') {
         known.insert(number, name);
@@ -245,15 +245,17 @@ fn starts_with_digit(line: &str) -> bool {
 }
 
 fn number(word: Option<&str>) -> Result<f64> {
-    let word = word.context("a number is missing in a dump of callgrind")?;
-    word.trim().parse().with_context(|| format!("{word:?} in a dump of callgrind"))
+    let word = word.context("missing number in a callgrind dump")?;
+    word.trim()
+        .parse()
+        .with_context(|| format!("invalid number {word:?} in a callgrind dump"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// From a dump of Redis 7.0, shortened.
+    /// Excerpt from a dump of Redis 7.0.
     const DUMP: &str = "\
 # callgrind format
 positions: line
@@ -304,20 +306,20 @@ totals: 182180
 ";
 
     #[test]
-    fn tells_the_module_from_the_server() -> Result<()> {
+    fn module_and_server_are_separated() -> Result<()> {
         let memcmp = Calls { times: 6.0, instructions: 54.0 };
         let expected = Profile {
             instructions: 182_180.0,
-            own: f64::from(339 + 36 + 48 + 357 + 63),
-            entered: Calls { times: 12.0, instructions: 1_224.0 },
-            called: BTreeMap::from([("__memcmp_avx2_movbe".to_owned(), memcmp)]),
+            module_code: f64::from(339 + 36 + 48 + 357 + 63),
+            calls_in: Calls { times: 12.0, instructions: 1_224.0 },
+            calls_out: BTreeMap::from([("__memcmp_avx2_movbe".to_owned(), memcmp)]),
         };
         assert_eq!(Profile::parse(DUMP)?, expected);
         Ok(())
     }
 
     #[test]
-    fn refuses_what_is_no_dump() {
+    fn an_invalid_dump_is_rejected() {
         assert!(Profile::parse("fn=(1) main\ncalls=often 3\n").is_err());
     }
 }

@@ -1,41 +1,42 @@
-//! Counts what taking and giving back costs a server with the module, in instructions: the
-//! same commands again and again, without what the clock asks of the server meanwhile.
+//! Counts the instructions of command pipelines on a server with the module, without the
+//! instructions that the server spends on timers.
 
 use anyhow::Result;
 use gpulock_testkit::Builder;
 use redis::Connection;
 
-use crate::callgrind::{Counted, Spent};
+use crate::callgrind::{CallgrindServer, Cost};
 use crate::measure::Setup;
-use crate::packed::Packed;
+use crate::pipeline::Pipeline;
 
-/// A new server with the module, which tells nobody of what happens (events off).
+/// A new server with the module and events off.
 pub(crate) struct Counter {
-    server: Counted,
-    /// The only connection to it.
-    pub link: Connection,
-    idle: f64,
+    server: CallgrindServer,
+    /// The only connection to the server.
+    pub connection: Connection,
+    idle_rate: f64,
 }
 
 impl Counter {
     /// Starts the server.
     pub(crate) fn start(setup: &Setup) -> Result<Self> {
-        let told = |server: Builder| server.arg("gpulock.events", "off");
-        let server = Counted::start(&setup.flavour, Some(&setup.module), told)?;
-        let link = server.served().connect()?;
-        let idle = server.idle()?;
-        Ok(Self { server, link, idle })
+        let configure = |server: Builder| server.arg("gpulock.events", "off");
+        let server =
+            CallgrindServer::start(&setup.flavour, Some(&setup.module), configure)?;
+        let connection = server.server().connect()?;
+        let idle_rate = server.idle_rate()?;
+        Ok(Self { server, connection, idle_rate })
     }
 
-    /// Instructions of one such pipeline, of so many of them.
-    pub(crate) fn count(&mut self, pipeline: &Packed, times: usize) -> Result<f64> {
-        let spent = self.spent(pipeline, times)?;
-        Ok(spent.without_clock(self.idle) / times as f64)
+    /// Average instructions of a pipeline that is sent `times` times.
+    pub(crate) fn count(&mut self, pipeline: &Pipeline, times: usize) -> Result<f64> {
+        let cost = self.cost_of(pipeline, times)?;
+        Ok(cost.without_timers(self.idle_rate) / times as f64)
     }
 
-    /// What so many pipelines took, after a tenth as many in which the server gets ready.
-    pub(crate) fn spent(&mut self, pipeline: &Packed, times: usize) -> Result<Spent> {
-        pipeline.send_times(&mut self.link, times.div_ceil(10))?;
-        self.server.spent(|| pipeline.send_times(&mut self.link, times))
+    /// The total cost of a pipeline that is sent `times` times, after a warm-up.
+    pub(crate) fn cost_of(&mut self, pipeline: &Pipeline, times: usize) -> Result<Cost> {
+        pipeline.send_times(&mut self.connection, times.div_ceil(10))?;
+        self.server.cost_of(|| pipeline.send_times(&mut self.connection, times))
     }
 }

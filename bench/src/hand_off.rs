@@ -1,173 +1,165 @@
-//! Hand-off: processes that want one lock all the time, and how it passes among them. All
-//! use redis-py, so that what differs is the lock and not the client. How the processes
-//! are driven stands in `workers`.
+//! Hand-off: processes that compete for one lock, and how it passes from one to the next.
+//! All use redis-py, so the difference is the lock and not the client.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use hdrhistogram::Histogram;
 use redis::{Connection, InfoDict};
 
-use crate::figures::{Figure, Notebook};
+use crate::histogram::Latencies;
 use crate::measure::Setup;
 use crate::names;
 use crate::progress::Progress;
-use crate::served::Served;
+use crate::series::{Recorder, Series};
+use crate::server::BenchServer;
 use crate::workers::{Hold, Workers};
 
-/// From the order to begin until the beginning: time for the order to reach all workers.
+/// Time for the order to start to reach all workers.
 const NOTICE: Duration = Duration::from_millis(100);
 
-/// So many workers, and how long they are looked at.
-struct Crowd {
+/// Number of workers, and how long they run.
+struct Config {
     workers: usize,
     rounds: usize,
     round: Duration,
 }
 
-/// Eight is the case that counts; two and many show what changes with their number.
-const CROWDS: [Crowd; 3] = [
-    Crowd { workers: 8, rounds: 5, round: Duration::from_secs(4) },
-    Crowd { workers: 2, rounds: 3, round: Duration::from_secs(1) },
-    Crowd { workers: 32, rounds: 3, round: Duration::from_secs(2) },
+/// The targets refer to eight workers; two and 32 show how the number matters.
+const CONFIGS: [Config; 3] = [
+    Config { workers: 8, rounds: 5, round: Duration::from_secs(4) },
+    Config { workers: 2, rounds: 3, round: Duration::from_secs(1) },
+    Config { workers: 32, rounds: 3, round: Duration::from_secs(2) },
 ];
 
-/// Measures the hand-off. The gap is the time from the moment a holder begins to give the
-/// lock back to the moment the next one has it.
-pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Figure>> {
-    let mut notes = Notebook::new(names::HAND_OFF);
-    progress.rounds(
-        CROWDS.iter().map(|crowd| crowd.rounds * names::HAND_OFF_PEERS.len()).sum(),
+/// Measures the hand-off. The gap is the time from the moment the holder starts to release
+/// the lock to the moment the next holder has it.
+pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Series>> {
+    let mut recorder = Recorder::new(names::HAND_OFF);
+    progress.set_rounds(
+        CONFIGS.iter().map(|config| config.rounds * names::HAND_OFF_PEERS.len()).sum(),
     );
-    for crowd in &CROWDS {
-        measure_crowd(setup, progress, crowd, &mut notes)?;
+    for config in &CONFIGS {
+        measure_config(setup, progress, config, &mut recorder)?;
     }
-    Ok(notes.into_figures())
+    Ok(recorder.into_series())
 }
 
-/// The locks take turns, in rounds, on one server.
-fn measure_crowd(
+/// Measures all peers in turn, round by round, on one server.
+fn measure_config(
     setup: &Setup,
     progress: &Progress,
-    crowd: &Crowd,
-    notes: &mut Notebook,
+    config: &Config,
+    recorder: &mut Recorder,
 ) -> Result<()> {
-    let case = names::workers(crowd.workers);
-    let served = Served::start(&setup.flavour, Some(&setup.module), |builder| builder)?;
+    let case = names::workers(config.workers);
+    let server =
+        BenchServer::start(&setup.flavour, Some(&setup.module), |builder| builder)?;
     let mut workers =
-        Workers::start(&setup.python, served.server().port(), crowd.workers)?;
-    for _ in 0..crowd.rounds {
+        Workers::start(&setup.python, server.process().port(), config.workers)?;
+    for _ in 0..config.rounds {
         for lock in names::HAND_OFF_PEERS {
-            progress.doing(&format!("{case}, {lock}"));
-            let round = Round::run(&served, &mut workers, lock, crowd.round)
+            progress.set_step(&format!("{case}, {lock}"));
+            let round = Round::run(&server, &mut workers, lock, config.round)
                 .with_context(|| format!("{case}, {lock}"))?;
-            round.note(notes, &case, lock);
-            progress.step();
+            round.record(recorder, &case, lock);
+            progress.finish_round();
         }
     }
     Ok(())
 }
 
-/// What one lock did in one round.
+/// The results of one lock in one round.
 struct Round {
-    /// In nanoseconds.
-    gaps: Histogram<u64>,
+    gaps: Latencies,
     rate: f64,
     commands: f64,
     cpu_us: f64,
     jain: f64,
-    sat_out: f64,
+    longest_wait: f64,
 }
 
 impl Round {
     fn run(
-        served: &Served,
+        server: &BenchServer,
         workers: &mut Workers,
         lock: &str,
         length: Duration,
     ) -> Result<Self> {
-        let mut asking = served.connect()?;
-        redis::cmd("FLUSHALL").exec(&mut asking)?;
-        let begin = workers.ready(lock)? + nanoseconds(NOTICE);
+        let mut connection = server.connect()?;
+        redis::cmd("FLUSHALL").exec(&mut connection)?;
+        let begin = workers.prepare(lock)? + nanoseconds(NOTICE);
         let end = begin + nanoseconds(length);
-        // Only now: what the clients say when they connect is no part of a hand-off.
-        let commands = commands_run(&mut asking)?;
-        let cpu_us = served.cpu_us()?;
+        // After the workers have connected: their handshake is not part of a hand-off.
+        let commands = commands_run(&mut connection)?;
+        let cpu_us = server.cpu_us()?;
         let holds = workers.work(begin, end)?;
-        let cpu_us = served.cpu_us()? - cpu_us;
-        let commands = commands_run(&mut asking)? - commands;
+        let cpu_us = server.cpu_us()? - cpu_us;
+        let commands = commands_run(&mut connection)? - commands;
 
-        // Who waits when the round is over gets the lock once more: these hand-offs cost
-        // what all do, but they are nobody's share of the round.
+        // Workers that wait at the end of the round get the lock once more. Those hand-offs
+        // cost the same as others but do not count for the shares of the round.
         let in_time: Vec<usize> = holds
             .iter()
-            .filter(|hold| hold.taken < end)
+            .filter(|hold| hold.acquired < end)
             .map(|hold| hold.worker)
             .collect();
-        let passes = holds.len() as f64;
+        let hand_offs = holds.len() as f64;
         Ok(Self {
             gaps: gaps(&holds)?,
             rate: in_time.len() as f64 / length.as_secs_f64(),
-            commands: commands as f64 / passes,
-            cpu_us: cpu_us / passes,
+            commands: commands as f64 / hand_offs,
+            cpu_us: cpu_us / hand_offs,
             jain: jain(&in_time, workers.count()),
-            sat_out: longest_sat_out(&in_time, workers.count()) as f64,
+            longest_wait: longest_wait(&in_time, workers.count()) as f64,
         })
     }
 
-    fn note(&self, notes: &mut Notebook, case: &str, lock: &str) {
-        let figures = [
-            (names::P50_MS, gap_ms(&self.gaps, 50.0)),
-            (names::P99_MS, gap_ms(&self.gaps, 99.0)),
-            (names::MAX_MS, gap_ms(&self.gaps, 100.0)),
+    fn record(&self, recorder: &mut Recorder, case: &str, lock: &str) {
+        let samples = [
+            (names::P50_MS, self.gaps.percentile_ms(50.0)),
+            (names::P99_MS, self.gaps.percentile_ms(99.0)),
+            (names::MAX_MS, self.gaps.percentile_ms(100.0)),
             (names::RATE, self.rate),
             (names::COMMANDS, self.commands),
             (names::CPU_US, self.cpu_us),
             (names::JAIN, self.jain),
-            (names::SAT_OUT, self.sat_out),
+            (names::LONGEST_WAIT, self.longest_wait),
         ];
-        for (measure, figure) in figures {
-            notes.note(case, lock, measure, figure);
+        for (measure, sample) in samples {
+            recorder.record(case, lock, measure, sample);
         }
     }
 }
 
-/// The gaps between holds that follow each other. Two holders at once are no figure but
-/// the end of the bench.
-fn gaps(holds: &[Hold]) -> Result<Histogram<u64>> {
-    let mut gaps = no_gaps();
+/// The gaps between consecutive holds. Overlapping holds abort the benchmark.
+fn gaps(holds: &[Hold]) -> Result<Latencies> {
+    let mut gaps = Latencies::new();
     for pair in holds.windows(2) {
-        match pair[1].taken.checked_sub(pair[0].giving) {
-            Some(gap) => gaps.record(gap)?,
-            None => bail!("two workers held the lock at once: {pair:?}"),
+        match pair[1].acquired.checked_sub(pair[0].releasing) {
+            Some(gap) => gaps.record(Duration::from_nanos(gap))?,
+            None => bail!("two workers held the lock at the same time: {pair:?}"),
         }
     }
     Ok(gaps)
 }
 
-fn no_gaps() -> Histogram<u64> {
-    Histogram::new(3).expect("3 digits are as many as it can keep, and fewer")
-}
-
-fn gap_ms(gaps: &Histogram<u64>, percent: f64) -> f64 {
-    gaps.value_at_percentile(percent) as f64 / 1e6
-}
-
-/// Commands that the server has run so far, those in scripts too, but our own question.
-fn commands_run(asking: &mut Connection) -> Result<u64> {
-    let stats: InfoDict = redis::cmd("INFO").arg("commandstats").query(asking)?;
+/// Commands that the server has executed, including those in scripts, without our `INFO`.
+fn commands_run(connection: &mut Connection) -> Result<u64> {
+    let stats: InfoDict = redis::cmd("INFO").arg("commandstats").query(connection)?;
     let mut sum = 0;
     for (name, value) in stats.iter().filter(|(name, _)| *name != "cmdstat_info") {
-        let redis::Value::SimpleString(value) = value else { bail!("{name}: no text") };
+        let redis::Value::SimpleString(value) = value else {
+            bail!("commandstats: {name} is not a string")
+        };
         // "calls=5,usec=12,…"
         let calls = value.strip_prefix("calls=").and_then(|rest| rest.split(',').next());
-        sum += calls.context("no calls in commandstats")?.parse::<u64>()?;
+        sum += calls.context("commandstats: missing \"calls\"")?.parse::<u64>()?;
     }
     Ok(sum)
 }
 
-/// Jain's index: the square of the sum of the shares by the sum of their squares and
-/// their number; 1 when all are equal, 1/n when one has all.
+/// Jain's fairness index: the squared sum of the shares, divided by the number of workers
+/// times the sum of the squared shares. 1 if all are equal, 1/n if one worker has all.
 fn jain(holders: &[usize], workers: usize) -> f64 {
     let share =
         |worker| holders.iter().filter(|holder| **holder == worker).count() as f64;
@@ -175,8 +167,9 @@ fn jain(holders: &[usize], workers: usize) -> f64 {
     (holders.len() as f64).powi(2) / (workers as f64 * squares)
 }
 
-/// The longest run of holds by others that a worker saw, the ends of the round included.
-fn longest_sat_out(holders: &[usize], workers: usize) -> usize {
+/// The longest run of holds by others that any worker saw, including those at the start and
+/// at the end of the round.
+fn longest_wait(holders: &[usize], workers: usize) -> usize {
     let longest_of = |worker| {
         let runs = holders.split(|holder| *holder == worker);
         runs.map(<[usize]>::len).max().unwrap_or_default()
@@ -193,23 +186,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jain_is_one_for_equal_shares_and_falls_to_one_of_all() {
+    fn jain_is_one_for_equal_shares_and_one_nth_for_a_single_holder() {
         assert_eq!(jain(&[0, 1, 1, 0], 2), 1.0);
         assert_eq!(jain(&[1, 1, 1], 4), 0.25);
     }
 
     #[test]
-    fn sitting_out_counts_from_the_beginning_and_to_the_end() {
-        assert_eq!(longest_sat_out(&[0, 1, 0, 0, 0, 1], 2), 3);
-        assert_eq!(longest_sat_out(&[0, 0], 2), 2);
-        assert_eq!(longest_sat_out(&[0, 1, 1, 1, 1], 2), 4);
+    fn longest_wait_includes_the_start_and_the_end() {
+        assert_eq!(longest_wait(&[0, 1, 0, 0, 0, 1], 2), 3);
+        assert_eq!(longest_wait(&[0, 0], 2), 2);
+        assert_eq!(longest_wait(&[0, 1, 1, 1, 1], 2), 4);
     }
 
     #[test]
-    fn two_holders_at_once_end_the_bench() {
-        let first = Hold { taken: 1, giving: 5, worker: 0 };
-        let next = |taken| Hold { taken, giving: 9, worker: 1 };
-        assert_eq!(gaps(&[first, next(7)]).unwrap().max(), 2);
+    fn overlapping_holds_are_an_error() {
+        let first = Hold { acquired: 1, releasing: 5, worker: 0 };
+        let next = |acquired| Hold { acquired, releasing: 9, worker: 1 };
+        assert_eq!(gaps(&[first, next(7)]).unwrap().percentile_ms(100.0), 2e-6);
         assert!(gaps(&[first, next(4)]).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! A process that takes a lock and holds it until it is killed: the bench starts itself
-//! again for it (`gpulock-bench hold`), since only a process of its own can die.
+//! A process that acquires a lock and holds it until it is killed. The benchmark runs its
+//! own program for it (`gpulock-bench hold`), because only a separate process can be killed.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read};
@@ -8,31 +8,31 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use redis::Client;
 
-/// What the process says when it has the lock.
-const TAKEN: &str = "taken";
+/// Printed by the process when it holds the lock.
+const ACQUIRED: &str = "acquired";
 
-/// The bench's side of such a process. Dropping kills it.
+/// The parent's handle of the process. Dropping it kills the process.
 pub(crate) struct Holder(Child);
 
 impl Holder {
-    /// Starts a process that takes a lock with the command `take`, and returns when it
-    /// has it.
-    pub(crate) fn start(port: u16, take: &[&str]) -> Result<Self> {
+    /// Starts a process that acquires a lock with the command `acquire`, and returns when
+    /// it holds the lock.
+    pub(crate) fn start(port: u16, acquire: &[&str]) -> Result<Self> {
         let child = Command::new(env::current_exe()?)
             .args(["hold", &port.to_string()])
-            .args(take)
+            .args(acquire)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let mut holder = Self(child);
-        let output = holder.0.stdout.take().context("a holder without output")?;
-        let mut said = String::new();
-        BufReader::new(output).read_line(&mut said)?;
-        ensure!(said.trim_end() == TAKEN, "the holder did not get the lock");
+        let output = holder.0.stdout.take().context("stdout is not piped")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line.trim_end() == ACQUIRED, "the holder did not get the lock");
         Ok(holder)
     }
 
-    /// Kills it as `kill -9` does.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) -> Result<()> {
         Ok(self.0.kill()?)
     }
@@ -40,19 +40,19 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // That it was killed already is as good.
+        // Fails if the process was killed before.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The process's side: takes the lock and waits for its end. When the bench itself ends,
-/// so does its input, and the process with it.
-pub(crate) fn hold(port: u16, take: &[String]) -> Result<()> {
+/// Runs in the child: acquires the lock and waits. The child also exits when the parent
+/// does, because its stdin is then closed.
+pub(crate) fn hold(port: u16, acquire: &[String]) -> Result<()> {
     let mut connection = Client::open(("127.0.0.1", port))?.get_connection()?;
-    let (name, arguments) = take.split_first().context("no command to take it with")?;
+    let (name, arguments) = acquire.split_first().context("missing acquire command")?;
     let _token: u64 = redis::cmd(name).arg(arguments).query(&mut connection)?;
-    println!("{TAKEN}");
+    println!("{ACQUIRED}");
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }

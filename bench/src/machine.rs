@@ -1,5 +1,4 @@
-//! What a run was made on: the machine, how busy it was, the day, the versions. Nothing is
-//! measured here.
+//! The environment of a run: machine, load, date and versions.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -13,11 +12,11 @@ use redis::cmd;
 use crate::callgrind;
 use crate::measure::Setup;
 use crate::names;
-use crate::served::Served;
+use crate::server::BenchServer;
 
-/// The processor, how many there are, the memory and the kernel.
+/// Processor, number of cores, memory and kernel.
 pub(crate) fn machine() -> Result<String> {
-    // Not every kind of processor has a name of its own here.
+    // Not all processors have a model name.
     let processor =
         field("/proc/cpuinfo", "model name").unwrap_or_else(|_| ARCH.to_owned());
     let cores = available_parallelism()?;
@@ -28,19 +27,19 @@ pub(crate) fn machine() -> Result<String> {
     Ok(format!("{processor}, {cores} cores, {gib:.0} GiB, Linux {}", kernel.trim()))
 }
 
-/// The load of the last minute.
+/// One-minute load average.
 pub(crate) fn load() -> Result<f64> {
-    let said = fs::read_to_string("/proc/loadavg")?;
-    said.split(' ').next().unwrap_or_default().parse().context("/proc/loadavg")
+    let loadavg = fs::read_to_string("/proc/loadavg")?;
+    loadavg.split(' ').next().unwrap_or_default().parse().context("/proc/loadavg")
 }
 
-/// Today, as `2026-11-23`.
+/// The current date, as `2026-11-23`.
 pub(crate) fn date() -> Result<String> {
-    let said = Command::new("date").arg("+%F").output().context("date")?;
-    Ok(String::from_utf8(said.stdout)?.trim().to_owned())
+    let output = Command::new("date").arg("+%F").output().context("date")?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// The versions of what takes part, by name.
+/// The versions of the module and of the peers, by name.
 pub(crate) fn versions(setup: &Setup) -> Result<BTreeMap<String, String>> {
     let mut versions = BTreeMap::from([(names::OURS.to_owned(), module(setup)?)]);
     if let Ok(version) = callgrind::version() {
@@ -52,30 +51,35 @@ pub(crate) fn versions(setup: &Setup) -> Result<BTreeMap<String, String>> {
     Ok(versions)
 }
 
-/// The version of a package of the peers' Python.
+/// The version of a Python package.
 fn package(setup: &Setup, name: &str) -> Result<String> {
-    let ask = format!("import importlib.metadata as m; print(m.version('{name}'))");
-    let said = Command::new(&setup.python).args(["-c", &ask]).output()?;
-    let version = String::from_utf8(said.stdout)?.trim().to_owned();
-    ensure!(!version.is_empty(), "{} has no {name}", setup.python.display());
+    let script = format!("import importlib.metadata as m; print(m.version('{name}'))");
+    let output = Command::new(&setup.python).args(["-c", &script]).output()?;
+    let version = String::from_utf8(output.stdout)?.trim().to_owned();
+    ensure!(
+        !version.is_empty(),
+        "{name} is not installed for {}",
+        setup.python.display()
+    );
     Ok(version)
 }
 
-/// The module's version, as it tells a server: 10203 is 1.2.3.
+/// The module's version from INFO: 10203 is 1.2.3.
 fn module(setup: &Setup) -> Result<String> {
-    let served = Served::start(&setup.flavour, Some(&setup.module), |builder| builder)?;
-    let said: String = cmd("INFO").arg("modules").query(&mut served.connect()?)?;
-    let (_, after) = said.split_once("name=gpulock,ver=").context("INFO modules")?;
+    let server =
+        BenchServer::start(&setup.flavour, Some(&setup.module), |builder| builder)?;
+    let info: String = cmd("INFO").arg("modules").query(&mut server.connect()?)?;
+    let (_, after) = info.split_once("name=gpulock,ver=").context("INFO modules")?;
     let digits = after.split(',').next().unwrap_or_default();
     let number: u32 = digits.parse().context("INFO modules")?;
     Ok(format!("{}.{}.{}", number / 10_000, number / 100 % 100, number % 100))
 }
 
-/// The value of the first line `name : value` of a file.
+/// The value of the first line `name: value` in a file.
 fn field(file: &str, name: &str) -> Result<String> {
     let text = fs::read_to_string(file)?;
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
-    let found = lines.find(|(of, _)| of.trim() == name);
-    let (_, value) = found.with_context(|| format!("{file} has no {name}"))?;
+    let found = lines.find(|(key, _)| key.trim() == name);
+    let (_, value) = found.with_context(|| format!("{name} is missing in {file}"))?;
     Ok(value.trim().to_owned())
 }

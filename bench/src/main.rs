@@ -1,57 +1,57 @@
-//! `gpulock-bench`: measures GPULOCK beside what people use today, and shows the result.
-//! What is measured stands in a file for each part; here are only the commands.
+//! `gpulock-bench`: benchmarks GPULOCK against the usual alternatives and renders the
+//! results as tables. Each part of the benchmark has its own module.
 
-mod blocks;
-mod bystanders;
+mod block_only;
+mod breakdown;
 mod callgrind;
-mod calls;
-mod cells;
-mod compared;
 mod counter;
-mod figures;
-mod files;
+mod derived;
+mod formatting;
 mod hand_off;
-mod held;
+mod held_locks;
+mod histogram;
 mod holder;
-mod in_line;
-mod link;
+mod lock_pairs;
 mod machine;
+mod markdown;
 mod measure;
 mod memory;
 mod names;
-mod packed;
-mod page;
+mod open_files;
+mod other_commands;
 mod pair;
-mod plots;
+mod pipeline;
 mod pools;
 mod progress;
+mod queue;
+mod raw_connection;
 mod recovery;
 mod report;
-#[cfg(test)]
-mod sample;
-mod served;
-mod stage;
-mod start;
+mod scenario;
+mod series;
+mod server;
+mod startup;
 mod tables;
 mod targets;
+#[cfg(test)]
+mod test_runs;
 mod waiters;
-mod ways;
 mod workers;
 
 use anyhow::Result;
 use clap::Parser;
 
-/// Measures GPULOCK beside what people use today, and shows the result.
+/// Benchmark GPULOCK against the usual alternatives
 #[derive(Debug, Parser)]
 enum Command {
     Measure(measure::Measure),
     Report(report::Report),
-    /// Takes a lock and keeps it until this process is killed.
+    /// Acquire a lock and hold it until this process is killed
     #[command(hide = true)]
     Hold {
-        /// The port of the server.
+        /// Port of the server
         port: u16,
-        /// The command that takes the lock.
+        /// Command that acquires the lock
         words: Vec<String>,
     },
 }
@@ -59,7 +59,7 @@ enum Command {
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Measure(measure) => measure::run(&measure),
-        Command::Report(report) => report.make(),
+        Command::Report(report) => report.run(),
         Command::Hold { port, words } => holder::hold(port, &words),
     }
 }

@@ -1,5 +1,5 @@
-//! One run: all parts of the bench, or some, on one server. What a part measures, and how,
-//! stands in its own file; a new part is one line in the table here.
+//! The subcommand `measure`: runs all or some parts of the benchmark on one server. Each
+//! part has its own module and a line in [`PARTS`].
 
 use std::path::{PathBuf, absolute};
 
@@ -7,67 +7,67 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use gpulock_testkit::Flavour;
 
-use crate::figures::{Figure, Run};
 use crate::progress::Progress;
+use crate::series::{Run, Series};
 use crate::{
-    bystanders, calls, hand_off, held, in_line, machine, names, pair, pools, recovery,
-    start, waiters,
+    breakdown, hand_off, held_locks, machine, names, other_commands, pair, pools, queue,
+    recovery, startup, waiters,
 };
 
-/// Measures on one server and writes what it found to a file.
+/// Run the benchmark on one server and write the results to a file
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
-    /// The server's program.
+    /// Server program
     #[arg(long)]
     server: PathBuf,
-    /// The module, libgpulock.so.
+    /// Module to load (libgpulock.so)
     #[arg(long)]
     module: PathBuf,
-    /// The Python that has the peers.
+    /// Python interpreter with the packages of bench/requirements.txt
     #[arg(long)]
     python: PathBuf,
-    /// The file to write, in JSON.
+    /// JSON file to write
     #[arg(long)]
     out: PathBuf,
-    /// The parts to measure: all when none is named.
+    /// Parts to measure [default: all]
     parts: Vec<String>,
 }
 
-/// What is measured with.
+/// The programs under test.
 pub(crate) struct Setup {
     /// The server.
     pub flavour: Flavour,
     /// The module.
     pub module: PathBuf,
-    /// The Python that has the peers.
+    /// The Python interpreter with the peers.
     pub python: PathBuf,
 }
 
-/// A part of the bench.
-type Part = (&'static str, fn(&Setup, &Progress) -> Result<Vec<Figure>>);
+/// A name and a function that measures a part.
+type Part = (&'static str, fn(&Setup, &Progress) -> Result<Vec<Series>>);
 
-/// All of them, in the order in which they run.
+/// All parts, in execution order.
 const PARTS: [Part; 10] = [
     (names::PAIR, pair::measure),
-    (names::CALLS, calls::measure),
+    (names::BREAKDOWN, breakdown::measure),
     (names::POOLS, pools::measure),
-    (names::BYSTANDERS, bystanders::measure),
+    (names::OTHER_COMMANDS, other_commands::measure),
     (names::HAND_OFF, hand_off::measure),
-    (names::IN_LINE, in_line::measure),
-    (names::HELD, held::measure),
+    (names::QUEUE, queue::measure),
+    (names::HELD, held_locks::measure),
     (names::WAITERS, waiters::measure),
     (names::RECOVERY, recovery::measure),
-    (names::START, start::measure),
+    (names::STARTUP, startup::measure),
 ];
 
-/// Measures what is asked for, and writes the run.
-pub(crate) fn run(asked: &Measure) -> Result<()> {
-    let parts = chosen(&asked.parts)?;
-    let module = &asked.module;
+/// Runs the subcommand.
+pub(crate) fn run(options: &Measure) -> Result<()> {
+    let parts = select(&options.parts)?;
+    let module = &options.module;
     let module = module.canonicalize().with_context(|| module.display().to_string())?;
-    // The server's folder is another; its name stays, since some programs go by it.
-    let flavour = Flavour::new(absolute(&asked.server)?);
-    let python = absolute(&asked.python)?;
+    // Not canonicalized: some server programs depend on the name they are called by.
+    let flavour = Flavour::new(absolute(&options.server)?);
+    let python = absolute(&options.python)?;
     let setup = Setup { flavour, module, python };
     let mut run = Run {
         server: setup.flavour.name().to_owned(),
@@ -75,26 +75,23 @@ pub(crate) fn run(asked: &Measure) -> Result<()> {
         machine: machine::machine()?,
         load: machine::load()?,
         versions: machine::versions(&setup)?,
-        figures: Vec::new(),
+        series: Vec::new(),
     };
     let progress = Progress::new(parts.len())?;
     for (number, (name, measure)) in parts.into_iter().enumerate() {
         progress.begin(number, name);
-        run.figures.extend(measure(&setup, &progress).context(name)?);
+        run.series.extend(measure(&setup, &progress).context(name)?);
     }
     progress.end();
-    run.write(&asked.out)
+    run.write(&options.out)
 }
 
-fn chosen(wanted: &[String]) -> Result<Vec<Part>> {
+fn select(names: &[String]) -> Result<Vec<Part>> {
     let known = PARTS.map(|(name, _)| name);
-    if let Some(unknown) = wanted.iter().find(|name| !known.contains(&name.as_str())) {
-        bail!(
-            "no part of the bench is named {unknown:?}: there are {}",
-            known.join(", ")
-        );
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("unknown part {unknown:?}: expected {}", known.join(", "));
     }
-    let is_chosen =
-        |(name, _): &Part| wanted.is_empty() || wanted.iter().any(|w| w == name);
-    Ok(PARTS.into_iter().filter(is_chosen).collect())
+    let is_selected =
+        |(name, _): &Part| names.is_empty() || names.iter().any(|n| n == name);
+    Ok(PARTS.into_iter().filter(is_selected).collect())
 }

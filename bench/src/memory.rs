@@ -1,27 +1,27 @@
-//! What a server's memory comes to when nothing is in motion.
+//! Memory of idle servers.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::served::Served;
+use crate::server::BenchServer;
 
-/// What `used_memory` may go up and down by while it stands still: each question for it
-/// is a client.
-const STIR: i64 = 500;
+/// Fluctuation of `used_memory` on an idle server: reading it takes a client.
+const NOISE: i64 = 500;
 
-/// `used_memory` of servers, once that of all stood still for so long. Buffers of idle
-/// clients are given back after some seconds, old tables when the last key has moved.
-pub(crate) fn settled(servers: &[&Served], still: Duration) -> Vec<i64> {
-    let look = || servers.iter().map(|served| served.server().used_memory());
-    let mut seen: Vec<i64> = look().collect();
+/// Returns the `used_memory` of the servers once all have been constant for `period`.
+/// Servers free the buffers of idle clients after some seconds, and old hash tables when
+/// the last key has moved.
+pub(crate) fn settled(servers: &[&BenchServer], period: Duration) -> Vec<i64> {
+    let read = || servers.iter().map(|server| server.process().used_memory());
+    let mut last: Vec<i64> = read().collect();
     let mut since = Instant::now();
-    while since.elapsed() < still {
+    while since.elapsed() < period {
         thread::sleep(Duration::from_millis(50));
-        let now: Vec<i64> = look().collect();
-        if now.iter().zip(&seen).any(|(now, seen)| (now - seen).abs() > STIR) {
-            seen = now;
+        let now: Vec<i64> = read().collect();
+        if now.iter().zip(&last).any(|(now, last)| (now - last).abs() > NOISE) {
+            last = now;
             since = Instant::now();
         }
     }
-    seen
+    last
 }

@@ -1,70 +1,70 @@
-//! Taking a free lock and giving it back, which nobody else wants: instructions, the
-//! server's CPU time and the time by the clock, for all ways to do it, in turn on the same
-//! server. What the ways are stands in `ways`, how a server is set up for a case in
-//! `stage`.
+//! Pair: acquiring and releasing a free lock. Instructions, server CPU time and wall-clock
+//! time of all lock pairs, in turn on the same server.
 
 use anyhow::Result;
 use redis::cmd;
 
 use crate::counter::Counter;
-use crate::figures::{Figure, Notebook};
+use crate::lock_pairs::{self, LockPair, PIPELINE};
 use crate::measure::Setup;
 use crate::names;
 use crate::progress::Progress;
-use crate::stage::Stage;
-use crate::ways::{self, PIPELINE, Way};
+use crate::scenario::Scenario;
+use crate::series::{Recorder, Series};
 
-/// Counts hardly differ from one start of the server to the next: two show that.
+/// Server starts. Counts hardly differ between starts: two show that.
 const STARTS: usize = 2;
-/// Pipelines that are counted for each way: 10,000 pairs.
+/// Pipelines counted for each pair: 10,000 pairs.
 const COUNTED: usize = 200;
-/// Rounds in which all have their turn.
+/// Rounds in which all pairs have their turn.
 const ROUNDS: usize = 9;
 
 /// Measures the part.
-pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Figure>> {
-    let mut notebook = Notebook::new(names::PAIR);
-    progress.rounds(STARTS + ROUNDS);
+pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Series>> {
+    let mut recorder = Recorder::new(names::PAIR);
+    progress.set_rounds(STARTS + ROUNDS);
     for start in 1..=STARTS {
-        progress.doing(&format!("instructions, start {start} of {STARTS}"));
-        count_all(setup, &mut notebook)?;
-        progress.step();
+        progress.set_step(&format!("instructions, start {start} of {STARTS}"));
+        count_all(setup, &mut recorder)?;
+        progress.finish_round();
     }
-    let mut stages = Stage::all(setup)?;
+    let mut scenarios = Scenario::all(setup)?;
     for round in 1..=ROUNDS {
-        progress.doing(&format!("CPU time and clock, round {round} of {ROUNDS}"));
-        for stage in &mut stages {
-            stage.round(&mut notebook)?;
+        progress.set_step(&format!("CPU and wall-clock time, round {round} of {ROUNDS}"));
+        for scenario in &mut scenarios {
+            scenario.round(&mut recorder)?;
         }
-        progress.step();
+        progress.finish_round();
     }
-    Ok(notebook.into_figures())
+    Ok(recorder.into_series())
 }
 
-/// Counts every way on one new server.
-fn count_all(setup: &Setup, notebook: &mut Notebook) -> Result<()> {
+/// Counts the instructions of all pairs on one new server.
+fn count_all(setup: &Setup, recorder: &mut Recorder) -> Result<()> {
     let mut counter = Counter::start(setup)?;
-    let mut all = ways::limits(&mut counter.link)?;
-    all.extend(ways::locks(&mut counter.link)?);
-    for way in &all {
-        note(names::EVENTS_OFF, way, &mut counter, notebook)?;
+    let mut all = lock_pairs::lower_bounds(&mut counter.connection)?;
+    all.extend(lock_pairs::locks(&mut counter.connection)?);
+    for pair in &all {
+        count(names::EVENTS_OFF, pair, &mut counter, recorder)?;
     }
-    // Events change our own pair only. The native one is counted once more, so that each
-    // case has what it is compared with.
-    cmd("CONFIG").arg(&["SET", "gpulock.events", "release"]).exec(&mut counter.link)?;
-    for way in [ways::native(), ways::ours()] {
-        note(names::EVENTS_ON, &way, &mut counter, notebook)?;
+    // Events affect the GPULOCK pair only. The native pair is counted again as the baseline
+    // of this case.
+    cmd("CONFIG")
+        .arg(&["SET", "gpulock.events", "release"])
+        .exec(&mut counter.connection)?;
+    for pair in [lock_pairs::native(), lock_pairs::ours()] {
+        count(names::EVENTS_ON, &pair, &mut counter, recorder)?;
     }
     Ok(())
 }
 
-fn note(
+fn count(
     case: &str,
-    way: &Way,
+    pair: &LockPair,
     counter: &mut Counter,
-    notebook: &mut Notebook,
+    recorder: &mut Recorder,
 ) -> Result<()> {
-    let instructions = counter.count(&way.pipeline(), COUNTED)? / PIPELINE as f64;
-    notebook.note(case, way.name, names::INSTRUCTIONS, instructions);
+    let instructions = counter.count(&pair.pipeline(), COUNTED)? / PIPELINE as f64;
+    recorder.record(case, pair.name, names::INSTRUCTIONS, instructions);
     Ok(())
 }

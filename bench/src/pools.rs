@@ -1,73 +1,75 @@
-//! Taking one lock of a pool and giving it back, beside one lock that is named: what it
-//! costs in instructions when all are free, and when only the last one is.
+//! Pools: instructions of acquiring and releasing one lock of a pool, with all locks free
+//! and with only the last one free, compared with a named lock.
 
 use anyhow::Result;
 use redis::{Cmd, cmd};
 
 use crate::counter::Counter;
-use crate::figures::{Figure, Notebook};
+use crate::lock_pairs::{self, LEASE, OWNER, PIPELINE};
 use crate::measure::Setup;
 use crate::names;
-use crate::packed::Packed;
+use crate::pipeline::Pipeline;
 use crate::progress::Progress;
-use crate::ways::{self, LEASE, OWNER, PIPELINE};
+use crate::series::{Recorder, Series};
 
-/// Counts hardly differ from one start of the server to the next: two show that.
+/// Server starts. Counts hardly differ between starts: two show that.
 const STARTS: usize = 2;
-/// Pipelines that are counted.
+/// Pipelines counted.
 const COUNTED: usize = 40;
-/// How many locks are named in all that is counted of a pool, about: in large pools each
-/// pair names many that cost the same, so that fewer pairs tell as much.
+/// Approximate number of locks named in all commands counted for a pool. A pair of a large
+/// pool names many locks, so fewer pairs are needed.
 const NAMED: usize = 100_000;
 
 /// Measures the part.
-pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Figure>> {
-    let mut notebook = Notebook::new(names::POOLS);
-    progress.rounds(STARTS * (1 + names::POOL_SIZES.len()));
+pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Series>> {
+    let mut recorder = Recorder::new(names::POOLS);
+    progress.set_rounds(STARTS * (1 + names::POOL_SIZES.len()));
     for start in 1..=STARTS {
-        progress.doing(&format!("instructions, start {start} of {STARTS}"));
+        progress.set_step(&format!("instructions, start {start} of {STARTS}"));
         let mut counter = Counter::start(setup)?;
-        let mut note = |case: &str, pipeline_instructions: f64| {
+        let mut record = |case: &str, pipeline_instructions: f64| {
             let instructions = pipeline_instructions / PIPELINE as f64;
-            notebook.note(case, names::OURS, names::INSTRUCTIONS, instructions);
+            recorder.record(case, names::OURS, names::INSTRUCTIONS, instructions);
         };
-        note(names::ONE_LOCK, counter.count(&ways::ours().pipeline(), COUNTED)?);
-        progress.step();
+        record(names::ONE_LOCK, counter.count(&lock_pairs::ours().pipeline(), COUNTED)?);
+        progress.finish_round();
         for size in names::POOL_SIZES {
-            let pool = Pool::of(size);
+            let pool = Pool::new(size);
             let times = (NAMED / size / PIPELINE).clamp(4, COUNTED);
-            note(&names::all_free(size), counter.count(&pool.any(0), times)?);
-            pool.others("GPULOCK.ACQUIRE").send(&mut counter.link)?;
-            note(&names::last_free(size), counter.count(&pool.any(size - 1), times)?);
-            pool.others("GPULOCK.RELEASE").send(&mut counter.link)?;
-            progress.step();
+            record(&names::all_free(size), counter.count(&pool.any(0), times)?);
+            pool.others("GPULOCK.ACQUIRE").send(&mut counter.connection)?;
+            record(&names::last_free(size), counter.count(&pool.any(size - 1), times)?);
+            pool.others("GPULOCK.RELEASE").send(&mut counter.connection)?;
+            progress.finish_round();
         }
     }
-    Ok(notebook.into_figures())
+    Ok(recorder.into_series())
 }
 
-/// Locks of which it does not matter which one is had.
+/// Interchangeable locks.
 struct Pool {
     keys: Vec<String>,
 }
 
 impl Pool {
-    fn of(size: usize) -> Self {
+    fn new(size: usize) -> Self {
         Self { keys: (0..size).map(|gpu| format!("{{node7}}:gpu:{gpu}")).collect() }
     }
 
-    /// Takes any lock, which is this one, and gives it back.
-    fn any(&self, granted: usize) -> Packed {
-        let mut take = cmd("GPULOCK.ACQUIREANY");
-        take.arg(self.keys.len()).arg(&self.keys).arg(OWNER).arg("PX").arg(LEASE);
-        let give = ways::words(&["GPULOCK.RELEASE", &self.keys[granted], OWNER]);
-        Packed::new([&take, &give].into_iter().cycle().take(2 * PIPELINE))
+    /// Pairs that acquire any lock and release it; `granted` is the one that is free.
+    fn any(&self, granted: usize) -> Pipeline {
+        let mut acquire = cmd("GPULOCK.ACQUIREANY");
+        acquire.arg(self.keys.len()).arg(&self.keys).arg(OWNER).arg("PX").arg(LEASE);
+        let release =
+            lock_pairs::command(&["GPULOCK.RELEASE", &self.keys[granted], OWNER]);
+        Pipeline::new([&acquire, &release].into_iter().cycle().take(2 * PIPELINE))
     }
 
-    /// All but the last lock are taken or given back by another owner.
-    fn others(&self, command: &str) -> Packed {
-        let (_, keys) = self.keys.split_last().expect("no pool is empty");
-        let commands = keys.iter().map(|key| ways::words(&[command, key, "another"]));
-        Packed::new(&commands.collect::<Vec<Cmd>>())
+    /// Runs `command` on all locks but the last, for another owner.
+    fn others(&self, command: &str) -> Pipeline {
+        let (_, keys) = self.keys.split_last().expect("a pool is not empty");
+        let commands =
+            keys.iter().map(|key| lock_pairs::command(&[command, key, "another"]));
+        Pipeline::new(&commands.collect::<Vec<Cmd>>())
     }
 }

@@ -1,5 +1,4 @@
-//! The command `report`: from files of runs to tables, on a page or a terminal, and plots.
-//! What stands in them is made elsewhere.
+//! The subcommand `report`: renders runs as tables, on a page or on the terminal.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,47 +6,46 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::figures::Run;
-use crate::{page, plots, tables};
+use crate::series::Run;
+use crate::{markdown, tables};
 
-/// Shows runs: a page's blocks filled anew, or tables on the terminal; and plots.
+/// Print runs as tables, or update the tables of a page
 #[derive(Debug, Args)]
 pub(crate) struct Report {
-    /// Runs that `measure` wrote, one for each server, the oldest server first.
+    /// Runs written by `measure`, one for each server, oldest server first
     #[arg(required = true, value_name = "RUN.json")]
     runs: Vec<PathBuf>,
-    /// The page whose blocks to fill; without it, all tables go to the terminal.
+    /// Page whose blocks to update, instead of printing all tables
     #[arg(long, value_name = "PAGE.md")]
     into: Option<PathBuf>,
-    /// The folder to draw the plots in.
-    #[arg(long, value_name = "FOLDER")]
-    plots: Option<PathBuf>,
 }
 
 impl Report {
-    /// Does it.
-    pub(crate) fn make(&self) -> Result<()> {
+    /// Runs the subcommand.
+    pub(crate) fn run(&self) -> Result<()> {
         let runs: Vec<Run> =
             self.runs.iter().map(|path| Run::read(path)).collect::<Result<_>>()?;
         match &self.into {
-            Some(path) => fill(path, &runs)?,
+            Some(path) => update(path, &runs)?,
             None => print(&runs),
         }
-        self.plots.as_ref().map_or(Ok(()), |folder| plots::draw(&runs, folder))
+        Ok(())
     }
 }
 
-/// Fills the blocks of a page; an error leaves the page as it was.
-fn fill(path: &Path, runs: &[Run]) -> Result<()> {
+/// Updates the blocks of a page. On an error the page stays unchanged.
+fn update(path: &Path, runs: &[Run]) -> Result<()> {
     let page = fs::read_to_string(path)
-        .with_context(|| format!("reading {}", path.display()))?;
-    let filled = page::fill(&page, |name| Ok((tables::block(name)?.made)(runs)))?;
-    fs::write(path, filled).with_context(|| format!("writing {}", path.display()))
+        .with_context(|| format!("failed to read {}", path.display()))?;
+    let updated =
+        markdown::fill_blocks(&page, |name| Ok((tables::block(name)?.render)(runs)))?;
+    fs::write(path, updated)
+        .with_context(|| format!("failed to write {}", path.display()))
 }
 
-/// All tables, each below its heading.
+/// Prints all tables, each under its heading.
 fn print(runs: &[Run]) {
     for block in tables::BLOCKS {
-        println!("{}\n\n{}", block.heading, (block.made)(runs));
+        println!("{}\n\n{}", block.heading, (block.render)(runs));
     }
 }

@@ -1,62 +1,78 @@
-//! The tables: from figures to Markdown, one function for each block of the page, with a
-//! group of columns for each server. How a number is written is told in `cells.rs`, what is
-//! compared with what in `compared.rs`.
+//! The tables in Markdown: one function for each block of the page, with a group of columns
+//! for each server.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use crate::cells::{
-    MISSING, NOT_MEASURED, Table, bare, count, fixed, most, number, ratio, release,
-    server, spread,
+use crate::derived;
+use crate::formatting::{
+    MISSING, NOT_MEASURED, Table, count, fixed, max, number, ratio, server,
+    server_release, trimmed, with_range,
 };
-use crate::compared;
-use crate::figures::{Run, median};
 use crate::names;
+use crate::series::{Run, median};
 use crate::targets::{Limit, TARGETS, Target, Verdict};
 
-/// What fills a block of the page.
+/// A generated block of the page.
 pub(crate) struct Block {
-    /// What the page calls it.
+    /// Name in the block's marker.
     pub name: &'static str,
-    /// What stands above it on a terminal.
+    /// Heading on the terminal.
     pub heading: &'static str,
-    /// Makes it.
-    pub made: fn(&[Run]) -> String,
+    /// Renders the tables.
+    pub render: fn(&[Run]) -> String,
 }
 
-/// All blocks, in the order of a terminal.
+/// All blocks, in terminal order.
 pub(crate) const BLOCKS: &[Block] = &[
-    Block { name: "head", heading: "The runs", made: head },
-    Block { name: "targets", heading: "Targets", made: targets },
-    Block { name: "pair", heading: "The pair, instructions", made: pair },
-    Block { name: "pair-time", heading: "The pair, by CPU and clock", made: pair_time },
-    Block { name: "pair-cases", heading: "The pair, AOF and replica", made: pair_cases },
-    Block { name: "calls", heading: "Where the instructions go", made: calls },
-    Block { name: "pools", heading: "Taking one lock of a pool", made: pools },
-    Block { name: "bystanders", heading: "Other people's commands", made: bystanders },
-    Block { name: "hand-off", heading: "Passing a lock on", made: hand_off },
-    Block { name: "crowds", heading: "Passing a lock on, two and many", made: crowds },
-    Block { name: "in-line", heading: "Many in line", made: in_line },
-    Block { name: "held", heading: "Many locks held", made: held },
-    Block { name: "waiters", heading: "Memory of clients in line", made: waiters },
-    Block { name: "recovery", heading: "After the holder's death", made: recovery },
-    Block { name: "start", heading: "A command under a lock", made: start },
+    Block { name: "head", heading: "Runs", render: head },
+    Block { name: "targets", heading: "Targets", render: targets },
+    Block { name: "pair", heading: "Pair, instructions", render: pair },
+    Block {
+        name: "pair-time",
+        heading: "Pair, CPU and wall-clock time",
+        render: pair_time,
+    },
+    Block { name: "pair-cases", heading: "Pair, AOF and replica", render: pair_cases },
+    Block { name: "breakdown", heading: "Instructions by function", render: breakdown },
+    Block { name: "pools", heading: "Acquiring one lock of a pool", render: pools },
+    Block { name: "other-commands", heading: "Other commands", render: other_commands },
+    Block { name: "hand-off", heading: "Hand-off", render: hand_off },
+    Block {
+        name: "hand-off-workers",
+        heading: "Hand-off, other numbers of workers",
+        render: hand_off_workers,
+    },
+    Block { name: "queue", heading: "Hand-off by queue length", render: queue },
+    Block { name: "held", heading: "Many locks held", render: held },
+    Block { name: "waiters", heading: "Memory of waiters", render: waiters },
+    Block {
+        name: "recovery",
+        heading: "Recovery after the holder's death",
+        render: recovery,
+    },
+    Block {
+        name: "startup",
+        heading: "Starting a command under a lock",
+        render: startup,
+    },
 ];
 
-/// The block that a page asks for.
+/// The block with this name.
 pub(crate) fn block(name: &str) -> Result<&'static Block> {
     let names = || BLOCKS.iter().map(|block| block.name).collect::<Vec<_>>().join(", ");
     BLOCKS
         .iter()
         .find(|block| block.name == name)
-        .with_context(|| format!("no block {name:?}; there are: {}", names()))
+        .with_context(|| format!("no block {name:?}; known blocks: {}", names()))
 }
 
-/// A column of each server: its name, and the cell in the row of `R`.
+/// A column of each server: its heading, and the function that renders its cell for a row.
 type Column<'a, R> = (&'a str, &'a dyn Fn(&Run, &R) -> String);
 
-/// A table with a group of columns for each server, whose name stands above the first.
+/// A table with a group of columns for each server. The heading of the group's first column
+/// starts with the server's release.
 fn grouped<R>(
     runs: &[Run],
     corner: &str,
@@ -66,7 +82,7 @@ fn grouped<R>(
     let mut head = vec![corner.to_owned()];
     for run in runs {
         let [first, others @ ..] = columns else { continue };
-        head.push(format!("{}: {}", release(run), first.0));
+        head.push(format!("{}: {}", server_release(run), first.0));
         head.extend(others.iter().map(|(name, _)| (*name).to_owned()));
     }
     let mut table = Table::new(head);
@@ -78,43 +94,43 @@ fn grouped<R>(
     table.to_string()
 }
 
-/// Rows that are called as what they are looked up by.
+/// Rows labelled with the name that they look up.
 fn rows(names: &[&'static str]) -> Vec<(String, &'static str)> {
     names.iter().map(|name| ((*name).to_owned(), *name)).collect()
 }
 
-/// Rows of counts.
+/// Rows labelled with a count.
 fn count_rows(counts: &[usize]) -> Vec<(String, usize)> {
     counts.iter().map(|number| (count(*number as f64), *number)).collect()
 }
 
-/// When, where and with what was measured.
+/// Date, machine and versions of the runs.
 fn head(runs: &[Run]) -> String {
-    let told = |label: &str, said: &dyn Fn(&Run) -> String| {
-        let cells = runs.iter().map(said);
+    let row = |label: &str, cell: &dyn Fn(&Run) -> String| {
+        let cells = runs.iter().map(cell);
         [label.to_owned()].into_iter().chain(cells).collect::<Vec<_>>()
     };
-    let mut table = Table::new(told("", &server));
-    table.row(told("date", &|run| run.date.clone()));
-    table.row(told("machine", &|run| run.machine.clone()));
-    table.row(told("load before the run", &|run| fixed(run.load, 2)));
+    let mut table = Table::new(row("", &server));
+    table.row(row("date", &|run| run.date.clone()));
+    table.row(row("machine", &|run| run.machine.clone()));
+    table.row(row("load before the run", &|run| fixed(run.load, 2)));
     let versions: BTreeSet<&String> =
         runs.iter().flat_map(|run| run.versions.keys()).collect();
     for name in versions {
         let version = |run: &Run| run.versions.get(name).cloned();
-        table.row(told(name, &|run| version(run).unwrap_or_else(|| MISSING.to_owned())));
+        table.row(row(name, &|run| version(run).unwrap_or_else(|| MISSING.to_owned())));
     }
     table.to_string()
 }
 
-/// What was to be reached, and whether it was.
+/// The targets, and whether each is met.
 fn targets(runs: &[Run]) -> String {
     let limit = |target: &Target| match target.limit {
-        Limit::AtMost(limit) => format!("at most {}", bare(limit)),
-        Limit::AtLeast(limit) => format!("at least {}", bare(limit)),
-        Limit::Below(limit) => format!("below {}", bare(limit)),
+        Limit::AtMost(limit) => format!("at most {}", trimmed(limit)),
+        Limit::AtLeast(limit) => format!("at least {}", trimmed(limit)),
+        Limit::Below(limit) => format!("below {}", trimmed(limit)),
     };
-    let cells = runs.iter().map(release);
+    let cells = runs.iter().map(server_release);
     let titles = ["target".to_owned(), "limit".to_owned()];
     let mut table = Table::new(titles.into_iter().chain(cells).collect());
     for target in TARGETS {
@@ -125,17 +141,17 @@ fn targets(runs: &[Run]) -> String {
     table.to_string()
 }
 
-/// The figure of a target, and what became of it.
+/// The value of a target and its verdict.
 fn judged(target: &Target, run: &Run) -> String {
-    let figure = (target.figure)(run);
-    match target.limit.judge(figure) {
-        Verdict::Met => format!("{} met", fixed(figure, target.places)),
-        Verdict::Missed => format!("{} **missed**", fixed(figure, target.places)),
+    let value = (target.value)(run);
+    match target.limit.judge(value) {
+        Verdict::Met => format!("{} met", fixed(value, target.decimals)),
+        Verdict::Missed => format!("{} **missed**", fixed(value, target.decimals)),
         Verdict::NotMeasured => MISSING.to_owned(),
     }
 }
 
-/// The pairs, from the server's own limit to the dearest; ours twice.
+/// The pairs, from the server's lower bound to the most expensive; GPULOCK in both cases.
 const PAIRS: [(&str, &str); 9] = [
     (names::PING, names::EVENTS_OFF),
     (names::GET, names::EVENTS_OFF),
@@ -156,7 +172,7 @@ fn pair_rows() -> Vec<(String, (&'static str, &'static str))> {
     PAIRS.iter().map(|(peer, case)| (label(peer, case), (*peer, *case))).collect()
 }
 
-/// What taking a free lock and giving it back costs, in instructions.
+/// Instructions of acquiring and releasing a free lock.
 fn pair(runs: &[Run]) -> String {
     grouped(
         runs,
@@ -164,19 +180,22 @@ fn pair(runs: &[Run]) -> String {
         &pair_rows(),
         &[
             ("instructions", &|run, (peer, case)| {
-                spread(run.samples(names::PAIR, case, peer, names::INSTRUCTIONS), number)
+                with_range(
+                    run.samples(names::PAIR, case, peer, names::INSTRUCTIONS),
+                    number,
+                )
             }),
-            ("to native", &|run, (peer, case)| {
-                ratio(median(&compared::to_native(run, case, peer, names::INSTRUCTIONS)))
+            ("× native", &|run, (peer, case)| {
+                ratio(median(&derived::to_native(run, case, peer, names::INSTRUCTIONS)))
             }),
         ],
     )
 }
 
-/// The same by the server's CPU, and as a client sees it.
+/// The same in server CPU time and in wall-clock time at the client.
 fn pair_time(runs: &[Run]) -> String {
     let samples = |run: &Run, (peer, case): &(&str, &str), measure| {
-        spread(run.samples(names::PAIR, case, peer, measure), number)
+        with_range(run.samples(names::PAIR, case, peer, measure), number)
     };
     grouped(
         runs,
@@ -184,8 +203,8 @@ fn pair_time(runs: &[Run]) -> String {
         &pair_rows(),
         &[
             (names::CPU_US, &|run, row| samples(run, row, names::CPU_US)),
-            ("to native", &|run, (peer, case)| {
-                ratio(median(&compared::to_native(run, case, peer, names::CPU_US)))
+            ("× native", &|run, (peer, case)| {
+                ratio(median(&derived::to_native(run, case, peer, names::CPU_US)))
             }),
             (names::P50_MS, &|run, row| samples(run, row, names::P50_MS)),
             (names::P99_MS, &|run, row| samples(run, row, names::P99_MS)),
@@ -193,7 +212,7 @@ fn pair_time(runs: &[Run]) -> String {
     )
 }
 
-/// What a pair costs beside the native one where the server has more to do: server CPU.
+/// Server CPU of a pair where the server also propagates writes, relative to the native pair.
 fn pair_cases(runs: &[Run]) -> String {
     let peers = [
         names::OURS,
@@ -208,12 +227,12 @@ fn pair_cases(runs: &[Run]) -> String {
         if measured.is_empty() {
             return MISSING.to_owned();
         }
-        let to_native = median(&compared::to_native(run, case, peer, names::CPU_US));
+        let to_native = median(&derived::to_native(run, case, peer, names::CPU_US));
         format!("{} us, {}", number(median(measured)), ratio(to_native))
     };
     grouped(
         runs,
-        "server CPU, times native",
+        "server CPU, × native",
         &rows(&peers),
         &[
             (names::EVENTS_OFF, &|run, peer| cell(run, peer, names::EVENTS_OFF)),
@@ -224,20 +243,20 @@ fn pair_cases(runs: &[Run]) -> String {
     )
 }
 
-/// Which functions of the server, and how much of the module, a pair goes through.
-fn calls(runs: &[Run]) -> String {
+/// Instructions of a pair in the module and in each function of the server.
+fn breakdown(runs: &[Run]) -> String {
     let of = |run: &Run, place: &str, measure| {
-        median(run.samples(names::CALLS, names::EVENTS_OFF, place, measure))
+        median(run.samples(names::BREAKDOWN, names::EVENTS_OFF, place, measure))
     };
-    let dearest = |place: &str| {
+    let highest = |place: &str| {
         let on = |run| of(run, place, names::INSTRUCTIONS);
-        most(&runs.iter().map(on).collect::<Vec<_>>())
+        max(&runs.iter().map(on).collect::<Vec<_>>())
     };
-    let mut places = found(runs, names::CALLS, compared::peers);
-    places.sort_by(|(one, _), (other, _)| dearest(other).total_cmp(&dearest(one)));
+    let mut places = found(runs, names::BREAKDOWN, derived::peers);
+    places.sort_by(|(one, _), (other, _)| highest(other).total_cmp(&highest(one)));
     grouped(
         runs,
-        "where",
+        "code",
         &places,
         &[
             (names::TIMES, &|run, place| count(of(run, place, names::TIMES))),
@@ -248,7 +267,7 @@ fn calls(runs: &[Run]) -> String {
     )
 }
 
-/// Rows of whatever cases or peers a part has on any server.
+/// Rows for all cases or peers of a part on any server.
 fn found(
     runs: &[Run],
     part: &str,
@@ -263,7 +282,7 @@ fn found(
     rows
 }
 
-/// What a lock of a pool costs.
+/// Instructions of acquiring and releasing one lock of a pool.
 fn pools(runs: &[Run]) -> String {
     let named = ("GPULOCK.ACQUIRE".to_owned(), names::ONE_LOCK.to_owned());
     let any = names::POOL_SIZES
@@ -275,64 +294,71 @@ fn pools(runs: &[Run]) -> String {
         "pair",
         &[named].into_iter().chain(any).collect::<Vec<_>>(),
         &[
-            (names::INSTRUCTIONS, &|run, case| number(median(compared::pool(run, case)))),
-            ("to ACQUIRE", &|run, case| {
-                ratio(median(&compared::pool_to_one_lock(run, case)))
+            (names::INSTRUCTIONS, &|run, case| number(median(derived::pool(run, case)))),
+            ("× ACQUIRE", &|run, case| {
+                ratio(median(&derived::pool_to_one_lock(run, case)))
             }),
         ],
     )
 }
 
-/// What other people's commands cost, without the module and with it.
-fn bystanders(runs: &[Run]) -> String {
-    let beside = |run: &Run, case: &str, command: &str| {
-        spread(&compared::bystander(run, case, command), |value| fixed(value, 3))
+/// Instructions of unrelated commands, without and with the module.
+fn other_commands(runs: &[Run]) -> String {
+    let relative = |run: &Run, case: &str, command: &str| {
+        with_range(&derived::other_command(run, case, command), |value| fixed(value, 3))
     };
     let without = |run: &Run, command: &str| {
         let case = names::NO_MODULE;
-        number(median(run.samples(names::BYSTANDERS, case, command, names::INSTRUCTIONS)))
+        number(median(run.samples(
+            names::OTHER_COMMANDS,
+            case,
+            command,
+            names::INSTRUCTIONS,
+        )))
     };
     grouped(
         runs,
         "command",
-        &found(runs, names::BYSTANDERS, compared::peers),
+        &found(runs, names::OTHER_COMMANDS, derived::peers),
         &[
             (names::NO_MODULE, &|run, command| without(run, command)),
-            (names::LOCKS_HELD, &|run, command| beside(run, names::LOCKS_HELD, command)),
+            (names::LOCKS_HELD, &|run, command| {
+                relative(run, names::LOCKS_HELD, command)
+            }),
             (names::CLIENTS_WAITING, &|run, command| {
-                beside(run, names::CLIENTS_WAITING, command)
+                relative(run, names::CLIENTS_WAITING, command)
             }),
         ],
     )
 }
 
-/// How a lock passes on among eight: how quickly, at which price, how fairly.
+/// The hand-off among eight workers: latency, cost and fairness.
 fn hand_off(runs: &[Run]) -> String {
     let peers = rows(&names::HAND_OFF_PEERS);
     let case = names::workers(names::WORKERS);
-    let told = |run: &Run, peer: &str, measure, text| {
-        spread(run.samples(names::HAND_OFF, &case, peer, measure), text)
+    let cell = |run: &Run, peer: &str, measure, text| {
+        with_range(run.samples(names::HAND_OFF, &case, peer, measure), text)
     };
     let gap = grouped(
         runs,
-        "the gap",
+        "gap",
         &peers,
         &[
-            (names::P50_MS, &|run, peer| told(run, peer, names::P50_MS, number)),
-            (names::P99_MS, &|run, peer| told(run, peer, names::P99_MS, number)),
-            (names::MAX_MS, &|run, peer| told(run, peer, names::MAX_MS, number)),
+            (names::P50_MS, &|run, peer| cell(run, peer, names::P50_MS, number)),
+            (names::P99_MS, &|run, peer| cell(run, peer, names::P99_MS, number)),
+            (names::MAX_MS, &|run, peer| cell(run, peer, names::MAX_MS, number)),
         ],
     );
-    let price = grouped(
+    let cost = grouped(
         runs,
-        "a hand-off",
+        "per hand-off",
         &peers,
         &[
             (names::COMMANDS, &|run, peer| {
-                told(run, peer, names::COMMANDS, |n| fixed(n, 1))
+                cell(run, peer, names::COMMANDS, |n| fixed(n, 1))
             }),
-            (names::CPU_US, &|run, peer| told(run, peer, names::CPU_US, number)),
-            (names::RATE, &|run, peer| told(run, peer, names::RATE, number)),
+            (names::CPU_US, &|run, peer| cell(run, peer, names::CPU_US, number)),
+            (names::RATE, &|run, peer| cell(run, peer, names::RATE, number)),
         ],
     );
     let fairness = grouped(
@@ -340,18 +366,20 @@ fn hand_off(runs: &[Run]) -> String {
         "fairness",
         &peers,
         &[
-            (names::JAIN, &|run, peer| told(run, peer, names::JAIN, |n| fixed(n, 3))),
-            (names::SAT_OUT, &|run, peer| told(run, peer, names::SAT_OUT, count)),
+            (names::JAIN, &|run, peer| cell(run, peer, names::JAIN, |n| fixed(n, 3))),
+            (names::LONGEST_WAIT, &|run, peer| {
+                cell(run, peer, names::LONGEST_WAIT, count)
+            }),
         ],
     );
-    [gap, price, fairness].join("\n")
+    [gap, cost, fairness].join("\n")
 }
 
-/// The same among fewer and among more, in short.
-fn crowds(runs: &[Run]) -> String {
+/// The same with fewer and with more workers, medians only.
+fn hand_off_workers(runs: &[Run]) -> String {
     let eight = names::workers(names::WORKERS);
     let table = |(_, case): (String, String)| {
-        let told = |run: &Run, peer: &str, measure, text: fn(f64) -> String| {
+        let cell = |run: &Run, peer: &str, measure, text: fn(f64) -> String| {
             text(median(run.samples(names::HAND_OFF, &case, peer, measure)))
         };
         grouped(
@@ -359,17 +387,19 @@ fn crowds(runs: &[Run]) -> String {
             &case,
             &rows(&names::HAND_OFF_PEERS),
             &[
-                (names::P50_MS, &|run, peer| told(run, peer, names::P50_MS, number)),
-                (names::P99_MS, &|run, peer| told(run, peer, names::P99_MS, number)),
+                (names::P50_MS, &|run, peer| cell(run, peer, names::P50_MS, number)),
+                (names::P99_MS, &|run, peer| cell(run, peer, names::P99_MS, number)),
                 (names::COMMANDS, &|run, peer| {
-                    told(run, peer, names::COMMANDS, |n| fixed(n, 1))
+                    cell(run, peer, names::COMMANDS, |n| fixed(n, 1))
                 }),
-                (names::JAIN, &|run, peer| told(run, peer, names::JAIN, |n| fixed(n, 3))),
-                (names::SAT_OUT, &|run, peer| told(run, peer, names::SAT_OUT, count)),
+                (names::JAIN, &|run, peer| cell(run, peer, names::JAIN, |n| fixed(n, 3))),
+                (names::LONGEST_WAIT, &|run, peer| {
+                    cell(run, peer, names::LONGEST_WAIT, count)
+                }),
             ],
         )
     };
-    let mut cases = found(runs, names::HAND_OFF, compared::cases);
+    let mut cases = found(runs, names::HAND_OFF, derived::cases);
     cases.retain(|(_, case)| *case != eight);
     if cases.is_empty() {
         return NOT_MEASURED.to_owned();
@@ -377,12 +407,12 @@ fn crowds(runs: &[Run]) -> String {
     cases.into_iter().map(table).collect::<Vec<_>>().join("\n")
 }
 
-/// What a hand-off costs with few and with many in line, and how that grows.
-fn in_line(runs: &[Run]) -> String {
+/// Server CPU of a hand-off by queue length, and its growth.
+fn queue(runs: &[Run]) -> String {
     let cpu = |run: &Run, count: usize, peer| {
-        spread(compared::in_line(run, count, peer), number)
+        with_range(derived::queue(run, count, peer), number)
     };
-    let [ours, native, blocks] = names::IN_LINE_PEERS;
+    let [ours, native, block_only] = names::QUEUE_PEERS;
     let cost = grouped(
         runs,
         names::CPU_US,
@@ -390,103 +420,107 @@ fn in_line(runs: &[Run]) -> String {
         &[
             (ours, &|run, count| cpu(run, *count, ours)),
             (native, &|run, count| cpu(run, *count, native)),
-            (blocks, &|run, count| cpu(run, *count, blocks)),
+            (block_only, &|run, count| cpu(run, *count, block_only)),
         ],
     );
     let growth = grouped(
         runs,
-        "10,000, times 10",
-        &rows(&names::IN_LINE_PEERS),
-        &[("server CPU", &|run, peer| spread(&compared::growth(run, peer), ratio))],
+        "10,000 vs. 10 waiting",
+        &rows(&names::QUEUE_PEERS),
+        &[("server CPU", &|run, peer| with_range(&derived::growth(run, peer), ratio))],
     );
     [cost, growth].join("\n")
 }
 
-/// What a held lock takes of memory, and what locks cost among so many.
+/// Memory and cost of locks, by the number of locks held.
 fn held(runs: &[Run]) -> String {
     fn of<'a>(run: &'a Run, held: usize, peer: &str, measure: &str) -> &'a [f64] {
-        compared::held(run, held, peer, measure)
+        derived::held_locks(run, held, peer, measure)
     }
     let (ours, native) = (names::OURS, names::NATIVE);
     let counts = count_rows(&names::HELD_COUNTS);
     let memory = grouped(
         runs,
-        "bytes each",
+        "bytes per lock",
         &counts,
         &[
             ("plain key", &|run, held| {
                 count(median(of(run, *held, native, names::BYTES)))
             }),
             ("lock", &|run, held| count(median(of(run, *held, ours, names::BYTES)))),
-            ("more", &|run, held| count(median(&compared::bytes_more(run, *held)))),
+            ("difference", &|run, held| count(median(&derived::extra_bytes(run, *held)))),
         ],
     );
-    let beside_native = |measure: &str, text: fn(f64) -> String| {
+    let with_native = |measure: &str, text: fn(f64) -> String| {
         grouped(
             runs,
             measure,
             &counts,
             &[
-                (ours, &|run, held| spread(of(run, *held, ours, measure), text)),
-                (native, &|run, held| spread(of(run, *held, native, measure), text)),
+                (ours, &|run, held| with_range(of(run, *held, ours, measure), text)),
+                (native, &|run, held| with_range(of(run, *held, native, measure), text)),
             ],
         )
     };
-    let cost = beside_native(names::CPU_US, number);
-    let slow = beside_native(names::SLOW, count);
-    let batch = beside_native(names::BATCH_MS, number);
+    let cost = with_native(names::CPU_US, number);
+    let slow = with_native(names::SLOW, count);
+    let batch = with_native(names::BATCH_MS, number);
     [memory, cost, slow, batch].join("\n")
 }
 
-/// What a waiting client takes of memory beyond an idle one.
+/// Memory of a waiting client beyond that of an idle one.
 fn waiters(runs: &[Run]) -> String {
     let bytes = |run: &Run, case: &str, peer| {
         count(median(run.samples(names::WAITERS, case, peer, names::BYTES)))
     };
     grouped(
         runs,
-        "bytes each",
-        &found(runs, names::WAITERS, compared::cases),
+        "bytes per client",
+        &found(runs, names::WAITERS, derived::cases),
         &[
             (names::BLPOP, &|run, case| bytes(run, case, names::BLPOP)),
-            (names::BLOCKS, &|run, case| bytes(run, case, names::BLOCKS)),
+            (names::BLOCK_ONLY, &|run, case| bytes(run, case, names::BLOCK_ONLY)),
             (names::OURS, &|run, case| bytes(run, case, names::OURS)),
         ],
     )
 }
 
-/// How soon a command under a lock has begun, and is over.
-fn start(runs: &[Run]) -> String {
-    let told = |run: &Run, case, way: &str, measure| {
-        spread(run.samples(names::START, case, way, measure), number)
+/// Latency of starting a command under a lock.
+fn startup(runs: &[Run]) -> String {
+    let cell = |run: &Run, case, launcher: &str, measure| {
+        with_range(run.samples(names::STARTUP, case, launcher, measure), number)
     };
     grouped(
         runs,
         "ms",
-        &names::RUNS.map(|way| (way.to_owned(), way)),
+        &names::LAUNCHERS.map(|launcher| (launcher.to_owned(), launcher)),
         &[
-            ("first output: p50", &|run, way| {
-                told(run, names::TO_OUTPUT, way, names::P50_MS)
+            ("first output: p50", &|run, launcher| {
+                cell(run, names::TO_OUTPUT, launcher, names::P50_MS)
             }),
-            ("p99", &|run, way| told(run, names::TO_OUTPUT, way, names::P99_MS)),
-            ("status: p50", &|run, way| told(run, names::TO_STATUS, way, names::P50_MS)),
+            ("p99", &|run, launcher| {
+                cell(run, names::TO_OUTPUT, launcher, names::P99_MS)
+            }),
+            ("exit status: p50", &|run, launcher| {
+                cell(run, names::TO_STATUS, launcher, names::P50_MS)
+            }),
         ],
     )
 }
 
-/// How long nobody has the lock after its holder was killed.
+/// Time from the kill of the holder to the next grant.
 fn recovery(runs: &[Run]) -> String {
-    let told = |run: &Run, case: &str, measure| {
-        spread(run.samples(names::RECOVERY, case, names::OURS, measure), number)
+    let cell = |run: &Run, case: &str, measure| {
+        with_range(run.samples(names::RECOVERY, case, names::OURS, measure), number)
     };
     grouped(
         runs,
         "the lock ends with",
-        &found(runs, names::RECOVERY, compared::cases),
+        &found(runs, names::RECOVERY, derived::cases),
         &[
-            (names::P50_MS, &|run, case| told(run, case, names::P50_MS)),
-            (names::P99_MS, &|run, case| told(run, case, names::P99_MS)),
-            (names::MAX_MS, &|run, case| told(run, case, names::MAX_MS)),
+            (names::P50_MS, &|run, case| cell(run, case, names::P50_MS)),
+            (names::P99_MS, &|run, case| cell(run, case, names::P99_MS)),
+            (names::MAX_MS, &|run, case| cell(run, case, names::MAX_MS)),
         ],
     )
 }
@@ -494,7 +528,7 @@ fn recovery(runs: &[Run]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::test_runs;
 
     /// The cells of a line.
     fn cells(line: &str) -> Vec<&str> {
@@ -502,45 +536,45 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_a_group_of_columns_for_each_server() {
-        let made = pair(&[sample::redis(), sample::valkey()]);
+    fn a_table_has_a_column_group_for_each_server() {
+        let table = pair(&[test_runs::redis(), test_runs::valkey()]);
         assert_eq!(
-            cells(made.lines().next().unwrap()),
+            cells(table.lines().next().unwrap()),
             [
                 "pair",
                 "Redis 7.0: instructions",
-                "to native",
+                "× native",
                 "Valkey 9.1: instructions",
-                "to native"
+                "× native"
             ]
         );
         let ours =
-            made.lines().find(|line| line.contains("GPULOCK, events off")).unwrap();
+            table.lines().find(|line| line.contains("GPULOCK, events off")).unwrap();
         assert_eq!(cells(ours)[1..3], ["20,225 (20,185 to 20,286)", "1.61"]);
     }
 
     #[test]
-    fn what_only_one_server_has_is_a_dash_for_the_other() {
-        let made = pair(&[sample::redis(), sample::valkey()]);
-        let row = made.lines().find(|line| line.contains(names::DELIFEQ)).unwrap();
+    fn a_missing_series_is_a_dash() {
+        let table = pair(&[test_runs::redis(), test_runs::valkey()]);
+        let row = table.lines().find(|line| line.contains(names::DELIFEQ)).unwrap();
         assert_eq!(cells(row)[1], MISSING);
-        assert!(!pair(&[sample::redis()]).contains(names::DELIFEQ));
+        assert!(!pair(&[test_runs::redis()]).contains(names::DELIFEQ));
     }
 
     #[test]
-    fn a_run_without_figures_makes_tables_that_say_so() {
+    fn a_run_without_measurements_renders_as_not_measured() {
         for block in BLOCKS {
-            let made = (block.made)(&[sample::empty()]);
-            assert!(!made.contains("NaN"), "{}: {made}", block.name);
+            let table = (block.render)(&[test_runs::empty()]);
+            assert!(!table.contains("NaN"), "{}: {table}", block.name);
         }
-        assert_eq!(hand_off(&[sample::empty()]).lines().next(), Some("Not measured."));
+        assert_eq!(hand_off(&[test_runs::empty()]).lines().next(), Some("Not measured."));
     }
 
     #[test]
-    fn an_unknown_block_is_refused() {
-        let refused = block("pears").err().unwrap().to_string();
+    fn an_unknown_block_is_rejected() {
+        let error = block("pears").err().unwrap().to_string();
         assert!(
-            refused.starts_with("no block \"pears\"; there are: head, targets, pair")
+            error.starts_with("no block \"pears\"; known blocks: head, targets, pair")
         );
     }
 }

@@ -1,213 +1,212 @@
-//! What is to be reached, as data: what it is, its limit, and how it comes out of a run.
-//! Whether it was reached is decided here and shown in `tables.rs`.
+//! The targets: for each a limit, and how its value is derived from a run.
 
-use crate::cells::most;
-use crate::compared;
-use crate::figures::{Run, median};
+use crate::derived;
+use crate::formatting::max;
 use crate::names;
+use crate::series::{Run, median};
 
 /// One target.
 pub(crate) struct Target {
-    /// What it is about.
+    /// Description.
     pub what: &'static str,
-    /// What is allowed.
+    /// Allowed values.
     pub limit: Limit,
-    /// How many places of the figure tell something.
-    pub places: usize,
-    /// The figure; NaN when it was not measured.
-    pub figure: fn(&Run) -> f64,
+    /// Number of decimals to show.
+    pub decimals: usize,
+    /// Returns the value; NaN if it was not measured.
+    pub value: fn(&Run) -> f64,
 }
 
-/// What is allowed.
+/// The limit of a target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
-    /// This or less.
+    /// This value or less.
     AtMost(f64),
-    /// This or more.
+    /// This value or more.
     AtLeast(f64),
-    /// Less than this.
+    /// Less than this value.
     Below(f64),
 }
 
-/// What became of a target.
+/// The result of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The limit was kept.
+    /// The value is within the limit.
     Met,
-    /// It was not.
+    /// The value is outside the limit.
     Missed,
-    /// There is no figure.
+    /// There is no value.
     NotMeasured,
 }
 
 impl Limit {
-    /// Whether a figure keeps it.
-    pub(crate) fn judge(self, figure: f64) -> Verdict {
-        let kept = match self {
-            _ if figure.is_nan() => return Verdict::NotMeasured,
-            Self::AtMost(limit) => figure <= limit,
-            Self::AtLeast(limit) => figure >= limit,
-            Self::Below(limit) => figure < limit,
+    /// Compares a value with the limit.
+    pub(crate) fn judge(self, value: f64) -> Verdict {
+        let met = match self {
+            _ if value.is_nan() => return Verdict::NotMeasured,
+            Self::AtMost(limit) => value <= limit,
+            Self::AtLeast(limit) => value >= limit,
+            Self::Below(limit) => value < limit,
         };
-        if kept { Verdict::Met } else { Verdict::Missed }
+        if met { Verdict::Met } else { Verdict::Missed }
     }
 }
 
-/// All targets, in the order of the page.
+/// All targets, in page order.
 pub(crate) const TARGETS: &[Target] = &[
     Target {
-        what: "pair, events off, times the native pair: instructions",
+        what: "pair, events off, × native: instructions",
         limit: Limit::AtMost(1.50),
-        places: 3,
-        figure: |run| pair(run, names::EVENTS_OFF, names::INSTRUCTIONS),
+        decimals: 3,
+        value: |run| pair(run, names::EVENTS_OFF, names::INSTRUCTIONS),
     },
     Target {
-        what: "pair, events off, times the native pair: server CPU",
+        what: "pair, events off, × native: server CPU",
         limit: Limit::AtMost(1.50),
-        places: 3,
-        figure: |run| pair(run, names::EVENTS_OFF, names::CPU_US),
+        decimals: 3,
+        value: |run| pair(run, names::EVENTS_OFF, names::CPU_US),
     },
     Target {
-        what: "Lua pair, times ours: instructions",
+        what: "Lua pair, × GPULOCK: instructions",
         limit: Limit::AtLeast(2.6),
-        places: 3,
-        figure: |run| median(&compared::lua_to_ours(run, names::INSTRUCTIONS)),
+        decimals: 3,
+        value: |run| median(&derived::lua_to_ours(run, names::INSTRUCTIONS)),
     },
     Target {
-        what: "Lua pair, times ours: server CPU",
+        what: "Lua pair, × GPULOCK: server CPU",
         limit: Limit::AtLeast(2.6),
-        places: 3,
-        figure: |run| median(&compared::lua_to_ours(run, names::CPU_US)),
+        decimals: 3,
+        value: |run| median(&derived::lua_to_ours(run, names::CPU_US)),
     },
     Target {
-        what: "pair, events on, times the native pair: instructions",
+        what: "pair, events on, × native: instructions",
         limit: Limit::AtMost(1.85),
-        places: 3,
-        figure: |run| pair(run, names::EVENTS_ON, names::INSTRUCTIONS),
+        decimals: 3,
+        value: |run| pair(run, names::EVENTS_ON, names::INSTRUCTIONS),
     },
     Target {
         what: "hand-off: commands",
-        // Two, and room for what is said once in a round and not at each hand-off.
+        // Two, with a margin for the commands sent once per round.
         limit: Limit::AtMost(2.05),
-        places: 2,
-        figure: |run| median(hand_off(run, names::COMMANDS)),
+        decimals: 2,
+        value: |run| median(hand_off(run, names::COMMANDS)),
     },
     Target {
-        what: "hand-off: gap p50, times that of the quickest peer",
+        what: "hand-off: gap p50, × fastest peer",
         limit: Limit::Below(1.0),
-        places: 3,
-        figure: gap_to_quickest,
+        decimals: 3,
+        value: gap_to_fastest,
     },
     Target {
         what: "hand-off: Jain's index",
         limit: Limit::AtLeast(0.99),
-        places: 3,
-        figure: |run| median(hand_off(run, names::JAIN)),
+        decimals: 3,
+        value: |run| median(hand_off(run, names::JAIN)),
     },
     Target {
-        what: "hand-off: longest that anybody sat out in any round, 8 workers",
+        what: "hand-off: longest wait in any round, 8 workers, hand-offs",
         limit: Limit::AtMost(2.0 * names::WORKERS as f64),
-        places: 0,
-        figure: |run| most(hand_off(run, names::SAT_OUT)),
+        decimals: 0,
+        value: |run| max(hand_off(run, names::LONGEST_WAIT)),
     },
     Target {
-        what: "server CPU of a hand-off with 10,000 in line, times that with 10",
+        what: "hand-off: server CPU with 10,000 waiting, × 10 waiting",
         limit: Limit::AtMost(1.3),
-        places: 2,
-        figure: |run| median(&compared::growth(run, names::OURS)),
+        decimals: 2,
+        value: |run| median(&derived::growth(run, names::OURS)),
     },
     Target {
-        what: "100,000 locks held: bytes of each beyond a plain key",
+        what: "100,000 locks held: bytes per lock beyond a plain key",
         limit: Limit::AtMost(300.0),
-        places: 0,
-        figure: |run| median(&compared::bytes_more(run, 100_000)),
+        decimals: 0,
+        value: |run| median(&derived::extra_bytes(run, 100_000)),
     },
     Target {
-        what: "1,000,000 locks held: bytes of each beyond a plain key",
+        what: "1,000,000 locks held: bytes per lock beyond a plain key",
         limit: Limit::AtMost(300.0),
-        places: 0,
-        figure: |run| median(&compared::bytes_more(run, 1_000_000)),
+        decimals: 0,
+        value: |run| median(&derived::extra_bytes(run, 1_000_000)),
     },
     Target {
-        what: "commands over 2 ms meanwhile",
+        what: "commands over 2 ms while acquiring 1,000,000 locks",
         limit: Limit::AtMost(0.0),
-        places: 0,
-        figure: slow_commands,
+        decimals: 0,
+        value: slow_commands,
     },
     Target {
         what: "recovery with SESSION: p99, ms",
         limit: Limit::AtMost(10.0),
-        places: 2,
-        figure: |run| {
+        decimals: 2,
+        value: |run| {
             let p99 =
                 run.samples(names::RECOVERY, names::SESSION, names::OURS, names::P99_MS);
             median(p99)
         },
     },
     Target {
-        what: "gpulock run, until the command's first output: p50, ms",
+        what: "gpulock run, time to first output: p50, ms",
         limit: Limit::AtMost(15.0),
-        places: 1,
-        figure: |run| {
-            let way = names::GPULOCK_RUN;
-            median(run.samples(names::START, names::TO_OUTPUT, way, names::P50_MS))
+        decimals: 1,
+        value: |run| {
+            let launcher = names::GPULOCK_RUN;
+            median(run.samples(names::STARTUP, names::TO_OUTPUT, launcher, names::P50_MS))
         },
     },
     Target {
-        what: "dearest command of others, locks held, times without the module",
+        what: "costliest other command, locks held, × no module",
         limit: Limit::AtMost(1.01),
-        places: 3,
-        figure: |run| dearest_bystander(run, names::LOCKS_HELD),
+        decimals: 3,
+        value: |run| costliest_other_command(run, names::LOCKS_HELD),
     },
     Target {
-        what: "dearest command of others, clients in line, times without the module",
+        what: "costliest other command, clients waiting, × no module",
         limit: Limit::AtMost(1.01),
-        places: 3,
-        figure: |run| dearest_bystander(run, names::CLIENTS_WAITING),
+        decimals: 3,
+        value: |run| costliest_other_command(run, names::CLIENTS_WAITING),
     },
 ];
 
-/// Our pair beside the native one.
+/// The GPULOCK pair relative to the native one.
 fn pair(run: &Run, case: &str, measure: &str) -> f64 {
-    median(&compared::to_native(run, case, names::OURS, measure))
+    median(&derived::to_native(run, case, names::OURS, measure))
 }
 
-/// Our hand-off.
+/// Samples of the GPULOCK hand-off.
 fn hand_off<'a>(run: &'a Run, measure: &str) -> &'a [f64] {
     run.samples(names::HAND_OFF, &names::workers(names::WORKERS), names::OURS, measure)
 }
 
-/// Our gap beside the peer's that leaves us the least ahead.
-fn gap_to_quickest(run: &Run) -> f64 {
+/// The GPULOCK gap relative to that of the fastest peer.
+fn gap_to_fastest(run: &Run) -> f64 {
     let [_, peers @ ..] = names::HAND_OFF_PEERS;
-    most(&peers.map(|peer| median(&compared::gap_to(run, peer))))
+    max(&peers.map(|peer| median(&derived::gap_to(run, peer))))
 }
 
-/// The most slow commands in a round, with as many locks held as the targets speak of.
+/// The highest number of slow commands in a round.
 fn slow_commands(run: &Run) -> f64 {
-    let slow = |count| most(compared::held(run, count, names::OURS, names::SLOW));
-    most(&[100_000, 1_000_000].map(slow))
+    let slow = |count| max(derived::held_locks(run, count, names::OURS, names::SLOW));
+    max(&[100_000, 1_000_000].map(slow))
 }
 
-/// The ratio of that command which became dearest.
-fn dearest_bystander(run: &Run, case: &str) -> f64 {
-    let ratio = |command| median(&compared::bystander(run, case, command));
-    let commands = compared::peers(run, names::BYSTANDERS).into_iter();
-    most(&commands.map(ratio).collect::<Vec<f64>>())
+/// The highest ratio of all unrelated commands.
+fn costliest_other_command(run: &Run, case: &str) -> f64 {
+    let ratio = |command| median(&derived::other_command(run, case, command));
+    let commands = derived::peers(run, names::OTHER_COMMANDS).into_iter();
+    max(&commands.map(ratio).collect::<Vec<f64>>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::test_runs;
 
     fn verdict(run: &Run, what: &str) -> Verdict {
         let target = TARGETS.iter().find(|target| target.what == what).unwrap();
-        target.limit.judge((target.figure)(run))
+        target.limit.judge((target.value)(run))
     }
 
     #[test]
-    fn a_limit_holds_to_its_very_value() {
+    fn limits_are_exact() {
         assert_eq!(Limit::AtMost(1.5).judge(1.5), Verdict::Met);
         assert_eq!(Limit::AtMost(1.5).judge(1.504), Verdict::Missed);
         assert_eq!(Limit::AtLeast(2.6).judge(2.6), Verdict::Met);
@@ -216,30 +215,33 @@ mod tests {
     }
 
     #[test]
-    fn the_samples_meet_some_and_miss_some() {
-        let (redis, valkey) = (sample::redis(), sample::valkey());
-        let pair = "pair, events off, times the native pair: instructions";
+    fn sample_runs_meet_some_targets_and_miss_others() {
+        let (redis, valkey) = (test_runs::redis(), test_runs::valkey());
+        let pair = "pair, events off, × native: instructions";
         assert_eq!(verdict(&redis, pair), Verdict::Missed);
-        let gap = "hand-off: gap p50, times that of the quickest peer";
+        let gap = "hand-off: gap p50, × fastest peer";
         assert_eq!(verdict(&redis, gap), Verdict::Missed);
         assert_eq!(verdict(&valkey, gap), Verdict::Met);
-        let bytes = "100,000 locks held: bytes of each beyond a plain key";
+        let bytes = "100,000 locks held: bytes per lock beyond a plain key";
         assert_eq!(verdict(&redis, bytes), Verdict::Met);
-        assert_eq!(verdict(&redis, "commands over 2 ms meanwhile"), Verdict::Missed);
+        assert_eq!(
+            verdict(&redis, "commands over 2 ms while acquiring 1,000,000 locks"),
+            Verdict::Missed
+        );
         assert_eq!(verdict(&valkey, "recovery with SESSION: p99, ms"), Verdict::Met);
     }
 
     #[test]
-    fn each_target_has_its_figure_in_a_run_of_all_parts() {
+    fn a_complete_run_has_a_value_for_each_target() {
         for target in TARGETS {
-            assert!((target.figure)(&sample::redis()).is_finite(), "{}", target.what);
+            assert!((target.value)(&test_runs::redis()).is_finite(), "{}", target.what);
         }
     }
 
     #[test]
-    fn nothing_is_met_that_was_not_measured() {
+    fn an_unmeasured_target_is_not_met() {
         for target in TARGETS {
-            let verdict = verdict(&sample::empty(), target.what);
+            let verdict = verdict(&test_runs::empty(), target.what);
             assert_eq!(verdict, Verdict::NotMeasured, "{}", target.what);
         }
     }

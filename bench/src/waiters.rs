@@ -1,89 +1,89 @@
-//! Waiters: the memory of a client that waits, beside the same client blocked by the
-//! server's own command and by a module that keeps nothing of it.
+//! Waiters: memory of a waiting client, compared with a client blocked by a native command
+//! and by a module that keeps no state for it.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::blocks::{Blocks, packed_in_place_of};
-use crate::figures::{Figure, Notebook};
-use crate::files;
-use crate::link::{Link, packed};
+use crate::block_only::{BlockOnly, encode_substitute};
 use crate::measure::Setup;
 use crate::memory::settled;
 use crate::names;
+use crate::open_files;
 use crate::progress::Progress;
-use crate::served::Served;
+use crate::raw_connection::{RawConnection, encode};
+use crate::series::{Recorder, Series};
+use crate::server::BenchServer;
 
 const CLIENTS: usize = 1_000;
-/// Longer than the server leaves the buffers of an idle client alone.
-const STILL: Duration = Duration::from_secs(4);
+/// Longer than the period after which the server shrinks the buffers of idle clients.
+const SETTLE_TIME: Duration = Duration::from_secs(4);
 const LEASE_MS: &str = "60000000";
 
-/// Measures the memory of a waiter beyond that of an idle client, in bytes. It depends on
-/// no other program and on no chance, so that once is enough; all servers are filled first
-/// and looked at together when they stand still.
-pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Figure>> {
-    progress.rounds(2);
-    let blocks = Blocks::build()?;
-    let mut crowds = Vec::new();
+/// Measures the memory of a waiter beyond that of an idle client, in bytes. The result does
+/// not vary, so one sample is enough.
+pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Series>> {
+    progress.set_rounds(2);
+    let block_only = BlockOnly::build()?;
+    let mut groups = Vec::new();
     for case in [names::FOR_ONE_LOCK, names::FOR_OWN_LOCK] {
-        for peer in [names::OURS, names::BLOCKS, names::BLPOP] {
-            files::allow(((crowds.len() + 1) * CLIENTS + 200) as u64)?;
-            crowds.push(Crowd::connect(setup, &blocks, case, peer)?);
+        for peer in [names::OURS, names::BLOCK_ONLY, names::BLPOP] {
+            open_files::raise_limit(((groups.len() + 1) * CLIENTS + 200) as u64)?;
+            groups.push(Group::connect(setup, &block_only, case, peer)?);
         }
     }
-    progress.doing("clients that idle");
-    let idle = memory(&crowds);
-    progress.step();
-    progress.doing("clients that wait");
-    crowds.iter_mut().try_for_each(Crowd::wait)?;
-    let waiting = memory(&crowds);
-    progress.step();
+    progress.set_step("idle clients");
+    let idle = memory(&groups);
+    progress.finish_round();
+    progress.set_step("waiting clients");
+    groups.iter_mut().try_for_each(Group::wait)?;
+    let waiting = memory(&groups);
+    progress.finish_round();
 
-    let mut notes = Notebook::new(names::WAITERS);
-    for ((crowd, idle), waiting) in crowds.iter().zip(idle).zip(waiting) {
+    let mut recorder = Recorder::new(names::WAITERS);
+    for ((group, idle), waiting) in groups.iter().zip(idle).zip(waiting) {
         let bytes = (waiting - idle) as f64 / CLIENTS as f64;
-        notes.note(crowd.case, crowd.peer, names::BYTES, bytes);
+        recorder.record(group.case, group.peer, names::BYTES, bytes);
     }
-    Ok(notes.into_figures())
+    Ok(recorder.into_series())
 }
 
-fn memory(crowds: &[Crowd]) -> Vec<i64> {
-    let servers: Vec<&Served> = crowds.iter().map(|crowd| &crowd.served).collect();
-    settled(&servers, STILL)
+fn memory(groups: &[Group]) -> Vec<i64> {
+    let servers: Vec<&BenchServer> = groups.iter().map(|group| &group.server).collect();
+    settled(&servers, SETTLE_TIME)
 }
 
-/// Clients of one server that will all wait for the same peer.
-struct Crowd {
+/// The clients of one peer on one server.
+struct Group {
     case: &'static str,
     peer: &'static str,
-    served: Served,
-    links: Vec<Link>,
+    server: BenchServer,
+    connections: Vec<RawConnection>,
 }
 
-impl Crowd {
+impl Group {
     fn connect(
         setup: &Setup,
-        blocks: &Blocks,
+        block_only: &BlockOnly,
         case: &'static str,
         peer: &'static str,
     ) -> Result<Self> {
         let module = match peer {
             names::OURS => Some(setup.module.clone()),
-            names::BLOCKS => Some(blocks.module()),
+            names::BLOCK_ONLY => Some(block_only.module()),
             _ => None,
         };
-        let served = Served::start(&setup.flavour, module.as_deref(), |builder| builder)?;
+        let server =
+            BenchServer::start(&setup.flavour, module.as_deref(), |builder| builder)?;
         if peer == names::OURS {
-            hold_all(&served)?;
+            hold_all(&server)?;
         }
-        let links = Link::many_to(&served, CLIENTS)?;
-        Ok(Self { case, peer, served, links })
+        let connections = RawConnection::connect_many(&server, CLIENTS)?;
+        Ok(Self { case, peer, server, connections })
     }
 
     fn wait(&mut self) -> Result<()> {
-        for (client, link) in self.links.iter_mut().enumerate() {
+        for (client, connection) in self.connections.iter_mut().enumerate() {
             let lock = if self.case == names::FOR_ONE_LOCK { 0 } else { client };
             let (key, owner) = (key(lock), owner("waiter_of", client));
             let mut words =
@@ -91,23 +91,23 @@ impl Crowd {
             if self.case == names::FOR_OWN_LOCK {
                 words.extend(["UNIQUE", "SESSION"]);
             }
-            link.wait(&match self.peer {
-                names::OURS => packed(&words),
-                names::BLOCKS => packed_in_place_of(&words),
-                _ => packed(&["BLPOP", &key, "0"]),
+            connection.send_blocking(&match self.peer {
+                names::OURS => encode(&words),
+                names::BLOCK_ONLY => encode_substitute(&words),
+                _ => encode(&["BLPOP", &key, "0"]),
             })?;
         }
         Ok(())
     }
 }
 
-/// What they will wait for is held beforehand: it is no part of a waiter.
-fn hold_all(served: &Served) -> Result<()> {
-    let mut holder = Link::to(served)?;
+/// Acquires all locks before the measurement: holds are not part of a waiter's memory.
+fn hold_all(server: &BenchServer) -> Result<()> {
+    let mut holder = RawConnection::connect(server)?;
     for lock in 0..CLIENTS {
         let (key, owner) = (key(lock), owner("locked_by", lock));
-        holder.send(&packed(&["GPULOCK.ACQUIRE", &key, &owner, "PX", LEASE_MS]))?;
-        holder.answers(1)?;
+        holder.send(&encode(&["GPULOCK.ACQUIRE", &key, &owner, "PX", LEASE_MS]))?;
+        holder.read_replies(1)?;
     }
     Ok(())
 }
@@ -118,6 +118,6 @@ fn key(number: usize) -> String {
 }
 
 /// 36 bytes.
-fn owner(who: &str, number: usize) -> String {
-    format!("{who}_transcribe:worker3:{number:07}")
+fn owner(prefix: &str, number: usize) -> String {
+    format!("{prefix}_transcribe:worker3:{number:07}")
 }

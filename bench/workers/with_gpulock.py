@@ -1,4 +1,4 @@
-"""GPULOCK by the client's generic command call."""
+"""GPULOCK through the client's generic command call."""
 
 
 class Gpulock:
@@ -6,8 +6,8 @@ class Gpulock:
         self.call = client.execute_command
         self.name, self.owner = name, f"locked_by_worker{number}"
 
-    def take(self):
+    def acquire(self):
         self.call("GPULOCK.ACQUIRE", self.name, self.owner, "EX", 600, "BLOCK", 0)
 
-    def give(self):
+    def release(self):
         self.call("GPULOCK.RELEASE", self.name, self.owner)

@@ -1,5 +1,5 @@
-"""The lock of the system that GPULOCK replaces, written anew from its description: each
-release is told to all, and all who wait try at once."""
+"""The protocol of the lock manager that GPULOCK replaces, reimplemented from its description:
+each release is published, and every waiter tries at once."""
 
 import json
 import time
@@ -10,7 +10,7 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
 end
 return 0
 """
-SILENCE_S, POLL_S = 30, 0.5
+TIMEOUT_S, POLL_S = 30, 0.5
 
 
 class PubSub:
@@ -18,21 +18,21 @@ class PubSub:
         self.client, self.name, self.task = client, name, f"worker{number}"
         self.owner, self.channel = f"locked_by_{self.task}", f"gpu_lock:{name}"
         self.delete = client.register_script(COMPARE_AND_DELETE)
-        # Subscribed once and for all: the least that it can cost.
+        # Subscribes only once, the lowest possible cost.
         self.releases = client.pubsub()
         self.releases.subscribe(self.channel)
         self.releases.get_message(timeout=None)
 
-    def take(self):
-        # What was told while this worker held the lock is over.
+    def acquire(self):
+        # Discards messages published while this worker held the lock.
         while self.releases.get_message():
             pass
-        silence = SILENCE_S
+        timeout = TIMEOUT_S
         while not self.client.set(self.name, self.owner, nx=True, ex=600):
-            told = self.releases.get_message(timeout=silence)
-            silence = SILENCE_S if told else POLL_S
+            message = self.releases.get_message(timeout=timeout)
+            timeout = TIMEOUT_S if message else POLL_S
 
-    def give(self):
+    def release(self):
         self.delete(keys=[self.name], args=[self.owner])
         self.client.publish(self.channel, json.dumps({
             "event_type": "lock_released",

@@ -1,4 +1,4 @@
-"""python-redis-lock, whose waiters block on a list into which each release puts a signal."""
+"""python-redis-lock, whose waiters block on a list to which each release pushes a signal."""
 
 import redis_lock
 
@@ -7,8 +7,8 @@ class PythonRedisLock:
     def __init__(self, client, name, number):
         self.lock = redis_lock.Lock(client, name, expire=600)
 
-    def take(self):
+    def acquire(self):
         self.lock.acquire()
 
-    def give(self):
+    def release(self):
         self.lock.release()

@@ -1,12 +1,12 @@
-"""redis-py's own lock, which asks again and again. As it comes it sleeps 0.1 s between."""
+"""redis-py's own lock, which polls. By default it sleeps 0.1 s between attempts."""
 
 
 class RedisPy:
     def __init__(self, client, name, number, sleep=0.1):
         self.lock = client.lock(name, timeout=600, sleep=sleep)
 
-    def take(self):
+    def acquire(self):
         self.lock.acquire()
 
-    def give(self):
+    def release(self):
         self.lock.release()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A worker of the hand-off: wants one lock all the time, as soon as it is told to.
+"""A worker of the hand-off benchmark, which competes for one lock.
 
     worker.py PORT NUMBER
 
-Told by lines of JSON, it answers each with one: {"lock": name} with its clock when it is
-connected, {"begin": ns, "end": ns} with [taken, giving] of all its holds. How a lock is
-taken and given back stands in the file of that lock; here is only when.
+Reads orders as lines of JSON and replies to each with one line: to {"lock": name} with its
+clock once it is connected, to {"begin": ns, "end": ns} with [acquired, releasing] of all its
+holds. Each lock has its own module.
 """
 
 import functools
@@ -33,18 +33,18 @@ LOCKS = {
 }
 
 
-def hold_again_and_again(lock, begin, end):
-    """Takes and gives back until the end. The moment before giving counts, and not the one
-    after: the next worker may have the lock before this one has its answer."""
+def hold_repeatedly(lock, begin, end):
+    """Acquires and releases the lock until the end. Records the time before the release, not
+    after it: the next worker may have the lock before this one has its reply."""
     holds = []
     time.sleep(max(0.0, (begin - time.monotonic_ns()) / 1e9))
     while time.monotonic_ns() < end:
-        lock.take()
-        taken = time.monotonic_ns()
+        lock.acquire()
+        acquired = time.monotonic_ns()
         time.sleep(HOLD_S)
-        giving = time.monotonic_ns()
-        lock.give()
-        holds.append((taken, giving))
+        releasing = time.monotonic_ns()
+        lock.release()
+        holds.append((acquired, releasing))
     return holds
 
 
@@ -57,7 +57,7 @@ def main():
         lock = LOCKS[order["lock"]](client, LOCK, number)
         print(json.dumps(time.monotonic_ns()), flush=True)
         order = next(orders)
-        print(json.dumps(hold_again_and_again(lock, **order)), flush=True)
+        print(json.dumps(hold_repeatedly(lock, **order)), flush=True)
         client.close()
 
 

@@ -1,48 +1,47 @@
-//! Numbers as text, and text in rows and columns. The tables are Markdown whose columns
-//! stand below each other, so that a page and a terminal show the same. What is in them
-//! is told in `tables.rs`.
+//! Formatting of numbers, and Markdown tables with aligned columns, readable on a page and
+//! on a terminal.
 
 use std::fmt;
 
-use crate::figures::{Run, median};
+use crate::series::{Run, median};
 
-/// Stands where nothing was measured.
+/// The cell of a missing measurement.
 pub(crate) const MISSING: &str = "–";
-/// Stands where a whole table would be.
+/// The text instead of an empty table.
 pub(crate) const NOT_MEASURED: &str = "Not measured.";
 
-/// A number with the places that tell something, thousands parted: `20,225`, `0.40`.
+/// A number with three significant digits or all integer digits: `20,225`, `0.40`.
 pub(crate) fn number(value: f64) -> String {
     if !value.is_finite() {
         return MISSING.to_owned();
     }
-    let places = match value.abs() {
+    let decimals = match value.abs() {
         0.0 | 100.0.. => 0,
         10.0.. => 1,
         0.095.. => 2,
         _ => 3,
     };
-    fixed(value, places)
+    fixed(value, decimals)
 }
 
-/// A number with so many places.
-pub(crate) fn fixed(value: f64, places: usize) -> String {
+/// A number with a fixed number of decimals, and commas between thousands.
+pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
         return MISSING.to_owned();
     }
-    let plain = format!("{value:.places$}");
-    let (whole, places) = match plain.split_once('.') {
-        Some((whole, places)) => (whole, format!(".{places}")),
+    let plain = format!("{value:.decimals$}");
+    let (whole, fraction) = match plain.split_once('.') {
+        Some((whole, fraction)) => (whole, format!(".{fraction}")),
         None => (&*plain, String::new()),
     };
-    parted(whole) + &places
+    group_thousands(whole) + &fraction
 }
 
-/// Digits in groups of three.
-fn parted(digits: &str) -> String {
+/// Inserts commas between thousands.
+fn group_thousands(digits: &str) -> String {
     let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        let left = digits.len() - place;
+    for (index, digit) in digits.chars().enumerate() {
+        let left = digits.len() - index;
         if left.is_multiple_of(3)
             && text.ends_with(|before: char| before.is_ascii_digit())
         {
@@ -53,20 +52,20 @@ fn parted(digits: &str) -> String {
     text
 }
 
-/// The median of samples, and in brackets the least and the most when they differ from it.
-pub(crate) fn spread(samples: &[f64], text: fn(f64) -> String) -> String {
-    let (middle, least, most) =
-        (text(median(samples)), text(least(samples)), text(most(samples)));
-    if least == most { middle } else { format!("{middle} ({least} to {most})") }
+/// The median, followed by the range in parentheses unless all samples look the same.
+pub(crate) fn with_range(samples: &[f64], text: fn(f64) -> String) -> String {
+    let (middle, low, high) =
+        (text(median(samples)), text(min(samples)), text(max(samples)));
+    if low == high { middle } else { format!("{middle} ({low} to {high})") }
 }
 
-/// A number of things.
+/// An integer.
 pub(crate) fn count(value: f64) -> String {
     fixed(value, 0)
 }
 
-/// A number without places that say nothing, as for an axis: `0.1`, `1`, `1,000`.
-pub(crate) fn bare(value: f64) -> String {
+/// A number without trailing zeros: `0.1`, `1`, `1,000`.
+pub(crate) fn trimmed(value: f64) -> String {
     let text = fixed(value, 3);
     if text.contains('.') {
         return text.trim_end_matches('0').trim_end_matches('.').to_owned();
@@ -79,24 +78,17 @@ pub(crate) fn ratio(value: f64) -> String {
     fixed(value, 2)
 }
 
-/// From the least to the most of values, which are one for each server: `1.54 to 1.61`.
-pub(crate) fn span(values: impl Iterator<Item = f64>, text: fn(f64) -> String) -> String {
-    let known: Vec<f64> = values.filter(|value| value.is_finite()).collect();
-    let (least, most) = (text(least(&known)), text(most(&known)));
-    if least == most { most } else { format!("{least} to {most}") }
-}
-
-/// The least of samples; NaN of none.
-pub(crate) fn least(samples: &[f64]) -> f64 {
+/// The lowest sample; NaN without samples.
+pub(crate) fn min(samples: &[f64]) -> f64 {
     samples.iter().copied().fold(f64::NAN, f64::min)
 }
 
-/// The most of samples; NaN of none.
-pub(crate) fn most(samples: &[f64]) -> f64 {
+/// The highest sample; NaN without samples.
+pub(crate) fn max(samples: &[f64]) -> f64 {
     samples.iter().copied().fold(f64::NAN, f64::max)
 }
 
-/// The server of a run as people write it: `Redis 7.0.15`.
+/// The server of a run with its proper name: `Redis 7.0.15`.
 pub(crate) fn server(run: &Run) -> String {
     let mut letters = run.server.chars();
     letters
@@ -104,32 +96,32 @@ pub(crate) fn server(run: &Run) -> String {
         .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// The same without the patch number, for heads of columns: `Redis 7.0`.
-pub(crate) fn release(run: &Run) -> String {
+/// The server without the patch version, for column headings: `Redis 7.0`.
+pub(crate) fn server_release(run: &Run) -> String {
     let whole = server(run);
     whole.rsplit_once('.').map_or(whole.clone(), |(release, _)| release.to_owned())
 }
 
-/// Rows below a head; the first column holds words, the others numbers.
+/// A table with a heading row. The first column is left-aligned, the others right-aligned.
 pub(crate) struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table without rows.
+    /// An empty table.
     pub(crate) const fn new(head: Vec<String>) -> Self {
         Self { head, rows: Vec::new() }
     }
 
-    /// Adds a row, unless it has nothing to say.
+    /// Adds a row unless all its cells are missing.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         if cells.iter().skip(1).any(|cell| cell != MISSING) {
             self.rows.push(cells);
         }
     }
 
-    /// How wide each column has to be.
+    /// The width of each column.
     fn widths(&self) -> Vec<usize> {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| &row[column]);
@@ -174,8 +166,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_the_places_that_tell_something() {
-        let told = [
+    fn numbers_have_three_significant_digits() {
+        let cases = [
             (0.0, "0"),
             (0.026, "0.026"),
             (0.4, "0.40"),
@@ -187,20 +179,20 @@ mod tests {
             (-238.4, "-238"),
             (f64::NAN, MISSING),
         ];
-        for (value, text) in told {
+        for (value, text) in cases {
             assert_eq!(number(value), text);
         }
     }
 
     #[test]
-    fn the_spread_is_told_when_there_is_one() {
-        assert_eq!(spread(&[0.46, 0.36, 0.40], number), "0.40 (0.36 to 0.46)");
-        assert_eq!(spread(&[2.0, 2.0], number), "2.00");
-        assert_eq!(spread(&[], number), MISSING);
+    fn the_range_is_shown_if_samples_differ() {
+        assert_eq!(with_range(&[0.46, 0.36, 0.40], number), "0.40 (0.36 to 0.46)");
+        assert_eq!(with_range(&[2.0, 2.0], number), "2.00");
+        assert_eq!(with_range(&[], number), MISSING);
     }
 
     #[test]
-    fn a_row_without_figures_is_left_out() {
+    fn an_empty_row_is_left_out() {
         let mut table = Table::new(vec!["pair".to_owned(), "us".to_owned()]);
         table.row(vec!["GET, GET".to_owned(), "7".to_owned()]);
         table.row(vec!["FCALL".to_owned(), MISSING.to_owned()]);

@@ -1,20 +1,20 @@
-//! Runs to test with. Their figures look like those of a real run and are none.
+//! Runs for unit tests. Their numbers are plausible but were not measured.
 
 use std::collections::BTreeMap;
 
-use crate::figures::Run;
+use crate::series::Run;
 
 /// A run on an old server.
 pub(crate) fn redis() -> Run {
     read(include_str!("../tests/sample-redis.json"))
 }
 
-/// A run on a new one.
+/// A run on a new server.
 pub(crate) fn valkey() -> Run {
     read(include_str!("../tests/sample-valkey.json"))
 }
 
-/// A run in which nothing was measured.
+/// A run without any measurement.
 pub(crate) fn empty() -> Run {
     Run {
         server: "redis 7.0.15".to_owned(),
@@ -22,10 +22,10 @@ pub(crate) fn empty() -> Run {
         machine: String::new(),
         load: 0.0,
         versions: BTreeMap::new(),
-        figures: Vec::new(),
+        series: Vec::new(),
     }
 }
 
 fn read(text: &str) -> Run {
-    serde_json::from_str(text).expect("the samples are runs")
+    serde_json::from_str(text).expect("the sample files are valid runs")
 }

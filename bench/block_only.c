@@ -1,8 +1,8 @@
-/* A module that does nothing but block its callers and let them go, the longest blocked
- * first: what a server asks for any client that a module lets wait, and the least that
- * passing something on through the module API can cost. The bench builds it.
+/* A module that only blocks its callers and unblocks them in order: the server's own cost
+ * of blocking a client for any module, and the least that a hand-off through the module API
+ * can cost. The benchmark builds it.
  *
- * Its clients must not go while they are blocked; it does not look after them. */
+ * It does not handle clients that disconnect while they are blocked. */
 #include <stddef.h>
 
 typedef int (*command)(void *ctx, void **argv, int argc);
@@ -12,12 +12,12 @@ static void *(*block_client)(void *ctx, command reply, command timeout,
 static int (*unblock_client)(void *blocked, void *private_data);
 static int (*reply_number)(void *ctx, long long number);
 
-/* The line: a ring with room for more than the bench's clients. */
-enum { ROOM = 1 << 14 };
-static void *line[ROOM];
-static unsigned first, behind_last;
+/* The queue: a ring buffer larger than the number of clients in the benchmark. */
+enum { CAPACITY = 1 << 14 };
+static void *queue[CAPACITY];
+static unsigned head, tail;
 
-/* As long as the token that GPULOCK answers a grant with. */
+/* Replies with an integer of the same length as a GPULOCK token. */
 static int granted(void *ctx, void **argv, int argc) {
     (void)argv, (void)argc;
     return reply_number(ctx, 1766500000000000);
@@ -25,13 +25,13 @@ static int granted(void *ctx, void **argv, int argc) {
 
 static int wait(void *ctx, void **argv, int argc) {
     (void)argv, (void)argc;
-    line[behind_last++ % ROOM] = block_client(ctx, granted, NULL, NULL, 0);
+    queue[tail++ % CAPACITY] = block_client(ctx, granted, NULL, NULL, 0);
     return 0;
 }
 
-static int pass(void *ctx, void **argv, int argc) {
+static int wake(void *ctx, void **argv, int argc) {
     (void)argv, (void)argc;
-    if (first != behind_last) unblock_client(line[first++ % ROOM], NULL);
+    if (head != tail) unblock_client(queue[head++ % CAPACITY], NULL);
     return reply_number(ctx, 1);
 }
 
@@ -46,7 +46,7 @@ int RedisModule_OnLoad(void *ctx, void **argv, int argc) {
     get("RedisModule_BlockClient", &block_client);
     get("RedisModule_UnblockClient", &unblock_client);
     get("RedisModule_ReplyWithLongLong", &reply_number);
-    attributes(ctx, "blocks", 1, 1);
-    return create(ctx, "blocks.wait", wait, "", 0, 0, 0) ||
-           create(ctx, "blocks.pass", pass, "", 0, 0, 0);
+    attributes(ctx, "block", 1, 1);
+    return create(ctx, "block.wait", wait, "", 0, 0, 0) ||
+           create(ctx, "block.wake", wake, "", 0, 0, 0);
 }
