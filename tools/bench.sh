@@ -48,6 +48,7 @@ name_of() { # PROGRAM
 [ $# -gt 0 ] || fail "missing argument: SERVER or --docs"
 make_venv
 if [ "$1" = --docs ]; then
+    compgen -G "$out/*.json" >/dev/null || fail "no results in $out: run \"make bench\" first"
     "$bench" report "$out"/*.json --into docs/benchmarks.md
     "$venv/bin/python" bench/plots.py docs/benchmarks.md docs/benchmarks
     exit

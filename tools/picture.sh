@@ -1,11 +1,11 @@
 #!/bin/bash
-# Makes docs/pictures/top.svg: gpulock top, on a server with the module and with jobs that
-# come and go, for most of a minute.
+# Draws docs/pictures/top.svg: gpulock top on a server with the module, after jobs have come
+# and gone for most of a minute.
 #
 #     GPULOCK_SERVER=redis-server tools/picture.sh [GPULOCK]
 #
-# GPULOCK: the program, else the release build. Needs tmux, and Python with rich (apt
-# install tmux python3-rich); PYTHON names another Python that has it.
+# GPULOCK is the program [default: the release build]. Needs tmux, and Python with rich (apt
+# install tmux python3-rich); set PYTHON to use another Python interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 gpulock=$(realpath "${1:-$(tools/target.sh)/release/gpulock}")
@@ -23,8 +23,7 @@ end() {
 }
 trap end EXIT
 
-# A job that takes any of the keys again and again, holds it for some seconds, and leaves
-# the others a while.
+# A job that repeatedly acquires any of the keys, holds it for some seconds, and pauses.
 job() { # OWNER HOLD PAUSE KEY...
     local owner=$1 hold=$2 pause=$3 connection lines key
     shift 3
@@ -75,7 +74,7 @@ from rich.text import Text
 path, width = sys.argv[1], int(sys.argv[2])
 console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
 console.print(Text.from_ansi(sys.stdin.read()), end="", no_wrap=True, crop=True)
-# Without the fonts that a page would have to fetch.
+# Without fonts that a page would have to download.
 plain = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.S)
 console.save_svg(path, title="gpulock top", code_format=plain, unique_id="top")
 ' docs/pictures/top.svg $width

@@ -251,6 +251,8 @@ want_memory() {
 
 want_bench() {
     want_venv
+    # For bench/requirements.txt.
+    is_recent 3.11 python3 --version || need python3
     want_memory
 }
 

@@ -245,23 +245,23 @@ fn pair_cases(runs: &[Run]) -> String {
 
 /// Instructions of a pair in the module and in each function of the server.
 fn breakdown(runs: &[Run]) -> String {
-    let of = |run: &Run, place: &str, measure| {
-        median(run.samples(names::BREAKDOWN, names::EVENTS_OFF, place, measure))
+    let of = |run: &Run, function: &str, measure| {
+        median(run.samples(names::BREAKDOWN, names::EVENTS_OFF, function, measure))
     };
-    let highest = |place: &str| {
-        let on = |run| of(run, place, names::INSTRUCTIONS);
+    let highest = |function: &str| {
+        let on = |run| of(run, function, names::INSTRUCTIONS);
         max(&runs.iter().map(on).collect::<Vec<_>>())
     };
-    let mut places = found(runs, names::BREAKDOWN, derived::peers);
-    places.sort_by(|(one, _), (other, _)| highest(other).total_cmp(&highest(one)));
+    let mut functions = found(runs, names::BREAKDOWN, derived::peers);
+    functions.sort_by(|(one, _), (other, _)| highest(other).total_cmp(&highest(one)));
     grouped(
         runs,
         "code",
-        &places,
+        &functions,
         &[
-            (names::TIMES, &|run, place| count(of(run, place, names::TIMES))),
-            (names::INSTRUCTIONS, &|run, place| {
-                count(of(run, place, names::INSTRUCTIONS))
+            (names::TIMES, &|run, function| count(of(run, function, names::TIMES))),
+            (names::INSTRUCTIONS, &|run, function| {
+                count(of(run, function, names::INSTRUCTIONS))
             }),
         ],
     )
