@@ -1,5 +1,5 @@
-//! The clock of a history: monotonic, and the same one in every process of the machine, so
-//! that what a child process tells can be put beside what the others heard.
+//! The clock of a history: monotonic and shared by all processes of the machine, so times
+//! recorded by child processes are comparable.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -9,7 +9,7 @@ pub type Nanos = u64;
 /// A millisecond.
 pub const MS: Nanos = 1_000_000;
 
-/// What the clock shows.
+/// The current time.
 pub fn now() -> Nanos {
     let time = clock_gettime(ClockId::Monotonic);
     let part = |number: i64| u64::try_from(number).expect("never negative");

@@ -1,8 +1,8 @@
-//! What a run leaves behind: each call, who asked it and when, and what it heard and when;
-//! and each fault, with what it excuses. Nothing is judged here.
+//! The record of a run: each call with its reply and their times, and each fault with its
+//! exemptions.
 //!
-//! In a file it is one JSON object a line, so that a run can be checked again, cut down by
-//! hand, or looked through with `grep`.
+//! A file has one JSON object per line, so a run can be checked again, reduced by hand,
+//! or searched with `grep`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Nanos;
 
-/// A lock: the number of its database, and its own.
+/// A lock: the number of its database, and its own number.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -27,7 +27,7 @@ impl Lock {
         format!("lock:{}", self.1)
     }
 
-    /// The lock of a key.
+    /// The lock with this key.
     pub fn of_key(db: u8, key: &str) -> Option<Self> {
         Some(Self(db, key.strip_prefix("lock:")?.parse().ok()?))
     }
@@ -39,8 +39,8 @@ impl fmt::Display for Lock {
     }
 }
 
-/// An owner: the number of the client that uses the name, and how many it used before.
-/// Client 0 is the faults themselves.
+/// An owner: the number of its client, and a sequence number. Client 0 stands for the
+/// faults.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
@@ -59,17 +59,17 @@ impl FromStr for Owner {
         let parts = text.strip_prefix('c').and_then(|rest| rest.split_once('.'));
         parts
             .and_then(|(client, nth)| Some(Self(client.parse().ok()?, nth.parse().ok()?)))
-            .ok_or_else(|| format!("{text:?} is no owner of this load"))
+            .ok_or_else(|| format!("{text:?} is not an owner of this load"))
     }
 }
 
-/// A connection: the number of its client, and how many that had before.
+/// A connection: the number of its client, and a sequence number.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 pub struct Connection(pub u32, pub u32);
 
-/// As the server is told it, with `CLIENT SETNAME`.
+/// The name set with `CLIENT SETNAME`.
 impl fmt::Display for Connection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}-{}", self.0, self.1)
@@ -83,13 +83,13 @@ impl FromStr for Connection {
         let parts = text.split_once('-');
         parts
             .and_then(|(client, nth)| Some(Self(client.parse().ok()?, nth.parse().ok()?)))
-            .ok_or_else(|| format!("{text:?} is no connection of this load"))
+            .ok_or_else(|| format!("{text:?} is not a connection of this load"))
     }
 }
 
-/// How a lock is asked for.
+/// The options of an acquire call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct How {
+pub struct AcquireOptions {
     /// `PX`
     pub lease_ms: u64,
     /// `BLOCK`
@@ -102,35 +102,35 @@ pub struct How {
     pub grace_ms: Option<u64>,
 }
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ask {
+pub enum Request {
     /// `GPULOCK.ACQUIRE`
     Acquire {
         /// The lock.
         lock: Lock,
-        /// For whom.
+        /// The owner.
         owner: Owner,
-        /// How.
-        how: How,
+        /// The options.
+        options: AcquireOptions,
     },
     /// `GPULOCK.ACQUIREANY`
     AcquireAny {
-        /// The locks, the one liked best first.
+        /// The locks, in order of preference.
         locks: Vec<Lock>,
-        /// How many of them.
+        /// `COUNT`
         count: usize,
-        /// For whom.
+        /// The owner.
         owner: Owner,
-        /// How.
-        how: How,
+        /// The options.
+        options: AcquireOptions,
     },
     /// `GPULOCK.RELEASE`
     Release {
         /// The lock.
         lock: Lock,
-        /// By whom.
+        /// The owner.
         owner: Owner,
         /// `TOKEN`
         token: Option<u64>,
@@ -139,7 +139,7 @@ pub enum Ask {
     Extend {
         /// The lock.
         lock: Lock,
-        /// By whom.
+        /// The owner.
         owner: Owner,
         /// `PX`
         lease_ms: u64,
@@ -147,7 +147,7 @@ pub enum Ask {
         token: Option<u64>,
     },
     /// `GPULOCK.FORCERELEASE`
-    Force {
+    ForceRelease {
         /// The lock.
         lock: Lock,
         /// `OWNER`
@@ -162,7 +162,7 @@ pub enum Ask {
     },
 }
 
-impl Ask {
+impl Request {
     /// The locks that it names.
     pub fn locks(&self) -> &[Lock] {
         match self {
@@ -170,262 +170,267 @@ impl Ask {
             Self::Acquire { lock, .. }
             | Self::Release { lock, .. }
             | Self::Extend { lock, .. }
-            | Self::Force { lock, .. }
+            | Self::ForceRelease { lock, .. }
             | Self::Inspect { lock } => std::slice::from_ref(lock),
         }
     }
 
-    /// In whose name it is asked; none for those that look or force.
+    /// The owner that sends it; none for FORCERELEASE and INSPECT.
     pub fn owner(&self) -> Option<Owner> {
         match self {
             Self::Acquire { owner, .. }
             | Self::AcquireAny { owner, .. }
             | Self::Release { owner, .. }
             | Self::Extend { owner, .. } => Some(*owner),
-            Self::Force { .. } | Self::Inspect { .. } => None,
+            Self::ForceRelease { .. } | Self::Inspect { .. } => None,
         }
     }
 
-    /// How a lock is asked for, if one is.
-    pub fn how(&self) -> Option<How> {
+    /// The options of an acquire call.
+    pub fn options(&self) -> Option<AcquireOptions> {
         match self {
-            Self::Acquire { how, .. } | Self::AcquireAny { how, .. } => Some(*how),
+            Self::Acquire { options, .. } | Self::AcquireAny { options, .. } => {
+                Some(*options)
+            }
             _ => None,
         }
     }
 }
 
-/// What is heard.
+/// A reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub enum Reply {
     /// A fencing token.
     Token(u64),
-    /// Those of a set.
+    /// The tokens of ACQUIREANY.
     Tokens(Vec<(Lock, u64)>),
     /// Null.
     Null,
     /// 1 or 0 to RELEASE.
     Released(bool),
-    /// From whom FORCERELEASE took the lock.
-    Taken(String),
-    /// What INSPECT showed.
-    Shown(Shown),
+    /// The previous owner, from FORCERELEASE.
+    ForceReleased(String),
+    /// The reply of INSPECT.
+    Inspection(Inspection),
     /// An error.
-    Refused(String),
-    /// Nothing: the connection broke, or the client died. It may have been done or not.
+    Error(String),
+    /// None: the connection broke, or the client died. The call may have taken effect.
     Lost,
-    /// Nothing, on a connection that stood, for longer than anything may take.
-    Silence,
+    /// None within the maximum time, on a working connection.
+    Timeout,
 }
 
-impl Answer {
-    /// Whether it is not known what was done.
+impl Reply {
+    /// Whether the effect of the call is unknown.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, Self::Lost | Self::Silence)
+        matches!(self, Self::Lost | Self::Timeout)
     }
 }
 
-/// What INSPECT shows of a lock.
+/// The reply of INSPECT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shown {
-    /// Who holds it; none: nobody, or nobody of this load.
+pub struct Inspection {
+    /// The holder; none if the lock is free or its holder is not an owner of this load.
     pub owner: Option<Owner>,
     /// Its token.
     pub token: Option<u64>,
-    /// Who waits now, in line order, without the places of those who are away.
-    pub line: Vec<Owner>,
+    /// The connected waiters in queue order, without kept positions.
+    pub queue: Vec<Owner>,
 }
 
-/// One call.
+/// A call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
-    /// Over which connection.
+    /// The connection.
     pub connection: Connection,
-    /// When it was sent, at the earliest.
-    pub asked: Nanos,
-    /// When the answer was there, at the latest; or when nobody waited for it any more.
-    pub heard: Nanos,
-    /// What was asked.
-    pub ask: Ask,
-    /// What was heard.
-    pub answer: Answer,
+    /// The earliest time when it was sent.
+    pub sent: Nanos,
+    /// The latest time when the reply arrived, or when the client stopped waiting for it.
+    pub received: Nanos,
+    /// The request.
+    pub request: Request,
+    /// The reply.
+    pub reply: Reply,
 }
 
 impl Call {
-    /// The tokens that it heard, each with its lock.
+    /// The received tokens with their locks.
     pub fn tokens(&self) -> Vec<(Lock, u64)> {
-        match (&self.answer, &self.ask) {
-            (Answer::Tokens(tokens), _) => tokens.clone(),
-            (Answer::Token(token), ask) => {
-                ask.locks().iter().map(|lock| (*lock, *token)).collect()
+        match (&self.reply, &self.request) {
+            (Reply::Tokens(tokens), _) => tokens.clone(),
+            (Reply::Token(token), request) => {
+                request.locks().iter().map(|lock| (*lock, *token)).collect()
             }
             _ => Vec::new(),
         }
     }
 }
 
-/// Something that happened, and so what it excuses or rules out. Nothing else is excused.
+/// An event, which exempts calls from a rule or adds a restriction. Nothing else is
+/// exempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// A connection was closed, not before this: what is tied to it may end.
+    /// A connection was closed, at or after this time: holds tied to it may end.
     Closed {
-        /// Which.
+        /// The connection.
         connection: Connection,
-        /// When.
+        /// The time.
         at: Nanos,
     },
-    /// A waiting client was let go in this time, in whichever call it then waited.
+    /// A waiting client was unblocked in this period, in whichever call it waited.
     Unblocked {
-        /// Whose wait may end early.
+        /// Its connection.
         connection: Connection,
-        /// From when.
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
-    /// Other commands changed the keys of locks in this time: whatever was held may have
-    /// ended, changed its lease, or come back.
-    Touched {
-        /// What did it.
+    /// Other commands modified the keys of locks in this period: any hold may have ended,
+    /// changed its lease, or come back.
+    KeysModified {
+        /// The command or the fault.
         by: String,
-        /// Which locks; none: all.
+        /// The locks; none means all.
         locks: Option<Vec<Lock>>,
-        /// From when.
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
-    /// The server forgot all that the keys do not show: tokens, sessions, lines. The holds
-    /// themselves stay.
-    Forgot {
-        /// What did it.
+    /// The server lost all state but the keys: tokens, sessions, queues. The holds stay.
+    StateLost {
+        /// The fault.
         by: String,
-        /// From when.
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
-    /// The server's wall clock, by which it counts waits, was another one.
-    Stepped {
-        /// From when.
+    /// The server's wall clock, which times the waits, was stepped.
+    ClockStepped {
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
-    /// The server lost what it had not written to its files yet: any hold may have ended, or
-    /// come back.
-    Lost {
-        /// A lock whose state was in the files.
+    /// The server lost data that was not on disk: any hold may have ended or come back.
+    DataLost {
+        /// A lock whose state was on disk.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         but: Option<Lock>,
-        /// From when.
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
-    /// Another client set the lease of a hold, while it lasted. The hold is still the same.
-    Lengthened {
+    /// Another client changed the lease of a hold. The hold continues.
+    LeaseChanged {
         /// The lock.
         lock: Lock,
         /// The holder.
         owner: Owner,
-        /// The lease from then on; none: it has no end.
+        /// The new lease; none means that it has no end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lease_ms: Option<u64>,
-        /// Not before this.
+        /// Earliest time.
         from: Nanos,
-        /// Not after this.
+        /// Latest time.
         to: Nanos,
     },
-    /// The server refused the writes of all clients for all of this time. Nothing is granted.
+    /// The server refused the writes of all clients during this whole period. Nothing is
+    /// granted.
     WritesRefused {
-        /// The code of the refusal.
+        /// The error code.
         by: String,
-        /// From when.
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
-    /// The users of these connections had no right to acquire a lock for all of this time.
-    Withdrawn {
-        /// Which.
+    /// The users of these connections had no permission to acquire a lock during this
+    /// whole period.
+    PermissionRevoked {
+        /// The connections.
         connections: Vec<Connection>,
-        /// From when.
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
-    /// A connection has subscriptions: the server may be unable to block it.
+    /// A connection has subscriptions, so the server may be unable to block it.
     Subscribed {
-        /// Which.
+        /// The connection.
         connection: Connection,
     },
-    /// A script read the key of a lock at its begin and at its end.
-    ReadTwice {
+    /// A script read the key of a lock at its start and at its end.
+    ScriptReads {
         /// The lock.
         lock: Lock,
-        /// What it read first.
+        /// The first value.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         first: Option<String>,
-        /// What it read last.
+        /// The last value.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last: Option<String>,
         /// When the script was sent.
         from: Nanos,
-        /// When its reply was there.
+        /// When its reply arrived.
         to: Nanos,
     },
-    /// Calls may be refused with these codes.
-    Refuses {
-        /// The first word of the error, or the whole of it.
+    /// Calls may fail with these error codes.
+    ErrorsExpected {
+        /// The first word of the error, or a longer prefix.
         codes: Vec<String>,
-        /// From when.
+        /// Start.
         from: Nanos,
-        /// Until when.
+        /// End.
         to: Nanos,
     },
 }
 
-/// What STATS said.
+/// A reply of STATS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counted {
-    /// When.
+pub struct StatsSample {
+    /// The time.
     pub at: Nanos,
-    /// Each counter.
+    /// The counters.
     pub counters: BTreeMap<String, i64>,
-    /// All was given up: nobody may hold or wait.
-    pub at_the_end: bool,
+    /// The sample was taken after the cleanup: no lock may be held and no client may
+    /// wait.
+    pub is_final: bool,
 }
 
 /// A line of a history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
-    /// What this is the history of.
-    About(String),
+    /// Description of the round.
+    Description(String),
     /// A call.
     Call(Call),
-    /// A fault.
+    /// An event.
     Event(Event),
-    /// The counters.
-    Counted(Counted),
+    /// A sample of the counters.
+    Stats(StatsSample),
 }
 
-/// Who writes entries down.
-pub trait Pen {
-    /// A call is about to be sent. Only who may die before the answer needs to write.
-    fn intend(&mut self, _call: &Call) {}
+/// Records entries.
+pub trait EntryWriter {
+    /// A call is about to be sent. Only needed by clients that may be killed before the
+    /// reply.
+    fn begin_call(&mut self, _call: &Call) {}
 
-    /// Something happened.
+    /// Records an entry.
     fn write(&mut self, entry: Entry);
 }
 
 /// Writes a history to a file.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If the file cannot be written.
 pub fn save(path: &Path, entries: &[Entry]) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for entry in entries {
@@ -438,7 +443,7 @@ pub fn save(path: &Path, entries: &[Entry]) -> io::Result<()> {
 /// Reads a history from a file.
 ///
 /// # Errors
-/// When it cannot be read, or a line is no entry.
+/// If the file cannot be read, or a line is not an entry.
 pub fn load(path: &Path) -> io::Result<Vec<Entry>> {
     let lines = BufReader::new(File::open(path)?).lines();
     lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()

@@ -1,27 +1,27 @@
-//! Why anyone may trust the lock keeper on its worst day: a server under load is harmed in
-//! every way there is, all that its clients asked and heard is written down, and a checker
-//! that knows nothing of the module decides whether what was promised was kept.
+//! Fault-injection tests: faults are injected into a server under load, all calls of its
+//! clients and their replies are recorded, and a checker that knows nothing of the
+//! module's implementation verifies the guarantees.
 //!
 //! # Layout
-//! - [`history`]: what is written down, and its file. [`clock`]: the times in it.
-//! - [`client`]: what one client does; [`worker`]: one in a process of its own, `crew`:
-//!   several; [`record`]: where they all write. [`dice`]: chance, which a seed repeats. [`gate`]: how a fault has
-//!   the server for itself.
-//! - [`faults`]: what is done to the server, one fault a file.
-//! - [`checker`]: what is promised, one rule a file. It sees the history alone.
-//! - [`run`]: rounds of all that. [`report`]: what is told of them.
+//! - [`history`]: the recorded entries and their file format. [`clock`]: their times.
+//! - [`client`]: one client. [`worker`]: a client in a separate process; `worker_pool`:
+//!   several of them. [`recorder`]: collects the entries of all. `rng`: seeded random
+//!   decisions. [`barrier`]: gives a fault exclusive access to the server.
+//! - [`faults`]: the faults, one per module.
+//! - [`checker`]: the rules, one per module. It only uses the history.
+//! - [`run`]: rounds of load, faults and checks. [`report`]: their summary.
 
+pub mod barrier;
 pub mod checker;
 pub mod client;
 pub mod clock;
-mod crew;
-pub mod dice;
 pub mod faults;
-pub mod gate;
 pub mod history;
-pub mod record;
+mod protocol;
+pub mod recorder;
 pub mod report;
+mod rng;
 pub mod run;
-mod speech;
 mod wire;
 pub mod worker;
+mod worker_pool;

@@ -1,5 +1,5 @@
-//! `gpulock-chaos`: plays rounds of load and faults against a server and says whether what is
-//! promised was kept; or judges a history again.
+//! `gpulock-chaos`: runs rounds of load and faults against a server and checks the
+//! guarantees, or checks a saved history again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,76 +16,77 @@ use gpulock_chaos::run::{Plan, Round, round};
 use gpulock_chaos::{history, worker};
 use gpulock_testkit::{Flavour, module, servers};
 
-/// How many violations of each rule are shown for a round.
-const SHOWN: usize = 3;
+/// Maximum number of violations printed for each rule and round.
+const MAX_SHOWN: usize = 3;
 
-/// Loads a server, harms it, and checks the history of what clients heard.
+/// Inject faults into a server under load and check the history of its clients
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Command {
     #[command(subcommand)]
-    other: Option<Other>,
+    subcommand: Option<Subcommands>,
     #[command(flatten)]
     run: Run,
 }
 
 #[derive(Args)]
 struct Run {
-    /// The seed of the first round; each that follows has the next number
+    /// Seed of the first round; each following round uses the next number
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// For how long
+    /// Duration in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// The length of a round, in seconds
+    /// Length of a round in seconds
     #[arg(long, default_value_t = 15)]
     round: u64,
-    /// The server program, or a folder with one [default: the first of the test kit's]
+    /// Server program, or a folder that contains one [default: first server of the test
+    /// kit]
     #[arg(long)]
     server: Option<String>,
-    /// The module [default: the test kit's, the release build]
+    /// Module to load [default: release build of the test kit]
     #[arg(long)]
     module: Option<PathBuf>,
-    /// Only these faults, parted by commas [default: all]
+    /// Faults to inject, separated by commas [default: all]
     #[arg(long)]
     faults: Option<String>,
-    /// Clients in this process
+    /// Number of clients in this process
     #[arg(long, default_value_t = 20)]
     clients: u32,
-    /// A rule that the module is to break, if it was built with injected faults
+    /// Rule that the module breaks, if it was built with the feature break-rules
     #[arg(long)]
     broken: Option<String>,
-    /// Where histories of rounds that failed are kept
+    /// Folder for the histories of failed rounds
     #[arg(long, default_value = "target/chaos")]
     histories: PathBuf,
-    /// Keeps the histories of all rounds
+    /// Keep the histories of all rounds
     #[arg(long)]
     keep: bool,
 }
 
 #[derive(Subcommand)]
-enum Other {
-    /// Judges a history again
+enum Subcommands {
+    /// Check a saved history again
     Check {
-        /// Its file
+        /// File of the history
         history: PathBuf,
     },
-    /// A client in a process of its own; the run starts it
+    /// Run a client in this process; started by the run
     #[command(hide = true)]
     Worker { address: Ipv4Addr, port: u16, number: u32, seed: u64 },
 }
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    let done = match command.other {
-        None => play(&command.run),
-        Some(Other::Check { history }) => check_again(&history),
-        Some(Other::Worker { address, port, number, seed }) => {
+    let result = match command.subcommand {
+        None => run(&command.run),
+        Some(Subcommands::Check { history }) => check_again(&history),
+        Some(Subcommands::Worker { address, port, number, seed }) => {
             worker::work((address, port), number, seed);
             Ok(true)
         }
     };
-    match done {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
@@ -95,16 +96,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Plays rounds until the time is over; whether all promises were kept.
-fn play(run: &Run) -> Result<bool, String> {
+/// Runs rounds for the requested time; returns whether all guarantees were kept.
+fn run(run: &Run) -> Result<bool, String> {
     let plan = plan(run)?;
     let (start, mut summary) = (Instant::now(), Summary::default());
     let mut seed = run.seed;
     while summary.rounds == 0 || start.elapsed() < Duration::from_secs(run.seconds) {
-        let began = Instant::now();
+        let round_start = Instant::now();
         let round = round(&plan, seed, Duration::from_secs(run.round));
         summary.add(&round);
-        println!("{}", summary.progress(&round, began.elapsed()));
+        println!("{}", summary.progress(&round, round_start.elapsed()));
         report(run, &plan, &round)?;
         seed += 1;
     }
@@ -115,19 +116,19 @@ fn play(run: &Run) -> Result<bool, String> {
 }
 
 fn plan(run: &Run) -> Result<Plan, String> {
-    // Servers start in folders of their own: a path must hold from there as well.
-    let whole = |path: &Path| absolute(path).map_err(|error| error.to_string());
+    // Servers start in their own folders, so paths must be absolute.
+    let absolute_path = |path: &Path| absolute(path).map_err(|error| error.to_string());
     let flavour = match run.server.as_deref() {
         Some(folder) if Path::new(folder).is_dir() => {
-            Flavour::new(whole(Path::new(folder))?.join("server"))
+            Flavour::new(absolute_path(Path::new(folder))?.join("server"))
         }
-        Some(path) if path.contains('/') => Flavour::new(whole(Path::new(path))?),
+        Some(path) if path.contains('/') => Flavour::new(absolute_path(Path::new(path))?),
         Some(program) => Flavour::new(program),
         None => servers().swap_remove(0),
     };
     Ok(Plan {
         flavour,
-        module: run.module.as_deref().map_or_else(|| Ok(module()), whole)?,
+        module: run.module.as_deref().map_or_else(|| Ok(module()), absolute_path)?,
         broken: run.broken.clone(),
         program: std::env::current_exe().map_err(|error| error.to_string())?,
         clients: run.clients,
@@ -135,7 +136,7 @@ fn plan(run: &Run) -> Result<Plan, String> {
     })
 }
 
-/// Keeps the history of a round that failed, and says how to have it again.
+/// Saves the history of a failed round, and prints how to reproduce it.
 fn report(run: &Run, plan: &Plan, round: &Round) -> Result<(), String> {
     let failed = !round.verdict.violations.is_empty();
     if !failed && !run.keep {
@@ -147,16 +148,16 @@ fn report(run: &Run, plan: &Plan, round: &Round) -> Result<(), String> {
         .and_then(|()| fs::write(file.with_extension("log"), &round.log))
         .map_err(|error| format!("{}: {error}", file.display()))?;
     if failed {
-        show(&round.verdict.violations);
-        println!("history: {0}, beside it the server's log", file.display());
-        println!("judge it again: gpulock-chaos check {}", file.display());
-        println!("play it again: {}", again(run, plan, round));
+        print_violations(&round.verdict.violations);
+        println!("history: {0}, with the server's log next to it", file.display());
+        println!("to check it again: gpulock-chaos check {}", file.display());
+        println!("to run it again: {}", reproduce(run, plan, round));
     }
     Ok(())
 }
 
-/// The command that plays a round again, alone.
-fn again(run: &Run, plan: &Plan, round: &Round) -> String {
+/// The command that runs a round again.
+fn reproduce(run: &Run, plan: &Plan, round: &Round) -> String {
     let (server, module) = (plan.flavour.program().display(), plan.module.display());
     let mut command = format!(
         "gpulock-chaos --seed {} --seconds {} --round {} --clients {} --server {server} \
@@ -176,20 +177,20 @@ fn check_again(file: &Path) -> Result<bool, String> {
         history::load(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let verdict = check(&entries);
     println!("{} calls, {} violations", verdict.calls, verdict.violations.len());
-    show(&verdict.violations);
+    print_violations(&verdict.violations);
     Ok(verdict.violations.is_empty())
 }
 
-fn show(violations: &[Violation]) {
-    let mut shown: BTreeMap<Rule, usize> = BTreeMap::new();
+fn print_violations(violations: &[Violation]) {
+    let mut counts: BTreeMap<Rule, usize> = BTreeMap::new();
     for violation in violations {
-        let of_rule = shown.entry(violation.rule).or_default();
+        let of_rule = counts.entry(violation.rule).or_default();
         *of_rule += 1;
-        if *of_rule <= SHOWN {
+        if *of_rule <= MAX_SHOWN {
             println!("VIOLATION {violation}");
         }
     }
-    for (rule, count) in shown.into_iter().filter(|(_, count)| *count > SHOWN) {
-        println!("… and {} more: {rule}", count - SHOWN);
+    for (rule, count) in counts.into_iter().filter(|(_, count)| *count > MAX_SHOWN) {
+        println!("… and {} more: {rule}", count - MAX_SHOWN);
     }
 }

@@ -1,4 +1,4 @@
-//! What is told of a run: a line while it goes on, and a table at its end.
+//! The output of a run: a line per round, and a summary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use crate::run::Round;
 
-/// The sum of rounds.
+/// Totals of all rounds.
 #[derive(Default)]
 pub struct Summary {
-    /// How many.
+    /// Rounds.
     pub rounds: usize,
-    /// How many of them broke a promise.
+    /// Rounds with violations.
     pub failed: usize,
-    /// Calls made.
+    /// Calls.
     pub calls: usize,
-    /// Calls whose answer was lost.
+    /// Calls without a reply.
     pub lost: usize,
-    /// Locks granted.
+    /// Grants.
     pub grants: usize,
-    /// Places in lines that were held against the order of grants.
-    pub places: usize,
-    /// Short histories that went through the linearizability checker.
+    /// Queue positions compared with the order of grants.
+    pub positions: usize,
+    /// Windows checked for linearizability.
     pub windows: usize,
-    /// Looks at the counters.
-    pub looks: usize,
-    /// How often each fault struck.
-    pub struck: BTreeMap<&'static str, u64>,
-    /// Which could not, and why.
+    /// Samples of the counters.
+    pub stats_samples: usize,
+    /// How often each fault was injected.
+    pub injected: BTreeMap<&'static str, u64>,
+    /// Faults that were not possible, and why.
     pub skipped: BTreeMap<&'static str, String>,
 }
 
@@ -40,11 +40,11 @@ impl Summary {
         self.calls += verdict.calls;
         self.lost += verdict.lost;
         self.grants += verdict.grants;
-        self.places += verdict.places;
+        self.positions += verdict.positions;
         self.windows += verdict.windows;
-        self.looks += verdict.looks_at_counters;
-        for (name, times) in &round.struck {
-            *self.struck.entry(name).or_default() += times;
+        self.stats_samples += verdict.stats_samples;
+        for (name, times) in &round.injected {
+            *self.injected.entry(name).or_default() += times;
         }
         for (name, why) in &round.skipped {
             self.skipped.insert(name, why.clone());
@@ -52,13 +52,13 @@ impl Summary {
     }
 
     /// A line about the latest round.
-    pub fn progress(&self, round: &Round, took: Duration) -> String {
+    pub fn progress(&self, round: &Round, duration: Duration) -> String {
         format!(
             "round {} seed {}: {} calls in {:.1} s, {} in all, {} violations",
             self.rounds,
             round.seed,
             round.verdict.calls,
-            took.as_secs_f64(),
+            duration.as_secs_f64(),
             self.calls,
             round.verdict.violations.len()
         )
@@ -67,20 +67,20 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let figures = [
+        let totals = [
             ("rounds", self.rounds),
             ("rounds with violations", self.failed),
             ("calls", self.calls),
-            ("answers lost", self.lost),
+            ("replies lost", self.lost),
             ("locks granted", self.grants),
-            ("places in lines checked", self.places),
+            ("queue positions checked", self.positions),
             ("windows linearized", self.windows),
-            ("looks at the counters", self.looks),
+            ("samples of the counters", self.stats_samples),
         ];
-        for (name, figure) in figures {
-            writeln!(out, "{name:<26} {figure:>10}")?;
+        for (name, total) in totals {
+            writeln!(out, "{name:<26} {total:>10}")?;
         }
-        for (name, times) in &self.struck {
+        for (name, times) in &self.injected {
             writeln!(out, "fault {name:<20} {times:>10}")?;
         }
         for (name, why) in &self.skipped {

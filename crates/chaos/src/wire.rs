@@ -1,5 +1,5 @@
-//! A connection of the load. Unlike the test kit's it takes a broken connection as a result,
-//! since most of what is done here breaks some; and it is made for many small calls.
+//! A connection of the load. Unlike the test kit's client, it returns an error if the
+//! connection breaks, which most faults cause, and it is optimized for many small calls.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -9,41 +9,41 @@ use gpulock_testkit::Value;
 
 pub(crate) struct Wire {
     stream: TcpStream,
-    /// Read off the socket and not yet parsed.
+    /// Bytes received but not parsed yet.
     unread: Vec<u8>,
-    /// What the socket's time-out is set to.
-    patience: Option<Duration>,
+    /// The current read timeout of the socket.
+    timeout: Option<Duration>,
 }
 
 impl Wire {
     pub(crate) fn connect(address: (Ipv4Addr, u16)) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, unread: Vec::new(), patience: None })
+        Ok(Self { stream, unread: Vec::new(), timeout: None })
     }
 
     pub(crate) fn send(&mut self, words: &[String]) -> io::Result<()> {
         self.stream.write_all(&encode(words))
     }
 
-    /// Sends a command without its end.
+    /// Sends only the first half of a command.
     pub(crate) fn send_half(&mut self, words: &[String]) -> io::Result<()> {
         let bytes = encode(words);
         self.stream.write_all(&bytes[..bytes.len() / 2])
     }
 
-    /// The next answer; none when it does not come in time.
-    pub(crate) fn read(&mut self, patience: Duration) -> io::Result<Option<Value>> {
-        if self.patience != Some(patience) {
-            self.stream.set_read_timeout(Some(patience))?;
-            self.patience = Some(patience);
+    /// The next reply; none after the timeout.
+    pub(crate) fn read(&mut self, timeout: Duration) -> io::Result<Option<Value>> {
+        if self.timeout != Some(timeout) {
+            self.stream.set_read_timeout(Some(timeout))?;
+            self.timeout = Some(timeout);
         }
         let start = Instant::now();
         loop {
             let parsed = Value::parse(&self.unread).map_err(io::Error::other)?;
             if let Some((value, used)) = parsed {
                 self.unread.drain(..used);
-                // What others publish is no answer.
+                // Published messages are not replies.
                 if matches!(value, Value::Push(_)) {
                     continue;
                 }
@@ -55,7 +55,7 @@ impl Wire {
                 Ok(length) => self.unread.extend_from_slice(&chunk[..length]),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut => return Ok(None),
-                    ErrorKind::Interrupted if start.elapsed() < patience => {}
+                    ErrorKind::Interrupted if start.elapsed() < timeout => {}
                     ErrorKind::Interrupted => return Ok(None),
                     _ => return Err(error),
                 },

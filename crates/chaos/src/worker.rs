@@ -1,6 +1,6 @@
-//! A client in a process of its own, so that it can be killed or stopped in its tracks. It
-//! tells each call twice on its standard output: before it is sent, as one whose answer was
-//! lost, and when it was answered. So what it asked last is known however it ends.
+//! A client in a separate process, which can be killed or stopped. It writes each call to
+//! its standard output twice: before it is sent, as one without a reply, and after the
+//! reply. So its last request is known however the process ends.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
@@ -8,60 +8,60 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
+use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::{Client, Floor};
+use crate::client::{Client, ClientContext};
 use crate::clock::{Nanos, now};
-use crate::dice::Dice;
-use crate::history::{Call, Connection, Entry, Event, Pen};
+use crate::history::{Call, Connection, Entry, EntryWriter, Event};
 
-/// Tells the parent.
-struct Told;
+/// Sends entries to the parent process.
+struct StdoutWriter;
 
-impl Pen for Told {
-    fn intend(&mut self, call: &Call) {
+impl EntryWriter for StdoutWriter {
+    fn begin_call(&mut self, call: &Call) {
         self.write(Entry::Call(call.clone()));
     }
 
     fn write(&mut self, entry: Entry) {
         let line = serde_json::to_string(&entry).expect("an entry is JSON");
-        // One write a line: it is told whole or not at all. Without a parent nobody is
-        // there to be told, and the end of standard input says so too.
+        // One write per line, so a line is complete or absent. A write fails if the
+        // parent has exited; the end of standard input signals that too.
         let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
     }
 }
 
-/// What the child process does: it asks until its standard input ends.
+/// Runs in the child process: sends calls until its standard input ends.
 pub fn work(address: (Ipv4Addr, u16), number: u32, seed: u64) {
-    let floor = Floor::new(address);
-    let stop = floor.stop.clone();
+    let shared = ClientContext::new(address);
+    let stop = shared.stop.clone();
     thread::spawn(move || {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         stop.store(true, Ordering::Relaxed);
     });
-    Client::new(number, floor, Dice::new(seed), Told).run();
+    Client::new(number, shared, Rng::with_seed(seed), StdoutWriter).run();
 }
 
-/// A child process, seen from its parent.
+/// The parent's handle of a child process.
 pub struct Worker {
     child: Child,
-    /// Closed, it tells the child to come to an end.
+    /// Closing it makes the child finish.
     stdin: Option<ChildStdin>,
-    listener: Option<JoinHandle<()>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts one: this program, with what it is to be started through before it. `pen`
-    /// writes down what it tells.
+    /// Starts a child: `program` is this program, optionally preceded by a wrapper
+    /// command. `writer` records its entries.
     ///
     /// # Errors
-    /// When the program cannot be started.
+    /// If the program cannot be started.
     pub fn start(
         program: &[String],
         address: (Ipv4Addr, u16),
         number: u32,
         seed: u64,
-        pen: impl Pen + Send + 'static,
+        writer: impl EntryWriter + Send + 'static,
     ) -> io::Result<Self> {
         let (first, others) = program.split_first().ok_or(ErrorKind::NotFound)?;
         let mut child = Command::new(first)
@@ -73,28 +73,29 @@ impl Worker {
             .stdout(Stdio::piped())
             .spawn()?;
         let stdin = child.stdin.take();
-        let told = child.stdout.take().map(BufReader::new);
-        let listener = told.map(|told| thread::spawn(move || listen(told, pen)));
-        Ok(Self { child, stdin, listener })
+        let output = child.stdout.take().map(BufReader::new);
+        let reader =
+            output.map(|output| thread::spawn(move || read_entries(output, writer)));
+        Ok(Self { child, stdin, reader })
     }
 
-    /// Ends it as a power cut would, wherever it is.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().expect("killing a child");
         self.reap();
     }
 
-    /// Stops it in its tracks.
+    /// Stops it with SIGSTOP.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Waits until it has come to its end.
+    /// Makes it finish, and waits for that.
     pub fn finish(&mut self) {
         self.stdin = None;
         self.reap();
@@ -102,52 +103,52 @@ impl Worker {
 
     fn reap(&mut self) {
         self.child.wait().expect("waiting for a child");
-        if let Some(listener) = self.listener.take() {
-            listener.join().expect("what a child told is written down");
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the entries of a child are recorded");
         }
     }
 
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.expect("a pid is a positive number");
-        // It is reaped by nobody but us, so that the pid is still its own.
+        // Only this handle reaps the child, so its pid cannot have been reused.
         kill_process(pid, signal).expect("sending a signal to a child");
     }
 }
 
-/// A child left alone would ask on for ever.
+/// A child without a parent would run indefinitely.
 impl Drop for Worker {
     fn drop(&mut self) {
-        if self.listener.is_some() {
+        if self.reader.is_some() {
             self.thaw();
             self.kill();
         }
     }
 }
 
-/// Writes down what a child tells. Of a call told twice the second is the one that counts.
-/// Its last connection closed, if it did not say so itself, when it was heard of last or
-/// later.
-fn listen(told: impl BufRead, mut pen: impl Pen) {
-    let mut intended: Option<Call> = None;
+/// Records the entries of a child. Of a call that was written twice, the second entry
+/// counts. If its last connection has no close event, it was closed at the last received
+/// entry or later.
+fn read_entries(output: impl BufRead, mut writer: impl EntryWriter) {
+    let mut pending: Option<Call> = None;
     let mut open: Option<(Connection, Nanos)> = None;
-    for line in told.lines().map_while(Result::ok) {
-        // The last line of one that was killed may be cut off.
+    for line in output.lines().map_while(Result::ok) {
+        // The last line of a killed child may be incomplete.
         let Ok(entry) = serde_json::from_str(&line) else { break };
         match &entry {
-            Entry::Call(call) => open = Some((call.connection, call.heard)),
+            Entry::Call(call) => open = Some((call.connection, call.received)),
             Entry::Event(Event::Closed { .. }) => open = None,
             _ => {}
         }
-        match (entry, intended.take()) {
-            (Entry::Call(call), None) => intended = Some(call),
-            (entry, _) => pen.write(entry),
+        match (entry, pending.take()) {
+            (Entry::Call(call), None) => pending = Some(call),
+            (entry, _) => writer.write(entry),
         }
     }
-    if let Some(lost) = intended {
-        pen.write(Entry::Call(Call { heard: now(), ..lost }));
+    if let Some(lost) = pending {
+        writer.write(Entry::Call(Call { received: now(), ..lost }));
     }
     if let Some((connection, at)) = open {
-        pen.write(Entry::Event(Event::Closed { connection, at }));
+        writer.write(Entry::Event(Event::Closed { connection, at }));
     }
 }

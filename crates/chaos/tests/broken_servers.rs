@@ -1,6 +1,6 @@
-//! A checker that never failed proves nothing: modules that break one rule each, on purpose,
-//! are found out in one short round, by the very rule, and with faults all around. The same
-//! build that breaks none is not accused.
+//! The checker detects modules that break one rule each on purpose: within one short
+//! round, with faults injected, and by the right rule. The same build without a broken
+//! rule passes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,57 +10,57 @@ use gpulock_chaos::faults::named;
 use gpulock_chaos::run::{Plan, Round, round};
 use gpulock_testkit::{module_that_panics, servers};
 
-/// Faults that excuse something, so that it is seen that they do not excuse too much.
+/// Faults with exemptions, to show that they do not exempt too much.
 const FAULTS: &str = "client-kill,del,set,expire,rename,process-kill,oom,debug-reload";
 
-/// One round of the first server: what is broken is the module's, not the server's.
-fn play(broken: Option<&str>, seconds: u64) -> Round {
+/// One round on the first server: the broken rule is the module's, not the server's.
+fn run_round(broken: Option<&str>, seconds: u64) -> Round {
     let plan = Plan {
         flavour: servers().swap_remove(0),
         module: module_that_panics(),
         broken: broken.map(str::to_owned),
         program: PathBuf::from(env!("CARGO_BIN_EXE_gpulock-chaos")),
         clients: 12,
-        faults: named(FAULTS).expect("they are known"),
+        faults: named(FAULTS).expect("all names are valid"),
     };
     round(&plan, 7, Duration::from_secs(seconds))
 }
 
 #[track_caller]
-fn assert_found(broken: &str, rule: Rule) {
-    let violations = play(Some(broken), 3).verdict.violations;
-    let found = violations.iter().filter(|violation| violation.rule == rule).count();
-    assert!(found > 0, "{broken} is not found by {rule:?}: {violations:#?}");
+fn assert_detected(broken: &str, rule: Rule) {
+    let violations = run_round(Some(broken), 3).verdict.violations;
+    let detected = violations.iter().filter(|violation| violation.rule == rule).count();
+    assert!(detected > 0, "{rule:?} does not detect {broken}: {violations:#?}");
 }
 
 #[test]
-fn a_lock_with_two_owners() {
-    assert_found("two-owners", Rule::OneOwner);
+fn two_owners_of_a_lock_are_detected() {
+    assert_detected("two-owners", Rule::MutualExclusion);
 }
 
 #[test]
-fn a_token_that_is_given_twice() {
-    assert_found("token-twice", Rule::TokensDiffer);
+fn a_token_granted_twice_is_detected() {
+    assert_detected("token-twice", Rule::UniqueTokens);
 }
 
 #[test]
-fn a_release_that_asks_nobody_who_he_is() {
-    assert_found("anyone-releases", Rule::OnlyTheOwner);
+fn a_release_without_owner_check_is_detected() {
+    assert_detected("anyone-releases", Rule::OnlyOwnerReleases);
 }
 
 #[test]
-fn a_hand_off_that_drops_a_waiter() {
-    assert_found("waiter-dropped", Rule::Answered);
+fn a_dropped_waiter_is_detected() {
+    assert_detected("waiter-dropped", Rule::EveryCallReplied);
 }
 
 #[test]
-fn a_line_that_serves_the_newest_first() {
-    assert_found("newest-first", Rule::Order);
+fn a_last_in_first_out_queue_is_detected() {
+    assert_detected("newest-first", Rule::FifoOrder);
 }
 
 #[test]
-fn a_server_that_keeps_its_promises_is_not_accused() {
-    let verdict = play(None, 3).verdict;
+fn an_intact_module_passes() {
+    let verdict = run_round(None, 3).verdict;
     assert_eq!(verdict.violations, []);
-    assert!(verdict.calls > 1_000 && verdict.places > 20, "{verdict:?}");
+    assert!(verdict.calls > 1_000 && verdict.positions > 20, "{verdict:?}");
 }

@@ -1,5 +1,5 @@
-//! A short run on each server, with all faults, breaks no promise; and its history says the
-//! same when it is written down and read again.
+//! A short run with all faults on each server breaks no rule, and its history gives the
+//! same result after it is saved and loaded.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use gpulock_chaos::run::{Plan, round};
 use gpulock_testkit::{module, on_every_server};
 use tempfile::TempDir;
 
-/// Three rounds: one for each way in which a server keeps its data.
+/// One round for each persistence mode.
 const ROUNDS: u64 = 3;
 const ROUND: Duration = Duration::from_secs(5);
 
 #[test]
-fn whatever_goes_wrong_every_promise_is_kept() {
+fn no_rule_is_broken_under_faults() {
     let first = seed();
-    eprintln!("to repeat: GPULOCK_SEED={first}");
+    eprintln!("to reproduce: GPULOCK_SEED={first}");
     on_every_server(|flavour| {
         let plan = Plan {
             flavour: flavour.clone(),
@@ -35,7 +35,7 @@ fn whatever_goes_wrong_every_promise_is_kept() {
             for (fault, why) in round.skipped {
                 eprintln!("{flavour}: SKIPPED {fault}: {why}");
             }
-            let folder = TempDir::new().expect("making a folder");
+            let folder = TempDir::new().expect("creating a folder");
             let file = folder.path().join("history");
             history::save(&file, &round.history).expect("writing a history");
             let read = history::load(&file).expect("reading a history");

@@ -1,10 +1,10 @@
-//! The law of the counters: what was taken is what ended and what is held. And at the end, when
-//! all is given up, nothing is.
+//! Counter consistency: the holds that began equal those that ended plus those that
+//! exist; after the cleanup nothing is left.
 
 use super::{Rule, Violation};
-use crate::history::Counted;
+use crate::history::StatsSample;
 
-/// The ways in which a hold ends, and the holds that did not.
+/// The counters of ended holds, and of current ones.
 const ENDS: [&str; 9] = [
     "releases",
     "emergency_releases",
@@ -17,25 +17,25 @@ const ENDS: [&str; 9] = [
     "locks_held",
 ];
 
-pub(crate) fn check(looks: &[&Counted], violations: &mut Vec<Violation>) {
-    for look in looks {
-        let of = |name: &str| look.counters.get(name).copied().unwrap_or(0);
-        let mut broken = |rule, what| {
-            violations.push(Violation { rule, at: look.at, what });
+pub(crate) fn check(samples: &[&StatsSample], violations: &mut Vec<Violation>) {
+    for sample in samples {
+        let of = |name: &str| sample.counters.get(name).copied().unwrap_or(0);
+        let mut violation = |rule, what| {
+            violations.push(Violation { rule, at: sample.at, what });
         };
         let begun = of("acquired") + of("adopted");
         let ended: i64 = ENDS.iter().map(|name| of(name)).sum();
-        if begun != ended || begun == 0 && look.at_the_end {
-            let what = format!("{begun} begun, {ended} ended or held: {look:?}");
-            broken(Rule::CountersAddUp, what);
+        if begun != ended || begun == 0 && sample.is_final {
+            let what = format!("{begun} begun, {ended} ended or held: {sample:?}");
+            violation(Rule::ConsistentCounters, what);
         }
         if of("internal_errors") != 0 {
-            let what = format!("{} panics were caught", of("internal_errors"));
-            broken(Rule::ServerLives, what);
+            let what = format!("{} internal errors", of("internal_errors"));
+            violation(Rule::ServerAlive, what);
         }
         let (held, waiting) = (of("locks_held"), of("clients_waiting"));
-        if look.at_the_end && (held, waiting) != (0, 0) {
-            broken(Rule::NobodyLeft, format!("{held} held, {waiting} waiting"));
+        if sample.is_final && (held, waiting) != (0, 0) {
+            violation(Rule::NothingLeft, format!("{held} held, {waiting} waiting"));
         }
     }
 }

@@ -1,289 +1,320 @@
-//! Holds do not overlap, do not vanish, and end with their owner's release or their lease.
+//! Holds do not overlap, do not disappear, and end with their owner's release or their
+//! lease.
 //!
-//! For each grant two times are known: `began`, before which it cannot have begun, and `ended`,
-//! before which it cannot have ended, unless somebody broke a promise. The next grant of the
-//! lock begins after the end of this one; when it was heard before that, two held the lock.
-//! Since each `began` is as early as it can be, no alarm is false.
+//! For each grant, `began` is the earliest time when it can have begun, and
+//! `earliest_end` the earliest time when it can have ended unless a rule was broken. The
+//! next grant of the lock begins after that end; if its reply arrived earlier, two owners
+//! held the lock. Both bounds are conservative, so there are no false positives.
 
-use super::excuses::{Excuses, Lengthened};
-use super::stories::{Grant, Stories, Story};
+use super::exemptions::{Exemptions, LeaseChanged};
+use super::per_owner::{Grant, OwnerHistory, PerOwner};
 use super::{Rule, TOLERANCE, Violation};
 use crate::clock::{MS, Nanos};
-use crate::history::{Answer, Ask, Call};
+use crate::history::{Call, Reply, Request};
 
-/// Checks it, and returns when each grant began, at the earliest.
+/// Checks the rules, and returns the earliest start of each grant.
 pub(crate) fn check(
-    stories: &Stories<'_>,
-    excuses: &Excuses,
+    per_owner: &PerOwner<'_>,
+    exemptions: &Exemptions,
     violations: &mut Vec<Violation>,
 ) -> Vec<Nanos> {
-    let mut began = vec![0; stories.grants.len()];
-    for of_lock in stories.by_lock.values() {
+    let mut began = vec![0; per_owner.grants.len()];
+    for of_lock in per_owner.by_lock.values() {
         let mut before: Option<Held<'_>> = None;
         for at in of_lock {
-            let grant = &stories.grants[*at];
+            let grant = &per_owner.grants[*at];
             let held = Held {
                 grant,
-                story: stories.story(grant),
-                began: begin(before, grant, excuses, violations),
-                excuses,
+                history: per_owner.history(grant),
+                began: begin(before, grant, exemptions, violations),
+                exemptions,
             };
             began[*at] = held.began;
             before = Some(held);
         }
     }
-    for story in stories.of.values() {
-        follow(stories, story, &began, excuses, violations);
+    for history in per_owner.histories.values() {
+        check_owner(per_owner, history, &began, exemptions, violations);
     }
     began
 }
 
-/// When a grant began, at the earliest, given the one before it.
+/// The earliest start of a grant, given the previous grant of the lock.
 fn begin(
     before: Option<Held<'_>>,
     grant: &Grant,
-    excuses: &Excuses,
+    exemptions: &Exemptions,
     violations: &mut Vec<Violation>,
 ) -> Nanos {
-    let Some(before) = before else { return grant.asked };
+    let Some(before) = before else { return grant.sent };
     let is_same = before.grant.owner == grant.owner;
-    // The same hold, whose token the server had forgotten; when it had not, `follow` objects.
-    if is_same && (grant.by_extend || excuses.forgot(before.began, grant.heard)) {
-        return grant.asked.max(before.began);
+    // The same hold, with a token that the server had lost. If it had not lost it,
+    // `check_owner` reports a violation.
+    if is_same && (grant.by_extend || exemptions.state_lost(before.began, grant.received))
+    {
+        return grant.sent.max(before.began);
     }
-    let ended = before.ended();
-    if ended <= grant.heard {
-        return grant.asked.max(ended);
+    let earliest_end = before.earliest_end();
+    if earliest_end <= grant.received {
+        return grant.sent.max(earliest_end);
     }
     violations.push(Violation {
-        rule: Rule::OneOwner,
-        at: grant.heard,
+        rule: Rule::MutualExclusion,
+        at: grant.received,
         what: format!(
-            "{} got {} with token {}, but {} held it with token {} for {} µs more",
+            "{} got {} with token {}, but {} held it with token {} for another {} µs",
             grant.owner,
             grant.lock,
             grant.token,
             before.grant.owner,
             before.grant.token,
-            (ended - grant.heard) / 1_000
+            (earliest_end - grant.received) / 1_000
         ),
     });
-    grant.asked
+    grant.sent
 }
 
-/// A grant in the light of its story.
+/// A grant with the history of its owner.
 #[derive(Clone, Copy)]
 struct Held<'h> {
     grant: &'h Grant,
-    story: &'h Story<'h>,
+    history: &'h OwnerHistory<'h>,
     began: Nanos,
-    excuses: &'h Excuses,
+    exemptions: &'h Exemptions,
 }
 
 impl Held<'_> {
-    /// What its owner asked since, the call that got it included.
+    /// The owner's calls from the one that acquired the lock on.
     fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.story.calls[self.grant.place..].iter().copied()
+        self.history.calls[self.grant.call..].iter().copied()
     }
 
-    /// Before this it cannot have ended.
-    fn ended(&self) -> Nanos {
+    /// The earliest time when the hold can have ended.
+    fn earliest_end(&self) -> Nanos {
         let causes = [
-            Some(self.lease_ended()),
-            self.given_back(),
-            self.taken(),
-            self.session_ended(),
-            self.excuses.touched_after(self.grant.lock, self.began),
+            Some(self.lease_end()),
+            self.released_at(),
+            self.force_released(),
+            self.session_end(),
+            self.exemptions.modified_after(self.grant.lock, self.began),
         ];
         causes.into_iter().flatten().min().unwrap_or(0).max(self.began)
     }
 
-    fn lease_ended(&self) -> Nanos {
+    fn lease_end(&self) -> Nanos {
         let lease = |ms: u64| (ms * MS).saturating_sub(TOLERANCE);
-        let mut ended = self.began + lease(self.grant.lease_ms);
+        let mut earliest_end = self.began + lease(self.grant.lease_ms);
         let Grant { lock, owner, .. } = *self.grant;
-        let lengthened = self.excuses.lengthened(lock, owner).iter();
-        let mut lengthened =
-            lengthened.skip_while(|it| it.is_before(self.began)).peekable();
+        let lease_changes = self.exemptions.lease_changes(lock, owner).iter();
+        let mut lease_changes =
+            lease_changes.skip_while(|it| it.is_before(self.began)).peekable();
         for call in self.calls().skip(1) {
-            while let Some(by) = lengthened.next_if(|it| it.is_before(call.asked)) {
-                ended = by.earliest_end();
+            while let Some(by) = lease_changes.next_if(|it| it.is_before(call.sent)) {
+                earliest_end = by.earliest_end();
             }
             if let Some(lease_ms) = renews(call) {
-                let renewed = call.asked + lease(lease_ms);
-                match &call.answer {
-                    _ if self.renewed_by(call) => ended = renewed,
-                    answer if answer.is_unknown() => ended = ended.min(renewed),
+                let renewed = call.sent + lease(lease_ms);
+                match &call.reply {
+                    _ if self.renewed_by(call) => earliest_end = renewed,
+                    reply if reply.is_unknown() => {
+                        earliest_end = earliest_end.min(renewed)
+                    }
                     _ => {}
                 }
             }
         }
-        lengthened.last().map_or(ended, Lengthened::earliest_end)
+        lease_changes.last().map_or(earliest_end, LeaseChanged::earliest_end)
     }
 
     fn renewed_by(&self, call: &Call) -> bool {
         call.tokens().contains(&(self.grant.lock, self.grant.token))
     }
 
-    fn given_back(&self) -> Option<Nanos> {
+    fn released_at(&self) -> Option<Nanos> {
         let may_free = |call: &&Call| {
-            matches!(call.ask, Ask::Release { .. })
-                && (call.answer == Answer::Released(true) || call.answer.is_unknown())
+            matches!(call.request, Request::Release { .. })
+                && (call.reply == Reply::Released(true) || call.reply.is_unknown())
         };
-        self.calls().find(may_free).map(|call| call.asked)
+        self.calls().find(may_free).map(|call| call.sent)
     }
 
-    fn taken(&self) -> Option<Nanos> {
-        let taken = self.story.taken.iter();
-        taken.filter(|call| call.heard >= self.began).map(|call| call.asked).min()
+    fn force_released(&self) -> Option<Nanos> {
+        let calls = self.history.force_released.iter();
+        calls.filter(|call| call.received >= self.began).map(|call| call.sent).min()
     }
 
-    /// The end of the session that it is tied to last, or may be.
-    fn session_ended(&self) -> Option<Nanos> {
-        let mut ended = None;
+    /// The end of the session that the hold is tied to, or may be tied to.
+    fn session_end(&self) -> Option<Nanos> {
+        let mut session_end = None;
         for call in self.calls() {
-            let Some(grace_ms) = call.ask.how().and_then(|how| how.grace_ms) else {
+            let Some(grace_ms) =
+                call.request.options().and_then(|options| options.grace_ms)
+            else {
                 continue;
             };
-            let closed = self.excuses.closed(call.connection);
+            let closed = self.exemptions.closed(call.connection);
             let end = closed.map(|at| (at + grace_ms * MS).saturating_sub(TOLERANCE));
             if self.renewed_by(call) {
-                ended = end;
-            } else if call.answer.is_unknown() {
-                ended = ended.into_iter().chain(end).min();
+                session_end = end;
+            } else if call.reply.is_unknown() {
+                session_end = session_end.into_iter().chain(end).min();
             }
         }
-        ended
+        session_end
     }
 }
 
-/// The lease that a call sets if it is answered with the token of the hold.
+/// The lease that a call sets if its reply is the token of the hold.
 fn renews(call: &Call) -> Option<u64> {
-    match call.ask {
-        Ask::Extend { lease_ms, .. } => Some(lease_ms),
-        _ => call.ask.how().filter(|how| how.unique).map(|how| how.lease_ms),
+    match call.request {
+        Request::Extend { lease_ms, .. } => Some(lease_ms),
+        _ => call
+            .request
+            .options()
+            .filter(|options| options.unique)
+            .map(|options| options.lease_ms),
     }
 }
 
-/// Goes through a story: what its owner heard must fit what it had.
-fn follow(
-    stories: &Stories<'_>,
-    story: &Story<'_>,
+/// Checks that the replies to an owner match the holds that it had.
+fn check_owner(
+    per_owner: &PerOwner<'_>,
+    history: &OwnerHistory<'_>,
     began: &[Nanos],
-    excuses: &Excuses,
+    exemptions: &Exemptions,
     violations: &mut Vec<Violation>,
 ) {
-    let mut so_far = SoFar::default();
-    let mut grants = story.grants.iter().copied().peekable();
-    let mut lengthened = lengthened(stories, story, excuses).iter().peekable();
-    for (place, call) in story.calls.iter().enumerate() {
-        while let Some(by) = lengthened.next_if(|it| it.is_before(call.asked)) {
-            so_far.latest_end = by.latest_end();
+    let mut state = OwnerState::default();
+    let mut grants = history.grants.iter().copied().peekable();
+    let mut lease_changes =
+        lease_changes(per_owner, history, exemptions).iter().peekable();
+    for (index, call) in history.calls.iter().enumerate() {
+        while let Some(by) = lease_changes.next_if(|it| it.is_before(call.sent)) {
+            state.latest_end = by.latest_end();
         }
-        so_far.judge(call, excuses, violations);
-        so_far.begins += usize::from(call.may_have_begun());
-        if let (Some(how), false) = (call.ask.how(), call.tokens().is_empty()) {
-            so_far.latest_end = Some(call.heard + how.lease_ms * MS);
+        state.check_call(call, exemptions, violations);
+        state.begins += usize::from(call.may_have_acquired());
+        if let (Some(options), false) = (call.request.options(), call.tokens().is_empty())
+        {
+            state.latest_end = Some(call.received + options.lease_ms * MS);
         }
-        while let Some(at) = grants.next_if(|at| stories.grants[*at].place == place) {
-            let grant = &stories.grants[at];
-            so_far.begins += usize::from(!grant.by_extend);
-            so_far.held = Some(Held { grant, story, began: began[at], excuses });
-            so_far.latest_end = Some(call.heard + grant.lease_ms * MS);
+        while let Some(at) = grants.next_if(|at| per_owner.grants[*at].call == index) {
+            let grant = &per_owner.grants[at];
+            state.begins += usize::from(!grant.by_extend);
+            state.held = Some(Held { grant, history, began: began[at], exemptions });
+            state.latest_end = Some(call.received + grant.lease_ms * MS);
         }
     }
-    let ends = so_far.ends + story.taken.len();
-    let Some(last) = story.calls.last() else { return };
-    let end = story.taken.iter().map(|call| call.heard).fold(last.heard, Nanos::max);
-    if ends > so_far.begins && !is_touched(last, story.calls[0].asked, end, excuses) {
+    let ends = state.ends + history.force_released.len();
+    let Some(last) = history.calls.last() else { return };
+    let end = history
+        .force_released
+        .iter()
+        .map(|call| call.received)
+        .fold(last.received, Nanos::max);
+    if ends > state.begins && !is_modified(last, history.calls[0].sent, end, exemptions) {
         violations.push(Violation {
-            rule: Rule::OnlyTheOwner,
+            rule: Rule::OnlyOwnerReleases,
             at: end,
-            what: format!("{ends} ends of {} holds: {}", so_far.begins, in_words(last)),
+            what: format!("{ends} ends of {} holds: {}", state.begins, describe(last)),
         });
     }
 }
 
-/// How others set the leases of a story's owner.
-fn lengthened<'e>(
-    stories: &Stories<'_>,
-    story: &Story<'_>,
-    excuses: &'e Excuses,
-) -> &'e [Lengthened] {
-    let first = story.grants.first().map(|at| &stories.grants[*at]);
-    first.map_or(&[], |grant| excuses.lengthened(grant.lock, grant.owner))
+/// Lease changes of the owner's holds by other clients.
+fn lease_changes<'e>(
+    per_owner: &PerOwner<'_>,
+    history: &OwnerHistory<'_>,
+    exemptions: &'e Exemptions,
+) -> &'e [LeaseChanged] {
+    let first = history.grants.first().map(|at| &per_owner.grants[*at]);
+    first.map_or(&[], |grant| exemptions.lease_changes(grant.lock, grant.owner))
 }
 
-/// What an owner has, as far as the story is told.
+/// The state of an owner at some point in its history.
 #[derive(Default)]
-struct SoFar<'h> {
-    /// Its hold, unless it knows better.
+struct OwnerState<'h> {
+    /// The current hold, unless it is known to have ended.
     held: Option<Held<'h>>,
-    /// When the lease of that is over, at the latest.
+    /// The latest end of its lease.
     latest_end: Option<Nanos>,
-    /// How many holds may have begun.
+    /// Number of holds that may have begun.
     begins: usize,
-    /// How many releases were answered 1.
+    /// Number of RELEASE calls with the reply 1.
     ends: usize,
 }
 
-/// What was broken, and how.
-type Broken = Option<(Rule, &'static str)>;
+/// A broken rule and a description.
+type Finding = Option<(Rule, &'static str)>;
 
-impl SoFar<'_> {
-    fn judge(&mut self, call: &Call, excuses: &Excuses, violations: &mut Vec<Violation>) {
-        let broken = match (&call.ask, &call.answer) {
-            (Ask::Release { token, .. }, Answer::Released(true)) => {
-                self.released(*token, call, excuses)
+impl OwnerState<'_> {
+    fn check_call(
+        &mut self,
+        call: &Call,
+        exemptions: &Exemptions,
+        violations: &mut Vec<Violation>,
+    ) {
+        let finding = match (&call.request, &call.reply) {
+            (Request::Release { token, .. }, Reply::Released(true)) => {
+                self.released(*token, call, exemptions)
             }
-            (Ask::Release { token, .. }, Answer::Released(false)) => {
+            (Request::Release { token, .. }, Reply::Released(false)) => {
                 self.not_released(*token, call)
             }
-            (Ask::Extend { .. }, Answer::Null) => self.gone(call),
-            (Ask::Acquire { how, .. }, Answer::Null) if how.unique => self.gone(call),
-            (Ask::Extend { lease_ms, .. }, Answer::Token(token)) => {
-                self.extended(*lease_ms, *token, call, excuses)
+            (Request::Extend { .. }, Reply::Null) => self.check_lost(call),
+            (Request::Acquire { options, .. }, Reply::Null) if options.unique => {
+                self.check_lost(call)
             }
-            (_, answer) if answer.is_unknown() => {
-                // It may have been given back, or renewed.
+            (Request::Extend { lease_ms, .. }, Reply::Token(token)) => {
+                self.extended(*lease_ms, *token, call, exemptions)
+            }
+            (_, reply) if reply.is_unknown() => {
+                // The lock may have been released, or its lease renewed.
                 self.latest_end = None;
-                self.held.take_if(|_| matches!(call.ask, Ask::Release { .. }));
+                self.held.take_if(|_| matches!(call.request, Request::Release { .. }));
                 None
             }
             _ => None,
         };
-        violations.extend(broken.map(|(rule, what)| Violation {
+        violations.extend(finding.map(|(rule, what)| Violation {
             rule,
-            at: call.heard,
-            what: format!("{what}: {}", in_words(call)),
+            at: call.received,
+            what: format!("{what}: {}", describe(call)),
         }));
     }
 
-    fn released(&mut self, token: Option<u64>, call: &Call, excuses: &Excuses) -> Broken {
-        let outlived = self.outlived(call, excuses);
+    fn released(
+        &mut self,
+        token: Option<u64>,
+        call: &Call,
+        exemptions: &Exemptions,
+    ) -> Finding {
+        let outlived = self.outlived(call, exemptions);
         self.ends += 1;
         self.latest_end = None;
         let held = self.held.take();
-        let is_others = held.zip(token).is_some_and(|(held, token)| {
+        let is_wrong_token = held.zip(token).is_some_and(|(held, token)| {
             held.grant.token != token
-                && !excuses.forgot(held.began, call.heard)
-                && !is_touched(call, held.began, call.heard, excuses)
+                && !exemptions.state_lost(held.began, call.received)
+                && !is_modified(call, held.began, call.received, exemptions)
         });
-        if is_others {
-            return Some((Rule::OnlyTheOwner, "released with another hold's token"));
+        if is_wrong_token {
+            return Some((Rule::OnlyOwnerReleases, "released with another hold's token"));
         }
-        outlived.then_some((Rule::LeasesEnd, "released after its lease was over"))
+        outlived.then_some((Rule::LeaseExpiry, "released after the end of its lease"))
     }
 
-    fn not_released(&mut self, token: Option<u64>, call: &Call) -> Broken {
-        let is_others = |held: Held<'_>| token.is_some_and(|it| it != held.grant.token);
-        if self.held.is_some_and(is_others) { None } else { self.gone(call) }
+    fn not_released(&mut self, token: Option<u64>, call: &Call) -> Finding {
+        let is_wrong_token =
+            |held: Held<'_>| token.is_some_and(|it| it != held.grant.token);
+        if self.held.is_some_and(is_wrong_token) { None } else { self.check_lost(call) }
     }
 
-    /// Its owner is told that it holds nothing.
-    fn gone(&mut self, call: &Call) -> Broken {
-        let lasts = self.held.take().is_some_and(|held| held.ended() > call.heard);
-        lasts.then_some((Rule::HoldsLast, "a hold was gone"))
+    /// The reply says that the owner holds nothing.
+    fn check_lost(&mut self, call: &Call) -> Finding {
+        let lasts =
+            self.held.take().is_some_and(|held| held.earliest_end() > call.received);
+        lasts.then_some((Rule::HoldsPersist, "a hold was lost"))
     }
 
     fn extended(
@@ -291,48 +322,50 @@ impl SoFar<'_> {
         lease_ms: u64,
         token: u64,
         call: &Call,
-        excuses: &Excuses,
-    ) -> Broken {
-        let outlived = self.outlived(call, excuses);
-        self.latest_end = Some(call.heard + lease_ms * MS);
+        exemptions: &Exemptions,
+    ) -> Finding {
+        let outlived = self.outlived(call, exemptions);
+        self.latest_end = Some(call.received + lease_ms * MS);
         match self.held {
             Some(held)
-                if held.grant.token != token && !self.may_be_adopted(call, excuses) =>
+                if held.grant.token != token
+                    && !self.may_be_adopted(call, exemptions) =>
             {
-                Some((Rule::HoldsLast, "a hold changed its token"))
+                Some((Rule::HoldsPersist, "a hold changed its token"))
             }
             None if self.begins <= self.ends => {
-                Some((Rule::OnlyTheOwner, "extended what it did not hold"))
+                Some((Rule::OnlyOwnerReleases, "extended a lock that it did not hold"))
             }
-            _ => {
-                outlived.then_some((Rule::LeasesEnd, "extended after its lease was over"))
-            }
+            _ => outlived
+                .then_some((Rule::LeaseExpiry, "extended after the end of its lease")),
         }
     }
 
-    fn outlived(&self, call: &Call, excuses: &Excuses) -> bool {
+    fn outlived(&self, call: &Call, exemptions: &Exemptions) -> bool {
         let Some(latest_end) = self.latest_end else { return false };
-        let began = self.held.map_or(call.asked, |held| held.began);
-        call.asked > latest_end + TOLERANCE
-            && !is_touched(call, began, call.heard, excuses)
+        let began = self.held.map_or(call.sent, |held| held.began);
+        call.sent > latest_end + TOLERANCE
+            && !is_modified(call, began, call.received, exemptions)
     }
 
-    /// The server may have met the hold again as one that somebody else granted.
-    fn may_be_adopted(&self, call: &Call, excuses: &Excuses) -> bool {
+    /// The server may have found the hold again as an adopted one.
+    fn may_be_adopted(&self, call: &Call, exemptions: &Exemptions) -> bool {
         self.held.is_some_and(|held| {
-            excuses.forgot(held.began, call.heard)
-                || is_touched(call, held.began, call.heard, excuses)
-                || held.calls().any(Call::may_have_begun)
+            exemptions.state_lost(held.began, call.received)
+                || is_modified(call, held.began, call.received, exemptions)
+                || held.calls().any(Call::may_have_acquired)
         })
     }
 }
 
-fn is_touched(call: &Call, from: Nanos, to: Nanos, excuses: &Excuses) -> bool {
-    call.ask.locks().iter().any(|lock| excuses.touched(*lock, from, to))
+fn is_modified(call: &Call, from: Nanos, to: Nanos, exemptions: &Exemptions) -> bool {
+    call.request.locks().iter().any(|lock| exemptions.modified(*lock, from, to))
 }
 
-fn in_words(call: &Call) -> String {
-    let Call { connection, asked, heard, ask, answer } = call;
-    let us = (heard - asked) / 1_000;
-    format!("{ask:?} over {connection}, asked at {asked}, answered {answer:?} in {us} µs")
+fn describe(call: &Call) -> String {
+    let Call { connection, sent, received, request, reply } = call;
+    let us = (received - sent) / 1_000;
+    format!(
+        "{request:?} over {connection}, sent at {sent}, reply {reply:?} after {us} µs"
+    )
 }

@@ -1,40 +1,41 @@
-//! Small windows through stateright's linearizability checker, which knows nothing of the other
-//! rules: locks that were used for a moment by a few clients are held against the plainest
-//! lock there is, used by one client after the other.
+//! Checks small windows with stateright's linearizability checker, independently of the
+//! other rules: the history of a short-lived lock must match that of a trivial sequential
+//! lock.
 
 use std::collections::BTreeMap;
 
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
-use super::excuses::Excuses;
+use super::exemptions::Exemptions;
 use super::{Rule, Violation};
-use crate::client::FIRST_BRIEF;
+use crate::client::FIRST_SHORT_LIVED;
 use crate::clock::Nanos;
-use crate::history::{Answer, Ask, Call, Lock, Owner};
+use crate::history::{Call, Lock, Owner, Reply, Request};
 
-/// The search is exponential: no more calls than this.
-const MOST: usize = 14;
+/// Limit of calls per window, because the search is exponential.
+const MAX_CALLS: usize = 14;
 
-/// Checks the histories of brief locks, and answers how many.
+/// Checks the windows of all short-lived locks, and returns their number.
 pub(crate) fn check(
     calls: &[&Call],
-    excuses: &Excuses,
+    exemptions: &Exemptions,
     violations: &mut Vec<Violation>,
 ) -> usize {
     let mut windows: BTreeMap<Lock, Vec<&Call>> = BTreeMap::new();
     for call in calls {
-        if let [lock] = call.ask.locks()
-            && lock.1 >= FIRST_BRIEF
+        if let [lock] = call.request.locks()
+            && lock.1 >= FIRST_SHORT_LIVED
         {
             windows.entry(*lock).or_default().push(call);
         }
     }
     let mut checked = 0;
     for (lock, window) in windows {
-        let from = window.first().map_or(0, |call| call.asked);
-        let to = window.iter().map(|call| call.heard).max().unwrap_or(0);
-        let is_plain = !excuses.touched(lock, from, to) && !excuses.forgot(from, to);
-        if !(2..=MOST).contains(&window.len()) || !is_plain {
+        let from = window.first().map_or(0, |call| call.sent);
+        let to = window.iter().map(|call| call.received).max().unwrap_or(0);
+        let is_plain =
+            !exemptions.modified(lock, from, to) && !exemptions.state_lost(from, to);
+        if !(2..=MAX_CALLS).contains(&window.len()) || !is_plain {
             continue;
         }
         checked += 1;
@@ -50,40 +51,40 @@ pub(crate) fn check(
 }
 
 fn is_linearizable(window: &[&Call]) -> bool {
-    // A call that was refused did nothing.
-    let refused = |call: &&&Call| !matches!(call.answer, Answer::Refused(_));
-    let calls: Vec<&Call> = window.iter().filter(refused).copied().collect();
-    let mut steps: Vec<(Nanos, Step, usize)> = Vec::new();
+    // A call with an error reply had no effect.
+    let had_effect = |call: &&&Call| !matches!(call.reply, Reply::Error(_));
+    let calls: Vec<&Call> = window.iter().filter(had_effect).copied().collect();
+    let mut steps: Vec<(Nanos, Phase, usize)> = Vec::new();
     for (at, call) in calls.iter().enumerate() {
-        steps.push((call.asked, Step::Asked, at));
-        // What was lost may still be done.
-        if !call.answer.is_unknown() {
-            steps.push((call.heard, Step::Heard, at));
+        steps.push((call.sent, Phase::Sent, at));
+        // A call without a reply may take effect at any later time.
+        if !call.reply.is_unknown() {
+            steps.push((call.received, Phase::Received, at));
         }
     }
     steps.sort_unstable();
     let mut tester = LinearizabilityTester::new(PlainLock::default());
     for (_, step, at) in steps {
-        let (op, ret) = (Op::of(&calls[at].ask), Ret::of(&calls[at].answer));
-        // Each call is a thread of its own: which came after which, the times say.
-        let told = match (step, op, ret) {
-            (Step::Asked, Some(op), _) => tester.on_invoke(at, op),
-            (Step::Heard, _, Some(ret)) => tester.on_return(at, ret),
+        let (op, ret) = (Op::of(&calls[at].request), Ret::of(&calls[at].reply));
+        // Each call is modelled as its own thread; the order follows from the times.
+        let result = match (step, op, ret) {
+            (Phase::Sent, Some(op), _) => tester.on_invoke(at, op),
+            (Phase::Received, _, Some(ret)) => tester.on_return(at, ret),
             _ => return false,
         };
-        told.expect("each call is asked once, and then heard once");
+        result.expect("each call is sent once and then received once");
     }
     tester.is_consistent()
 }
 
-/// In the order in which those of one instant are told, so that they count as concurrent.
+/// Ordered so that calls which meet at the same time count as concurrent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    Asked,
-    Heard,
+enum Phase {
+    Sent,
+    Received,
 }
 
-/// What is asked of one lock.
+/// An operation on the lock.
 #[derive(Clone, Debug, PartialEq)]
 enum Op {
     Acquire(Owner),
@@ -91,7 +92,7 @@ enum Op {
     Extend(Owner),
 }
 
-/// What is answered.
+/// A result.
 #[derive(Clone, Debug, PartialEq)]
 enum Ret {
     Token(u64),
@@ -100,29 +101,29 @@ enum Ret {
 }
 
 impl Op {
-    fn of(ask: &Ask) -> Option<Self> {
-        match ask {
-            Ask::Acquire { owner, .. } => Some(Self::Acquire(*owner)),
-            Ask::Release { owner, .. } => Some(Self::Release(*owner)),
-            Ask::Extend { owner, .. } => Some(Self::Extend(*owner)),
+    fn of(request: &Request) -> Option<Self> {
+        match request {
+            Request::Acquire { owner, .. } => Some(Self::Acquire(*owner)),
+            Request::Release { owner, .. } => Some(Self::Release(*owner)),
+            Request::Extend { owner, .. } => Some(Self::Extend(*owner)),
             _ => None,
         }
     }
 }
 
 impl Ret {
-    fn of(answer: &Answer) -> Option<Self> {
-        match answer {
-            Answer::Token(token) => Some(Self::Token(*token)),
-            Answer::Null => Some(Self::Null),
-            Answer::Released(done) => Some(Self::Released(*done)),
+    fn of(reply: &Reply) -> Option<Self> {
+        match reply {
+            Reply::Token(token) => Some(Self::Token(*token)),
+            Reply::Null => Some(Self::Null),
+            Reply::Released(done) => Some(Self::Released(*done)),
             _ => None,
         }
     }
 }
 
-/// A lock without leases or lines: whoever waits takes it in the moment of its grant, and
-/// whoever waits in vain finds it held.
+/// A lock without leases or a queue: a waiter acquires it at the time of its grant, and a
+/// waiter that times out finds it held.
 #[derive(Clone, Debug, Default)]
 struct PlainLock {
     holder: Option<(Owner, u64)>,
@@ -139,11 +140,11 @@ impl SequentialSpec for PlainLock {
     type Op = Op;
     type Ret = Ret;
 
-    /// For calls whose answers were lost: any token will do.
+    /// For calls without a reply, where any token is allowed.
     fn invoke(&mut self, op: &Op) -> Ret {
         match *op {
             Op::Acquire(owner) if self.holder.is_none() => {
-                // Not the number that it was, but smaller than all that follow.
+                // Not the real token, but smaller than all that follow.
                 self.holder = Some((owner, self.last_token));
                 Ret::Token(self.last_token)
             }
@@ -160,14 +161,14 @@ impl SequentialSpec for PlainLock {
         }
     }
 
-    /// Which number a token is, is the server's choice, as long as it rises.
+    /// The server may choose any token that is larger than all before.
     fn is_valid_step(&mut self, op: &Op, ret: &Ret) -> bool {
         match (op, ret) {
             (Op::Acquire(owner), Ret::Token(token)) => {
-                let may = self.holder.is_none() && *token > self.last_token;
+                let is_valid = self.holder.is_none() && *token > self.last_token;
                 self.holder = Some((*owner, *token));
                 self.last_token = *token;
-                may
+                is_valid
             }
             _ => self.invoke(op) == *ret,
         }

@@ -1,112 +1,112 @@
-//! Judges a history. Each rule is a file beside this one and takes one walk over what it is
-//! about, so that the whole is O(n) once the entries are in order of time; what a fault
-//! excuses is said by the history itself (`excuses`), and everything else is held to the
-//! contract.
+//! Checks a history. Each rule has its own module and makes one pass over its data, so
+//! checking takes O(n) after sorting. The history itself records what faults exempt
+//! (`exemptions`); everything else must conform to the command reference.
 //!
-//! Times are never taken for more than they say: what was asked at `a` and heard at `b`
-//! happened somewhere between. A rule is broken only when no choice within these spans would
-//! keep it.
+//! A call that was sent at `a` and whose reply was received at `b` took effect at some
+//! time in between. A violation is reported only if no choice of times satisfies the
+//! rule.
 
-mod answers;
 mod counters;
-mod excuses;
+mod exemptions;
 mod holds;
 mod linearizable;
 mod order;
-mod refusals;
+mod per_owner;
+mod refused_grants;
+mod replies;
 mod scripts;
-mod stories;
 mod tokens;
 mod wakes;
 
 use std::fmt;
 
 use crate::clock::{MS, Nanos};
-use crate::history::{Call, Counted, Entry};
+use crate::history::{Call, Entry, StatsSample};
 
-use excuses::Excuses;
-use stories::Stories;
+use exemptions::Exemptions;
+use per_owner::PerOwner;
 
-/// By how much the server's clock of leases, which counts whole milliseconds, may be off.
+/// Tolerance for the server's clock, which measures leases in whole milliseconds.
 const TOLERANCE: Nanos = 4 * MS;
 
-/// What is promised.
+/// The rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// Two grants have two tokens.
-    TokensDiffer,
-    /// A grant that was asked for after another was heard of has the larger token.
-    TokensRise,
-    /// A lock passes on after its holder gave it up or lost it, not before.
-    OneOwner,
-    /// A hold ends by its owner, its lease, force, its session, or another command.
-    HoldsLast,
-    /// Only the owner gives a lock back, and only once.
-    OnlyTheOwner,
-    /// A hold is over when its lease is.
-    LeasesEnd,
-    /// First come, first served.
-    Order,
-    /// A lock that is free goes to those who wait.
-    NoLostWakeUp,
-    /// Every call is answered in time.
-    Answered,
-    /// A wait lasts as long as it was asked to.
-    WaitsLast,
-    /// No errors without a cause.
-    NoErrors,
-    /// INSPECT shows what is.
-    Shown,
-    /// What was taken is what ended and what is held.
-    CountersAddUp,
-    /// When all is given up, nobody holds and nobody waits.
-    NobodyLeft,
-    /// The answers of a lock are those of a lock used by one client after the other.
+    /// Each grant has its own token.
+    UniqueTokens,
+    /// A grant requested after the reply to another grant has a larger token.
+    IncreasingTokens,
+    /// A lock is granted only after its previous hold has ended.
+    MutualExclusion,
+    /// A hold ends only by its owner, its lease, its session, a forced release, or
+    /// another command.
+    HoldsPersist,
+    /// Only the owner releases a lock, and only once.
+    OnlyOwnerReleases,
+    /// A hold ends with its lease.
+    LeaseExpiry,
+    /// Locks are granted in order of arrival.
+    FifoOrder,
+    /// A free lock is granted to a waiter.
+    NoLostWakeup,
+    /// Every call gets a reply in time.
+    EveryCallReplied,
+    /// A wait lasts for the requested time.
+    FullWait,
+    /// Errors occur only for a known cause.
+    NoUnexpectedErrors,
+    /// INSPECT shows the actual state.
+    AccurateInspect,
+    /// The counted grants equal the ended and the current holds.
+    ConsistentCounters,
+    /// After the cleanup, no lock is held and no client waits.
+    NothingLeft,
+    /// The replies for a lock are those of a sequentially used lock.
     Linearizable,
-    /// Nothing is granted while the server refuses the writes of clients.
-    RefusalsHold,
-    /// Nothing is granted to a user without the right to it.
-    RightsHold,
-    /// A script sees no change between two of its own steps.
-    OneStep,
-    /// The server lives.
-    ServerLives,
+    /// Nothing is granted while the server refuses writes.
+    NoGrantWhileWritesRefused,
+    /// Nothing is granted to a user without permission.
+    NoGrantWithoutPermission,
+    /// A script sees no change between its commands.
+    AtomicScripts,
+    /// The server does not crash.
+    ServerAlive,
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            Self::TokensDiffer => "a token is given once",
-            Self::TokensRise => "tokens rise",
-            Self::OneOwner => "one owner per lock",
-            Self::HoldsLast => "a hold ends for a cause",
-            Self::OnlyTheOwner => "only the owner gives a lock back, once",
-            Self::LeasesEnd => "a hold ends with its lease",
-            Self::Order => "first come, first served",
-            Self::NoLostWakeUp => "no lost wake-up",
-            Self::Answered => "every call is answered in time",
-            Self::WaitsLast => "a wait lasts as long as it was asked to",
-            Self::NoErrors => "no errors without a cause",
-            Self::Shown => "INSPECT shows what is",
-            Self::CountersAddUp => "the counters add up",
-            Self::NobodyLeft => "nobody is left holding or waiting",
+            Self::UniqueTokens => "each token is granted once",
+            Self::IncreasingTokens => "tokens increase",
+            Self::MutualExclusion => "one owner per lock",
+            Self::HoldsPersist => "a hold ends only for a known cause",
+            Self::OnlyOwnerReleases => "only the owner releases a lock, once",
+            Self::LeaseExpiry => "a hold ends with its lease",
+            Self::FifoOrder => "first come, first served",
+            Self::NoLostWakeup => "no lost wake-up",
+            Self::EveryCallReplied => "every call gets a reply in time",
+            Self::FullWait => "a wait lasts for the requested time",
+            Self::NoUnexpectedErrors => "no unexpected errors",
+            Self::AccurateInspect => "INSPECT shows the actual state",
+            Self::ConsistentCounters => "the counters add up",
+            Self::NothingLeft => "nothing is held and no client waits at the end",
             Self::Linearizable => "linearizable",
-            Self::RefusalsHold => "no grant while writes are refused",
-            Self::RightsHold => "no grant without the right to it",
-            Self::OneStep => "a script is one step",
-            Self::ServerLives => "the server lives",
+            Self::NoGrantWhileWritesRefused => "no grant while writes are refused",
+            Self::NoGrantWithoutPermission => "no grant without permission",
+            Self::AtomicScripts => "scripts are atomic",
+            Self::ServerAlive => "the server does not crash",
         })
     }
 }
 
-/// A promise that was not kept.
+/// A violation of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which.
+    /// The rule.
     pub rule: Rule,
-    /// When, at the latest.
+    /// The latest time of the violation.
     pub at: Nanos,
-    /// How.
+    /// Description.
     pub what: String,
 }
 
@@ -116,59 +116,59 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What was found in a history, and how much of it could have been found wrong.
+/// The result of a check, with the amount of data it covered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// In order of time.
+    /// In chronological order.
     pub violations: Vec<Violation>,
-    /// How many calls were made.
+    /// Number of calls.
     pub calls: usize,
-    /// How many were lost.
+    /// Number of calls without a reply.
     pub lost: usize,
-    /// How many locks were granted, as far as anybody heard.
+    /// Number of grants with a reply.
     pub grants: usize,
-    /// How many of the grants were held against a place in a line that INSPECT had shown.
-    pub places: usize,
-    /// How many short histories went through the linearizability checker.
+    /// Number of grants compared with a queue position shown by INSPECT.
+    pub positions: usize,
+    /// Number of windows checked for linearizability.
     pub windows: usize,
-    /// How many looks at the counters.
-    pub looks_at_counters: usize,
+    /// Number of samples of the counters.
+    pub stats_samples: usize,
 }
 
-/// Judges a history.
+/// Checks a history.
 pub fn check(entries: &[Entry]) -> Verdict {
     let mut calls: Vec<&Call> = Vec::new();
-    let mut counted: Vec<&Counted> = Vec::new();
+    let mut samples: Vec<&StatsSample> = Vec::new();
     let mut events = Vec::new();
     for entry in entries {
         match entry {
             Entry::Call(call) => calls.push(call),
-            Entry::Counted(look) => counted.push(look),
+            Entry::Stats(sample) => samples.push(sample),
             Entry::Event(event) => events.push(event),
-            Entry::About(_) => {}
+            Entry::Description(_) => {}
         }
     }
-    calls.sort_by_key(|call| call.asked);
-    let excuses = Excuses::of(&events, &calls);
+    calls.sort_by_key(|call| call.sent);
+    let exemptions = Exemptions::of(&events, &calls);
     let mut violations = Vec::new();
-    let stories = Stories::of(&calls, &mut violations);
-    tokens::check(&stories, &mut violations);
-    let began = holds::check(&stories, &excuses, &mut violations);
-    refusals::check(&stories, &began, &events, &mut violations);
+    let per_owner = PerOwner::of(&calls, &mut violations);
+    tokens::check(&per_owner, &mut violations);
+    let began = holds::check(&per_owner, &exemptions, &mut violations);
+    refused_grants::check(&per_owner, &began, &events, &mut violations);
     scripts::check(&events, &mut violations);
-    let places = order::check(&stories, &excuses, &mut violations);
-    answers::check(&calls, &excuses, &mut violations);
-    wakes::check(&calls, &excuses, &mut violations);
-    counters::check(&counted, &mut violations);
-    let windows = linearizable::check(&calls, &excuses, &mut violations);
+    let positions = order::check(&per_owner, &exemptions, &mut violations);
+    replies::check(&calls, &exemptions, &mut violations);
+    wakes::check(&calls, &exemptions, &mut violations);
+    counters::check(&samples, &mut violations);
+    let windows = linearizable::check(&calls, &exemptions, &mut violations);
     violations.sort_by_key(|violation| violation.at);
     Verdict {
         violations,
         calls: calls.len(),
-        lost: calls.iter().filter(|call| call.answer.is_unknown()).count(),
-        grants: stories.grants.len(),
-        places,
+        lost: calls.iter().filter(|call| call.reply.is_unknown()).count(),
+        grants: per_owner.grants.len(),
+        positions,
         windows,
-        looks_at_counters: counted.len(),
+        stats_samples: samples.len(),
     }
 }

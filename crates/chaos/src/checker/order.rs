@@ -1,109 +1,113 @@
-//! First come, first served, and INSPECT shows what is. Nobody can tell from outside when a
-//! call reached its line; but a look at the line can: whoever it shows stands there, before
-//! all who are shown behind it and all who asked after the look was over. If those are granted
-//! the lock, it is with a larger token.
+//! FIFO order, and accuracy of INSPECT. The time when a call joined its queue is not
+//! visible from outside, but INSPECT shows the queue: each waiter in its reply is ahead
+//! of all waiters shown behind it, and of all calls sent after that reply. If those are
+//! granted the lock, their tokens are larger.
 
 use std::collections::HashMap;
 
-use super::excuses::Excuses;
-use super::stories::{Grant, Stories};
+use super::exemptions::Exemptions;
+use super::per_owner::{Grant, PerOwner};
 use super::{Rule, Violation};
 use crate::clock::Nanos;
-use crate::history::{Answer, Ask, Call, Lock, Owner, Shown};
+use crate::history::{Call, Inspection, Lock, Owner, Reply, Request};
 
-/// Checks it, and answers how many places in a line it knew.
+/// Checks the rules, and returns the number of known queue positions.
 pub(crate) fn check(
-    stories: &Stories<'_>,
-    excuses: &Excuses,
+    per_owner: &PerOwner<'_>,
+    exemptions: &Exemptions,
     violations: &mut Vec<Violation>,
 ) -> usize {
-    let mut places = 0;
-    let mut served: HashMap<Lock, Vec<Served>> = HashMap::new();
-    for look in &stories.looks {
-        let (Ask::Inspect { lock }, Answer::Shown(shown)) = (&look.ask, &look.answer)
+    let mut positions = 0;
+    let mut queue_grants: HashMap<Lock, Vec<QueueGrant>> = HashMap::new();
+    for inspection in &per_owner.inspections {
+        let (Request::Inspect { lock }, Reply::Inspection(result)) =
+            (&inspection.request, &inspection.reply)
         else {
             continue;
         };
-        check_holder(stories, look, *lock, shown, violations);
-        let line = shown
-            .line
+        check_holder(per_owner, inspection, *lock, result, violations);
+        let queue = result
+            .queue
             .iter()
-            .filter_map(|owner| waiting_at(stories, *lock, *owner, look));
+            .filter_map(|owner| grant_of_waiter(per_owner, *lock, *owner, inspection));
         let mut last: Option<&Grant> = None;
-        for grant in line {
-            places += 1;
+        for grant in queue {
+            positions += 1;
             if let Some(before) = last.filter(|before| before.token > grant.token) {
-                violations.push(passed(grant, before, look));
+                violations.push(overtaken(grant, before, inspection));
             }
             last = last.filter(|last| last.token > grant.token).or(Some(grant));
         }
         if let Some(last) = last {
-            let seen = Served { look_ended: look.heard, token: last.token };
-            served.entry(*lock).or_default().push(seen);
+            let queue_grant =
+                QueueGrant { inspected: inspection.received, token: last.token };
+            queue_grants.entry(*lock).or_default().push(queue_grant);
         }
     }
-    for (lock, served) in served {
-        check_newcomers(stories, lock, served, excuses, violations);
+    for (lock, queue_grants) in queue_grants {
+        check_newcomers(per_owner, lock, queue_grants, exemptions, violations);
     }
-    places
+    positions
 }
 
-/// One of a line was granted the lock with this token, or a larger one.
-struct Served {
-    look_ended: Nanos,
+/// A waiter of an inspected queue was granted the lock with this token or a larger one.
+struct QueueGrant {
+    inspected: Nanos,
     token: u64,
 }
 
-/// The grant by which the wait ended in which a look found an owner. None when it was not
-/// granted the lock, or when that need not have been for this place.
-fn waiting_at<'s>(
-    stories: &'s Stories<'_>,
+/// The grant that ended the wait in which an inspection found an owner. None if the owner
+/// was not granted the lock, or if the grant may belong to another wait.
+fn grant_of_waiter<'s>(
+    per_owner: &'s PerOwner<'_>,
     lock: Lock,
     owner: Owner,
-    look: &Call,
+    inspection: &Call,
 ) -> Option<&'s Grant> {
-    let story = stories.of.get(&(lock, owner))?;
-    story.grants.iter().map(|at| &stories.grants[*at]).find(|grant| {
-        let call = story.calls[grant.place];
-        let before = &story.calls[..grant.place];
-        call.ask.how().is_some()
-            && call.asked < look.asked
-            && call.heard > look.heard
-            && !before.iter().any(|call| call.may_have_begun())
+    let history = per_owner.histories.get(&(lock, owner))?;
+    history.grants.iter().map(|at| &per_owner.grants[*at]).find(|grant| {
+        let call = history.calls[grant.call];
+        let before = &history.calls[..grant.call];
+        call.request.options().is_some()
+            && call.sent < inspection.sent
+            && call.received > inspection.received
+            && !before.iter().any(|call| call.may_have_acquired())
     })
 }
 
-/// Whoever asked after a look was over comes after all whom it showed.
+/// A call sent after an inspection is behind all waiters that it showed.
 fn check_newcomers(
-    stories: &Stories<'_>,
+    per_owner: &PerOwner<'_>,
     lock: Lock,
-    mut served: Vec<Served>,
-    excuses: &Excuses,
+    mut queue_grants: Vec<QueueGrant>,
+    exemptions: &Exemptions,
     violations: &mut Vec<Violation>,
 ) {
-    let Some(of_lock) = stories.by_lock.get(&lock) else { return };
-    served.sort_by_key(|seen| seen.look_ended);
+    let Some(of_lock) = per_owner.by_lock.get(&lock) else { return };
+    queue_grants.sort_by_key(|queue_grant| queue_grant.inspected);
     let mut grants: Vec<(Nanos, &Grant)> = of_lock
         .iter()
-        .map(|at| &stories.grants[*at])
+        .map(|at| &per_owner.grants[*at])
         .filter(|grant| !grant.by_extend)
-        // A UNIQUE owner may stand where an earlier call of its own stood.
-        .map(|grant| (stories.story(grant).calls[0].asked, grant))
+        // A UNIQUE owner may have the position of an earlier call.
+        .map(|grant| (per_owner.history(grant).calls[0].sent, grant))
         .collect();
-    grants.sort_by_key(|(asked, _)| *asked);
-    let mut served = served.into_iter().peekable();
+    grants.sort_by_key(|(sent, _)| *sent);
+    let mut queue_grants = queue_grants.into_iter().peekable();
     let mut largest = 0;
-    for (asked, grant) in grants {
-        while let Some(seen) = served.next_if(|seen| seen.look_ended < asked) {
-            largest = largest.max(seen.token);
+    for (sent, grant) in grants {
+        while let Some(queue_grant) =
+            queue_grants.next_if(|queue_grant| queue_grant.inspected < sent)
+        {
+            largest = largest.max(queue_grant.token);
         }
-        if grant.token < largest && !may_be_brought(stories, grant, excuses) {
-            let before = &stories.grants[stories.by_token[&largest]];
+        if grant.token < largest && !may_be_renamed(per_owner, grant, exemptions) {
+            let before = &per_owner.grants[per_owner.by_token[&largest]];
             violations.push(Violation {
-                rule: Rule::Order,
-                at: before.heard,
+                rule: Rule::FifoOrder,
+                at: before.received,
                 what: format!(
-                    "{} asked for {lock} when {} was seen to wait, and got {} before its {}",
+                    "{} called for {lock} while {} was waiting, and got {} before the other's {}",
                     grant.owner, before.owner, grant.token, before.token
                 ),
             });
@@ -111,67 +115,81 @@ fn check_newcomers(
     }
 }
 
-/// Whether another command may have brought the owner's key of another lock to this one, as
-/// RENAME does. A UNIQUE call of that owner is then a renewal, which waits for nobody.
-fn may_be_brought(stories: &Stories<'_>, grant: &Grant, excuses: &Excuses) -> bool {
-    let call = stories.story(grant).calls[grant.place];
-    let of_owner = stories
+/// Whether another command such as RENAME may have moved a key of the owner to this lock.
+/// A UNIQUE call of that owner is then a renewal, which does not wait.
+fn may_be_renamed(
+    per_owner: &PerOwner<'_>,
+    grant: &Grant,
+    exemptions: &Exemptions,
+) -> bool {
+    let call = per_owner.history(grant).calls[grant.call];
+    let of_owner = per_owner
         .grants
         .iter()
         .filter(|other| other.owner == grant.owner && other.lock != grant.lock);
-    call.ask.how().is_some_and(|how| how.unique)
+    call.request.options().is_some_and(|options| options.unique)
         && of_owner.into_iter().any(|other| {
             other.token < grant.token
-                && excuses.touched(grant.lock, other.asked, grant.heard)
+                && exemptions.modified(grant.lock, other.sent, grant.received)
         })
 }
 
-fn passed(grant: &Grant, before: &Grant, look: &Call) -> Violation {
+fn overtaken(grant: &Grant, before: &Grant, inspection: &Call) -> Violation {
     Violation {
-        rule: Rule::Order,
-        at: before.heard.max(grant.heard),
+        rule: Rule::FifoOrder,
+        at: before.received.max(grant.received),
         what: format!(
-            "{} stood behind {} in the line of {} at {}, and got {} before its {}",
-            grant.owner, before.owner, grant.lock, look.asked, grant.token, before.token
+            "{} was behind {} in the queue of {} at {}, and got {} before the other's {}",
+            grant.owner,
+            before.owner,
+            grant.lock,
+            inspection.sent,
+            grant.token,
+            before.token
         ),
     }
 }
 
-/// The holder that a look shows is one that may have held the lock just then.
+/// The holder shown by an inspection must be able to hold the lock at that time.
 fn check_holder(
-    stories: &Stories<'_>,
-    look: &Call,
+    per_owner: &PerOwner<'_>,
+    inspection: &Call,
     lock: Lock,
-    shown: &Shown,
+    result: &Inspection,
     violations: &mut Vec<Violation>,
 ) {
-    let (Some(owner), Some(token)) = (shown.owner, shown.token) else { return };
-    let why = match stories.by_token.get(&token).map(|at| &stories.grants[*at]) {
-        Some(grant) if (grant.lock, grant.owner) != (lock, owner) => "another's token",
-        Some(grant) if grant.asked > look.heard => "a grant not yet asked for",
-        Some(grant) if was_given_back(stories, grant, look) => "a hold given back before",
+    let (Some(owner), Some(token)) = (result.owner, result.token) else { return };
+    let why = match per_owner.by_token.get(&token).map(|at| &per_owner.grants[*at]) {
+        Some(grant) if (grant.lock, grant.owner) != (lock, owner) => {
+            "another owner's token"
+        }
+        Some(grant) if grant.sent > inspection.received => "a grant not yet requested",
+        Some(grant) if was_released(per_owner, grant, inspection) => {
+            "a hold released before"
+        }
         Some(_) => return,
-        None if may_hold(stories, lock, owner) => return,
-        None => "a hold that nobody got",
+        None if may_hold_without_reply(per_owner, lock, owner) => return,
+        None => "a hold without a grant",
     };
     violations.push(Violation {
-        rule: Rule::Shown,
-        at: look.heard,
+        rule: Rule::AccurateInspect,
+        at: inspection.received,
         what: format!("INSPECT of {lock} shows {owner} with token {token}: {why}"),
     });
 }
 
-fn was_given_back(stories: &Stories<'_>, grant: &Grant, look: &Call) -> bool {
-    let calls = &stories.story(grant).calls[grant.place..];
+fn was_released(per_owner: &PerOwner<'_>, grant: &Grant, inspection: &Call) -> bool {
+    let calls = &per_owner.history(grant).calls[grant.call..];
     calls.iter().any(|call| {
-        matches!(call.ask, Ask::Release { .. })
-            && call.answer == Answer::Released(true)
-            && call.heard < look.asked
+        matches!(call.request, Request::Release { .. })
+            && call.reply == Reply::Released(true)
+            && call.received < inspection.sent
     })
 }
 
-/// Whether an owner may have been granted a lock without hearing of it.
-fn may_hold(stories: &Stories<'_>, lock: Lock, owner: Owner) -> bool {
-    let story = stories.of.get(&(lock, owner));
-    story.is_some_and(|story| story.calls.iter().any(|call| call.answer.is_unknown()))
+/// Whether an owner may have been granted a lock without receiving the reply.
+fn may_hold_without_reply(per_owner: &PerOwner<'_>, lock: Lock, owner: Owner) -> bool {
+    let history = per_owner.histories.get(&(lock, owner));
+    history
+        .is_some_and(|history| history.calls.iter().any(|call| call.reply.is_unknown()))
 }

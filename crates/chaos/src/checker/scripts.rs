@@ -1,18 +1,18 @@
-//! A script runs as one step: it reads the same key twice, and sees the same twice.
+//! Scripts are atomic: both reads of the same key in a script return the same value.
 
 use super::{Rule, Violation};
 use crate::history::Event;
 
 pub(crate) fn check(events: &[&Event], violations: &mut Vec<Violation>) {
     for event in events {
-        if let Event::ReadTwice { lock, first, last, from, to } = event
+        if let Event::ScriptReads { lock, first, last, from, to } = event
             && first != last
         {
             violations.push(Violation {
-                rule: Rule::OneStep,
+                rule: Rule::AtomicScripts,
                 at: *to,
                 what: format!(
-                    "a script since {from} read {first:?} and then {last:?} of {lock}"
+                    "a script sent at {from} read {first:?} and then {last:?} from {lock}"
                 ),
             });
         }

@@ -1,86 +1,92 @@
-//! No lost wake-up: while somebody waits for a lock, something happens to it. A lease of the
-//! load is short, so a lock about which nobody hears anything good for much longer is free
-//! or lost; whoever waits all that time was forgotten.
+//! No lost wake-up: while a client waits for a lock, the lock changes hands. Leases of
+//! the load are short, so a lock without any activity for much longer is free or lost,
+//! and a client that waited all that time was forgotten.
 
 use std::collections::HashMap;
 
-use super::excuses::Excuses;
+use super::exemptions::Exemptions;
 use super::{Rule, Violation};
-use crate::client::{FIRST_BRIEF, LONGEST_LEASE_MS};
+use crate::client::{FIRST_SHORT_LIVED, LONGEST_LEASE_MS};
 use crate::clock::{MS, Nanos};
-use crate::history::{Answer, Ask, Call, Lock};
+use crate::history::{Call, Lock, Reply, Request};
 
-/// Longer than this no lock of the load stays with one who was never heard of: the longest
-/// lease, a lost grant after it, and time to spare for a machine that is busy.
-const STILL: Nanos = (2 * LONGEST_LEASE_MS + 2_000) * MS;
+/// Longest period without activity on a lock: the longest lease, another one for a grant
+/// without a reply, and a margin for a busy machine.
+const IDLE_LIMIT: Nanos = (2 * LONGEST_LEASE_MS + 2_000) * MS;
 
-/// When nobody hears anything for so long, about any lock, it is the server that stands still.
+/// If no client receives any reply for this long, the server is stalled.
 const STALL: Nanos = 1_000 * MS;
 
-pub(crate) fn check(calls: &[&Call], excuses: &Excuses, violations: &mut Vec<Violation>) {
-    let (still, stalls) = (still_times(calls), stalls(calls));
+pub(crate) fn check(
+    calls: &[&Call],
+    exemptions: &Exemptions,
+    violations: &mut Vec<Violation>,
+) {
+    let (idle, stalls) = (idle_periods(calls), stalls(calls));
     for call in calls {
-        let Ask::Acquire { lock, how, .. } = &call.ask else { continue };
-        let waited = how.block_ms.is_some() && call.heard - call.asked > STILL;
-        if !waited || call.answer.is_unknown() || lock.1 >= FIRST_BRIEF {
+        let Request::Acquire { lock, options, .. } = &call.request else { continue };
+        let waited = options.block_ms.is_some() && call.received - call.sent > IDLE_LIMIT;
+        if !waited || call.reply.is_unknown() || lock.1 >= FIRST_SHORT_LIVED {
             continue;
         }
-        let forgotten = still.get(lock).into_iter().flatten().find(|(from, to)| {
-            let (from, to) = ((*from).max(call.asked), (*to).min(call.heard));
-            to > from + STILL + overlap(&stalls, from, to)
-                && !excuses.touched(*lock, from, to)
+        let starved = idle.get(lock).into_iter().flatten().find(|(from, to)| {
+            let (from, to) = ((*from).max(call.sent), (*to).min(call.received));
+            to > from + IDLE_LIMIT + overlap(&stalls, from, to)
+                && !exemptions.modified(*lock, from, to)
         });
-        if let Some((from, to)) = forgotten {
+        if let Some((from, to)) = starved {
             violations.push(Violation {
-                rule: Rule::NoLostWakeUp,
-                at: call.heard,
+                rule: Rule::NoLostWakeup,
+                at: call.received,
                 what: format!(
-                    "{:?} waited over {} while nobody got or gave up {lock} from {from} to {to}",
-                    call.ask, call.connection
+                    "{:?} waited over {} although {lock} was neither granted nor released from {from} to {to}",
+                    call.request, call.connection
                 ),
             });
         }
     }
 }
 
-/// For each lock the long times in which nobody got it, gave it up or had it taken.
-fn still_times(calls: &[&Call]) -> HashMap<Lock, Vec<(Nanos, Nanos)>> {
-    let mut lively: HashMap<Lock, Vec<Nanos>> = HashMap::new();
+/// For each lock, the long periods without a grant or a release.
+fn idle_periods(calls: &[&Call]) -> HashMap<Lock, Vec<(Nanos, Nanos)>> {
+    let mut activity: HashMap<Lock, Vec<Nanos>> = HashMap::new();
     for call in calls {
         if matches!(
-            call.answer,
-            Answer::Token(_)
-                | Answer::Tokens(_)
-                | Answer::Released(true)
-                | Answer::Taken(_)
+            call.reply,
+            Reply::Token(_)
+                | Reply::Tokens(_)
+                | Reply::Released(true)
+                | Reply::ForceReleased(_)
         ) {
-            for lock in call.ask.locks().iter().filter(|lock| lock.1 < FIRST_BRIEF) {
-                lively.entry(*lock).or_default().push(call.heard);
+            for lock in
+                call.request.locks().iter().filter(|lock| lock.1 < FIRST_SHORT_LIVED)
+            {
+                activity.entry(*lock).or_default().push(call.received);
             }
         }
     }
-    let mut still = HashMap::new();
-    for (lock, mut times) in lively {
+    let mut idle = HashMap::new();
+    for (lock, mut times) in activity {
         times.extend([0, Nanos::MAX]);
         times.sort_unstable();
-        let long = times.windows(2).filter(|pair| pair[1] - pair[0] > STILL);
-        still.insert(lock, long.map(|pair| (pair[0], pair[1])).collect());
+        let long = times.windows(2).filter(|pair| pair[1] - pair[0] > IDLE_LIMIT);
+        idle.insert(lock, long.map(|pair| (pair[0], pair[1])).collect());
     }
-    still
+    idle
 }
 
-/// The times in which nobody heard anything.
+/// The periods in which no client received a reply.
 fn stalls(calls: &[&Call]) -> Vec<(Nanos, Nanos)> {
-    let answered = calls.iter().filter(|call| !call.answer.is_unknown());
-    let mut heard: Vec<Nanos> = answered.map(|call| call.heard).collect();
-    heard.sort_unstable();
-    let long = heard.windows(2).filter(|pair| pair[1] - pair[0] > STALL);
+    let replied = calls.iter().filter(|call| !call.reply.is_unknown());
+    let mut received: Vec<Nanos> = replied.map(|call| call.received).collect();
+    received.sort_unstable();
+    let long = received.windows(2).filter(|pair| pair[1] - pair[0] > STALL);
     long.map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// How much of a time they take.
+/// How much of a period they cover.
 fn overlap(stalls: &[(Nanos, Nanos)], from: Nanos, to: Nanos) -> Nanos {
-    let in_it =
+    let overlap_with =
         |&(begin, end): &(Nanos, Nanos)| end.min(to).saturating_sub(begin.max(from));
-    stalls.iter().map(in_it).sum()
+    stalls.iter().map(overlap_with).sum()
 }

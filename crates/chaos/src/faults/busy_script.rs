@@ -1,19 +1,21 @@
-//! A script that runs past `busy-reply-threshold` releases a lock as the lock manager that this
-//! module replaces does: it reads the key, compares, and deletes. The holder's connection
-//! closes meanwhile, which the server notices in the middle of the script. The key must not
-//! change between two steps of the script, and nobody else's lock may be deleted.
+//! A script that runs past `busy-reply-threshold` releases a lock as the lock manager
+//! that this module replaces does: it reads the key, compares the owner, and deletes the
+//! key. Meanwhile the holder's connection closes, which the server notices during the
+//! script. The key must not change between two commands of the script, and the script
+//! must not delete the lock of another owner.
 
 use std::time::Duration;
 
 use gpulock_testkit::{Client, Value};
 
-use super::own_client::Holder;
-use super::{Fault, Site};
+use super::fault_client::Holder;
+use super::{Fault, FaultContext};
 use crate::client::LONGEST_LEASE_MS;
 use crate::clock::now;
-use crate::history::{Answer, Ask, Call, Entry, Event};
+use crate::history::{Call, Entry, Event, Reply, Request};
+use crate::rng::chance;
 
-/// The `busy-reply-threshold` of the server, in ms.
+/// The server's `busy-reply-threshold` in ms.
 pub(crate) const THRESHOLD_MS: u64 = 10;
 
 pub(super) struct BusyScript;
@@ -23,40 +25,44 @@ impl Fault for BusyScript {
         "busy-script"
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let Some(holder) = Holder::of_some_lock(site, LONGEST_LEASE_MS)? else {
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let Some(holder) = Holder::of_random_lock(context, LONGEST_LEASE_MS)? else {
             return Ok(false);
         };
-        // A server that is paused would not begin.
-        site.must("CLIENT UNPAUSE")?;
-        let mut runner = runner(site, &holder)?;
-        site.refuse("BUSY ", |site| run(site, holder, &mut runner))
+        // A paused server would not start the script.
+        context.expect_ok("CLIENT UNPAUSE")?;
+        let mut runner = runner(context, &holder)?;
+        context.expect_error("BUSY ", |context| run(context, holder, &mut runner))
     }
 }
 
-fn run(site: &mut Site, holder: Holder, runner: &mut Client) -> Result<bool, String> {
+fn run(
+    context: &mut FaultContext,
+    holder: Holder,
+    runner: &mut Client,
+) -> Result<bool, String> {
     let (lock, owner, from) = (holder.lock, holder.owner, now());
-    let code = script(site);
-    let ms = site.dice.between(4 * THRESHOLD_MS, 12 * THRESHOLD_MS);
-    let deletes = if site.dice.percent(50) { "1" } else { "0" };
-    let is_function = site.dice.percent(50);
+    let code = script(context);
+    let ms = context.rng.u64(4 * THRESHOLD_MS..=12 * THRESHOLD_MS);
+    let deletes = if context.rng.bool() { "1" } else { "0" };
+    let is_function = context.rng.bool();
     let call = if is_function { ["FCALL", "release_slowly"] } else { ["EVAL", &code] };
     let (key, name, ms) = (lock.key(), owner.to_string(), ms.to_string());
     runner.send(&[call[0], call[1], "1", &key, &name, &ms, deletes]);
-    let mut probe = site.server.client();
-    // Until the server processes events in the middle of the script.
+    let mut probe = context.server.client();
+    // Wait until the server processes events during the script.
     let reply = loop {
-        let answer = probe.line("PING");
-        if answer.is_err() && answer.err().starts_with("BUSY ") {
+        let reply = probe.line("PING");
+        if reply.is_err() && reply.err().starts_with("BUSY ") {
             break None;
         }
         if let Some(reply) = runner.read_within(Duration::from_micros(100)) {
             break Some(reply);
         }
     };
-    holder.client.close(site);
-    if site.dice.percent(20) {
-        site.crew.kill_one()?;
+    holder.client.close(context);
+    if chance(&mut context.rng, 20) {
+        context.workers.kill_one()?;
     }
     let reply = reply.unwrap_or_else(|| runner.read());
     let to = now();
@@ -66,39 +72,40 @@ fn run(site: &mut Site, holder: Holder, runner: &mut Client) -> Result<bool, Str
     };
     let text = |value: &Value| (!value.is_null()).then(|| value.text());
     let (first, last) = (text(first), text(last));
-    site.excuse(Event::ReadTwice { lock, first, last, from, to });
+    context.record_event(Event::ScriptReads { lock, first, last, from, to });
     if *deleted == 1 {
-        // For the lock this is the same as a FORCERELEASE from this owner.
-        let connection = site.own_connection();
-        site.write(Entry::Call(Call {
+        // For the lock, this is equivalent to a FORCERELEASE from this owner.
+        let connection = context.new_connection();
+        context.write(Entry::Call(Call {
             connection,
-            asked: from,
-            heard: to,
-            ask: Ask::Force { lock, owner: Some(owner), token: None },
-            answer: Answer::Taken(name),
+            sent: from,
+            received: to,
+            request: Request::ForceRelease { lock, owner: Some(owner), token: None },
+            reply: Reply::ForceReleased(name),
         }));
     }
     Ok(true)
 }
 
 /// A connection for the script, with the function loaded.
-fn runner(site: &mut Site, holder: &Holder) -> Result<Client, String> {
-    let mut runner = site.server.client();
+fn runner(context: &mut FaultContext, holder: &Holder) -> Result<Client, String> {
+    let mut runner = context.server.client();
     runner.line(&format!("SELECT {}", holder.lock.0));
-    let body = script(site).replace("KEYS", "keys").replace("ARGV", "args");
+    let body = script(context).replace("KEYS", "keys").replace("ARGV", "args");
     let code = format!(
         "#!lua name=slow\nredis.register_function('release_slowly', \
          function(keys, args) {body} end)"
     );
     match runner.cmd(&["FUNCTION", "LOAD", "REPLACE", &code]) {
         loaded if loaded == "slow" => Ok(runner),
-        answer => Err(format!("FUNCTION LOAD: {answer:?}")),
+        reply => Err(format!("FUNCTION LOAD: {reply:?}")),
     }
 }
 
-/// `KEYS[1]` is the lock, `ARGV` its owner, how long to be busy in ms, and whether to delete.
-fn script(site: &Site) -> String {
-    let get = site.command("GET");
+/// `KEYS[1]` is the lock; `ARGV` is its owner, how long to be busy in ms, and whether to
+/// delete.
+fn script(context: &FaultContext) -> String {
+    let get = context.command_name("GET");
     format!(
         "local first = redis.call('{get}', KEYS[1])
          local function now()

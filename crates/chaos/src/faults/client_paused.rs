@@ -1,6 +1,7 @@
-//! `CLIENT PAUSE`: for a moment the server carries out no writes, or no commands at all.
+//! `CLIENT PAUSE`: for a moment the server executes no writes, or no commands at all.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
+use crate::rng::chance;
 
 pub(super) struct ClientPaused;
 
@@ -9,12 +10,12 @@ impl Fault for ClientPaused {
         "client-pause"
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let ms = site.dice.between(10, 200);
-        let what = if site.dice.percent(50) { "WRITE" } else { "ALL" };
-        site.must(&format!("CLIENT PAUSE {ms} {what}"))?;
-        if site.dice.percent(30) {
-            site.must("CLIENT UNPAUSE")?;
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let ms = context.rng.u64(10..=200);
+        let what = if context.rng.bool() { "WRITE" } else { "ALL" };
+        context.expect_ok(&format!("CLIENT PAUSE {ms} {what}"))?;
+        if chance(&mut context.rng, 30) {
+            context.expect_ok("CLIENT UNPAUSE")?;
         }
         Ok(true)
     }

@@ -1,8 +1,9 @@
-//! The server's wall clock is stepped by an hour, either way, and back after a moment. Leases and
-//! waits are counted by it, so nothing is promised of those of that time. All else is: the
-//! tokens rise, nobody but the owner releases, and afterwards all is as it was.
+//! The server's wall clock is stepped by an hour in either direction, and back after a
+//! moment. Leases and waits depend on it, so none of that period are checked. Everything
+//! else must hold: tokens increase, only the owner releases, and afterwards all works as
+//! before.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 use crate::clock::now;
 use crate::history::Event;
 
@@ -19,38 +20,41 @@ impl Fault for ClockStepped {
         3
     }
 
-    fn needs(&self, site: &Site) -> Result<(), String> {
-        site.ground.wall_clock.as_ref().map(|_| ()).map_err(Clone::clone)
+    fn requirements(&self, context: &FaultContext) -> Result<(), String> {
+        context.environment.wall_clock.as_ref().map(|_| ()).map_err(Clone::clone)
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let by = if site.dice.percent(50) { HOUR } else { -HOUR };
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let by = if context.rng.bool() { HOUR } else { -HOUR };
         let from = now();
-        let before = seconds(site);
-        step(site, by)?;
-        site.tokens_are_ahead |= by > 0;
-        let stepped = seconds(site) - before;
-        site.last(20, 400);
-        step(site, 0)?;
-        // Else leases and waits that began an hour ahead would last that much longer.
-        site.must("FLUSHALL")?;
-        site.send_waiters_away();
+        let before = seconds(context);
+        step(context, by)?;
+        context.tokens_ahead_of_clock |= by > 0;
+        let stepped = seconds(context) - before;
+        context.sleep_between(20, 400);
+        step(context, 0)?;
+        // Otherwise leases and waits that began an hour ahead would last that much
+        // longer.
+        context.expect_ok("FLUSHALL")?;
+        context.kill_waiters();
         let (name, to) = (self.name().to_owned(), now());
-        site.excuse(Event::Touched { by: name, locks: None, from, to });
-        site.excuse(Event::Stepped { from, to });
+        context.record_event(Event::KeysModified { by: name, locks: None, from, to });
+        context.record_event(Event::ClockStepped { from, to });
         match (by - 60..by + 60).contains(&stepped) {
             true => Ok(true),
-            false => Err(format!("the server's clock went {stepped} s, not {by}")),
+            false => {
+                Err(format!("the server's clock moved by {stepped} s instead of {by} s"))
+            }
         }
     }
 }
 
-fn step(site: &Site, seconds: i64) -> Result<(), String> {
-    site.ground.wall_clock.as_ref().map_err(Clone::clone)?.step(seconds)
+fn step(context: &FaultContext, seconds: i64) -> Result<(), String> {
+    context.environment.wall_clock.as_ref().map_err(Clone::clone)?.step(seconds)
 }
 
-/// What the server's clock shows.
-fn seconds(site: &mut Site) -> i64 {
-    let time = site.say("TIME");
-    time.list()[0].text().parse().expect("TIME answers seconds")
+/// The server's time.
+fn seconds(context: &mut FaultContext) -> i64 {
+    let time = context.send("TIME");
+    time.list()[0].text().parse().expect("TIME returns seconds")
 }

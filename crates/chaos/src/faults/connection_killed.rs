@@ -1,6 +1,6 @@
-//! `CLIENT KILL`: the server closes a connection, of one who waits or of one who holds.
+//! `CLIENT KILL`: the server closes the connection of a waiter or of a holder.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 use crate::clock::now;
 use crate::history::Event;
 
@@ -15,15 +15,15 @@ impl Fault for ConnectionKilled {
         20
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let waiting = site.dice.percent(50);
-        let mut seen = site.connections();
-        seen.retain(|seen| seen.waits == waiting);
-        let Some(victim) = site.dice.pick(&seen) else { return Ok(false) };
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let waiting = context.rng.bool();
+        let mut clients = context.connections();
+        clients.retain(|client| client.waits == waiting);
+        let Some(victim) = context.rng.choice(&clients) else { return Ok(false) };
         let kill = format!("CLIENT KILL ID {}", victim.id);
-        site.excuse(Event::Closed { connection: victim.connection, at: now() });
-        // 0: it was gone before.
-        site.say(&kill);
+        context.record_event(Event::Closed { connection: victim.connection, at: now() });
+        // Replies 0 if the connection is already closed.
+        context.send(&kill);
         Ok(true)
     }
 }

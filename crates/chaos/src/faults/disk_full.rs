@@ -1,11 +1,11 @@
-//! `MISCONF`: a snapshot could not be written, and so the server refuses the writes of all
-//! clients, RELEASE too.
+//! `MISCONF`: a snapshot failed, so the server refuses the writes of all clients,
+//! including RELEASE.
 
 use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use super::{Fault, Site, refusal};
+use super::{Fault, FaultContext, write_refusal};
 use crate::clock::{MS, Nanos, now};
 
 const SOON: Nanos = 20_000 * MS;
@@ -21,53 +21,57 @@ impl Fault for DiskFull {
         2
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let (snapshot, aside) =
-            (site.server.dir().join("dump.rdb"), site.server.dir().join("dump.aside"));
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let (snapshot, backup) = (
+            context.server.dir().join("dump.rdb"),
+            context.server.dir().join("dump.backup"),
+        );
         let failed = |error: std::io::Error| format!("misconf: {error}");
         let had_one = snapshot.is_file();
         if had_one {
-            fs::rename(&snapshot, &aside).map_err(failed)?;
+            fs::rename(&snapshot, &backup).map_err(failed)?;
         }
-        // Where the snapshot should go stands a folder.
+        // A folder in the place of the snapshot makes saving fail.
         fs::create_dir(&snapshot).map_err(failed)?;
-        let begin = |site: &mut Site| {
-            set_save(site, "3600 1")?;
-            save_until(site, "err")
+        let begin = |context: &mut FaultContext| {
+            set_save(context, "3600 1")?;
+            save_until(context, "err")
         };
-        let end = |site: &mut Site| {
+        let end = |context: &mut FaultContext| {
             fs::remove_dir(&snapshot).map_err(failed)?;
-            save_until(site, "ok")?;
-            set_save(site, "")
+            save_until(context, "ok")?;
+            set_save(context, "")
         };
-        refusal::play(site, "MISCONF ", begin, end)?;
+        write_refusal::run(context, "MISCONF ", begin, end)?;
         if had_one {
-            fs::rename(&aside, &snapshot).map_err(failed)?;
+            fs::rename(&backup, &snapshot).map_err(failed)?;
         }
         Ok(true)
     }
 }
 
-fn set_save(site: &mut Site, value: &str) -> Result<(), String> {
-    let config = site.command("CONFIG");
-    match site.say_bytes(&[config.as_bytes(), b"SET", b"save", value.as_bytes()]) {
-        answer if answer == "OK" => Ok(()),
-        answer => Err(format!("CONFIG SET save: {answer:?}")),
+fn set_save(context: &mut FaultContext, value: &str) -> Result<(), String> {
+    let config = context.command_name("CONFIG");
+    match context.send_args(&[config.as_bytes(), b"SET", b"save", value.as_bytes()]) {
+        reply if reply == "OK" => Ok(()),
+        reply => Err(format!("CONFIG SET save: {reply:?}")),
     }
 }
 
-/// Saves until the last save ended so.
-fn save_until(site: &mut Site, status: &str) -> Result<(), String> {
+/// Saves until the last save has this status.
+fn save_until(context: &mut FaultContext, status: &str) -> Result<(), String> {
     let start = now();
     loop {
-        // Refused while another runs.
-        let said = site.say("BGSAVE");
-        let persistence = site.say("INFO persistence").text();
+        // Fails if another save is running.
+        let reply = context.send("BGSAVE");
+        let persistence = context.send("INFO persistence").text();
         if persistence.contains(&format!("rdb_last_bgsave_status:{status}\r")) {
             return Ok(());
         }
         if now() - start > SOON {
-            return Err(format!("no save ends {status}: {said:?}, {persistence}"));
+            return Err(format!(
+                "saving does not reach status {status}: {reply:?}, {persistence}"
+            ));
         }
         thread::sleep(Duration::from_millis(5));
     }

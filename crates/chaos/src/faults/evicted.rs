@@ -1,6 +1,7 @@
-//! Eviction: the server is short of memory, and its policy lets it take keys, locks as well.
+//! Eviction: the server is short of memory, and its policy allows it to evict keys,
+//! including locks.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 
 const POLICIES: [&str; 7] = [
     "allkeys-lru",
@@ -23,18 +24,18 @@ impl Fault for Evicted {
         3
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let policy = *site.dice.pick(&POLICIES).ok_or("no policies")?;
-        site.touch("eviction", None, |site| {
-            site.refuse("OOM ", |site| {
-                site.must(&format!("CONFIG SET maxmemory-policy {policy}"))?;
-                let used = site.server.used_memory();
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let policy = *context.rng.choice(&POLICIES).ok_or("no policies")?;
+        context.modify("eviction", None, |context| {
+            context.expect_error("OOM ", |context| {
+                context.expect_ok(&format!("CONFIG SET maxmemory-policy {policy}"))?;
+                let used = context.server.used_memory();
                 let limit =
-                    used - i64::try_from(site.dice.between(1, 20_000)).unwrap_or(0);
-                site.must(&format!("CONFIG SET maxmemory {limit}"))?;
-                site.last(2, 30);
-                site.must("CONFIG SET maxmemory 0")?;
-                site.must("CONFIG SET maxmemory-policy noeviction")
+                    used - i64::try_from(context.rng.u64(1..=20_000)).unwrap_or(0);
+                context.expect_ok(&format!("CONFIG SET maxmemory {limit}"))?;
+                context.sleep_between(2, 30);
+                context.expect_ok("CONFIG SET maxmemory 0")?;
+                context.expect_ok("CONFIG SET maxmemory-policy noeviction")
             })
         })?;
         Ok(true)

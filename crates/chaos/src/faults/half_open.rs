@@ -1,7 +1,7 @@
-//! Half-open connections: a client is cut off, so that not even the end of its connection
-//! reaches the server. It may come back, or die out there; its holds end with their leases.
+//! Half-open connections: a client is cut off, so that the server does not even see its
+//! connection close. The client may come back or die; its holds end with their leases.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 
 pub(super) struct HalfOpen;
 
@@ -14,22 +14,22 @@ impl Fault for HalfOpen {
         4
     }
 
-    fn needs(&self, site: &Site) -> Result<(), String> {
-        site.ground.island.as_ref().map(|_| ()).map_err(Clone::clone)
+    fn requirements(&self, context: &FaultContext) -> Result<(), String> {
+        context.environment.namespace.as_ref().map(|_| ()).map_err(Clone::clone)
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let Ok(island) = &mut site.ground.island else { return Ok(false) };
-        island.set_bridge("down")?;
-        let dies_out_there = site.dice.percent(50);
-        if dies_out_there {
-            island.kill_all();
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let Ok(namespace) = &mut context.environment.namespace else { return Ok(false) };
+        namespace.set_link("down")?;
+        let dies = context.rng.bool();
+        if dies {
+            namespace.kill_all();
         }
-        site.last(50, 1_200);
-        let Ok(island) = &mut site.ground.island else { return Ok(false) };
-        island.set_bridge("up")?;
-        if dies_out_there {
-            island.settle()?;
+        context.sleep_between(50, 1_200);
+        let Ok(namespace) = &mut context.environment.namespace else { return Ok(false) };
+        namespace.set_link("up")?;
+        if dies {
+            namespace.start_workers()?;
         }
         Ok(true)
     }

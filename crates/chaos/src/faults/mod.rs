@@ -1,64 +1,64 @@
-//! What is done to a server under load: each fault is a file, or a family of like ones. A
-//! fault says what it needs, does it, and writes into the history what it excuses; judging is
-//! the checker's.
+//! The faults injected into a server under load. Each module has one fault or a family of
+//! faults, which lists its requirements, injects itself, and records the exemptions in
+//! the history.
 
 pub(crate) mod aof_full;
+mod background_save;
 pub(crate) mod busy_script;
 mod client_paused;
 mod clock_stepped;
-mod configured;
+mod config_changed;
 mod connection_killed;
+pub(crate) mod context;
 mod disk_full;
 mod evicted;
-mod failover_given_up;
+mod failover_aborted;
+mod fault_client;
 mod half_open;
-mod island;
-mod lengthened;
+mod lease_changed;
 mod module_reloaded;
+mod network_namespace;
 mod no_replicas;
 mod out_of_memory;
-mod own_client;
+pub(crate) mod permissions_revoked;
+mod plain_commands;
 mod process_killed;
 mod process_stopped;
-mod refusal;
-pub(crate) mod rights_withdrawn;
-mod saved;
 mod server_killed;
 mod server_stalled;
-pub(crate) mod site;
 mod subscribed;
-mod touched;
 mod unblocked;
 mod wall_clock;
+mod write_refusal;
 
-pub use site::Site;
+pub use context::FaultContext;
 
-/// Something that goes wrong.
+/// A fault.
 pub trait Fault: Sync {
-    /// What it is called on the command line and in the history.
+    /// Name on the command line and in the history.
     fn name(&self) -> &'static str;
 
-    /// How often it strikes, compared with others.
+    /// Relative frequency.
     fn weight(&self) -> u64 {
         10
     }
 
-    /// Whether it can happen here.
+    /// Whether the fault is possible on this server and machine.
     ///
     /// # Errors
-    /// What is missing.
-    fn needs(&self, _site: &Site) -> Result<(), String> {
+    /// Describes what is missing.
+    fn requirements(&self, _context: &FaultContext) -> Result<(), String> {
         Ok(())
     }
 
-    /// Makes it happen; false when there was nothing to hit.
+    /// Injects the fault; false if there was no target.
     ///
     /// # Errors
-    /// When it could not be done although it should have been possible: a finding.
-    fn strike(&self, site: &mut Site) -> Result<bool, String>;
+    /// If the fault failed although it should be possible, which counts as a violation.
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String>;
 }
 
-/// All that are known.
+/// All faults.
 pub fn all() -> Vec<&'static dyn Fault> {
     let mut all: Vec<&'static dyn Fault> = vec![
         &process_killed::ProcessKilled,
@@ -66,39 +66,39 @@ pub fn all() -> Vec<&'static dyn Fault> {
         &connection_killed::ConnectionKilled,
         &unblocked::Unblocked,
         &client_paused::ClientPaused,
-        &failover_given_up::FailoverGivenUp,
+        &failover_aborted::FailoverAborted,
         &server_stalled::ServerStalled,
         &server_stalled::DataReloaded,
-        &saved::AofRewritten,
-        &saved::SnapshotTaken,
+        &background_save::AofRewritten,
+        &background_save::SnapshotTaken,
         &evicted::Evicted,
         &out_of_memory::OutOfMemory,
         &disk_full::DiskFull,
         &aof_full::AofFull,
         &no_replicas::NoReplicas,
         &busy_script::BusyScript,
-        &rights_withdrawn::RightsWithdrawn,
+        &permissions_revoked::PermissionsRevoked,
         &subscribed::Subscribed,
-        &configured::Configured,
+        &config_changed::ConfigChanged,
         &module_reloaded::ModuleReloaded,
         &server_killed::ServerKilled,
         &half_open::HalfOpen,
         &clock_stepped::ClockStepped,
     ];
-    all.extend(lengthened::ALL.iter().map(|fault| fault as &dyn Fault));
-    all.extend(touched::ALL.iter().map(|touch| touch as &dyn Fault));
+    all.extend(lease_changed::ALL.iter().map(|fault| fault as &dyn Fault));
+    all.extend(plain_commands::ALL.iter().map(|touch| touch as &dyn Fault));
     all
 }
 
-/// Those of these names, parted by commas.
+/// The faults with these names, separated by commas.
 ///
 /// # Errors
-/// Which name is unknown, and what there is.
+/// If a name is unknown.
 pub fn named(names: &str) -> Result<Vec<&'static dyn Fault>, String> {
     let find = |name: &str| {
         all().into_iter().find(|fault| fault.name() == name).ok_or_else(|| {
             let known: Vec<&str> = all().iter().map(|fault| fault.name()).collect();
-            format!("no fault {name:?}; there are {}", known.join(", "))
+            format!("unknown fault {name:?}: expected {}", known.join(", "))
         })
     };
     names.split(',').filter(|name| !name.is_empty()).map(find).collect()

@@ -1,14 +1,14 @@
-//! The module is unloaded and loaded again while locks are held and nobody waits. The keys
-//! stay, and so do the holds.
+//! The module is unloaded and loaded again while locks are held and no client waits. The
+//! keys and their holds stay.
 
 use std::thread;
 use std::time::Duration;
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 use crate::clock::{MS, now};
 use crate::history::Event;
 
-/// What nobody waits for any more is gone from the server after this, in ns: graces.
+/// Maximum time, in ns, until the server has removed all waiters and grace periods.
 const SOON: u64 = 3_000 * MS;
 
 pub(super) struct ModuleReloaded;
@@ -22,34 +22,38 @@ impl Fault for ModuleReloaded {
         2
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        if site.tokens_are_ahead {
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        if context.tokens_ahead_of_clock {
             return Ok(false);
         }
-        let killed = site.kill_processes();
-        let gate = site.floor.gate.clone();
-        // Nobody new asks, and those who wait are sent away.
-        let _alone = gate.enter_alone(|| {
-            site.send_waiters_away();
+        let killed = context.kill_processes();
+        let barrier = context.shared.barrier.clone();
+        // Stops new calls, and closes the connections of all waiters.
+        let _exclusive = barrier.enter_exclusive(|| {
+            context.kill_waiters();
             thread::sleep(Duration::from_millis(1));
         });
         let from = now();
-        unload(site)?;
-        let path = site.module.display().to_string();
-        let loaded = site.say_bytes(&[b"MODULE", b"LOAD", path.as_bytes()]);
+        unload(context)?;
+        let path = context.module.display().to_string();
+        let loaded = context.send_args(&[b"MODULE", b"LOAD", path.as_bytes()]);
         if loaded != "OK" {
             return Err(format!("MODULE LOAD: {loaded:?}"));
         }
-        site.excuse(Event::Forgot { by: self.name().to_owned(), from, to: now() });
-        site.start_processes(killed)?;
+        context.record_event(Event::StateLost {
+            by: self.name().to_owned(),
+            from,
+            to: now(),
+        });
+        context.start_processes(killed)?;
         Ok(true)
     }
 }
 
-fn unload(site: &mut Site) -> Result<(), String> {
+fn unload(context: &mut FaultContext) -> Result<(), String> {
     let start = now();
     loop {
-        let unloaded = site.say("MODULE UNLOAD gpulock");
+        let unloaded = context.send("MODULE UNLOAD gpulock");
         if unloaded == "OK" {
             return Ok(());
         }

@@ -1,7 +1,7 @@
-//! `NOREPLICAS`: `min-replicas-to-write` asks for more replicas than there are, and the server
-//! refuses the writes of all clients.
+//! `NOREPLICAS`: `min-replicas-to-write` requires more replicas than there are, so the
+//! server refuses the writes of all clients.
 
-use super::{Fault, Site, refusal};
+use super::{Fault, FaultContext, write_refusal};
 
 pub(super) struct NoReplicas;
 
@@ -14,11 +14,16 @@ impl Fault for NoReplicas {
         3
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let set = |site: &mut Site, count: u32| {
-            site.must(&format!("CONFIG SET min-replicas-to-write {count}"))
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let set = |context: &mut FaultContext, count: u32| {
+            context.expect_ok(&format!("CONFIG SET min-replicas-to-write {count}"))
         };
-        refusal::play(site, "NOREPLICAS ", |site| set(site, 9), |site| set(site, 0))?;
+        write_refusal::run(
+            context,
+            "NOREPLICAS ",
+            |context| set(context, 9),
+            |context| set(context, 0),
+        )?;
         Ok(true)
     }
 }

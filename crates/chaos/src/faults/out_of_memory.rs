@@ -1,6 +1,6 @@
-//! Out of memory, and nothing may be evicted: new grants are refused, and nothing else.
+//! Out of memory without eviction: only new grants are refused.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 
 pub(super) struct OutOfMemory;
 
@@ -13,11 +13,11 @@ impl Fault for OutOfMemory {
         5
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        site.refuse("OOM ", |site| {
-            site.must("CONFIG SET maxmemory 1")?;
-            site.last(5, 80);
-            site.must("CONFIG SET maxmemory 0")
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        context.expect_error("OOM ", |context| {
+            context.expect_ok("CONFIG SET maxmemory 1")?;
+            context.sleep_between(5, 80);
+            context.expect_ok("CONFIG SET maxmemory 0")
         })?;
         Ok(true)
     }

@@ -1,7 +1,7 @@
-//! A client's process is killed, wherever it is: its connection closes, and nobody knows what
-//! became of its last call.
+//! A client's process is killed at any point: its connection closes, and the effect of
+//! its last call is unknown.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 
 pub(super) struct ProcessKilled;
 
@@ -10,7 +10,7 @@ impl Fault for ProcessKilled {
         "process-kill"
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        site.crew.kill_one()
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        context.workers.kill_one()
     }
 }

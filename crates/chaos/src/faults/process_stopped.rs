@@ -1,7 +1,6 @@
-//! A client's process is stopped in its tracks for longer than any lease, and then goes on
-//! as if nothing had been.
+//! A client's process is stopped for longer than any lease, and then continues.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 use crate::client::LONGEST_LEASE_MS;
 
 pub(super) struct ProcessStopped;
@@ -11,8 +10,8 @@ impl Fault for ProcessStopped {
         "process-stop"
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let ms = LONGEST_LEASE_MS + site.dice.between(10, 400);
-        Ok(site.crew.freeze_one(ms))
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let ms = LONGEST_LEASE_MS + context.rng.u64(10..=400);
+        Ok(context.workers.freeze_one(ms))
     }
 }

@@ -1,14 +1,14 @@
-//! The server is killed, and started again on the same files. With `appendfsync always` every
-//! hold outlives it; with snapshots only what the last one has. With `everysec` the server
-//! answers before it writes while an earlier fsync is still under way, for up to two seconds:
-//! on a slow disk what it answered then is lost.
+//! The server is killed and restarted with the same files. With `appendfsync always`
+//! every hold survives; with snapshots only those in the last one. With `everysec` the
+//! server replies before it writes while an earlier fsync is in progress, for up to two
+//! seconds, so a slow disk can lose what it replied in that time.
 
-use super::site::Persistence;
-use super::{Fault, Site};
+use super::context::Persistence;
+use super::{Fault, FaultContext};
 use crate::clock::{MS, Nanos, now};
 use crate::history::Event;
 
-/// How long the server may put off a write, with `everysec`.
+/// How long the server may delay a write with `everysec`.
 const POSTPONED: Nanos = 2_000 * MS;
 
 pub(super) struct ServerKilled;
@@ -22,25 +22,29 @@ impl Fault for ServerKilled {
         3
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        if site.tokens_are_ahead {
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        if context.tokens_ahead_of_clock {
             return Ok(false);
         }
         let (by, from) = (self.name().to_owned(), now());
-        site.server.kill9();
-        site.server.restart();
+        context.server.kill9();
+        context.server.restart();
         let to = now();
-        site.excuse(Event::Forgot { by: by.clone(), from, to });
-        site.excuse(Event::Refuses { codes: vec!["LOADING ".to_owned()], from, to });
-        let lost_from = match site.persistence {
+        context.record_event(Event::StateLost { by: by.clone(), from, to });
+        context.record_event(Event::ErrorsExpected {
+            codes: vec!["LOADING ".to_owned()],
+            from,
+            to,
+        });
+        let lost_from = match context.persistence {
             Persistence::AofAlways => None,
             Persistence::AofEverysec => Some(from.saturating_sub(POSTPONED)),
             Persistence::Rdb => Some(from),
         };
         if let Some(from) = lost_from {
-            site.excuse(Event::Touched { by, locks: None, from, to });
+            context.record_event(Event::KeysModified { by, locks: None, from, to });
         }
-        site.reconnect();
+        context.reconnect();
         Ok(true)
     }
 }

@@ -1,8 +1,7 @@
-//! The server does nothing for a while, or loads its own data anew. All holds, lines and
-//! tokens stay as they are.
+//! The server blocks for a while, or reloads its data. All holds, queues and tokens stay.
 
-use super::site::Persistence;
-use super::{Fault, Site};
+use super::context::Persistence;
+use super::{Fault, FaultContext};
 
 /// `DEBUG SLEEP`
 pub(super) struct ServerStalled;
@@ -16,15 +15,16 @@ impl Fault for ServerStalled {
         3
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let ms = site.dice.between(10, 300);
-        site.must(&format!("DEBUG SLEEP 0.{ms:03}"))?;
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let ms = context.rng.u64(10..=300);
+        context.expect_ok(&format!("DEBUG SLEEP 0.{ms:03}"))?;
         Ok(true)
     }
 }
 
-/// `DEBUG RELOAD`. Never with an append-only file: the server writes it there, and carries it
-/// out when it reads the file again; from then on it takes calls, long before it is done.
+/// `DEBUG RELOAD`. Not used with an append-only file: the server writes the command to
+/// the file and executes it when it loads the file, after which it accepts calls long
+/// before loading is complete.
 pub(super) struct DataReloaded;
 
 impl Fault for DataReloaded {
@@ -36,11 +36,11 @@ impl Fault for DataReloaded {
         3
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        if site.persistence != Persistence::Rdb {
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        if context.persistence != Persistence::Rdb {
             return Ok(false);
         }
-        site.must("DEBUG RELOAD")?;
+        context.expect_ok("DEBUG RELOAD")?;
         Ok(true)
     }
 }

@@ -1,13 +1,13 @@
-//! A client that keeps its place in a line asks again over a connection with subscriptions.
-//! Where the server cannot block such a client, it gets an error; it keeps its place all the
-//! same.
+//! A client with a kept position calls again over a connection with subscriptions. Where
+//! the server cannot block such a client, the call fails, but the client must keep its
+//! position.
 
 use gpulock_testkit::Value;
 
-use super::own_client::{Holder, OwnClient};
-use super::{Fault, Site};
+use super::fault_client::{FaultClient, Holder};
+use super::{Fault, FaultContext};
 use crate::client::LONGEST_LEASE_MS;
-use crate::history::{Answer, Ask, How, Lock, Owner};
+use crate::history::{AcquireOptions, Lock, Owner, Reply, Request};
 
 pub(super) struct Subscribed;
 
@@ -20,46 +20,55 @@ impl Fault for Subscribed {
         5
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        site.must("CONFIG SET gpulock.place-keep 10000")?;
-        let Some(holder) = Holder::of_some_lock(site, LONGEST_LEASE_MS)? else {
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        context.expect_ok("CONFIG SET gpulock.place-keep 10000")?;
+        let Some(holder) = Holder::of_random_lock(context, LONGEST_LEASE_MS)? else {
             return Ok(false);
         };
-        let (lock, owner) = (holder.lock, site.outsider());
-        let how = How { lease_ms: 50, block_ms: Some(1), unique: true, grace_ms: None };
-        let slice = || Ask::Acquire { lock, owner, how };
-        let mut first = OwnClient::connect(site, lock.0)?;
-        let mut last = first.call(site, slice());
-        let had_place = last == Answer::Null && has_place(site, lock, owner)?;
-        first.close(site);
-        let mut second = OwnClient::subscribed(site, lock.0)?;
-        if had_place {
-            last = second.call(site, slice());
+        let (lock, owner) = (holder.lock, context.new_owner());
+        let options = AcquireOptions {
+            lease_ms: 50,
+            block_ms: Some(1),
+            unique: true,
+            grace_ms: None,
+        };
+        let slice = || Request::Acquire { lock, owner, options };
+        let mut first = FaultClient::connect(context, lock.0)?;
+        let mut last = first.call(context, slice());
+        let had_position = last == Reply::Null && has_position(context, lock, owner)?;
+        first.close(context);
+        let mut second = FaultClient::subscribed(context, lock.0)?;
+        if had_position {
+            last = second.call(context, slice());
         }
-        let still_has = has_place(site, lock, owner)?;
-        // Otherwise the place may have been served.
-        let is_sure = had_place && holder.still_holds(site)?;
-        if let Answer::Token(_) = last {
-            second.call(site, Ask::Release { lock, owner, token: None });
+        let still_has_position = has_position(context, lock, owner)?;
+        // Otherwise the waiter may have been granted the lock.
+        let is_certain = had_position && holder.still_holds(context)?;
+        if let Reply::Token(_) = last {
+            second.call(context, Request::Release { lock, owner, token: None });
         }
-        second.close(site);
-        holder.release(site);
-        match is_sure && !still_has {
-            true => Err(format!("{owner} lost its place for {lock}: {last:?}")),
-            false => Ok(is_sure),
+        second.close(context);
+        holder.release(context);
+        match is_certain && !still_has_position {
+            true => Err(format!("{owner} lost its position for {lock}: {last:?}")),
+            false => Ok(is_certain),
         }
     }
 }
 
-/// Whether an owner has a place in a line, be it waiting or away.
-fn has_place(site: &mut Site, lock: Lock, owner: Owner) -> Result<bool, String> {
-    site.must(&format!("SELECT {}", lock.0))?;
-    let shown = site.say(&format!("GPULOCK.INSPECT {}", lock.key()));
-    if shown.is_null() {
+/// Whether an owner has a position in the queue, connected or kept.
+fn has_position(
+    context: &mut FaultContext,
+    lock: Lock,
+    owner: Owner,
+) -> Result<bool, String> {
+    context.expect_ok(&format!("SELECT {}", lock.0))?;
+    let inspection = context.send(&format!("GPULOCK.INSPECT {}", lock.key()));
+    if inspection.is_null() {
         return Ok(false);
     }
-    let Value::Array(places) = shown.field("waiters") else {
-        return Err(format!("no waiters: {shown:?}"));
+    let Value::Array(positions) = inspection.field("waiters") else {
+        return Err(format!("no waiters: {inspection:?}"));
     };
-    Ok(places.iter().any(|place| place.field("owner") == *owner.to_string()))
+    Ok(positions.iter().any(|position| position.field("owner") == *owner.to_string()))
 }

@@ -1,6 +1,6 @@
-//! `CLIENT UNBLOCK`: a wait is ended from outside, as if its time were over, or with an error.
+//! `CLIENT UNBLOCK`: another client ends a wait, with a timeout or with an error.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 use crate::clock::now;
 use crate::history::Event;
 
@@ -11,27 +11,29 @@ impl Fault for Unblocked {
         "client-unblock"
     }
 
-    fn needs(&self, site: &Site) -> Result<(), String> {
-        match site.server.flavour().can_unblock() {
+    fn requirements(&self, context: &FaultContext) -> Result<(), String> {
+        match context.server.flavour().can_unblock() {
             true => Ok(()),
             false => {
-                Err("a module's waiters cannot be reached before Redis 7.4".to_owned())
+                Err("CLIENT UNBLOCK does not reach clients blocked by a module before Redis 7.4".to_owned())
             }
         }
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        let mut seen = site.connections();
-        seen.retain(|seen| seen.waits);
-        let Some(victim) = site.dice.pick(&seen) else { return Ok(false) };
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        let mut clients = context.connections();
+        clients.retain(|client| client.waits);
+        let Some(victim) = context.rng.choice(&clients) else { return Ok(false) };
         let (id, connection) = (victim.id.clone(), victim.connection);
-        // Some releases crash when they are to unblock a client that is paused (valkey#2111,
-        // redis#14164). In one write with the end of the pause, nobody is.
-        let how = if site.dice.percent(50) { "TIMEOUT" } else { "ERROR" };
+        // Some releases crash when they unblock a paused client (valkey#2111,
+        // redis#14164). Ending the pause in the same write prevents that.
+        let how = if context.rng.bool() { "TIMEOUT" } else { "ERROR" };
         let from = now();
         let (unpause, unblock) = (["CLIENT", "UNPAUSE"], ["CLIENT", "UNBLOCK", &id, how]);
-        site.refuse("UNBLOCKED ", |site| site.say_at_once(&[&unpause, &unblock]));
-        site.excuse(Event::Unblocked { connection, from, to: now() });
+        context.expect_error("UNBLOCKED ", |context| {
+            context.send_pipeline(&[&unpause, &unblock])
+        });
+        context.record_event(Event::Unblocked { connection, from, to: now() });
         Ok(true)
     }
 }

@@ -1,6 +1,6 @@
-//! The wall clock of one server, which can be stepped: through a small library that is loaded
-//! before the C library. It needs a C compiler, and a server that lets its modules see the same
-//! clock: Valkey 8.1 and later load them bound to the C library itself.
+//! A steppable wall clock for one server, through a small library loaded before the C
+//! library. Needs a C compiler, and a server whose modules see the same clock: Valkey 8.1
+//! and later bind modules to the C library itself.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,7 @@ pub(crate) struct WallClock {
 }
 
 impl WallClock {
-    /// Makes one for a server.
+    /// Builds one for a server.
     pub(crate) fn make(flavour: &Flavour) -> Result<Self, String> {
         if flavour.is_valkey() && flavour.version() >= (8, 1, 0) {
             return Err("Valkey 8.1 and later bind modules to the C library".to_owned());
@@ -33,15 +33,15 @@ impl WallClock {
         Ok(clock)
     }
 
-    /// Gives it to a server that is to be started.
-    pub(crate) fn given_to(&self, builder: Builder) -> Builder {
+    /// Configures a server to use it.
+    pub(crate) fn configure(&self, builder: Builder) -> Builder {
         let path = |name| self.path(name).display().to_string();
         builder.env("LD_PRELOAD", &path("shim.so")).env("GPULOCK_CLOCK", &path("offset"))
     }
 
-    /// Sets it so many seconds ahead of the machine's.
+    /// Sets it ahead of the machine's clock by this many seconds.
     pub(crate) fn step(&self, seconds: i64) -> Result<(), String> {
-        // In place, and never shorter: the server has the file mapped.
+        // In place and never shorter, because the server has the file mapped.
         let mut open = File::options();
         let file =
             open.write(true).create(true).truncate(false).open(self.path("offset"));

@@ -1,30 +1,30 @@
-//! While the server refuses the writes of all clients, or of one client's user, nothing is
-//! granted to them. A grant is held against that when it cannot have begun before.
+//! While the server refuses the writes of all clients, or of one user, nothing is granted
+//! to them. A grant counts as a violation only if it cannot have begun before.
 
-use super::stories::Stories;
+use super::per_owner::PerOwner;
 use super::{Rule, Violation};
 use crate::clock::Nanos;
 use crate::history::{Connection, Event};
 
-/// `began` is when each grant began, at the earliest.
+/// `began` is the earliest start of each grant.
 pub(crate) fn check(
-    stories: &Stories<'_>,
+    per_owner: &PerOwner<'_>,
     began: &[Nanos],
     events: &[&Event],
     violations: &mut Vec<Violation>,
 ) {
     let refusals: Vec<Refusal<'_>> =
         events.iter().filter_map(|event| Refusal::of(event)).collect();
-    for (grant, began) in stories.grants.iter().zip(began) {
-        let connection = stories.story(grant).calls[grant.place].connection;
+    for (grant, began) in per_owner.grants.iter().zip(began) {
+        let connection = per_owner.history(grant).calls[grant.call].connection;
         let refusal = refusals.iter().find(|refusal| {
             refusal.from < *began
-                && grant.heard < refusal.to
+                && grant.received < refusal.to
                 && refusal.connections.is_none_or(|of| of.contains(&connection))
         });
         violations.extend(refusal.map(|refusal| Violation {
             rule: refusal.rule,
-            at: grant.heard,
+            at: grant.received,
             what: format!(
                 "{} got {} with token {} at {began} or later, over {connection}, in spite \
                  of {} from {} to {}",
@@ -34,11 +34,11 @@ pub(crate) fn check(
     }
 }
 
-/// A time in which nothing may be granted.
+/// A period in which nothing may be granted.
 struct Refusal<'h> {
     rule: Rule,
     by: &'h str,
-    /// To whom; none: to anybody.
+    /// Affected connections; none means all.
     connections: Option<&'h [Connection]>,
     from: Nanos,
     to: Nanos,
@@ -48,14 +48,14 @@ impl<'h> Refusal<'h> {
     fn of(event: &'h Event) -> Option<Self> {
         match event {
             Event::WritesRefused { by, from, to } => Some(Self {
-                rule: Rule::RefusalsHold,
+                rule: Rule::NoGrantWhileWritesRefused,
                 by,
                 connections: None,
                 from: *from,
                 to: *to,
             }),
-            Event::Withdrawn { connections, from, to } => Some(Self {
-                rule: Rule::RightsHold,
+            Event::PermissionRevoked { connections, from, to } => Some(Self {
+                rule: Rule::NoGrantWithoutPermission,
                 by: "missing rights",
                 connections: Some(connections),
                 from: *from,

@@ -1,6 +1,6 @@
-//! The server forks to write its data in the middle of hand-offs.
+//! The server forks to save its data during hand-offs.
 
-use super::{Fault, Site};
+use super::{Fault, FaultContext};
 
 /// `BGREWRITEAOF`
 pub(super) struct AofRewritten;
@@ -14,9 +14,9 @@ impl Fault for AofRewritten {
         3
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        // Refused while another runs.
-        Ok(!site.say("BGREWRITEAOF").is_err())
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        // Fails if another save is running.
+        Ok(!context.send("BGREWRITEAOF").is_err())
     }
 }
 
@@ -32,7 +32,7 @@ impl Fault for SnapshotTaken {
         3
     }
 
-    fn strike(&self, site: &mut Site) -> Result<bool, String> {
-        Ok(!site.say("BGSAVE").is_err())
+    fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
+        Ok(!context.send("BGSAVE").is_err())
     }
 }

@@ -1,26 +1,26 @@
-//! What the faults excuse, as the history says it: which locks other commands may have
-//! touched and when, when the server forgot, which connections closed.
+//! Exemptions that faults grant, as recorded in the history: which locks other commands
+//! may have modified and when, when the server lost its state, which connections closed.
 
 use std::collections::{HashMap, HashSet};
 
 use super::TOLERANCE;
 use crate::clock::{MS, Nanos};
-use crate::history::{Answer, Ask, Call, Connection, Event, Lock, Owner};
+use crate::history::{Call, Connection, Event, Lock, Owner, Reply, Request};
 
-/// A server that stands still may carry out what was sent over a connection that is cut this
-/// much later.
-const AFTERMATH: Nanos = 2_000 * MS;
+/// A stalled server may still execute, this much later, a command sent over a connection
+/// that was cut.
+const DELAYED_EXECUTION: Nanos = 2_000 * MS;
 
-/// A stretch of time, both ends included.
+/// A period, including both ends.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     from: Nanos,
     to: Nanos,
 }
 
-/// What is excused.
+/// All exemptions of a history.
 #[derive(Debug, Default)]
-pub(crate) struct Excuses {
+pub(crate) struct Exemptions {
     all: Spans,
     by_lock: HashMap<Lock, Spans>,
     forgot: Spans,
@@ -28,55 +28,56 @@ pub(crate) struct Excuses {
     closed: HashMap<Connection, Nanos>,
     unblocked: HashMap<Connection, Spans>,
     subscribed: HashSet<Connection>,
-    /// What a server that was killed lost: all but one lock, if one is named.
+    /// Data lost by a killed server, with the one lock that is known to be on disk, if
+    /// any.
     lost: Vec<(Option<Lock>, Span)>,
-    lengthened: HashMap<(Lock, Owner), Vec<Lengthened>>,
+    lease_changes: HashMap<(Lock, Owner), Vec<LeaseChanged>>,
     refuses: Vec<(Vec<String>, Span)>,
 }
 
-/// Another client set the lease of a hold.
+/// A lease change by another client.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lengthened {
+pub(crate) struct LeaseChanged {
     when: Span,
     lease_ms: Option<u64>,
 }
 
-impl Lengthened {
-    /// Whether this may have happened before some time.
+impl LeaseChanged {
+    /// Whether the change may have happened before `time`.
     pub(crate) fn is_before(&self, time: Nanos) -> bool {
         self.when.from <= time
     }
 
-    /// Before this the hold cannot have ended with its lease.
+    /// The hold cannot have ended with its lease before this time.
     pub(crate) fn earliest_end(&self) -> Nanos {
         let lease = self.lease_ms.map(|ms| (ms * MS).saturating_sub(TOLERANCE));
         lease.map_or(Nanos::MAX, |lease| self.when.from + lease)
     }
 
-    /// When the lease is over, at the latest.
+    /// The latest end of the lease.
     pub(crate) fn latest_end(&self) -> Option<Nanos> {
         self.lease_ms.map(|ms| self.when.to + ms * MS)
     }
 }
 
-impl Excuses {
+impl Exemptions {
     pub(crate) fn of(events: &[&Event], calls: &[&Call]) -> Self {
-        let mut excuses = Self::default();
+        let mut exemptions = Self::default();
         for event in events {
-            excuses.add(event);
+            exemptions.add(event);
         }
         for call in calls {
-            excuses.add_lost_force(call);
+            exemptions.add_lost_force(call);
         }
-        excuses.all.tidy();
-        excuses.forgot.tidy();
-        excuses.stepped.tidy();
-        excuses.by_lock.values_mut().for_each(Spans::tidy);
-        excuses.unblocked.values_mut().for_each(Spans::tidy);
-        for of_hold in excuses.lengthened.values_mut() {
-            of_hold.sort_by_key(|lengthened| lengthened.when.from);
+        exemptions.all.tidy();
+        exemptions.forgot.tidy();
+        exemptions.stepped.tidy();
+        exemptions.by_lock.values_mut().for_each(Spans::tidy);
+        exemptions.unblocked.values_mut().for_each(Spans::tidy);
+        for of_hold in exemptions.lease_changes.values_mut() {
+            of_hold.sort_by_key(|lease_changes| lease_changes.when.from);
         }
-        excuses
+        exemptions
     }
 
     fn add(&mut self, event: &Event) {
@@ -89,7 +90,7 @@ impl Excuses {
                 let spans = self.unblocked.entry(*connection).or_default();
                 spans.0.push(Span { from: *from, to: *to });
             }
-            Event::Touched { locks, from, to, .. } => {
+            Event::KeysModified { locks, from, to, .. } => {
                 let span = Span { from: *from, to: *to };
                 match locks {
                     None => self.all.0.push(span),
@@ -100,45 +101,45 @@ impl Excuses {
                     }
                 }
             }
-            Event::Forgot { from, to, .. } => {
+            Event::StateLost { from, to, .. } => {
                 self.forgot.0.push(Span { from: *from, to: *to });
             }
-            Event::Stepped { from, to } => {
+            Event::ClockStepped { from, to } => {
                 self.stepped.0.push(Span { from: *from, to: *to });
             }
-            Event::Lost { but, from, to } => {
+            Event::DataLost { but, from, to } => {
                 self.lost.push((*but, Span { from: *from, to: *to }));
             }
-            Event::Lengthened { lock, owner, lease_ms, from, to } => {
+            Event::LeaseChanged { lock, owner, lease_ms, from, to } => {
                 let when = Span { from: *from, to: *to };
-                let of_hold = self.lengthened.entry((*lock, *owner)).or_default();
-                of_hold.push(Lengthened { when, lease_ms: *lease_ms });
+                let of_hold = self.lease_changes.entry((*lock, *owner)).or_default();
+                of_hold.push(LeaseChanged { when, lease_ms: *lease_ms });
             }
             Event::Subscribed { connection } => {
                 self.subscribed.insert(*connection);
             }
-            // These excuse nothing.
+            // These exempt nothing.
             Event::WritesRefused { .. }
-            | Event::Withdrawn { .. }
-            | Event::ReadTwice { .. } => {}
-            Event::Refuses { codes, from, to } => {
+            | Event::PermissionRevoked { .. }
+            | Event::ScriptReads { .. } => {}
+            Event::ErrorsExpected { codes, from, to } => {
                 self.refuses.push((codes.clone(), Span { from: *from, to: *to }));
             }
         }
     }
 
-    /// Nobody knows from whom, if from anybody, a lost FORCERELEASE took its lock.
+    /// A FORCERELEASE without a reply may have released the lock of any owner.
     fn add_lost_force(&mut self, call: &Call) {
-        if let (Ask::Force { lock, .. }, Answer::Lost | Answer::Silence) =
-            (&call.ask, &call.answer)
+        if let (Request::ForceRelease { lock, .. }, Reply::Lost | Reply::Timeout) =
+            (&call.request, &call.reply)
         {
-            let span = Span { from: call.asked, to: call.heard + AFTERMATH };
+            let span = Span { from: call.sent, to: call.received + DELAYED_EXECUTION };
             self.by_lock.entry(*lock).or_default().0.push(span);
         }
     }
 
-    /// The first time, not before `from`, at which other commands may have touched a lock.
-    pub(crate) fn touched_after(&self, lock: Lock, from: Nanos) -> Option<Nanos> {
+    /// The earliest time at or after `from` when other commands may have modified a lock.
+    pub(crate) fn modified_after(&self, lock: Lock, from: Nanos) -> Option<Nanos> {
         let own = self.by_lock.get(&lock).and_then(|spans| spans.first(from));
         let of_all = self.all.first(from);
         let hit =
@@ -147,24 +148,24 @@ impl Excuses {
         own.into_iter().chain(of_all).chain(lost).min()
     }
 
-    /// Whether other commands may have touched a lock in this time.
-    pub(crate) fn touched(&self, lock: Lock, from: Nanos, to: Nanos) -> bool {
-        self.touched_after(lock, from).is_some_and(|at| at <= to)
+    /// Whether other commands may have modified a lock in this period.
+    pub(crate) fn modified(&self, lock: Lock, from: Nanos, to: Nanos) -> bool {
+        self.modified_after(lock, from).is_some_and(|at| at <= to)
     }
 
-    /// Whether the server forgot what the keys do not show in this time.
-    pub(crate) fn forgot(&self, from: Nanos, to: Nanos) -> bool {
+    /// Whether the server lost its state (all but the keys) in this period.
+    pub(crate) fn state_lost(&self, from: Nanos, to: Nanos) -> bool {
         self.forgot.first(from).is_some_and(|at| at <= to)
     }
 
-    /// Whether the server counted waits by another clock in this time.
-    pub(crate) fn stepped(&self, from: Nanos, to: Nanos) -> bool {
+    /// Whether the server's clock was stepped in this period.
+    pub(crate) fn clock_stepped(&self, from: Nanos, to: Nanos) -> bool {
         self.stepped.first(from).is_some_and(|at| at <= to)
     }
 
-    /// How others set the lease of an owner's hold, in order of time.
-    pub(crate) fn lengthened(&self, lock: Lock, owner: Owner) -> &[Lengthened] {
-        self.lengthened.get(&(lock, owner)).map_or(&[], Vec::as_slice)
+    /// Changes of the lease of an owner's hold by other clients, in chronological order.
+    pub(crate) fn lease_changes(&self, lock: Lock, owner: Owner) -> &[LeaseChanged] {
+        self.lease_changes.get(&(lock, owner)).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a connection has subscriptions.
@@ -172,12 +173,12 @@ impl Excuses {
         self.subscribed.contains(&connection)
     }
 
-    /// When a connection was closed, at the earliest.
+    /// The earliest time when a connection was closed.
     pub(crate) fn closed(&self, connection: Connection) -> Option<Nanos> {
         self.closed.get(&connection).copied()
     }
 
-    /// Whether a wait may have been ended from outside in this time.
+    /// Whether another client may have unblocked a wait in this period.
     pub(crate) fn unblocked(
         &self,
         connection: Connection,
@@ -188,8 +189,8 @@ impl Excuses {
         first.is_some_and(|at| at <= to)
     }
 
-    /// Whether an error is one that calls of this time may meet.
-    pub(crate) fn refuses(&self, error: &str, from: Nanos, to: Nanos) -> bool {
+    /// Whether calls in this period may fail with an error.
+    pub(crate) fn expects_error(&self, error: &str, from: Nanos, to: Nanos) -> bool {
         self.refuses.iter().any(|(codes, span)| {
             span.from <= to
                 && from <= span.to
@@ -198,12 +199,12 @@ impl Excuses {
     }
 }
 
-/// Stretches of time.
+/// A set of periods.
 #[derive(Debug, Default)]
 struct Spans(Vec<Span>);
 
 impl Spans {
-    /// Puts them in order, and makes one of those that meet.
+    /// Sorts the periods and merges those that overlap.
     fn tidy(&mut self) {
         self.0.sort_by_key(|span| span.from);
         let mut tidy: Vec<Span> = Vec::new();
@@ -216,7 +217,7 @@ impl Spans {
         self.0 = tidy;
     }
 
-    /// The first time in any of them that is not before `from`.
+    /// The earliest time at or after `from` in any period.
     fn first(&self, from: Nanos) -> Option<Nanos> {
         let at = self.0.partition_point(|span| span.to < from);
         self.0.get(at).map(|span| span.from.max(from))

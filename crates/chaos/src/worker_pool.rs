@@ -1,62 +1,63 @@
-//! The clients that have a process of their own: those that are killed are followed by others,
-//! with numbers of their own.
+//! Clients in separate processes. A killed one is replaced by a new one with another
+//! number.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use fastrand::Rng;
+
 use crate::clock::{MS, Nanos, now};
-use crate::dice::Dice;
-use crate::record::Record;
+use crate::recorder::Recorder;
 use crate::worker::Worker;
 
-/// Some clients.
-pub(crate) struct Crew {
+/// A pool of clients.
+pub(crate) struct WorkerPool {
     program: PathBuf,
-    /// What is run to start them; none: they are started themselves.
+    /// The wrapper command that starts them, if any.
     through: Vec<String>,
     address: (Ipv4Addr, u16),
-    record: Record,
-    dice: Dice,
+    recorder: Recorder,
+    rng: Rng,
     next: u32,
     all: Vec<Worker>,
-    /// Until when the newest is stopped in its tracks.
+    /// How long the newest one stays stopped.
     frozen: Option<Nanos>,
 }
 
-impl Crew {
-    /// Nobody yet; the first will have the number `first`.
+impl WorkerPool {
+    /// An empty pool; the first client will have the number `first`.
     pub(crate) fn new(
         program: PathBuf,
         address: (Ipv4Addr, u16),
-        record: Record,
-        dice: Dice,
+        recorder: Recorder,
+        rng: Rng,
         first: u32,
     ) -> Self {
         Self {
             program,
             through: Vec::new(),
             address,
-            record,
-            dice,
+            recorder,
+            rng,
             next: first,
             all: Vec::new(),
             frozen: None,
         }
     }
 
-    /// Has them started through another program, which is given these words first.
+    /// Sets a wrapper command.
     pub(crate) fn through(mut self, words: &[&str]) -> Self {
         self.through = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
-    /// Starts so many more.
+    /// Starts `count` more clients.
     pub(crate) fn start(&mut self, count: usize) -> Result<(), String> {
         for _ in 0..count {
             let mut words = self.through.clone();
             words.push(self.program.display().to_string());
-            let (pen, seed) = (self.record.pen(), self.dice.seed());
-            let worker = Worker::start(&words, self.address, self.next, seed, pen)
+            let (writer, seed) = (self.recorder.writer(), self.rng.u64(..));
+            let worker = Worker::start(&words, self.address, self.next, seed, writer)
                 .map_err(|error| format!("{words:?}: {error}"))?;
             self.next += 1;
             self.all.push(worker);
@@ -64,7 +65,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Kills the oldest, and starts another; false when there is none.
+    /// Kills the oldest client and starts another; false if there is none.
     pub(crate) fn kill_one(&mut self) -> Result<bool, String> {
         self.thaw();
         if self.all.is_empty() {
@@ -74,7 +75,7 @@ impl Crew {
         self.start(1).map(|()| true)
     }
 
-    /// Kills all, and answers how many.
+    /// Kills all clients, and returns their number.
     pub(crate) fn kill_all(&mut self) -> usize {
         self.thaw();
         let count = self.all.len();
@@ -82,7 +83,7 @@ impl Crew {
         count
     }
 
-    /// Stops the newest in its tracks, for so long; false when it is already.
+    /// Stops the newest client for `ms`; false if one is stopped already.
     pub(crate) fn freeze_one(&mut self, ms: u64) -> bool {
         let (None, Some(worker)) = (self.frozen, self.all.last()) else { return false };
         worker.freeze();
@@ -90,7 +91,7 @@ impl Crew {
         true
     }
 
-    /// Lets the one go on whose time is over.
+    /// Continues the stopped client if its time is over.
     pub(crate) fn thaw_if_due(&mut self) {
         if self.frozen.is_some_and(|until| until <= now()) {
             self.thaw();
@@ -102,7 +103,7 @@ impl Crew {
         self.frozen = None;
     }
 
-    /// Lets all come to their end.
+    /// Makes all clients finish.
     pub(crate) fn finish(&mut self) {
         self.thaw();
         self.all.drain(..).for_each(|mut worker| worker.finish());
