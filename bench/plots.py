@@ -129,8 +129,11 @@ def duration(ms):
 
 
 def draw_pair(table):
-    for rows in table.values():
-        rows.pop("PING, PING", None), rows.pop("GET, GET", None)
+    table = {server: {label: row for label, row in rows.items()
+                      if "× native" in row and label not in ("PING, PING", "GET, GET")}
+             for server, rows in table.items()}
+    if not any(table.values()):
+        return
     of = lambda label: span([rows[label]["× native"] for rows in table.values()])
     lines = (f"Acquire and release: GPULOCK costs {of('GPULOCK, events off')} times",
              f"the native pair, the Lua pair {of('EVALSHA, EVALSHA')} times",
@@ -226,10 +229,11 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for name, (block, draw) in PLOTS.items():
         tables = read_tables(page, block)
-        if not tables:
+        if tables:
+            draw(*tables)
+        if not plt.get_fignums():
             print(f"plots.py: no plot {name}: not measured", file=sys.stderr)
             continue
-        draw(*tables)
         plt.savefig(folder / f"{name}.svg", metadata={"Date": None})
         plt.close()
 

@@ -103,7 +103,7 @@ fn peers_are_optional() {
     let text = fs::read_to_string(sample("redis")).unwrap();
     let mut run: serde_json::Value = serde_json::from_str(&text).unwrap();
     let series = run["series"].as_array_mut().unwrap();
-    series.retain(|series| series["peer"] == "GPULOCK" && series["part"] != "pair");
+    series.retain(|series| series["peer"] == "GPULOCK");
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("run.json");
     fs::write(&ours, run.to_string()).unwrap();
@@ -112,6 +112,8 @@ fn peers_are_optional() {
     for name in ["hand-off", "fairness", "queue", "recovery"] {
         assert!(plots.path().join(name).with_extension("svg").exists(), "{name}");
     }
+    let pair = plots.path().join("pair.svg");
+    assert!(!pair.exists(), "without the native pair there is no ratio");
 }
 
 #[test]
