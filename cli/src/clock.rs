@@ -1,21 +1,20 @@
-//! The clock that leases are watched by: it goes on while the machine is suspended, and
-//! nobody sets it.
+//! The clock for leases: it advances while the machine is suspended, and cannot be set.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A moment, as the time since the machine started.
+/// A moment, as the time since boot.
 pub(crate) type Moment = Duration;
 
-/// Now.
+/// The current moment.
 pub(crate) fn now() -> Moment {
     let now = clock_gettime(ClockId::Boottime);
-    // The time since a start is not negative.
+    // The time since boot is not negative.
     Duration::try_from(now).unwrap_or_default()
 }
 
-/// A time, or a moment, in whole milliseconds.
+/// A duration or a moment in whole milliseconds.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

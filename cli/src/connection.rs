@@ -1,6 +1,5 @@
-//! A connection to a server on which nothing takes longer than it may: neither its making
-//! nor the answer to a question, however many replies that has. What is asked stands
-//! elsewhere.
+//! A connection with a timeout for every operation: connecting, and each call however many
+//! replies it has.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind};
@@ -11,63 +10,63 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult,
 };
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::time;
 
-/// A connection, and how long an answer on it may take. An answer that comes too late is
-/// passed over, and the next question gets its own.
+/// A connection, and the timeout of a call on it. A reply that arrives after the timeout is
+/// discarded; it is not returned to the next call.
 pub(crate) struct Connection {
-    engine: Engine,
+    executor: Executor,
     redis: MultiplexedConnection,
-    patience: Duration,
+    timeout: Duration,
 }
 
-/// What waits for the network. It goes on only while something is waited for.
-struct Engine(Option<Runtime>);
+/// Runs the connection's I/O, only during a call.
+struct Executor(Option<Runtime>);
 
 impl Connection {
-    /// Connects within `patience`, which any answer may take from then on.
+    /// Connects within `timeout`, which is also the timeout of the calls that follow.
     ///
     /// # Errors
-    /// When the server cannot be reached in time, or refuses.
-    pub(crate) fn open(client: &Client, patience: Duration) -> RedisResult<Self> {
-        let engine = Engine::start()?;
-        let redis = engine.wait(without_limits(client), patience)?;
-        Ok(Self { engine, redis, patience })
+    /// If the server cannot be reached in time, or rejects the connection.
+    pub(crate) fn open(client: &Client, timeout: Duration) -> RedisResult<Self> {
+        let executor = Executor::start()?;
+        let redis = executor.wait(open_without_timeouts(client), timeout)?;
+        Ok(Self { executor, redis, timeout })
     }
 
-    /// The same connection, on which any answer may take `patience`.
-    pub(crate) fn within(&mut self, patience: Duration) -> &mut Self {
-        self.patience = patience;
+    /// Changes the timeout.
+    pub(crate) fn with_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.timeout = timeout;
         self
     }
 
-    /// The answer to a command.
+    /// Sends a command, and returns its reply.
     ///
     /// # Errors
-    /// When none comes in time, or the server answers one.
-    pub(crate) fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
-        self.engine.wait(command.query_async(&mut self.redis), self.patience)
+    /// If there is no reply in time, or the reply is an error.
+    pub(crate) fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        self.executor.wait(command.query_async(&mut self.redis), self.timeout)
     }
 
-    /// The answers to several commands: each may be an error of its own.
+    /// Sends several commands, and returns their replies, each of which may be an error.
     ///
     /// # Errors
-    /// When not all come in time.
-    pub(crate) fn ask_all<T: FromRedisValue>(
+    /// If not all replies arrive in time.
+    pub(crate) fn query_all<T: FromRedisValue>(
         &mut self,
         commands: &mut Pipeline,
     ) -> RedisResult<Vec<RedisResult<T>>> {
-        let answers = commands.ignore_errors().query_async(&mut self.redis);
-        self.engine.wait(answers, self.patience)
+        let replies = commands.ignore_errors().query_async(&mut self.redis);
+        self.executor.wait(replies, self.timeout)
     }
 }
 
-/// A connection whose user limits the time: the time-outs of the library count each reply for
-/// itself.
+/// Opens a connection without the library's timeouts, which apply to each reply separately.
+/// The caller limits the time.
 ///
 /// # Errors
-/// When the server cannot be reached, or refuses.
-pub(crate) async fn without_limits(
+/// If the server cannot be reached, or rejects the connection.
+pub(crate) async fn open_without_timeouts(
     client: &Client,
 ) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
@@ -76,7 +75,12 @@ pub(crate) async fn without_limits(
     client.get_multiplexed_async_connection_with_config(&config).await
 }
 
-impl Engine {
+/// Whether the connection failed, as opposed to an error reply of the server.
+pub(crate) fn is_connection_error(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped()
+}
+
+impl Executor {
     fn start() -> RedisResult<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Self(Some(runtime)))
@@ -84,18 +88,20 @@ impl Engine {
 
     fn wait<T>(
         &self,
-        answer: impl Future<Output = RedisResult<T>>,
-        patience: Duration,
+        reply: impl Future<Output = RedisResult<T>>,
+        timeout: Duration,
     ) -> RedisResult<T> {
-        let Some(runtime) = &self.0 else { return Err(too_late(patience)) };
+        let Some(runtime) = &self.0 else { return Err(timed_out(timeout)) };
         runtime.block_on(async {
-            timeout(patience, answer).await.unwrap_or_else(|_| Err(too_late(patience)))
+            time::timeout(timeout, reply)
+                .await
+                .unwrap_or_else(|_| Err(timed_out(timeout)))
         })
     }
 }
 
-impl Drop for Engine {
-    /// Without waiting for a name that is still looked up.
+impl Drop for Executor {
+    /// Does not wait for a name lookup in progress.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -103,6 +109,6 @@ impl Drop for Engine {
     }
 }
 
-fn too_late(patience: Duration) -> RedisError {
-    Error::new(ErrorKind::TimedOut, format!("it took longer than {patience:?}")).into()
+fn timed_out(timeout: Duration) -> RedisError {
+    Error::new(ErrorKind::TimedOut, format!("timed out after {timeout:?}")).into()
 }

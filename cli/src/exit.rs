@@ -1,41 +1,40 @@
-//! The exit statuses, and which of them an error leads to. Those of `gpulock run` that are
-//! its child's own stand with it.
+//! Error messages and exit statuses. Those that only `gpulock run` has are in its module.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Anything that has no status of its own.
+use crate::connection::is_connection_error;
+
+/// Any error without a status of its own.
 const FAILED: u8 = 1;
 
-/// The server cannot be reached, or went away (`EX_UNAVAILABLE` of sysexits.h).
+/// The server cannot be reached, or the connection broke (`EX_UNAVAILABLE` of sysexits.h).
 pub(crate) const UNREACHABLE: u8 = 69;
 
-/// Tells an error on standard error, and answers its status.
-pub(crate) fn told(error: &anyhow::Error) -> ExitCode {
-    // Whoever closed standard error wants to hear nothing.
-    let _unheard = writeln!(io::stderr(), "gpulock: {}", sentence(error));
+/// Prints an error to standard error, and returns its status.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    // Standard error may be closed.
+    let _closed = writeln!(io::stderr(), "gpulock: {}", message(error));
     ExitCode::from(status(error))
 }
 
-/// An error and what caused it, without what a cause repeats.
-pub(crate) fn sentence(error: &anyhow::Error) -> String {
-    let mut told = String::new();
+/// The message of an error and its causes, without repetitions.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        if told.is_empty() {
-            told = cause;
-        } else if !told.ends_with(&cause) {
-            told = format!("{told}: {cause}");
+        if message.is_empty() {
+            message = cause;
+        } else if !message.ends_with(&cause) {
+            message = format!("{message}: {cause}");
         }
     }
-    told
+    message
 }
 
-/// The status of an error.
+/// The exit status of an error.
 pub(crate) fn status(error: &anyhow::Error) -> u8 {
-    let is_of_the_way =
-        |error: &redis::RedisError| error.is_io_error() || error.is_connection_dropped();
     match error.downcast_ref() {
-        Some(error) if is_of_the_way(error) => UNREACHABLE,
+        Some(error) if is_connection_error(error) => UNREACHABLE,
         _ => FAILED,
     }
 }

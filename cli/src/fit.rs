@@ -1,13 +1,13 @@
-//! Text that has to fit: how wide it is on a terminal, and what stays of it.
+//! The width of text on a terminal, and text shortened to a width.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// How many cells it takes.
+/// The number of columns that a text takes.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// The text, or its begin and its end with a sign in between.
+/// The text, shortened in the middle with an ellipsis if it is too wide.
 pub(crate) fn shortened(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();
@@ -19,7 +19,7 @@ pub(crate) fn shortened(text: &str, room: usize) -> String {
     format!("{begin}\u{2026}{end}")
 }
 
-/// As many of the characters as fit.
+/// The leading characters that fit.
 pub(crate) fn fitting(characters: impl Iterator<Item = char>, room: usize) -> String {
     let mut taken = 0;
     characters
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_cut_by_columns() {
+    fn text_is_cut_by_columns() {
         #[rustfmt::skip]
         let cases = [
             ("gpu:0",        5, "gpu:0"),
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_stays_and_what_does_not_keeps_both_ends() {
+    fn text_that_does_not_fit_keeps_both_ends() {
         #[rustfmt::skip]
         let cases = [
             ("gpu:0",          5, "gpu:0"),

@@ -1,9 +1,8 @@
-//! Numbers as people read them: spans of time, leases, and what is not known. Where they
-//! are shown stands with the commands.
+//! Human-readable values: time spans, leases, and unknown values.
 
 use std::fmt;
 
-/// A span of time in milliseconds. Shown with its two largest units, rounded down:
+/// A time span in milliseconds. Displayed with its two largest units, rounded down:
 /// `450ms`, `3.2s`, `42s`, `12m 05s`, `1h 02m`, `3d 04h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) u64);
@@ -24,21 +23,21 @@ impl fmt::Display for Span {
     }
 }
 
-/// What is left of a lease: none on a free lock, -1 on a key that has no TTL.
+/// The remaining lease: None for a free lock, -1 for a key without a TTL.
 pub(crate) fn lease(left_ms: Option<i64>) -> String {
     match left_ms.map(u64::try_from) {
         None => unknown(),
         Some(Ok(ms)) => Span(ms).to_string(),
-        Some(Err(_)) => "no end".to_owned(),
+        Some(Err(_)) => "no TTL".to_owned(),
     }
 }
 
-/// A span that may not be known.
+/// A time span that may be unknown.
 pub(crate) fn span(ms: Option<u64>) -> String {
     or_unknown(ms.map(Span))
 }
 
-/// What may not be known, or does not apply.
+/// A value that may be unknown or may not apply.
 pub(crate) fn or_unknown(value: Option<impl fmt::Display>) -> String {
     value.map_or_else(unknown, |value| value.to_string())
 }
@@ -76,10 +75,10 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_never_ends_is_told_from_one_that_is_not_there() {
+    fn a_lease_without_end_differs_from_no_lease() {
         assert_eq!(lease(Some(1_500)), "1.5s");
         assert_eq!(lease(Some(0)), "0ms");
-        assert_eq!(lease(Some(-1)), "no end");
+        assert_eq!(lease(Some(-1)), "no TTL");
         assert_eq!(lease(None), "-");
     }
 }

@@ -1,5 +1,5 @@
-//! The command `gpulock`: reads the command line and leads to the part that does the work.
-//! What a part does stands in its own module.
+//! The command `gpulock`: parses the command line, and dispatches to the module of the
+//! subcommand.
 #![forbid(unsafe_code)]
 
 mod act;
@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::server::Address;
 
-/// Runs commands on free GPUs, and shows who holds which.
+/// Run commands on free GPUs, and manage their locks
 ///
 /// The locks are kept by a Redis or Valkey server with the module gpulock.
 #[derive(Debug, Parser)]
@@ -39,47 +39,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a command while it holds locks, as those of free GPUs
+    /// Run a command while holding locks, such as those of free GPUs
     Run(run::Args),
-    /// What `run` starts to become the command
+    /// Internal: becomes the command of `run`
     #[command(name = run::child::HELPER, hide = true)]
     Child(run::child::Args),
-    /// What `run` starts to end the command when `run` itself is no more
-    #[command(name = run::guard::HELPER, hide = true)]
-    Guard(run::guard::Args),
-    /// Lists the locks that are held or waited for, longest held first
+    /// Internal: kills the command when `run` itself was killed or hangs
+    #[command(name = run::watchdog::HELPER, hide = true)]
+    Watchdog(run::watchdog::Args),
+    /// List the locks that are held or waited for, longest held first
     Ls(show::ls::Args),
-    /// Shows all that is known of a lock: its holder, its lease, its line
+    /// Show the details of a lock: holder, lease, wait queue
     Inspect(show::inspect::Args),
-    /// Shows who waits for a lock, in the order of their turn
-    Line(show::line::Args),
-    /// Shows the counters, and how long waits and holds took
+    /// Show the wait queue of a lock
+    #[command(alias = "line")]
+    Queue(show::queue::Args),
+    /// Show counters, and statistics of waits and holds
     Stats(show::stats::Args),
-    /// Shows what went wrong lately, newest first
+    /// Show the log of expired, lost and forcibly released locks, newest first
     Log(show::log::Args),
-    /// Gives a lock back in its owner's name
+    /// Release a lock in its owner's name
     Release(act::release::Args),
-    /// Takes a lock away from its holder, who is not stopped
+    /// Release a lock by force; the holder's job is not stopped
     Force(act::force::Args),
-    /// Follows the locks on a screen: holders, leases, lines
+    /// Monitor the locks in the terminal
     Top(top::Args),
-    /// Feeds Prometheus, and shows the locks in a browser
+    /// Export metrics to Prometheus, and serve a status page
     Exporter(exporter::Args),
-    /// Prints the completions of a shell, e.g. for /etc/bash_completion.d
+    /// Print a shell completion script, for example for /etc/bash_completion.d
     Completions(manual::Completions),
-    /// Writes the manual pages into a folder
+    /// Write the manual pages
     Man(manual::Man),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command {
+    let result = match cli.command {
         Command::Run(args) => run::run(&cli.address, &args),
         Command::Child(args) => run::child::become_command(&args),
-        Command::Guard(args) => run::guard::stand(&args),
+        Command::Watchdog(args) => run::watchdog::run(&args),
         Command::Ls(args) => show::ls::run(&cli.address, &args),
         Command::Inspect(args) => show::inspect::run(&cli.address, &args),
-        Command::Line(args) => show::line::run(&cli.address, &args),
+        Command::Queue(args) => show::queue::run(&cli.address, &args),
         Command::Stats(args) => show::stats::run(&cli.address, &args),
         Command::Log(args) => show::log::run(&cli.address, &args),
         Command::Release(args) => act::release::run(&cli.address, &args),
@@ -89,5 +90,5 @@ fn main() -> ExitCode {
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     };
-    done.unwrap_or_else(|error| exit::told(&error))
+    result.unwrap_or_else(|error| exit::report(&error))
 }

@@ -1,5 +1,5 @@
-//! `gpulock completions` and `gpulock man`: what packages install beside the command, made
-//! from its own options.
+//! `gpulock completions` and `gpulock man`: generated from the command's own options, for
+//! packages.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use crate::Cli;
 /// The options of `gpulock completions`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Completions {
-    /// For which shell
+    /// Shell to print completions for
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
@@ -23,12 +23,12 @@ pub(crate) struct Completions {
 /// The options of `gpulock man`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// Where the pages go; made when it is not there
+    /// Output directory; created if missing
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
 
-/// Prints what a shell reads to complete our commands and options.
+/// Prints the completion script.
 pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "gpulock", &mut script);
@@ -36,9 +36,9 @@ pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the manual, a page for each command.
+/// Writes a page for each command.
 pub(crate) fn man(args: &Man) -> Result<ExitCode> {
-    let at = || format!("cannot write the manual to {}", args.folder.display());
+    let at = || format!("failed to write the manual pages to {}", args.folder.display());
     fs::create_dir_all(&args.folder).with_context(at)?;
     clap_mangen::generate_to(Cli::command(), &args.folder).with_context(at)?;
     Ok(ExitCode::SUCCESS)

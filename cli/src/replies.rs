@@ -1,5 +1,4 @@
-//! The module's replies as Rust has them. Which command answers what, and what null means
-//! where, stands in docs/commands.md.
+//! The module's replies as Rust types. docs/commands.md describes the fields.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,7 @@ use serde::Serialize;
 use crate::connection::Connection;
 use crate::text::Text;
 
-/// A lock, as `GPULOCK.LIST` has it.
+/// A lock in the reply of `GPULOCK.LIST`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Listed {
     pub(crate) key: Text,
@@ -21,7 +20,7 @@ pub(crate) struct Listed {
     pub(crate) waiting: u64,
 }
 
-/// A lock, as `GPULOCK.INSPECT` has it.
+/// A lock in the reply of `GPULOCK.INSPECT`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Inspected {
     pub(crate) owner: Option<Text>,
@@ -30,18 +29,18 @@ pub(crate) struct Inspected {
     pub(crate) held_ms: Option<u64>,
     pub(crate) session: Option<u64>,
     pub(crate) grace_ms: Option<u64>,
-    /// None: not held.
+    /// None if the lock is not held.
     pub(crate) adopted: Option<bool>,
     pub(crate) reserved_for: Option<Text>,
     pub(crate) waiting: u64,
     pub(crate) waiters: Vec<Waiter>,
 }
 
-/// Who waits for a lock.
+/// A waiter, or a kept position.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Waiter {
     pub(crate) owner: Text,
-    /// None: the place is kept for a client that is away.
+    /// None for a kept position.
     pub(crate) client: Option<u64>,
     pub(crate) waited_ms: u64,
     pub(crate) wants: u64,
@@ -49,11 +48,11 @@ pub(crate) struct Waiter {
     pub(crate) reserved: Vec<Text>,
 }
 
-/// Something that went wrong, as `GPULOCK.LOG` has it.
+/// An entry in the reply of `GPULOCK.LOG`.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Incident {
+pub(crate) struct LogEntry {
     pub(crate) kind: String,
-    /// None, as the key: it is about the server.
+    /// None, like the key, for an entry about the whole server.
     pub(crate) db: Option<u64>,
     pub(crate) key: Option<Text>,
     pub(crate) holder: Option<Text>,
@@ -66,7 +65,7 @@ pub(crate) struct Incident {
     pub(crate) count: u64,
 }
 
-/// The locks of the database that match a pattern, the longest held first.
+/// The locks of the database that match a pattern, longest held first.
 pub(crate) fn list(
     connection: &mut Connection,
     pattern: impl ToRedisArgs,
@@ -74,23 +73,23 @@ pub(crate) fn list(
 ) -> Result<Vec<Listed>> {
     let mut list = cmd("GPULOCK.LIST");
     list.arg("MATCH").arg(pattern).arg("LIMIT").arg(limit);
-    listed(ask(connection, &list)?)
+    listed(query(connection, &list)?)
 }
 
-/// What LIST answered.
+/// Parses the reply of LIST.
 pub(crate) fn listed(locks: Vec<Value>) -> Result<Vec<Listed>> {
     locks.into_iter().map(|lock| Fields::of(lock).and_then(Listed::read)).collect()
 }
 
-/// A lock, or none when it is neither held nor waited for.
+/// A lock; None if it is neither held nor waited for.
 pub(crate) fn inspect(
     connection: &mut Connection,
     key: &[u8],
 ) -> Result<Option<Inspected>> {
-    inspected(ask(connection, cmd("GPULOCK.INSPECT").arg(key))?)
+    inspected(query(connection, cmd("GPULOCK.INSPECT").arg(key))?)
 }
 
-/// What INSPECT answered.
+/// Parses the reply of INSPECT.
 pub(crate) fn inspected(lock: Value) -> Result<Option<Inspected>> {
     match lock {
         Value::Nil => Ok(None),
@@ -98,42 +97,42 @@ pub(crate) fn inspected(lock: Value) -> Result<Option<Inspected>> {
     }
 }
 
-/// What went wrong last, the newest first.
-pub(crate) fn log(connection: &mut Connection, count: usize) -> Result<Vec<Incident>> {
-    logged(ask(connection, cmd("GPULOCK.LOG").arg(count))?)
+/// The last log entries, newest first.
+pub(crate) fn log(connection: &mut Connection, count: usize) -> Result<Vec<LogEntry>> {
+    logged(query(connection, cmd("GPULOCK.LOG").arg(count))?)
 }
 
-/// What LOG answered.
-pub(crate) fn logged(entries: Vec<Value>) -> Result<Vec<Incident>> {
-    entries.into_iter().map(|entry| Fields::of(entry).and_then(Incident::read)).collect()
+/// Parses the reply of LOG.
+pub(crate) fn logged(entries: Vec<Value>) -> Result<Vec<LogEntry>> {
+    entries.into_iter().map(|entry| Fields::of(entry).and_then(LogEntry::read)).collect()
 }
 
-/// The answer to a command of the module's.
+/// Sends a command, and returns its reply.
 ///
 /// # Errors
-/// When none comes, or the server answers one; told so that people understand it.
-pub(crate) fn ask<T: FromRedisValue>(
+/// If there is no reply, or the reply is an error.
+pub(crate) fn query<T: FromRedisValue>(
     connection: &mut Connection,
     command: &Cmd,
 ) -> Result<T> {
-    connection.ask(command).map_err(told)
+    connection.query(command).map_err(server_error)
 }
 
-/// Whether an error says that the server knows no such command: the module is not loaded.
+/// Whether the error means that the module is not loaded.
 pub(crate) fn is_unknown_command(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default();
     error.code() == Some("ERR") && detail.starts_with("unknown command")
 }
 
-/// An error in the words of the server, or why there are none.
-pub(crate) fn told(error: RedisError) -> Error {
+/// An error with a message for the user.
+pub(crate) fn server_error(error: RedisError) -> Error {
     let detail = error.detail().unwrap_or_default();
     match error.code() {
         _ if is_unknown_command(&error) => anyhow!(
             "the server has not loaded the module gpulock (loadmodule libgpulock.so)"
         ),
-        Some(code) => anyhow!("the server answers: {code} {detail}"),
-        None => Error::new(error).context("no answer from the server"),
+        Some(code) => anyhow!("the server returned an error: {code} {detail}"),
+        None => Error::new(error).context("no reply from the server"),
     }
 }
 
@@ -184,7 +183,7 @@ impl Waiter {
     }
 }
 
-impl Incident {
+impl LogEntry {
     fn read(fields: Fields) -> Result<Self> {
         Ok(Self {
             kind: fields.get("kind")?,
@@ -208,18 +207,19 @@ impl FromRedisValue for Text {
     }
 }
 
-/// A map of the module's: a map in RESP3, a flat array in RESP2.
+/// A map in a reply: a map in RESP3, a flat array in RESP2.
 pub(crate) struct Fields(BTreeMap<String, Value>);
 
 impl Fields {
     pub(crate) fn of(value: Value) -> Result<Self> {
-        BTreeMap::from_redis_value(value).map(Self).context("the module answered no map")
+        BTreeMap::from_redis_value(value)
+            .map(Self)
+            .context("invalid reply: expected a map")
     }
 
-    /// A field; what is not there counts as null.
+    /// A field; a missing one counts as null.
     pub(crate) fn get<T: FromRedisValue>(&self, name: &str) -> Result<T> {
         let value = self.0.get(name).cloned().unwrap_or(Value::Nil);
-        T::from_redis_value(value)
-            .with_context(|| format!("{name} of the module's answer"))
+        T::from_redis_value(value).with_context(|| format!("invalid reply: field {name}"))
     }
 }

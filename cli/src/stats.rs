@@ -1,5 +1,5 @@
-//! `GPULOCK.STATS` as Rust has it: the counters in the server's order, and what can be
-//! read off a histogram. What each counter counts stands in docs/commands.md.
+//! The reply of `GPULOCK.STATS` as Rust types, and percentiles of its histograms.
+//! docs/commands.md describes the counters.
 
 use std::fmt;
 
@@ -9,17 +9,18 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::connection::Connection;
 use crate::human::Span;
-use crate::replies::{Fields, ask};
+use crate::replies::{Fields, query};
 
 /// The counters of the server, or of one lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Stats {
+    /// In the server's order.
     pub(crate) counters: Vec<(String, u64)>,
     pub(crate) wait_ms: Histogram,
     pub(crate) hold_ms: Histogram,
 }
 
-/// How often which lengths of time were seen.
+/// A histogram of times.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub(crate) struct Histogram {
     pub(crate) count: u64,
@@ -28,23 +29,23 @@ pub(crate) struct Histogram {
     buckets: Vec<Bucket>,
 }
 
-/// So many values are at or below a bound; all are where it has none.
+/// The number of values at or below a bound; of all values if there is no bound.
 #[derive(Clone, Debug)]
 struct Bucket {
     up_to_ms: Option<u64>,
     count: u64,
 }
 
-/// What a histogram tells of a percentile.
+/// An estimate of a percentile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Estimate {
-    /// No more than this many milliseconds.
+    /// At most this many milliseconds.
     AtMost(u64),
-    /// More than the last bound.
+    /// More than this many milliseconds, the last bound.
     Over(u64),
 }
 
-/// The counters of the server; none when it keeps none for this key.
+/// The counters of the server, or of a lock; None if the server keeps none for this key.
 pub(crate) fn stats(
     connection: &mut Connection,
     key: Option<&[u8]>,
@@ -53,14 +54,14 @@ pub(crate) fn stats(
     if let Some(key) = key {
         stats.arg("KEY").arg(key);
     }
-    match ask(connection, &stats)? {
+    match query(connection, &stats)? {
         Value::Nil => Ok(None),
         stats => Stats::read(stats).map(Some),
     }
 }
 
 impl Stats {
-    /// A counter by its name; 0 where the server has none.
+    /// A counter by its name; 0 if the server does not have it.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         self.counters.iter().find(|(other, _)| other == name).map_or(0, |(_, n)| *n)
     }
@@ -94,7 +95,7 @@ impl Histogram {
         })
     }
 
-    /// What so many percent of the values do not exceed; none when there are no values.
+    /// An estimate of a percentile; None if there are no values.
     pub(crate) fn percentile(&self, percent: u64) -> Option<Estimate> {
         let rank = u128::from(self.count) * u128::from(percent);
         let reached = |bucket: &&Bucket| u128::from(bucket.count) * 100 >= rank;
@@ -106,12 +107,12 @@ impl Histogram {
         }
     }
 
-    /// The mean in milliseconds; none when there are no values.
+    /// The mean in milliseconds; None if there are no values.
     pub(crate) const fn mean_ms(&self) -> Option<u64> {
         self.sum.checked_div(self.count)
     }
 
-    /// The values that came after an earlier look; all when it was reset meanwhile.
+    /// The values added since an earlier reply; all of them if the histogram was reset.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let before = |bucket: &Bucket| {
             let same = |other: &&Bucket| other.up_to_ms == bucket.up_to_ms;
@@ -136,7 +137,9 @@ impl Bucket {
     fn read((bound, count): (String, u64)) -> Result<Self> {
         let up_to_ms = match &*bound {
             "+Inf" => None,
-            ms => Some(ms.parse().with_context(|| format!("the bound {ms:?}"))?),
+            ms => Some(
+                ms.parse().with_context(|| format!("invalid reply: bucket {ms:?}"))?,
+            ),
         };
         Ok(Self { up_to_ms, count })
     }
@@ -170,14 +173,14 @@ fn as_map<S: Serializer>(buckets: &[Bucket], to: S) -> Result<S::Ok, S::Error> {
     }))
 }
 
-/// A map of the module's in the order sent.
+/// A map in a reply, in its order.
 fn pairs<T: FromRedisValue>(map: Value) -> Result<Vec<(String, T)>> {
-    Vec::from_redis_value(map).context("the module answered no map")
+    Vec::from_redis_value(map).context("invalid reply: expected a map")
 }
 
 #[cfg(test)]
 impl Histogram {
-    /// One with these counts of its own in each bucket; the last bound is `+Inf`.
+    /// A histogram with these numbers of values in each bucket; the last bound is `+Inf`.
     pub(crate) fn of(values: &[(u64, u64)], beyond: u64) -> Self {
         let mut buckets = Vec::new();
         let mut count = 0;
@@ -197,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_percentile_is_the_bound_of_the_bucket_in_which_it_lies() {
+    fn a_percentile_is_the_bound_of_its_bucket() {
         let histogram = Histogram::of(&[(1, 50), (2, 40), (5, 9)], 1);
         assert_eq!(histogram.percentile(50), Some(Estimate::AtMost(1)));
         assert_eq!(histogram.percentile(51), Some(Estimate::AtMost(2)));
@@ -207,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn of_no_values_nothing_is_told() {
+    fn an_empty_histogram_has_no_percentile_and_no_mean() {
         let nothing = Histogram::of(&[(1, 0), (2, 0)], 0);
         assert_eq!(nothing.percentile(50), None);
         assert_eq!(nothing.mean_ms(), None);
     }
 
     #[test]
-    fn what_came_since_is_told_apart_unless_it_was_reset() {
+    fn since_counts_new_values_and_all_after_a_reset() {
         let earlier = Histogram::of(&[(1, 100), (2, 0)], 0);
         let later = Histogram::of(&[(1, 101), (2, 9)], 0);
         let since = later.since(&earlier);
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn both_protocols_are_read_alike_and_keep_the_order() {
+    fn both_protocols_are_parsed_alike_and_keep_the_order() {
         let text = |text: &str| Value::BulkString(text.into());
         let flat = |pairs: Vec<(Value, Value)>| {
             Value::Array(pairs.into_iter().flat_map(|(a, b)| [a, b]).collect())

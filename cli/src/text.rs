@@ -1,5 +1,5 @@
-//! Keys and owners are any bytes: as text they are shown so that a terminal, a table and
-//! JSON bear them, and so that two that differ look different.
+//! Keys and owners may contain any bytes. They are escaped so that a terminal, a table and
+//! JSON can show them, and so that different ones look different.
 
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
@@ -7,14 +7,14 @@ use std::os::unix::ffi::OsStringExt;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::{Serialize, Serializer};
 
-/// Bytes that a client chose.
+/// Bytes chosen by a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Text(pub(crate) Vec<u8>);
 
 impl fmt::Display for Text {
-    /// UTF-8 as it is; backslashes, what is no UTF-8, and characters that are not seen or
-    /// change how others look (control, direction, combining) as Rust escapes them (`\\`,
-    /// `\xff`, `\n`, `\u{202e}`).
+    /// UTF-8 is unchanged, except for backslashes and for characters that are invisible or
+    /// change how others look (control, direction, combining). These and invalid UTF-8 are
+    /// escaped as in Rust (`\\`, `\xff`, `\n`, `\u{202e}`).
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = String::new();
         for part in self.0.utf8_chunks() {
@@ -32,7 +32,7 @@ impl fmt::Display for Text {
     }
 }
 
-/// Reads an argument of the command line, byte for byte.
+/// Parses a command line argument, byte for byte.
 pub(crate) fn argument() -> impl TypedValueParser<Value = Text> {
     OsStringValueParser::new().map(|argument| Text(argument.into_vec()))
 }
@@ -48,13 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_byte_reaches_a_terminal_as_anything_but_a_sign() {
+    fn control_characters_and_invalid_bytes_are_escaped() {
         let shown = Text(b"gpu:0 \xc3\xa9\x1b[2J\n\\x\xff".to_vec()).to_string();
         assert_eq!(shown, "gpu:0 \u{e9}\\u{1b}[2J\\n\\\\x\\xff");
     }
 
     #[test]
-    fn what_looks_the_same_and_is_not_is_told_apart() {
+    fn texts_that_look_alike_are_distinguished() {
         #[rustfmt::skip]
         let cases = [
             ("gpu\u{202e}0:upg", r"gpu\u{202e}0:upg"),

@@ -1,16 +1,16 @@
-//! `gpulock force`: only with a guard, only after a yes, and only the hold that was meant.
+//! `gpulock force`: requires a condition and a confirmation, and releases only the hold shown.
 
 use gpulock_testkit::{Client, Server, Value, call, on_every_server, send};
 use serde_json::json as document;
 
-#[path = "support/asked.rs"]
-mod asked;
-#[path = "support/called.rs"]
-mod called;
+#[path = "support/confirmation.rs"]
+mod confirmation;
+#[path = "support/invoke.rs"]
+mod invoke;
 #[path = "support/printed.rs"]
 mod printed;
-use asked::Asked;
-use called::{command, gpulock};
+use confirmation::Prompt;
+use invoke::{command, gpulock};
 use printed::{json, printed};
 
 /// A server on which `asr` holds `gpu:0`, with its token.
@@ -20,14 +20,14 @@ fn held(server: &Server) -> (Client, String) {
     (client, token.to_string())
 }
 
-fn ask(server: &Server, args: &[&str]) -> Asked {
+fn prompt(server: &Server, args: &[&str]) -> Prompt {
     let mut command = command(server);
     command.arg("force").arg("gpu:0").args(args);
-    Asked::start(command)
+    Prompt::start(command)
 }
 
 #[test]
-fn without_a_guard_it_is_refused() {
+fn a_condition_is_required() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, token) = held(&server);
@@ -38,30 +38,30 @@ fn without_a_guard_it_is_refused() {
             &["force", "gpu:0", "--yes", "--any", "--token", &token],
         ];
         for args in calls {
-            let called = gpulock(&server, args);
-            assert_eq!((called.status, &*called.out), (2, ""), "{called:?}");
+            let result = gpulock(&server, args);
+            assert_eq!((result.status, &*result.out), (2, ""), "{result:?}");
         }
         assert_eq!(call!(client, "GET", "gpu:0"), "asr");
     });
 }
 
 #[test]
-fn without_a_terminal_it_takes_a_yes_on_the_command_line() {
+fn yes_is_required_without_a_terminal() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, _) = held(&server);
-        let called = gpulock(&server, &["force", "gpu:0", "--owner", "asr"]);
-        assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
-        assert!(called.err.contains("--yes"), "{called:?}");
+        let result = gpulock(&server, &["force", "gpu:0", "--owner", "asr"]);
+        assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+        assert!(result.err.contains("--yes"), "{result:?}");
         assert_eq!(call!(client, "GET", "gpu:0"), "asr");
-        let told = printed(&server, &["force", "gpu:0", "--owner", "asr", "--yes"]);
-        assert_eq!(told, "gpu:0 taken from asr\n");
+        let out = printed(&server, &["force", "gpu:0", "--owner", "asr", "--yes"]);
+        assert_eq!(out, "gpu:0 released; it was held by asr\n");
         assert_eq!(call!(client, "EXISTS", "gpu:0"), 0);
     });
 }
 
 #[test]
-fn only_the_hold_that_is_named_is_taken() {
+fn only_a_matching_hold_is_released() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, token) = held(&server);
@@ -72,11 +72,11 @@ fn only_the_hold_that_is_named_is_taken() {
             &["--owner", "asr", "--token", &other],
             &["--owner", "tts", "--token", &token],
         ];
-        for guard in wrong {
-            let called =
-                gpulock(&server, &[&["force", "gpu:0", "--yes"], guard].concat());
-            assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
-            assert!(called.err.contains("nothing taken"), "{called:?}");
+        for condition in wrong {
+            let result =
+                gpulock(&server, &[&["force", "gpu:0", "--yes"], condition].concat());
+            assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+            assert!(result.err.contains("not released"), "{result:?}");
             assert_eq!(call!(client, "GET", "gpu:0"), "asr");
         }
         let free = gpulock(&server, &["force", "gpu:1", "--any", "--yes"]);
@@ -87,22 +87,22 @@ fn only_the_hold_that_is_named_is_taken() {
             &["--owner", "asr", "--token", &token],
             &["--any"],
         ];
-        for guard in right {
+        for condition in right {
             call!(client, "DEL", "gpu:0");
             let token_now =
                 call!(client, "GPULOCK.ACQUIRE", "gpu:0", "asr").int().to_string();
-            let guard: Vec<&str> = guard
+            let condition: Vec<&str> = condition
                 .iter()
                 .map(|word| if *word == token { &token_now } else { *word })
                 .collect();
-            printed(&server, &[&["force", "gpu:0", "--yes"], &guard[..]].concat());
-            assert_eq!(call!(client, "EXISTS", "gpu:0"), 0, "{guard:?}");
+            printed(&server, &[&["force", "gpu:0", "--yes"], &condition[..]].concat());
+            assert_eq!(call!(client, "EXISTS", "gpu:0"), 0, "{condition:?}");
         }
     });
 }
 
 #[test]
-fn the_next_waiter_has_it_and_the_log_has_the_reason() {
+fn the_next_waiter_gets_the_lock_and_the_log_has_the_reason() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, _) = held(&server);
@@ -121,49 +121,52 @@ fn the_next_waiter_has_it_and_the_log_has_the_reason() {
 }
 
 #[test]
-fn on_a_terminal_it_shows_who_would_lose_the_lock_and_takes_it_after_a_yes() {
+fn the_prompt_shows_the_hold_and_yes_releases_it() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, token) = held(&server);
-        let asked = ask(&server, &["--any"]);
-        for told in ["gpu:0", "held by asr", &format!("token {token}"), "0 waiting"] {
-            assert!(asked.question().contains(told), "{told}: {}", asked.question());
+        let prompt = prompt(&server, &["--any"]);
+        for expected in ["gpu:0", "held by asr", &format!("token {token}"), "0 waiting"] {
+            assert!(prompt.text().contains(expected), "{expected}: {}", prompt.text());
         }
         assert_eq!(call!(client, "GET", "gpu:0"), "asr");
-        let called = asked.answer(b"y\n");
-        assert_eq!((called.status, &*called.out), (0, "gpu:0 taken from asr\n"));
+        let result = prompt.answer(b"y\n");
+        assert_eq!(
+            (result.status, &*result.out),
+            (0, "gpu:0 released; it was held by asr\n")
+        );
         assert_eq!(call!(client, "EXISTS", "gpu:0"), 0);
     });
 }
 
 #[test]
-fn anything_but_a_yes_takes_nothing() {
+fn any_other_answer_releases_nothing() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, _) = held(&server);
         const END_OF_INPUT: &[u8] = b"\x04";
         for answer in [b"\n", b"n\n", b"no\n", b"yesterday\n", END_OF_INPUT] as [&[u8]; 5]
         {
-            let called = ask(&server, &["--owner", "asr"]).answer(answer);
-            assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
-            assert!(called.err.contains("not agreed to"), "{called:?}");
+            let result = prompt(&server, &["--owner", "asr"]).answer(answer);
+            assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+            assert!(result.err.contains("not confirmed"), "{result:?}");
             assert_eq!(call!(client, "GET", "gpu:0"), "asr");
         }
     });
 }
 
 #[test]
-fn a_successor_of_the_hold_that_was_shown_keeps_the_lock() {
+fn a_later_hold_is_not_released() {
     on_every_server(|flavour| {
         let server = flavour.start();
-        for guard in [&["--any"][..], &["--owner", "asr"]] {
+        for condition in [&["--any"][..], &["--owner", "asr"]] {
             let (mut client, _) = held(&server);
-            let asked = ask(&server, guard);
+            let prompt = prompt(&server, condition);
             call!(client, "GPULOCK.RELEASE", "gpu:0", "asr");
-            // Of the same name: only the token tells it from the one that was shown.
+            // Same owner: only the token distinguishes this hold from the one shown.
             assert!(call!(client, "GPULOCK.ACQUIRE", "gpu:0", "asr").int() > 0);
-            let called = asked.answer(b"y\n");
-            assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
+            let result = prompt.answer(b"y\n");
+            assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
             assert_eq!(call!(client, "GET", "gpu:0"), "asr");
             call!(client, "DEL", "gpu:0");
         }
@@ -171,7 +174,7 @@ fn a_successor_of_the_hold_that_was_shown_keeps_the_lock() {
 }
 
 #[test]
-fn what_does_not_fit_the_guard_is_not_even_asked() {
+fn there_is_no_prompt_without_a_matching_hold() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, _) = held(&server);
@@ -179,41 +182,41 @@ fn what_does_not_fit_the_guard_is_not_even_asked() {
         for args in [["gpu:0", "--owner=tts"], ["gpu:1", "--any"], ["empty", "--any"]] {
             let mut command = command(&server);
             command.arg("force").args(args);
-            let called = Asked::unasked(command);
-            assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
-            assert!(called.err.contains("held so"), "{called:?}");
+            let result = Prompt::none(command);
+            assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+            assert!(result.err.contains("is not held"), "{result:?}");
         }
     });
 }
 
 #[test]
-fn an_adopted_lock_is_taken_by_its_owner_alone() {
+fn an_adopted_lock_is_matched_by_its_owner_only() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
         client.line("SET gpu:0 locked_by_llm EX 600");
-        let asked = ask(&server, &["--owner", "locked_by_llm"]);
-        assert!(asked.question().contains("token -"), "{}", asked.question());
-        let called = asked.answer(b"yes\n");
+        let prompt = prompt(&server, &["--owner", "locked_by_llm"]);
+        assert!(prompt.text().contains("token -"), "{}", prompt.text());
+        let result = prompt.answer(b"yes\n");
         assert_eq!(
-            (called.status, &*called.out),
-            (0, "gpu:0 taken from locked_by_llm\n")
+            (result.status, &*result.out),
+            (0, "gpu:0 released; it was held by locked_by_llm\n")
         );
     });
 }
 
 #[test]
-fn programs_are_told_by_status_and_document() {
+fn json_and_status_show_the_result() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (_client, _) = held(&server);
         let args = ["force", "gpu:0", "--owner", "asr", "--yes"];
-        let taken = json(&server, &args);
-        assert_eq!(taken, document!({ "key": "gpu:0", "taken_from": "asr" }));
+        let released = json(&server, &args);
+        assert_eq!(released, document!({ "key": "gpu:0", "taken_from": "asr" }));
         let again = gpulock(&server, &[&args[..], &["--json"]].concat());
         assert_eq!(again.status, 1);
-        let told: serde_json::Value = serde_json::from_str(&again.out).unwrap();
-        assert_eq!(told, document!({ "key": "gpu:0", "taken_from": null }));
+        let printed: serde_json::Value = serde_json::from_str(&again.out).unwrap();
+        assert_eq!(printed, document!({ "key": "gpu:0", "taken_from": null }));
         assert_eq!(server.client().line("GPULOCK.INSPECT gpu:0"), Value::Null);
     });
 }

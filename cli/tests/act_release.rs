@@ -1,31 +1,31 @@
-//! `gpulock release`: gives back only what the owner holds.
+//! `gpulock release`: releases only what the owner holds.
 
 use std::time::Duration;
 
 use gpulock_testkit::{call, on_every_server, send};
 use serde_json::json as document;
 
-#[path = "support/called.rs"]
-mod called;
+#[path = "support/invoke.rs"]
+mod invoke;
 #[path = "support/printed.rs"]
 mod printed;
-use called::gpulock;
+use invoke::gpulock;
 use printed::{json, printed};
 
 #[test]
-fn what_the_owner_holds_is_released() {
+fn a_lock_of_the_owner_is_released() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
         call!(client, "GPULOCK.ACQUIRE", "gpu:0", "asr");
-        let told = printed(&server, &["release", "gpu:0", "--owner", "asr"]);
-        assert_eq!(told, "gpu:0 released\n");
+        let out = printed(&server, &["release", "gpu:0", "--owner", "asr"]);
+        assert_eq!(out, "gpu:0 released\n");
         assert_eq!(call!(client, "EXISTS", "gpu:0"), 0);
     });
 }
 
 #[test]
-fn what_another_holds_stays_and_is_told() {
+fn a_lock_of_another_owner_or_token_is_not_released() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
@@ -37,9 +37,9 @@ fn what_another_holds_stays_and_is_told() {
             &["release", "gpu:1", "--owner", "asr"],
         ];
         for args in calls {
-            let called = gpulock(&server, args);
-            assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
-            assert!(called.err.contains("is not held by"), "{called:?}");
+            let result = gpulock(&server, args);
+            assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+            assert!(result.err.contains("is not held by"), "{result:?}");
         }
         assert_eq!(call!(client, "GET", "gpu:0"), "asr");
         let token = token.to_string();
@@ -49,25 +49,25 @@ fn what_another_holds_stays_and_is_told() {
 }
 
 #[test]
-fn the_reason_is_told_to_those_who_listen() {
+fn the_event_has_the_reason() {
     on_every_server(|flavour| {
         let server = flavour.start();
-        let (mut client, mut listener) = (server.client(), server.client());
-        send!(listener, "SUBSCRIBE", "gpu_lock:gpu:0");
-        listener.read();
+        let (mut client, mut subscriber) = (server.client(), server.client());
+        send!(subscriber, "SUBSCRIBE", "gpu_lock:gpu:0");
+        subscriber.read();
         call!(client, "GPULOCK.ACQUIRE", "gpu:0", "asr");
         printed(
             &server,
             &["release", "gpu:0", "--owner", "asr", "--reason", "preempted"],
         );
-        let message = listener.read_within(Duration::from_secs(20)).unwrap();
+        let message = subscriber.read_within(Duration::from_secs(20)).unwrap();
         let message = message.list()[2].text();
         assert!(message.contains(r#""release_reason":"preempted""#), "{message}");
     });
 }
 
 #[test]
-fn programs_are_told_by_status_and_document() {
+fn json_and_status_show_the_result() {
     on_every_server(|flavour| {
         let server = flavour.start();
         call!(server.client(), "GPULOCK.ACQUIRE", "gpu:0", "asr");
@@ -76,7 +76,7 @@ fn programs_are_told_by_status_and_document() {
         assert_eq!(released, document!({ "key": "gpu:0", "released": true }));
         let again = gpulock(&server, &[&args[..], &["--json"]].concat());
         assert_eq!(again.status, 1);
-        let told: serde_json::Value = serde_json::from_str(&again.out).unwrap();
-        assert_eq!(told, document!({ "key": "gpu:0", "released": false }));
+        let printed: serde_json::Value = serde_json::from_str(&again.out).unwrap();
+        assert_eq!(printed, document!({ "key": "gpu:0", "released": false }));
     });
 }

@@ -1,18 +1,18 @@
-//! What is said, and with which status, when the server cannot answer.
+//! Error messages and exit statuses.
 
 use std::process::Stdio;
 
 use gpulock_testkit::{call, on_every_server};
 
-#[path = "support/called.rs"]
-mod called;
-use called::{Called, at, command, gpulock};
+#[path = "support/invoke.rs"]
+mod invoke;
+use invoke::{Invocation, at, command, gpulock};
 
-/// A call of each command that asks the server.
+/// An invocation of each command that uses the server.
 const CALLS: [&[&str]; 7] = [
     &["ls"],
     &["inspect", "k"],
-    &["line", "k"],
+    &["queue", "k"],
     &["stats"],
     &["log"],
     &["release", "k", "--owner", "me"],
@@ -20,80 +20,86 @@ const CALLS: [&[&str]; 7] = [
 ];
 
 #[test]
-fn a_server_without_the_module_is_told_as_that() {
+fn a_server_without_the_module_is_reported() {
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         for args in CALLS {
-            let called = gpulock(&server, args);
-            assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
-            let told = "the server has not loaded the module gpulock";
-            assert!(called.err.contains(told), "{args:?}: {called:?}");
+            let result = gpulock(&server, args);
+            assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+            let expected = "the server has not loaded the module gpulock";
+            assert!(result.err.contains(expected), "{args:?}: {result:?}");
         }
     });
 }
 
 #[test]
-fn a_server_that_is_not_there_is_69() {
+fn an_unreachable_server_has_status_69() {
     for args in CALLS {
-        // Nobody may listen on port 1.
+        // Port 1 is unused.
         let output = at("redis://127.0.0.1:1").args(args).output().unwrap();
-        let called = Called::from(output);
-        assert_eq!(called.status, 69, "{args:?}: {called:?}");
-        let told = "gpulock: no connection to 127.0.0.1:1: Connection refused";
-        assert!(called.err.starts_with(told), "{called:?}");
-        assert_eq!(called.err.matches("Connection refused").count(), 1, "{called:?}");
+        let result = Invocation::from(output);
+        assert_eq!(result.status, 69, "{args:?}: {result:?}");
+        let expected = "gpulock: failed to connect to 127.0.0.1:1: Connection refused";
+        assert!(result.err.starts_with(expected), "{result:?}");
+        assert_eq!(result.err.matches("Connection refused").count(), 1, "{result:?}");
     }
 }
 
 #[test]
-fn a_server_that_hangs_is_69_and_not_waited_for_forever() {
+fn a_hanging_server_times_out_with_status_69() {
     on_every_server(|flavour| {
         let mut server = flavour.start();
         server.freeze();
-        let called = gpulock(&server, &["ls"]);
+        let result = gpulock(&server, &["ls"]);
         server.thaw();
-        assert_eq!(called.status, 69, "{called:?}");
+        assert_eq!(result.status, 69, "{result:?}");
     });
 }
 
 #[test]
-fn what_the_server_refuses_is_told_in_its_words() {
+fn an_error_reply_is_reported() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
         client.line("ACL SETUSER viewer on nopass ~* +gpulock.list");
         call!(client, "LPUSH", "list", "x");
         let viewer = format!("redis://viewer:x@127.0.0.1:{}", server.port());
-        let called = gpulock(&server, &["log", "--url", &viewer]);
-        assert_eq!(called.status, 1, "{called:?}");
-        assert!(called.err.contains("the server answers: NOPERM "), "{called:?}");
-        let called = gpulock(&server, &["inspect", "list"]);
-        assert_eq!(called.status, 1, "{called:?}");
-        assert!(called.err.contains("the server answers: WRONGTYPE "), "{called:?}");
+        let result = gpulock(&server, &["log", "--url", &viewer]);
+        assert_eq!(result.status, 1, "{result:?}");
+        assert!(
+            result.err.contains("the server returned an error: NOPERM "),
+            "{result:?}"
+        );
+        let result = gpulock(&server, &["inspect", "list"]);
+        assert_eq!(result.status, 1, "{result:?}");
+        assert!(
+            result.err.contains("the server returned an error: WRONGTYPE "),
+            "{result:?}"
+        );
     });
 }
 
 #[test]
-fn a_password_is_never_told() {
+fn a_password_is_never_printed() {
     on_every_server(|flavour| {
         let mut server = flavour.start();
         let url = format!("redis://someone:hunter2@127.0.0.1:{}", server.port());
         let wrong = gpulock(&server, &["ls", "--url", &url]);
         server.stop();
         let gone = gpulock(&server, &["ls", "--url", &url]);
-        for called in [wrong, gone] {
-            assert_ne!(called.status, 0);
-            assert!(!called.err.contains("hunter2"), "{called:?}");
+        for result in [wrong, gone] {
+            assert_ne!(result.status, 0);
+            assert!(!result.err.contains("hunter2"), "{result:?}");
         }
     });
 }
 
 #[test]
-fn a_reader_that_went_away_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
-        // More than a pipe holds.
+        // More than the capacity of a pipe.
         for key in 0..300 {
             call!(client, "GPULOCK.ACQUIRE", format!("gpu:{key}"), "o".repeat(1000));
         }

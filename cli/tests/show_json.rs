@@ -1,23 +1,23 @@
-//! What `--json` gives to programs: the module's own replies, field by field.
+//! The output of `--json`: the module's replies, field by field.
 
 use std::collections::BTreeMap;
 
 use gpulock_testkit::{Client, Server, Value, call, on_every_server};
 use serde_json::json as document;
 
-#[path = "support/called.rs"]
-mod called;
+#[path = "support/invoke.rs"]
+mod invoke;
 #[path = "support/printed.rs"]
 mod printed;
 use printed::{json, printed};
 
-/// A held lock with a line, an adopted lock, one set aside, and what went wrong.
+/// A held lock with a queue, an adopted lock, a reserved lock, and log entries.
 fn busy(server: &Server) -> [Client; 2] {
     let mut client = server.client();
     client.line("GPULOCK.ACQUIRE gpu:0 asr EX 600");
     client.line("SET gpu:1 locked_by_llm EX 600");
     client.line("GPULOCK.ACQUIRE gpu:0 away BLOCK 1 UNIQUE");
-    client.line("GPULOCK.RELEASE gpu:0 nobody");
+    client.line("GPULOCK.RELEASE gpu:0 other");
     client.line("GPULOCK.ACQUIRE gpu:9 old");
     client.line("GPULOCK.FORCERELEASE gpu:9 REASON stuck");
     let mut waiter = server.client();
@@ -52,7 +52,7 @@ fn as_json(value: &Value) -> serde_json::Value {
     }
 }
 
-/// What INSPECT answers, where only this differs: adopted is false or true.
+/// The reply of INSPECT as printed: `adopted` is a boolean.
 fn inspected(mut lock: serde_json::Value) -> serde_json::Value {
     if let Some(adopted) = lock.get_mut("adopted") {
         *adopted = adopted.as_u64().map(|n| n == 1).into();
@@ -60,23 +60,23 @@ fn inspected(mut lock: serde_json::Value) -> serde_json::Value {
     lock
 }
 
-/// The document, with the times that go on between two calls set to 0 in it.
-fn still(mut document: serde_json::Value) -> serde_json::Value {
-    const GO_ON: [&str; 3] = ["held_ms", "lease_ms", "waited_ms"];
+/// The document, with the times that differ between two calls set to 0.
+fn without_times(mut document: serde_json::Value) -> serde_json::Value {
+    const TIMES: [&str; 3] = ["held_ms", "lease_ms", "waited_ms"];
     match &mut document {
         serde_json::Value::Object(fields) => {
             for (name, value) in fields.iter_mut() {
                 *value = match value.take() {
-                    serde_json::Value::Number(_) if GO_ON.contains(&&**name) => {
+                    serde_json::Value::Number(_) if TIMES.contains(&&**name) => {
                         document!(0)
                     }
-                    other => still(other),
+                    other => without_times(other),
                 };
             }
         }
         serde_json::Value::Array(items) => {
             for item in items {
-                *item = still(item.take());
+                *item = without_times(item.take());
             }
         }
         _ => {}
@@ -85,7 +85,7 @@ fn still(mut document: serde_json::Value) -> serde_json::Value {
 }
 
 #[test]
-fn every_document_has_the_fields_and_the_values_of_the_reply() {
+fn documents_have_the_fields_and_values_of_the_replies() {
     on_every_server(|flavour| {
         let server =
             flavour.server().module_args(&["gpulock.place-keep", "3600000"]).start();
@@ -105,49 +105,56 @@ fn every_document_has_the_fields_and_the_values_of_the_reply() {
             (&["log", "-n", "1"], "GPULOCK.LOG 1"),
         ];
         for (args, command) in cases {
-            let reply = still(as_json(&client.line(command)));
+            let reply = without_times(as_json(&client.line(command)));
             let expected = if args[0] == "inspect" { inspected(reply) } else { reply };
-            assert_eq!(still(json(&server, args)), expected, "{args:?}");
+            assert_eq!(without_times(json(&server, args)), expected, "{args:?}");
         }
-        let line = still(as_json(&client.line("GPULOCK.INSPECT gpu:0").field("waiters")));
-        assert_eq!(line.as_array().unwrap().len(), 2);
-        assert_eq!(still(json(&server, &["line", "gpu:0"])), line);
-        assert_eq!(json(&server, &["line", "never"]), document!([]));
+        let queue = without_times(as_json(
+            &client.line("GPULOCK.INSPECT gpu:0").field("waiters"),
+        ));
+        assert_eq!(queue.as_array().unwrap().len(), 2);
+        assert_eq!(without_times(json(&server, &["queue", "gpu:0"])), queue);
+        assert_eq!(json(&server, &["queue", "never"]), document!([]));
     });
 }
 
 #[test]
-fn resp3_is_spoken_as_well() {
+fn resp3_is_supported() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let _busy = busy(&server);
         let url = format!("redis://127.0.0.1:{}/?protocol=resp3", server.port());
-        let asked: &[&[&str]] = &[&["ls"], &["inspect", "gpu:0"], &["stats"], &["log"]];
-        for args in asked {
+        let commands: &[&[&str]] =
+            &[&["ls"], &["inspect", "gpu:0"], &["stats"], &["log"]];
+        for args in commands {
             let resp3 = json(&server, &[*args, &["--url", &url]].concat());
-            assert_eq!(still(resp3), still(json(&server, args)), "{args:?}");
+            assert_eq!(
+                without_times(resp3),
+                without_times(json(&server, args)),
+                "{args:?}"
+            );
         }
     });
 }
 
 #[test]
-fn counters_and_bounds_stand_in_the_order_of_the_server() {
+fn counters_and_buckets_are_in_the_order_of_the_server() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let printed = printed(&server, &["stats", "--json"]);
         let stats = server.client().line("GPULOCK.STATS");
         let names = stats.list().iter().step_by(2).map(Value::text);
-        let places: Vec<_> =
+        let positions: Vec<_> =
             names.map(|name| printed.find(&format!("\"{name}\"")).unwrap()).collect();
-        assert!(places.is_sorted(), "{printed}");
+        assert!(positions.is_sorted(), "{printed}");
         let bounds = ["\"1\"", "\"2\"", "\"10\"", "\"5000000\"", "\"+Inf\""];
-        let places: Vec<_> = bounds.map(|bound| printed.find(bound).unwrap()).into();
-        assert!(places.is_sorted(), "{printed}");
+        let positions: Vec<_> = bounds.map(|bound| printed.find(bound).unwrap()).into();
+        assert!(positions.is_sorted(), "{printed}");
     });
 }
 
 #[test]
-fn bytes_that_are_no_text_are_told_apart_in_json() {
+fn invalid_utf8_is_distinguishable_in_json() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();

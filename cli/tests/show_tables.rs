@@ -1,4 +1,4 @@
-//! What `ls`, `inspect`, `line`, `stats` and `log` show to people.
+//! The tables of `ls`, `inspect`, `queue`, `stats` and `log`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use gpulock_testkit::{Client, Server, call, on_every_server, send, wait_until};
 
-#[path = "support/called.rs"]
-mod called;
+#[path = "support/invoke.rs"]
+mod invoke;
 #[path = "support/printed.rs"]
 mod printed;
-use called::{command, gpulock};
+use invoke::{command, gpulock};
 use printed::{json, printed};
 
-/// The cells of a line of a table: what two spaces or more part.
+/// The cells of a table row, which are separated by at least two spaces.
 fn cells(line: &str) -> Vec<&str> {
     line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
 }
 
-/// A server with the lock `gpu:0`, held by `asr` with the token that is told.
+/// Acquires `gpu:0` for `asr`, and returns the token.
 fn with_a_lock(server: &Server) -> (Client, String) {
     let mut client = server.client();
     let token = call!(client, "GPULOCK.ACQUIRE", "gpu:0", "asr", "EX", 36_000).int();
@@ -26,7 +26,7 @@ fn with_a_lock(server: &Server) -> (Client, String) {
 }
 
 #[test]
-fn ls_shows_each_lock_with_holder_lease_and_line() {
+fn ls_shows_each_lock_with_owner_lease_and_waiters() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, token) = with_a_lock(&server);
@@ -45,13 +45,13 @@ fn ls_shows_each_lock_with_holder_lease_and_line() {
         };
         assert_eq!((key, owner, waiting, shown), ("gpu:0", "asr", "1", &*token));
         assert!(lease.starts_with("9h 5") || lease == "10h 00m", "{table}");
-        assert_eq!(lines[2], ["gpu:1", "locked_by_llm", "-", "no end", "0", "-"]);
+        assert_eq!(lines[2], ["gpu:1", "locked_by_llm", "-", "no TTL", "0", "-"]);
         assert_eq!(lines.len(), 3, "{table}");
     });
 }
 
 #[test]
-fn ls_lists_what_matches_and_no_more_than_it_is_told() {
+fn ls_respects_match_and_limit() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
@@ -69,7 +69,7 @@ fn ls_lists_what_matches_and_no_more_than_it_is_told() {
 }
 
 #[test]
-fn the_database_of_the_address_is_shown() {
+fn the_database_of_the_url_is_used() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
@@ -82,7 +82,7 @@ fn the_database_of_the_address_is_shown() {
 }
 
 #[test]
-fn inspect_shows_the_holder_and_the_line() {
+fn inspect_shows_the_holder_and_the_queue() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut holder = server.client();
@@ -105,12 +105,12 @@ fn inspect_shows_the_holder_and_the_line() {
 }
 
 #[test]
-fn inspect_shows_free_reserved_and_foreign_values_apart() {
+fn inspect_distinguishes_free_reserved_and_adopted_locks() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
         let free = printed(&server, &["inspect", "free"]);
-        assert_eq!(free, "free is free, and nobody waits for it\n");
+        assert_eq!(free, "free is free and has no waiters\n");
 
         client.line("GPULOCK.ACQUIRE held asr");
         let mut waiter = server.client();
@@ -118,7 +118,7 @@ fn inspect_shows_free_reserved_and_foreign_values_apart() {
             "GPULOCK.ACQUIREANY",
             "2",
             "held",
-            "aside",
+            "reserved",
             "train",
             "COUNT",
             "2",
@@ -126,13 +126,13 @@ fn inspect_shows_free_reserved_and_foreign_values_apart() {
             "0",
         ]);
         server.wait_blocked(1);
-        let aside = printed(&server, &["inspect", "aside"]);
-        assert!(aside.contains("- (free, set aside for train)"), "{aside}");
-        assert!(aside.contains("2 of 2"), "{aside}");
+        let reserved = printed(&server, &["inspect", "reserved"]);
+        assert!(reserved.contains("- (free, reserved for train)"), "{reserved}");
+        assert!(reserved.contains("2 of 2"), "{reserved}");
 
         call!(client, "SET", "empty", "");
         let empty = printed(&server, &["inspect", "empty"]);
-        assert!(empty.contains("- (the key's value can be no owner)"), "{empty}");
+        assert!(empty.contains("- (the key's value is not an owner)"), "{empty}");
 
         client.line("SET old locked_by_llm EX 600");
         let old = printed(&server, &["inspect", "old"]);
@@ -143,29 +143,29 @@ fn inspect_shows_free_reserved_and_foreign_values_apart() {
 }
 
 #[test]
-fn inspect_tells_how_much_of_a_grace_is_left() {
+fn inspect_shows_the_remaining_grace_period() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut holder = server.client();
         holder.line("GPULOCK.ACQUIRE gpu:0 asr EX 600 SESSION GRACE 300000");
         holder.half_close();
-        wait_until(Duration::from_secs(20), "the grace", || {
+        wait_until(Duration::from_secs(20), "the grace period", || {
             let sheet = printed(&server, &["inspect", "gpu:0"]);
             sheet.lines().map(cells).any(|line| {
-                line[0] == "session" && line[1].starts_with("closed, grace left ")
+                line[0] == "session" && line[1].starts_with("closed, grace period left ")
             })
         });
     });
 }
 
 #[test]
-fn line_shows_who_waits_for_what_in_order_with_kept_places() {
+fn queue_shows_waiters_and_kept_positions_in_order() {
     on_every_server(|flavour| {
         let server =
             flavour.server().module_args(&["gpulock.place-keep", "3600000"]).start();
         let (mut client, _) = with_a_lock(&server);
-        let none = printed(&server, &["line", "gpu:0"]);
-        assert_eq!(none, "nobody waits for gpu:0\n");
+        let none = printed(&server, &["queue", "gpu:0"]);
+        assert_eq!(none, "gpu:0 has no waiters\n");
         client.line("GPULOCK.ACQUIRE gpu:0 away BLOCK 1 UNIQUE");
         let mut waiter = server.client();
         let id = waiter.id().to_string();
@@ -183,11 +183,11 @@ fn line_shows_who_waits_for_what_in_order_with_kept_places() {
         ]);
         server.wait_blocked(1);
 
-        let table = printed(&server, &["line", "gpu:0"]);
+        let table = printed(&server, &["queue", "gpu:0"]);
         let lines: Vec<_> = table.lines().map(cells).collect();
-        let names = ["PLACE", "OWNER", "CLIENT", "WAITED FOR", "WANTS", "SET ASIDE"];
+        let names = ["POSITION", "OWNER", "CLIENT", "WAITED FOR", "WANTS", "RESERVED"];
         assert_eq!(lines[0], names);
-        assert_eq!(lines[1][..3], ["1", "away", "away, place kept"]);
+        assert_eq!(lines[1][..3], ["1", "away", "disconnected"]);
         assert_eq!(lines[1][4..], ["1 of 1", "-"]);
         assert_eq!(lines[2][..3], ["2", "train", &id]);
         assert_eq!(lines[2][4..], ["3 of 3", "gpu:1 gpu:2"]);
@@ -195,7 +195,7 @@ fn line_shows_who_waits_for_what_in_order_with_kept_places() {
 }
 
 #[test]
-fn a_line_of_more_than_a_hundred_says_how_many_it_leaves_out() {
+fn a_long_queue_ends_with_the_number_of_omitted_waiters() {
     on_every_server(|flavour| {
         let server =
             flavour.server().module_args(&["gpulock.place-keep", "3600000"]).start();
@@ -204,7 +204,7 @@ fn a_line_of_more_than_a_hundred_says_how_many_it_leaves_out() {
             let line = format!("GPULOCK.ACQUIRE gpu:0 o{owner} BLOCK 1 UNIQUE");
             assert!(client.line(&line).is_null());
         }
-        let table = printed(&server, &["line", "gpu:0"]);
+        let table = printed(&server, &["queue", "gpu:0"]);
         assert_eq!(table.lines().last(), Some("(and 3 more)"), "{table}");
         assert_eq!(table.lines().count(), 102, "{table}");
     });
@@ -215,10 +215,10 @@ fn stats_shows_counters_and_percentiles() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, _) = with_a_lock(&server);
-        client.line("GPULOCK.RELEASE gpu:0 nobody");
+        client.line("GPULOCK.RELEASE gpu:0 other");
         client.line("GPULOCK.RELEASE gpu:0 asr");
-        let asked: &[&[&str]] = &[&["stats"], &["stats", "gpu:0"]];
-        for args in asked {
+        let commands: &[&[&str]] = &[&["stats"], &["stats", "gpu:0"]];
+        for args in commands {
             let sheet = printed(&server, args);
             let lines: Vec<_> = sheet.lines().map(cells).collect();
             for line in
@@ -230,23 +230,23 @@ fn stats_shows_counters_and_percentiles() {
                 lines.contains(&vec!["COUNT", "MEAN", "P50", "P90", "P99"]),
                 "{sheet}"
             );
-            let waits = ["waits that ended in a grant", "0", "-", "-", "-", "-"];
+            let waits = ["waits before a grant", "0", "-", "-", "-", "-"];
             assert!(lines.iter().any(|cells| *cells == waits), "{sheet}");
             let holds = lines.last().unwrap();
             assert_eq!(holds[..2], ["holds", "1"]);
             assert!(holds[3].starts_with('\u{2264}'), "{sheet}");
         }
         let none = printed(&server, &["stats", "never-seen"]);
-        assert_eq!(none, "no counters are kept for never-seen\n");
+        assert_eq!(none, "the server keeps no counters for never-seen\n");
     });
 }
 
 #[test]
-fn log_shows_what_went_wrong_newest_first_at_its_local_time() {
+fn log_shows_entries_newest_first_in_local_time() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let (mut client, token) = with_a_lock(&server);
-        client.line("GPULOCK.RELEASE gpu:9 nobody");
+        client.line("GPULOCK.RELEASE gpu:9 other");
         client.line("GPULOCK.FORCERELEASE gpu:0 OWNER asr REASON stuck");
         let table = printed(&server, &["log"]);
         let lines: Vec<_> = table.lines().map(cells).collect();
@@ -254,7 +254,7 @@ fn log_shows_what_went_wrong_newest_first_at_its_local_time() {
         assert!(lines[1].contains(&"stuck"), "{table}");
         assert_eq!(lines[2][1..5], ["stale_release", "0", "gpu:9", "-"], "{table}");
         assert!(lines[2][7].starts_with("127.0.0.1:"), "{table}");
-        assert!(!table.contains(&token), "the token stands in --json");
+        assert!(!table.contains(&token), "the token is only in --json");
         let newest = printed(&server, &["log", "-n", "1"]);
         assert_eq!(newest.lines().count(), 2, "{newest}");
 
@@ -272,20 +272,20 @@ fn log_shows_what_went_wrong_newest_first_at_its_local_time() {
 }
 
 #[test]
-fn a_warning_about_the_server_is_about_no_lock() {
+fn a_warning_about_the_server_has_no_key() {
     on_every_server(|flavour| {
         let server = flavour.server().arg("timeout", 1000).start();
         let table = printed(&server, &["log"]);
         let warning = table.lines().map(cells).find(|cells| cells[1] == "warning");
         let warning = warning.unwrap_or_else(|| panic!("no warning in {table}"));
         assert_eq!(warning[2..6], ["-", "-", "-", "-"], "{table}");
-        let incidents = json(&server, &["log"]);
-        assert!(incidents[0]["db"].is_null() && incidents[0]["key"].is_null());
+        let entries = json(&server, &["log"]);
+        assert!(entries[0]["db"].is_null() && entries[0]["key"].is_null());
     });
 }
 
 #[test]
-fn any_bytes_are_shown_as_signs_and_taken_as_they_are() {
+fn any_bytes_are_escaped_in_output_and_accepted_as_arguments() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
@@ -303,7 +303,7 @@ fn any_bytes_are_shown_as_signs_and_taken_as_they_are() {
 }
 
 #[test]
-fn in_a_pipe_nothing_is_cut_and_nothing_coloured() {
+fn output_to_a_pipe_is_not_truncated_or_colored() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
@@ -314,5 +314,22 @@ fn in_a_pipe_nothing_is_cut_and_nothing_coloured() {
         assert!(!table.contains('\x1b'));
         assert!(table.lines().all(|line| line.trim_end() == line), "{table:?}");
         assert_eq!(gpulock(&server, &["inspect", &key]).status, 0);
+    });
+}
+
+#[test]
+fn line_is_a_hidden_alias_of_queue() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (_client, _) = with_a_lock(&server);
+        assert_eq!(
+            printed(&server, &["line", "gpu:0"]),
+            printed(&server, &["queue", "gpu:0"])
+        );
+        let help = printed(&server, &["--help"]);
+        let commands: Vec<_> =
+            help.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert!(commands.contains(&"queue") && !commands.contains(&"line"), "{help}");
+        assert!(!help.contains("alias"), "{help}");
     });
 }

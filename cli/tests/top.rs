@@ -1,5 +1,5 @@
-//! `gpulock top` on a real terminal: what it shows, what its keys do, and that the terminal
-//! is given back however it ends.
+//! `gpulock top` in a real terminal: its screen, its keys, and the restored terminal however it
+//! ends.
 
 use std::fs;
 use std::time::Duration;
@@ -7,28 +7,27 @@ use std::time::Duration;
 use gpulock_testkit::{Server, call, on_every_server, send, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
-#[path = "support/called.rs"]
-mod called;
+#[path = "support/invoke.rs"]
+mod invoke;
 #[path = "support/tmux.rs"]
 mod tmux;
-use called::gpulock;
+use invoke::gpulock;
 use tmux::Tmux;
 
-/// What only the picture has, and what only the shell has.
-const PICTURE: &str = "q quit";
+/// Text that only top's screen contains, and text that only the shell prints.
+const TOP: &str = "q quit";
 const ENDED: &str = "it ended with";
-/// What the shell does at the end; the quotes keep the command line from looking like it.
-const TELL: &str = "echo it en''ded with $?";
+/// Prints the status. The quotes keep the command line itself from matching.
+const PRINT_STATUS: &str = "echo it en''ded with $?";
 
-/// Starts top in the shell, which tells its status at the end.
+/// Starts top in the shell, which prints its status at the end.
 fn start(tmux: &Tmux, server: &Server, options: &str) {
     let program = env!("CARGO_BIN_EXE_gpulock");
     let url = format!("redis://127.0.0.1:{}", server.port());
-    tmux.type_line(&format!("'{program}' top --url {url} {options}; {TELL}"));
+    tmux.type_line(&format!("'{program}' top --url {url} {options}; {PRINT_STATUS}"));
 }
 
-/// In the place of the first shell comes one as people have it, that tells of its jobs at
-/// once.
+/// Replaces the shell with an interactive bash that reports job changes immediately.
 fn start_bash(tmux: &Tmux) {
     tmux.type_line("PS1='$ ' exec bash --norc");
     tmux.type_line("set -b; echo ba''sh");
@@ -41,47 +40,47 @@ fn send_signal(pid: &str, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
-/// Whether a process ended; nobody may be there to bury it.
-fn is_over(pid: &str) -> bool {
+/// Whether a process has ended; it may not be reaped.
+fn has_ended(pid: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status"));
     status.map_or(true, |status| status.contains("State:\tZ"))
 }
 
-/// Starts top in a shell that becomes it, and gives its process id.
+/// Starts top through a shell that records its process id, and returns that.
 fn start_with_id(tmux: &Tmux, server: &Server) -> String {
     let file = server.dir().join("top.pid");
-    let becomes = "echo $$ > \"$0\"; exec \"$@\"";
+    let script = "echo $$ > \"$0\"; exec \"$@\"";
     let program = env!("CARGO_BIN_EXE_gpulock");
     tmux.type_line(&format!(
-        "sh -c '{becomes}' {} '{program}' top --url redis://127.0.0.1:{}; {TELL}",
+        "sh -c '{script}' {} '{program}' top --url redis://127.0.0.1:{}; {PRINT_STATUS}",
         file.display(),
         server.port()
     ));
-    tmux.wait_for(PICTURE);
+    tmux.wait_for(TOP);
     fs::read_to_string(file).unwrap().trim().to_owned()
 }
 
-/// Waits until the shell is back with this status, and what stood there before.
+/// Waits until the shell is back, and has printed this status.
 #[track_caller]
 fn wait_ended(tmux: &Tmux, status: i32) -> String {
-    wait_for_the_shell(tmux, &format!("{ENDED} {status}"))
+    wait_for_shell(tmux, &format!("{ENDED} {status}"))
 }
 
-/// Waits until the shell says so on the screen that it had before, and takes a line.
+/// Waits until the shell has printed this text on its original screen, and accepts a command.
 #[track_caller]
-fn wait_for_the_shell(tmux: &Tmux, said: &str) -> String {
-    // The prompt may come in a write of its own.
+fn wait_for_shell(tmux: &Tmux, text: &str) -> String {
+    // The prompt may be printed later than the text.
     let screen = tmux
-        .wait(said, |screen| screen.contains(said) && screen.trim_end().ends_with("\n$"));
-    assert!(screen.contains("begun"), "the screen from before is not back:\n{screen}");
-    assert!(!screen.contains(PICTURE), "the picture is left:\n{screen}");
-    assert!(tmux.shows_cursor(), "the cursor is left hidden:\n{screen}");
+        .wait(text, |screen| screen.contains(text) && screen.trim_end().ends_with("\n$"));
+    assert!(screen.contains("begun"), "the original screen is not restored:\n{screen}");
+    assert!(!screen.contains(TOP), "top's screen is left:\n{screen}");
+    assert!(tmux.shows_cursor(), "the cursor is still hidden:\n{screen}");
     tmux.type_line("echo ty''ped");
     tmux.wait_for("$ echo ty''ped\ntyped")
 }
 
 #[test]
-fn it_shows_the_locks_and_the_line_of_the_chosen_one() {
+fn top_shows_the_locks_and_the_queue_of_the_selected_one() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let server = flavour.start();
@@ -93,9 +92,9 @@ fn it_shows_the_locks_and_the_line_of_the_chosen_one() {
         let mut waiter = server.client();
         send!(waiter, "GPULOCK.ACQUIRE", "gpu:1", "tts", "BLOCK", 0);
         let screen = tmux.wait_for("2 held · 1 waiting");
-        let place = |key: &str| screen.find(&format!("\n{key}")).unwrap();
-        assert!(place("gpu:1") < place("gpu:0"), "most contended first:\n{screen}");
-        // The choice stayed with gpu:0, which now stands second.
+        let position = |key: &str| screen.find(&format!("\n{key}")).unwrap();
+        assert!(position("gpu:1") < position("gpu:0"), "most waiting first:\n{screen}");
+        // gpu:0, now second, is still selected.
         tmux.press(&["k", "Enter"]);
         let screen = tmux.wait_for("held by llm");
         assert!(screen.contains(&format!("token {token}")), "{screen}");
@@ -110,7 +109,7 @@ fn it_shows_the_locks_and_the_line_of_the_chosen_one() {
 }
 
 #[test]
-fn the_filter_the_order_and_the_help_come_and_go() {
+fn filter_sort_order_and_help_can_be_changed() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let server = flavour.start();
@@ -125,22 +124,22 @@ fn the_filter_the_order_and_the_help_come_and_go() {
         tmux.press(&["/", "t", "p", "u"]);
         tmux.wait_for("filter: tpu");
         tmux.press(&["Enter"]);
-        let screen = tmux.wait_for("1 with \"tpu\"");
+        let screen = tmux.wait_for("1 matching \"tpu\"");
         assert!(screen.contains("\ntpu:0") && !screen.contains("\ngpu:0"), "{screen}");
         tmux.press(&["Escape"]);
         tmux.wait_for("\ngpu:0");
         tmux.press(&["?"]);
-        tmux.wait_for("choose a lock");
-        // It closes the help, and quits nothing.
+        tmux.wait_for("select a lock");
+        // This closes only the help.
         tmux.press(&["q"]);
-        tmux.wait("the help to close", |screen| !screen.contains("choose a lock"));
+        tmux.wait("the help to close", |screen| !screen.contains("select a lock"));
         tmux.press(&["C-c"]);
         wait_ended(&tmux, 0);
     });
 }
 
 #[test]
-fn a_lock_is_taken_after_a_yes_and_not_after_a_no() {
+fn a_lock_is_released_after_yes_and_not_after_no() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let server = flavour.start();
@@ -152,18 +151,18 @@ fn a_lock_is_taken_after_a_yes_and_not_after_a_no() {
         start(&tmux, &server, "");
         tmux.wait_for("1 held · 1 waiting");
         tmux.press(&["f"]);
-        let screen = tmux.wait_for("y: take it");
-        for told in ["Take gpu:0", "from asr", &format!("token {token}")] {
-            assert!(screen.contains(told), "{told}:\n{screen}");
+        let screen = tmux.wait_for("y: release");
+        for text in ["Release gpu:0", "held by asr", &format!("token {token}")] {
+            assert!(screen.contains(text), "{text}:\n{screen}");
         }
         tmux.press(&["n"]);
-        tmux.wait("the question to go", |screen| !screen.contains("y: take it"));
+        tmux.wait("the confirmation to close", |screen| !screen.contains("y: release"));
         assert_eq!(call!(client, "GET", "gpu:0"), "asr");
         tmux.press(&["f"]);
-        tmux.wait_for("y: take it");
+        tmux.wait_for("y: release");
         tmux.press(&["y"]);
-        tmux.wait_for("gpu:0 taken from asr");
-        assert!(waiter.read().int() > token, "the next waiter has it");
+        tmux.wait_for("gpu:0 released; it was held by asr");
+        assert!(waiter.read().int() > token, "the next waiter gets it");
         tmux.wait_for("gpu:0  tts");
         tmux.press(&["q"]);
         wait_ended(&tmux, 0);
@@ -171,7 +170,7 @@ fn a_lock_is_taken_after_a_yes_and_not_after_a_no() {
 }
 
 #[test]
-fn a_successor_of_the_hold_that_was_shown_keeps_the_lock() {
+fn a_later_hold_is_not_released() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let server = flavour.start();
@@ -180,12 +179,12 @@ fn a_successor_of_the_hold_that_was_shown_keeps_the_lock() {
         start(&tmux, &server, "");
         tmux.wait_for("\ngpu:0");
         tmux.press(&["f"]);
-        tmux.wait_for("y: take it");
+        tmux.wait_for("y: release");
         call!(client, "GPULOCK.RELEASE", "gpu:0", "asr");
         call!(client, "GPULOCK.ACQUIRE", "gpu:0", "asr");
-        tmux.wait_for("It is no longer held so.");
+        tmux.wait_for("This hold has ended.");
         tmux.press(&["y"]);
-        tmux.wait_for("gpu:0 not taken");
+        tmux.wait_for("gpu:0 not released");
         assert_eq!(call!(client, "GET", "gpu:0"), "asr");
         tmux.press(&["q"]);
         wait_ended(&tmux, 0);
@@ -193,7 +192,7 @@ fn a_successor_of_the_hold_that_was_shown_keeps_the_lock() {
 }
 
 #[test]
-fn it_outlives_the_server_and_comes_back_with_it() {
+fn top_reconnects_to_a_restarted_server() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let mut server = flavour.start();
@@ -201,20 +200,21 @@ fn it_outlives_the_server_and_comes_back_with_it() {
         start(&tmux, &server, "");
         tmux.wait_for("\ngpu:0");
         server.kill9();
-        let told = format!("no connection to 127.0.0.1:{}, trying again", server.port());
-        let screen = tmux.wait_for(&told);
-        assert!(screen.contains("\ngpu:0"), "what was seen last stays:\n{screen}");
+        let expected =
+            format!("failed to connect to 127.0.0.1:{}, retrying", server.port());
+        let screen = tmux.wait_for(&expected);
+        assert!(screen.contains("\ngpu:0"), "the last snapshot stays:\n{screen}");
         server.restart();
         call!(server.client(), "GPULOCK.ACQUIRE", "gpu:7", "llm");
         let screen = tmux.wait_for("\ngpu:7");
-        assert!(!screen.contains("trying again"), "{screen}");
+        assert!(!screen.contains("retrying"), "{screen}");
         tmux.press(&["q"]);
         wait_ended(&tmux, 0);
     });
 }
 
 #[test]
-fn no_key_waits_for_a_server_that_hangs() {
+fn keys_work_while_the_server_hangs() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let mut server = flavour.start();
@@ -222,11 +222,11 @@ fn no_key_waits_for_a_server_that_hangs() {
         start(&tmux, &server, "");
         tmux.wait_for("\ngpu:0");
         server.freeze();
-        tmux.wait_for("no answer");
+        tmux.wait_for("no reply");
         tmux.press(&["?"]);
-        tmux.wait_for("choose a lock");
+        tmux.wait_for("select a lock");
         tmux.press(&["Escape"]);
-        tmux.wait("the help to close", |screen| !screen.contains("choose a lock"));
+        tmux.wait("the help to close", |screen| !screen.contains("select a lock"));
         tmux.press(&["q"]);
         wait_ended(&tmux, 0);
         server.thaw();
@@ -234,7 +234,7 @@ fn no_key_waits_for_a_server_that_hangs() {
 }
 
 #[test]
-fn a_signal_gives_the_terminal_back_and_is_told_by_the_status() {
+fn a_signal_restores_the_terminal_and_sets_the_status() {
     on_every_server(|flavour| {
         for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
             let Some(tmux) = Tmux::start(100, 30) else { return };
@@ -246,11 +246,11 @@ fn a_signal_gives_the_terminal_back_and_is_told_by_the_status() {
     });
 }
 
-/// What bash tells of a command that was stopped.
+/// Printed by bash for a command that was stopped.
 const STOPPED: &str = "Stopped";
 
 #[test]
-fn who_stops_it_is_in_the_shell_and_fg_brings_it_back() {
+fn tstp_returns_to_the_shell_and_fg_resumes() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         start_bash(&tmux);
@@ -260,22 +260,22 @@ fn who_stops_it_is_in_the_shell_and_fg_brings_it_back() {
             [&|| send_signal(&pid, Signal::TSTP), &|| tmux.press(&["C-z"])];
         for (stop, key) in stops.into_iter().zip(["gpu:0", "gpu:1"]) {
             stop();
-            wait_for_the_shell(&tmux, STOPPED);
+            wait_for_shell(&tmux, STOPPED);
             call!(server.client(), "GPULOCK.ACQUIRE", key, "asr");
-            tmux.type_line(&format!("clear; echo be''gun; fg; {TELL}"));
+            tmux.type_line(&format!("clear; echo be''gun; fg; {PRINT_STATUS}"));
             let screen = tmux.wait_for(&format!("\n{key}"));
-            assert!(screen.contains(PICTURE), "not all of the picture:\n{screen}");
+            assert!(screen.contains(TOP), "the screen is incomplete:\n{screen}");
         }
         tmux.press(&["?"]);
-        tmux.wait_for("choose a lock");
+        tmux.wait_for("select a lock");
         tmux.press(&["C-c"]);
         wait_ended(&tmux, 0);
     });
 }
 
-/// SIGSTOP leaves it no time to give the terminal back: bash writes over the picture.
+/// After SIGSTOP the terminal is not restored, and bash overwrites the screen.
 #[test]
-fn after_a_stop_that_it_did_not_see_it_draws_anew() {
+fn the_screen_is_redrawn_after_sigstop() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         start_bash(&tmux);
@@ -283,65 +283,65 @@ fn after_a_stop_that_it_did_not_see_it_draws_anew() {
         let pid = start_with_id(&tmux, &server);
         send_signal(&pid, Signal::STOP);
         tmux.wait_for(STOPPED);
-        tmux.type_line(&format!("fg; {TELL}"));
-        let screen = tmux.wait("the picture alone", |screen| {
-            screen.contains(PICTURE) && !screen.contains(STOPPED)
+        tmux.type_line(&format!("fg; {PRINT_STATUS}"));
+        let screen = tmux.wait("top's screen only", |screen| {
+            screen.contains(TOP) && !screen.contains(STOPPED)
         });
-        assert!(!screen.contains(TELL), "{screen}");
+        assert!(!screen.contains(PRINT_STATUS), "{screen}");
         tmux.press(&["q"]);
         wait_ended(&tmux, 0);
     });
 }
 
 #[test]
-fn in_the_background_it_stays_stopped_and_can_be_ended() {
+fn in_the_background_top_stays_stopped_and_can_be_terminated() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         start_bash(&tmux);
         let server = flavour.start();
         let pid = start_with_id(&tmux, &server);
         tmux.press(&["C-z"]);
-        wait_for_the_shell(&tmux, STOPPED);
+        wait_for_shell(&tmux, STOPPED);
         tmux.type_line("clear; bg; echo contin''ued");
         tmux.wait("a second stop", |screen| {
             screen.contains("continued") && screen.contains(STOPPED)
         });
         tmux.type_line("kill %1");
-        wait_until(Duration::from_secs(60), "top to end", || is_over(&pid));
+        wait_until(Duration::from_secs(60), "top to end", || has_ended(&pid));
         let screen = tmux.screen();
-        assert!(!screen.contains(PICTURE), "drawn on the shell's screen:\n{screen}");
+        assert!(!screen.contains(TOP), "drawn on the shell's screen:\n{screen}");
     });
 }
 
 #[test]
-fn where_no_shell_could_continue_it_it_does_not_stop() {
+fn control_z_is_ignored_without_a_shell() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let server = flavour.start();
         let program = env!("CARGO_BIN_EXE_gpulock");
         let port = server.port();
         tmux.type_line(&format!("exec '{program}' top --url redis://127.0.0.1:{port}"));
-        tmux.wait_for(PICTURE);
+        tmux.wait_for(TOP);
         tmux.press(&["C-z", "?"]);
-        tmux.wait_for("choose a lock");
+        tmux.wait_for("select a lock");
         call!(server.client(), "GPULOCK.ACQUIRE", "gpu:0", "asr");
         tmux.wait_for("1 held");
     });
 }
 
 #[test]
-fn it_ends_with_its_terminal() {
+fn top_ends_with_its_terminal() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let server = flavour.start();
         let pid = start_with_id(&tmux, &server);
         drop(tmux);
-        wait_until(Duration::from_secs(60), "top to end", || is_over(&pid));
+        wait_until(Duration::from_secs(60), "top to end", || has_ended(&pid));
     });
 }
 
 #[test]
-fn a_narrow_screen_is_enough() {
+fn a_narrow_screen_is_sufficient() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(40, 10) else { return };
         let server = flavour.start();
@@ -358,7 +358,7 @@ fn a_narrow_screen_is_enough() {
 }
 
 #[test]
-fn tables_are_folded_and_not_cut_on_a_narrow_terminal() {
+fn tables_wrap_on_a_narrow_terminal() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(50, 30) else { return };
         let server = flavour.start();
@@ -382,16 +382,16 @@ fn tables_are_folded_and_not_cut_on_a_narrow_terminal() {
 }
 
 #[test]
-fn away_from_a_terminal_it_says_what_to_do_instead() {
+fn without_a_terminal_the_error_suggests_ls() {
     on_every_server(|flavour| {
-        let called = gpulock(&flavour.start(), &["top"]);
-        assert_eq!((called.status, &*called.out), (1, ""), "{called:?}");
-        assert!(called.err.contains("top needs a terminal"), "{called:?}");
+        let result = gpulock(&flavour.start(), &["top"]);
+        assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+        assert!(result.err.contains("top needs a terminal"), "{result:?}");
     });
 }
 
 #[test]
-fn a_first_look_that_fails_is_told_on_the_shells_screen() {
+fn an_error_of_the_first_query_is_printed_to_the_shell() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };
         let mut server = flavour.server().without_module().start();
@@ -401,6 +401,6 @@ fn a_first_look_that_fails_is_told_on_the_shells_screen() {
         server.stop();
         start(&tmux, &server, "");
         let screen = wait_ended(&tmux, 69);
-        assert!(screen.contains("no connection to 127.0.0.1:"), "{screen}");
+        assert!(screen.contains("failed to connect to 127.0.0.1:"), "{screen}");
     });
 }

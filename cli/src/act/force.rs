@@ -1,5 +1,5 @@
-//! `gpulock force`: takes a lock away from its holder. It asks first; what it then takes
-//! is the very hold that it showed.
+//! `gpulock force`: releases a lock by force, after a confirmation. It then releases exactly
+//! the hold that it showed.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::json;
 
-use crate::act::take::{Guard, take};
+use crate::act::forced_release::{Expected, force_release};
 use crate::connection::Connection;
 use crate::human;
 use crate::replies::{self, Inspected};
@@ -17,38 +17,38 @@ use crate::text::{self, Text};
 
 /// The options of `gpulock force`.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("guard").required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("expected").required(true).multiple(true))]
 pub(crate) struct Args {
-    /// Which lock
+    /// Key of the lock
     #[arg(value_parser = text::argument())]
     key: Text,
-    /// Only from this owner
-    #[arg(long, group = "guard", value_parser = text::argument())]
+    /// Release the lock only if this owner holds it
+    #[arg(long, group = "expected", value_parser = text::argument())]
     owner: Option<Text>,
-    /// Only the hold with this fencing token
-    #[arg(long, value_name = "N", group = "guard")]
+    /// Release the lock only if its hold has this fencing token
+    #[arg(long, value_name = "N", group = "expected")]
     token: Option<u64>,
-    /// From whoever holds it
-    #[arg(long, group = "guard", conflicts_with_all = ["owner", "token"])]
+    /// Release the lock whatever its owner and token
+    #[arg(long, group = "expected", conflicts_with_all = ["owner", "token"])]
     any: bool,
-    /// Told in the event and the log, at most 64 bytes
+    /// Reason for the event and the log, up to 64 bytes
     #[arg(long, value_name = "TEXT", value_parser = text::argument())]
     reason: Option<Text>,
-    /// Does not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
-    /// Answers as JSON: an object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Takes it; fails when nothing was taken.
+/// Releases the lock; fails if nothing was released.
 ///
 /// # Errors
-/// When there is nobody to ask, or the server does not answer, or refuses.
+/// If there is no terminal to ask on, or the server does not reply or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> anyhow::Result<ExitCode> {
     if !args.yes && !io::stdin().is_terminal() {
-        bail!("force asks first, and there is no terminal to ask on: say --yes");
+        bail!("standard input is not a terminal to ask for confirmation on: use --yes");
     }
     let mut connection = address.connect()?;
     let outcome = attempt(&mut connection, args)?;
@@ -59,56 +59,57 @@ pub(crate) fn run(address: &Address, args: &Args) -> anyhow::Result<ExitCode> {
     match outcome {
         Ok(_) if args.json => Ok(ExitCode::SUCCESS),
         Ok(owner) => {
-            out::print(&format!("{} taken from {owner}", args.key))?;
+            out::print(&format!("{} released; it was held by {owner}", args.key))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(why) => {
-            eprintln!("gpulock: nothing taken: {why}");
+            eprintln!("gpulock: not released: {why}");
             Ok(ExitCode::FAILURE)
         }
     }
 }
 
-/// From whom it was taken, or why from nobody.
+/// The former owner, or why nothing was released.
 type Outcome = Result<Text, String>;
 
 fn attempt(connection: &mut Connection, args: &Args) -> anyhow::Result<Outcome> {
-    let given = Guard { owner: args.owner.clone(), token: args.token };
-    let guard = if args.yes { Ok(given) } else { ask(connection, &args.key, &given)? };
-    let guard = match guard {
-        Ok(guard) => guard,
+    let given = Expected { owner: args.owner.clone(), token: args.token };
+    let expected =
+        if args.yes { Ok(given) } else { confirmed(connection, &args.key, &given)? };
+    let expected = match expected {
+        Ok(expected) => expected,
         Err(why) => return Ok(Err(why)),
     };
-    let taken = take(connection, &args.key, &guard, args.reason.as_ref())?;
-    Ok(taken.ok_or_else(|| not_so(&args.key)))
+    let former = force_release(connection, &args.key, &expected, args.reason.as_ref())?;
+    Ok(former.ok_or_else(|| no_such_hold(&args.key)))
 }
 
-/// The very hold that was shown and agreed to, or why there is none.
-fn ask(
+/// The hold that was shown and confirmed, or why there is none.
+fn confirmed(
     connection: &mut Connection,
     key: &Text,
-    given: &Guard,
-) -> anyhow::Result<Result<Guard, String>> {
+    given: &Expected,
+) -> anyhow::Result<Result<Expected, String>> {
     let lock = replies::inspect(connection, &key.0)?;
-    let held = lock.filter(|lock| lock.owner.is_some() && given.admits(lock));
+    let held = lock.filter(|lock| lock.owner.is_some() && given.matches(lock));
     Ok(match held {
-        None => Err(not_so(key)),
-        Some(lock) if agreed(key, &lock)? => Ok(Guard::of(&lock)),
-        Some(_) => Err("not agreed to".to_owned()),
+        None => Err(no_such_hold(key)),
+        Some(lock) if confirm(key, &lock)? => Ok(Expected::exactly(&lock)),
+        Some(_) => Err("not confirmed".to_owned()),
     })
 }
 
-fn not_so(key: &Text) -> String {
-    format!("{key} is not, or no longer, held so")
+fn no_such_hold(key: &Text) -> String {
+    format!("{key} is not held, or no longer held, by this owner with this token")
 }
 
-/// Shows who would lose the lock, and asks.
-fn agreed(key: &Text, lock: &Inspected) -> anyhow::Result<bool> {
+/// Shows the hold, and asks for confirmation.
+fn confirm(key: &Text, lock: &Inspected) -> anyhow::Result<bool> {
     let mut terminal = io::stderr().lock();
     write!(
         terminal,
         "{key} is held by {}\nfor {}, token {}, lease left {}, {} waiting\n\
-         Its job is not stopped. Take the lock away? [y/N] ",
+         The holder's job is not stopped. Release the lock? [y/N] ",
         human::or_unknown(lock.owner.as_ref()),
         human::span(lock.held_ms),
         human::or_unknown(lock.token),
@@ -116,7 +117,7 @@ fn agreed(key: &Text, lock: &Inspected) -> anyhow::Result<bool> {
         lock.waiting,
     )?;
     terminal.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let mut reply = String::new();
+    io::stdin().read_line(&mut reply)?;
+    Ok(matches!(reply.trim(), "y" | "Y" | "yes"))
 }

@@ -1,5 +1,5 @@
-//! Commands that change a lock in somebody's name: giving it back, and taking it away.
+//! Commands that release a lock in its owner's name or by force.
 
 pub(crate) mod force;
+pub(crate) mod forced_release;
 pub(crate) mod release;
-pub(crate) mod take;

@@ -1,4 +1,4 @@
-//! `gpulock release`: gives a lock back in its owner's name.
+//! `gpulock release`: releases a lock in its owner's name.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use redis::cmd;
 use serde_json::json;
 
-use crate::replies::ask;
+use crate::replies::query;
 use crate::server::Address;
 use crate::show::out;
 use crate::text::{self, Text};
@@ -14,27 +14,27 @@ use crate::text::{self, Text};
 /// The options of `gpulock release`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which lock
+    /// Key of the lock
     #[arg(value_parser = text::argument())]
     key: Text,
-    /// Who holds it
+    /// Owner that holds the lock
     #[arg(long, value_parser = text::argument())]
     owner: Text,
-    /// Only the hold with this fencing token
+    /// Release the lock only if its hold has this fencing token
     #[arg(long, value_name = "N")]
     token: Option<u64>,
-    /// Told in the event, at most 64 bytes
+    /// Reason for the event, up to 64 bytes
     #[arg(long, value_name = "TEXT", value_parser = text::argument())]
     reason: Option<Text>,
-    /// Answers as JSON: an object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Gives it back; fails when the owner does not hold it.
+/// Releases the lock; fails if the owner does not hold it.
 ///
 /// # Errors
-/// When the server does not answer, or refuses.
+/// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     let mut command = cmd("GPULOCK.RELEASE");
     command.arg(&args.key.0).arg(&args.owner.0);
@@ -44,19 +44,19 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     if let Some(reason) = &args.reason {
         command.arg("REASON").arg(&reason.0);
     }
-    let released = ask(&mut address.connect()?, &command)?;
+    let released = query(&mut address.connect()?, &command)?;
     if args.json {
         out::print_json(&json!({ "key": args.key, "released": released }))?;
     } else if released {
         out::print(&format!("{} released", args.key))?;
     }
-    Ok(if released { ExitCode::SUCCESS } else { refused(args) })
+    Ok(if released { ExitCode::SUCCESS } else { not_released(args) })
 }
 
-fn refused(args: &Args) -> ExitCode {
+fn not_released(args: &Args) -> ExitCode {
     let token = args.token.map(|token| format!(" with token {token}"));
     let token = token.unwrap_or_default();
     let Args { key, owner, .. } = args;
-    eprintln!("gpulock: {key} is not held by {owner}{token}: nothing changed");
+    eprintln!("gpulock: not released: {key} is not held by {owner}{token}");
     ExitCode::FAILURE
 }

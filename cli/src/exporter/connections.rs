@@ -1,5 +1,4 @@
-//! The exporter's connections: how many there are at once, and how long one may keep its
-//! place without a use for it. What is answered on them stands in http.rs.
+//! The exporter's connections: their number, and how long one may be idle.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,37 +14,40 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::spawn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How many are served at once. Those beyond wait where the system keeps them, and are
-/// served when others end. Far from the 1024 open files that a process may have by default.
-const CONNECTIONS: usize = 256;
+/// Maximum number of open connections, well below the default limit of 1024 open files. Further
+/// ones stay in the backlog of the socket until others end.
+const MAX_CONNECTIONS: usize = 256;
 
-/// How long the head of a request may take, and how long a connection may be idle before it.
-const HEAD: Duration = Duration::from_secs(10);
+/// Timeout for the header of a request, including the idle time before it.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may take nothing of an answer, in milliseconds. Who looks at the page
-/// from a train comes back by itself.
-const UNREAD: u32 = 30_000;
+/// How long a client may leave data unacknowledged, in milliseconds. The status page reconnects
+/// by itself.
+const UNACKNOWLEDGED_MS: u32 = 30_000;
 
-/// Answers for ever. A lack of files is waited out, a second at a time; axum knows which
-/// errors want that.
+/// Serves connections indefinitely. When no file descriptor is free, axum's `accept` retries
+/// every second.
 pub(crate) async fn serve(mut listener: TcpListener, routes: Router) -> Infallible {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.expect("nobody closes the semaphore");
+        let permit = Arc::clone(&permits).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
         let (stream, _) = Listener::accept(&mut listener).await;
-        spawn(answer(stream, routes.clone(), place));
+        spawn(serve_connection(stream, routes.clone(), permit));
     }
 }
 
-/// Answers on a connection until it ends; then its place is another's.
-async fn answer(stream: TcpStream, routes: Router, _place: OwnedSemaphorePermit) {
-    // hyper gives no time to an answer. A connection that cannot be told is gone already.
-    let _ = set_tcp_user_timeout(&stream, UNREAD);
-    // How it ended is the client's affair.
+async fn serve_connection(
+    stream: TcpStream,
+    routes: Router,
+    _permit: OwnedSemaphorePermit,
+) {
+    // hyper has no timeout for writing a response. Setting this fails only on a closed connection.
+    let _ = set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
+    // Errors of one connection do not matter to the others.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
         .await;
 }

@@ -1,24 +1,25 @@
-//! Prometheus text (0.0.4) of several servers, merged: a family's head may stand in it only
-//! once, and each series says which server it is of.
+//! Merges the Prometheus text (0.0.4) of several servers: the HELP and TYPE lines of a metric
+//! family may appear only once, and each series gets a label with its server.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-/// Families of series, each with its head once, in the order in which they were first met.
+/// Metric families in the order of their first appearance.
 #[derive(Default)]
 pub(crate) struct Families {
     families: Vec<Family>,
-    places: BTreeMap<String, usize>,
+    indexes: BTreeMap<String, usize>,
 }
 
 #[derive(Default)]
 struct Family {
+    /// The HELP and TYPE lines.
     head: String,
     series: String,
 }
 
 impl Families {
-    /// Adds a series of our own.
+    /// Adds a series of the exporter itself.
     pub(crate) fn gauge(
         &mut self,
         name: &str,
@@ -33,8 +34,8 @@ impl Families {
         family.add(&format!("{name} {value}"), label);
     }
 
-    /// Adds the text of a server. A head opens a family, and the series after it are of
-    /// that family; a family that another server brought already keeps its head.
+    /// Adds the text of a server. The series after the HELP and TYPE lines belong to their
+    /// family; a family that another server has added keeps its lines.
     pub(crate) fn merge(&mut self, text: &str, label: &str) {
         let mut lines = text.lines().peekable();
         while let Some(name) = lines.peek().and_then(|line| head_of(line)) {
@@ -55,14 +56,14 @@ impl Families {
 
     fn named(&mut self, name: &str) -> &mut Family {
         let next = self.families.len();
-        let place = *self.places.entry(name.to_owned()).or_insert(next);
-        if place == next {
+        let index = *self.indexes.entry(name.to_owned()).or_insert(next);
+        if index == next {
             self.families.push(Family::default());
         }
-        &mut self.families[place]
+        &mut self.families[index]
     }
 
-    /// All of them.
+    /// The merged text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for family in &self.families {
@@ -74,7 +75,7 @@ impl Families {
 }
 
 impl Family {
-    /// Adds a series, with one more label before its own.
+    /// Adds a series, with an additional label before its own.
     fn add(&mut self, series: &str, label: &str) {
         let name = series.find([' ', '{']).unwrap_or(series.len());
         let (name, rest) = series.split_at(name);
@@ -86,13 +87,13 @@ impl Family {
     }
 }
 
-/// The family that a line of the head names.
+/// The family that a HELP or TYPE line names.
 fn head_of(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "))?;
     rest.split(' ').next()
 }
 
-/// The label of a server's series. The path of a socket may hold anything.
+/// The label of a server's series. A socket path may contain any character.
 pub(crate) fn label(instance: &str) -> String {
     let value = instance.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("instance=\"{value}\"")
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_share_heads_and_keep_their_series_apart() {
+    fn servers_share_families_and_keep_their_own_series() {
         let text = "# HELP a One.\n# TYPE a counter\na 1\n\
                     # HELP b Two.\n# TYPE b gauge\nb{key=\"x y{\"} 2\nb{key=\"# TYPE\"} 3\n";
         let mut families = Families::default();

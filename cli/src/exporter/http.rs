@@ -1,5 +1,4 @@
-//! The paths that the exporter answers, to reading requests only. Whom it refuses on loopback
-//! stands in foreign.rs.
+//! The exporter's routes, all read-only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,17 +16,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::live::Live;
-use super::watched::Watched;
-use super::{foreign, metrics};
+use super::target::Target;
+use super::{metrics, origin_check};
 
-/// The page loads nothing from elsewhere, and runs no script but its own file.
+/// The page loads nothing from other sites, and runs only its own script file.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
-/// What is answered at `at`. A path that is here answers GET and HEAD; any other method is
-/// refused with 405.
-pub(crate) fn routes(servers: &[Arc<Watched>], at: SocketAddr) -> Router {
+/// The routes of an exporter that listens on `at`. They accept GET and HEAD; other methods get
+/// 405.
+pub(crate) fn routes(servers: &[Arc<Target>], at: SocketAddr) -> Router {
     let routes = Router::new()
         .route("/", file("text/html", include_str!("page/page.html")))
         .route("/page.css", file("text/css", include_str!("page/page.css")))
@@ -35,9 +34,9 @@ pub(crate) fn routes(servers: &[Arc<Watched>], at: SocketAddr) -> Router {
         .route("/events", get(events).with_state(Arc::new(Live::new(servers))))
         .route("/metrics", get(scrape).with_state(servers.into()))
         .route("/healthz", get(async || "ok\n"))
-        .layer(middleware::map_response(with_safe_headers));
+        .layer(middleware::map_response(with_security_headers));
     if at.ip().is_loopback() {
-        routes.layer(middleware::from_fn(foreign::refuse))
+        routes.layer(middleware::from_fn(origin_check::check))
     } else {
         routes
     }
@@ -47,7 +46,7 @@ fn file(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter {
     get(async move || ([(CONTENT_TYPE, format!("{kind}; charset=utf-8"))], text))
 }
 
-async fn scrape(State(servers): State<Arc<[Arc<Watched>]>>) -> impl IntoResponse {
+async fn scrape(State(servers): State<Arc<[Arc<Target>]>>) -> impl IntoResponse {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(CONTENT_TYPE, kind)], metrics::text(&servers).await)
 }
@@ -56,13 +55,13 @@ async fn events(State(live): State<Arc<Live>>) -> Response {
     match live.events() {
         Some(events) => Sse::new(events).into_response(),
         None => {
-            let why = "too many look already\n";
+            let why = "too many viewers\n";
             (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "5")], why).into_response()
         }
     }
 }
 
-async fn with_safe_headers(mut response: Response) -> Response {
+async fn with_security_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
     set(CONTENT_SECURITY_POLICY, POLICY);

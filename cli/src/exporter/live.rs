@@ -1,5 +1,5 @@
-//! What the page shows, live: each server is asked each second while somebody looks, once
-//! for all who look, and what it answers goes to them as server-sent events.
+//! Live updates of the status page. While there are viewers, each server is queried every
+//! second, once for all of them, and its state is sent to them as server-sent events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,93 +14,94 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::sleep;
 use tokio::{join, spawn};
 
-use super::asked::{self, Lock};
-use super::watched::Watched;
+use super::queries::{self, Lock};
+use super::target::Target;
 use crate::clock;
-use crate::replies::{Incident, is_unknown_command};
+use crate::replies::{LogEntry, is_unknown_command};
 
-/// How often a server is asked while somebody looks.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often a server is queried while there are viewers.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many may look at once. Their connections live long: with no limit they could be all
-/// that there may be, and Prometheus would wait.
-const VIEWERS: usize = 64;
+/// Maximum number of viewers. Their connections are long-lived: without a limit they could use
+/// up all connections and block Prometheus.
+const MAX_VIEWERS: usize = 64;
 
-/// An event: the state of a server as JSON. None while nobody looks, so that who comes
-/// next is not shown what was an hour ago.
-type Shown = Option<Arc<str>>;
+/// The state of a server as JSON. None without viewers, so that the next viewer does not get an
+/// outdated state.
+type Published = Option<Arc<str>>;
 
-/// What all viewers share.
+/// Shared by all viewers.
 pub(crate) struct Live {
     servers: Vec<Arc<Feed>>,
-    places: Arc<Semaphore>,
+    viewers: Arc<Semaphore>,
 }
 
-/// The states of a server, for all who look.
+/// The states of a server.
 struct Feed {
-    states: watch::Sender<Shown>,
-    somebody_came: Notify,
+    states: watch::Sender<Published>,
+    viewer_added: Notify,
 }
 
-/// A server as the page shows it.
+/// The state of a server on the page.
 #[derive(Serialize)]
 struct State<'a> {
     instance: &'a str,
     unix_ms: u64,
-    /// Why there is nothing else.
+    /// Why the server could not be queried.
     error: Option<String>,
     module_missing: bool,
     locks: Vec<Lock>,
-    /// None: the server's ACL keeps it from us.
-    log: Option<Vec<Incident>>,
+    /// None if the server's ACL denies GPULOCK.LOG.
+    log: Option<Vec<LogEntry>>,
     may_evict: bool,
 }
 
 impl Live {
-    /// Begins to watch the servers, once somebody looks.
-    pub(crate) fn new(servers: &[Arc<Watched>]) -> Self {
+    /// Starts the tasks that query the servers while there are viewers.
+    pub(crate) fn new(servers: &[Arc<Target>]) -> Self {
         let servers = servers.iter().cloned().map(Feed::start).collect();
-        Self { servers, places: Arc::new(Semaphore::new(VIEWERS)) }
+        Self { servers, viewers: Arc::new(Semaphore::new(MAX_VIEWERS)) }
     }
 
-    /// The events for one who looks: the present states first. None: too many look.
+    /// The events for one viewer, beginning with the current states. None if there are too many
+    /// viewers.
     pub(crate) fn events(
         &self,
     ) -> Option<impl Stream<Item = Result<Event, Infallible>> + use<>> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.viewers).try_acquire_owned().ok()?;
         let events = select_all(self.servers.iter().map(|feed| Box::pin(feed.events())));
-        // The place is taken for as long as the stream is there.
-        Some(events.inspect(move |_| _ = &place))
+        // The stream owns the permit.
+        Some(events.inspect(move |_| _ = &permit))
     }
 }
 
 impl Feed {
-    fn start(server: Arc<Watched>) -> Arc<Self> {
+    fn start(server: Arc<Target>) -> Arc<Self> {
         let feed = Arc::new(Self {
             states: watch::Sender::new(None),
-            somebody_came: Notify::new(),
+            viewer_added: Notify::new(),
         });
-        spawn(Arc::clone(&feed).keep_asking(server));
+        spawn(Arc::clone(&feed).keep_querying(server));
         feed
     }
 
-    async fn keep_asking(self: Arc<Self>, server: Arc<Watched>) {
+    async fn keep_querying(self: Arc<Self>, server: Arc<Target>) {
         loop {
             if self.states.receiver_count() == 0 {
                 self.states.send_replace(None);
-                self.somebody_came.notified().await;
+                self.viewer_added.notified().await;
             }
             let state = State::of(&server).await;
-            let json = serde_json::to_string(&state).expect("a state has a form in JSON");
+            let json = serde_json::to_string(&state).expect("a state can be serialized");
             self.states.send_replace(Some(json.into()));
-            sleep(EVERY).await;
+            sleep(INTERVAL).await;
         }
     }
 
     fn events(&self) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
         let mut states = self.states.subscribe();
         states.mark_changed();
-        self.somebody_came.notify_one();
+        self.viewer_added.notify_one();
         unfold(states, |mut states| async {
             loop {
                 states.changed().await.ok()?;
@@ -114,20 +115,20 @@ impl Feed {
 }
 
 impl<'a> State<'a> {
-    async fn of(server: &'a Watched) -> Self {
-        let answer = server
-            .ask(async |connection| {
+    async fn of(server: &'a Target) -> Self {
+        let reply = server
+            .query(async |connection| {
                 let (locks, log, may_evict) = join!(
-                    asked::locks(&connection),
-                    asked::log(&connection),
-                    asked::may_evict(&connection),
+                    queries::locks(&connection),
+                    queries::log(&connection),
+                    queries::may_evict(&connection),
                 );
                 Ok((locks?, log.ok(), may_evict.unwrap_or(false)))
             })
             .await;
         let instance = server.instance();
         let unix_ms = now_ms();
-        match answer {
+        match reply {
             Ok((locks, log, may_evict)) => Self {
                 instance,
                 unix_ms,

@@ -1,5 +1,4 @@
-//! `/metrics`: what each server counts, and what only a look from outside can tell. How
-//! the servers become one text stands in families.rs.
+//! `/metrics`: the metrics of each server, and those that only the exporter can measure.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -9,13 +8,13 @@ use anyhow::Result;
 use futures_util::future::join_all;
 use tokio::join;
 
-use super::asked::{self, Lock};
 use super::families::{Families, label};
-use super::watched::Watched;
+use super::queries::{self, Lock};
+use super::target::Target;
 use crate::replies::is_unknown_command;
 
-/// All servers, asked at once, as Prometheus text (0.0.4).
-pub(crate) async fn text(servers: &[Arc<Watched>]) -> String {
+/// The metrics of all servers, queried concurrently, as Prometheus text (0.0.4).
+pub(crate) async fn text(servers: &[Arc<Target>]) -> String {
     let scrapes = join_all(servers.iter().map(|server| Scrape::of(server))).await;
     let mut families = Families::default();
     for (server, scrape) in servers.iter().zip(&scrapes) {
@@ -24,32 +23,32 @@ pub(crate) async fn text(servers: &[Arc<Watched>]) -> String {
     families.text()
 }
 
-/// What a server answered, and how long that took.
+/// The result of scraping one server, and how long it took.
 struct Scrape {
-    answer: Result<Answer>,
+    reply: Result<Scraped>,
     took: Duration,
 }
 
-struct Answer {
+struct Scraped {
     metrics: String,
     locks: Option<Vec<Lock>>,
     may_evict: Option<bool>,
 }
 
 impl Scrape {
-    async fn of(server: &Watched) -> Self {
+    async fn of(server: &Target) -> Self {
         let start = Instant::now();
-        let answer = server
-            .ask(async |connection| {
+        let reply = server
+            .query(async |connection| {
                 let (metrics, locks, may_evict) = join!(
-                    asked::metrics(&connection),
-                    asked::locks(&connection),
-                    asked::may_evict(&connection),
+                    queries::metrics(&connection),
+                    queries::locks(&connection),
+                    queries::may_evict(&connection),
                 );
-                Ok(Answer { metrics: metrics?, locks: locks.ok(), may_evict })
+                Ok(Scraped { metrics: metrics?, locks: locks.ok(), may_evict })
             })
             .await;
-        Self { answer, took: start.elapsed() }
+        Self { reply, took: start.elapsed() }
     }
 
     fn write(&self, label: &str, families: &mut Families) {
@@ -58,28 +57,28 @@ impl Scrape {
         };
         gauge(
             "gpulock_up",
-            "Whether the server answered GPULOCK.METRICS.",
-            &u8::from(self.answer.is_ok()),
+            "Whether the server replied to GPULOCK.METRICS.",
+            &u8::from(self.reply.is_ok()),
         );
         gauge(
             "gpulock_scrape_seconds",
-            "How long the server took to answer.",
+            "How long the server took to reply.",
             &self.took.as_secs_f64(),
         );
         if let Some(loaded) = self.module_loaded() {
             gauge(
                 "gpulock_module_loaded",
-                "Whether the server that answers has the module; absent when none does.",
+                "Whether the server has loaded the module; absent if the server does not reply.",
                 &u8::from(loaded),
             );
         }
-        if let Ok(answer) = &self.answer {
-            answer.write(label, families);
+        if let Ok(scraped) = &self.reply {
+            scraped.write(label, families);
         }
     }
 
     fn module_loaded(&self) -> Option<bool> {
-        match &self.answer {
+        match &self.reply {
             Ok(_) => Some(true),
             Err(error) => {
                 error.downcast_ref().is_some_and(is_unknown_command).then_some(false)
@@ -88,7 +87,7 @@ impl Scrape {
     }
 }
 
-impl Answer {
+impl Scraped {
     fn write(&self, label: &str, families: &mut Families) {
         if let Some(may_evict) = self.may_evict {
             families.gauge(
@@ -101,14 +100,14 @@ impl Answer {
         if let Some(locks) = &self.locks {
             families.gauge(
                 "gpulock_oldest_hold_seconds",
-                "How long the lock held longest is held; 0 when none is.",
+                "How long the oldest current hold has lasted; 0 if no lock is held.",
                 label,
                 &longest(locks.iter().filter_map(|lock| lock.listed.held_ms)),
             );
             let waiters = locks.iter().flat_map(|lock| &lock.waiters);
             families.gauge(
                 "gpulock_longest_wait_seconds",
-                "How long the client that waits longest has waited; 0 when none waits.",
+                "How long the longest current wait has lasted; 0 if no client waits.",
                 label,
                 &longest(waiters.map(|waiter| waiter.waited_ms)),
             );

@@ -1,4 +1,4 @@
-//! What the command is told of its locks, by variables of its environment.
+//! The environment variables that describe the locks to the command.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStringExt;
 use crate::run::locks::Lock;
 use crate::text::Text;
 
-/// The variable that has the owner.
+/// The variable that contains the owner.
 pub(crate) const OWNER: &str = "GPULOCK_OWNER";
 
 /// Names and values.
 pub(crate) type Environment = Vec<(&'static str, OsString)>;
 
-/// Of these locks, with what CUDA calls their GPUs when they are of a pool.
+/// The variables for these locks. `devices` maps the keys of a pool to CUDA device names.
 pub(crate) fn of(owner: &str, locks: &[Lock], devices: &[(Text, String)]) -> Environment {
     let keys: Vec<&[u8]> = locks.iter().map(|lock| &*lock.key.0).collect();
     let tokens: Vec<String> = locks.iter().map(|lock| lock.token.to_string()).collect();
@@ -22,7 +22,7 @@ pub(crate) fn of(owner: &str, locks: &[Lock], devices: &[(Text, String)]) -> Env
         ("GPULOCK_TOKENS", tokens.join(",").into()),
     ];
     if !devices.is_empty() {
-        // The order in which NVML counts, should there be no UUIDs.
+        // GPUs without a UUID are named by index: make CUDA count in NVML's order.
         all.push(("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()));
         all.push(("CUDA_VISIBLE_DEVICES", visible(locks, devices).into()));
     }

@@ -1,5 +1,4 @@
-//! The calls that take, keep and give back locks, over a connection. When they are made
-//! stands elsewhere.
+//! The commands that acquire, renew, check and release locks, each over a given connection.
 
 use std::time::Duration;
 
@@ -11,65 +10,66 @@ use crate::connection::Connection;
 use crate::replies::inspected;
 use crate::text::Text;
 
-/// What is asked for, and under which terms.
+/// The locks to acquire, and the parameters of the call.
 #[derive(Clone, Debug)]
-pub(crate) struct Wish {
-    /// In the order of preference.
+pub(crate) struct LockRequest {
+    /// In order of preference.
     pub(crate) keys: Vec<Text>,
-    /// How many of them.
+    /// Number of locks to acquire.
     pub(crate) count: usize,
     pub(crate) owner: String,
     pub(crate) lease: Duration,
     pub(crate) grace: Duration,
 }
 
-/// A lock that is held.
+/// A lock that was granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lock {
     pub(crate) key: Text,
     pub(crate) token: u64,
 }
 
-/// A lock that the server says is held.
+/// A lock that the server reports as held by this run's owner.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldLock {
     pub(crate) lock: Lock,
-    /// By which the server knows it; none: it found the lock, and has given none yet.
+    /// The token that the server reports. None: the server adopted the lock and has not
+    /// assigned a token yet.
     token: Option<u64>,
-    /// What is left of its lease.
-    pub(crate) left: Option<Duration>,
+    /// The remaining lease.
+    pub(crate) lease_left: Option<Duration>,
 }
 
-impl Held {
-    /// Whether it is another hold than that which was asked for.
-    pub(crate) fn is_another(&self) -> bool {
+impl HeldLock {
+    /// Whether the server reports another token than the one that was granted.
+    pub(crate) fn has_other_token(&self) -> bool {
         self.token.is_some_and(|token| token != self.lock.token)
     }
 }
 
-impl Wish {
-    /// Asks for the locks, tied to the connection, and waits in line at most so long; none: they
-    /// could not be had. Locks of the wish that the owner holds are answered as well.
+impl LockRequest {
+    /// Acquires the locks, tied to the connection, and waits for up to `wait`. None: they were
+    /// not granted in time. The result includes requested locks that the owner already holds.
     pub(crate) fn acquire(
         &self,
         connection: &mut Connection,
         wait: Option<Duration>,
     ) -> RedisResult<Option<Vec<Lock>>> {
-        let mut acquire = self.acquire_untied(wait);
+        let mut acquire = self.acquire_without_session(wait);
         acquire.arg("SESSION").arg("GRACE").arg(millis(self.grace));
         acquired(&acquire, connection)
     }
 
-    /// Ends a wait of this owner that may go on elsewhere, by taking over its place for no
-    /// time, and gives back what it was granted.
+    /// Ends a wait of this owner that may still be in progress on another connection, by
+    /// taking over its position for a moment. Releases whatever that grants.
     pub(crate) fn withdraw(&self, connection: &mut Connection) -> Result<()> {
-        let at_once = Some(Duration::from_millis(1));
-        let acquire = self.acquire_untied(at_once);
+        let shortest = Some(Duration::from_millis(1));
+        let acquire = self.acquire_without_session(shortest);
         let granted = acquired(&acquire, connection)?.unwrap_or_default();
         Ok(release(connection, &self.owner, &granted, "withdrawn")?)
     }
 
-    fn acquire_untied(&self, wait: Option<Duration>) -> Cmd {
+    fn acquire_without_session(&self, wait: Option<Duration>) -> Cmd {
         let mut acquire = cmd("GPULOCK.ACQUIREANY");
         acquire.arg(self.keys.len());
         for key in &self.keys {
@@ -78,16 +78,15 @@ impl Wish {
         acquire.arg(&self.owner).arg("COUNT").arg(self.count);
         acquire.arg("PX").arg(millis(self.lease)).arg("UNIQUE");
         if let Some(wait) = wait {
-            // 0 would mean: for ever.
+            // BLOCK 0 waits indefinitely.
             acquire.arg("BLOCK").arg(millis(wait).max(1));
         }
         acquire
     }
 }
 
-/// Renews the leases. None: the owner does not hold all of them any more. A token that
-/// differs is that of a server that was started again and still has the lock as ours: this
-/// call grants nothing.
+/// Renews the leases. None: the owner no longer holds all of the locks. A token in the result
+/// differs after a restart of the server that kept the lock: EXTEND itself grants nothing.
 pub(crate) fn extend(
     connection: &mut Connection,
     owner: &str,
@@ -99,15 +98,15 @@ pub(crate) fn extend(
         extend.cmd("GPULOCK.EXTEND").arg(&lock.key.0).arg(owner);
         extend.arg("PX").arg(millis(lease));
     }
-    let answers = connection.ask_all::<Option<u64>>(&mut extend)?;
-    let renewed = |(lock, answer): (&Lock, RedisResult<Option<u64>>)| {
-        let token = unless_no_lock(answer)?;
+    let replies = connection.query_all::<Option<u64>>(&mut extend)?;
+    let renewed = |(lock, reply): (&Lock, RedisResult<Option<u64>>)| {
+        let token = none_if_not_a_lock(reply)?;
         Ok(token.map(|token| Lock { key: lock.key.clone(), token }))
     };
-    locks.iter().zip(answers).map(renewed).collect()
+    locks.iter().zip(replies).map(renewed).collect()
 }
 
-/// Gives the locks back, and says why.
+/// Releases the locks, with a reason for the event.
 pub(crate) fn release(
     connection: &mut Connection,
     owner: &str,
@@ -122,43 +121,42 @@ pub(crate) fn release(
         release.cmd("GPULOCK.RELEASE").arg(&lock.key.0).arg(owner);
         release.arg("REASON").arg(reason);
     }
-    connection.ask_all::<bool>(&mut release)?.into_iter().try_for_each(|answer| {
-        answer?;
+    connection.query_all::<bool>(&mut release)?.into_iter().try_for_each(|reply| {
+        reply?;
         Ok(())
     })
 }
 
-/// Those of the locks that the owner holds, as the server says.
+/// The locks that the owner still holds according to the server.
 pub(crate) fn still_held(
     connection: &mut Connection,
     owner: &str,
     locks: &[Lock],
-) -> Result<Vec<Held>> {
+) -> Result<Vec<HeldLock>> {
     let mut inspect = pipe();
     for lock in locks {
         inspect.cmd("GPULOCK.INSPECT").arg(&lock.key.0);
     }
-    let answers = connection.ask_all::<Option<Value>>(&mut inspect)?;
+    let replies = connection.query_all::<Option<Value>>(&mut inspect)?;
     let mut held = Vec::new();
-    for (lock, answer) in locks.iter().zip(answers) {
-        let known = unless_no_lock(answer)?.unwrap_or(Value::Nil);
-        let Some(known) = inspected(known)? else { continue };
+    for (lock, reply) in locks.iter().zip(replies) {
+        let reply = none_if_not_a_lock(reply)?.unwrap_or(Value::Nil);
+        let Some(known) = inspected(reply)? else { continue };
         if known.owner.is_some_and(|text| text.0 == owner.as_bytes()) {
-            // Less than nothing: it has no lease.
+            // A negative value means that the key has no TTL.
             let left = known.lease_ms.and_then(|left| u64::try_from(left).ok());
-            let left = left.map(Duration::from_millis);
-            held.push(Held { lock: lock.clone(), token: known.token, left });
+            let lease_left = left.map(Duration::from_millis);
+            held.push(HeldLock { lock: lock.clone(), token: known.token, lease_left });
         }
     }
     Ok(held)
 }
 
-/// What is answered of a key; nothing when it is no lock any more, of which the server
-/// tells by an error.
-fn unless_no_lock<T>(answer: RedisResult<Option<T>>) -> RedisResult<Option<T>> {
-    match answer {
+/// Turns the error for a key that is no longer a lock into None.
+fn none_if_not_a_lock<T>(reply: RedisResult<Option<T>>) -> RedisResult<Option<T>> {
+    match reply {
         Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
-        answer => answer,
+        reply => reply,
     }
 }
 
@@ -166,15 +164,15 @@ fn acquired(
     acquire: &Cmd,
     connection: &mut Connection,
 ) -> RedisResult<Option<Vec<Lock>>> {
-    let pairs: Option<Vec<(Text, u64)>> = connection.ask(acquire)?;
+    let pairs: Option<Vec<(Text, u64)>> = connection.query(acquire)?;
     let locks = |pairs: Vec<(Text, u64)>| {
         pairs.into_iter().map(|(key, token)| Lock { key, token }).collect()
     };
     Ok(pairs.map(locks))
 }
 
-/// Milliseconds as the module takes them.
+/// Milliseconds, limited to the maximum that the module accepts.
 fn millis(time: Duration) -> u64 {
-    const MOST: u64 = (1 << 53) - 1;
-    clock::millis(time).min(MOST)
+    const MAX: u64 = (1 << 53) - 1;
+    clock::millis(time).min(MAX)
 }

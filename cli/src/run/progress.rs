@@ -1,5 +1,5 @@
-//! What a run waits for: who holds it, since when, and the place in line. Asked on a
-//! connection of its own, while another one waits.
+//! Progress of the wait: the position in the queue, and the current holders. Read over a
+//! separate connection, because the session's connection is blocked in the wait.
 
 use std::thread::{self, sleep};
 use std::time::Duration;
@@ -9,33 +9,33 @@ use humantime::format_duration;
 
 use crate::clock;
 use crate::connection::Connection;
-use crate::exit::sentence;
+use crate::exit;
 use crate::replies::{self, Inspected, Waiter};
-use crate::run::locks::Wish;
-use crate::run::say::Voice;
+use crate::run::locks::LockRequest;
+use crate::run::stderr::Stderr;
 use crate::server::Address;
 use crate::text::Text;
 
-/// How often the line is drawn anew.
+/// How often the progress line is redrawn.
 const TICK: Duration = Duration::from_secs(1);
 
-/// So many locks are told apart.
-const SHOWN: usize = 4;
+/// Maximum number of locks that are shown individually.
+const MAX_SHOWN: usize = 4;
 
-/// Reports on a wait until `voice` wants no more of it. The wait itself goes on should there
-/// be no thread for it.
-pub(crate) fn start(address: &Address, wish: &Wish, voice: &Voice) {
-    let (address, wish, voice) = (address.clone(), wish.clone(), voice.clone());
+/// Reports progress until `stderr` wants no more. If no thread can be started, the wait goes
+/// on without reports.
+pub(crate) fn start(address: &Address, request: &LockRequest, stderr: &Stderr) {
+    let (address, request, stderr) = (address.clone(), request.clone(), stderr.clone());
     let start = clock::now();
-    let reporter = thread::Builder::new().name("progress".to_owned());
-    let _silent = reporter.spawn(move || {
+    let thread = thread::Builder::new().name("progress".to_owned());
+    let _no_progress = thread.spawn(move || {
         let mut connection = None;
         loop {
-            let what = what_is_known(&address, &mut connection, &wish);
+            let state = queue_state(&address, &mut connection, &request);
+            let state = state.unwrap_or_else(|error| exit::message(&error));
             let waited = seconds(clock::now().saturating_sub(start));
-            let what = what.unwrap_or_else(|error| sentence(&error));
-            let line = format!("waiting {waited} for {}: {what}", asked_for(&wish));
-            if !voice.report(&line) {
+            let line = format!("waiting {waited} for {}: {state}", requested(&request));
+            if !stderr.progress(&line) {
                 return;
             }
             sleep(TICK);
@@ -43,50 +43,50 @@ pub(crate) fn start(address: &Address, wish: &Wish, voice: &Voice) {
     });
 }
 
-fn asked_for(wish: &Wish) -> String {
-    match &wish.keys[..] {
+fn requested(request: &LockRequest) -> String {
+    match &request.keys[..] {
         [key] => key.to_string(),
-        keys => format!("{} of {} locks", wish.count, keys.len()),
+        keys => format!("{} of {} locks", request.count, keys.len()),
     }
 }
 
-fn what_is_known(
+fn queue_state(
     address: &Address,
     connection: &mut Option<Connection>,
-    wish: &Wish,
+    request: &LockRequest,
 ) -> Result<String> {
-    let mut asked = match connection.take() {
+    let mut connected = match connection.take() {
         Some(connected) => connected,
         None => address.connect()?,
     };
-    let mut known = Vec::new();
-    for key in wish.keys.iter().take(SHOWN) {
-        known.push((key, replies::inspect(&mut asked, &key.0)?));
+    let mut locks = Vec::new();
+    for key in request.keys.iter().take(MAX_SHOWN) {
+        locks.push((key, replies::inspect(&mut connected, &key.0)?));
     }
-    *connection = Some(asked);
-    let known: Vec<_> =
-        known.into_iter().filter_map(|(key, lock)| Some((key, lock?))).collect();
-    Ok(told(wish, &known))
+    *connection = Some(connected);
+    let locks: Vec<_> =
+        locks.into_iter().filter_map(|(key, lock)| Some((key, lock?))).collect();
+    Ok(describe(request, &locks))
 }
 
-/// The place in line, and who holds what: `place 2 in line; gpu:0: asr-7f3a for 3m 2s`.
-fn told(wish: &Wish, locks: &[(&Text, Inspected)]) -> String {
-    let place = locks.iter().filter_map(|(_, lock)| place(wish, lock)).min();
-    let place = place.map_or("not in line yet".to_owned(), |before| {
-        format!("place {} in line", before.saturating_add(1))
+/// The position and the holders: `position 2; gpu:0: held by asr-7f3a for 3m 2s`.
+fn describe(request: &LockRequest, locks: &[(&Text, Inspected)]) -> String {
+    let ahead = locks.iter().filter_map(|(_, lock)| waiters_ahead(request, lock)).min();
+    let position = ahead.map_or("not queued yet".to_owned(), |ahead| {
+        format!("position {}", ahead.saturating_add(1))
     });
-    let holders = locks.iter().map(|(key, lock)| match wish.keys.len() {
+    let holders = locks.iter().map(|(key, lock)| match request.keys.len() {
         1 => holder(lock),
         _ => format!("{key}: {}", holder(lock)),
     });
     let holders = holders.collect::<Vec<_>>().join(", ");
-    if holders.is_empty() { place } else { format!("{place}; {holders}") }
+    if holders.is_empty() { position } else { format!("{position}; {holders}") }
 }
 
-/// How many wait before this owner. Places that are kept for others are passed over.
-fn place(wish: &Wish, lock: &Inspected) -> Option<usize> {
-    let ours = |waiter: &Waiter| waiter.owner.0 == wish.owner.as_bytes();
-    let ahead = lock.waiters.iter().take(lock.waiters.iter().position(ours)?);
+/// Number of connected waiters ahead of this owner. Kept positions do not count.
+fn waiters_ahead(request: &LockRequest, lock: &Inspected) -> Option<usize> {
+    let is_ours = |waiter: &Waiter| waiter.owner.0 == request.owner.as_bytes();
+    let ahead = lock.waiters.iter().take(lock.waiters.iter().position(is_ours)?);
     Some(ahead.filter(|waiter| waiter.client.is_some()).count())
 }
 
@@ -96,13 +96,13 @@ fn holder(lock: &Inspected) -> String {
         (Some(owner), Some(since)) => format!("held by {owner} for {since}"),
         (Some(owner), None) => format!("held by {owner}"),
         (None, _) => match &lock.reserved_for {
-            Some(owner) => format!("set aside for {owner}"),
+            Some(owner) => format!("reserved for {owner}"),
             None => "held".to_owned(),
         },
     }
 }
 
-/// Without what changes before it is read.
+/// Whole seconds: fractions would change faster than they can be read.
 fn seconds(time: Duration) -> String {
     format_duration(Duration::from_secs(time.as_secs())).to_string()
 }

@@ -1,5 +1,4 @@
-//! Renewal of the leases: a thread on a connection of its own, so that nothing that is
-//! waited for elsewhere delays it.
+//! Renewal of the leases: a thread with its own connection, so that nothing else delays it.
 
 use std::sync::mpsc::Sender;
 use std::thread::{self, sleep};
@@ -11,16 +10,16 @@ use crate::clock::{self, Moment};
 use crate::connection::Connection;
 use crate::run::Event;
 use crate::run::locks::{Lock, extend};
-use crate::run::over::Over;
+use crate::run::stop_flag::StopFlag;
 use crate::server::Address;
 
-/// How long a connection or an answer may take at most.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for connecting, and for each reply.
+const MAX_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to pause at most before a renewal that failed is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Maximum pause before a failed renewal is retried.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the thread works with.
+/// State of the thread.
 struct Renewer {
     address: Address,
     owner: String,
@@ -29,34 +28,39 @@ struct Renewer {
     connection: Option<Connection>,
 }
 
-/// Renews the locks at each third of the lease, counted from the last renewal, until all is
-/// over.
+/// Renews the locks after each third of the lease, counted from the last renewal, until the
+/// flag is set or the locks are lost.
 ///
 /// # Errors
-/// When no thread can be started.
+/// If no thread can be started.
 pub(crate) fn start(
     address: &Address,
     owner: &str,
     locks: &[Lock],
     lease: Duration,
     last: Moment,
-    (over, events): (Over, Sender<Event>),
+    (stop, events): (StopFlag, Sender<Event>),
 ) -> Result<()> {
     let (address, owner, locks) = (address.clone(), owner.to_owned(), locks.to_vec());
     let mut renewer = Renewer { address, owner, locks, lease, connection: None };
     let thread = thread::Builder::new().name("renewal".to_owned());
     thread
-        .spawn(move || renewer.renew_until(&over, last, &events))
-        .context("no thread")?;
+        .spawn(move || renewer.renew_until_stopped(&stop, last, &events))
+        .context("failed to start a thread")?;
     Ok(())
 }
 
 impl Renewer {
-    fn renew_until(&mut self, over: &Over, mut last: Moment, events: &Sender<Event>) {
+    fn renew_until_stopped(
+        &mut self,
+        stop: &StopFlag,
+        mut last: Moment,
+        events: &Sender<Event>,
+    ) {
         loop {
             let due = last.saturating_add(self.lease / 3);
             sleep(due.saturating_sub(clock::now()));
-            if over.is_said() {
+            if stop.is_set() {
                 return;
             }
             let sent = clock::now();
@@ -68,8 +72,8 @@ impl Renewer {
                 Ok(None) => Event::Lost,
                 Err(error) => {
                     self.connection = None;
-                    sleep((self.lease / 20).min(PAUSE));
-                    Event::Trouble(error)
+                    sleep((self.lease / 20).min(MAX_PAUSE));
+                    Event::ServerError(error)
                 }
             };
             let is_lost = matches!(event, Event::Lost);
@@ -81,8 +85,8 @@ impl Renewer {
 
     fn renew(&mut self) -> Result<Option<Vec<Lock>>> {
         if self.connection.is_none() {
-            let patience = (self.lease / 6).min(PATIENCE);
-            self.connection = Some(self.address.connect_within(patience)?);
+            let timeout = (self.lease / 6).min(MAX_TIMEOUT);
+            self.connection = Some(self.address.connect_within(timeout)?);
         }
         let connection = self.connection.as_mut().context("no connection")?;
         Ok(extend(connection, &self.owner, &self.locks, self.lease)?)

@@ -1,6 +1,6 @@
-//! Signals as events: those that a terminal, a supervisor or the kernel sends are blocked
-//! and taken one by one, by a thread that waits for nothing else. No handler is installed,
-//! so that the command starts with the signals as `gpulock` found them.
+//! Signals as events: all signals are blocked, and a separate thread accepts them one by one.
+//! No handler is installed, so that the command inherits the signal dispositions that `gpulock`
+//! was started with.
 
 use std::fs;
 use std::sync::mpsc::Sender;
@@ -11,52 +11,52 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::run::Event;
 
-/// Never taken: what nobody can take, and what writing to a closed pipe raises.
-const LEFT_ALONE: [Signal; 3] = [Signal::SIGKILL, Signal::SIGPIPE, Signal::SIGSTOP];
+/// Not blocked: signals that cannot be, and the one that a write to a closed pipe raises.
+const NOT_BLOCKED: [Signal; 3] = [Signal::SIGKILL, Signal::SIGPIPE, Signal::SIGSTOP];
 
-/// Blocks the signals in this thread and in those that it starts from now on, and answers
-/// them. Those that are ignored (`nohup`) stay so. An error in this program itself ends it
-/// all the same: the kernel does not ask what is blocked then.
+/// Blocks the signals in this thread and in threads that it starts later, and returns them.
+/// Signals that are ignored (`nohup`) stay ignored. A fault in this program still kills it: the
+/// kernel does not block the signal then.
 ///
 /// # Errors
-/// When the kernel cannot be asked, or children end unnoticed.
+/// If the ignored signals cannot be read, or SIGCHLD is ignored.
 pub(crate) fn block() -> Result<SigSet> {
     let ignored = ignored()?;
     ensure!(
         !ignored.contains(&Signal::SIGCHLD),
-        "SIGCHLD is ignored: start gpulock with `env --default-signal=CHLD`"
+        "SIGCHLD is ignored; start gpulock with `env --default-signal=CHLD`"
     );
-    let mut taken = SigSet::empty();
+    let mut blocked = SigSet::empty();
     for signal in Signal::iterator() {
-        if !LEFT_ALONE.contains(&signal) && !ignored.contains(&signal) {
-            taken.add(signal);
+        if !NOT_BLOCKED.contains(&signal) && !ignored.contains(&signal) {
+            blocked.add(signal);
         }
     }
-    // Ignored or not: a terminal may be given back from the background then.
-    taken.add(Signal::SIGTTOU);
-    taken.thread_block().context("blocking signals")?;
-    Ok(taken)
+    // Even if it is ignored: a background process needs this to take the terminal back.
+    blocked.add(Signal::SIGTTOU);
+    blocked.thread_block().context("failed to block signals")?;
+    Ok(blocked)
 }
 
-/// Takes blocked signals for ever, as events.
+/// Starts the thread that turns blocked signals into events.
 ///
 /// # Errors
-/// When no thread can be started.
-pub(crate) fn listen(taken: SigSet, events: Sender<Event>) -> Result<()> {
+/// If no thread can be started.
+pub(crate) fn listen(blocked: SigSet, events: Sender<Event>) -> Result<()> {
     let listener = thread::Builder::new().name("signals".to_owned());
     let listen = move || {
-        while let Ok(signal) = taken.wait() {
+        while let Ok(signal) = blocked.wait() {
             if events.send(Event::Signal(signal)).is_err() {
                 return;
             }
         }
     };
-    listener.spawn(listen).context("no thread")?;
+    listener.spawn(listen).context("failed to start a thread")?;
     Ok(())
 }
 
-/// Whether a signal ends a process that does nothing about it.
-pub(crate) fn ends(signal: Signal) -> bool {
+/// Whether the default action of a signal is to terminate the process.
+pub(crate) fn terminates(signal: Signal) -> bool {
     !matches!(
         signal,
         Signal::SIGCHLD

@@ -1,4 +1,4 @@
-//! The terminal that the command runs on, lent to it as a shell lends it to a job.
+//! Job control: the command becomes the terminal's foreground process group, as in a shell.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -7,89 +7,91 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::process::{Pid, getpgrp, kill_current_process_group};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
-use crate::run::child::Group;
+use crate::run::process_group::ProcessGroup;
 
 /// The controlling terminal, if there is one.
 #[derive(Debug)]
 pub(crate) struct Terminal(Option<File>);
 
 impl Terminal {
-    /// Finds it.
     pub(crate) fn open() -> Self {
         Self(File::options().read(true).write(true).open("/dev/tty").ok())
     }
 
-    /// Lends it to a command that is used by hand. Not to one in a pipeline: the other end of
-    /// that may be the one that reads from the terminal.
-    pub(crate) fn offer(&self, group: Group) {
+    /// Gives the terminal to a command that is used interactively. Not to one in a pipeline:
+    /// the process at the other end may read from the terminal.
+    pub(crate) fn offer(&self, group: ProcessGroup) {
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
-            self.lend(group);
+            self.give(group);
         }
     }
 
-    /// Lends it, if it is this process's to lend. Whether the group has it now.
-    pub(crate) fn lend(&self, group: Group) -> bool {
-        let holder = self.holder();
-        holder == Some(group.pid()) || holder == Some(getpgrp()) && self.pass(group.pid())
+    /// Gives the terminal to the group, if this process has it. Returns whether the group has
+    /// it now.
+    fn give(&self, group: ProcessGroup) -> bool {
+        let foreground = self.foreground();
+        foreground == Some(group.pid())
+            || foreground == Some(getpgrp()) && self.set_foreground(group.pid())
     }
 
-    /// Job control: a command that stops for the terminal gets it. Another stop of that kind
-    /// stops this process as well, so that the shell sees it; the whole job, as the terminal
-    /// would, when it comes from there. The guard goes on, and kills the command should the
-    /// lease be over before it does. SIGSTOP is left alone: whoever stops the command itself
-    /// lets it go on itself, and its locks are to be there then.
+    /// Handles a stop of the command. If it stopped because it needs the terminal, it gets it.
+    /// Other job control stops also stop this process, so that the shell notices, or the whole
+    /// job if the stop came from the terminal. The watchdog keeps running, and kills the command
+    /// before the lease expires. SIGSTOP is ignored: it is meant for the command alone, which
+    /// keeps its locks until it is continued.
     ///
-    /// Answers whether the command is to go on now. Else SIGCONT will tell.
-    pub(crate) fn stopped(&self, group: Group, signal: Signal) -> bool {
+    /// Returns whether to continue the command now; otherwise SIGCONT continues it.
+    pub(crate) fn handle_stop(&self, group: ProcessGroup, signal: Signal) -> bool {
         let wants_terminal = matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
-        if wants_terminal && self.lend(group) {
+        if wants_terminal && self.give(group) {
             return true;
         }
-        if signal == Signal::SIGTSTP && self.is_lent_to(group) {
+        if signal == Signal::SIGTSTP && self.is_given_to(group) {
             return stop_this_job();
         }
         if wants_terminal || signal == Signal::SIGTSTP {
-            // It cannot fail: the signal is one, and nobody can refuse it.
+            // Cannot fail with a valid signal.
             let _stopped = raise(Signal::SIGSTOP);
         }
         false
     }
 
-    /// Whether a Control-Z has stopped the command, and nothing was done about that yet.
-    pub(crate) fn has_stopped(&self, group: Group) -> bool {
-        self.is_lent_to(group) && group.stopped_by() == Some(Signal::SIGTSTP)
+    /// Whether Control-Z has stopped the command and [`Terminal::handle_stop`] was not called
+    /// yet.
+    pub(crate) fn has_pending_stop(&self, group: ProcessGroup) -> bool {
+        self.is_given_to(group) && group.stopped_by() == Some(Signal::SIGTSTP)
     }
 
-    /// Lets a command go on that was stopped, with the terminal where it is used by hand.
-    pub(crate) fn go_on(&self, group: Group) {
+    /// Continues a stopped command, with the terminal if it is used interactively.
+    pub(crate) fn resume(&self, group: ProcessGroup) {
         self.offer(group);
         group.signal(Signal::SIGCONT);
     }
 
-    /// Takes it back from a group that has ended. SIGTTOU is blocked, so that this works
-    /// from the background.
-    pub(crate) fn take_back(&self, group: Group) {
-        if self.is_lent_to(group) {
-            self.pass(getpgrp());
+    /// Takes the terminal back from a group that has ended. This works from the background
+    /// because SIGTTOU is blocked.
+    pub(crate) fn take_back(&self, group: ProcessGroup) {
+        if self.is_given_to(group) {
+            self.set_foreground(getpgrp());
         }
     }
 
-    fn is_lent_to(&self, group: Group) -> bool {
-        self.holder() == Some(group.pid())
+    fn is_given_to(&self, group: ProcessGroup) -> bool {
+        self.foreground() == Some(group.pid())
     }
 
-    fn holder(&self) -> Option<Pid> {
+    fn foreground(&self) -> Option<Pid> {
         tcgetpgrp(self.0.as_ref()?).ok()
     }
 
-    fn pass(&self, to: Pid) -> bool {
+    fn set_foreground(&self, to: Pid) -> bool {
         self.0.as_ref().is_some_and(|terminal| tcsetpgrp(terminal, to).is_ok())
     }
 }
 
-/// Stops the process group of this process, as Control-Z would if the terminal were its own, and
-/// returns when it goes on. The kernel stops none that no shell could continue, and returns at
-/// once: so the signal has to have the effect that it has by itself.
+/// Stops the process group of this process as Control-Z would, and returns when it is continued.
+/// Uses the default action of SIGTSTP: the kernel ignores it in a group that no shell could
+/// continue.
 fn stop_this_job() -> bool {
     let stop = SigSet::from(Signal::SIGTSTP);
     if stop.thread_unblock().is_ok() {

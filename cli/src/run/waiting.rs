@@ -1,4 +1,4 @@
-//! Until the locks are granted: reports on the wait, and ends it at a signal.
+//! The wait for the locks: shows progress, and ends the wait on a signal.
 
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -7,86 +7,86 @@ use anyhow::Result;
 use nix::sys::signal::{Signal, raise};
 
 use crate::clock::{self, Moment};
-use crate::exit::sentence;
+use crate::exit;
 use crate::run::Event;
-use crate::run::locks::{Lock, Wish};
+use crate::run::locks::{Lock, LockRequest};
 use crate::run::progress;
-use crate::run::say::Voice;
 use crate::run::session::Session;
 use crate::run::signals;
+use crate::run::stderr::Stderr;
 use crate::server::Address;
 
-/// A wait that is shorter is not worth a word.
-const NO_WAIT: Duration = Duration::from_millis(300);
+/// How long the wait lasts before progress is shown.
+const PROGRESS_DELAY: Duration = Duration::from_millis(300);
 
 /// How a wait ends.
 pub(crate) enum Outcome {
-    /// The locks are held. At the moment named the lease had not begun, or was renewed.
+    /// The locks were granted. At the given moment their leases had not begun, or were renewed.
     Granted(Vec<Lock>, Moment),
-    /// They could not be had in time.
-    TimeOver,
-    /// A signal came that ends a process.
+    /// The wait timed out.
+    TimedOut,
+    /// A terminating signal came.
     Interrupted(Signal),
 }
 
-/// What a signal does while there is no command: it stops this process, or is answered as one
-/// that is to end it.
+/// Handles a signal while no command runs: SIGTSTP stops this process, and a terminating
+/// signal is returned.
 ///
 /// # Errors
-/// When it cannot be stopped.
-pub(crate) fn interrupted(signal: Signal, voice: &Voice) -> Result<Option<Signal>> {
+/// If this process cannot be stopped.
+pub(crate) fn handle_signal(signal: Signal, stderr: &Stderr) -> Result<Option<Signal>> {
     if signal == Signal::SIGTSTP {
-        voice.clear();
+        stderr.clear_progress();
         raise(Signal::SIGSTOP)?;
     }
-    Ok(Some(signal).filter(|signal| signals::ends(*signal)))
+    Ok(Some(signal).filter(|signal| signals::terminates(*signal)))
 }
 
-/// Waits for what the session is asking for.
+/// Waits until the session acquires the locks.
 ///
 /// # Errors
-/// When the server cannot be asked, or refuses.
+/// If the server cannot be reached, or rejects the call.
 pub(crate) fn wait(
     session: &Session,
     address: &Address,
-    wish: &Wish,
-    voice: &Voice,
+    request: &LockRequest,
+    stderr: &Stderr,
     events: &Receiver<Event>,
 ) -> Result<Outcome> {
-    let mut quiet_until = Some(clock::now().saturating_add(NO_WAIT));
+    let mut show_progress_at = Some(clock::now().saturating_add(PROGRESS_DELAY));
     let outcome = loop {
-        let event = match quiet_until {
+        let event = match show_progress_at {
             None => events.recv()?,
-            Some(until) => {
-                match events.recv_timeout(until.saturating_sub(clock::now())) {
-                    Ok(event) => event,
-                    Err(_) => {
-                        quiet_until = None;
-                        progress::start(address, wish, voice);
-                        continue;
-                    }
+            Some(at) => match events.recv_timeout(at.saturating_sub(clock::now())) {
+                Ok(event) => event,
+                Err(_) => {
+                    show_progress_at = None;
+                    progress::start(address, request, stderr);
+                    continue;
                 }
-            }
+            },
         };
         match event {
             Event::Granted(locks, at) => break Ok(Outcome::Granted(locks, at)),
-            Event::TimeOver => break Ok(Outcome::TimeOver),
+            Event::TimedOut => break Ok(Outcome::TimedOut),
             Event::Failed(error) => break Err(error),
-            Event::Note(note) => voice.say(&note),
+            Event::Note(note) => stderr.info(&note),
             Event::Signal(signal) => {
-                if let Some(signal) = interrupted(signal, voice)? {
+                if let Some(signal) = handle_signal(signal, stderr)? {
                     break Ok(Outcome::Interrupted(signal));
                 }
             }
             _ => {}
         }
     };
-    voice.end_reports();
+    stderr.end_progress();
     if let Ok(Outcome::Interrupted(_)) = &outcome
-        && let Err(error) = session.withdraw(address, wish)
+        && let Err(error) = session.withdraw(address, request)
     {
-        let why = sentence(&error);
-        voice.say(&format!("the place in line is left to the server: {why}"));
+        let why = exit::message(&error);
+        stderr.info(&format!(
+            "failed to cancel the wait: {why}; the server ends it with the connection"
+        ));
     }
     outcome
 }

@@ -1,4 +1,4 @@
-//! `gpulock inspect`: all that is known of one lock.
+//! `gpulock inspect`: the details of one lock.
 
 use std::process::ExitCode;
 
@@ -13,24 +13,24 @@ use crate::text::{self, Text};
 /// The options of `gpulock inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which lock
+    /// Key of the lock
     #[arg(value_parser = text::argument())]
     key: Text,
-    /// As JSON: an object, or null when the lock is neither held nor waited for
+    /// Print a JSON object, or null if the lock is neither held nor waited for
     #[arg(long)]
     json: bool,
 }
 
-/// Shows it.
+/// Prints the lock.
 ///
 /// # Errors
-/// When the server does not answer, or refuses.
+/// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     let lock = replies::inspect(&mut address.connect()?, &args.key.0)?;
     match lock {
         lock if args.json => out::print_json(&lock)?,
         Some(lock) => out::print(&sheet(&args.key, &lock))?,
-        None => out::print(&format!("{} is free, and nobody waits for it", args.key))?,
+        None => out::print(&format!("{} is free and has no waiters", args.key))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -48,23 +48,25 @@ fn sheet(key: &Text, lock: &Inspected) -> String {
     let sheet = out::lines(table);
     match lock.waiting {
         0 => sheet,
-        _ => format!("{sheet}\n\n{}", waiters::lines(lock)),
+        _ => format!("{sheet}\n\n{}", waiters::table(lock)),
     }
 }
 
 fn owner(lock: &Inspected) -> String {
     match (&lock.owner, &lock.reserved_for, lock.adopted) {
         (Some(owner), ..) => owner.to_string(),
-        (None, Some(next), _) => format!("- (free, set aside for {next})"),
+        (None, Some(next), _) => format!("- (free, reserved for {next})"),
         (None, None, None) => "- (free)".to_owned(),
-        (None, None, Some(_)) => "- (the key's value can be no owner)".to_owned(),
+        (None, None, Some(_)) => "- (the key's value is not an owner)".to_owned(),
     }
 }
 
 fn session(lock: &Inspected) -> String {
     match (lock.session, lock.grace_ms) {
         (Some(client), _) => format!("client {client}"),
-        (None, Some(grace)) => format!("closed, grace left {}", human::Span(grace)),
+        (None, Some(grace)) => {
+            format!("closed, grace period left {}", human::Span(grace))
+        }
         (None, None) => human::or_unknown(None::<u64>),
     }
 }

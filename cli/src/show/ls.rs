@@ -13,22 +13,22 @@ use crate::text::{self, Text};
 /// The options of `gpulock ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only keys that match this pattern, as in KEYS
+    /// Show only keys that match this glob-style pattern, as in KEYS
     #[arg(long = "match", value_name = "PATTERN", default_value = "*",
           value_parser = text::argument())]
     pattern: Text,
-    /// At most so many
+    /// Maximum number of locks
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1000)]
     limit: usize,
-    /// As JSON: an array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
 }
 
-/// Lists them.
+/// Prints the locks.
 ///
 /// # Errors
-/// When the server does not answer, or refuses.
+/// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     let locks = replies::list(&mut address.connect()?, &args.pattern.0, args.limit)?;
     if args.json {

@@ -1,10 +1,9 @@
-//! Commands that show what the server knows: tables for people, with `--json` one document
-//! for programs. They change nothing.
+//! Read-only commands: they print a table, or one JSON document with `--json`.
 
 pub(crate) mod inspect;
-pub(crate) mod line;
 pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod out;
+pub(crate) mod queue;
 pub(crate) mod stats;
 mod waiters;

@@ -1,5 +1,4 @@
-//! What is written to standard output, and how a table looks there: as wide as it needs in
-//! a pipe, folded to its width on a terminal, cut nowhere.
+//! Standard output. Tables wrap to the width of a terminal, and have their full width in a pipe.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -7,17 +6,17 @@ use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// Between two columns.
+/// Space between two columns.
 const GAP: u16 = 2;
 
-/// A table under these names.
+/// A table with a header.
 pub(crate) fn table(names: &[&str]) -> Table {
     let mut table = bare();
     table.set_header(names);
     table
 }
 
-/// A table without names.
+/// A table without a header.
 pub(crate) fn bare() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -25,7 +24,7 @@ pub(crate) fn bare() -> Table {
     table
 }
 
-/// The lines of a table, without borders.
+/// Renders a table.
 pub(crate) fn lines(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, GAP));
@@ -33,10 +32,10 @@ pub(crate) fn lines(mut table: Table) -> String {
     table.trim_fmt()
 }
 
-/// Prints a line or several.
+/// Prints text and a newline.
 ///
 /// # Errors
-/// When they cannot be written; that nobody reads them any more is none.
+/// If the write fails, except with a closed pipe.
 pub(crate) fn print(lines: &str) -> Result<()> {
     match writeln!(io::stdout().lock(), "{lines}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

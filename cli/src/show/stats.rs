@@ -13,18 +13,18 @@ use crate::text::{self, Text};
 /// The options of `gpulock stats`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Of this lock only
+    /// Show the counters of this lock only
     #[arg(value_parser = text::argument())]
     key: Option<Text>,
-    /// As JSON: an object, or null when no counters are kept for the lock
+    /// Print a JSON object, or null if the server keeps no counters for the lock
     #[arg(long)]
     json: bool,
 }
 
-/// Shows them.
+/// Prints the counters.
 ///
 /// # Errors
-/// When the server does not answer, or refuses.
+/// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     let key = args.key.as_ref();
     let stats = stats::stats(&mut address.connect()?, key.map(|key| &*key.0))?;
@@ -33,7 +33,7 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
         Some(stats) => out::print(&sheet(&stats))?,
         None => {
             let key = human::or_unknown(key);
-            out::print(&format!("no counters are kept for {key}"))?;
+            out::print(&format!("the server keeps no counters for {key}"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -45,7 +45,7 @@ fn sheet(stats: &Stats) -> String {
         counters.add_row([name.clone(), value.to_string()]);
     }
     let mut times = out::table(&["", "COUNT", "MEAN", "P50", "P90", "P99"]);
-    times.add_row(row("waits that ended in a grant", &stats.wait_ms));
+    times.add_row(row("waits before a grant", &stats.wait_ms));
     times.add_row(row("holds", &stats.hold_ms));
     format!("{}\n\n{}", out::lines(counters), out::lines(times))
 }

@@ -1,16 +1,16 @@
-//! The line of a lock as a table; `gpulock inspect` and `gpulock line` show it.
+//! The wait queue of a lock as a table, for `gpulock inspect` and `gpulock queue`.
 
 use crate::human::{self, Span};
 use crate::replies::{Inspected, Waiter};
 use crate::show::out;
 
-/// Who waits, in the order of their turn.
-pub(crate) fn lines(lock: &Inspected) -> String {
+/// The waiters in queue order.
+pub(crate) fn table(lock: &Inspected) -> String {
     let mut table =
-        out::table(&["PLACE", "OWNER", "CLIENT", "WAITED FOR", "WANTS", "SET ASIDE"]);
-    for (place, waiter) in (1..).zip(&lock.waiters) {
+        out::table(&["POSITION", "OWNER", "CLIENT", "WAITED FOR", "WANTS", "RESERVED"]);
+    for (position, waiter) in (1_usize..).zip(&lock.waiters) {
         table.add_row([
-            format!("{place}"),
+            position.to_string(),
             waiter.owner.to_string(),
             client(waiter),
             Span(waiter.waited_ms).to_string(),
@@ -18,15 +18,15 @@ pub(crate) fn lines(lock: &Inspected) -> String {
             reserved(waiter),
         ]);
     }
-    let untold = lock.waiting.saturating_sub(lock.waiters.len() as u64);
-    match untold {
+    let not_shown = lock.waiting.saturating_sub(lock.waiters.len() as u64);
+    match not_shown {
         0 => out::lines(table),
         more => format!("{}\n(and {more} more)", out::lines(table)),
     }
 }
 
 fn client(waiter: &Waiter) -> String {
-    waiter.client.map_or("away, place kept".to_owned(), |id| id.to_string())
+    waiter.client.map_or("disconnected".to_owned(), |id| id.to_string())
 }
 
 fn reserved(waiter: &Waiter) -> String {

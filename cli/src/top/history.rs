@@ -1,18 +1,18 @@
-//! The last minutes: how many clients waited, and how long the waits took that ended.
+//! The last minutes: the number of waiting clients, and the length of completed waits.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::stats::{Histogram, Stats};
 
-/// How far back it goes.
+/// The length of the history.
 pub(crate) const WINDOW: Duration = Duration::from_secs(300);
 
-/// One sample for each interval; none where a look failed.
+/// One sample for each interval; None for a failed query.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// Looks that are nearer than this count as one: some come out of turn.
-    apart: Duration,
+    /// Samples closer than this count as one: a request causes additional queries.
+    min_distance: Duration,
     samples: VecDeque<(Instant, Option<Sample>)>,
 }
 
@@ -23,39 +23,39 @@ struct Sample {
 }
 
 impl History {
-    /// Of looks that come at an interval.
+    /// A history of snapshots at this interval.
     pub(crate) fn new(interval: Duration) -> Self {
-        Self { apart: interval / 2, samples: VecDeque::new() }
+        Self { min_distance: interval / 2, samples: VecDeque::new() }
     }
 
-    /// Adds a look.
-    pub(crate) fn seen(&mut self, stats: &Stats, now: Instant) {
+    /// Adds a snapshot.
+    pub(crate) fn add_snapshot(&mut self, stats: &Stats, now: Instant) {
         let waiting = stats.counter("clients_waiting");
         self.add(Some(Sample { waiting, wait_ms: stats.wait_ms.clone() }), now);
     }
 
-    /// Adds a look that failed.
-    pub(crate) fn unseen(&mut self, now: Instant) {
+    /// Adds a failed query.
+    pub(crate) fn add_failure(&mut self, now: Instant) {
         self.add(None, now);
     }
 
-    /// How many clients waited at the last looks, the newest last; none: nobody knows.
-    pub(crate) fn waiting(&self, looks: usize) -> Vec<Option<u64>> {
-        let newest = self.newest(looks);
-        newest.map(|(_, seen)| seen.as_ref().map(|sample| sample.waiting)).collect()
+    /// The number of waiting clients in the last samples, newest last; None if unknown.
+    pub(crate) fn waiting(&self, samples: usize) -> Vec<Option<u64>> {
+        let newest = self.newest(samples);
+        newest.map(|(_, sample)| sample.as_ref().map(|sample| sample.waiting)).collect()
     }
 
-    /// How long ago the first of the last looks was.
-    pub(crate) fn age(&self, looks: usize, now: Instant) -> Duration {
-        let oldest = self.newest(looks).next();
+    /// The age of the oldest of the last samples.
+    pub(crate) fn age(&self, samples: usize, now: Instant) -> Duration {
+        let oldest = self.newest(samples).next();
         oldest.map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at))
     }
 
-    /// The waits that ended in a grant since the first look that is kept.
+    /// The waits that ended in a grant since the first sample.
     pub(crate) fn waits(&self) -> Histogram {
-        let mut seen = self.samples.iter().filter_map(|(_, seen)| seen.as_ref());
-        let first = seen.next();
-        let last = seen.next_back().or(first);
+        let mut known = self.samples.iter().filter_map(|(_, sample)| sample.as_ref());
+        let first = known.next();
+        let last = known.next_back().or(first);
         match (first, last) {
             (Some(first), Some(last)) => last.wait_ms.since(&first.wait_ms),
             _ => Histogram::default(),
@@ -64,15 +64,15 @@ impl History {
 
     fn newest(
         &self,
-        looks: usize,
+        count: usize,
     ) -> impl Iterator<Item = &(Instant, Option<Sample>)> + use<'_> {
-        self.samples.iter().skip(self.samples.len().saturating_sub(looks))
+        self.samples.iter().skip(self.samples.len().saturating_sub(count))
     }
 
     fn add(&mut self, sample: Option<Sample>, now: Instant) {
         let age = |at: &Instant| now.saturating_duration_since(*at);
         match self.samples.back_mut() {
-            Some((at, newest)) if age(at) < self.apart => *newest = sample,
+            Some((at, newest)) if age(at) < self.min_distance => *newest = sample,
             _ => self.samples.push_back((now, sample)),
         }
         while self.samples.front().is_some_and(|(at, _)| age(at) > WINDOW) {
@@ -96,11 +96,11 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_failed_leaves_a_gap() {
+    fn a_failed_query_leaves_a_gap() {
         let (mut history, now) = (History::new(SECOND), Instant::now());
-        history.seen(&stats(3, 0), now);
-        history.unseen(now + SECOND);
-        history.seen(&stats(5, 0), now + 2 * SECOND);
+        history.add_snapshot(&stats(3, 0), now);
+        history.add_failure(now + SECOND);
+        history.add_snapshot(&stats(5, 0), now + 2 * SECOND);
         assert_eq!(history.waiting(9), [Some(3), None, Some(5)]);
         assert_eq!(history.waiting(2), [None, Some(5)]);
         let age = history.age(2, now + 2 * SECOND);
@@ -108,30 +108,30 @@ mod tests {
     }
 
     #[test]
-    fn only_the_waits_of_the_window_count() {
+    fn only_waits_within_the_window_count() {
         let (mut history, now) = (History::new(SECOND), Instant::now());
-        history.seen(&stats(0, 100), now);
+        history.add_snapshot(&stats(0, 100), now);
         assert_eq!(history.waits().count, 0);
-        history.seen(&stats(0, 130), now + WINDOW);
+        history.add_snapshot(&stats(0, 130), now + WINDOW);
         assert_eq!(history.waits().count, 30);
-        history.seen(&stats(0, 131), now + WINDOW + SECOND);
+        history.add_snapshot(&stats(0, 131), now + WINDOW + SECOND);
         assert_eq!(history.waits().count, 1);
     }
 
     #[test]
-    fn a_server_that_began_anew_counts_from_nothing() {
+    fn a_restarted_server_counts_from_zero() {
         let (mut history, now) = (History::new(SECOND), Instant::now());
-        history.seen(&stats(0, 100), now);
-        history.seen(&stats(0, 7), now + SECOND);
+        history.add_snapshot(&stats(0, 100), now);
+        history.add_snapshot(&stats(0, 7), now + SECOND);
         assert_eq!(history.waits().count, 7);
     }
 
     #[test]
-    fn looks_out_of_turn_are_no_samples_of_their_own() {
+    fn samples_within_half_an_interval_count_as_one() {
         let (mut history, now) = (History::new(SECOND), Instant::now());
-        history.seen(&stats(1, 0), now);
-        history.seen(&stats(2, 0), now + SECOND / 10);
-        history.seen(&stats(3, 0), now + SECOND);
+        history.add_snapshot(&stats(1, 0), now);
+        history.add_snapshot(&stats(2, 0), now + SECOND / 10);
+        history.add_snapshot(&stats(3, 0), now + SECOND);
         assert_eq!(history.waiting(9), [Some(2), Some(3)]);
     }
 }

@@ -1,10 +1,10 @@
-//! Which key means what, in which mode. What is done then stands with the state.
+//! Maps keys to intents, depending on the mode.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::state::Mode;
 
-/// What somebody wants.
+/// What the user wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
     Up,
@@ -13,42 +13,42 @@ pub(crate) enum Intent {
     PageDown,
     First,
     Last,
-    /// To open or close the panel of the chosen lock.
+    /// Open or close the panel of the selected lock.
     Inspect,
-    /// To take the chosen lock away.
+    /// Release the selected lock by force.
     Force,
     Filter,
     Sort,
     Help,
-    /// Yes to a question, or to what was typed.
+    /// Confirm a question or the filter.
     Yes,
-    /// No, or away from here.
+    /// Cancel, or go back.
     Back,
     Type(char),
     Erase,
-    /// To be back in the shell for a while.
+    /// Stop, as with Control-Z.
     Suspend,
     Quit,
 }
 
-/// What a key means; none: nothing here.
+/// The intent of a key, if it has one in this mode.
 pub(crate) fn intent(key: KeyEvent, mode: &Mode) -> Option<Intent> {
     if key.kind == KeyEventKind::Release {
         return None;
     }
     if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return with_control(key.code);
+        return control_key(key.code);
     }
     match mode {
-        Mode::Locks => at_the_locks(key.code),
-        Mode::Filter => in_the_filter(key.code),
-        Mode::Asked(_) => when_asked(key.code),
+        Mode::Locks => locks_key(key.code),
+        Mode::Filter => filter_key(key.code),
+        Mode::Confirm(_) => confirm_key(key.code),
         Mode::Help => Some(Intent::Back),
     }
 }
 
-/// What the terminal itself does with these keys, were it not for the raw mode.
-const fn with_control(key: KeyCode) -> Option<Intent> {
+/// Without raw mode the terminal itself would handle these keys.
+const fn control_key(key: KeyCode) -> Option<Intent> {
     Some(match key {
         KeyCode::Char('c') => Intent::Quit,
         KeyCode::Char('z') => Intent::Suspend,
@@ -56,7 +56,7 @@ const fn with_control(key: KeyCode) -> Option<Intent> {
     })
 }
 
-const fn at_the_locks(key: KeyCode) -> Option<Intent> {
+const fn locks_key(key: KeyCode) -> Option<Intent> {
     Some(match key {
         KeyCode::Up | KeyCode::Char('k') => Intent::Up,
         KeyCode::Down | KeyCode::Char('j') => Intent::Down,
@@ -75,7 +75,7 @@ const fn at_the_locks(key: KeyCode) -> Option<Intent> {
     })
 }
 
-const fn in_the_filter(key: KeyCode) -> Option<Intent> {
+const fn filter_key(key: KeyCode) -> Option<Intent> {
     Some(match key {
         KeyCode::Up => Intent::Up,
         KeyCode::Down => Intent::Down,
@@ -87,8 +87,8 @@ const fn in_the_filter(key: KeyCode) -> Option<Intent> {
     })
 }
 
-/// Only a plain yes takes a lock.
-const fn when_asked(key: KeyCode) -> Option<Intent> {
+/// Only a plain yes confirms.
+const fn confirm_key(key: KeyCode) -> Option<Intent> {
     Some(match key {
         KeyCode::Char('y' | 'Y') => Intent::Yes,
         KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => Intent::Back,
@@ -98,46 +98,46 @@ const fn when_asked(key: KeyCode) -> Option<Intent> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::asker::Victim;
+    use super::super::poller::ShownHold;
     use super::*;
-    use crate::act::take::Guard;
+    use crate::act::forced_release::Expected;
     use crate::text::Text;
 
-    fn meant(code: KeyCode, mode: &Mode) -> Option<Intent> {
+    fn intent_of(code: KeyCode, mode: &Mode) -> Option<Intent> {
         intent(KeyEvent::from(code), mode)
     }
 
     #[test]
-    fn what_is_typed_into_the_filter_is_no_command() {
+    fn keys_typed_into_the_filter_are_not_commands() {
         for character in ['q', 'f', 'j', '/', '?', 's', ' '] {
-            let meant = meant(KeyCode::Char(character), &Mode::Filter);
-            assert_eq!(meant, Some(Intent::Type(character)));
+            let intent = intent_of(KeyCode::Char(character), &Mode::Filter);
+            assert_eq!(intent, Some(Intent::Type(character)));
         }
     }
 
     #[test]
-    fn only_y_is_a_yes_to_the_question() {
-        let victim = Victim { key: Text(b"k".to_vec()), guard: Guard::default() };
-        let asked = Mode::Asked(victim);
-        assert_eq!(meant(KeyCode::Char('y'), &asked), Some(Intent::Yes));
+    fn only_y_confirms() {
+        let hold = ShownHold { key: Text(b"k".to_vec()), expected: Expected::default() };
+        let confirm = Mode::Confirm(hold);
+        assert_eq!(intent_of(KeyCode::Char('y'), &confirm), Some(Intent::Yes));
         for other in [KeyCode::Enter, KeyCode::Char('f'), KeyCode::Char(' ')] {
-            assert_eq!(meant(other, &asked), None);
+            assert_eq!(intent_of(other, &confirm), None);
         }
-        assert_eq!(meant(KeyCode::Esc, &asked), Some(Intent::Back));
+        assert_eq!(intent_of(KeyCode::Esc, &confirm), Some(Intent::Back));
     }
 
     #[test]
-    fn control_c_quits_and_control_z_suspends_from_everywhere() {
-        for (key, meant) in [('c', Intent::Quit), ('z', Intent::Suspend)] {
+    fn control_c_quits_and_control_z_suspends_in_every_mode() {
+        for (key, expected) in [('c', Intent::Quit), ('z', Intent::Suspend)] {
             let key = KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL);
             for mode in [Mode::Locks, Mode::Filter, Mode::Help] {
-                assert_eq!(intent(key, &mode), Some(meant));
+                assert_eq!(intent(key, &mode), Some(expected));
             }
         }
     }
 
     #[test]
-    fn a_key_that_goes_up_again_means_nothing() {
+    fn key_release_events_are_ignored() {
         let mut key = KeyEvent::from(KeyCode::Char('q'));
         key.kind = KeyEventKind::Release;
         assert_eq!(intent(key, &Mode::Locks), None);

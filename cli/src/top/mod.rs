@@ -1,17 +1,17 @@
-//! `gpulock top`: the locks as they are now, on a screen that follows them.
+//! `gpulock top`: a live view of the locks in the terminal.
 //!
 //! # Layout
-//! - [`asker`]: a thread that asks the server, so that no key waits for an answer
-//! - [`state`], [`rows`], [`history`]: what is known and what is chosen, without a clock
-//! - [`input`]: which key means what
-//! - [`draw`]: the picture
-//! - [`screen`]: the terminal, and that it is given back
-//! - [`signals`]: what ends, stops and continues it
+//! - [`poller`]: the thread that queries the server, so that keys never wait for a reply
+//! - [`state`], [`rows`], [`history`]: the data and the selection, without a clock
+//! - [`input`]: key bindings
+//! - [`draw`]: draws the state
+//! - [`screen`]: sets up and restores the terminal
+//! - [`signals`]: terminate, stop and continue
 
-mod asker;
 mod draw;
 mod history;
 mod input;
+mod poller;
 mod rows;
 #[cfg(test)]
 mod sample;
@@ -27,81 +27,84 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use ratatui::crossterm::event::{self, Event};
 
-use self::asker::{News, Order};
-use self::draw::Picture;
+use self::draw::Canvas;
+use self::poller::{Request, Update};
 use self::screen::Screen;
-use self::state::{State, Wish};
+use self::state::{Action, State};
 use crate::server::Address;
 
-/// How long news may wait until they are looked for.
-const GLANCE: Duration = Duration::from_millis(100);
+/// How often updates are checked for.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The options of `gpulock top`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Seconds between two looks
+    /// Seconds between updates
     #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     interval: Duration,
 }
 
-/// Follows the locks until somebody quits.
+/// Shows the locks until the user quits.
 ///
 /// # Errors
-/// When there is no terminal, or the first look fails.
+/// If there is no terminal, or the first query fails.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-        bail!("top needs a terminal; without one there is gpulock ls");
+        bail!("top needs a terminal; use gpulock ls instead");
     }
     let mut connection = address.connect()?;
-    let first = asker::look(&mut connection, None)?;
+    let first = poller::snapshot(&mut connection, None)?;
     let server = address.shown(&address.client()?);
     let state = State::new(server, args.interval, first, Instant::now());
-    let mut screen = Screen::take()?;
-    let (orders, news) = asker::start(address.clone(), connection, args.interval);
-    follow(&mut screen, state, &orders, &news)?;
+    let mut screen = Screen::open()?;
+    let (requests, updates) = poller::start(address.clone(), connection, args.interval);
+    run_loop(&mut screen, state, &requests, &updates)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn follow(
+fn run_loop(
     screen: &mut Screen,
     mut state: State,
-    orders: &Sender<Order>,
-    news: &Receiver<News>,
+    requests: &Sender<Request>,
+    updates: &Receiver<Update>,
 ) -> Result<()> {
-    let mut picture = Picture::default();
-    let mut watched = None;
+    let mut canvas = Canvas::default();
+    let mut inspected = None;
     loop {
-        for news in news.try_iter() {
-            state.hear(news, Instant::now());
+        for update in updates.try_iter() {
+            state.update(update, Instant::now());
         }
-        if watched.as_ref() != state.watched() {
-            watched = state.watched().cloned();
-            orders.send(Order::Watch(watched.clone()))?;
+        if inspected.as_ref() != state.inspected_key() {
+            inspected = state.inspected_key().cloned();
+            requests.send(Request::Inspect(inspected.clone()))?;
         }
-        screen.draw(|frame| picture.draw(frame, &state, Instant::now()))?;
-        match wish(&mut state, &picture)? {
-            Some(Wish::Quit) => return Ok(()),
-            Some(Wish::Suspend) => signals::suspend()?,
-            Some(Wish::Take(victim)) => orders.send(Order::Take(victim))?,
+        screen.draw(|frame| canvas.draw(frame, &state, Instant::now()))?;
+        match next_action(&mut state, &canvas)? {
+            Some(Action::Quit) => return Ok(()),
+            Some(Action::Suspend) => signals::suspend()?,
+            Some(Action::ForceRelease(hold)) => {
+                requests.send(Request::ForceRelease(hold))?;
+            }
             None => {}
         }
     }
 }
 
-/// What the next key makes of it, if one comes soon.
-fn wish(state: &mut State, picture: &Picture) -> Result<Option<Wish>> {
-    if !event::poll(GLANCE)? {
+/// Handles the next key, if one is pressed within the update interval.
+fn next_action(state: &mut State, canvas: &Canvas) -> Result<Option<Action>> {
+    if !event::poll(UPDATE_INTERVAL)? {
         return Ok(None);
     }
     let intent = match event::read()? {
         Event::Key(key) => input::intent(key, state.mode()),
         _ => None,
     };
-    Ok(intent.and_then(|intent| state.act(intent, picture.page(), Instant::now())))
+    Ok(intent.and_then(|intent| state.act(intent, canvas.page(), Instant::now())))
 }
 
 fn seconds(argument: &str) -> Result<Duration, String> {
-    let seconds: f64 = argument.parse().map_err(|_| "no number of seconds".to_owned())?;
+    let seconds: f64 =
+        argument.parse().map_err(|_| "expected a number of seconds".to_owned())?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(interval) if (0.1..=3600.0).contains(&seconds) => Ok(interval),
         _ => Err("must be from 0.1 to 3600".to_owned()),

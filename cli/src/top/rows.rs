@@ -1,5 +1,4 @@
-//! The locks as the table has them: as of now rather than as of the last look, those that
-//! the filter lets through, in the chosen order.
+//! The rows of the table: locks extrapolated from the last snapshot to now, filtered and sorted.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -17,12 +16,12 @@ pub(crate) struct Row {
     pub(crate) token: Option<u64>,
     pub(crate) held_ms: Option<u64>,
     pub(crate) lease_ms: Option<i64>,
-    /// What is left of the lease, of the most that was seen of it: 0 to 1.
+    /// The remaining lease as a fraction of the longest value seen: 0 to 1.
     pub(crate) lease_share: Option<f64>,
     pub(crate) waiting: u64,
 }
 
-/// What stands first.
+/// The sort order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Sorting {
     #[default]
@@ -32,13 +31,13 @@ pub(crate) enum Sorting {
     Key,
 }
 
-/// The longest lease seen of each hold. The server tells what is left of a lease, not what
-/// it was set to: a look right after a renewal comes close.
+/// The longest remaining lease seen of each hold. The server does not report the full length of
+/// a lease; a snapshot soon after a renewal comes close to it.
 #[derive(Debug, Default)]
 pub(crate) struct Leases(HashMap<(Text, Option<Text>, Option<u64>), i64>);
 
 impl Row {
-    /// A lock, some time after it was looked at.
+    /// A lock at this time after the snapshot.
     pub(crate) fn new(lock: &Listed, leases: &Leases, since: Duration) -> Self {
         let since = clock::millis(since);
         let lease_ms = lock.lease_ms.map(|left| match u64::try_from(left) {
@@ -56,19 +55,19 @@ impl Row {
         }
     }
 
-    /// Whether its key or its owner holds this text, in any case.
+    /// Whether its key or owner contains this text, ignoring case.
     pub(crate) fn matches(&self, text: &str) -> bool {
         if text.is_empty() {
             return true;
         }
         let text = text.to_lowercase();
-        let holds = |field: &Text| field.to_string().to_lowercase().contains(&text);
-        holds(&self.key) || self.owner.as_ref().is_some_and(holds)
+        let contains = |field: &Text| field.to_string().to_lowercase().contains(&text);
+        contains(&self.key) || self.owner.as_ref().is_some_and(contains)
     }
 }
 
 impl Sorting {
-    /// The next one, around.
+    /// The next order; the first follows the last.
     pub(crate) const fn next(self) -> Self {
         match self {
             Self::Waiting => Self::Held,
@@ -78,7 +77,7 @@ impl Sorting {
         }
     }
 
-    /// What it is called.
+    /// Its name on the screen.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Waiting => "most waiting first",
@@ -88,7 +87,7 @@ impl Sorting {
         }
     }
 
-    /// Sorts; what is equal stands by key, what is not known last.
+    /// Sorts the rows. Equal ones are in key order; unknown values come last.
     pub(crate) fn sort(self, rows: &mut [Row]) {
         let held = |row: &Row| Reverse(row.held_ms);
         let lease = |row: &Row| row.lease_ms.and_then(|left| u64::try_from(left).ok());
@@ -105,11 +104,11 @@ impl Sorting {
 }
 
 impl Leases {
-    /// Takes in a look; holds that are no longer there are forgotten.
-    pub(crate) fn seen(&mut self, locks: &[Listed]) {
+    /// Updates the leases from a snapshot, and forgets holds that have ended.
+    pub(crate) fn update(&mut self, locks: &[Listed]) {
         let before = std::mem::take(&mut self.0);
         let longest = |lock: &Listed| {
-            let hold = hold(lock);
+            let hold = hold_id(lock);
             let left = lock.lease_ms.filter(|left| *left > 0)?;
             let longest = before.get(&hold).copied().unwrap_or_default().max(left);
             Some((hold, longest))
@@ -118,13 +117,13 @@ impl Leases {
     }
 
     fn share(&self, lock: &Listed, left: Option<i64>) -> Option<f64> {
-        let longest = *self.0.get(&hold(lock))?;
+        let longest = *self.0.get(&hold_id(lock))?;
         let left = left.filter(|left| *left >= 0)?;
         Some((left as f64 / longest as f64).clamp(0.0, 1.0))
     }
 }
 
-fn hold(lock: &Listed) -> (Text, Option<Text>, Option<u64>) {
+fn hold_id(lock: &Listed) -> (Text, Option<Text>, Option<u64>) {
     (lock.key.clone(), lock.owner.clone(), lock.token)
 }
 
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn each_order_puts_first_what_it_says() {
+    fn each_order_sorts_as_named() {
         assert_eq!(sorted(Sorting::Waiting), ["adopted", "free", "old", "a", "b"]);
         assert_eq!(sorted(Sorting::Held), ["old", "a", "b", "adopted", "free"]);
         assert_eq!(sorted(Sorting::Lease), ["adopted", "old", "b", "a", "free"]);
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_order_comes_around() {
+    fn next_cycles_through_all_orders() {
         let mut sorting = Sorting::default();
         let mut names = Vec::new();
         for _ in 0..4 {
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_goes_on_after_the_look() {
+    fn a_row_is_extrapolated_from_the_snapshot() {
         let leases = Leases::default();
         let later = |lock: &Listed| Row::new(lock, &leases, Duration::from_millis(400));
         let row = later(&lock("k", Some(100), Some(1_000), 0));
@@ -192,24 +191,24 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_measured_by_the_most_that_was_seen_of_this_hold() {
+    fn a_lease_is_shown_relative_to_the_longest_value_seen() {
         let mut leases = Leases::default();
         let share = |leases: &Leases, left, token| {
             let lock = Listed { token: Some(token), ..lock("k", None, Some(left), 0) };
             Row::new(&lock, leases, Duration::ZERO).lease_share
         };
-        leases.seen(&[lock("k", None, Some(500), 0)]);
+        leases.update(&[lock("k", None, Some(500), 0)]);
         assert_eq!(share(&leases, 500, 7), Some(1.0));
-        // Renewed: the bar is longer than it looked at first.
-        leases.seen(&[lock("k", None, Some(1_000), 0)]);
-        leases.seen(&[lock("k", None, Some(250), 0)]);
+        // Renewed: the full lease is longer than first seen.
+        leases.update(&[lock("k", None, Some(1_000), 0)]);
+        leases.update(&[lock("k", None, Some(250), 0)]);
         assert_eq!(share(&leases, 250, 7), Some(0.25));
         assert_eq!(share(&leases, 250, 8), None, "another hold");
-        assert_eq!(share(&leases, -1, 7), None, "no end");
+        assert_eq!(share(&leases, -1, 7), None, "no TTL");
     }
 
     #[test]
-    fn the_filter_looks_at_key_and_owner_in_any_case() {
+    fn the_filter_matches_key_and_owner_ignoring_case() {
         let leases = Leases::default();
         let row =
             Row::new(&lock("{node7}:GPU:0", None, None, 0), &leases, Duration::ZERO);

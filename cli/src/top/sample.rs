@@ -1,16 +1,16 @@
-//! Looks for the tests of the state and of the picture.
+//! Snapshots for the tests of the state and of the screen.
 
 use std::time::{Duration, Instant};
 
-use super::asker::{Look, News};
+use super::poller::{Snapshot, Update};
 use super::state::State;
 use crate::replies::Listed;
 use crate::stats::{Histogram, Stats};
 use crate::text::Text;
 
-/// Locks by their keys and how many wait for each, all held for a minute, with half a
-/// minute of their lease left.
-pub(super) fn look(locks: &[(&str, u64)]) -> Look {
+/// Locks with these keys and numbers of waiters, all held for a minute, with half a minute of
+/// their lease left.
+pub(super) fn snapshot(locks: &[(&str, u64)]) -> Snapshot {
     let waiting = locks.iter().map(|(_, waiting)| waiting).sum();
     let lock = |(key, waiting): &(&str, u64)| Listed {
         key: Text((*key).into()),
@@ -29,15 +29,15 @@ pub(super) fn look(locks: &[(&str, u64)]) -> Look {
         wait_ms: Histogram::of(&[(10, 0), (2_000, 0)], 0),
         hold_ms: Histogram::default(),
     };
-    Look { locks: locks.iter().map(lock).collect(), stats, watched: None }
+    Snapshot { locks: locks.iter().map(lock).collect(), stats, inspected: None }
 }
 
-/// The same, as the asker tells it.
-pub(super) fn seen(locks: &[(&str, u64)]) -> News {
-    News::Seen(Box::new(look(locks)))
+/// The same as an update of the poller.
+pub(super) fn update(locks: &[(&str, u64)]) -> Update {
+    Update::Snapshot(Box::new(snapshot(locks)))
 }
 
-/// After that look, with one each second.
-pub(super) fn state(first: Look, now: Instant) -> State {
+/// The state after this snapshot, with an interval of a second.
+pub(super) fn state(first: Snapshot, now: Instant) -> State {
     State::new("127.0.0.1:6379".to_owned(), Duration::from_secs(1), first, now)
 }

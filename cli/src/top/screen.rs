@@ -1,5 +1,5 @@
-//! The terminal: taken for the picture, and given back as it was however it ends; by
-//! return, error, panic, or one of the signals in signals.rs.
+//! The terminal: set up for the screen, and restored however the program ends: by return, error,
+//! panic, or a signal.
 
 use std::io::{self, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,112 +16,109 @@ use ratatui::{DefaultTerminal, Frame};
 
 use super::signals;
 
-/// How long a signal waits for a picture that is being drawn, in steps of a few ms.
+/// How long a signal waits for a frame that is being drawn: this number of steps.
 const STEPS: usize = 100;
 const STEP: Duration = Duration::from_millis(5);
 
-/// The terminal in raw mode, on its other screen. Dropping it gives it back.
+/// The terminal in raw mode, on the alternate screen. Dropping it restores the terminal.
 pub(crate) struct Screen {
     terminal: DefaultTerminal,
     shared: Arc<Shared>,
 }
 
-/// What pictures and signals have in common.
+/// Shared by drawing and signal handling.
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// Whose turn it is to write to the terminal.
-    turn: Mutex<()>,
-    /// Whether something else may stand on the screen than what was drawn last.
-    is_strange: AtomicBool,
+    /// Locked while writing to the terminal.
+    writing: Mutex<()>,
+    /// Whether the screen may show something other than the last frame.
+    is_dirty: AtomicBool,
 }
 
-/// The terminal is not ours, and nothing is drawn on it. None inside: who draws does not
-/// come to an end.
-pub(crate) struct Away<'a> {
-    _turn: Option<MutexGuard<'a, ()>>,
+/// While this exists, the terminal is restored and nothing is drawn. None inside: a frame that
+/// was being drawn did not complete in time.
+pub(crate) struct Released<'a> {
+    _writing: Option<MutexGuard<'a, ()>>,
 }
 
 impl Screen {
-    /// Takes the terminal. Threads that are started before would not know of the signals.
+    /// Sets up the terminal. Threads that were started earlier do not block the signals.
     ///
     /// # Errors
-    /// When there is none, or the signals cannot be held.
-    pub(crate) fn take() -> io::Result<Self> {
-        let held = signals::hold()?;
+    /// If there is no terminal, or the signals cannot be blocked.
+    pub(crate) fn open() -> io::Result<Self> {
+        let blocked = signals::block()?;
         let shared = Arc::new(Shared::default());
         match ratatui::try_init() {
             Ok(terminal) => {
-                signals::obey(held, Arc::clone(&shared));
+                signals::handle(blocked, Arc::clone(&shared));
                 Ok(Self { terminal, shared })
             }
             Err(error) => {
-                give_back();
+                restore();
                 Err(error)
             }
         }
     }
 
-    /// Draws a picture.
+    /// Draws a frame.
     ///
     /// # Errors
-    /// When the terminal is gone.
-    pub(crate) fn draw(
-        &mut self,
-        picture: impl FnOnce(&mut Frame<'_>),
-    ) -> io::Result<()> {
-        let broke = |_| io::Error::other("a picture broke");
-        let _turn = self.shared.turn.lock().map_err(broke)?;
-        if self.shared.is_strange.swap(false, Ordering::Relaxed) {
-            // Clears it, and asks nothing of the terminal, as `clear` would.
+    /// If the terminal is gone.
+    pub(crate) fn draw(&mut self, frame: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
+        let panicked = |_| io::Error::other("drawing panicked");
+        let _writing = self.shared.writing.lock().map_err(panicked)?;
+        if self.shared.is_dirty.swap(false, Ordering::Relaxed) {
+            // Unlike `clear`, this does not query the terminal.
             self.terminal.resize(self.terminal.size()?.into())?;
         }
-        self.terminal.draw(picture).map(|_| ())
+        self.terminal.draw(frame).map(|_| ())
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        give_back();
+        restore();
     }
 }
 
 impl Shared {
-    /// Gives the terminal back, after what is drawn now.
-    pub(crate) fn leave(&self) -> Away<'_> {
-        let away = self.stand_still();
-        give_back();
-        away
+    /// Restores the terminal, after the frame that is being drawn.
+    pub(crate) fn release(&self) -> Released<'_> {
+        let released = self.stop_drawing();
+        restore();
+        released
     }
 
-    /// Takes the terminal again, from where we were if that is known.
-    pub(crate) fn come_back<'a>(&'a self, away: Option<Away<'a>>) {
-        let _away = away.unwrap_or_else(|| self.stand_still());
-        take_again();
-        self.is_strange.store(true, Ordering::Relaxed);
+    /// Sets up the terminal again, also if it was not released before.
+    pub(crate) fn resume<'a>(&'a self, released: Option<Released<'a>>) {
+        let _released = released.unwrap_or_else(|| self.stop_drawing());
+        set_up_again();
+        self.is_dirty.store(true, Ordering::Relaxed);
     }
 
-    fn stand_still(&self) -> Away<'_> {
-        let _turn = (0..STEPS).find_map(|_| {
-            let turn = self.turn.try_lock().ok();
-            if turn.is_none() {
+    fn stop_drawing(&self) -> Released<'_> {
+        let _writing = (0..STEPS).find_map(|_| {
+            let writing = self.writing.try_lock().ok();
+            if writing.is_none() {
                 thread::sleep(STEP);
             }
-            turn
+            writing
         });
-        Away { _turn }
+        Released { _writing }
     }
 }
 
-fn take_again() {
-    // Who stopped us by SIGSTOP left us no time to give the terminal back: what crossterm
-    // knows of its mode may be over. And a terminal that is gone cannot be taken.
+fn set_up_again() {
+    // After SIGSTOP the terminal was not restored, and its mode may have changed since: disable
+    // raw mode first so that crossterm sets it again. Errors mean that the terminal is gone.
     let _ = disable_raw_mode();
     let _ = enable_raw_mode();
     let _ = execute!(stdout(), EnterAlternateScreen);
 }
 
-fn give_back() {
-    // A terminal that is gone cannot be given back, and nobody is there to be told.
+fn restore() {
+    // Errors mean that the terminal is gone.
     let _ = ratatui::try_restore();
     let _ = execute!(stdout(), Show);
 }

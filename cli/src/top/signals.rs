@@ -1,5 +1,5 @@
-//! The signals that end, stop and continue a program, and what they do with the terminal.
-//! They are held and taken one by one; what the terminal is stands in screen.rs.
+//! The signals that terminate, stop and continue the program: they are blocked and accepted one
+//! by one, so that the terminal is restored first.
 
 use std::io;
 use std::process;
@@ -13,35 +13,35 @@ use rustix::termios::tcgetpgrp;
 
 use super::screen::Shared;
 
-/// Holds the signals in this thread and in those that it starts from now on.
+/// Blocks the signals in this thread and in threads that it starts later.
 ///
 /// # Errors
-/// None that is known.
-pub(crate) fn hold() -> io::Result<SigSet> {
+/// If the system call fails.
+pub(crate) fn block() -> io::Result<SigSet> {
     use Signal::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
-    let held = SigSet::from_iter([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT]);
-    held.thread_block()?;
-    Ok(held)
+    let blocked = SigSet::from_iter([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT]);
+    blocked.thread_block()?;
+    Ok(blocked)
 }
 
-/// Does what they want. A thread of its own, for the main one may be kept by a terminal that
-/// is gone: crossterm reads there without an end.
-pub(crate) fn obey(held: SigSet, screen: Arc<Shared>) {
+/// Handles the signals in a separate thread: crossterm may block the main thread indefinitely on
+/// a terminal that is gone.
+pub(crate) fn handle(blocked: SigSet, screen: Arc<Shared>) {
     thread::spawn(move || {
-        let mut away = None;
-        // Of several the one that ends comes first: `kill %1` sends TERM and CONT.
-        while let Ok(signal) = held.wait() {
+        let mut released = None;
+        // Of several pending signals TERM comes first: `kill %1` sends TERM and CONT.
+        while let Ok(signal) = blocked.wait() {
             match signal {
-                Signal::SIGTSTP if away.is_none() && may_stop() => {
-                    away = Some(screen.leave());
+                Signal::SIGTSTP if released.is_none() && may_stop() => {
+                    released = Some(screen.release());
                     stop();
                 }
                 Signal::SIGTSTP => {}
-                // Who takes the terminal from the background is stopped in the midst of it.
+                // Setting up the terminal from the background would stop us halfway.
                 Signal::SIGCONT if is_in_the_background() => stop(),
-                Signal::SIGCONT => screen.come_back(away.take()),
+                Signal::SIGCONT => screen.resume(released.take()),
                 _ => {
-                    let _away = away.take().unwrap_or_else(|| screen.leave());
+                    let _released = released.take().unwrap_or_else(|| screen.release());
                     process::exit(128 + signal as i32);
                 }
             }
@@ -49,17 +49,16 @@ pub(crate) fn obey(held: SigSet, screen: Arc<Shared>) {
     });
 }
 
-/// Does what Control-Z does where the terminal makes a signal of it: all that the shell
-/// started with us stops too.
+/// Stops the whole job, as the terminal does on Control-Z without raw mode.
 ///
 /// # Errors
-/// None that is known.
+/// If the system call fails.
 pub(crate) fn suspend() -> io::Result<()> {
     Ok(kill_current_process_group(rustix::process::Signal::TSTP)?)
 }
 
-/// Who is in the first process group of a session has no shell that could continue it. The
-/// kernel itself stops nobody there by SIGTSTP.
+/// The first process group of a session has no shell that could continue it. The kernel ignores
+/// SIGTSTP there, too.
 fn may_stop() -> bool {
     getsid(None) != Ok(getpgrp())
 }
@@ -68,8 +67,8 @@ fn is_in_the_background() -> bool {
     tcgetpgrp(stdin()).is_ok_and(|group| group != getpgrp())
 }
 
-/// Returns when somebody continues us.
+/// Returns when the process is continued.
 fn stop() {
-    // Nobody can refuse this signal.
+    // Cannot fail with a valid signal.
     let _ = raise(Signal::SIGSTOP);
 }

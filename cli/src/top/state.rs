@@ -1,268 +1,267 @@
-//! What `gpulock top` knows and what is chosen in it. It has no clock, no terminal and no
-//! connection: news and intents come in with the time, wishes go out.
+//! The data of `gpulock top`, and the user's selection. It has no clock, no terminal and no
+//! connection: updates and intents come in with the time, actions go out.
 
 use std::time::{Duration, Instant};
 
-use super::asker::{LIMIT, Look, News, Victim};
 use super::history::History;
 use super::input::Intent;
+use super::poller::{LIMIT, ShownHold, Snapshot, Update};
 use super::rows::{Leases, Row, Sorting};
-use crate::act::take::Guard;
+use crate::act::forced_release::Expected;
 use crate::clock;
 use crate::human::Span;
 use crate::replies::Inspected;
 use crate::text::Text;
 
-/// How long a message stays.
+/// How long a message is shown.
 const MESSAGE: Duration = Duration::from_secs(10);
 
-/// How late an answer may be before it is told.
+/// How late a reply may be before a warning is shown.
 const LATE: Duration = Duration::from_secs(2);
 
-/// All of it.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// Which server it is.
+    /// The address of the server.
     server: String,
     interval: Duration,
-    look: Look,
-    seen: Instant,
-    /// Why looks fail, and since when.
-    trouble: Option<(String, Instant)>,
+    snapshot: Snapshot,
+    snapshot_at: Instant,
+    /// Why queries fail, and since when.
+    error: Option<(String, Instant)>,
     leases: Leases,
     history: History,
     sorting: Sorting,
     filter: String,
     mode: Mode,
-    /// The chosen lock, and where it stood last: when it goes, the next one there is it.
-    chosen: Option<Text>,
-    place: usize,
-    /// Whether the panel of the chosen lock is open.
-    open: bool,
+    /// The selected lock, and the index of its row. If the lock disappears, the lock that is then
+    /// at the index is selected.
+    selected: Option<Text>,
+    index: usize,
+    /// Whether the panel of the selected lock is open.
+    is_panel_open: bool,
     message: Option<(String, Instant)>,
 }
 
-/// What keys mean now.
+/// The input mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Locks,
     Filter,
-    /// Whether to end this hold.
-    Asked(Victim),
+    /// Asks whether to release this hold by force.
+    Confirm(ShownHold),
     Help,
 }
 
-/// What has to be done outside.
+/// What the caller has to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum Action {
     Quit,
     Suspend,
-    Take(Victim),
+    ForceRelease(ShownHold),
 }
 
 impl State {
-    /// After the first look.
+    /// The state after the first snapshot.
     pub(crate) fn new(
         server: String,
         interval: Duration,
-        first: Look,
+        first: Snapshot,
         now: Instant,
     ) -> Self {
         let mut state = Self {
             server,
             interval,
-            look: first.clone(),
-            seen: now,
-            trouble: None,
+            snapshot: first.clone(),
+            snapshot_at: now,
+            error: None,
             leases: Leases::default(),
             history: History::new(interval),
             sorting: Sorting::default(),
             filter: String::new(),
             mode: Mode::Locks,
-            chosen: None,
-            place: 0,
-            open: false,
+            selected: None,
+            index: 0,
+            is_panel_open: false,
             message: None,
         };
-        state.take_in(first, now);
+        state.set_snapshot(first, now);
         state
     }
 
-    /// Takes in what the asker tells.
-    pub(crate) fn hear(&mut self, news: News, now: Instant) {
-        match news {
-            News::Seen(look) => self.take_in(*look, now),
-            News::Unseen(why) => {
-                self.history.unseen(now);
-                let since = self.trouble.take().map_or(now, |(_, since)| since);
-                self.trouble = Some((why, since));
+    /// Handles an update of the poller.
+    pub(crate) fn update(&mut self, update: Update, now: Instant) {
+        match update {
+            Update::Snapshot(snapshot) => self.set_snapshot(*snapshot, now),
+            Update::Failed(why) => {
+                self.history.add_failure(now);
+                let since = self.error.take().map_or(now, |(_, since)| since);
+                self.error = Some((why, since));
             }
-            News::Took(Victim { key, .. }, outcome) => {
-                let told = match outcome {
-                    Ok(owner) => format!("{key} taken from {owner}"),
-                    Err(why) => format!("{key} not taken: {why}"),
+            Update::ForceReleased(ShownHold { key, .. }, result) => {
+                let message = match result {
+                    Ok(owner) => format!("{key} released; it was held by {owner}"),
+                    Err(why) => format!("{key} not released: {why}"),
                 };
-                self.message = Some((told, now));
+                self.message = Some((message, now));
             }
         }
     }
 
-    /// Does what somebody wants; `page` is how many locks the screen shows.
+    /// Handles an intent of the user; `page` is the number of locks that the screen shows.
     pub(crate) fn act(
         &mut self,
         intent: Intent,
         page: usize,
         now: Instant,
-    ) -> Option<Wish> {
+    ) -> Option<Action> {
         match intent {
-            Intent::Quit => return Some(Wish::Quit),
-            Intent::Suspend => return Some(Wish::Suspend),
-            Intent::Up => self.choose(self.place.saturating_sub(1), now),
-            Intent::Down => self.choose(self.place.saturating_add(1), now),
-            Intent::PageUp => self.choose(self.place.saturating_sub(page), now),
-            Intent::PageDown => self.choose(self.place.saturating_add(page), now),
-            Intent::First => self.choose(0, now),
-            Intent::Last => self.choose(usize::MAX, now),
-            Intent::Inspect => self.open = !self.open,
+            Intent::Quit => return Some(Action::Quit),
+            Intent::Suspend => return Some(Action::Suspend),
+            Intent::Up => self.select(self.index.saturating_sub(1), now),
+            Intent::Down => self.select(self.index.saturating_add(1), now),
+            Intent::PageUp => self.select(self.index.saturating_sub(page), now),
+            Intent::PageDown => self.select(self.index.saturating_add(page), now),
+            Intent::First => self.select(0, now),
+            Intent::Last => self.select(usize::MAX, now),
+            Intent::Inspect => self.is_panel_open = !self.is_panel_open,
             Intent::Filter => self.mode = Mode::Filter,
             Intent::Help => self.mode = Mode::Help,
-            Intent::Force => self.ask_to_take(now),
+            Intent::Force => self.ask_for_confirmation(now),
             Intent::Back => self.go_back(),
-            Intent::Yes => return self.agree(now),
+            Intent::Yes => return self.confirm(now),
             Intent::Sort => self.sorting = self.sorting.next(),
             Intent::Type(character) => self.filter.push(character),
             Intent::Erase => drop(self.filter.pop()),
         }
-        self.settle(now);
+        self.update_selection(now);
         None
     }
 
-    /// The locks that the filter lets through, in the chosen order, as of now; while looks
-    /// fail, as of when they began to.
+    /// The filtered and sorted locks, extrapolated to now, or to the first failed query.
     pub(crate) fn rows(&self, now: Instant) -> Vec<Row> {
-        let as_of = self.trouble.as_ref().map_or(now, |(_, since)| *since);
-        let since = as_of.saturating_duration_since(self.seen);
+        let as_of = self.error.as_ref().map_or(now, |(_, since)| *since);
+        let since = as_of.saturating_duration_since(self.snapshot_at);
         let row = |lock| Row::new(lock, &self.leases, since);
-        let mut rows: Vec<Row> = self.look.locks.iter().map(row).collect();
+        let mut rows: Vec<Row> = self.snapshot.locks.iter().map(row).collect();
         rows.retain(|row| row.matches(&self.filter));
         self.sorting.sort(&mut rows);
         rows
     }
 
-    /// Where the chosen lock stands in the rows.
-    pub(crate) const fn place(&self) -> usize {
-        self.place
+    /// The index of the selected row.
+    pub(crate) const fn index(&self) -> usize {
+        self.index
     }
 
-    /// What the panel shows, when it is open: the chosen lock; none inside: not known yet;
-    /// none inside that: it is neither held nor waited for.
+    /// The content of the panel, if it is open: the selected lock; None inside if its details
+    /// are not known yet; None inside that if it is neither held nor waited for.
     pub(crate) fn panel(&self) -> Option<(&Text, Option<Option<&Inspected>>)> {
-        let key = self.watched()?;
-        let watched = self.look.watched.as_ref().filter(|(watched, _)| watched == key);
-        Some((key, watched.map(|(_, lock)| lock.as_ref())))
+        let key = self.inspected_key()?;
+        let inspected = self.snapshot.inspected.as_ref();
+        let inspected = inspected.filter(|(inspected, _)| inspected == key);
+        Some((key, inspected.map(|(_, lock)| lock.as_ref())))
     }
 
-    /// The lock that should be inspected with each look.
-    pub(crate) fn watched(&self) -> Option<&Text> {
-        self.chosen.as_ref().filter(|_| self.open)
+    /// The lock whose details the panel needs.
+    pub(crate) fn inspected_key(&self) -> Option<&Text> {
+        self.selected.as_ref().filter(|_| self.is_panel_open)
     }
 
-    /// What is wrong with the connection.
-    pub(crate) fn alarm(&self, now: Instant) -> Option<String> {
+    /// The problem with the connection, if any.
+    pub(crate) fn warning(&self, now: Instant) -> Option<String> {
         let span = |since: Instant| span(now.saturating_duration_since(since));
-        match &self.trouble {
-            Some((why, since)) => Some(format!("{why}, trying again ({})", span(*since))),
-            None if now.saturating_duration_since(self.seen) > self.interval + LATE => {
-                Some(format!("no answer for {}", span(self.seen)))
+        match &self.error {
+            Some((why, since)) => Some(format!("{why}, retrying ({})", span(*since))),
+            None if now.saturating_duration_since(self.snapshot_at)
+                > self.interval + LATE =>
+            {
+                Some(format!("no reply for {}", span(self.snapshot_at)))
             }
             None => None,
         }
     }
 
-    /// What came of the last wish.
+    /// The result of the last action.
     pub(crate) fn message(&self, now: Instant) -> Option<&str> {
         let (text, since) = self.message.as_ref()?;
         (now.saturating_duration_since(*since) < MESSAGE).then_some(text)
     }
 
-    /// Where the server is.
+    /// The address of the server.
     pub(crate) fn server(&self) -> &str {
         &self.server
     }
 
-    /// A counter of the last look.
+    /// A counter of the last snapshot.
     pub(crate) fn counter(&self, name: &str) -> u64 {
-        self.look.stats.counter(name)
+        self.snapshot.stats.counter(name)
     }
 
-    /// Whether the server has more locks than were asked for.
-    pub(crate) const fn is_cut(&self) -> bool {
-        self.look.locks.len() >= LIMIT
+    /// Whether the server may have more locks than were fetched.
+    pub(crate) const fn is_limited(&self) -> bool {
+        self.snapshot.locks.len() >= LIMIT
     }
 
-    /// The last minutes.
     pub(crate) const fn history(&self) -> &History {
         &self.history
     }
 
-    /// What keys mean now.
     pub(crate) const fn mode(&self) -> &Mode {
         &self.mode
     }
 
-    /// What stands first.
     pub(crate) const fn sorting(&self) -> Sorting {
         self.sorting
     }
 
-    /// What a key or an owner must hold to be shown.
+    /// The text that a key or an owner must contain to be shown.
     pub(crate) fn filter(&self) -> &str {
         &self.filter
     }
 
-    fn take_in(&mut self, look: Look, now: Instant) {
-        self.leases.seen(&look.locks);
-        self.history.seen(&look.stats, now);
-        self.look = look;
-        self.seen = now;
-        self.trouble = None;
-        self.settle(now);
+    fn set_snapshot(&mut self, snapshot: Snapshot, now: Instant) {
+        self.leases.update(&snapshot.locks);
+        self.history.add_snapshot(&snapshot.stats, now);
+        self.snapshot = snapshot;
+        self.snapshot_at = now;
+        self.error = None;
+        self.update_selection(now);
     }
 
-    /// Puts the choice where the chosen lock stands now, or on what stands there instead.
-    fn settle(&mut self, now: Instant) {
+    /// Moves the selection with its lock, or to the lock that is now at its index.
+    fn update_selection(&mut self, now: Instant) {
         let rows = self.rows(now);
-        let stands = rows.iter().position(|row| Some(&row.key) == self.chosen.as_ref());
-        match stands {
-            Some(place) => self.place = place,
-            None => self.choose(self.place, now),
+        let is_selected = |row: &Row| Some(&row.key) == self.selected.as_ref();
+        match rows.iter().position(is_selected) {
+            Some(index) => self.index = index,
+            None => self.select(self.index, now),
         }
     }
 
-    fn choose(&mut self, place: usize, now: Instant) {
+    fn select(&mut self, index: usize, now: Instant) {
         let rows = self.rows(now);
-        self.place = place.min(rows.len().saturating_sub(1));
-        self.chosen = rows.get(self.place).map(|row| row.key.clone());
+        self.index = index.min(rows.len().saturating_sub(1));
+        self.selected = rows.get(self.index).map(|row| row.key.clone());
     }
 
-    fn ask_to_take(&mut self, now: Instant) {
-        let Some(row) = self.rows(now).into_iter().nth(self.place) else { return };
+    fn ask_for_confirmation(&mut self, now: Instant) {
+        let Some(row) = self.rows(now).into_iter().nth(self.index) else { return };
         if row.owner.is_none() {
-            self.message = Some((format!("nobody to take {} from", row.key), now));
+            self.message = Some((format!("{} is not held", row.key), now));
             return;
         }
-        let guard = Guard { owner: row.owner, token: row.token };
-        self.mode = Mode::Asked(Victim { key: row.key, guard });
+        let expected = Expected { owner: row.owner, token: row.token };
+        self.mode = Mode::Confirm(ShownHold { key: row.key, expected });
     }
 
-    fn agree(&mut self, now: Instant) -> Option<Wish> {
+    fn confirm(&mut self, now: Instant) -> Option<Action> {
         match std::mem::replace(&mut self.mode, Mode::Locks) {
-            // Later it might be carried out when nobody wants it any more.
-            Mode::Asked(_) if self.alarm(now).is_some() => {
-                self.message = Some(("nothing taken: no connection".to_owned(), now));
+            // The poller would execute it later, when the user may no longer want it.
+            Mode::Confirm(_) if self.warning(now).is_some() => {
+                self.message = Some(("not released: no connection".to_owned(), now));
                 None
             }
-            Mode::Asked(victim) => Some(Wish::Take(victim)),
+            Mode::Confirm(hold) => Some(Action::ForceRelease(hold)),
             _ => None,
         }
     }
@@ -270,15 +269,15 @@ impl State {
     fn go_back(&mut self) {
         match self.mode {
             Mode::Filter => self.filter.clear(),
-            Mode::Locks if self.open => self.open = false,
+            Mode::Locks if self.is_panel_open => self.is_panel_open = false,
             Mode::Locks => self.filter.clear(),
-            Mode::Asked(_) | Mode::Help => {}
+            Mode::Confirm(_) | Mode::Help => {}
         }
         self.mode = Mode::Locks;
     }
 }
 
-/// A length of time as people read it.
+/// A duration as a human-readable span.
 pub(crate) fn span(length: Duration) -> Span {
     Span(clock::millis(length))
 }
@@ -292,52 +291,52 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn state(locks: &[(&str, u64)], now: Instant) -> State {
-        sample::state(sample::look(locks), now)
+        sample::state(sample::snapshot(locks), now)
     }
 
-    fn chosen(state: &State) -> String {
-        human::or_unknown(state.chosen.as_ref())
+    fn selected(state: &State) -> String {
+        human::or_unknown(state.selected.as_ref())
     }
 
     fn keys(state: &State, now: Instant) -> Vec<String> {
         state.rows(now).iter().map(|row| row.key.to_string()).collect()
     }
 
-    fn press(state: &mut State, intents: &[Intent], now: Instant) -> Option<Wish> {
+    fn press(state: &mut State, intents: &[Intent], now: Instant) -> Option<Action> {
         intents.iter().filter_map(|intent| state.act(*intent, 2, now)).last()
     }
 
     #[test]
-    fn the_most_contended_stands_first_and_is_chosen() {
+    fn the_lock_with_most_waiters_is_first_and_selected() {
         let now = Instant::now();
         let state = state(&[("a", 0), ("b", 5), ("c", 1)], now);
         assert_eq!(keys(&state, now), ["b", "c", "a"]);
-        assert_eq!(chosen(&state), "b");
+        assert_eq!(selected(&state), "b");
     }
 
     #[test]
-    fn the_choice_goes_with_its_lock() {
+    fn the_selection_follows_its_lock() {
         let now = Instant::now();
         let mut state = state(&[("a", 3), ("b", 2), ("c", 1)], now);
         press(&mut state, &[Intent::Down], now);
-        assert_eq!((chosen(&state), state.place()), ("b".to_owned(), 1));
-        state.hear(sample::seen(&[("a", 1), ("b", 0), ("c", 2), ("d", 9)]), now);
-        assert_eq!((chosen(&state), state.place()), ("b".to_owned(), 3));
+        assert_eq!((selected(&state), state.index()), ("b".to_owned(), 1));
+        state.update(sample::update(&[("a", 1), ("b", 0), ("c", 2), ("d", 9)]), now);
+        assert_eq!((selected(&state), state.index()), ("b".to_owned(), 3));
     }
 
     #[test]
-    fn when_the_chosen_lock_goes_the_next_one_there_is_it() {
+    fn when_the_selected_lock_disappears_the_next_one_is_selected() {
         let now = Instant::now();
         let mut state = state(&[("a", 3), ("b", 2), ("c", 1)], now);
         press(&mut state, &[Intent::Down], now);
-        state.hear(sample::seen(&[("a", 3), ("c", 1)]), now);
-        assert_eq!(chosen(&state), "c");
-        state.hear(sample::seen(&[("a", 3)]), now);
-        assert_eq!(chosen(&state), "a");
-        state.hear(sample::seen(&[]), now);
-        assert_eq!((chosen(&state), state.place()), ("-".to_owned(), 0));
-        state.hear(sample::seen(&[("z", 0)]), now);
-        assert_eq!(chosen(&state), "z");
+        state.update(sample::update(&[("a", 3), ("c", 1)]), now);
+        assert_eq!(selected(&state), "c");
+        state.update(sample::update(&[("a", 3)]), now);
+        assert_eq!(selected(&state), "a");
+        state.update(sample::update(&[]), now);
+        assert_eq!((selected(&state), state.index()), ("-".to_owned(), 0));
+        state.update(sample::update(&[("z", 0)]), now);
+        assert_eq!(selected(&state), "z");
     }
 
     #[test]
@@ -356,70 +355,74 @@ mod tests {
         ];
         for (intent, key) in steps {
             press(&mut state, &[intent], now);
-            assert_eq!(chosen(&state), key, "{intent:?}");
+            assert_eq!(selected(&state), key, "{intent:?}");
         }
     }
 
     #[test]
-    fn a_lock_is_taken_only_after_a_yes_and_from_the_hold_that_was_shown() {
+    fn only_the_confirmed_hold_is_released() {
         let now = Instant::now();
         let mut state = state(&[("a", 1)], now);
         let shown = state.rows(now)[0].token;
         assert_eq!(press(&mut state, &[Intent::Force, Intent::Back], now), None);
         assert_eq!(press(&mut state, &[Intent::Yes], now), None);
         assert_eq!(press(&mut state, &[Intent::Force], now), None);
-        // Somebody else has it by the time of the answer.
-        let mut look = sample::look(&[("a", 0)]);
-        look.locks[0].token = shown.map(|token| token + 1);
-        state.hear(News::Seen(Box::new(look)), now);
+        // Another hold has begun before the confirmation.
+        let mut snapshot = sample::snapshot(&[("a", 0)]);
+        snapshot.locks[0].token = shown.map(|token| token + 1);
+        state.update(Update::Snapshot(Box::new(snapshot)), now);
         let owner = Some(Text(b"owner of a".to_vec()));
-        let guard = Guard { owner, token: shown };
-        let victim = Victim { key: Text(b"a".to_vec()), guard };
-        assert_eq!(press(&mut state, &[Intent::Yes], now), Some(Wish::Take(victim)));
+        let expected = Expected { owner, token: shown };
+        let hold = ShownHold { key: Text(b"a".to_vec()), expected };
+        assert_eq!(
+            press(&mut state, &[Intent::Yes], now),
+            Some(Action::ForceRelease(hold))
+        );
         assert_eq!(*state.mode(), Mode::Locks);
     }
 
     #[test]
-    fn nothing_is_taken_while_there_is_no_connection() {
+    fn nothing_is_released_without_a_connection() {
         let now = Instant::now();
         let mut state = state(&[("a", 1)], now);
         press(&mut state, &[Intent::Force], now);
-        state.hear(News::Unseen("no connection to x".to_owned()), now);
+        state.update(Update::Failed("failed to connect to x".to_owned()), now);
         assert_eq!(press(&mut state, &[Intent::Yes], now), None);
-        assert_eq!(state.message(now), Some("nothing taken: no connection"));
+        assert_eq!(state.message(now), Some("not released: no connection"));
     }
 
     #[test]
-    fn a_free_lock_has_nobody_to_take_it_from() {
+    fn a_free_lock_cannot_be_released() {
         let now = Instant::now();
-        let mut look = sample::look(&[("a", 1)]);
-        look.locks[0].owner = None;
-        let mut state = sample::state(look, now);
+        let mut snapshot = sample::snapshot(&[("a", 1)]);
+        snapshot.locks[0].owner = None;
+        let mut state = sample::state(snapshot, now);
         press(&mut state, &[Intent::Force], now);
         assert_eq!(*state.mode(), Mode::Locks);
-        assert_eq!(state.message(now), Some("nobody to take a from"));
+        assert_eq!(state.message(now), Some("a is not held"));
     }
 
     #[test]
-    fn what_became_of_it_is_told_for_a_while() {
+    fn the_result_of_a_release_is_shown_for_a_while() {
         let now = Instant::now();
         let mut state = state(&[("a", 1)], now);
-        let victim = || Victim { key: Text(b"a".to_vec()), guard: Guard::default() };
-        let taken = Ok(Text(b"asr".to_vec()));
-        state.hear(News::Took(victim(), taken), now);
-        assert_eq!(state.message(now), Some("a taken from asr"));
-        state.hear(News::Took(victim(), Err("gone".to_owned())), now);
-        assert_eq!(state.message(now), Some("a not taken: gone"));
+        let hold =
+            || ShownHold { key: Text(b"a".to_vec()), expected: Expected::default() };
+        let released = Ok(Text(b"asr".to_vec()));
+        state.update(Update::ForceReleased(hold(), released), now);
+        assert_eq!(state.message(now), Some("a released; it was held by asr"));
+        state.update(Update::ForceReleased(hold(), Err("gone".to_owned())), now);
+        assert_eq!(state.message(now), Some("a not released: gone"));
         assert_eq!(state.message(now + MESSAGE), None);
     }
 
     #[test]
-    fn the_filter_narrows_while_it_is_typed() {
+    fn the_filter_applies_while_it_is_typed() {
         let now = Instant::now();
         let mut state = state(&[("gpu:0", 2), ("gpu:1", 1), ("tpu:0", 0)], now);
         press(&mut state, &[Intent::Filter, Intent::Type('T'), Intent::Type('p')], now);
         assert_eq!(keys(&state, now), ["tpu:0"]);
-        assert_eq!(chosen(&state), "tpu:0");
+        assert_eq!(selected(&state), "tpu:0");
         press(&mut state, &[Intent::Yes], now);
         assert_eq!((state.filter(), state.mode()), ("Tp", &Mode::Locks));
         press(&mut state, &[Intent::Filter, Intent::Erase, Intent::Erase], now);
@@ -429,19 +432,19 @@ mod tests {
     }
 
     #[test]
-    fn the_panel_shows_the_chosen_lock_and_no_other() {
+    fn the_panel_shows_only_the_selected_lock() {
         let now = Instant::now();
         let mut state = state(&[("a", 2), ("b", 1)], now);
-        assert_eq!(state.watched(), None);
+        assert_eq!(state.inspected_key(), None);
         press(&mut state, &[Intent::Inspect], now);
-        assert_eq!(state.watched().unwrap().to_string(), "a");
+        assert_eq!(state.inspected_key().unwrap().to_string(), "a");
         assert!(matches!(state.panel(), Some((_, None))), "not known yet");
-        let watched = (Text(b"a".to_vec()), None);
-        let look = || Look {
-            watched: Some(watched.clone()),
-            ..sample::look(&[("a", 2), ("b", 1)])
+        let inspected = (Text(b"a".to_vec()), None);
+        let snapshot = || Snapshot {
+            inspected: Some(inspected.clone()),
+            ..sample::snapshot(&[("a", 2), ("b", 1)])
         };
-        state.hear(News::Seen(Box::new(look())), now);
+        state.update(Update::Snapshot(Box::new(snapshot())), now);
         assert!(matches!(state.panel(), Some((_, Some(None)))), "free");
         press(&mut state, &[Intent::Down], now);
         assert!(matches!(state.panel(), Some((key, None)) if key.0 == b"b"));
@@ -450,30 +453,30 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_told_since_it_began_and_the_clocks_stand_still() {
+    fn an_error_is_shown_with_its_duration_and_times_are_frozen() {
         let now = Instant::now();
         let mut state = state(&[("a", 0)], now);
         let lease = |state: &State, now| state.rows(now)[0].lease_ms.unwrap();
         let before = lease(&state, now);
         assert_eq!(lease(&state, now + SECOND), before - 1000);
-        assert_eq!(state.alarm(now + SECOND), None);
+        assert_eq!(state.warning(now + SECOND), None);
         for after in [1, 2, 3] {
-            let why = "no connection to x".to_owned();
-            state.hear(News::Unseen(why), now + after * SECOND);
+            let why = "failed to connect to x".to_owned();
+            state.update(Update::Failed(why), now + after * SECOND);
         }
-        let told = "no connection to x, trying again (4.0s)";
-        assert_eq!(state.alarm(now + 5 * SECOND).unwrap(), told);
+        let expected = "failed to connect to x, retrying (4.0s)";
+        assert_eq!(state.warning(now + 5 * SECOND).unwrap(), expected);
         assert_eq!(lease(&state, now + 5 * SECOND), before - 1000);
-        state.hear(sample::seen(&[("a", 0)]), now + 6 * SECOND);
-        assert_eq!(state.alarm(now + 6 * SECOND), None);
+        state.update(sample::update(&[("a", 0)]), now + 6 * SECOND);
+        assert_eq!(state.warning(now + 6 * SECOND), None);
     }
 
     #[test]
-    fn an_answer_that_is_late_is_told() {
+    fn a_late_reply_is_a_warning() {
         let now = Instant::now();
         let state = state(&[], now);
-        assert_eq!(state.alarm(now + SECOND + LATE), None);
+        assert_eq!(state.warning(now + SECOND + LATE), None);
         let later = now + 4 * SECOND;
-        assert_eq!(state.alarm(later).unwrap(), "no answer for 4.0s");
+        assert_eq!(state.warning(later).unwrap(), "no reply for 4.0s");
     }
 }

@@ -1,5 +1,4 @@
-//! A headless Chromium, led over WebDriver: the standard of the W3C, which chromedriver
-//! speaks. Only what these tests need of it.
+//! A headless Chromium, controlled over WebDriver (W3C) with chromedriver.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 use ureq::Agent;
 
 use crate::PATIENCE;
-use crate::tools::{Process, found, skip, told_port};
+use crate::tools::{Process, found, port_in_log, skip};
 
 /// A browser with one window; it ends with the test.
 pub(crate) struct Browser {
@@ -24,12 +23,12 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// None where there is no chromedriver, or no browser of its release: then `test` is left out, loudly.
+    /// Prints a message and returns None if there is no chromedriver, or no matching browser.
     pub(crate) fn start(test: &str) -> Option<Self> {
         let driver = found(test, "chromedriver")?;
         let folder = TempDir::with_prefix("gpulock-browser-").expect("making a folder");
-        let said = folder.path().join("log");
-        let log = File::create(&said).expect("making a file");
+        let log_file = folder.path().join("log");
+        let log = File::create(&log_file).expect("making a file");
         let driver = Process::start(
             Command::new(driver)
                 .arg("--port=0")
@@ -37,7 +36,7 @@ impl Browser {
                 .stderr(log)
                 .stdin(Stdio::null()),
         );
-        let port = told_port(&said, "successfully on port ");
+        let port = port_in_log(&log_file, "successfully on port ");
         let agent = Agent::config_builder().http_status_as_error(false).build();
         let mut browser = Self {
             session: format!("http://127.0.0.1:{port}"),
@@ -58,23 +57,23 @@ impl Browser {
         self.post("/url", &json!({ "url": url }));
     }
 
-    /// The value of a script: the body of a function, with `return`.
+    /// The value of a script, which is a function body with `return`.
     pub(crate) fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// The text that a reader sees of the page.
+    /// The visible text of the page.
     pub(crate) fn text(&self) -> String {
         self.string("return document.body.innerText")
     }
 
-    /// The value of a script that is a text.
+    /// The value of a script that returns a string.
     pub(crate) fn string(&self, script: &str) -> String {
         let value = self.run(script);
         value.as_str().unwrap_or_else(|| panic!("{script}: {value}")).to_owned()
     }
 
-    /// Waits until the reader sees `text`.
+    /// Waits until `text` is visible.
     #[track_caller]
     pub(crate) fn wait_text(&self, text: &str) {
         wait_until(PATIENCE, format!("{text:?} on the page"), || {
@@ -88,25 +87,25 @@ impl Browser {
         wait_until(PATIENCE, script, || self.run(script) == json!(true));
     }
 
-    /// Makes the page as wide as a screen, and says whether it is dark there.
-    pub(crate) fn screen(&self, width: u32, height: u32, colours: &str) {
-        let of_chromium = |command: &str, params: Value| {
+    /// Sets the size of the screen, and the color scheme.
+    pub(crate) fn screen(&self, width: u32, height: u32, colors: &str) {
+        let devtools = |command: &str, params: Value| {
             self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": params }));
         };
-        of_chromium(
+        devtools(
             "Emulation.setDeviceMetricsOverride",
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false }),
         );
-        of_chromium(
+        devtools(
             "Emulation.setEmulatedMedia",
-            json!({ "features": [{ "name": "prefers-color-scheme", "value": colours }] }),
+            json!({ "features": [{ "name": "prefers-color-scheme", "value": colors }] }),
         );
     }
 
-    /// Writes what is seen to a file, as PNG.
-    pub(crate) fn picture(&self, file: &Path) {
-        let answer = self.agent.get(format!("{}/screenshot", self.session)).call();
-        let coded = self.call(answer);
+    /// Writes a screenshot to a PNG file.
+    pub(crate) fn screenshot(&self, file: &Path) {
+        let reply = self.agent.get(format!("{}/screenshot", self.session)).call();
+        let encoded = self.call(reply);
         let mut decode = Command::new("base64")
             .arg("-d")
             .stdin(Stdio::piped())
@@ -114,19 +113,19 @@ impl Browser {
             .spawn()
             .expect("starting base64");
         let mut input = decode.stdin.take().expect("it has a standard input");
-        let coded = coded.as_str().expect("a picture in Base64");
-        input.write_all(coded.as_bytes()).expect("writing to base64");
+        let encoded = encoded.as_str().expect("a screenshot in Base64");
+        input.write_all(encoded.as_bytes()).expect("writing to base64");
         drop(input);
         assert!(decode.wait().expect("waiting for base64").success());
     }
 
     fn is_ready(&self) -> bool {
-        let answer = self.agent.get(format!("{}/status", self.session)).call();
-        let status = answer.ok().and_then(|answer| answer.into_body().read_json().ok());
+        let reply = self.agent.get(format!("{}/status", self.session)).call();
+        let status = reply.ok().and_then(|reply| reply.into_body().read_json().ok());
         status.is_some_and(|status: Value| status["value"]["ready"] == json!(true))
     }
 
-    /// An error: there is no browser that this chromedriver can lead.
+    /// Returns an error if there is no browser that this chromedriver supports.
     fn open_session(&mut self) -> Result<(), String> {
         let profile = format!("--user-data-dir={}", self.folder.path().display());
         let flags = [
@@ -140,14 +139,14 @@ impl Browser {
             "--disable-sync",
             &profile,
         ];
-        let wanted = json!({ "capabilities": { "alwaysMatch": {
+        let capabilities = json!({ "capabilities": { "alwaysMatch": {
             "goog:chromeOptions": { "args": flags },
             "unhandledPromptBehavior": "ignore",
         }}});
-        let answer =
-            self.agent.post(format!("{}/session", self.session)).send_json(wanted);
-        let mut answer = answer.expect("chromedriver answers");
-        let body: Value = answer.body_mut().read_json().expect("in JSON");
+        let reply =
+            self.agent.post(format!("{}/session", self.session)).send_json(capabilities);
+        let mut reply = reply.expect("chromedriver replies");
+        let body: Value = reply.body_mut().read_json().expect("in JSON");
         let value = &body["value"];
         if let Some(session) = value["sessionId"].as_str() {
             self.session = format!("{}/session/{session}", self.session);
@@ -166,18 +165,18 @@ impl Browser {
     #[track_caller]
     fn call(
         &self,
-        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        reply: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Value {
-        let mut answer = answer.expect("chromedriver answers");
-        let body = answer.body_mut().with_config().limit(1 << 26);
+        let mut reply = reply.expect("chromedriver replies");
+        let body = reply.body_mut().with_config().limit(1 << 26);
         let mut body: Value = body.read_json().expect("in JSON");
-        assert!(answer.status().is_success(), "chromedriver: {}", body["value"]);
+        assert!(reply.status().is_success(), "chromedriver: {}", body["value"]);
         body["value"].take()
     }
 }
 
 impl Drop for Browser {
-    /// The driver ends the browser with the session.
+    /// The driver closes the browser with the session.
     fn drop(&mut self) {
         let _ = self.agent.delete(&self.session).call();
     }

@@ -1,5 +1,4 @@
-//! The exporter's connections: those that nobody uses are ended, and however many there are,
-//! a scrape is answered.
+//! The exporter's connections: idle ones are closed, and a scrape succeeds however many there are.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -9,22 +8,22 @@ use std::process::Command;
 use gpulock_testkit::wait_until;
 
 use crate::PATIENCE;
-use crate::exporter::{Exporter, VIEWERS, alone, command, first_line};
+use crate::exporter::{Exporter, MAX_VIEWERS, alone, command, first_line};
 
-/// How many connections are served at once, as docs/cli.md tells.
-const CONNECTIONS: usize = 256;
+/// Maximum number of connections (docs/cli.md).
+const MAX_CONNECTIONS: usize = 256;
 
-const HEAD_OF_METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n";
+const METRICS_HEADER: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n";
 
-/// What comes on a connection until the exporter ends it.
+/// Reads until the exporter closes the connection.
 fn read_to_the_end(mut stream: TcpStream) -> String {
     let mut text = Vec::new();
-    stream.read_to_end(&mut text).expect("the exporter ends it");
+    stream.read_to_end(&mut text).expect("the exporter closes it");
     String::from_utf8(text).expect("UTF-8")
 }
 
-/// Whether an answer began.
-fn is_answered(stream: &TcpStream) -> bool {
+/// Whether a response has begun.
+fn has_response(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).expect("setting it");
     let peeked = stream.peek(&mut [0]);
     stream.set_nonblocking(false).expect("setting it");
@@ -35,46 +34,46 @@ fn is_answered(stream: &TcpStream) -> bool {
     }
 }
 
-/// How many sockets the exporter has.
+/// The number of the exporter's sockets.
 fn sockets(exporter: &Exporter) -> usize {
     let files = fs::read_dir(format!("/proc/{}/fd", exporter.pid())).expect("its files");
-    // One may be closed while we look.
+    // One may be closed during the scan.
     let names = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     names.filter(|name| name.to_string_lossy().starts_with("socket:")).count()
 }
 
 #[test]
-fn a_head_that_is_never_finished_is_ended() {
+fn an_unfinished_request_header_times_out() {
     let exporter = alone();
     let silent = exporter.send(b"");
-    let unfinished = exporter.send(HEAD_OF_METRICS);
+    let unfinished = exporter.send(METRICS_HEADER);
     for stream in [silent, unfinished] {
         assert_eq!(read_to_the_end(stream), "");
     }
 }
 
 #[test]
-fn a_connection_that_is_idle_after_an_answer_is_ended() {
+fn a_connection_that_is_idle_after_a_response_is_closed() {
     let exporter = alone();
     let idle = exporter.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let answer = read_to_the_end(idle);
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let response = read_to_the_end(idle);
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert!(response.ends_with("\r\n\r\nok\n"), "{response}");
 }
 
 #[test]
-fn a_body_that_never_comes_is_not_waited_for() {
+fn a_missing_request_body_does_not_block() {
     let exporter = alone();
     let head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
-    let answer = read_to_the_end(exporter.send(head));
-    assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let response = read_to_the_end(exporter.send(head));
+    assert!(response.ends_with("\r\n\r\nok\n"), "{response}");
 }
 
 #[test]
-fn an_answer_that_nobody_reads_is_given_up() {
+fn a_connection_with_an_unread_response_is_closed() {
     let exporter = alone();
     let before = sockets(&exporter);
-    // More than all buffers on the way take.
+    // More than the capacity of all buffers.
     let request = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let unread = exporter.send(&request.repeat(4000));
     wait_until(PATIENCE, "the connection", || sockets(&exporter) > before);
@@ -83,41 +82,43 @@ fn an_answer_that_nobody_reads_is_given_up() {
 }
 
 #[test]
-fn a_scrape_comes_to_its_turn_past_idle_connections() {
+fn a_scrape_succeeds_despite_idle_connections() {
     let exporter = alone();
-    // One more is for what a scrape itself asks.
-    let most = sockets(&exporter) + CONNECTIONS + 1;
+    // One more for the query of the scrape itself.
+    let max = sockets(&exporter) + MAX_CONNECTIONS + 1;
     let idle: Vec<_> = (0..300).map(|_| exporter.send(b"")).collect();
-    let scrape = exporter.send(&[HEAD_OF_METRICS, b"\r\n"].concat());
+    let scrape = exporter.send(&[METRICS_HEADER, b"\r\n"].concat());
     wait_until(PATIENCE, "the scrape", || {
         let now = sockets(&exporter);
-        assert!(now <= most, "{now} sockets where {most} may be");
-        is_answered(&scrape)
+        assert!(now <= max, "{now} sockets, more than {max}");
+        has_response(&scrape)
     });
-    let answer = read_to_the_end(scrape);
-    assert!(answer.contains("gpulock_up{instance=\"127.0.0.1:1\"} 0"), "{answer}");
+    let response = read_to_the_end(scrape);
+    assert!(response.contains("gpulock_up{instance=\"127.0.0.1:1\"} 0"), "{response}");
     drop(idle);
 }
 
 #[test]
-fn viewers_leave_room_for_a_scrape() {
+fn viewers_do_not_block_a_scrape() {
     let exporter = alone();
-    let look = || exporter.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let mut viewers: Vec<_> = (0..VIEWERS).map(|_| look()).collect();
+    let view = || exporter.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut viewers: Vec<_> = (0..MAX_VIEWERS).map(|_| view()).collect();
     for viewer in &mut viewers {
         assert_eq!(first_line(viewer), "HTTP/1.1 200 OK");
     }
-    let refused = exporter.get("/events");
-    assert_eq!(refused.status, 503, "{}", refused.body);
-    assert!(refused.headers.contains_key("retry-after"), "{:?}", refused.headers);
+    let rejected = exporter.get("/events");
+    assert_eq!(rejected.status, 503, "{}", rejected.body);
+    assert!(rejected.headers.contains_key("retry-after"), "{:?}", rejected.headers);
     assert_eq!(exporter.get("/metrics").status, 200);
-    // Who goes leaves a place.
+    // A viewer that leaves makes room for another.
     viewers.pop();
-    wait_until(PATIENCE, "a place", || first_line(&mut look()) == "HTTP/1.1 200 OK");
+    wait_until(PATIENCE, "room for a viewer", || {
+        first_line(&mut view()) == "HTTP/1.1 200 OK"
+    });
 }
 
 #[test]
-fn a_lack_of_files_is_outlived() {
+fn the_exporter_survives_a_lack_of_file_descriptors() {
     let command = command();
     let mut few = Command::new("sh");
     few.args(["-c", "ulimit -n 32 && exec \"$0\" \"$@\""]).arg(command.get_program());
@@ -126,7 +127,7 @@ fn a_lack_of_files_is_outlived() {
     let exporter = Exporter::start(&mut few);
     let last = format!("/proc/{}/fd/31", exporter.pid());
     let many: Vec<_> = (0..64).map(|_| exporter.send(b"")).collect();
-    wait_until(PATIENCE, "the last file", || fs::read_link(&last).is_ok());
+    wait_until(PATIENCE, "the last file descriptor", || fs::read_link(&last).is_ok());
     drop(many);
     assert_eq!(exporter.get("/healthz").status, 200);
 }

@@ -1,4 +1,4 @@
-//! `gpulock exporter` as a process on a port of its own, and requests to it.
+//! `gpulock exporter` as a process on a free port, and requests to it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,8 +12,8 @@ use ureq::http::Response;
 use crate::PATIENCE;
 use crate::tools::Process;
 
-/// How many may look at once, as docs/cli.md tells.
-pub(crate) const VIEWERS: usize = 64;
+/// Maximum number of viewers (docs/cli.md).
+pub(crate) const MAX_VIEWERS: usize = 64;
 
 /// A running exporter.
 pub(crate) struct Exporter {
@@ -21,25 +21,25 @@ pub(crate) struct Exporter {
     url: String,
 }
 
-/// What it answered.
-pub(crate) struct Answer {
+/// A response.
+pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: ureq::http::HeaderMap,
     pub(crate) body: String,
 }
 
 impl Exporter {
-    /// Of these servers, none of which hangs.
+    /// For these servers, with a long timeout.
     pub(crate) fn of(servers: &[&Server]) -> Self {
         Self::of_urls(&urls(servers))
     }
 
-    /// Of these servers, each of which may take three seconds to answer.
-    pub(crate) fn impatient(servers: &[&Server]) -> Self {
+    /// For these servers, with a timeout of three seconds.
+    pub(crate) fn with_short_timeout(servers: &[&Server]) -> Self {
         Self::with_timeout("3", &urls(servers))
     }
 
-    /// Of the servers at these addresses, none of which hangs.
+    /// For the servers at these addresses, with a long timeout.
     pub(crate) fn of_urls(urls: &[String]) -> Self {
         Self::with_timeout("20", urls)
     }
@@ -53,30 +53,31 @@ impl Exporter {
         Self::start(&mut command)
     }
 
-    /// Waits until it says where it listens.
+    /// Starts it, and waits for the message with its address.
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut process = Process::start(command.stderr(Stdio::piped()));
-        let said = process.0.stderr.take().expect("it has a standard error");
-        let mut lines = BufReader::new(said).lines();
-        let first = lines.next().expect("it says something").expect("in UTF-8");
-        let (_, at) = first.split_once(" at ").unwrap_or_else(|| panic!("{first}"));
-        let url = at.trim_end_matches('/').to_owned();
-        // What it says later must not fill the pipe.
+        let stderr = process.0.stderr.take().expect("it has a standard error");
+        let mut lines = BufReader::new(stderr).lines();
+        let first = lines.next().expect("a line").expect("UTF-8");
+        let (_, url) =
+            first.split_once(" listening on ").unwrap_or_else(|| panic!("{first}"));
+        let url = url.trim_end_matches('/').to_owned();
+        // Later output must not fill the pipe.
         thread::spawn(move || lines.for_each(drop));
         Self { process, url }
     }
 
-    /// Where it listens.
+    /// Its address as a URL.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// `address:port` of it.
+    /// Its `address:port`.
     pub(crate) fn address(&self) -> &str {
         self.url.trim_start_matches("http://")
     }
 
-    /// Its process.
+    /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.0.id()
     }
@@ -86,12 +87,12 @@ impl Exporter {
         self.process.0.wait().expect("waiting for the exporter")
     }
 
-    pub(crate) fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Reply {
         self.get_with(path, &[])
     }
 
-    /// Asks with headers of its own.
-    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    /// Sends a request with these headers.
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         let request = agent().get(format!("{}{path}", self.url));
         let add = |request: ureq::RequestBuilder<_>, (name, value): &(&str, &str)| {
             request.header(*name, *value)
@@ -99,12 +100,12 @@ impl Exporter {
         read(headers.iter().fold(request, add).call())
     }
 
-    /// Asks under another name for the same address.
-    pub(crate) fn get_as(&self, host: &str, path: &str) -> Answer {
+    /// Sends a request with another host name.
+    pub(crate) fn get_as(&self, host: &str, path: &str) -> Reply {
         self.get_with(path, &[("Host", host)])
     }
 
-    /// A connection on which these bytes were sent, as no library would.
+    /// Opens a connection and sends these bytes, which may be an invalid request.
     pub(crate) fn send(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address()).expect("connecting");
         stream.set_read_timeout(Some(PATIENCE)).expect("setting it");
@@ -112,41 +113,41 @@ impl Exporter {
         stream
     }
 
-    pub(crate) fn post(&self, path: &str) -> Answer {
+    pub(crate) fn post(&self, path: &str) -> Reply {
         read(agent().post(format!("{}{path}", self.url)).send_empty())
     }
 
     pub(crate) fn metrics(&self) -> String {
-        let answer = self.get("/metrics");
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.body
+        let reply = self.get("/metrics");
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.body
     }
 
-    /// The page's events, line by line.
+    /// The events of the page.
     pub(crate) fn events(&self) -> impl Iterator<Item = serde_json::Value> + use<> {
-        let answer = agent().get(format!("{}/events", self.url)).call();
-        let body = answer.expect("the events").into_body().into_reader();
+        let response = agent().get(format!("{}/events", self.url)).call();
+        let body = response.expect("the events").into_body().into_reader();
         BufReader::new(body).lines().filter_map(|line| {
-            let line = line.expect("the events go on");
+            let line = line.expect("an event");
             let data = line.strip_prefix("data: ")?;
             Some(serde_json::from_str(data).expect("an event is JSON"))
         })
     }
 }
 
-/// One for which no server is needed: nothing listens there.
+/// An exporter for a server that does not exist.
 pub(crate) fn alone() -> Exporter {
     Exporter::of_urls(&["redis://127.0.0.1:1".to_owned()])
 }
 
-/// The command, whose environment names no server.
+/// The command, without servers in its environment.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpulock"));
     command.arg("exporter").env_remove("GPULOCK_URL").env_remove("GPULOCK_SERVERS");
     command
 }
 
-/// The address of a server, as --server takes it.
+/// The address of a server for --server.
 pub(crate) fn url(server: &Server) -> String {
     format!("redis://127.0.0.1:{}", server.port())
 }
@@ -155,15 +156,15 @@ fn urls(servers: &[&Server]) -> Vec<String> {
     servers.iter().map(|server| url(server)).collect()
 }
 
-/// The label that the exporter gives a server.
+/// The instance label of a server.
 pub(crate) fn instance(server: &Server) -> String {
     format!("127.0.0.1:{}", server.port())
 }
 
-/// The first line of an answer; of the rest is read what came with it.
+/// The first line of a response. Also reads some of the rest.
 pub(crate) fn first_line(stream: &mut TcpStream) -> String {
     let mut text = [0; 1024];
-    let read = stream.read(&mut text).expect("an answer");
+    let read = stream.read(&mut text).expect("a response");
     let text = String::from_utf8_lossy(&text[..read]);
     text.lines().next().unwrap_or_default().to_owned()
 }
@@ -172,9 +173,9 @@ fn agent() -> Agent {
     Agent::config_builder().http_status_as_error(false).build().into()
 }
 
-fn read(answer: Result<Response<ureq::Body>, ureq::Error>) -> Answer {
-    let (head, mut body) = answer.expect("the exporter answers").into_parts();
-    Answer {
+fn read(response: Result<Response<ureq::Body>, ureq::Error>) -> Reply {
+    let (head, mut body) = response.expect("a response").into_parts();
+    Reply {
         status: head.status.as_u16(),
         headers: head.headers,
         body: body.with_config().limit(1 << 30).read_to_string().expect("a text"),

@@ -1,9 +1,9 @@
-//! Who may ask the exporter what, and what it says about its answers.
+//! Which requests the exporter accepts, and the headers of its responses.
 
 use crate::exporter::{Exporter, alone, command, first_line};
 
 #[test]
-fn lives_although_no_server_does() {
+fn the_exporter_works_without_a_server() {
     let exporter = alone();
     let health = exporter.get("/healthz");
     assert_eq!((health.status, &*health.body), (200, "ok\n"));
@@ -13,7 +13,7 @@ fn lives_although_no_server_does() {
 }
 
 #[test]
-fn only_reading_requests_are_answered() {
+fn only_get_requests_are_accepted() {
     let exporter = alone();
     for path in ["/", "/page.js", "/page.css", "/events", "/metrics", "/healthz"] {
         assert_eq!(exporter.post(path).status, 405, "{path}");
@@ -22,12 +22,12 @@ fn only_reading_requests_are_answered() {
 }
 
 #[test]
-fn on_loopback_only_this_machine_s_names_are_answered() {
+fn on_loopback_only_local_host_names_are_accepted() {
     let exporter = alone();
     for path in ["/", "/metrics", "/healthz", "/elsewhere"] {
-        let answer = exporter.get_as("rebound.example:9877", path);
-        assert_eq!(answer.status, 421, "{path}");
-        assert!(!answer.body.contains("gpulock"), "{}", answer.body);
+        let response = exporter.get_as("rebound.example:9877", path);
+        assert_eq!(response.status, 421, "{path}");
+        assert!(!response.body.contains("gpulock"), "{}", response.body);
     }
     for host in ["localhost", "localhost:1234", "127.0.0.1", "[::1]:9877"] {
         assert_eq!(exporter.get_as(host, "/healthz").status, 200, "{host}");
@@ -38,36 +38,36 @@ fn on_loopback_only_this_machine_s_names_are_answered() {
 }
 
 #[test]
-fn two_hosts_are_refused_on_loopback() {
+fn two_host_headers_are_rejected_on_loopback() {
     let exporter = alone();
     for second in ["rebound.example", "localhost"] {
         let head =
             format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: {second}\r\n\r\n");
-        let answer = first_line(&mut exporter.send(head.as_bytes()));
-        assert_eq!(answer, "HTTP/1.1 400 Bad Request", "{second}");
+        let response = first_line(&mut exporter.send(head.as_bytes()));
+        assert_eq!(response, "HTTP/1.1 400 Bad Request", "{second}");
     }
 }
 
 #[test]
-fn on_loopback_a_foreign_page_loads_nothing_but_may_link_here() {
+fn on_loopback_another_site_can_link_but_not_load() {
     let exporter = alone();
-    let asked = |path, site, mode| {
+    let status = |path, site, mode| {
         let headers = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode)];
         exporter.get_with(path, &headers).status
     };
     for path in ["/", "/page.js", "/events", "/metrics", "/healthz"] {
         for mode in ["no-cors", "cors", "websocket"] {
-            assert_eq!(asked(path, "cross-site", mode), 403, "{path} by {mode}");
+            assert_eq!(status(path, "cross-site", mode), 403, "{path} by {mode}");
         }
     }
-    assert_eq!(asked("/", "cross-site", "navigate"), 200);
-    assert_eq!(asked("/page.js", "same-origin", "no-cors"), 200);
-    assert_eq!(asked("/metrics", "none", "navigate"), 200);
+    assert_eq!(status("/", "cross-site", "navigate"), 200);
+    assert_eq!(status("/page.js", "same-origin", "no-cors"), 200);
+    assert_eq!(status("/metrics", "none", "navigate"), 200);
 }
 
-/// Who listens for other machines is known to them by a name.
+/// Other machines use a host name of their choice.
 #[test]
-fn elsewhere_any_name_is_answered() {
+fn on_other_addresses_any_host_name_is_accepted() {
     let mut everywhere = command();
     everywhere.args(["--listen", "0.0.0.0:0", "--url", "redis://127.0.0.1:1"]);
     let exporter = Exporter::start(&mut everywhere);
@@ -77,7 +77,7 @@ fn elsewhere_any_name_is_answered() {
 }
 
 #[test]
-fn the_page_may_load_nothing_from_elsewhere_and_is_not_kept() {
+fn the_page_loads_nothing_from_other_sites_and_is_not_cached() {
     let exporter = alone();
     let kinds = [
         ("/", "text/html; charset=utf-8"),
@@ -86,10 +86,10 @@ fn the_page_may_load_nothing_from_elsewhere_and_is_not_kept() {
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
     ];
     for (path, kind) in kinds {
-        let answer = exporter.get(path);
+        let response = exporter.get(path);
         let header =
-            |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
-        assert_eq!(answer.status, 200, "{path}");
+            |name| response.headers.get(name).and_then(|value| value.to_str().ok());
+        assert_eq!(response.status, 200, "{path}");
         assert_eq!(header("content-type"), Some(kind), "{path}");
         assert_eq!(header("x-content-type-options"), Some("nosniff"), "{path}");
         assert_eq!(header("cache-control"), Some("no-store"), "{path}");
@@ -100,14 +100,14 @@ fn the_page_may_load_nothing_from_elsewhere_and_is_not_kept() {
 }
 
 #[test]
-fn a_password_is_never_told() {
-    let urls = ["redis://somebody:s3cret@127.0.0.1:1".to_owned()];
+fn a_password_is_never_printed() {
+    let urls = ["redis://reader:s3cret@127.0.0.1:1".to_owned()];
     let exporter = Exporter::of_urls(&urls);
     let event = exporter.events().next().expect("an event").to_string();
     for text in [exporter.metrics(), event] {
-        assert!(!text.contains("s3cret") && !text.contains("somebody"), "{text}");
+        assert!(!text.contains("s3cret") && !text.contains("reader"), "{text}");
     }
-    let wrong = command().args(["--server", "redis:/s3cret@nowhere"]).output();
-    let said = String::from_utf8(wrong.expect("running it").stderr).expect("UTF-8");
-    assert!(said.contains("--server") && !said.contains("s3cret"), "{said}");
+    let output = command().args(["--server", "redis:/s3cret@nowhere"]).output();
+    let stderr = String::from_utf8(output.expect("running it").stderr).expect("UTF-8");
+    assert!(stderr.contains("--server") && !stderr.contains("s3cret"), "{stderr}");
 }

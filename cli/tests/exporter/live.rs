@@ -1,5 +1,4 @@
-//! The events of the page: one look at a server serves all who look, and none is taken for
-//! nobody.
+//! The events of the page: a server is queried once for all viewers, and not without viewers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,20 +13,20 @@ fn time(event: &Value) -> u64 {
 }
 
 #[test]
-fn all_viewers_share_one_look() {
+fn all_viewers_share_one_query() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let exporter = Exporter::of(&[&server]);
         let (mut one, mut other) = (exporter.events(), exporter.events());
         for _ in 0..3 {
-            let seen = time(&other.next().expect("an event"));
-            let same = one.by_ref().map(|event| time(&event)).find(|at| *at >= seen);
-            assert_eq!(same, Some(seen));
+            let at = time(&other.next().expect("an event"));
+            let same = one.by_ref().map(|event| time(&event)).find(|other| *other >= at);
+            assert_eq!(same, Some(at));
         }
     });
 }
 
-/// Seconds since the exporter's connection last asked something.
+/// Seconds since the last command of the exporter.
 fn idle(server: &Server) -> Option<u64> {
     let clients = call!(server.client(), "CLIENT", "LIST").text();
     let exporter = clients.lines().find(|line| !line.contains("cmd=client"))?;
@@ -36,16 +35,16 @@ fn idle(server: &Server) -> Option<u64> {
 }
 
 #[test]
-fn a_server_is_left_alone_while_nobody_looks() {
+fn a_server_is_not_queried_without_viewers() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let exporter = Exporter::of(&[&server]);
         let mut events = exporter.events();
         assert!(events.next().is_some());
         drop(events);
-        wait_until(PATIENCE, "no more questions", || idle(&server) >= Some(4));
+        wait_until(PATIENCE, "no more queries", || idle(&server) >= Some(4));
 
-        // Who comes then is shown the present.
+        // The next viewer gets the current state.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         let event = exporter.events().next().expect("an event");
         assert!(u128::from(time(&event)) >= now.as_millis(), "{event}");

@@ -1,6 +1,10 @@
-//! `gpulock exporter` against real servers, a real Prometheus and a real browser. What the
-//! tests share stands here: the exporter as a process, requests to it, programs that a
-//! machine may lack.
+//! `gpulock exporter` with real servers, a real Prometheus and a real browser.
+//!
+//! # Layout
+//! - [`metrics`], [`prometheus`]: `/metrics`
+//! - [`live`], [`page`]: the status page
+//! - [`http`], [`connections`]: which requests are accepted, and how many
+//! - [`exporter`], [`series`], [`browser`], [`tools`]: shared helpers
 
 mod browser;
 mod connections;
@@ -15,5 +19,5 @@ mod tools;
 
 use std::time::Duration;
 
-/// How long anything may take: far more than any needs, so that only what hangs fails.
+/// Timeout that only a hang exceeds.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! `/metrics` has what every server counts, once more with what a look from outside tells,
-//! whatever the servers do meanwhile.
+//! `/metrics`: the metrics of all servers and of the exporter itself, whatever happens to the
+//! servers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,15 +10,15 @@ use crate::series::value;
 use gpulock_testkit::{Server, call, on_every_server, send, wait_until, workspace};
 use rustix::process::{Pid, Signal, kill_process};
 
-fn wait_value(exporter: &Exporter, name: &str, server: &Server, wanted: Option<f64>) {
+fn wait_value(exporter: &Exporter, name: &str, server: &Server, expected: Option<f64>) {
     let instance = instance(server);
-    wait_until(PATIENCE, format!("{name} of {instance} to be {wanted:?}"), || {
-        value(&exporter.metrics(), name, &instance) == wanted
+    wait_until(PATIENCE, format!("{name} of {instance} to be {expected:?}"), || {
+        value(&exporter.metrics(), name, &instance) == expected
     });
 }
 
 #[test]
-fn several_servers_share_heads_and_keep_their_figures() {
+fn several_servers_share_families_and_keep_their_values() {
     on_every_server(|flavour| {
         let servers = [flavour.start(), flavour.start()];
         let mut clients = servers.each_ref().map(Server::client);
@@ -50,10 +50,10 @@ fn several_servers_share_heads_and_keep_their_figures() {
 }
 
 #[test]
-fn a_server_that_hangs_counts_as_down_and_holds_up_nobody() {
+fn a_hanging_server_is_down_and_delays_no_other() {
     on_every_server(|flavour| {
         let (mut hung, well) = (flavour.start(), flavour.start());
-        let exporter = Exporter::impatient(&[&hung, &well]);
+        let exporter = Exporter::with_short_timeout(&[&hung, &well]);
         wait_value(&exporter, "gpulock_up", &hung, Some(1.0));
 
         hung.freeze();
@@ -77,7 +77,7 @@ fn a_server_that_hangs_counts_as_down_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_server_that_was_started_again_is_found_at_once() {
+fn a_restarted_server_is_up_at_once() {
     on_every_server(|flavour| {
         let mut server = flavour.start();
         let exporter = Exporter::of(&[&server]);
@@ -98,7 +98,7 @@ fn a_server_that_was_started_again_is_found_at_once() {
 }
 
 #[test]
-fn a_server_without_the_module_says_so() {
+fn a_server_without_the_module_is_reported() {
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         let text = Exporter::of(&[&server]).metrics();
@@ -108,7 +108,7 @@ fn a_server_without_the_module_says_so() {
 }
 
 #[test]
-fn an_eviction_policy_is_seen() {
+fn the_eviction_policy_is_reported() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let exporter = Exporter::of(&[&server]);
@@ -122,7 +122,7 @@ fn an_eviction_policy_is_seen() {
 }
 
 #[test]
-fn holds_and_waits_that_go_on_are_told() {
+fn current_holds_and_waits_are_reported() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let instance = instance(&server);
@@ -143,9 +143,9 @@ fn holds_and_waits_that_go_on_are_told() {
     });
 }
 
-/// The user `reader` of docs/operations.md, and a name for the server without its password.
+/// The user `reader` of docs/operations.md. The instance label has no password.
 #[test]
-fn a_user_that_may_only_read_is_enough() {
+fn the_documented_reader_user_is_sufficient() {
     let docs = fs::read_to_string(workspace().join("docs/operations.md"));
     let docs = docs.expect("the docs");
     on_every_server(|flavour| {
@@ -170,9 +170,9 @@ fn a_user_that_may_only_read_is_enough() {
     });
 }
 
-/// What it may not read leaves a gap, and takes nothing else along.
+/// Metrics that the user may not read are absent; the others are present.
 #[test]
-fn a_user_that_may_read_the_counters_only_gets_those() {
+fn a_user_with_fewer_permissions_gets_fewer_metrics() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let rules = "ACL SETUSER reader on >x ~* -@all +gpulock.metrics";
@@ -194,7 +194,7 @@ fn a_user_that_may_read_the_counters_only_gets_those() {
 }
 
 #[test]
-fn servers_come_from_the_environment_and_none_twice() {
+fn servers_are_read_from_the_environment_and_must_differ() {
     on_every_server(|flavour| {
         let servers = [flavour.start(), flavour.start()];
         let urls = servers.each_ref().map(url);
@@ -216,13 +216,13 @@ fn servers_come_from_the_environment_and_none_twice() {
             .output()
             .expect("running it");
         assert_eq!(twice.status.code(), Some(1));
-        let said = String::from_utf8_lossy(&twice.stderr);
-        assert!(said.contains("named twice"), "{said}");
+        let stderr = String::from_utf8_lossy(&twice.stderr);
+        assert!(stderr.contains("is given twice"), "{stderr}");
     });
 }
 
 #[test]
-fn ends_by_sigterm_with_success_though_somebody_looks() {
+fn sigterm_ends_the_exporter_with_success_despite_viewers() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let exporter = Exporter::of(&[&server]);

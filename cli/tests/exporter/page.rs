@@ -1,11 +1,11 @@
-//! The status page in a real browser: it shows who holds and who waits, follows what
-//! happens, says plainly when it knows nothing any more, and takes text for text.
+//! The status page in a real browser: it shows holders and queues, updates itself, reports that
+//! its data is outdated, and shows data of clients as text.
 
 use crate::browser::Browser;
-use crate::exporter::{Exporter, VIEWERS, alone, command, first_line, instance, url};
+use crate::exporter::{Exporter, MAX_VIEWERS, alone, command, first_line, instance, url};
 use gpulock_testkit::{Client, Server, call, on_every_server, send, workspace};
 
-/// The holder's row of a lock, as a reader sees it.
+/// The row of a lock, as a JavaScript expression.
 fn row(key: &str) -> String {
     format!(
         "[...document.querySelectorAll('.locks tbody')]\
@@ -13,8 +13,8 @@ fn row(key: &str) -> String {
     )
 }
 
-/// Who waits for a lock, first to last.
-fn line(browser: &Browser, key: &str) -> String {
+/// The waiters of a lock, in queue order.
+fn queue(browser: &Browser, key: &str) -> String {
     let row = row(key);
     browser.string(&format!(
         "return [...({row}?.querySelectorAll('li .owner') ?? [])]\
@@ -22,8 +22,8 @@ fn line(browser: &Browser, key: &str) -> String {
     ))
 }
 
-/// A client that waits; the line keeps its place as long as it is there.
-fn waits(server: &Server, waiting: i64, call: &str) -> Client {
+/// A client that waits as long as it is not dropped.
+fn waiter(server: &Server, waiting: i64, call: &str) -> Client {
     let mut client = server.client();
     client.send_lines(&[call]);
     server.wait_blocked(waiting);
@@ -31,31 +31,31 @@ fn waits(server: &Server, waiting: i64, call: &str) -> Client {
 }
 
 #[test]
-fn shows_holder_and_line_and_follows_them() {
+fn the_page_shows_holder_and_queue_and_updates_them() {
     let Some(browser) = Browser::start("the page follows the locks") else { return };
     on_every_server(|flavour| {
         let server = flavour.start();
         let exporter = Exporter::of(&[&server]);
         browser.open(exporter.url());
         browser.wait_text("No lock is held or waited for.");
-        browser.wait_text("Nothing, since the server started");
+        browser.wait_text("The log is empty.");
 
         let mut holder = server.client();
         assert!(call!(holder, "GPULOCK.ACQUIRE", "gpu:0", "asr", "EX", 600).int() > 0);
-        let _tts = waits(&server, 1, "GPULOCK.ACQUIRE gpu:0 tts BLOCK 0");
+        let _tts = waiter(&server, 1, "GPULOCK.ACQUIRE gpu:0 tts BLOCK 0");
         let any = "GPULOCK.ACQUIREANY 2 gpu:0 gpu:1 eval COUNT 2 BLOCK 0";
-        let _eval = waits(&server, 2, any);
+        let _eval = waiter(&server, 2, any);
         browser.wait_text("asr");
         browser.wait_text("wants 2 of 2");
-        let ends_with = |owner| {
+        let is_held_by = |owner| {
             format!(
                 "return {}.querySelector('.owner').textContent === '{owner}'",
                 row("gpu:0")
             )
         };
-        browser.wait_true(&ends_with("asr"));
-        assert_eq!(line(&browser, "gpu:0"), "tts eval");
-        assert_eq!(line(&browser, "gpu:1"), "eval");
+        browser.wait_true(&is_held_by("asr"));
+        assert_eq!(queue(&browser, "gpu:0"), "tts eval");
+        assert_eq!(queue(&browser, "gpu:1"), "eval");
         browser.wait_true(&format!(
             "const width = parseFloat({}.querySelector('.left').style.width);\
              return width > 50 && width <= 100",
@@ -63,21 +63,21 @@ fn shows_holder_and_line_and_follows_them() {
         ));
 
         assert_eq!(call!(holder, "GPULOCK.RELEASE", "gpu:0", "asr"), 1);
-        browser.wait_true(&ends_with("tts"));
-        assert_eq!(line(&browser, "gpu:0"), "eval");
+        browser.wait_true(&is_held_by("tts"));
+        assert_eq!(queue(&browser, "gpu:0"), "eval");
 
         assert_eq!(call!(holder, "GPULOCK.RELEASE", "gpu:0", "asr"), 0);
-        browser.wait_text("release refused: not the holder");
+        browser.wait_text("release rejected: not the holder");
         browser.wait_true("return document.title === '1 held – GPU locks'");
     });
 }
 
 #[test]
-fn says_plainly_that_a_server_is_down_and_when_it_is_back() {
+fn the_page_reports_a_server_that_is_down_or_back() {
     let Some(browser) = Browser::start("the page shows a server's death") else { return };
     on_every_server(|flavour| {
         let (mut server, well) = (flavour.start(), flavour.start());
-        let exporter = Exporter::impatient(&[&server, &well]);
+        let exporter = Exporter::with_short_timeout(&[&server, &well]);
         let mut holder = server.client();
         assert!(call!(holder, "GPULOCK.ACQUIRE", "gpu:0", "asr", "EX", 600).int() > 0);
         browser.open(exporter.url());
@@ -93,10 +93,10 @@ fn says_plainly_that_a_server_is_down_and_when_it_is_back() {
         badge(&server, "up");
 
         server.freeze();
-        browser.wait_text("no answer within 3 s");
+        browser.wait_text("no reply within 3 s");
         badge(&server, "down");
         badge(&well, "up");
-        // What was known is there, and does not look like the present.
+        // The last known state is shown as outdated.
         browser.wait_true(
             "return document.querySelector('.stale .owner').textContent === 'asr'",
         );
@@ -105,33 +105,34 @@ fn says_plainly_that_a_server_is_down_and_when_it_is_back() {
         browser.wait_true("return !document.querySelector('.stale')");
 
         server.kill9();
-        browser.wait_text("No locks can be read from this server");
+        browser.wait_text("Failed to read the locks of this server");
         badge(&server, "down");
         browser.wait_true("return document.title.startsWith('1 down, ')");
         server.restart();
         badge(&server, "up");
-        browser.wait_true("return document.querySelector('.trouble').hidden");
+        browser.wait_true("return document.querySelector('.error').hidden");
     });
 }
 
 #[test]
-fn says_plainly_that_the_module_is_missing_or_may_evict() {
-    let Some(browser) = Browser::start("the page tells of bad settings") else { return };
+fn the_page_reports_a_missing_module_and_an_eviction_policy() {
+    let Some(browser) = Browser::start("the page reports bad settings") else { return };
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         let exporter = Exporter::of(&[&server]);
         browser.open(exporter.url());
-        browser.wait_text("The module gpulock is not loaded in it");
+        browser.wait_text("the module gpulock is not loaded");
 
         let server = flavour.server().arg("maxmemory-policy", "allkeys-lru").start();
         let exporter = Exporter::of(&[&server]);
         browser.open(exporter.url());
-        browser.wait_text("maxmemory-policy lets this server evict locks");
+        browser
+            .wait_text("The maxmemory-policy of this server allows it to evict locks.");
     });
 }
 
 #[test]
-fn says_plainly_that_the_exporter_is_gone_and_comes_back_with_it() {
+fn the_page_reconnects_to_a_restarted_exporter() {
     let Some(browser) = Browser::start("the page shows the exporter's death") else {
         return;
     };
@@ -151,7 +152,7 @@ fn says_plainly_that_the_exporter_is_gone_and_comes_back_with_it() {
 
         drop(exporter);
         browser.wait_text("Connection to the exporter lost");
-        browser.wait_text("not heard of for");
+        browser.wait_text("no update for");
 
         let mut again = command();
         again.args(["--listen", &at, "--server", &url(&server)]);
@@ -161,23 +162,23 @@ fn says_plainly_that_the_exporter_is_gone_and_comes_back_with_it() {
 }
 
 #[test]
-fn comes_to_its_turn_when_too_many_look() {
+fn the_page_connects_when_another_viewer_leaves() {
     let Some(browser) = Browser::start("one page too many") else { return };
     let exporter = alone();
-    let look = || exporter.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let mut viewers: Vec<_> = (0..VIEWERS).map(|_| look()).collect();
+    let view = || exporter.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut viewers: Vec<_> = (0..MAX_VIEWERS).map(|_| view()).collect();
     for viewer in &mut viewers {
         assert_eq!(first_line(viewer), "HTTP/1.1 200 OK");
     }
     browser.open(exporter.url());
-    browser.wait_text("No connection to the exporter. Trying again.");
+    browser.wait_text("No connection to the exporter. Reconnecting");
     viewers.pop();
     browser
         .wait_true("return document.querySelector('#connection').textContent === 'live'");
 }
 
 #[test]
-fn what_clients_choose_stays_text() {
+fn data_of_clients_is_shown_as_text() {
     let Some(browser) = Browser::start("owners stay text") else { return };
     on_every_server(|flavour| {
         let server = flavour.start();
@@ -215,31 +216,31 @@ fn what_clients_choose_stays_text() {
     });
 }
 
-/// Nothing sticks out on a phone, and every text stands out from its ground by 4.5 to 1
+/// The page fits the screen of a phone, and every text has a contrast of at least 4.5 to 1
 /// (WCAG 2, AA), light and dark.
 #[test]
-fn is_readable_on_a_phone_and_in_the_dark() {
+fn the_page_is_readable_on_a_phone_and_in_dark_mode() {
     let Some(browser) = Browser::start("the page on a phone") else { return };
     on_every_server(|flavour| {
         let server = flavour.start();
         let long = "x".repeat(200);
-        let _some = busy(&server);
+        let _clients = busy(&server);
         assert!(call!(server.client(), "GPULOCK.ACQUIRE", long, long).int() > 0);
         let exporter = Exporter::of(&[&server]);
-        for colours in ["light", "dark"] {
-            browser.screen(360, 740, colours);
+        for colors in ["light", "dark"] {
+            browser.screen(360, 740, colors);
             browser.open(exporter.url());
             browser.wait_text(&long);
             let page = "document.documentElement";
             let fits = format!("return {page}.scrollWidth <= {page}.clientWidth");
-            assert_eq!(browser.run(&fits), true, "{colours}");
-            let faint = browser.string(include_str!("faint.js"));
-            assert_eq!(faint, "", "{colours}");
+            assert_eq!(browser.run(&fits), true, "{colors}");
+            let low_contrast = browser.string(include_str!("contrast.js"));
+            assert_eq!(low_contrast, "", "{colors}");
         }
     });
 }
 
-/// Some jobs on two GPUs, as long as the clients are there.
+/// Jobs on two GPUs, until the clients are dropped.
 fn busy(server: &Server) -> Vec<Client> {
     let mut client = server.client();
     let calls = [
@@ -251,37 +252,38 @@ fn busy(server: &Server) -> Vec<Client> {
         client.line(call);
     }
     let expired = || server.client().info("gpulock")["gpulock_expired"] == "1";
-    gpulock_testkit::wait_until(crate::PATIENCE, "a lease's end", expired);
+    gpulock_testkit::wait_until(crate::PATIENCE, "the end of a lease", expired);
     client.line("GPULOCK.ACQUIRE {node7}:gpu:1 train-big-04d2 EX 60");
     let waiting = [
         "GPULOCK.ACQUIRE {node7}:gpu:0 tts-19c2 BLOCK 0",
         "GPULOCK.ACQUIREANY 2 {node7}:gpu:0 {node7}:gpu:1 eval-88e1 COUNT 2 BLOCK 0",
     ];
-    let waiters = waiting.iter().zip(1..).map(|(call, place)| waits(server, place, call));
+    let waiters =
+        waiting.iter().zip(1..).map(|(call, count)| waiter(server, count, call));
     waiters.chain([client]).collect()
 }
 
 #[test]
-#[ignore = "no test: draws docs/pictures/page.png and page-phone.png"]
+#[ignore = "not a test: creates docs/pictures/page.png and page-phone.png"]
 fn pictures() {
     let browser = Browser::start("pictures").expect("a browser");
     let folder = workspace().join("docs/pictures");
     std::fs::create_dir_all(&folder).expect("making a folder");
     let flavour = gpulock_testkit::servers().remove(0);
     let server = flavour.server().start();
-    let _some = busy(&server);
+    let _clients = busy(&server);
     let exporter = Exporter::of(&[&server]);
-    for (name, width, height, colours) in
+    for (name, width, height, colors) in
         [("page.png", 1100, 500, "light"), ("page-phone.png", 400, 980, "dark")]
     {
-        browser.screen(width, height, colours);
+        browser.screen(width, height, colors);
         browser.open(exporter.url());
         browser.wait_text("eval-88e1");
-        // Long enough for the bars to be where they go.
+        // Wait for the animation of the bars.
         browser.wait_true(
             "return Number.parseInt(document.querySelector('.held').textContent) >= 8",
         );
         browser.run("document.documentElement.style.scrollbarWidth = 'none'");
-        browser.picture(&folder.join(name));
+        browser.screenshot(&folder.join(name));
     }
 }

@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes the exporter: it reads every series, whatever the keys, knows
-//! the rules of deploy/, and what rules and dashboard speak of is there.
+//! A real Prometheus scrapes the exporter: it parses every series, whatever the keys, and loads
+//! the rules of deploy/. All metrics used in the rules and the dashboard exist.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::PATIENCE;
 use crate::exporter::{Exporter, instance};
 use crate::series::names;
-use crate::tools::{Process, found, told_port};
+use crate::tools::{Process, found, port_in_log};
 use gpulock_testkit::{Server, call, on_every_server, wait_until, workspace};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -37,8 +37,8 @@ impl Prometheus {
         });
         let config_file = folder.path().join("prometheus.yml");
         fs::write(&config_file, config.to_string()).expect("writing a file");
-        let said = folder.path().join("log");
-        let log = File::create(&said).expect("making a file");
+        let log_file = folder.path().join("log");
+        let log = File::create(&log_file).expect("making a file");
         let process = Process::start(
             Command::new(program)
                 .arg(format!("--config.file={}", config_file.display()))
@@ -50,13 +50,13 @@ impl Prometheus {
                 .stdout(log.try_clone().expect("a second handle"))
                 .stderr(log),
         );
-        let port = told_port(&said, "msg=\"Listening on\" address=127.0.0.1:");
+        let port = port_in_log(&log_file, "msg=\"Listening on\" address=127.0.0.1:");
         let url = format!("http://127.0.0.1:{port}");
         Some(Self { url, folder, _process: process })
     }
 
-    /// What it answers to a request of its API; none while it is not up.
-    fn asked(&self, path: &str, query: &str) -> Option<Value> {
+    /// The reply of its API; None while it is not up.
+    fn query(&self, path: &str, query: &str) -> Option<Value> {
         let agent: Agent =
             Agent::config_builder().http_status_as_error(false).build().into();
         let request =
@@ -65,22 +65,21 @@ impl Prometheus {
         Some(answer["data"].clone())
     }
 
-    /// Waits until the answer to a query is as wanted.
-    fn wait_query(&self, query: &str, wanted: impl Fn(&[Value]) -> bool) {
+    /// Waits until the result of a query satisfies the condition.
+    fn wait_query(&self, query: &str, condition: impl Fn(&[Value]) -> bool) {
         let log =
             || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let mut last = Value::Null;
         wait_until(PATIENCE, format!("{query} in Prometheus"), || {
-            last = self.asked("query", query).unwrap_or_default();
-            let found = last["result"].as_array().is_some_and(|series| wanted(series));
+            last = self.query("query", query).unwrap_or_default();
+            let found = last["result"].as_array().is_some_and(|series| condition(series));
             assert!(!log().contains("err=\"expected"), "{}", log());
             found
         });
     }
 }
 
-/// Every byte there is, in keys of one byte and in keys that are as long as the key of a lock
-/// with counters of its own may be.
+/// Every byte, in keys of one byte and in keys of the maximum length for per-lock counters.
 fn odd_keys() -> Vec<Vec<u8>> {
     let all: Vec<u8> = (0..=255).collect();
     let mut keys: Vec<_> = all.iter().map(|byte| vec![*byte]).collect();
@@ -95,7 +94,7 @@ fn odd_keys() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn prometheus_reads_every_key_and_answers_queries() {
+fn prometheus_parses_every_key() {
     on_every_server(|flavour| {
         let servers = [flavour.start(), flavour.start()];
         let exporter = Exporter::of(&servers.each_ref());
@@ -130,7 +129,7 @@ fn prometheus_reads_every_key_and_answers_queries() {
 }
 
 #[test]
-fn a_server_s_end_is_an_alert() {
+fn a_server_that_is_down_is_an_alert() {
     on_every_server(|flavour| {
         let mut server = flavour.start();
         let exporter = Exporter::of(&[&server]);
@@ -145,16 +144,15 @@ fn a_server_s_end_is_an_alert() {
     });
 }
 
-/// The series that a text speaks of: every word that begins with `gpulock_` and is no name
-/// of a group or a file.
-fn spoken_of(text: &str) -> BTreeSet<&str> {
+/// The metrics in a text: every word that begins with `gpulock_`.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| word.starts_with("gpulock_"))
         .collect()
 }
 
 #[test]
-fn what_rules_and_dashboard_speak_of_is_exported() {
+fn all_metrics_of_rules_and_dashboard_are_exported() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
@@ -164,16 +162,16 @@ fn what_rules_and_dashboard_speak_of_is_exported() {
         for file in ["prometheus/gpulock.rules.yml", "grafana/gpulock.json"] {
             let file = workspace().join("deploy").join(file);
             let text = fs::read_to_string(&file).expect("it is in deploy/");
-            let spoken_of = spoken_of(&text);
-            assert!(spoken_of.len() > 5, "{spoken_of:?}");
-            let missing: Vec<_> = spoken_of.difference(&exported).collect();
+            let used = metrics_in(&text);
+            assert!(used.len() > 5, "{used:?}");
+            let missing: Vec<_> = used.difference(&exported).collect();
             assert!(missing.is_empty(), "{}: {missing:?}", file.display());
         }
     });
 }
 
 #[test]
-fn prometheus_understands_each_query_of_the_dashboard() {
+fn prometheus_accepts_each_query_of_the_dashboard() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let exporter = Exporter::of(&[&server]);
@@ -190,7 +188,7 @@ fn prometheus_understands_each_query_of_the_dashboard() {
             let query = target["expr"].as_str().expect("a query");
             let query =
                 query.replace("$instance", ".*").replace("$__rate_interval", "1m");
-            let answer = prometheus.asked("query", &query).expect("it is up");
+            let answer = prometheus.query("query", &query).expect("it is up");
             assert_eq!(answer["resultType"], "vector", "{query}");
             queries += 1;
         }

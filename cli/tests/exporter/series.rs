@@ -1,7 +1,6 @@
-//! Looks into Prometheus text, as far as these tests need it. Whether the text is right
-//! in all is for a real Prometheus to say.
+//! Minimal parsing of Prometheus text. The tests in `prometheus` check its syntax.
 
-/// The value of the series that begins with `name` and this `instance` label.
+/// The value of the series with this name and only this `instance` label.
 pub(crate) fn value(text: &str, name: &str, instance: &str) -> Option<f64> {
     let series = format!("{name}{{instance=\"{instance}\"}} ");
     let line = text.lines().find_map(|line| line.strip_prefix(&series))?;

@@ -1,10 +1,10 @@
-//! When a lease ends, as the server wrote it down itself.
+//! The end of a lease, as recorded in the append-only file.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gpulock_testkit::Server;
 
-/// The end of the last lease that the append-only file has of a key.
+/// The end of the last lease of a key in the append-only file, in Unix time.
 #[track_caller]
 pub(crate) fn lease_end(server: &Server, key: &str) -> Duration {
     let end = |command: Vec<String>| {
@@ -18,7 +18,7 @@ pub(crate) fn lease_end(server: &Server, key: &str) -> Duration {
     server.aof().into_iter().filter_map(end).next_back().expect("a lease in the AOF")
 }
 
-/// The time that such ends are told in.
+/// The current Unix time.
 pub(crate) fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
 }

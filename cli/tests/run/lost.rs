@@ -1,5 +1,5 @@
-//! When the locks are lost: the command is ended, what is left is given back, `--on-lost`
-//! runs, and nothing is renewed any more.
+//! The locks are lost: the command is terminated, the remaining locks are released, `--on-lost`
+//! runs, and nothing is renewed.
 
 use std::fs::File;
 use std::io::{PipeReader, Write};
@@ -18,10 +18,10 @@ fn server() -> Server {
 }
 
 #[test]
-fn a_lock_that_is_taken_away_ends_the_command_at_once() {
+fn a_forced_release_or_del_terminates_the_command() {
     let server = server();
     let mut admin = server.client();
-    for (script, taken) in [
+    for (script, release) in [
         (ENDS, ["GPULOCK.FORCERELEASE", "k"]),
         (GOES_ON, ["GPULOCK.FORCERELEASE", "k"]),
         (WITH_GRANDCHILD, ["DEL", "k"]),
@@ -29,21 +29,21 @@ fn a_lock_that_is_taken_away_ends_the_command_at_once() {
         let args = ["--lease", "1h", "--on-lost", "env >lost"];
         let mut run = run_at(server.port(), &args, script);
         let owner = call!(admin, "GET", "k").text();
-        admin.cmd(&taken);
+        admin.cmd(&release);
         assert_eq!(run.status(), 76, "{script}");
         assert_eq!(state(run.number("pid")), None);
-        let told = run.line("lost");
+        let env = run.line("lost");
         for line in ["GPULOCK_KEYS=k", &format!("GPULOCK_OWNER={owner}"), "GPULOCK_LOST="]
         {
-            assert!(told.contains(line), "{line} in {told}");
+            assert!(env.contains(line), "{line} in {env}");
         }
     }
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
 }
 
-/// As it would be when a call of the owner's were late.
+/// As if a late call of the owner were executed.
 #[test]
-fn a_lock_that_was_taken_away_and_granted_anew_is_lost() {
+fn a_lock_that_was_released_and_granted_again_is_lost() {
     let server = server();
     let mut admin = server.client();
     let mut run = run_at(server.port(), &["--lease", "1h"], ENDS);
@@ -56,7 +56,7 @@ fn a_lock_that_was_taken_away_and_granted_anew_is_lost() {
 }
 
 #[test]
-fn the_others_of_a_set_are_given_back_when_one_is_lost() {
+fn the_other_locks_are_released_when_one_is_lost() {
     let server = server();
     let mut admin = server.client();
     let args = ["--keys", "a,b,c", "-n", "2", "--lease", "1h", "--", "sh", "-c", ENDS];
@@ -68,9 +68,9 @@ fn the_others_of_a_set_are_given_back_when_one_is_lost() {
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
 }
 
-/// The error of one key must not hide what became of the others.
+/// The error of one key must not hide the state of the others.
 #[test]
-fn a_key_that_is_no_lock_any_more_ends_the_command_at_once() {
+fn a_key_that_is_no_longer_a_lock_terminates_the_command() {
     let server = server();
     let mut admin = server.client();
     let args = ["--keys", "a,b", "-n", "2", "--lease", "1h", "--", "sh", "-c", GOES_ON];
@@ -86,7 +86,7 @@ fn a_key_that_is_no_lock_any_more_ends_the_command_at_once() {
 fn nothing_is_renewed_while_on_lost_runs() {
     let mut server = server();
     let on_lost = "echo $$ >lost; exec sleep 600";
-    // Long enough for some of it to be left when `--on-lost` begins.
+    // Long enough that the lease has not expired when `--on-lost` begins.
     let args = ["--lease", "12s", "--on-lost", on_lost];
     let mut run = run_at(server.port(), &args, ENDS);
     server.freeze();
@@ -99,7 +99,7 @@ fn nothing_is_renewed_while_on_lost_runs() {
     assert_eq!(run.status(), 76);
 }
 
-/// By then the guard has killed the command, and is not to meet what comes after.
+/// The watchdog has killed the command by then, and must not kill `--on-lost`.
 #[test]
 fn on_lost_runs_to_its_end_after_gpulock_was_stopped() {
     let server = server();
@@ -113,24 +113,24 @@ fn on_lost_runs_to_its_end_after_gpulock_was_stopped() {
 }
 
 #[test]
-fn what_on_lost_cannot_do_changes_no_status() {
+fn the_status_of_on_lost_is_ignored() {
     let server = server();
     let mut run = run_at(server.port(), &["--on-lost", "exit 9"], ENDS);
     call!(server.client(), "DEL", "k");
     assert_eq!(run.status(), 76);
 }
 
-/// A pipe that is full, and that nobody reads.
+/// A full pipe.
 fn full_pipe() -> (PipeReader, Stdio) {
-    let (theirs, mut ours) = std::io::pipe().expect("a pipe");
-    ioctl_fionbio(&ours, true).expect("a pipe");
-    while ours.write(&[0; 512]).is_ok() {}
-    ioctl_fionbio(&ours, false).expect("a pipe");
-    (theirs, ours.into())
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    ioctl_fionbio(&writer, true).expect("a pipe");
+    while writer.write(&[0; 512]).is_ok() {}
+    ioctl_fionbio(&writer, false).expect("a pipe");
+    (reader, writer.into())
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_delays_nothing() {
+fn a_blocked_standard_error_does_not_delay_termination() {
     let mut server = server();
     let (_reader, full) = full_pipe();
     let script =
@@ -150,7 +150,7 @@ fn a_standard_error_that_nobody_reads_delays_nothing() {
 }
 
 #[test]
-fn what_is_left_running_ends_though_nobody_reads_its_standard_error() {
+fn a_blocked_standard_error_does_not_delay_survivors() {
     let server = server();
     let (_reader, full) = full_pipe();
     let script = "yes >&2 & echo $! >left; exit 3";
@@ -164,7 +164,7 @@ fn what_is_left_running_ends_though_nobody_reads_its_standard_error() {
 }
 
 #[test]
-fn errors_wait_for_nobody_who_does_not_read_them() {
+fn a_blocked_standard_error_does_not_delay_errors() {
     let server = server();
     for (url, command, status) in
         [("redis://127.0.0.1:1", "true", 69), ("", "./not-there", 127)]
@@ -183,7 +183,7 @@ fn errors_wait_for_nobody_who_does_not_read_them() {
 }
 
 #[test]
-fn errors_that_cannot_be_written_change_no_status() {
+fn a_failed_write_to_standard_error_does_not_change_the_status() {
     let server = server();
     let full = || File::options().write(true).open("/dev/full").expect("a device");
     let (ended, _) = gpulock_run(&server, &["--key", "k", "--", "./not-there"])

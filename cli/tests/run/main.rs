@@ -1,28 +1,28 @@
 //! `gpulock run`, with real servers and real commands.
 //!
 //! # Layout
-//! - [`statuses`]: what it ends with, and hands on to the command
-//! - [`waits`]: on a server that refuses, hangs or goes away
-//! - [`outlives_nothing`]: a command is dead before its lock is another's
-//! - [`lost`]: what else happens then; [`leftovers`]: what the command left running;
-//!   [`guarded`]: without `gpulock`, or without the guard
-//! - [`comes_back`]: what the command is not to notice
+//! - [`exit_status`]: its status, and what it passes on to the command
+//! - [`waiting`]: on a server that returns errors, hangs, or goes away
+//! - [`deadlines`]: the command is dead before another owner gets its lock
+//! - [`lost`]: what else happens when a lock is lost; [`survivors`]: processes that the command
+//!   left running; [`watchdog`]: `gpulock` or the watchdog is killed or stopped
+//! - [`reconnect`]: failures that the command does not notice
 //! - [`signals`]: signals, job control, the terminal
 //! - [`pool`]: the GPUs of a host
-//! - [`many`]: fifty at once
-//! - [`runner`], [`scripts`], [`relay`], [`lease_end`]: what they share
+//! - [`contention`]: fifty runs at once
+//! - [`runner`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
 
-mod comes_back;
-mod guarded;
+mod contention;
+mod deadlines;
+mod exit_status;
 mod lease_end;
-mod leftovers;
 mod lost;
-mod many;
-mod outlives_nothing;
 mod pool;
+mod reconnect;
 mod relay;
 mod runner;
 mod scripts;
 mod signals;
-mod statuses;
-mod waits;
+mod survivors;
+mod waiting;
+mod watchdog;

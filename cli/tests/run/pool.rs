@@ -1,5 +1,5 @@
-//! `--pool`: the GPUs of this host, found through the driver's own library. That library is
-//! one that the test builds; all else is as on a machine with GPUs.
+//! `--pool`: the GPUs of this host. The tests replace the driver's library with a stub; all else
+//! is as on a machine with GPUs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,14 +11,14 @@ use tempfile::TempDir;
 
 use crate::runner::{Builder, PATIENCE, build, gpulock_run};
 
-/// Writes down what a command with a GPU is told.
-const TELLS: &str =
-    "echo $GPULOCK_KEYS $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER >told; sleep 600";
+/// Prints the variables of a command with a GPU.
+const PRINT_GPUS: &str =
+    "echo $GPULOCK_KEYS $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER >gpus; sleep 600";
 
-/// Writes down its token.
-const TELLS_TOKEN: &str = "echo $GPULOCK_TOKENS >told; sleep 600";
+/// Prints the token.
+const PRINT_TOKEN: &str = "echo $GPULOCK_TOKENS >gpus; sleep 600";
 
-/// A host with GPUs, which a file describes.
+/// A host with GPUs, which are listed in a file.
 struct Host {
     folder: TempDir,
 }
@@ -29,12 +29,12 @@ impl Host {
         let library = folder.path().join("libnvidia-ml.so.1");
         build("nvml.c", &["-shared", "-fPIC"], &library);
         let host = Self { folder };
-        host.now_has(gpus);
+        host.set_gpus(gpus);
         host
     }
 
-    /// Changes what is there, all at once.
-    fn now_has(&self, gpus: &str) {
+    /// Replaces the GPUs atomically.
+    fn set_gpus(&self, gpus: &str) {
         let new = self.folder.path().join("new");
         fs::write(&new, gpus).expect("a file");
         fs::rename(new, self.gpus()).expect("a file");
@@ -57,25 +57,25 @@ fn server() -> Server {
     servers()[0].server().start()
 }
 
-fn key(place: &str) -> String {
-    format!("{{p:{}}}:gpu:{place}", uname().nodename().to_string_lossy())
+fn key(id: &str) -> String {
+    format!("{{p:{}}}:gpu:{id}", uname().nodename().to_string_lossy())
 }
 
 #[test]
-fn each_command_gets_gpus_of_its_own() {
+fn each_command_gets_different_gpus() {
     let server = server();
     let host = Host::with("GPU-a 9000\nGPU-b 9000\nGPU-c 9000\n");
-    let one = host.run(&server, &[], TELLS).start();
-    assert_eq!(one.line("told"), format!("{} GPU-a PCI_BUS_ID", key("0")));
-    let two = host.run(&server, &["-n", "2"], TELLS).start();
+    let one = host.run(&server, &[], PRINT_GPUS).start();
+    assert_eq!(one.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("0")));
+    let two = host.run(&server, &["-n", "2"], PRINT_GPUS).start();
     let both = format!("{},{} GPU-b,GPU-c PCI_BUS_ID", key("1"), key("2"));
-    assert_eq!(two.line("told"), both);
-    let (status, _) = host.run(&server, &["--no-wait"], TELLS).status();
+    assert_eq!(two.line("gpus"), both);
+    let (status, _) = host.run(&server, &["--no-wait"], PRINT_GPUS).status();
     assert_eq!(status, 75);
 }
 
 #[test]
-fn the_worker_of_the_docs_may_use_a_pool() {
+fn the_documented_worker_user_can_use_a_pool() {
     let server = server();
     let docs = fs::read_to_string(workspace().join("docs/operations.md"));
     let docs = docs.expect("the docs");
@@ -94,66 +94,66 @@ fn the_worker_of_the_docs_may_use_a_pool() {
 }
 
 #[test]
-fn a_divided_gpu_is_given_away_in_parts() {
+fn the_instances_of_a_mig_gpu_are_separate_locks() {
     let server = server();
     let host = Host::with("GPU-a 9000\n MIG-x 4000\n MIG-y 4000\nGPU-b 9000\n");
     let mut running = Vec::new();
-    for (place, device) in [("0:mig:0", "MIG-x"), ("0:mig:1", "MIG-y"), ("1", "GPU-b")] {
-        let run = host.run(&server, &[], TELLS).start();
-        assert_eq!(run.line("told"), format!("{} {device} PCI_BUS_ID", key(place)));
+    for (id, device) in [("0:mig:0", "MIG-x"), ("0:mig:1", "MIG-y"), ("1", "GPU-b")] {
+        let run = host.run(&server, &[], PRINT_GPUS).start();
+        assert_eq!(run.line("gpus"), format!("{} {device} PCI_BUS_ID", key(id)));
         running.push(run);
     }
 }
 
 #[test]
-fn a_gpu_without_a_uuid_goes_by_its_number() {
+fn a_gpu_without_uuid_is_named_by_its_index() {
     let server = server();
     let host = Host::with("GPU-a 9000\n- 9000\n");
     call!(server.client(), "GPULOCK.ACQUIRE", key("0"), "other", "EX", 600);
-    let run = host.run(&server, &[], TELLS).start();
-    assert_eq!(run.line("told"), format!("{} 1 PCI_BUS_ID", key("1")));
+    let run = host.run(&server, &[], PRINT_GPUS).start();
+    assert_eq!(run.line("gpus"), format!("{} 1 PCI_BUS_ID", key("1")));
 }
 
 #[test]
-fn a_gpu_that_is_too_full_is_passed_over_and_come_back_to() {
+fn a_gpu_with_too_little_memory_is_skipped_and_retried() {
     let server = server();
     let host = Host::with("GPU-a 999\nGPU-b 1000\n");
     let full = ["--min-free-mib", "1000"];
-    let first = host.run(&server, &full, TELLS).start();
-    assert_eq!(first.line("told"), format!("{} GPU-b PCI_BUS_ID", key("1")));
-    assert!(first.err().contains("only 999 MiB are free"), "{}", first.err());
+    let first = host.run(&server, &full, PRINT_GPUS).start();
+    assert_eq!(first.line("gpus"), format!("{} GPU-b PCI_BUS_ID", key("1")));
+    assert!(first.err().contains("999 MiB free, 1000 MiB required"), "{}", first.err());
     let none = ["--min-free-mib", "1000", "--no-wait"];
-    let (status, _) = host.run(&server, &none, TELLS).status();
+    let (status, _) = host.run(&server, &none, PRINT_GPUS).status();
     assert_eq!(status, 75);
-    let second = host.run(&server, &full, TELLS).start();
+    let second = host.run(&server, &full, PRINT_GPUS).start();
     server.wait_blocked(1);
-    host.now_has("GPU-a 1000\nGPU-b 1000\n");
-    assert_eq!(second.line("told"), format!("{} GPU-a PCI_BUS_ID", key("0")));
+    host.set_gpus("GPU-a 1000\nGPU-b 1000\n");
+    assert_eq!(second.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("0")));
 }
 
 #[test]
-fn it_waits_while_all_gpus_are_too_full() {
+fn a_run_waits_while_all_gpus_have_too_little_memory() {
     let server = server();
     let host = Host::with("GPU-a 10\n");
     let args = ["--min-free-mib", "1000", "--wait", "1s"];
-    let (status, run) = host.run(&server, &args, TELLS).status();
+    let (status, run) = host.run(&server, &args, PRINT_GPUS).status();
     assert_eq!(status, 75);
-    assert!(!run.path("told").exists());
-    let run = host.run(&server, &["--min-free-mib", "1000"], TELLS).start();
+    assert!(!run.path("gpus").exists());
+    let run = host.run(&server, &["--min-free-mib", "1000"], PRINT_GPUS).start();
     run.line("err");
-    host.now_has("GPU-a 1000\n");
-    assert_eq!(run.line("told"), format!("{} GPU-a PCI_BUS_ID", key("0")));
+    host.set_gpus("GPU-a 1000\n");
+    assert_eq!(run.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("0")));
 }
 
-/// A GPU that hangs keeps its lock from being of use to anybody.
+/// The check of the GPU hangs for longer than the lease.
 #[test]
-fn a_grant_that_ran_out_while_its_gpu_was_looked_at_is_none() {
+fn a_grant_that_expired_during_the_gpu_check_is_not_used() {
     let server = server();
     let host = Host::with("GPU-a 9000\n");
     let hangs = host.folder.path().join("hangs");
     fs::write(&hangs, "").expect("a file");
     let args = ["--min-free-mib", "1", "--lease", "4s"];
-    let run = host.run(&server, &args, TELLS_TOKEN).with(|command| {
+    let run = host.run(&server, &args, PRINT_TOKEN).with(|command| {
         command.env("STUB_GPU_HANGS", &hangs);
     });
     let run = run.start();
@@ -163,31 +163,31 @@ fn a_grant_that_ran_out_while_its_gpu_was_looked_at_is_none() {
         call!(other, "GPULOCK.ACQUIRE", key("0"), "next", "EX", 600, "BLOCK", 60000);
     fs::remove_file(&hangs).expect("a file");
     server.wait_blocked(1);
-    assert!(!run.path("told").exists());
+    assert!(!run.path("gpus").exists());
     call!(other, "GPULOCK.RELEASE", key("0"), "next");
-    assert!(run.line("told").parse::<i64>().expect("a token") > next.int());
+    assert!(run.line("gpus").parse::<i64>().expect("a token") > next.int());
 }
 
-/// The file is never taken away.
+/// The file that makes the driver hang is never removed.
 #[test]
-fn a_driver_that_hangs_keeps_no_signal_from_ending_it() {
+fn a_signal_ends_a_run_while_the_driver_hangs() {
     let server = server();
     let host = Host::with("GPU-a 9000\n");
-    let run = host.run(&server, &[], TELLS).with(|command| {
+    let run = host.run(&server, &[], PRINT_GPUS).with(|command| {
         command.env("STUB_DRIVER_HANGS", host.gpus());
     });
     let mut run = run.start();
     let maps = format!("/proc/{}/maps", run.pid());
-    wait_until(PATIENCE, "the driver to be asked", || {
+    wait_until(PATIENCE, "the driver to be loaded", || {
         fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libnvidia-ml"))
     });
     run.signal(Signal::INT);
     assert_eq!(run.status(), 130);
-    assert!(!run.path("told").exists());
+    assert!(!run.path("gpus").exists());
 }
 
 #[test]
-fn without_a_driver_or_gpus_it_says_what_to_do() {
+fn without_a_driver_or_gpus_the_error_suggests_a_fix() {
     let server = server();
     let pool = ["--pool", "p", "--", "true"];
     let (status, run) = gpulock_run(&server, &pool).status();
@@ -195,5 +195,5 @@ fn without_a_driver_or_gpus_it_says_what_to_do() {
     assert!(run.err().contains("--keys"), "{}", run.err());
     let (status, run) = Host::with("").run(&server, &[], "true").status();
     assert_eq!(status, 1);
-    assert!(run.err().contains("no GPU"), "{}", run.err());
+    assert!(run.err().contains("no working GPU"), "{}", run.err());
 }

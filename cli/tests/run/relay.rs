@@ -1,4 +1,4 @@
-//! A way to the server that a test can break: a TCP relay on a port of its own.
+//! A TCP relay to a server, which a test can silence or break.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -11,19 +11,19 @@ use gpulock_testkit::wait_until;
 
 use crate::runner::PATIENCE;
 
-/// The relay. Its threads end with the test's process.
+/// Its threads end with the test's process.
 pub(crate) struct Relay {
     port: u16,
-    way: Arc<Way>,
+    state: Arc<State>,
 }
 
 #[derive(Default)]
-struct Way {
-    /// What comes is held back, in both directions, and no end of a connection is told.
+struct State {
+    /// Holds back data, and ends of connections, in both directions.
     silent: AtomicBool,
-    /// So it becomes when this is about to pass.
+    /// Becomes silent before it forwards this text.
     silent_before: Mutex<Option<String>>,
-    /// Both sides of what is open.
+    /// Both sides of the open connections.
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -32,63 +32,63 @@ impl Relay {
     pub(crate) fn to(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let way = Arc::new(Way::default());
-        let shared = Arc::clone(&way);
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // A server that is away refuses: so does the relay, by closing.
+                // If the server is down, the relay closes the connection.
                 if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)) {
                     shared.join(client, server);
                 }
             }
         });
-        Self { port, way }
+        Self { port, state }
     }
 
-    /// Where it listens.
+    /// The port that it listens on.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Holds back whatever comes from now on.
+    /// Holds back all data from now on.
     pub(crate) fn silence(&self) {
-        self.way.silent.store(true, Ordering::SeqCst);
+        self.state.silent.store(true, Ordering::SeqCst);
     }
 
-    /// Holds back whatever comes from when this text is to be passed on.
+    /// Holds back all data, beginning with this text.
     pub(crate) fn silence_before(&self, text: &str) {
-        *self.way.silent_before.lock().expect("no panic") = Some(text.to_owned());
+        *self.state.silent_before.lock().expect("no panic") = Some(text.to_owned());
     }
 
-    /// Waits until it holds back.
+    /// Waits until it holds back data.
     #[track_caller]
     pub(crate) fn wait_silent(&self) {
         wait_until(PATIENCE, "the relay to be silent", || {
-            self.way.silent.load(Ordering::SeqCst)
+            self.state.silent.load(Ordering::SeqCst)
         });
     }
 
-    /// Passes on what was held back, and what comes.
+    /// Forwards the data that was held back, and all data from now on.
     pub(crate) fn pass(&self) {
-        self.way.silent.store(false, Ordering::SeqCst);
+        self.state.silent.store(false, Ordering::SeqCst);
     }
 
-    /// Ends all connections. New ones are taken.
+    /// Closes all connections. New ones are accepted.
     pub(crate) fn cut(&self) {
-        for stream in self.way.open.lock().expect("no panic").drain(..) {
+        for stream in self.state.open.lock().expect("no panic").drain(..) {
             let _ended = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
-impl Way {
+impl State {
     fn join(self: &Arc<Self>, client: TcpStream, server: TcpStream) {
         let copy = |stream: &TcpStream| stream.try_clone().expect("a copy");
         let mut open = self.open.lock().expect("no panic");
         open.extend([copy(&client), copy(&server)]);
         for (from, to) in [(copy(&client), copy(&server)), (server, client)] {
-            let way = Arc::clone(self);
-            thread::spawn(move || way.pump(from, to));
+            let state = Arc::clone(self);
+            thread::spawn(move || state.pump(from, to));
         }
     }
 
@@ -96,7 +96,7 @@ impl Way {
         let mut chunk = [0; 4096];
         loop {
             let read = from.read(&mut chunk).unwrap_or(0);
-            self.look_at(&chunk[..read]);
+            self.check_for_text(&chunk[..read]);
             while self.silent.load(Ordering::SeqCst) {
                 sleep(Duration::from_millis(1));
             }
@@ -107,7 +107,7 @@ impl Way {
         }
     }
 
-    fn look_at(&self, chunk: &[u8]) {
+    fn check_for_text(&self, chunk: &[u8]) {
         let mut before = self.silent_before.lock().expect("no panic");
         let text = String::from_utf8_lossy(chunk);
         if before.take_if(|before| text.contains(&**before)).is_some() {

@@ -1,5 +1,5 @@
-//! `gpulock run` as a test starts it: its output in files, ended by its process id whatever
-//! becomes of the test.
+//! `gpulock run` as a child of the test, with its output in files. It is killed when the test
+//! ends.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,27 +12,27 @@ use gpulock_testkit::{Server, call, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Far more than anything takes, so that only what hangs fails.
+/// Timeout that only a hang exceeds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A `gpulock run` and a folder of its own, in which the command starts.
+/// A `gpulock run`, and the folder in which its command starts.
 pub(crate) struct Runner {
     child: Child,
     folder: TempDir,
 }
 
-/// What has yet to be started.
+/// A process that is not started yet.
 pub(crate) struct Builder {
     command: Command,
     folder: TempDir,
 }
 
-/// `gpulock run` with these arguments, at a server.
+/// `gpulock run` with these arguments, for a server.
 pub(crate) fn gpulock_run(server: &Server, args: &[&str]) -> Builder {
     gpulock_run_at(server.port(), args)
 }
 
-/// `gpulock run` with these arguments, at a port.
+/// `gpulock run` with these arguments, for a server on this port.
 pub(crate) fn gpulock_run_at(port: u16, args: &[&str]) -> Builder {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpulock"));
     command.arg("run").args(args);
@@ -40,7 +40,7 @@ pub(crate) fn gpulock_run_at(port: u16, args: &[&str]) -> Builder {
     builder(command)
 }
 
-/// Any command, in a folder of its own.
+/// Any command, in a new folder.
 pub(crate) fn builder(mut command: Command) -> Builder {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name| File::create(folder.path().join(name)).expect("a file");
@@ -50,20 +50,19 @@ pub(crate) fn builder(mut command: Command) -> Builder {
 }
 
 impl Builder {
-    /// Changes how it starts.
+    /// Changes the command.
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Command)) -> Self {
         change(&mut self.command);
         self
     }
 
-    /// Starts it.
     pub(crate) fn start(mut self) -> Runner {
         let child = self.command.spawn().expect("gpulock starts");
         Runner { child, folder: self.folder }
     }
 
-    /// Runs it to its end with this as standard input, where all streams are pipes; answers
-    /// what it wrote.
+    /// Runs it to its end with this standard input. All streams must be pipes. Returns standard
+    /// output and standard error.
     pub(crate) fn output(mut self, input: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let mut child = self.command.spawn().expect("gpulock starts");
         let mut stdin = child.stdin.take().expect("standard input is a pipe");
@@ -74,7 +73,7 @@ impl Builder {
         (output.stdout, output.stderr)
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, and returns its status.
     pub(crate) fn status(self) -> (i32, Runner) {
         let mut runner = self.start();
         (runner.status(), runner)
@@ -87,7 +86,7 @@ impl Runner {
         self.child.id()
     }
 
-    /// What the command wrote to a file of its folder, once there is a whole line.
+    /// Waits for a complete line in a file of its folder.
     #[track_caller]
     pub(crate) fn line(&self, file: &str) -> String {
         let path = self.path(file);
@@ -97,7 +96,7 @@ impl Runner {
         fs::read_to_string(path).expect("a file").trim_end().to_owned()
     }
 
-    /// A number that the command wrote to a file of its folder.
+    /// Waits for a number in a file of its folder.
     #[track_caller]
     pub(crate) fn number(&self, file: &str) -> u32 {
         self.line(file).parse().expect("a number")
@@ -118,7 +117,7 @@ impl Runner {
         fs::read_to_string(self.path("err")).expect("standard error")
     }
 
-    /// Its standard input, where that is a pipe.
+    /// Its standard input, which must be a pipe.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("standard input is a pipe")
     }
@@ -130,13 +129,13 @@ impl Runner {
 
     /// Whether it has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("asking for a status").is_some()
+        self.child.try_wait().expect("a status").is_some()
     }
 
-    /// Waits for its end, which a signal must not be.
+    /// Waits for its end, and returns its status. Panics if a signal killed it.
     #[track_caller]
     pub(crate) fn status(&mut self) -> i32 {
-        self.ended().code().expect("gpulock ends by itself")
+        self.ended().code().expect("gpulock was killed")
     }
 
     /// Waits for its end.
@@ -144,7 +143,7 @@ impl Runner {
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         wait_until(PATIENCE, "gpulock to end", || {
-            status = self.child.try_wait().expect("asking for a status");
+            status = self.child.try_wait().expect("a status");
             status.is_some()
         });
         status.expect("a status")
@@ -153,11 +152,11 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // The command dies with it.
+        // The command is killed with it.
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
         if thread::panicking() {
-            eprintln!("---- gpulock said\n{}----", self.err());
+            eprintln!("---- standard error of gpulock\n{}----", self.err());
         }
     }
 }
@@ -169,7 +168,7 @@ pub(crate) fn build(source: &str, options: &[&str], to: &Path) {
     let mut compiler = Command::new("cc");
     compiler.args(["-Wall", "-Werror"]).args(options).arg("-o").arg(to).arg(&source);
     let built = compiler.status().expect("a C compiler");
-    assert!(built.success(), "{} is not built", source.display());
+    assert!(built.success(), "failed to build {}", source.display());
 }
 
 /// Sends a signal to a process.
@@ -177,8 +176,8 @@ pub(crate) fn send(pid: u32, signal: Signal) {
     kill_process(process(pid), signal).expect("a signal is sent");
 }
 
-/// The same, where it may have ended.
-pub(crate) fn send_if_there(pid: u32, signal: Signal) {
+/// Sends a signal to a process that may have ended.
+pub(crate) fn send_if_alive(pid: u32, signal: Signal) {
     let _gone = kill_process(process(pid), signal);
 }
 
@@ -186,7 +185,7 @@ fn process(pid: u32) -> Pid {
     Pid::from_raw(pid.cast_signed()).expect("a pid")
 }
 
-/// The state of a process, as in `ps`; none: it is gone, or only waits to be reaped.
+/// The state of a process, as in `ps`; None if it has ended, even if it is not reaped yet.
 pub(crate) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let state = stat.rsplit_once(") ")?.1.chars().next()?;
@@ -207,14 +206,14 @@ pub(crate) fn wait_state(pid: u32, wanted: &str) {
     });
 }
 
-/// The owners that wait for a lock on a connection.
+/// The number of waiters of a lock.
 pub(crate) fn waiting(server: &Server, key: &str) -> usize {
     let lock = call!(server.client(), "GPULOCK.INSPECT", key);
     if lock.is_null() { 0 } else { lock.field("waiting").int() as usize }
 }
 
-/// Whether anybody lives with an owner in its environment that begins so.
-pub(crate) fn is_anybody_marked(owner: &str) -> bool {
+/// Whether there is a process whose environment has an owner with this prefix.
+pub(crate) fn has_process_of(owner: &str) -> bool {
     let mark = format!("GPULOCK_OWNER={owner}-");
     let folders = fs::read_dir("/proc").expect("processes").flatten();
     let mut environments =

@@ -1,27 +1,26 @@
-//! What most tests run under a lock.
+//! Shell scripts that the tests run under a lock.
 
 use crate::runner::{Runner, gpulock_run_at};
 
-/// A command that says who it is, and ends when it is told to.
+/// Writes its process id, and runs until TERM.
 pub(crate) const ENDS: &str = "echo $$ >pid; while :; do sleep 0.05; done";
 
-/// One that does not.
+/// The same, but ignores TERM.
 pub(crate) const GOES_ON: &str =
     "trap '' TERM; echo $$ >pid; while :; do sleep 0.05; done";
 
-/// One with a grandchild that does not, either.
+/// Has a grandchild that ignores TERM.
 pub(crate) const WITH_GRANDCHILD: &str = "sh -c 'trap \"\" TERM; echo $$ >grand; \
                                           while :; do sleep 0.05; done' & \
                                           echo $$ >pid; wait";
 
-/// The beginning of one with a worker that has left its group and session, and does not end
-/// by itself.
+/// The beginning of a script with a worker that left its group and session, and ignores TERM.
 pub(crate) const WITH_STRAY: &str = "setsid sh -c 'trap \"\" TERM; echo $$ >stray; \
                                      while :; do sleep 0.05; done' & \
                                      while [ ! -s stray ]; do sleep 0.01; done; \
                                      echo $$ >pid; ";
 
-/// `gpulock run` of a shell script under the lock `k`, at a port.
+/// Starts `gpulock run` of a shell script under the lock `k`, for a server on this port.
 pub(crate) fn run_at(port: u16, args: &[&str], script: &str) -> Runner {
     let args = [&["--key", "k"], args, &["--", "sh", "-c", script]].concat();
     let run = gpulock_run_at(port, &args).start();

@@ -1,5 +1,5 @@
-//! Signals, job control and the terminal: the command is treated as if `gpulock` were not
-//! there, and so is `gpulock` by a shell.
+//! Signals, job control and the terminal: for the command and for the shell, `gpulock` is
+//! transparent.
 
 use std::fs;
 use std::io::Write;
@@ -23,7 +23,7 @@ fn run(server: &Server, args: &[&str], script: &str) -> Runner {
     run
 }
 
-/// A line of a process's status, as the kernel shows it.
+/// A field of `/proc/PID/status`.
 fn status_of(pid: &str, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -31,7 +31,7 @@ fn status_of(pid: &str, name: &str) -> String {
 }
 
 #[test]
-fn each_signal_goes_on_to_the_command() {
+fn each_signal_is_forwarded_to_the_command() {
     let server = server();
     let script = "for s in HUP INT QUIT TERM USR1 USR2 ALRM WINCH URG IO PWR XCPU VTALRM \
                   ABRT BUS FPE ILL SEGV SYS TRAP; do \
@@ -70,7 +70,7 @@ fn each_signal_goes_on_to_the_command() {
 }
 
 #[test]
-fn a_signal_reaches_grandchildren_and_the_status_is_the_commands_own() {
+fn a_signal_reaches_grandchildren_and_the_status_is_the_commands() {
     let server = server();
     let script = "trap 'exit 9' TERM; sleep 600 & echo $! >grand; echo $$ >pid; wait";
     let mut run = run(&server, &[], script);
@@ -82,7 +82,7 @@ fn a_signal_reaches_grandchildren_and_the_status_is_the_commands_own() {
 }
 
 #[test]
-fn the_command_starts_with_the_signals_as_they_were() {
+fn the_command_inherits_the_signal_dispositions() {
     let server = server();
     let outside = ["SigBlk:", "SigIgn:", "SigCgt:"].map(|name| {
         let (_, plain) = builder(Command::new("sh"))
@@ -101,7 +101,7 @@ fn the_command_starts_with_the_signals_as_they_were() {
 }
 
 #[test]
-fn what_is_ignored_outside_is_ignored_by_both() {
+fn an_ignored_signal_is_ignored_by_gpulock_and_the_command() {
     let server = server();
     let script = format!(
         "trap '' HUP; exec {} run --key k -- sh -c 'echo $$ >pid; exec sleep 600'",
@@ -119,16 +119,16 @@ fn what_is_ignored_outside_is_ignored_by_both() {
     assert_eq!(u64::from_str_radix(&ignored, 16).expect("a mask") & 1, 1);
     holder.signal(Signal::HUP);
     waiter.signal(Signal::HUP);
-    // Were it not ignored, TERM would come too late.
+    // If HUP were not ignored, it would end the command before TERM.
     holder.signal(Signal::TERM);
     assert_eq!({ holder }.status(), 128 + 15);
     assert!(waiter.number("pid") > 0);
 }
 
 #[test]
-fn stop_and_continue_by_a_supervisor_stop_and_continue_both() {
+fn tstp_and_cont_stop_and_continue_both() {
     let server = server();
-    // One process: a shell that is stopped while it starts another is in no state to look at.
+    // A single process: a shell could be stopped while it starts another one.
     let run = run(&server, &[], "echo $$ >pid; exec sleep 600");
     let command = run.number("pid");
     for _ in 0..2 {
@@ -142,7 +142,7 @@ fn stop_and_continue_by_a_supervisor_stop_and_continue_both() {
 }
 
 #[test]
-fn a_supervisor_that_continues_too_late_is_told_that_the_lock_was_lost() {
+fn a_run_stopped_by_tstp_for_too_long_reports_the_lost_lock() {
     let server = server();
     let mut run = run(&server, &["--lease", "2s"], "echo $$ >pid; exec sleep 600");
     run.signal(Signal::TSTP);
@@ -166,14 +166,14 @@ fn a_wait_can_be_stopped_and_continued() {
 }
 
 #[test]
-fn a_command_that_somebody_stops_keeps_its_lock() {
+fn a_command_stopped_by_sigstop_keeps_its_lock() {
     let server = server();
     let script = "trap 'exit 6' USR1; echo $$ >pid; while :; do sleep 0.05; done";
     let mut run = run(&server, &["--lease", "6s"], script);
     let command = run.number("pid");
     let token = call!(server.client(), "GPULOCK.INSPECT", "k").field("token").int();
     send(command, Signal::STOP);
-    wait_until(PATIENCE, "the lease to be over twice", || {
+    wait_until(PATIENCE, "twice the length of the lease", || {
         call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
     send(command, Signal::CONT);
@@ -182,7 +182,7 @@ fn a_command_that_somebody_stops_keeps_its_lock() {
     assert!(token > 0);
 }
 
-/// A terminal, by `script` of util-linux, in which a program runs.
+/// A program in a terminal, provided by `script` of util-linux.
 struct Typed {
     run: Runner,
     keys: ChildStdin,
@@ -210,7 +210,7 @@ impl Typed {
 }
 
 #[test]
-fn the_command_has_the_terminal_to_itself() {
+fn the_command_gets_the_terminal() {
     let server = server();
     let script = "echo $$ >pid; read line; echo $line >typed; exec sleep 600";
     let program = format!("exec $GPULOCK run --key k -- sh -c '{script}'");
@@ -218,7 +218,7 @@ fn the_command_has_the_terminal_to_itself() {
     terminal.run.line("pid");
     terminal.types("hello\n");
     assert_eq!(terminal.run.line("typed"), "hello");
-    // Control-C: the terminal sends SIGINT to those who have it.
+    // Control-C: the terminal sends SIGINT to its foreground process group.
     terminal.types("\x03");
     assert_eq!(terminal.run.status(), 128 + 2);
 }
@@ -234,14 +234,14 @@ fn a_command_in_a_pipeline_gets_the_terminal_when_it_reads_from_it() {
     terminal.run.line("pid");
     terminal.types("hello\n");
     assert_eq!(terminal.run.line("typed"), "hello");
-    // And it is given back.
+    // The shell has the terminal again.
     terminal.types("again\n");
     assert_eq!(terminal.run.line("after"), "again");
     assert_eq!(terminal.run.status(), 0);
 }
 
 #[test]
-fn a_shell_can_stop_it_and_bring_it_back() {
+fn a_shell_can_stop_and_resume_the_job() {
     let server = server();
     let mut terminal = in_terminal(&server, "bash --norc --noprofile -i");
     terminal.types("$GPULOCK run --key k -- sh -c 'echo $$ >pid; exec sleep 600'\n");
@@ -268,9 +268,9 @@ fn a_shell_can_stop_it_and_bring_it_back() {
     terminal.run.status();
 }
 
-/// As the terminal does, which knows nothing of the command's own group.
+/// Control-Z also stops the other processes of the job.
 #[test]
-fn a_shell_can_stop_all_that_runs_beside_it() {
+fn control_z_stops_the_whole_job() {
     let server = server();
     let command = "sh -c 'echo $$ >pid; exec sleep 600'";
     let alone = format!("$GPULOCK run --key k -- {command}");
@@ -297,9 +297,9 @@ fn a_shell_can_stop_all_that_runs_beside_it() {
     }
 }
 
-/// As a command that nobody could continue, it is not stopped then.
+/// No shell could continue the command.
 #[test]
-fn control_z_stops_nothing_where_there_is_no_shell() {
+fn control_z_is_ignored_without_a_shell() {
     let server = server();
     let script = "echo $$ >pid; exec sleep 600";
     let program = format!("exec $GPULOCK run --key k --lease 6s -- sh -c '{script}'");
@@ -307,7 +307,7 @@ fn control_z_stops_nothing_where_there_is_no_shell() {
     let command = terminal.run.number("pid");
     terminal.types("\x1a");
     let mut client = server.client();
-    wait_until(PATIENCE, "the lease to be over twice", || {
+    wait_until(PATIENCE, "twice the length of the lease", || {
         call!(client, "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
     wait_state(command, "S");
@@ -315,9 +315,9 @@ fn control_z_stops_nothing_where_there_is_no_shell() {
     assert_eq!(terminal.run.status(), 128 + 2);
 }
 
-/// The guard killed the command meanwhile.
+/// The watchdog has killed the command in the meantime.
 #[test]
-fn a_run_that_is_continued_too_late_says_that_the_lock_was_lost() {
+fn a_run_stopped_by_control_z_for_too_long_reports_the_lost_lock() {
     let server = server();
     let mut terminal = in_terminal(&server, "bash --norc --noprofile -i");
     let line = "$GPULOCK run --key k --lease 2s --on-lost 'echo >lost' -- \
@@ -351,9 +351,9 @@ fn on_lost_gets_the_terminal_when_it_reads_from_it() {
 }
 
 #[test]
-fn a_line_of_progress_is_drawn_and_taken_away() {
+fn the_progress_line_is_redrawn_and_erased() {
     let server = server();
-    call!(server.client(), "GPULOCK.ACQUIRE", "k", "somebody", "EX", 600);
+    call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     let program = "stty columns 200; $GPULOCK run --key k -- echo done";
     let mut terminal = in_terminal(&server, program);
     let screen = |terminal: &Typed| {
@@ -361,9 +361,9 @@ fn a_line_of_progress_is_drawn_and_taken_away() {
             .into_owned()
     };
     wait_until(PATIENCE, "two draws", || {
-        screen(&terminal).matches("place 1 in line; held by somebody for").count() >= 2
+        screen(&terminal).matches("position 1; held by other for").count() >= 2
     });
-    call!(server.client(), "GPULOCK.RELEASE", "k", "somebody");
+    call!(server.client(), "GPULOCK.RELEASE", "k", "other");
     assert_eq!(terminal.run.status(), 0);
     let screen = screen(&terminal);
     assert!(screen.contains("\r\x1b[Kgpulock: waiting"), "{screen:?}");

@@ -1,11 +1,11 @@
-/* Leaves its group, writes its number to the file that is named, and goes on without its first
-   thread. */
+/* Leaves its group, writes its process id to the file that is the argument, and continues
+   without its first thread. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
-static void *go_on(void *file) {
+static void *run(void *file) {
     FILE *out = fopen(file, "w");
     fprintf(out, "%d\n", getpid());
     fclose(out);
@@ -13,11 +13,11 @@ static void *go_on(void *file) {
     return NULL;
 }
 
-int main(int count, char **words) {
+int main(int count, char **args) {
     pthread_t thread;
     signal(SIGTERM, SIG_IGN);
     setsid();
-    if (count < 2 || pthread_create(&thread, NULL, go_on, words[1]))
+    if (count < 2 || pthread_create(&thread, NULL, run, args[1]))
         return 1;
     pthread_exit(NULL);
 }

@@ -1,21 +1,21 @@
-//! What a call prints when all is well.
+//! The output of successful runs.
 
 use std::ffi::OsStr;
 
 use gpulock_testkit::Server;
 use serde_json::Value;
 
-use super::called::gpulock;
+use super::invoke::gpulock;
 
-/// All of it.
+/// Runs the program, which must succeed, and returns its standard output.
 #[track_caller]
 pub(crate) fn printed(server: &Server, args: &[impl AsRef<OsStr>]) -> String {
-    let called = gpulock(server, args);
-    assert_eq!((called.status, &*called.err), (0, ""), "{called:?}");
-    called.out
+    let result = gpulock(server, args);
+    assert_eq!((result.status, &*result.err), (0, ""), "{result:?}");
+    result.out
 }
 
-/// The one JSON document that it prints.
+/// The same with `--json`, parsed.
 #[track_caller]
 pub(crate) fn json(server: &Server, args: &[&str]) -> Value {
     let printed = printed(server, &[args, &["--json"]].concat());

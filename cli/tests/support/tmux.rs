@@ -1,5 +1,4 @@
-//! A terminal to look at and to type on: tmux, with a server of its own that ends with the
-//! test.
+//! A terminal to read and type on: tmux, with a separate server that ends with the test.
 
 use std::io::{Write, stderr};
 use std::process::{Command, Output};
@@ -8,7 +7,7 @@ use std::time::Duration;
 use gpulock_testkit::wait_until;
 use tempfile::TempDir;
 
-/// How long a picture may take: only what hangs fails.
+/// Timeout that only a hang exceeds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A shell in a window of this size.
@@ -17,14 +16,13 @@ pub(crate) struct Tmux {
 }
 
 impl Tmux {
-    /// Starts it. None, told loudly, where there is no tmux.
+    /// Starts it. Prints a message and returns None if there is no tmux.
     pub(crate) fn start(width: u16, height: u16) -> Option<Self> {
-        let asked = Command::new("tmux").arg("-V").output();
-        if !asked.is_ok_and(|output| output.status.success()) {
-            // Not by eprintln!, which the test harness swallows when all is well.
-            let told =
-                writeln!(stderr(), "SKIPPED: no tmux runs here (apt install tmux)");
-            told.unwrap();
+        let version = Command::new("tmux").arg("-V").output();
+        if !version.is_ok_and(|output| output.status.success()) {
+            // The test harness hides the output of eprintln! if the test passes.
+            writeln!(stderr(), "SKIPPED: tmux is not installed (apt install tmux)")
+                .unwrap();
             return None;
         }
         let tmux = Self { dir: TempDir::with_prefix("gpulock-tmux-").unwrap() };
@@ -45,7 +43,7 @@ impl Tmux {
         Some(tmux)
     }
 
-    /// Presses keys by tmux's names for them.
+    /// Presses keys, by their tmux names.
     pub(crate) fn press(&self, keys: &[&str]) {
         self.run(&[&["send-keys"], keys].concat());
     }
@@ -56,7 +54,7 @@ impl Tmux {
         self.press(&["Enter"]);
     }
 
-    /// What stands on the screen.
+    /// The content of the screen.
     pub(crate) fn screen(&self) -> String {
         let output = self.run(&["capture-pane", "-p"]);
         String::from_utf8(output.stdout).unwrap()
@@ -67,28 +65,24 @@ impl Tmux {
         self.run(&["display-message", "-p", "#{cursor_flag}"]).stdout == b"1\n"
     }
 
-    /// Waits until this stands on the screen, and gives the screen.
+    /// Waits until the screen contains this text, and returns the screen.
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str) -> String {
         self.wait(text, |screen| screen.contains(text))
     }
 
-    /// Waits until the screen is as wanted, and gives it.
+    /// Waits until the screen satisfies the condition, and returns it.
     #[track_caller]
-    pub(crate) fn wait(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+    pub(crate) fn wait(&self, what: &str, condition: impl Fn(&str) -> bool) -> String {
         let mut screen = String::new();
-        let look = || {
+        let check = || {
             screen = self.screen();
-            is_so(&screen)
+            condition(&screen)
         };
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until(PATIENCE, what, look);
+            wait_until(PATIENCE, what, check);
         }));
-        assert!(
-            waited.is_ok(),
-            "waited for {what:?}, and the screen is\n{}",
-            self.screen()
-        );
+        assert!(waited.is_ok(), "no {what:?} on the screen:\n{}", self.screen());
         screen
     }
 

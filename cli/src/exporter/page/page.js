@@ -1,21 +1,21 @@
-// Fills the status page with what /events tells: each event is the state of one server.
-// All that comes from a server goes in as text (textContent), never as HTML.
+// Fills the status page from /events, where each event is the state of one server.
+// Data from a server is inserted as text (textContent), never as HTML.
 "use strict";
 
-// A server whose last state is older than this is shown as not heard of.
-const QUIET_MS = 6000;
-// As many locks as LIST gives unasked.
+// A state that is older than this is shown as outdated.
+const STALE_MS = 6000;
+// The default limit of LIST.
 const LIST_LIMIT = 1000;
 
-const WHAT = {
-  ownership_violation: "release refused: not the holder",
-  stale_release: "release refused: nobody held it",
-  expired: "lease ran out while held",
-  forced: "taken by force",
-  disconnected: "holder's connection closed",
+const EVENTS = {
+  ownership_violation: "release rejected: not the holder",
+  stale_release: "release rejected: lock not held",
+  expired: "lease expired",
+  forced: "forced release",
+  disconnected: "holder disconnected",
   removed: "key removed by another command",
-  deadlock: "deadlock refused",
-  long_hold: "held for very long",
+  deadlock: "deadlock avoided",
+  long_hold: "long hold",
   warning: "warning",
 };
 const SEVERE = new Set(["ownership_violation", "expired", "removed", "deadlock", "warning"]);
@@ -33,7 +33,7 @@ function connect() {
   };
   source.onerror = () => {
     setConnected(false);
-    // The browser itself tries again only after some kinds of ends.
+    // The browser does not reconnect after every kind of error.
     if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
   };
 }
@@ -43,8 +43,8 @@ function setConnected(now) {
   const lost = connected && !now ? `, at ${clock(Date.now())}` : "";
   const status = document.getElementById("connection");
   if (now) setText(status, "live");
-  else if (lost) setText(status, `Connection to the exporter lost${lost}. Trying again.`);
-  else if (!status.classList.contains("lost")) setText(status, "No connection to the exporter. Trying again.");
+  else if (lost) setText(status, `Connection to the exporter lost${lost}. Reconnecting …`);
+  else if (!status.classList.contains("lost")) setText(status, "No connection to the exporter. Reconnecting …");
   status.classList.toggle("lost", !now);
   connected = now;
   showAges();
@@ -52,52 +52,52 @@ function setConnected(now) {
 
 // ---- Servers ----
 
-// By instance: its section, its last state that was no error, and when it was heard of.
+// By instance: its section, its last successful state, and the time of the last event.
 const servers = new Map();
 
 function showServer(state) {
   const server = servers.get(state.instance) ?? addServer(state.instance);
-  server.heardAt = Date.now();
+  server.updatedAt = Date.now();
   server.error = state.error;
   const { section } = server;
-  const trouble = section.querySelector(".trouble");
+  const error = section.querySelector(".error");
   if (state.error) {
     const known = server.known
-      ? ` Below is what was known at ${clock(server.known.unix_ms)}.`
+      ? ` Last known state, from ${clock(server.known.unix_ms)}:`
       : "";
-    const why = state.module_missing ? "The module gpulock is not loaded in it" : state.error;
-    setText(trouble, `No locks can be read from this server: ${why}.${known}`);
+    const why = state.module_missing ? "the module gpulock is not loaded" : state.error;
+    setText(error, `Failed to read the locks of this server: ${why}.${known}`);
   } else {
     server.known = state;
     showLocks(section, state, server.leases);
     showLog(section, state);
     section.querySelector(".eviction").hidden = !state.may_evict;
   }
-  trouble.hidden = !state.error;
+  error.hidden = !state.error;
   section.querySelector(".known").hidden = !server.known;
   showAges();
   showTitle();
 }
 
 function addServer(instance) {
-  const section = pattern("server");
+  const section = fromTemplate("server");
   setText(section.querySelector(".instance"), instance);
-  const server = { section, known: null, error: null, heardAt: 0, leases: new Map() };
+  const server = { section, known: null, error: null, updatedAt: 0, leases: new Map() };
   servers.set(instance, server);
-  const inOrder = [...servers].sort(([a], [b]) => (a < b ? -1 : 1));
-  document.getElementById("servers").replaceChildren(...inOrder.map(([, { section }]) => section));
+  const sorted = [...servers].sort(([a], [b]) => (a < b ? -1 : 1));
+  document.getElementById("servers").replaceChildren(...sorted.map(([, { section }]) => section));
   return server;
 }
 
 function showAges() {
-  for (const { section, heardAt, error } of servers.values()) {
-    const quiet = Date.now() - heardAt;
+  for (const { section, updatedAt, error } of servers.values()) {
+    const age = Date.now() - updatedAt;
     const badge = section.querySelector(".badge");
-    const isQuiet = !connected || quiet > QUIET_MS;
-    setText(badge, isQuiet ? `not heard of for ${duration(quiet)}` : error ? "down" : "up");
+    const isStale = !connected || age > STALE_MS;
+    setText(badge, isStale ? `no update for ${duration(age)}` : error ? "down" : "up");
     badge.classList.toggle("bad", Boolean(error));
-    badge.classList.toggle("warn", isQuiet && !error);
-    section.querySelector(".known").classList.toggle("stale", isQuiet || Boolean(error));
+    badge.classList.toggle("warn", isStale && !error);
+    section.querySelector(".known").classList.toggle("stale", isStale || Boolean(error));
   }
 }
 
@@ -129,34 +129,34 @@ function showLock(row, lock, state, leases) {
   const part = (name) => row.querySelector(`.${name}`);
   setText(part("key"), lock.key);
   setText(part("owner"), holder(lock));
-  setText(part("held"), lock.held_ms === null ? (isHeld(lock) ? "not known" : "") : duration(lock.held_ms));
+  setText(part("held"), lock.held_ms === null ? (isHeld(lock) ? "unknown" : "") : duration(lock.held_ms));
   setText(part("since"), lock.held_ms === null ? "" : `since ${clock(state.unix_ms - lock.held_ms)}`);
   showLease(row, lock, leases);
-  sync(part("line"), "waiter", lock.waiters, (waiter) => `${waiter.client} ${waiter.owner}`, showWaiter);
+  sync(part("queue"), "waiter", lock.waiters, (waiter) => `${waiter.client} ${waiter.owner}`, showWaiter);
   const rest = lock.waiting - lock.waiters.length;
   setText(part("rest"), rest > 0 ? `and ${rest} more` : "");
 }
 
 function holder(lock) {
   if (lock.owner !== null) return lock.owner;
-  if (isHeld(lock)) return "(a value that is no owner)";
-  return lock.reserved_for === null ? "(nobody)" : `(set aside for ${lock.reserved_for})`;
+  if (isHeld(lock)) return "(value is not an owner)";
+  return lock.reserved_for === null ? "(free)" : `(free, reserved for ${lock.reserved_for})`;
 }
 
 function showLease(row, lock, leases) {
   const part = (name) => row.querySelector(`.${name}`);
-  const endless = lock.lease_ms === -1;
-  setText(part("lease"), !isHeld(lock) ? "" : endless ? "none: never ends" : duration(lock.lease_ms));
-  part("lease").classList.toggle("badly", endless);
-  part("bar").hidden = !isHeld(lock) || endless;
+  const noTtl = lock.lease_ms === -1;
+  setText(part("lease"), !isHeld(lock) ? "" : noTtl ? "no TTL" : duration(lock.lease_ms));
+  part("lease").classList.toggle("severe", noTtl);
+  part("bar").hidden = !isHeld(lock) || noTtl;
   if (part("bar").hidden) return;
   const share = Math.min(1, lock.lease_ms / Math.max(1, wholeLease(lock, leases)));
   part("left").style.width = `${(share * 100).toFixed(1)}%`;
   part("left").classList.toggle("low", share < 0.2);
 }
 
-// The server does not tell how long the lease was when it was set. Without a renewal it
-// is what is over and what is left; after one that we saw, what was left then.
+// The server does not report the full length of a lease. Estimate it: the elapsed and the
+// remaining time, or after a renewal the remaining time at that moment.
 function wholeLease(lock, leases) {
   const hold = `${lock.owner} ${lock.token}`;
   const before = leases.get(lock.key);
@@ -171,10 +171,10 @@ function wholeLease(lock, leases) {
 function showWaiter(item, waiter) {
   const part = (name) => item.querySelector(`.${name}`);
   setText(part("owner"), waiter.owner);
-  const away = waiter.client === null ? ", away, place kept" : "";
-  setText(part("waited"), `for ${duration(waiter.waited_ms)}${away}`);
-  const aside = waiter.reserved.length ? `, set aside: ${waiter.reserved.join(" ")}` : "";
-  setText(part("wants"), waiter.of > 1 ? `, wants ${waiter.wants} of ${waiter.of}${aside}` : "");
+  const kept = waiter.client === null ? ", disconnected" : "";
+  setText(part("waited"), `for ${duration(waiter.waited_ms)}${kept}`);
+  const reserved = waiter.reserved.length ? `, reserved: ${waiter.reserved.join(" ")}` : "";
+  setText(part("wants"), waiter.of > 1 ? `, wants ${waiter.wants} of ${waiter.of}${reserved}` : "");
 }
 
 // ---- The log ----
@@ -185,18 +185,18 @@ function showLog(section, state) {
   const none = section.querySelector(".no-log");
   none.hidden = entries.length > 0;
   setText(none, state.log === null
-    ? "The exporter's user may not read GPULOCK.LOG."
-    : "Nothing, since the server started or its log was reset.");
-  sync(section.querySelector(".log tbody"), "incident", entries, (entry, place) => place, showIncident);
+    ? "The exporter's user has no permission for GPULOCK.LOG."
+    : "The log is empty.");
+  sync(section.querySelector(".log tbody"), "entry", entries, (entry, index) => index, showEntry);
 }
 
-function showIncident(row, entry) {
+function showEntry(row, entry) {
   const part = (name) => row.querySelector(`.${name}`);
-  setText(part("when"), clock(entry.unix_ms));
-  part("when").dateTime = new Date(entry.unix_ms).toISOString();
+  setText(part("time"), clock(entry.unix_ms));
+  part("time").dateTime = new Date(entry.unix_ms).toISOString();
   const times = entry.count > 1 ? `, ${entry.count} times` : "";
-  setText(part("what"), (WHAT[entry.kind] ?? entry.kind) + times);
-  part("what").classList.toggle("badly", SEVERE.has(entry.kind));
+  setText(part("event"), (EVENTS[entry.kind] ?? entry.kind) + times);
+  part("event").classList.toggle("severe", SEVERE.has(entry.kind));
   setText(part("key"), entry.key);
   setText(part("holder"), entry.holder ?? "");
   setText(part("held-for"), entry.held_ms === null ? "" : `held for ${duration(entry.held_ms)}`);
@@ -206,33 +206,33 @@ function showIncident(row, entry) {
   setText(part("reason"), entry.reason ?? "");
 }
 
-// ---- Small things ----
+// ---- Helpers ----
 
-function pattern(name) {
+function fromTemplate(name) {
   return document.getElementById(name).content.firstElementChild.cloneNode(true);
 }
 
-// Touches only what changed, so that a selection stays where it is.
+// Changes the node only if needed, so that a text selection is kept.
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Makes the children of `parent` that stem from a pattern show `items`, in their order; a
-// child stays the same for the same key.
+// Makes the templated children of `parent` show `items` in order. An item with the same key
+// keeps its child.
 function sync(parent, name, items, keyOf, show) {
-  const there = new Map();
+  const existing = new Map();
   for (const child of [...parent.children]) {
-    if (child.dataset.key !== undefined) there.set(child.dataset.key, child);
+    if (child.dataset.key !== undefined) existing.set(child.dataset.key, child);
   }
-  const wanted = items.map((item, place) => {
-    const key = String(keyOf(item, place));
-    const child = there.get(key) ?? pattern(name);
-    there.delete(key);
+  const wanted = items.map((item, index) => {
+    const key = String(keyOf(item, index));
+    const child = existing.get(key) ?? fromTemplate(name);
+    existing.delete(key);
     child.dataset.key = key;
     show(child, item);
     return child;
   });
-  for (const gone of there.values()) gone.remove();
+  for (const gone of existing.values()) gone.remove();
   let next = null;
   for (const child of wanted.reverse()) {
     if (child.parentNode !== parent || child.nextElementSibling !== next) parent.insertBefore(child, next);

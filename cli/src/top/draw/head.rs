@@ -1,4 +1,4 @@
-//! The head of the picture: what is wrong or how it is sorted, and the last minutes.
+//! The top of the screen: the title or a warning, and the last minutes.
 
 use std::time::Instant;
 
@@ -12,45 +12,45 @@ use super::super::history::WINDOW;
 use super::super::state::{State, span};
 use crate::human;
 
-/// Of the last minutes, with the line above.
+/// The height of the sparkline with its border.
 pub(super) const HEIGHT: u16 = 5;
 
-/// What is told beside the sparkline.
-const FIGURES: u16 = 30;
+/// The width of the percentiles beside the sparkline.
+const PERCENTILES: u16 = 30;
 
-/// What is wrong; else which server, how many locks, in which order they stand.
+/// The warning, if there is one; otherwise the server, the number of locks, and the sort order.
 pub(super) fn title(state: &State, shown: usize, now: Instant) -> Line<'static> {
-    if let Some(alarm) = state.alarm(now) {
-        return Line::from(format!(" {alarm} ")).white().on_red().bold();
+    if let Some(warning) = state.warning(now) {
+        return Line::from(format!(" {warning} ")).white().on_red().bold();
     }
-    let mut told = vec![
+    let mut parts = vec![
         state.server().to_owned(),
         format!("{} held", state.counter("locks_held")),
         format!("{} waiting", state.counter("clients_waiting")),
         state.sorting().name().to_owned(),
     ];
     if !state.filter().is_empty() {
-        told.push(format!("{shown} with \"{}\"", state.filter()));
+        parts.push(format!("{shown} matching \"{}\"", state.filter()));
     }
-    if state.is_cut() {
-        told.push("those held longest".to_owned());
+    if state.is_limited() {
+        parts.push("longest held only".to_owned());
     }
-    Line::from(vec!["gpulock  ".bold(), told.join(" \u{b7} ").into()])
+    Line::from(vec!["gpulock  ".bold(), parts.join(" \u{b7} ").into()])
 }
 
-/// The clients that waited, as bars, and how long the waits took that ended.
+/// A sparkline of the waiting clients, and percentiles of the completed waits.
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instant) {
     let [left, right] =
-        Layout::horizontal([Constraint::Fill(1), Constraint::Max(FIGURES)])
+        Layout::horizontal([Constraint::Fill(1), Constraint::Max(PERCENTILES)])
             .spacing(2)
             .areas(area);
-    let looks = usize::from(left.width);
-    let waiting = state.history().waiting(looks);
-    let most = waiting.iter().flatten().max().copied().unwrap_or_default();
-    let age = span(state.history().age(looks, now));
+    let samples = usize::from(left.width);
+    let waiting = state.history().waiting(samples);
+    let max = waiting.iter().flatten().max().copied().unwrap_or_default();
+    let age = span(state.history().age(samples, now));
     let block = Block::new()
         .borders(Borders::TOP)
-        .title(format!(" clients waiting, last {age}, at most {most} "))
+        .title(format!(" clients waiting, last {age}, max {max} "))
         .border_style(Style::new().dim());
     let sparkline = Sparkline::default()
         .block(block)
@@ -58,15 +58,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instan
         .absent_value_symbol("\u{b7}")
         .style(Style::new().cyan());
     frame.render_widget(sparkline, left);
-    frame.render_widget(figures(state), right);
+    frame.render_widget(percentiles(state), right);
 }
 
-fn figures(state: &State) -> Paragraph<'static> {
+fn percentiles(state: &State) -> Paragraph<'static> {
     let waits = state.history().waits();
     let minutes = WINDOW.as_secs() / 60;
     let block = Block::new()
         .borders(Borders::TOP)
-        .title(format!(" waits ended, {minutes} min "))
+        .title(format!(" waits, last {minutes} min "))
         .border_style(Style::new().dim());
     let percentile =
         |percent| format!("p{percent} {}", human::or_unknown(waits.percentile(percent)));

@@ -1,5 +1,5 @@
-//! The table of the locks. What does not fit is left out by columns, the least needed
-//! first; a key or an owner that is too long loses its middle, since keys differ at the end.
+//! The table of locks. On narrow screens the least important columns are omitted. Long keys and
+//! owners are shortened in the middle, since keys differ at the end.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Rect};
@@ -11,28 +11,28 @@ use super::super::rows::Row;
 use crate::fit::{shortened, width};
 use crate::human;
 
-/// How wide a lease is drawn.
+/// The width of the lease bar.
 const BAR: usize = 10;
-/// The columns beside key and owner: the bar, what is left, held for, waiting.
+/// The widths of the columns other than key and owner.
 const BAR_WIDTH: u16 = 10;
 const LEFT: u16 = 7;
 const HELD: u16 = 8;
 const WAITING: u16 = 7;
 const GAP: u16 = 2;
-/// Below these the bar is left out, then for how long it is held.
+/// On narrower screens the bar is omitted, then the HELD FOR column.
 const WIDE: u16 = 64;
 const NARROW: u16 = 44;
 
-/// Draws the rows, the chosen one marked.
+/// Draws the rows, and highlights the selected one.
 pub(super) fn draw(
     frame: &mut Frame<'_>,
     area: Rect,
     rows: &[Row],
-    chosen: &mut TableState,
+    selected: &mut TableState,
     filter: &str,
 ) {
     if rows.is_empty() {
-        frame.render_widget(nothing(filter), area);
+        frame.render_widget(empty(filter), area);
         return;
     }
     let columns = Columns::within(area.width, rows);
@@ -40,18 +40,18 @@ pub(super) fn draw(
         .header(columns.names())
         .column_spacing(GAP)
         .row_highlight_style(Style::new().reversed());
-    frame.render_stateful_widget(table, area, chosen);
+    frame.render_stateful_widget(table, area, selected);
 }
 
-fn nothing(filter: &str) -> Paragraph<'static> {
-    let told = match filter {
+fn empty(filter: &str) -> Paragraph<'static> {
+    let message = match filter {
         "" => "No lock is held or waited for.".to_owned(),
-        filter => format!("No lock with \"{filter}\" in its key or owner."),
+        filter => format!("No key or owner contains \"{filter}\"."),
     };
-    Paragraph::new(told)
+    Paragraph::new(message)
 }
 
-/// Which columns there are, and how wide.
+/// The columns that fit, and their widths.
 struct Columns {
     key: u16,
     owner: u16,
@@ -74,7 +74,7 @@ impl Columns {
             let widths = rows.iter().map(|row| width(&text(row)));
             u16::try_from(widths.max().unwrap_or_default()).unwrap_or(u16::MAX)
         };
-        // Each gets what it needs when both fit, else at least a half.
+        // Key and owner get their full widths if both fit, otherwise at least half each.
         let (key, owner) = (longest(key).max(5), longest(owner).max(5));
         let key = key.min((room / 2).max(room.saturating_sub(owner)));
         Self { key, owner: room.saturating_sub(key), has_bar, has_held }
@@ -126,7 +126,7 @@ fn owner(row: &Row) -> String {
     human::or_unknown(row.owner.as_ref())
 }
 
-/// What is left of the lease, in eighths of a sign.
+/// The remaining lease as a bar, in eighths of a character.
 fn bar(share: Option<f64>) -> Line<'static> {
     const EIGHTHS: [&str; 8] = [
         "", "\u{258f}", "\u{258e}", "\u{258d}", "\u{258c}", "\u{258b}", "\u{258a}",
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_as_long_as_the_share_and_never_longer_than_its_column() {
+    fn a_bar_shows_the_share_and_fits_its_column() {
         #[rustfmt::skip]
         let cases = [
             (0.0,    "··········"),

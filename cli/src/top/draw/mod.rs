@@ -1,5 +1,5 @@
-//! The picture: from top to bottom what goes on, the locks, the panel of the chosen one,
-//! and what the keys do. It shows the state and changes nothing.
+//! Draws the state: from top to bottom the title, the last minutes, the locks, the panel of the
+//! selected lock, and the key bindings.
 
 mod head;
 mod locks;
@@ -16,43 +16,43 @@ use ratatui::widgets::TableState;
 
 use super::state::{Mode, State};
 
-/// The screens that are high enough have the head with the sparkline.
-const HIGH: u16 = 14;
+/// The minimum height of a screen with the sparkline.
+const MIN_HEIGHT_WITH_HEAD: u16 = 14;
 
-/// What the drawing keeps from one picture to the next.
+/// What is kept from one frame to the next.
 #[derive(Debug, Default)]
-pub(crate) struct Picture {
+pub(crate) struct Canvas {
     table: TableState,
     page: usize,
 }
 
-impl Picture {
-    /// Draws the state.
+impl Canvas {
+    /// Draws a frame.
     pub(crate) fn draw(&mut self, frame: &mut Frame<'_>, state: &State, now: Instant) {
         let rows = state.rows(now);
         let [title, head, locks, panel, foot] = areas(frame.area(), state);
         frame.render_widget(head::title(state, rows.len(), now), title);
         head::draw(frame, head, state, now);
         self.page = usize::from(locks.height.saturating_sub(1));
-        self.table.select((!rows.is_empty()).then_some(state.place()));
+        self.table.select((!rows.is_empty()).then_some(state.index()));
         locks::draw(frame, locks, &rows, &mut self.table, state.filter());
         panel::draw(frame, panel, state);
         frame.render_widget(foot_line(state, now), foot);
         match state.mode() {
-            Mode::Asked(victim) => popup::question(frame, victim, &rows),
+            Mode::Confirm(hold) => popup::confirmation(frame, hold, &rows),
             Mode::Help => popup::help(frame),
             Mode::Locks | Mode::Filter => {}
         }
     }
 
-    /// How many locks fit.
+    /// The number of locks that fit.
     pub(crate) const fn page(&self) -> usize {
         self.page
     }
 }
 
 fn areas(screen: Rect, state: &State) -> [Rect; 5] {
-    let head = if screen.height >= HIGH { head::HEIGHT } else { 0 };
+    let head = if screen.height >= MIN_HEIGHT_WITH_HEAD { head::HEIGHT } else { 0 };
     let panel = if state.panel().is_some() { screen.height * 2 / 5 } else { 0 };
     Layout::vertical([
         Constraint::Length(1),
@@ -64,7 +64,7 @@ fn areas(screen: Rect, state: &State) -> [Rect; 5] {
     .areas(screen)
 }
 
-/// What is wrong, else what was done last, else what is typed, else what the keys do.
+/// The filter that is being typed, a message, or the key bindings.
 fn foot_line(state: &State, now: Instant) -> Line<'_> {
     if *state.mode() == Mode::Filter {
         return Line::from(format!("filter: {}\u{2588}", state.filter()));
@@ -73,7 +73,7 @@ fn foot_line(state: &State, now: Instant) -> Line<'_> {
         return Line::from(message).bold();
     }
     Line::from(
-        "q quit  ? help  \u{2191}\u{2193} choose  Enter line  f take away  / filter  s sort",
+        "q quit  ? help  \u{2191}\u{2193} select  Enter queue  f release  / filter  s sort",
     )
     .dim()
 }
@@ -85,8 +85,8 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    use super::super::asker::{Look, News};
     use super::super::input::Intent;
+    use super::super::poller::{Snapshot, Update};
     use super::super::sample;
     use super::*;
     use crate::replies::{Inspected, Waiter};
@@ -95,11 +95,11 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The lines of the picture, without what is empty at their ends.
+    /// The lines of the screen, without trailing spaces.
     fn drawn(state: &State, width: u16, height: u16, now: Instant) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        let mut picture = Picture::default();
-        terminal.draw(|frame| picture.draw(frame, state, now)).unwrap();
+        let mut canvas = Canvas::default();
+        terminal.draw(|frame| canvas.draw(frame, state, now)).unwrap();
         let cells = terminal.backend().buffer().content();
         let line = |cells: &[ratatui::buffer::Cell]| {
             let line: String = cells.iter().map(|cell| cell.symbol()).collect();
@@ -109,11 +109,11 @@ mod tests {
     }
 
     fn state(locks: &[(&str, u64)], now: Instant) -> State {
-        sample::state(sample::look(locks), now)
+        sample::state(sample::snapshot(locks), now)
     }
 
     #[test]
-    fn each_lock_has_a_line_the_most_contended_first() {
+    fn locks_are_listed_with_most_waiters_first() {
         let now = Instant::now();
         let lines = drawn(&state(&[("gpu:0", 0), ("gpu:1", 3)], now), 80, 20, now);
         #[rustfmt::skip]
@@ -130,23 +130,23 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_runs_down_between_two_looks() {
+    fn a_lease_counts_down_between_snapshots() {
         let now = Instant::now();
         let lines = drawn(&state(&[("gpu:0", 0)], now), 80, 10, now + 2 * SECOND);
         assert!(lines[2].contains("█████████▍      28s    1m 02s"), "{lines:#?}");
     }
 
     #[test]
-    fn the_last_minutes_are_drawn_with_their_scale_and_gaps() {
+    fn the_sparkline_has_a_scale_and_gaps() {
         let now = Instant::now();
         let mut state = state(&[("gpu:0", 0)], now);
-        state.hear(sample::seen(&[("gpu:0", 4)]), now + SECOND);
-        state.hear(News::Unseen("no connection".to_owned()), now + 2 * SECOND);
-        let mut look = sample::look(&[("gpu:0", 8)]);
-        look.stats.wait_ms = Histogram::of(&[(10, 1), (2_000, 3)], 0);
-        state.hear(News::Seen(Box::new(look)), now + 3 * SECOND);
+        state.update(sample::update(&[("gpu:0", 4)]), now + SECOND);
+        state.update(Update::Failed("no connection".to_owned()), now + 2 * SECOND);
+        let mut snapshot = sample::snapshot(&[("gpu:0", 8)]);
+        snapshot.stats.wait_ms = Histogram::of(&[(10, 1), (2_000, 3)], 0);
+        state.update(Update::Snapshot(Box::new(snapshot)), now + 3 * SECOND);
         let lines = drawn(&state, 80, 20, now + 3 * SECOND);
-        assert!(lines[1].contains("clients waiting, last 3.0s, at most 8"), "{lines:#?}");
+        assert!(lines[1].contains("clients waiting, last 3.0s, max 8"), "{lines:#?}");
         let bars: Vec<String> =
             lines[2..6].iter().map(|line| line.chars().take(4).collect()).collect();
         assert_eq!(bars, ["  ·█", "  ·█", " █·█", " █·█"], "{lines:#?}");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_panel_shows_the_line_with_kept_places() {
+    fn the_panel_shows_the_queue_with_kept_positions() {
         let now = Instant::now();
         let mut state = state(&[("gpu:0", 2)], now);
         state.act(Intent::Inspect, 9, now);
@@ -178,56 +178,56 @@ mod tests {
             waiting: 2,
             waiters: vec![waiter("tts", Some(15)), waiter("llm", None)],
         };
-        let watched = Some((Text(b"gpu:0".to_vec()), Some(lock)));
-        let look = Look { watched, ..sample::look(&[("gpu:0", 2)]) };
-        state.hear(News::Seen(Box::new(look)), now);
+        let inspected = Some((Text(b"gpu:0".to_vec()), Some(lock)));
+        let snapshot = Snapshot { inspected, ..sample::snapshot(&[("gpu:0", 2)]) };
+        state.update(Update::Snapshot(Box::new(snapshot)), now);
         let all = drawn(&state, 80, 24, now).join("\n");
-        for told in [
+        for expected in [
             "held by asr",
             "token 7 · session of client 14",
             "1    tts ",
-            "2    llm (away, place kept) ",
+            "2    llm (disconnected) ",
             "1m 05s      2 of 4     gpu:3",
         ] {
-            assert!(all.contains(told), "{told:?} is not in\n{all}");
+            assert!(all.contains(expected), "{expected:?} is not in\n{all}");
         }
     }
 
     #[test]
-    fn the_question_names_the_hold_and_says_when_it_has_changed_hands() {
+    fn the_confirmation_shows_the_hold_and_whether_it_has_ended() {
         let now = Instant::now();
         let mut state = state(&[("gpu:0", 2)], now);
         state.act(Intent::Force, 9, now);
         let all = drawn(&state, 80, 24, now).join("\n");
-        for told in [
-            "Take gpu:0",
-            "from owner of gpu:0",
+        for expected in [
+            "Release gpu:0",
+            "held by owner of gpu:0",
             "token 1795419307235151",
             "held for 1m 00s, lease left 30s, 2 waiting",
-            "y: take it",
+            "y: release",
         ] {
-            assert!(all.contains(told), "{told:?} is not in\n{all}");
+            assert!(all.contains(expected), "{expected:?} is not in\n{all}");
         }
-        state.hear(sample::seen(&[]), now);
+        state.update(sample::update(&[]), now);
         let all = drawn(&state, 80, 24, now).join("\n");
-        assert!(all.contains("It is no longer held so."), "{all}");
-        assert!(all.contains("from owner of gpu:0"), "{all}");
+        assert!(all.contains("This hold has ended."), "{all}");
+        assert!(all.contains("held by owner of gpu:0"), "{all}");
     }
 
     #[test]
-    fn trouble_stands_at_the_top_and_the_locks_stay() {
+    fn an_error_replaces_the_title_and_the_locks_stay() {
         let now = Instant::now();
         let mut state = state(&[("gpu:0", 2)], now);
-        let why = "no connection to 127.0.0.1:6379".to_owned();
-        state.hear(News::Unseen(why), now);
+        let why = "failed to connect to 127.0.0.1:6379".to_owned();
+        state.update(Update::Failed(why), now);
         let lines = drawn(&state, 80, 20, now + 3 * SECOND);
-        let told = " no connection to 127.0.0.1:6379, trying again (3.0s)";
-        assert_eq!(lines[0], told);
+        let expected = " failed to connect to 127.0.0.1:6379, retrying (3.0s)";
+        assert_eq!(lines[0], expected);
         assert!(lines[7].starts_with("gpu:0"), "{lines:#?}");
     }
 
     #[test]
-    fn on_a_narrow_screen_keys_still_differ() {
+    fn shortened_keys_still_differ_on_a_narrow_screen() {
         let now = Instant::now();
         let locks =
             [("{a-long-name-of-a-node}:gpu:0", 2), ("{a-long-name-of-a-node}:gpu:1", 1)];
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn no_size_and_no_mode_is_too_much() {
+    fn every_mode_can_be_drawn_at_every_size() {
         let now = Instant::now();
         let mut state = state(&[("gpu:0", 2), ("gpu:1", 0)], now);
         for intent in [Intent::Inspect, Intent::Help, Intent::Back, Intent::Force] {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_says_why_it_is_empty() {
+    fn an_empty_list_shows_why() {
         let now = Instant::now();
         let all = drawn(&state(&[], now), 80, 20, now).join("\n");
         assert!(all.contains("No lock is held or waited for."), "{all}");
@@ -265,6 +265,6 @@ mod tests {
             state.act(intent, 9, now);
         }
         let all = drawn(&state, 80, 20, now).join("\n");
-        assert!(all.contains("No lock with \"x\" in its key or owner."), "{all}");
+        assert!(all.contains("No key or owner contains \"x\"."), "{all}");
     }
 }

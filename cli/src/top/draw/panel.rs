@@ -1,4 +1,4 @@
-//! The panel of the chosen lock: who holds it, and its line.
+//! The panel of the selected lock: its holder and its wait queue.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,7 +10,7 @@ use crate::fit::shortened;
 use crate::human::{self, Span};
 use crate::replies::{Inspected, Waiter};
 
-/// Draws it, when it is open.
+/// Draws the panel if it is open.
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let Some((key, lock)) = state.panel() else { return };
     let title = shortened(&format!(" {key} "), usize::from(area.width));
@@ -21,15 +21,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let inside = block.inner(area);
     frame.render_widget(block, area);
     match lock {
-        None => frame.render_widget(Paragraph::new("asking\u{2026}"), inside),
+        None => frame.render_widget(Paragraph::new("loading\u{2026}"), inside),
         Some(None) => {
-            frame.render_widget(Paragraph::new("free, and nobody waits for it"), inside);
+            frame.render_widget(Paragraph::new("free, no waiters"), inside);
         }
-        Some(Some(lock)) => sheet(frame, inside, lock),
+        Some(Some(lock)) => details(frame, inside, lock),
     }
 }
 
-fn sheet(frame: &mut Frame<'_>, area: Rect, lock: &Inspected) {
+fn details(frame: &mut Frame<'_>, area: Rect, lock: &Inspected) {
     let holder = holder(lock);
     let height = u16::try_from(holder.len()).unwrap_or(u16::MAX);
     let [above, below] =
@@ -38,10 +38,10 @@ fn sheet(frame: &mut Frame<'_>, area: Rect, lock: &Inspected) {
     let lines: Vec<_> = holder.iter().map(|line| shortened(line, room).into()).collect();
     frame.render_widget(Paragraph::new(lines), above);
     if lock.waiters.is_empty() {
-        frame.render_widget(Paragraph::new("nobody waits"), below);
+        frame.render_widget(Paragraph::new("no waiters"), below);
         return;
     }
-    let names = ["", "WAITER", "WAITED FOR", "WANTS", "SET ASIDE"];
+    let names = ["", "WAITER", "WAITED FOR", "WANTS", "RESERVED"];
     let widths = [
         Constraint::Length(3),
         Constraint::Fill(2),
@@ -49,7 +49,7 @@ fn sheet(frame: &mut Frame<'_>, area: Rect, lock: &Inspected) {
         Constraint::Length(9),
         Constraint::Fill(1),
     ];
-    let rows = (1..).zip(&lock.waiters).map(|(place, waiter)| row(place, waiter));
+    let rows = (1..).zip(&lock.waiters).map(|(position, waiter)| row(position, waiter));
     let table = Table::new(rows, widths).header(Row::new(names).bold()).column_spacing(2);
     frame.render_widget(table, below);
 }
@@ -57,15 +57,15 @@ fn sheet(frame: &mut Frame<'_>, area: Rect, lock: &Inspected) {
 fn holder(lock: &Inspected) -> Vec<String> {
     let mut lines = match (&lock.owner, &lock.reserved_for) {
         (Some(owner), _) => vec![format!("held by {owner}")],
-        (None, Some(next)) => vec![format!("free, set aside for {next}")],
+        (None, Some(next)) => vec![format!("free, reserved for {next}")],
         (None, None) if lock.adopted.is_some() => {
-            vec!["held by a value that can be no owner".to_owned()]
+            vec!["held; the value is not an owner".to_owned()]
         }
         (None, None) => vec!["free".to_owned()],
     };
     let mut details = vec![format!("token {}", human::or_unknown(lock.token))];
     details.extend(lock.session.map(|client| format!("session of client {client}")));
-    details.extend(lock.grace_ms.map(|left| format!("grace left {}", Span(left))));
+    details.extend(lock.grace_ms.map(|left| format!("grace period left {}", Span(left))));
     details.extend((lock.adopted == Some(true)).then(|| "adopted".to_owned()));
     if lock.adopted.is_some() {
         lines.push(details.join(" \u{b7} "));
@@ -73,12 +73,12 @@ fn holder(lock: &Inspected) -> Vec<String> {
     lines
 }
 
-fn row(place: usize, waiter: &Waiter) -> Row<'static> {
-    let away = if waiter.client.is_none() { " (away, place kept)" } else { "" };
+fn row(position: usize, waiter: &Waiter) -> Row<'static> {
+    let kept = if waiter.client.is_none() { " (disconnected)" } else { "" };
     let reserved: Vec<_> = waiter.reserved.iter().map(ToString::to_string).collect();
     Row::new([
-        place.to_string(),
-        format!("{}{away}", waiter.owner),
+        position.to_string(),
+        format!("{}{kept}", waiter.owner),
         Span(waiter.waited_ms).to_string(),
         format!("{} of {}", waiter.wants, waiter.of),
         reserved.join(" "),

@@ -1,4 +1,4 @@
-//! What stands over the picture until it is answered.
+//! Popups: the confirmation and the help.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Flex, Layout, Rect};
@@ -6,51 +6,51 @@ use ratatui::style::Style;
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Clear, Padding, Paragraph, Wrap};
 
-use super::super::asker::Victim;
+use super::super::poller::ShownHold;
 use super::super::rows::Row;
 use crate::fit::width;
 use crate::human;
 
-/// Whether to end a hold: whose, since when.
-pub(super) fn question(frame: &mut Frame<'_>, victim: &Victim, rows: &[Row]) {
-    let Victim { key, guard } = victim;
-    let is_it = |row: &&Row| {
-        row.key == *key && row.owner == guard.owner && row.token == guard.token
+/// Asks whether to release a hold by force.
+pub(super) fn confirmation(frame: &mut Frame<'_>, hold: &ShownHold, rows: &[Row]) {
+    let ShownHold { key, expected } = hold;
+    let is_hold = |row: &&Row| {
+        row.key == *key && row.owner == expected.owner && row.token == expected.token
     };
-    let now = match rows.iter().find(is_it) {
+    let state = match rows.iter().find(is_hold) {
         Some(row) => format!(
             "held for {}, lease left {}, {} waiting",
             human::span(row.held_ms),
             human::lease(row.lease_ms),
             row.waiting
         ),
-        None => "It is no longer held so.".to_owned(),
+        None => "This hold has ended.".to_owned(),
     };
     let lines = vec![
-        format!("Take {key}"),
-        format!("from {}", human::or_unknown(guard.owner.as_ref())),
-        format!("token {}", human::or_unknown(guard.token)),
-        now,
-        "Its job is not stopped.".to_owned(),
+        format!("Release {key}"),
+        format!("held by {}", human::or_unknown(expected.owner.as_ref())),
+        format!("token {}", human::or_unknown(expected.token)),
+        state,
+        "The holder's job is not stopped.".to_owned(),
         String::new(),
-        "y: take it   n: leave it".to_owned(),
+        "y: release   n: cancel".to_owned(),
     ];
     draw(frame, lines, Style::new().red());
 }
 
-/// What the keys do.
+/// Shows the key bindings.
 pub(super) fn help(frame: &mut Frame<'_>) {
     let lines = [
-        "\u{2191} \u{2193} k j  PgUp PgDn  g G   choose a lock",
-        "Enter   who holds it, and its line",
-        "f       take it away from its holder (asks)",
-        "/       only locks with this in key or owner",
-        "s       another order",
-        "Esc     close the panel, forget the filter",
-        "q       quit; Control-Z: to the shell, fg: back",
+        "\u{2191} \u{2193} k j  PgUp PgDn  g G   select a lock",
+        "Enter   show its holder and wait queue",
+        "f       release it by force (asks first)",
+        "/       filter by key or owner",
+        "s       change the sort order",
+        "Esc     close the panel, clear the filter",
+        "q       quit; Control-Z: stop",
         "",
-        "The bar is what is left of the lease, of the",
-        "most that was seen of it.",
+        "The bar shows the remaining lease, relative to",
+        "the longest value seen.",
     ];
     draw(frame, lines.map(str::to_owned).to_vec(), Style::new());
 }
@@ -64,7 +64,7 @@ fn draw(frame: &mut Frame<'_>, lines: Vec<String>, border: Style) {
     frame.render_widget(text, area);
 }
 
-/// As much of the middle as the lines take, folded where the screen is too narrow.
+/// The centered area that the lines need, wrapped if the screen is too narrow.
 fn middle(screen: Rect, lines: &[String]) -> Rect {
     let longest = lines.iter().map(|line| width(line)).max().unwrap_or_default();
     let wide = u16::try_from(longest + 4).unwrap_or(u16::MAX).min(screen.width);

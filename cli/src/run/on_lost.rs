@@ -1,4 +1,4 @@
-//! After the command: what is told of its end, and what `--on-lost` does.
+//! `--on-lost`: a shell command that runs after the locks were lost.
 
 use std::ffi::OsString;
 use std::sync::mpsc::Receiver;
@@ -8,24 +8,17 @@ use nix::sys::signal::Signal;
 
 use crate::clock::Moment;
 use crate::run::Event;
-use crate::run::child::{self, Change};
+use crate::run::child;
 use crate::run::environment::Environment;
+use crate::run::process_group::Change;
 use crate::run::terminal::Terminal;
 
-/// Why the locks are given back, in the words of the event: `normal`, as without a reason,
-/// or how the command failed.
-pub(crate) fn reason(status: u8) -> String {
-    match status {
-        0 => "normal".to_owned(),
-        status => format!("exit {status}"),
-    }
-}
-
-/// Runs a command in a shell, told of the locks and why they were lost, and waits for it.
+/// Runs the command in a shell with the environment of the locks and the reason of the loss,
+/// and waits for it.
 ///
 /// # Errors
-/// When it cannot be started.
-pub(crate) fn on_lost(
+/// If it cannot be started.
+pub(crate) fn run(
     command: &OsString,
     mut env: Environment,
     why: &str,
@@ -41,13 +34,13 @@ pub(crate) fn on_lost(
         match group.change() {
             Some(Change::Ended(_)) => break,
             Some(Change::Stopped(signal)) => {
-                if terminal.stopped(group, signal) {
-                    terminal.go_on(group);
+                if terminal.handle_stop(group, signal) {
+                    terminal.resume(group);
                 }
             }
             None => match events.recv()? {
                 Event::Signal(Signal::SIGCHLD) => {}
-                Event::Signal(Signal::SIGCONT) => terminal.go_on(group),
+                Event::Signal(Signal::SIGCONT) => terminal.resume(group),
                 Event::Signal(signal) => group.signal(signal),
                 _ => {}
             },

@@ -1,4 +1,4 @@
-//! Waiting for locks on a server that refuses, hangs or goes away meanwhile.
+//! Waits on a server that returns errors, hangs, or goes away.
 
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
@@ -9,7 +9,7 @@ fn server() -> Server {
     servers()[0].server().start()
 }
 
-/// A run that waits for `k`, which somebody else holds.
+/// A run that waits for `k`, which another owner holds.
 fn waiting(server: &Server, args: &[&str]) -> Runner {
     call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     let args = [&["--key", "k"], args, &["--", "touch", "ran"]].concat();
@@ -19,7 +19,7 @@ fn waiting(server: &Server, args: &[&str]) -> Runner {
 }
 
 #[test]
-fn a_server_that_goes_away_until_the_wait_is_over_is_75() {
+fn a_wait_that_times_out_without_a_server_has_status_75() {
     let mut server = server();
     let mut run = waiting(&server, &["--wait", "3s"]);
     server.kill9();
@@ -28,7 +28,7 @@ fn a_server_that_goes_away_until_the_wait_is_over_is_75() {
 }
 
 #[test]
-fn a_signal_ends_a_wait_though_the_server_hangs() {
+fn a_signal_ends_a_wait_while_the_server_hangs() {
     let mut server = server();
     let mut run = waiting(&server, &[]);
     server.freeze();
@@ -36,22 +36,21 @@ fn a_signal_ends_a_wait_though_the_server_hangs() {
     assert_eq!(run.status(), 143);
     server.thaw();
     call!(server.client(), "GPULOCK.RELEASE", "k", "other");
-    // Its place is kept for a while.
-    wait_until(PATIENCE, "nobody to have the lock", || {
+    // The position is kept for a while.
+    wait_until(PATIENCE, "the lock to be free", || {
         call!(server.client(), "GPULOCK.INSPECT", "k").is_null()
     });
 }
 
 #[test]
-fn what_the_server_lacks_is_waited_for_and_told_once() {
+fn a_temporary_error_is_retried_and_reported_once() {
     let server = servers()[0].server().module_args(&["gpulock.max-waiters", "0"]).start();
     let mut admin = server.client();
     call!(admin, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     let mut run = gpulock_run(&server, &["--key", "k", "--", "touch", "ran"]).start();
-    wait_until(PATIENCE, "the reason to be told", || {
-        let told = run.err();
-        told.lines()
-            .any(|line| line.contains("MAXWAITERS") && line.contains("asking again"))
+    wait_until(PATIENCE, "the error to be reported", || {
+        let err = run.err();
+        err.lines().any(|line| line.contains("MAXWAITERS") && line.contains("retrying"))
     });
     call!(admin, "CONFIG", "SET", "gpulock.max-waiters", 10);
     server.wait_blocked(1);
@@ -61,10 +60,10 @@ fn what_the_server_lacks_is_waited_for_and_told_once() {
 }
 
 #[test]
-fn what_the_server_lacks_is_told_at_once_when_nobody_waits() {
+fn a_temporary_error_fails_at_once_with_no_wait() {
     let server = servers()[0].server().arg("maxmemory", "1").start();
     let args = ["--key", "k", "--no-wait", "--", "touch", "ran"];
     let (status, run) = gpulock_run(&server, &args).status();
     assert_eq!(status, 1);
-    assert!(run.err().contains("the server answers: OOM"), "{}", run.err());
+    assert!(run.err().contains("the server returned an error: OOM"), "{}", run.err());
 }

@@ -1,5 +1,4 @@
-//! What `gpulock run` ends with, what it hands on to its command untouched, and what it
-//! tells it.
+//! The exit status of `gpulock run`, and the streams and variables of its command.
 
 use std::fs;
 use std::process::Stdio;
@@ -15,7 +14,7 @@ fn server() -> Server {
 }
 
 #[test]
-fn the_status_is_the_commands_own() {
+fn the_status_is_the_commands() {
     on_every_server(|flavour| {
         let server = flavour.server().start();
         for (script, status) in [
@@ -37,7 +36,7 @@ fn the_status_is_the_commands_own() {
 }
 
 #[test]
-fn a_command_that_is_not_there_or_is_none_ends_as_in_a_shell() {
+fn a_missing_or_invalid_command_has_the_status_of_a_shell() {
     let server = server();
     for (command, status) in [("./not-there", 127), ("./out", 126)] {
         let (ended, run) = gpulock_run(&server, &["--key", "k", "--", command]).status();
@@ -48,7 +47,7 @@ fn a_command_that_is_not_there_or_is_none_ends_as_in_a_shell() {
 }
 
 #[test]
-fn a_lock_that_is_not_had_in_time_is_75() {
+fn a_wait_that_times_out_has_status_75() {
     let server = server();
     call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     for wait in [&["--no-wait"][..], &["--wait", "300ms"]] {
@@ -60,16 +59,16 @@ fn a_lock_that_is_not_had_in_time_is_75() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_69_at_once() {
-    const NOBODYS: u16 = 1;
+fn an_unreachable_server_has_status_69_without_a_wait() {
+    const UNUSED_PORT: u16 = 1;
     let args = ["--key", "k", "--wait", "1h", "--", "touch", "ran"];
-    let (ended, run) = gpulock_run_at(NOBODYS, &args).status();
+    let (ended, run) = gpulock_run_at(UNUSED_PORT, &args).status();
     assert_eq!(ended, 69);
     assert!(!run.path("ran").exists());
 }
 
 #[test]
-fn a_server_without_the_module_is_told_what_it_lacks() {
+fn a_server_without_the_module_is_reported() {
     let server = servers()[0].server().without_module().start();
     let (ended, run) = gpulock_run(&server, &["--key", "k", "--", "true"]).status();
     assert_eq!(ended, 1);
@@ -77,7 +76,7 @@ fn a_server_without_the_module_is_told_what_it_lacks() {
 }
 
 #[test]
-fn wrong_words_are_clap_s_own_status() {
+fn invalid_options_have_status_2() {
     let server = server();
     for args in [
         &["--key", "k"][..],
@@ -94,7 +93,7 @@ fn wrong_words_are_clap_s_own_status() {
 }
 
 #[test]
-fn standard_streams_go_through_untouched() {
+fn standard_streams_are_unchanged() {
     let server = server();
     let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     let script = "cat; cat in >&2";
@@ -110,37 +109,37 @@ fn standard_streams_go_through_untouched() {
 }
 
 #[test]
-fn the_command_is_told_of_its_locks() {
+fn the_command_gets_variables_with_its_locks() {
     let server = server();
     call!(server.client(), "GPULOCK.ACQUIRE", "a", "other", "EX", 600);
-    let script = "echo $GPULOCK_KEYS $GPULOCK_TOKENS $GPULOCK_OWNER >told; sleep 600";
+    let script = "echo $GPULOCK_KEYS $GPULOCK_TOKENS $GPULOCK_OWNER >env; sleep 600";
     let args = [
         "--keys", "a,b,c", "-n", "2", "--owner", "train", "--lease", "1h", "--", "sh",
         "-c", script,
     ];
     let run = gpulock_run(&server, &args).start();
-    let told = run.line("told");
-    let told: Vec<&str> = told.split(' ').collect();
-    assert_eq!(told[0], "b,c");
+    let line = run.line("env");
+    let env: Vec<&str> = line.split(' ').collect();
+    assert_eq!(env[0], "b,c");
     let tokens: Vec<i64> =
-        told[1].split(',').map(|token| token.parse().expect("a token")).collect();
+        env[1].split(',').map(|token| token.parse().expect("a token")).collect();
     for (key, token) in ["b", "c"].into_iter().zip(tokens) {
         let lock = call!(server.client(), "GPULOCK.INSPECT", key);
         assert_eq!(lock.field("token").int(), token);
-        assert_eq!(lock.field("owner").text(), told[2]);
+        assert_eq!(lock.field("owner").text(), env[2]);
         assert!(lock.field("session").int() > 0);
         assert!((3_500_000..=3_600_000).contains(&lock.field("lease_ms").int()));
     }
-    assert!(told[2].starts_with("train-"), "{}", told[2]);
-    assert!(told[2].contains(&format!("-{}-", run.pid())), "{}", told[2]);
+    assert!(env[2].starts_with("train-"), "{}", env[2]);
+    assert!(env[2].contains(&format!("-{}-", run.pid())), "{}", env[2]);
 }
 
 #[test]
-fn a_wait_is_told_in_one_plain_line_and_not_when_it_is_to_be_quiet() {
+fn a_wait_is_reported_in_one_line_unless_quiet() {
     let server = server();
     let mut other = server.client();
     for quiet in [false, true] {
-        call!(other, "GPULOCK.ACQUIRE", "k", "somebody", "EX", 600);
+        call!(other, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
         let args = if quiet { &["--quiet"][..] } else { &[] };
         let args = [args, &["--key", "k", "--", "true"]].concat();
         let mut run = gpulock_run(&server, &args).start();
@@ -148,7 +147,7 @@ fn a_wait_is_told_in_one_plain_line_and_not_when_it_is_to_be_quiet() {
         if !quiet {
             run.line("err");
         }
-        call!(other, "GPULOCK.RELEASE", "k", "somebody");
+        call!(other, "GPULOCK.RELEASE", "k", "other");
         assert_eq!(run.status(), 0);
         let err = run.err();
         let lines: Vec<&str> = err.lines().collect();
@@ -156,14 +155,14 @@ fn a_wait_is_told_in_one_plain_line_and_not_when_it_is_to_be_quiet() {
             true => assert!(lines.is_empty(), "{lines:?}"),
             false => {
                 assert_eq!(lines.len(), 1, "{lines:?}");
-                assert!(lines[0].contains("held by somebody"));
+                assert!(lines[0].contains("held by other"));
             }
         }
     }
 }
 
 #[test]
-fn a_wait_goes_on_over_a_restart_of_the_server() {
+fn a_wait_survives_a_restart_of_the_server() {
     let mut server = servers()[0].server().arg("appendonly", "yes").start();
     call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     let mut run = gpulock_run(&server, &["--key", "k", "--", "true"]).start();
@@ -175,7 +174,7 @@ fn a_wait_goes_on_over_a_restart_of_the_server() {
 }
 
 #[test]
-fn a_signal_ends_a_wait_and_leaves_nothing_behind() {
+fn a_signal_ends_a_wait_and_leaves_the_queue() {
     let server = server();
     let mut other = server.client();
     for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)]
@@ -194,7 +193,7 @@ fn a_signal_ends_a_wait_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_signal_in_the_moment_of_the_grant_leaves_nothing_behind() {
+fn a_signal_at_the_moment_of_the_grant_releases_the_lock() {
     let server = server();
     let mut other = server.client();
     for _ in 0..20 {
@@ -208,19 +207,20 @@ fn a_signal_in_the_moment_of_the_grant_leaves_nothing_behind() {
         assert_eq!(run.status(), 143);
         assert!(call!(other, "GET", "k").is_null());
     }
-    wait_until(PATIENCE, "nobody to wait", || waiting(&server, "k") == 0);
+    wait_until(PATIENCE, "the queue to be empty", || waiting(&server, "k") == 0);
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
 }
 
 #[test]
-fn the_rights_of_a_worker_are_enough() {
+fn the_permissions_of_a_worker_are_sufficient() {
     on_every_server(|flavour| {
         let server = flavour.server().start();
-        // What it needs of the worker's in docs/operations.md; INSPECT is not among it.
-        let rights = "resetkeys ~gpu_lock:* resetchannels -@all +@connection -@dangerous \
+        // The worker of docs/operations.md, without the permissions that are not needed.
+        let permissions = "resetkeys ~gpu_lock:* resetchannels -@all +@connection -@dangerous \
                       +gpulock.acquireany +gpulock.release +gpulock.extend";
         for inspect in ["+gpulock.inspect", "-gpulock.inspect"] {
-            let line = format!("ACL SETUSER worker reset on >secret {rights} {inspect}");
+            let line =
+                format!("ACL SETUSER worker reset on >secret {permissions} {inspect}");
             assert_eq!(server.client().line(&line), "OK");
             let url = format!("redis://worker:secret@127.0.0.1:{}/0", server.port());
             let script = "echo $GPULOCK_TOKENS >token; sleep 7";

@@ -1,5 +1,5 @@
-//! The program with a terminal to ask on: a pseudo terminal as its standard input. What it
-//! says is read from a pipe.
+//! Runs the program with a pseudo terminal as its standard input, to test its confirmation prompt.
+//! Standard error is a pipe.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -9,26 +9,26 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::called::Called;
+use super::invoke::Invocation;
 
-/// A call that waits for an answer.
-pub(crate) struct Asked {
+/// A process that waits for an answer to its prompt.
+pub(crate) struct Prompt {
     child: Child,
     terminal: File,
-    /// What it said so far.
-    said: String,
+    /// Its standard error so far.
+    text: String,
 }
 
-impl Asked {
-    /// Starts the program and reads until it asks.
+impl Prompt {
+    /// Starts the program, and waits for its prompt.
     pub(crate) fn start(command: Command) -> Self {
-        let mut asked = Self::on_a_terminal(command);
-        asked.read_to("[y/N] ");
-        asked
+        let mut prompt = Self::on_a_terminal(command);
+        prompt.read_to("[y/N] ");
+        prompt
     }
 
-    /// What comes of a call that finds nothing to ask.
-    pub(crate) fn unasked(command: Command) -> Called {
+    /// Runs the program, which must not prompt.
+    pub(crate) fn none(command: Command) -> Invocation {
         Self::on_a_terminal(command).answer(b"")
     }
 
@@ -45,27 +45,27 @@ impl Asked {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Self { child, terminal: File::from(terminal), said: String::new() }
+        Self { child, terminal: File::from(terminal), text: String::new() }
     }
 
-    /// What it said before it waited.
-    pub(crate) fn question(&self) -> &str {
-        &self.said
+    /// The prompt.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
-    /// Types an answer, and waits for the end.
-    pub(crate) fn answer(mut self, typed: &[u8]) -> Called {
+    /// Types an answer, and waits for the process to end.
+    pub(crate) fn answer(mut self, typed: &[u8]) -> Invocation {
         self.terminal.write_all(typed).unwrap();
-        Called::from(self.child.wait_with_output().unwrap())
+        Invocation::from(self.child.wait_with_output().unwrap())
     }
 
     fn read_to(&mut self, end: &str) {
         let pipe = self.child.stderr.as_mut().unwrap();
-        while !self.said.ends_with(end) {
+        while !self.text.ends_with(end) {
             let mut byte = [0];
             let read = pipe.read(&mut byte).unwrap();
-            assert_eq!(read, 1, "it ended without a question: {:?}", self.said);
-            self.said.push(char::from(byte[0]));
+            assert_eq!(read, 1, "it ended without a prompt: {:?}", self.text);
+            self.text.push(char::from(byte[0]));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the command started and left behind, wherever it went: it ends before the lock is
-//! another's, and so is nothing else.
+//! Processes that the command started and left running, wherever they moved: they end before
+//! another owner gets the lock. No other process is touched.
 
 use std::fs;
 use std::process::Command;
@@ -7,9 +7,7 @@ use std::process::Command;
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{
-    PATIENCE, build, builder, gpulock_run, is_anybody_marked, send, state,
-};
+use crate::runner::{PATIENCE, build, builder, gpulock_run, has_process_of, send, state};
 use crate::scripts::{WITH_STRAY, run_at};
 
 fn server() -> Server {
@@ -17,7 +15,7 @@ fn server() -> Server {
 }
 
 #[test]
-fn what_left_the_commands_group_ends_as_well() {
+fn processes_that_left_the_group_are_terminated() {
     let server = server();
     for (after, end, status) in
         [("wait", None, 76), ("wait", Some(Signal::KILL), 0), ("exit 4", None, 4)]
@@ -47,10 +45,10 @@ fn what_left_the_commands_group_ends_as_well() {
     }
 }
 
-/// The stray becomes another program just when the command ends, and shows no environment
-/// meanwhile.
+/// The process executes another program just when the command ends, and has no readable
+/// environment at that moment.
 #[test]
-fn a_stray_that_is_just_being_started_is_ended_too() {
+fn a_process_that_is_being_started_is_terminated() {
     let server = server();
     let script = "setsid python3 -c 'import time; time.sleep(600)' & exit 4";
     for round in 0..20 {
@@ -63,7 +61,7 @@ fn a_stray_that_is_just_being_started_is_ended_too() {
 }
 
 #[test]
-fn what_took_the_owner_off_its_environment_stays() {
+fn a_process_without_the_owner_in_its_environment_is_exempt() {
     let server = server();
     let script = "env -u GPULOCK_OWNER setsid sh -c 'echo $$ >daemon; exec sleep 600' & \
                   while [ ! -s daemon ]; do sleep 0.01; done; exit 4";
@@ -75,9 +73,9 @@ fn what_took_the_owner_off_its_environment_stays() {
     send(daemon, Signal::KILL);
 }
 
-/// As Celery, Ray and others do to be told apart in `ps`: it writes over the environment.
+/// As Celery, Ray and others do: the title overwrites the environment.
 #[test]
-fn a_stray_that_changed_its_title_is_ended_too() {
+fn a_process_that_changed_its_title_is_terminated() {
     let server = server();
     let script = "setsid perl -e '$0 = \"worker\"; open F, \">stray\"; print F \"$$\\n\"; \
                   close F; sleep 600' & while [ ! -s stray ]; do sleep 0.01; done; exit 4";
@@ -87,14 +85,14 @@ fn a_stray_that_changed_its_title_is_ended_too() {
     assert_eq!(state(run.number("stray")), None);
 }
 
-/// Else a signal for those that are left might reach a group that has its number by now.
+/// Otherwise a signal to the group might reach another group with the same number.
 #[test]
-fn the_number_of_the_command_is_kept_while_anybody_is_left() {
+fn the_command_is_not_reaped_before_its_survivors_end() {
     let server = server();
     let script = format!("{WITH_STRAY} exit 4");
     let mut run = run_at(server.port(), &[], &script);
     let command = run.number("pid");
-    wait_until(PATIENCE, "the end of the command to be seen", || {
+    wait_until(PATIENCE, "the end of the command to be noticed", || {
         run.err().contains("left running")
     });
     let status = fs::read_to_string(format!("/proc/{command}/status"));
@@ -104,7 +102,7 @@ fn the_number_of_the_command_is_kept_while_anybody_is_left() {
 }
 
 #[test]
-fn what_was_there_before_the_command_is_left_alone() {
+fn processes_older_than_the_command_are_left_alone() {
     let server = server();
     let script = "perl -e '$0 = \"before\"; open F, \">before\"; print F \"$$\\n\"; close F; \
                   sleep 600' & while [ ! -s before ]; do sleep 0.01; done; \
@@ -119,12 +117,12 @@ fn what_was_there_before_the_command_is_left_alone() {
     send(before, Signal::KILL);
 }
 
-/// The kernel shows nothing of such a process but in its threads.
+/// The environment of such a process is readable only through its other threads.
 #[test]
-fn a_stray_whose_first_thread_has_ended_is_ended_too() {
+fn a_process_whose_first_thread_has_ended_is_terminated() {
     let server = server();
     let folder = tempfile::tempdir().expect("a folder");
-    // It leaves the group, ends its first thread, and goes on.
+    // It leaves the group, ends its first thread, and keeps running.
     let program = folder.path().join("threads");
     build("threads.c", &["-pthread"], &program);
     let script =
@@ -148,9 +146,9 @@ fn a_stray_whose_first_thread_has_ended_is_ended_too() {
     }
 }
 
-/// A title over all of the environment, with options in it.
+/// A title that covers the whole environment, and contains options.
 #[test]
-fn a_title_that_looks_like_variables_is_none() {
+fn a_title_that_looks_like_variables_does_not_exempt() {
     let server = server();
     let script = "setsid perl -e 'open F, \">stray\"; print F \"$$\\n\"; close F; \
                   $0 = \"train.py \" . \"--lr=0.001 \" x 3000; sleep 600' & \
@@ -161,9 +159,9 @@ fn a_title_that_looks_like_variables_is_none() {
     assert_eq!(state(run.number("stray")), None);
 }
 
-/// Each is gone before the next one is looked at.
+/// Each process may have ended before the next one is scanned.
 #[test]
-fn nobody_escapes_by_starting_another_and_ending() {
+fn no_process_escapes_by_forking_and_exiting() {
     let server = server();
     let script =
         "perl -MPOSIX -e 'for (1..20) { exit if fork; setsid } sleep 600' & exit 4";
@@ -172,6 +170,6 @@ fn nobody_escapes_by_starting_another_and_ending() {
         let args = ["--key", "k", "--owner", &owner, "--", "sh", "-c", script];
         let (status, run) = gpulock_run(&server, &args).status();
         assert_eq!(status, 4);
-        assert!(!is_anybody_marked(&owner), "{round}: {}", run.err());
+        assert!(!has_process_of(&owner), "{round}: {}", run.err());
     }
 }

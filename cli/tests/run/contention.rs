@@ -1,5 +1,5 @@
-//! Fifty runners on a pool of four: never two on one, each of them in the end, and every
-//! new holder with a larger token than all before it.
+//! Fifty runs compete for four locks: no lock has two holders, every run completes, and each
+//! token is larger than the previous one of its lock.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,19 +10,19 @@ use crate::runner::gpulock_run;
 
 const RUNNERS: usize = 50;
 
-/// Each line is one write, at the end of the file as it is then.
+/// Each line is appended with a single write.
 const SCRIPT: &str = "say() { echo $1 $GPULOCK_KEYS $GPULOCK_TOKENS >>$LOG; }; \
                       say begin; sleep 0.1; say end";
 
-/// The locks that a line of the log names, with their tokens.
+/// The locks in a line of the log, with their tokens.
 fn locks(keys: &str, tokens: &str) -> Vec<(String, u64)> {
     let tokens = tokens.split(',').map(|token| token.parse().expect("a token"));
     keys.split(',').map(str::to_owned).zip(tokens).collect()
 }
 
-/// Reads through what the commands wrote, and panics where two had one lock, or a token fell.
-/// Answers how many came to an end.
-fn checked(log: &str) -> usize {
+/// Checks the log of the commands. Panics if two held the same lock, or a token decreased.
+/// Returns the number of completed commands.
+fn check(log: &str) -> usize {
     let mut held: BTreeMap<String, u64> = BTreeMap::new();
     let mut highest: BTreeMap<String, u64> = BTreeMap::new();
     let mut ends = 0;
@@ -45,12 +45,12 @@ fn checked(log: &str) -> usize {
 }
 
 #[test]
-fn fifty_runners_share_four_locks() {
+fn fifty_runs_share_four_locks() {
     on_every_server(|flavour| {
         let server = flavour.server().start();
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
-        // One in five wants two at once.
+        // One in five requests two locks.
         let start = |number: usize| {
             let count = if number.is_multiple_of(5) { "2" } else { "1" };
             let args = ["--keys", "a,b,c,d", "-n", count, "--", "sh", "-c", SCRIPT];
@@ -64,7 +64,7 @@ fn fifty_runners_share_four_locks() {
         for mut runner in runners {
             assert_eq!(runner.status(), 0);
         }
-        assert_eq!(checked(&fs::read_to_string(log).expect("a log")), RUNNERS);
+        assert_eq!(check(&fs::read_to_string(log).expect("a log")), RUNNERS);
         assert!(call!(server.client(), "GPULOCK.LIST").list().is_empty());
         assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
         assert_eq!(server.info_int("gpulock", "gpulock_expired"), 0);
@@ -73,12 +73,12 @@ fn fifty_runners_share_four_locks() {
 
 #[test]
 #[should_panic(expected = "two hold a")]
-fn the_checker_sees_two_on_one() {
-    checked("begin a 1\nbegin a 2\nend a 1\nend a 2\n");
+fn the_checker_detects_two_holders() {
+    check("begin a 1\nbegin a 2\nend a 1\nend a 2\n");
 }
 
 #[test]
 #[should_panic(expected = "1 after 2")]
-fn the_checker_sees_a_token_that_falls() {
-    checked("begin a,b 2,3\nend a,b 2,3\nbegin a 1\nend a 1\n");
+fn the_checker_detects_a_decreasing_token() {
+    check("begin a,b 2,3\nend a,b 2,3\nbegin a 1\nend a 1\n");
 }

@@ -1,5 +1,5 @@
-//! A command never outlives its locks: whatever happens to the server, to the way there, to
-//! the locks or to `gpulock` itself, it is dead before the lease or the grace ends.
+//! The command never outlives its locks: whatever happens to the server, the network, the locks
+//! or `gpulock` itself, the command is dead before the lease or the grace period ends.
 
 use std::fs;
 use std::process::Command;
@@ -20,14 +20,14 @@ fn server() -> Server {
     servers()[0].server().arg("appendonly", "yes").start()
 }
 
-/// Waits for the command's death and answers when it was, in Unix time.
+/// Waits for the command's death, and returns its Unix time.
 fn death(run: &Runner) -> Duration {
     wait_dead(run.number("pid"));
     unix_time()
 }
 
 #[test]
-fn it_is_dead_before_the_lease_ends_when_the_server_hangs() {
+fn the_command_dies_before_the_lease_ends_when_the_server_hangs() {
     on_every_server(|flavour| {
         for script in [ENDS, GOES_ON] {
             let mut server = flavour.server().arg("appendonly", "yes").start();
@@ -41,7 +41,7 @@ fn it_is_dead_before_the_lease_ends_when_the_server_hangs() {
 }
 
 #[test]
-fn it_is_dead_before_the_lease_ends_when_the_way_is_silent() {
+fn the_command_dies_before_the_lease_ends_when_the_network_is_silent() {
     for script in [ENDS, GOES_ON] {
         let server = server();
         let relay = Relay::to(server.port());
@@ -50,13 +50,13 @@ fn it_is_dead_before_the_lease_ends_when_the_way_is_silent() {
         let death = death(&run);
         assert!(death < lease_end(&server, "k"), "{script}");
         assert_eq!(run.status(), 76);
-        // What waits in the relay must not reach the server after the test.
+        // Data held in the relay must not reach the server after the test.
         relay.cut();
     }
 }
 
 #[test]
-fn it_is_dead_before_the_grace_ends_when_the_server_dies() {
+fn the_command_dies_before_the_grace_period_ends_when_the_server_dies() {
     let mut server = server();
     let mut run = run_at(server.port(), &["--lease", "1h", "--grace", "9s"], GOES_ON);
     let killed = unix_time();
@@ -68,7 +68,7 @@ fn it_is_dead_before_the_grace_ends_when_the_server_dies() {
 }
 
 #[test]
-fn it_is_dead_before_the_lock_is_anothers_when_gpulock_is_killed() {
+fn the_command_dies_before_the_next_grant_when_gpulock_is_killed() {
     let server = server();
     let mut next = server.client();
     for script in [ENDS, WITH_GRANDCHILD] {
@@ -88,7 +88,7 @@ fn it_is_dead_before_the_lock_is_anothers_when_gpulock_is_killed() {
 }
 
 #[test]
-fn it_is_dead_before_the_lease_ends_when_gpulock_is_stopped() {
+fn the_command_dies_before_the_lease_ends_when_gpulock_is_stopped() {
     let server = server();
     let mut run = run_at(server.port(), &["--lease", "20s"], WITH_GRANDCHILD);
     let (command, grandchild) = (run.number("pid"), run.number("grand"));
@@ -102,7 +102,7 @@ fn it_is_dead_before_the_lease_ends_when_gpulock_is_stopped() {
 }
 
 #[test]
-fn it_is_dead_before_a_lease_ends_that_the_server_cuts() {
+fn the_command_dies_before_a_cut_lease_ends() {
     let builder = servers()[0].server().arg("appendonly", "yes");
     let server = builder.module_args(&["gpulock.max-hold", "15000"]).start();
     let mut run = run_at(server.port(), &["--lease", "12s"], GOES_ON);
@@ -112,7 +112,7 @@ fn it_is_dead_before_a_lease_ends_that_the_server_cuts() {
 }
 
 #[test]
-fn a_grant_that_ran_out_before_it_was_read_is_none() {
+fn a_grant_that_expired_before_it_was_received_is_not_used() {
     let server = server();
     let relay = Relay::to(server.port());
     let mut other = server.client();
@@ -131,20 +131,20 @@ fn a_grant_that_ran_out_before_it_was_read_is_none() {
     assert!(run.line("tokens").parse::<i64>().expect("one token") > token);
 }
 
-/// `gpulock` is stopped around the moment in which it starts the command, and goes on when the
-/// lock is another's.
+/// `gpulock` is stopped around the moment at which it starts the command, and continued when
+/// another owner has the lock.
 #[test]
-fn nothing_is_started_on_a_lock_that_has_become_anothers() {
+fn the_command_is_not_started_on_a_lock_of_another_owner() {
     let server = server();
     thread::scope(|scope| {
         for round in 0..12 {
             let server = &server;
-            scope.spawn(move || stopped_when_it_starts(server, round));
+            scope.spawn(move || stop_around_the_start(server, round));
         }
     });
 }
 
-fn stopped_when_it_starts(server: &Server, round: u64) {
+fn stop_around_the_start(server: &Server, round: u64) {
     let key = format!("k{round}");
     let mut other = server.client();
     call!(other, "GPULOCK.ACQUIRE", &key, "other", "EX", 600);
@@ -152,26 +152,28 @@ fn stopped_when_it_starts(server: &Server, round: u64) {
     let args = ["--key", &key, "--lease", "1s", "--", "sh", "-c", script];
     let mut run = gpulock_run_at(server.port(), &args).start();
     let waits = || waiting(server, &key) == 1;
-    wait_until(PATIENCE, "it to wait", waits);
+    wait_until(PATIENCE, "gpulock to wait", waits);
     call!(other, "GPULOCK.RELEASE", &key, "other");
-    // Each round another moment: whichever it is, the law is the same.
+    // A different moment in each round.
     thread::sleep(Duration::from_millis(round));
     run.signal(Signal::STOP);
     call!(other, "GPULOCK.ACQUIRE", &key, "next", "EX", 600, "BLOCK", 60000);
     let started = |run: &Runner| fs::read_to_string(run.path("tokens")).ok();
     let before = started(&run);
     run.signal(Signal::CONT);
-    wait_until(PATIENCE, "it to wait again or to end", || waits() || run.has_ended());
+    wait_until(PATIENCE, "gpulock to wait again or to end", || {
+        waits() || run.has_ended()
+    });
     assert_eq!(started(&run), before);
 }
 
-/// What becomes the command looks at the clock once more.
+/// The helper process checks the clock before it executes the command.
 #[test]
-fn a_command_is_not_started_when_it_is_too_late() {
-    let helper = |too_late: &str| {
+fn a_command_is_not_started_too_late() {
+    let helper = |latest_start: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gpulock"));
         let parent = std::process::id().to_string();
-        command.args(["__child", &parent, too_late, "--", "touch", "ran"]);
+        command.args(["__child", &parent, latest_start, "--", "touch", "ran"]);
         builder(command).status()
     };
     let (status, run) = helper("1");

@@ -1,40 +1,40 @@
-//! One call of the program against a server, and what came of it.
+//! Runs the program against a server.
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
 use gpulock_testkit::Server;
 
-/// What a call left.
+/// The result of a run.
 #[derive(Debug)]
-pub(crate) struct Called {
+pub(crate) struct Invocation {
     pub(crate) status: i32,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-/// The program, told of the server.
+/// The program, with the server in its environment.
 pub(crate) fn command(server: &Server) -> Command {
     at(&format!("redis://127.0.0.1:{}", server.port()))
 }
 
-/// The program, told of an address.
+/// The program, with a URL in its environment.
 pub(crate) fn at(url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpulock"));
     command.env("GPULOCK_URL", url).stdin(Stdio::null());
     command
 }
 
-/// Calls it, away from any terminal, and waits for its end.
-pub(crate) fn gpulock(server: &Server, args: &[impl AsRef<OsStr>]) -> Called {
-    Called::from(command(server).args(args).output().expect("starting gpulock"))
+/// Runs it without a terminal, and waits for its end.
+pub(crate) fn gpulock(server: &Server, args: &[impl AsRef<OsStr>]) -> Invocation {
+    Invocation::from(command(server).args(args).output().expect("starting gpulock"))
 }
 
-impl From<Output> for Called {
+impl From<Output> for Invocation {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("gpulock prints UTF-8");
         Self {
-            status: output.status.code().expect("gpulock ends by itself"),
+            status: output.status.code().expect("gpulock was killed"),
             out: text(output.stdout),
             err: text(output.stderr),
         }

@@ -1,5 +1,5 @@
-//! A connection that breaks, a server that hangs for a moment or is started again: the
-//! command goes on under the same lock.
+//! The connection breaks, or the server hangs for a moment or is restarted: the command goes on
+//! under the same lock.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use rustix::process::Signal;
 use crate::relay::Relay;
 use crate::runner::{PATIENCE, Runner, gpulock_run_at, send};
 
-/// A command that goes on until it is told to end, and then ends well.
+/// A command that ends with status 5 on SIGUSR1.
 const SCRIPT: &str = "trap 'exit 5' USR1; echo $GPULOCK_TOKENS >token; echo $$ >pid; \
                       while :; do sleep 0.05; done";
 
 fn run_at(port: u16, grace: &str) -> Runner {
-    // So long that no renewal opens another connection meanwhile.
+    // Long enough that no renewal opens another connection during the test.
     let args = ["--key", "k", "--lease", "60s", "--grace", grace, "--"];
     let run = gpulock_run_at(port, &[&args[..], &["sh", "-c", SCRIPT]].concat()).start();
     run.line("pid");
     run
 }
 
-/// Ends the command and expects that all went well.
+/// Ends the command, and checks that it and its lock ended normally.
 #[track_caller]
-fn ends_well(mut run: Runner, server: &Server) {
+fn end_normally(mut run: Runner, server: &Server) {
     send(run.number("pid"), Signal::USR1);
     assert_eq!(run.status(), 5);
     assert!(call!(server.client(), "GPULOCK.INSPECT", "k").is_null());
@@ -38,15 +38,15 @@ fn lock(client: &mut Client, field: &str) -> Value {
 
 /// Waits until the lock is tied to another connection than this one.
 #[track_caller]
-fn wait_tied_anew(client: &mut Client, before: i64) {
-    wait_until(PATIENCE, "the lock to be tied anew", || {
+fn wait_for_other_session(client: &mut Client, before: i64) {
+    wait_until(PATIENCE, "the lock to be tied to another connection", || {
         let session = lock(client, "session");
         !session.is_null() && session.int() != before
     });
 }
 
 #[test]
-fn a_connection_that_is_cut_costs_nothing() {
+fn a_broken_connection_does_not_lose_the_lock() {
     on_every_server(|flavour| {
         let server = flavour.server().start();
         let relay = Relay::to(server.port());
@@ -56,40 +56,40 @@ fn a_connection_that_is_cut_costs_nothing() {
         for _ in 0..3 {
             let session = lock(&mut client, "session").int();
             relay.cut();
-            wait_tied_anew(&mut client, session);
+            wait_for_other_session(&mut client, session);
             assert_eq!(lock(&mut client, "token").int().to_string(), token);
             assert!(lock(&mut client, "grace_ms").is_null());
         }
-        ends_well(run, &server);
+        end_normally(run, &server);
     });
 }
 
 #[test]
-fn a_session_that_the_server_kills_costs_nothing() {
+fn a_killed_client_does_not_lose_the_lock() {
     let server = servers()[0].server().start();
     let mut client = server.client();
     let run = run_at(server.port(), "20s");
     let session = lock(&mut client, "session").int();
     call!(client, "CLIENT", "KILL", "ID", session);
-    wait_tied_anew(&mut client, session);
+    wait_for_other_session(&mut client, session);
     assert_eq!(lock(&mut client, "token").int().to_string(), run.line("token"));
-    ends_well(run, &server);
+    end_normally(run, &server);
 }
 
 #[test]
-fn a_server_that_is_started_again_finds_the_command_at_work() {
+fn a_restart_with_appendonly_does_not_lose_the_lock() {
     on_every_server(|flavour| {
         let mut server = flavour.server().arg("appendonly", "yes").start();
         let run = run_at(server.port(), "20s");
         server.restart();
         let mut client = server.client();
-        wait_tied_anew(&mut client, 0);
-        ends_well(run, &server);
+        wait_for_other_session(&mut client, 0);
+        end_normally(run, &server);
     });
 }
 
 #[test]
-fn a_server_that_forgot_the_lock_ends_the_command() {
+fn a_restart_without_persistence_ends_the_command() {
     let mut server = servers()[0].server().start();
     let mut run = run_at(server.port(), "20s");
     server.restart();
@@ -98,33 +98,33 @@ fn a_server_that_forgot_the_lock_ends_the_command() {
 }
 
 #[test]
-fn a_server_that_hangs_for_a_moment_costs_nothing() {
+fn a_short_hang_of_the_server_does_not_lose_the_lock() {
     let mut server = servers()[0].server().start();
     let run = run_at(server.port(), "1s");
     server.freeze();
-    // Longer than the grace: it is no matter of this as long as the connection stands.
+    // Longer than the grace period, which begins only when the connection breaks.
     std::thread::sleep(Duration::from_secs(2));
     server.thaw();
     assert_eq!(lock(&mut server.client(), "token").int().to_string(), run.line("token"));
-    ends_well(run, &server);
+    end_normally(run, &server);
 }
 
 #[test]
-fn a_way_that_is_silent_for_long_is_replaced() {
+fn a_silent_connection_is_replaced() {
     let server = servers()[0].server().start();
     let relay = Relay::to(server.port());
     let mut client = server.client();
     let run = run_at(relay.port(), "20s");
     let session = lock(&mut client, "session").int();
-    silent_until_another_is_tried(&relay, &mut client);
-    wait_tied_anew(&mut client, session);
+    silence_until_reconnect(&relay, &mut client);
+    wait_for_other_session(&mut client, session);
     assert_eq!(lock(&mut client, "token").int().to_string(), run.line("token"));
-    ends_well(run, &server);
+    end_normally(run, &server);
 }
 
-/// What is waited for does not grow with the locks.
+/// The timeout does not depend on the number of locks.
 #[test]
-fn a_way_that_is_silent_for_long_is_replaced_for_many_locks() {
+fn a_silent_connection_is_replaced_with_many_locks() {
     let server = servers()[0].server().start();
     let relay = Relay::to(server.port());
     let mut client = server.client();
@@ -136,29 +136,28 @@ fn a_way_that_is_silent_for_long_is_replaced_for_many_locks() {
         call!(client, "GPULOCK.INSPECT", key).field("session").int()
     };
     let session = tied_to(&mut client, &keys[79]);
-    silent_until_another_is_tried(&relay, &mut client);
-    wait_until(PATIENCE, "all to be tied anew", || {
+    silence_until_reconnect(&relay, &mut client);
+    wait_until(PATIENCE, "all locks to be tied to another connection", || {
         keys.iter().all(|key| tied_to(&mut client, key) != session)
     });
     send(run.number("pid"), Signal::USR1);
     assert_eq!(run.status(), 5);
 }
 
-fn silent_until_another_is_tried(relay: &Relay, client: &mut Client) {
-    let before = connected(client);
+fn silence_until_reconnect(relay: &Relay, client: &mut Client) {
+    let before = connection_count(client);
     relay.silence();
-    wait_until(PATIENCE, "another connection to be tried", || connected(client) > before);
+    wait_until(PATIENCE, "another connection", || connection_count(client) > before);
     relay.pass();
 }
 
-fn connected(client: &mut Client) -> i64 {
+fn connection_count(client: &mut Client) -> i64 {
     client.info("clients")["connected_clients"].parse().expect("a number")
 }
 
-/// The lock is taken away between the two calls by which it is tied anew, the second of which
-/// would grant it.
+/// The lock is released by force between EXTEND and ACQUIREANY, which would grant it again.
 #[test]
-fn coming_back_is_no_new_grant() {
+fn a_reconnect_does_not_reacquire_a_lost_lock() {
     let server = servers()[0].server().start();
     let relay = Relay::to(server.port());
     let mut client = server.client();
@@ -174,9 +173,9 @@ fn coming_back_is_no_new_grant() {
     });
 }
 
-/// A call that was given up may arrive all the same, and grant the lock anew.
+/// A call that timed out may still arrive, and grant the lock again.
 #[test]
-fn a_grant_that_comes_late_is_no_way_back() {
+fn a_late_grant_does_not_restore_a_lost_lock() {
     let server = servers()[0].server().start();
     let relay = Relay::to(server.port());
     let mut client = server.client();
@@ -185,8 +184,10 @@ fn a_grant_that_comes_late_is_no_way_back() {
     relay.silence_before("ACQUIREANY");
     relay.cut();
     relay.wait_silent();
-    let before = connected(&mut client);
-    wait_until(PATIENCE, "the call to be given up", || connected(&mut client) > before);
+    let before = connection_count(&mut client);
+    wait_until(PATIENCE, "the call to time out", || {
+        connection_count(&mut client) > before
+    });
     call!(client, "GPULOCK.FORCERELEASE", "k");
     assert!(call!(client, "GPULOCK.ACQUIRE", "k", owner, "EX", 600).int() > 0);
     relay.pass();
@@ -194,7 +195,7 @@ fn a_grant_that_comes_late_is_no_way_back() {
 }
 
 #[test]
-fn a_place_in_line_outlives_its_connection() {
+fn a_queue_position_survives_its_connection() {
     let server = servers()[0].server().start();
     let mut other = server.client();
     call!(other, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
@@ -206,13 +207,13 @@ fn a_place_in_line_outlives_its_connection() {
     let second = gpulock_run_at(server.port(), &args).start();
     server.wait_blocked(2);
     let client = |other: &mut Client| {
-        let line = call!(other, "GPULOCK.INSPECT", "k").field("waiters");
-        let client = line.list()[0].field("client");
+        let waiters = call!(other, "GPULOCK.INSPECT", "k").field("waiters");
+        let client = waiters.list()[0].field("client");
         (!client.is_null()).then(|| client.int())
     };
     let before = client(&mut other).expect("a client");
     relay.cut();
-    wait_until(PATIENCE, "the first one to be back", || {
+    wait_until(PATIENCE, "the first one to reconnect", || {
         client(&mut other).is_some_and(|client| client != before)
     });
     call!(other, "GPULOCK.RELEASE", "k", "other");

@@ -1,4 +1,4 @@
-//! `gpulock line`: who waits for a lock, in the order of their turn.
+//! `gpulock queue`: the wait queue of a lock.
 
 use std::process::ExitCode;
 
@@ -9,29 +9,29 @@ use crate::server::Address;
 use crate::show::{out, waiters};
 use crate::text::{self, Text};
 
-/// The options of `gpulock line`.
+/// The options of `gpulock queue`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which lock
+    /// Key of the lock
     #[arg(value_parser = text::argument())]
     key: Text,
-    /// As JSON: an array of the first hundred
+    /// Print a JSON array of the first 100 waiters
     #[arg(long)]
     json: bool,
 }
 
-/// Shows them.
+/// Prints the queue.
 ///
 /// # Errors
-/// When the server does not answer, or refuses.
+/// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     let lock = replies::inspect(&mut address.connect()?, &args.key.0)?;
     match lock {
         lock if args.json => {
             out::print_json(&lock.map(|lock| lock.waiters).unwrap_or_default())?;
         }
-        Some(lock) if lock.waiting > 0 => out::print(&waiters::lines(&lock))?,
-        _ => out::print(&format!("nobody waits for {}", args.key))?,
+        Some(lock) if lock.waiting > 0 => out::print(&waiters::table(&lock))?,
+        _ => out::print(&format!("{} has no waiters", args.key))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,75 @@
+//! The queries that the exporter sends to a server, all read-only. A reply that the ACL of the
+//! server denies leaves a gap; only the main query of a scrape or a page update is an error.
+
+use anyhow::Result;
+use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, InfoDict, RedisError, cmd};
+use serde::Serialize;
+
+use crate::replies::{self, Inspected, Listed, LogEntry, Waiter};
+use crate::text::Text;
+
+/// Number of log entries on the status page.
+const LOG_ENTRIES: usize = 50;
+
+/// A lock and its wait queue.
+#[derive(Debug, Serialize)]
+pub(crate) struct Lock {
+    #[serde(flatten)]
+    pub(crate) listed: Listed,
+    pub(crate) reserved_for: Option<Text>,
+    pub(crate) waiters: Vec<Waiter>,
+}
+
+/// The locks of the connection's database with their queues, up to LIST's default limit.
+pub(crate) async fn locks(connection: &MultiplexedConnection) -> Result<Vec<Lock>> {
+    let listed = replies::listed(query(connection, &cmd("GPULOCK.LIST")).await?)?;
+    let queues = listed.iter().map(|lock| queue(connection, lock));
+    let queues = join_all(queues).await;
+    let locks = listed.into_iter().zip(queues);
+    Ok(locks.map(|(listed, queue)| Lock::new(listed, queue)).collect())
+}
+
+impl Lock {
+    fn new(listed: Listed, queue: Option<Inspected>) -> Self {
+        let (reserved_for, waiters) =
+            queue.map(|queue| (queue.reserved_for, queue.waiters)).unwrap_or_default();
+        Self { listed, reserved_for, waiters }
+    }
+}
+
+/// The queue of a lock. None if there is none, or if the key is no longer a lock.
+async fn queue(connection: &MultiplexedConnection, lock: &Listed) -> Option<Inspected> {
+    if lock.waiting == 0 {
+        return None;
+    }
+    let mut inspect = cmd("GPULOCK.INSPECT");
+    let inspected = query(connection, inspect.arg(&lock.key.0)).await.ok()?;
+    replies::inspected(inspected).ok()?
+}
+
+/// The last log entries.
+pub(crate) async fn log(connection: &MultiplexedConnection) -> Result<Vec<LogEntry>> {
+    replies::logged(query(connection, cmd("GPULOCK.LOG").arg(LOG_ENTRIES)).await?)
+}
+
+/// The server's Prometheus text.
+pub(crate) async fn metrics(connection: &MultiplexedConnection) -> Result<String> {
+    Ok(query(connection, &cmd("GPULOCK.METRICS")).await?)
+}
+
+/// Whether the server may evict locks when memory is short. Locks have a TTL, so every policy
+/// but noeviction may evict them. None if the policy is unknown.
+pub(crate) async fn may_evict(connection: &MultiplexedConnection) -> Option<bool> {
+    let info: InfoDict = query(connection, cmd("INFO").arg("memory")).await.ok()?;
+    let policy: String = info.get("maxmemory_policy")?;
+    Some(policy != "noeviction")
+}
+
+async fn query<T: FromRedisValue>(
+    connection: &MultiplexedConnection,
+    command: &redis::Cmd,
+) -> Result<T, RedisError> {
+    command.query_async(&mut connection.clone()).await
+}

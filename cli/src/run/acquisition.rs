@@ -1,0 +1,163 @@
+//! Acquires the locks on the session's connection: a wait in slices, with retries after errors
+//! that pass, and with a check of the granted GPUs.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Result;
+use redis::{RedisError, RedisResult};
+
+use crate::clock::{self, Moment};
+use crate::connection::{Connection, is_connection_error};
+use crate::replies::server_error;
+use crate::run::Event;
+use crate::run::locks::{Lock, extend, release};
+use crate::run::session::Worker;
+use crate::run::targets::Targets;
+use crate::run::wait_budget::WaitBudget;
+
+/// How long one ACQUIREANY call waits: shorter than the idle timeout of common proxies.
+const SLICE: Duration = Duration::from_secs(20);
+
+/// The same while GPUs are skipped: their memory is checked again between slices.
+const SHORT_SLICE: Duration = Duration::from_secs(5);
+
+/// How long a reply may take, in addition to the wait.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause before a retry after a connection error.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Pause before a retry after an error reply.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Granted locks. At the given moment their leases had not begun, or were renewed.
+type Grant = (Vec<Lock>, Moment);
+
+/// State of the wait.
+#[derive(Debug, Default)]
+struct Wait {
+    /// A call waited or failed with an error that passes: the module and the permissions are
+    /// there.
+    has_begun: bool,
+    /// The last error that was reported.
+    reported: Option<String>,
+}
+
+impl Worker {
+    /// Retries until the locks are granted, on a new connection after each error. None: the
+    /// wait timed out or was stopped.
+    pub(super) fn acquire(
+        &mut self,
+        targets: &mut Targets,
+        budget: WaitBudget,
+    ) -> Result<Option<(Connection, Grant)>> {
+        let mut connection = self.address.connect()?;
+        let mut wait = Wait::default();
+        while !self.stop.is_set() {
+            match self.acquire_slice(&mut connection, targets, budget) {
+                Ok(Some(grant)) => return Ok(Some((connection, grant))),
+                Ok(None) if budget.is_spent() => return Ok(None),
+                Ok(None) => wait.has_begun = true,
+                Err(error) if !is_temporary(&error, wait.has_begun) => {
+                    return Err(server_error(error));
+                }
+                // With --no-wait the error is the result.
+                Err(error) if budget.is_spent() && !wait.has_begun => {
+                    return Err(server_error(error));
+                }
+                Err(_) if budget.is_spent() => return Ok(None),
+                Err(error) => {
+                    wait.has_begun = true;
+                    let pause = self.pause_after(error, &mut wait);
+                    sleep(budget.slice(pause).unwrap_or_default());
+                    if let Ok(new) = self.address.connect() {
+                        connection = new;
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The pause after a temporary error. Reports each error reply once.
+    fn pause_after(&self, error: RedisError, wait: &mut Wait) -> Duration {
+        if is_connection_error(&error) {
+            return PAUSE;
+        }
+        let why = server_error(error).to_string();
+        if wait.reported.as_ref() != Some(&why) {
+            self.send(Event::Note(format!("{why}; retrying")));
+            wait.reported = Some(why);
+        }
+        LONG_PAUSE
+    }
+
+    /// Waits for one slice. If a granted GPU is unusable, releases the locks and tries again
+    /// with the others.
+    fn acquire_slice(
+        &mut self,
+        connection: &mut Connection,
+        targets: &mut Targets,
+        budget: WaitBudget,
+    ) -> RedisResult<Option<Grant>> {
+        self.request.keys = targets.usable_keys();
+        let slice = budget.slice(match targets.has_skipped() {
+            true => SHORT_SLICE,
+            false => SLICE,
+        });
+        if self.request.keys.len() < self.request.count {
+            sleep(slice.unwrap_or_default().min(PAUSE));
+            return Ok(None);
+        }
+        let sent = clock::now();
+        let timeout = slice.unwrap_or_default().saturating_add(REPLY_TIMEOUT);
+        let granted = self.request.acquire(connection.with_timeout(timeout), slice)?;
+        let Some(locks) = granted else { return Ok(None) };
+        connection.with_timeout(REPLY_TIMEOUT);
+        let unusable = targets.skip_unusable(&locks);
+        if unusable.is_empty() {
+            return self.confirm(connection, locks, sent);
+        }
+        release(connection, &self.request.owner, &locks, "too little free memory")?;
+        unusable.into_iter().for_each(|why| self.send(Event::Note(why)));
+        self.acquire_slice(connection, targets, budget)
+    }
+
+    /// Returns the grant with a moment before its lease began. After a wait, or a slow check of
+    /// the GPUs, that moment is unknown: the lease is renewed first. None: it has expired.
+    fn confirm(
+        &self,
+        connection: &mut Connection,
+        locks: Vec<Lock>,
+        sent: Moment,
+    ) -> RedisResult<Option<Grant>> {
+        let now = clock::now();
+        if now.saturating_sub(sent) < self.request.lease / 10 {
+            return Ok(Some((locks, sent)));
+        }
+        let locks = extend(connection, &self.request.owner, &locks, self.request.lease)?;
+        Ok(locks.map(|locks| (locks, now)))
+    }
+}
+
+/// Whether a retry can succeed. READONLY counts only for a server that was a primary before:
+/// it may become one again.
+fn is_temporary(error: &RedisError, was_primary: bool) -> bool {
+    const CODES: [&str; 10] = [
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MAXWAITERS",
+        "MISCONF",
+        "NOREPLICAS",
+        "OOM",
+        "TRYAGAIN",
+        "UNBLOCKED",
+    ];
+    let code = error.code().unwrap_or_default();
+    is_connection_error(error)
+        || CODES.contains(&code)
+        || was_primary && code == "READONLY"
+}

@@ -1,0 +1,140 @@
+//! The command under its locks: starts it, supervises it, and releases the locks afterwards.
+
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::clock::{self, Moment};
+use crate::exit;
+use crate::replies::server_error;
+use crate::run::deadlines::LastContact;
+use crate::run::environment::{self, Environment};
+use crate::run::locks::{self, Lock, LockRequest};
+use crate::run::session::Session;
+use crate::run::stderr::Stderr;
+use crate::run::supervisor::Supervisor;
+use crate::run::watchdog::Watchdog;
+use crate::run::{Args, Event, LOST, NOT_ACQUIRED, child, on_lost, renewal};
+use crate::server::Address;
+use crate::text::Text;
+
+/// What does not change while the command runs.
+pub(super) struct CommandRun<'a> {
+    pub(super) address: &'a Address,
+    pub(super) args: &'a Args,
+    pub(super) request: LockRequest,
+    pub(super) session: Session,
+    pub(super) stderr: &'a Stderr,
+}
+
+/// The granted locks.
+pub(super) struct Granted {
+    pub(super) locks: Vec<Lock>,
+    /// A moment at which the leases had not begun, or were renewed.
+    pub(super) at: Moment,
+    /// The CUDA device names of the pool's GPUs, by key.
+    pub(super) devices: Vec<(Text, String)>,
+}
+
+impl CommandRun<'_> {
+    /// Runs the command to its end, and releases the locks. Returns the status of `gpulock`.
+    ///
+    /// # Errors
+    /// If the command cannot be started.
+    pub(super) fn run(
+        &self,
+        granted: Granted,
+        sender: &Sender<Event>,
+        events: &Receiver<Event>,
+    ) -> Result<u8> {
+        let env = environment::of(&self.request.owner, &granted.locks, &granted.devices);
+        let Granted { locks, at, .. } = granted;
+        let contact = LastContact::new(at, self.request.lease, self.request.grace);
+        let supervisor = match self.start(contact, &locks, &env, sender) {
+            Ok(Some(supervisor)) => supervisor,
+            Ok(None) => {
+                self.release_remaining(&locks);
+                self.stderr.info("the locks were lost before the command was started");
+                return Ok(NOT_ACQUIRED);
+            }
+            Err(error) => {
+                self.release(&locks, "not started");
+                return Err(error);
+            }
+        };
+        let end = supervisor.run(events);
+        let Some(lost) = end.lost else {
+            self.release(&locks, &release_reason(end.status));
+            return Ok(end.status);
+        };
+        self.release_remaining(&locks);
+        if let Some(command) = &self.args.on_lost
+            && let Err(error) = on_lost::run(command, env, &lost, events)
+        {
+            let why = exit::message(&error);
+            self.stderr.error(&format!("failed to run --on-lost: {why}"));
+        }
+        Ok(LOST)
+    }
+
+    /// Starts the watchdog, the renewal, and then the command. None: the locks may be lost
+    /// already, for example because this process was stopped after they were granted.
+    fn start(
+        &self,
+        contact: LastContact,
+        locks: &[Lock],
+        env: &Environment,
+        sender: &Sender<Event>,
+    ) -> Result<Option<Supervisor>> {
+        let LockRequest { owner, lease, .. } = &self.request;
+        let deadlines = contact.deadlines();
+        let watchdog = Watchdog::start(owner, deadlines.watchdog)?;
+        let control = (self.session.stop_flag().clone(), sender.clone());
+        renewal::start(self.address, owner, locks, *lease, contact.renewed, control)?;
+        if clock::now() >= deadlines.term {
+            watchdog.dismiss();
+            return Ok(None);
+        }
+        let group = child::start(&self.args.command, env, deadlines.term)?;
+        Ok(Some(Supervisor::of(group, watchdog, contact, self.stderr.clone())))
+    }
+
+    /// Releases the locks that are still held after one was lost.
+    fn release_remaining(&self, locks: &[Lock]) {
+        const TIMEOUT: Duration = Duration::from_secs(1);
+        self.session.stop_flag().set();
+        let release = |mut connection| {
+            let owner = &self.request.owner;
+            let held = locks::still_held(&mut connection, owner, locks)?;
+            let held: Vec<Lock> = held.into_iter().map(|held| held.lock).collect();
+            // RELEASE of a lost lock would count as an ownership violation.
+            Ok(locks::release(&mut connection, owner, &held, "another lock was lost")?)
+        };
+        // The locks may be lost because the server is unreachable.
+        let _unreachable = self.address.connect_within(TIMEOUT).and_then(release);
+    }
+
+    /// Releases the locks. If that fails, they end with the session.
+    fn release(&self, locks: &[Lock], reason: &str) {
+        self.session.stop_flag().set();
+        let release = |mut connection| {
+            let owner = &self.request.owner;
+            locks::release(&mut connection, owner, locks, reason).map_err(server_error)
+        };
+        if let Err(error) = self.address.connect().and_then(release) {
+            let why = exit::message(&error);
+            self.stderr.error(&format!(
+                "failed to release the locks, which end with the session: {why}"
+            ));
+        }
+    }
+}
+
+/// The reason in the release event: `normal`, as without a reason, or the exit status.
+fn release_reason(status: u8) -> String {
+    match status {
+        0 => "normal".to_owned(),
+        status => format!("exit {status}"),
+    }
+}

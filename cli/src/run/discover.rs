@@ -1,0 +1,56 @@
+//! Finds the candidate locks: those named on the command line, or the GPUs of this host. A
+//! separate thread queries the driver, so that a signal ends the run even if the driver hangs.
+
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use crate::run::stderr::Stderr;
+use crate::run::targets::Targets;
+use crate::run::{Args, Event, host, waiting};
+
+/// Returns the candidate locks, or the signal that ended the search.
+///
+/// # Errors
+/// If the GPUs cannot be listed.
+pub(crate) fn discover(
+    args: &Args,
+    stderr: &Stderr,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<ControlFlow<Signal, Targets>> {
+    let Some(pool) = &args.pool else {
+        let named = args.key.as_ref().map_or(&args.keys[..], std::slice::from_ref);
+        return Ok(ControlFlow::Continue(Targets::named(named)));
+    };
+    start_gpu_discovery(pool.clone(), args.min_free_mib, sender.clone())?;
+    loop {
+        match events.recv()? {
+            Event::Discovered(targets) => return targets.map(ControlFlow::Continue),
+            Event::Signal(signal) => {
+                if let Some(signal) = waiting::handle_signal(signal, stderr)? {
+                    return Ok(ControlFlow::Break(signal));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn start_gpu_discovery(
+    pool: String,
+    min_free_mib: Option<u64>,
+    sender: Sender<Event>,
+) -> Result<()> {
+    let thread = thread::Builder::new().name("gpus".to_owned());
+    let discover = move || {
+        let targets = Targets::pool(&pool, &host(), min_free_mib);
+        // The receiver is gone if a signal came first.
+        let _gone = sender.send(Event::Discovered(targets));
+    };
+    thread.spawn(discover).context("failed to start a thread")?;
+    Ok(())
+}

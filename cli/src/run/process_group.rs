@@ -1,0 +1,136 @@
+//! The process group of the command: signals to it, and what happens to its leader.
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid as peek};
+use rustix::process::{
+    Pid, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, kill_process_group, wait,
+    waitid,
+};
+
+use crate::run::processes::Process;
+
+/// A process group. Its number cannot be reused until its leader, the command itself, is
+/// reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessGroup(Pid);
+
+/// What happened to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It ended, with the status that a shell would report.
+    Ended(u8),
+    /// This signal stopped it.
+    Stopped(Signal),
+}
+
+/// The next child that has ended.
+enum EndedChild {
+    None,
+    Other(Pid),
+    /// The leader, or a child whose number the library cannot report.
+    Unclear,
+}
+
+impl ProcessGroup {
+    pub(crate) fn led_by(leader: Pid) -> Self {
+        Self(leader)
+    }
+
+    /// Its number, which is the leader's.
+    pub(crate) fn pid(self) -> Pid {
+        self.0
+    }
+
+    /// The same as an integer.
+    pub(crate) fn number(self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+
+    /// Sends a signal to all its processes. Does nothing if there are none.
+    pub(crate) fn signal(self, signal: Signal) {
+        if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
+            let _gone = kill_process_group(self.0, signal);
+        }
+    }
+
+    /// The next event of the leader, if any. A leader that has ended is not reaped, so that its
+    /// number is not reused.
+    pub(crate) fn change(self) -> Option<Change> {
+        let stopped = || self.wait(WaitIdOptions::STOPPED);
+        self.ended().or_else(stopped).and_then(Change::of)
+    }
+
+    /// The signal that stopped the leader, if [`ProcessGroup::change`] has not returned it yet.
+    pub(crate) fn stopped_by(self) -> Option<Signal> {
+        let stopped = self.wait(WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT)?;
+        Signal::try_from(stopped.stopping_signal()?).ok()
+    }
+
+    fn ended(self) -> Option<WaitIdStatus> {
+        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+    }
+
+    fn wait(self, options: WaitIdOptions) -> Option<WaitIdStatus> {
+        waitid(WaitId::Pid(self.0), options | WaitIdOptions::NOHANG).ok().flatten()
+    }
+
+    /// Reaps the children that have ended, except the leader.
+    pub(crate) fn reap_others(self) {
+        loop {
+            match self.next_ended() {
+                EndedChild::None => return,
+                EndedChild::Other(pid) => reap(pid),
+                EndedChild::Unclear => return self.reap_hidden(),
+            }
+        }
+    }
+
+    fn next_ended(self) -> EndedChild {
+        const PEEK: WaitPidFlag =
+            WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT);
+        match peek(Id::All, PEEK).map(|ended| ended.pid()) {
+            Ok(Some(pid)) if pid.as_raw() == self.number() => EndedChild::Unclear,
+            Ok(pid) => {
+                let pid = pid.and_then(|pid| Pid::from_raw(pid.as_raw()));
+                pid.map_or(EndedChild::None, EndedChild::Other)
+            }
+            // Killed by a real-time signal, which nix cannot represent.
+            Err(nix::errno::Errno::EINVAL) => EndedChild::Unclear,
+            Err(_) => EndedChild::None,
+        }
+    }
+
+    /// Reaps the children that `waitid` does not return because it returns another one first.
+    fn reap_hidden(self) {
+        let is_other = |one: &Process| one.is_our_child() && one.pid != self.0;
+        let dead = Process::all().filter(|one| one.is_dead && is_other(one));
+        dead.for_each(|one| reap(one.pid));
+    }
+
+    /// Reaps all children that have ended. The group's number may be reused from now on.
+    pub(crate) fn give_up(self) {
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+    }
+}
+
+/// Reaps a child that has ended.
+pub(crate) fn reap(child: Pid) {
+    let _already_reaped =
+        waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+}
+
+impl Change {
+    fn of(status: WaitIdStatus) -> Option<Self> {
+        if let Some(signal) = status.stopping_signal() {
+            return Signal::try_from(signal).ok().map(Self::Stopped);
+        }
+        let killed = || status.terminating_signal().map(status_of_signal);
+        let ended = status.exit_status().and_then(|status| u8::try_from(status).ok());
+        ended.or_else(killed).map(Self::Ended)
+    }
+}
+
+/// The status that a shell reports for a process killed by this signal.
+pub(crate) fn status_of_signal(signal: i32) -> u8 {
+    u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128))
+}

@@ -1,0 +1,254 @@
+//! Supervises the running command: receives events, forwards signals, and terminates the
+//! command ([`super::terminate`]) at its [`Deadlines`].
+
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use redis::RedisError;
+
+use crate::clock::{self, Moment};
+use crate::exit;
+use crate::run::Event;
+use crate::run::deadlines::{Deadlines, LastContact};
+use crate::run::process_group::{Change, ProcessGroup};
+use crate::run::process_tree::ProcessTree;
+use crate::run::stderr::Stderr;
+use crate::run::terminal::Terminal;
+use crate::run::terminate::Termination;
+use crate::run::watchdog::Watchdog;
+
+/// Maximum length of a sleep: time that the machine is suspended does not count towards it.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The reason for a server that accepts everything and replies to nothing.
+const NO_REPLY: &str = "no reply";
+
+/// A command that runs under locks.
+pub(crate) struct Supervisor {
+    group: ProcessGroup,
+    processes: ProcessTree,
+    watchdog: Watchdog,
+    /// The watchdog is not restarted before this moment.
+    next_watchdog_start: Option<Moment>,
+    terminal: Terminal,
+    stderr: Stderr,
+    contact: LastContact,
+    /// The command's own status, once it has ended.
+    status: Option<u8>,
+    termination: Option<Termination>,
+    /// Why the locks were lost.
+    lost: Option<String>,
+    /// The last error of a call to the server, if no later call succeeded.
+    server_error: Option<String>,
+    /// Whether processes that the command left running are being terminated.
+    has_survivors: bool,
+}
+
+/// How the command ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// The command's own status.
+    pub(crate) status: u8,
+    /// Why the locks were lost, if they were.
+    pub(crate) lost: Option<String>,
+}
+
+impl Supervisor {
+    /// Supervises a command that was just started.
+    pub(crate) fn of(
+        group: ProcessGroup,
+        mut watchdog: Watchdog,
+        contact: LastContact,
+        stderr: Stderr,
+    ) -> Self {
+        watchdog.watch(group);
+        let terminal = Terminal::open();
+        terminal.offer(group);
+        Self {
+            group,
+            processes: ProcessTree::of(group),
+            watchdog,
+            next_watchdog_start: None,
+            terminal,
+            stderr,
+            contact,
+            status: None,
+            termination: None,
+            lost: None,
+            server_error: None,
+            has_survivors: false,
+        }
+    }
+
+    /// Returns when all processes of the command have ended.
+    pub(crate) fn run(mut self, events: &Receiver<Event>) -> End {
+        loop {
+            events.try_iter().for_each(|event| self.handle(event));
+            self.reap();
+            // Before the status is used: the watchdog may have killed the command while this
+            // process was stopped, so the status cannot prove that it ended in time.
+            self.check_term_deadline();
+            if let Some(status) = self.status {
+                if self.processes.is_empty() {
+                    self.terminal.take_back(self.group);
+                    self.watchdog.dismiss();
+                    self.group.give_up();
+                    return End { status, lost: self.lost };
+                }
+                self.terminate_survivors();
+            }
+            self.advance_termination();
+            self.check_watchdog();
+            if let Ok(event) = events.recv_timeout(self.time_to_next_action()) {
+                self.handle(event);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Signal(Signal::SIGCHLD) => {}
+            // The SIGCONT of the shell's `fg` may arrive after another Control-Z: do not undo
+            // that.
+            Event::Signal(Signal::SIGCONT)
+                if self.terminal.has_pending_stop(self.group) => {}
+            Event::Signal(Signal::SIGCONT) => self.resume(),
+            Event::Signal(signal) => self.group.signal(signal),
+            Event::Renewed(at) => {
+                self.contact.renewed(at);
+                self.server_error = None;
+            }
+            Event::SessionAlive(at, lease_left) => {
+                self.contact.session_alive(at, lease_left);
+            }
+            Event::SessionBroken => self.contact.is_broken = true,
+            Event::ServerError(error) => self.server_error = Some(short_message(&error)),
+            Event::Lost => {
+                self.set_lost("the server reports that it is no longer held".to_owned());
+                self.terminate_by(Deadlines::of_lost(clock::now()));
+            }
+            Event::Discovered(_)
+            | Event::Granted(..)
+            | Event::TimedOut
+            | Event::Failed(_)
+            | Event::Note(_) => {}
+        }
+    }
+
+    /// Handles ends and stops of the command, and reaps its other processes.
+    fn reap(&mut self) {
+        while self.status.is_none() {
+            match self.group.change() {
+                None => return self.group.reap_others(),
+                Some(Change::Ended(status)) => self.status = Some(status),
+                // A stopped process handles TERM only after CONT.
+                Some(Change::Stopped(_)) if self.termination.is_some() => {
+                    self.group.signal(Signal::SIGCONT);
+                }
+                Some(Change::Stopped(signal)) => {
+                    if self.terminal.handle_stop(self.group, signal) {
+                        self.resume();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Restarts the watchdog if it was killed: not too often, in case each one is killed at
+    /// once, and not after its own deadline, when it has done its work.
+    fn check_watchdog(&mut self) {
+        let now = clock::now();
+        let is_due = self.next_watchdog_start.is_none_or(|next| now >= next);
+        if is_due && now < self.deadlines().watchdog && self.watchdog.has_ended() {
+            self.next_watchdog_start = Some(now.saturating_add(TICK));
+            if let Err(error) = self.watchdog.restart() {
+                let why = exit::message(&error);
+                self.stderr.error(&format!("failed to restart the watchdog: {why}"));
+            }
+        }
+    }
+
+    fn terminate_survivors(&mut self) {
+        if !self.has_survivors {
+            self.has_survivors = true;
+            self.terminate_by(Deadlines::of_survivors(clock::now()));
+            self.stderr.info("terminating the processes that the command left running");
+        }
+    }
+
+    /// Continues the command, unless its locks may be lost.
+    fn resume(&mut self) {
+        self.check_term_deadline();
+        self.advance_termination();
+        self.terminal.resume(self.group);
+    }
+
+    fn check_term_deadline(&mut self) {
+        let deadlines = self.contact.deadlines();
+        if self.lost.is_none() && clock::now() >= deadlines.term {
+            let why = self.server_error.take().unwrap_or_else(|| NO_REPLY.to_owned());
+            self.set_lost(format!("no contact with the server in time: {why}"));
+            self.terminate_by(deadlines);
+        }
+    }
+
+    fn advance_termination(&mut self) {
+        let (now, deadlines) = (clock::now(), self.deadlines());
+        self.watchdog.set_deadline(deadlines.watchdog);
+        if let Some(termination) = &mut self.termination {
+            termination.advance(now, deadlines.kill, self.processes, &self.stderr);
+        }
+    }
+
+    /// The locks may end before the deadlines of a termination in progress.
+    fn deadlines(&self) -> Deadlines {
+        let locks = self.contact.deadlines();
+        let termination = self.termination.as_ref();
+        termination.map_or(locks, |termination| termination.deadlines.earliest(locks))
+    }
+
+    fn set_lost(&mut self, why: String) {
+        if self.lost.is_none() {
+            self.stderr.error(&format!("lock lost: {why}; terminating the command"));
+            self.lost = Some(why);
+        }
+    }
+
+    /// Terminates the command by these deadlines, or by earlier ones that were set before.
+    fn terminate_by(&mut self, deadlines: Deadlines) {
+        let deadlines = deadlines.earliest(self.contact.deadlines());
+        match &mut self.termination {
+            Some(termination) => {
+                termination.deadlines = termination.deadlines.earliest(deadlines);
+            }
+            None => self.termination = Some(Termination::by(deadlines)),
+        }
+    }
+
+    /// How long to wait for events. The end of any process of the command is an event, since
+    /// orphans become children of this process.
+    fn time_to_next_action(&self) -> Duration {
+        let (now, deadlines) = (clock::now(), self.deadlines());
+        let next = match &self.termination {
+            Some(termination) => {
+                if let Some(pause) = termination.kill_pause(now, TICK) {
+                    return pause;
+                }
+                match self.lost {
+                    Some(_) => deadlines.kill,
+                    None => deadlines.kill.min(self.contact.deadlines().term),
+                }
+            }
+            None => deadlines.term,
+        };
+        next.saturating_sub(now).min(TICK)
+    }
+}
+
+fn short_message(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<RedisError>() {
+        Some(error) if error.is_timeout() => NO_REPLY.to_owned(),
+        _ => error.to_string(),
+    }
+}
