@@ -12,8 +12,8 @@
 //!   [`process_tree`], [`processes`]: everything that it started
 //! - [`supervisor`]: while it runs; [`deadlines`]: when it must end; [`terminate`]: kills it;
 //!   [`watchdog`]: kills it if this process cannot
-//! - [`environment`]: the variables that the command gets; [`on_lost`]: `--on-lost`
-//! - [`stderr`]: messages
+//! - [`environment`]: the variables that the command gets; [`on_lost`]: `--on-lost`;
+//!   [`stderr`]: messages
 //!
 //! Threads report to the main thread with an [`Event`]; only the main thread decides and acts.
 
