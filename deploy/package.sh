@@ -1,8 +1,8 @@
 #!/bin/bash
-# Makes the .deb from what `make build` built, and prints its path last.
+# Creates the .deb from the output of `make build`, and prints its path on the last line.
 #
-# cli/Cargo.toml says what goes where. Installs cargo-deb to target/tools when there is none,
-# which takes some minutes.
+# cli/Cargo.toml lists the files. Installs cargo-deb to target/tools if it is missing, which
+# takes some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -11,8 +11,8 @@ package=$built/release/package
 PATH=$PWD/target/tools/bin:$PATH
 
 fail() { echo "package.sh: $*" >&2; exit 1; }
-# cargo-deb makes a package that depends on nothing where this is missing.
-dpkg-shlibdeps --version >/dev/null || fail "needs dpkg-dev: tools/setup.sh deb installs it"
+# Without it cargo-deb creates a package without dependencies.
+dpkg-shlibdeps --version >/dev/null || fail "dpkg-dev is not installed: run tools/setup.sh deb"
 "$cargo" deb --version >/dev/null 2>&1 ||
     "$cargo" install --locked --root target/tools --target-dir target/tools/build cargo-deb
 

@@ -1,8 +1,7 @@
 #!/bin/bash
-# Tests what is in deploy/ with the programs that read it, after `make build`. It makes the
-# package, unpacks it, and tests the files that were in it: units, snippet, module, programs.
-# What cannot be tested on this machine is SKIPPED. GPULOCK_SERVER is the server program to
-# test with.
+# Tests the files in deploy/ with the programs that read them, after `make build`. Creates the
+# package, unpacks it, and tests its files: units, snippet, module, programs. Prints SKIPPED for
+# tests that this machine cannot run. GPULOCK_SERVER is the server program to test with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$PWD/target/tools/prometheus/usr/bin
@@ -14,11 +13,11 @@ deb=
 
 fail() { echo "deploy/test.sh: $*" >&2; exit 1; }
 skip() { echo "SKIPPED: deploy/test.sh: $*" >&2; }
-# Whether a program starts, not only whether there is a file of its name.
+# Whether a program runs, not only whether its file exists.
 runs() { "$1" --version >/dev/null 2>&1; }
 
 test_alerts() {
-    runs promtool || { skip "alerts: promtool does not run here; tools/setup.sh cli brings it"; return; }
+    runs promtool || { skip "alerts: promtool is not installed; run tools/setup.sh cli"; return; }
     promtool check rules deploy/prometheus/gpulock.rules.yml
     promtool check config --syntax-only deploy/prometheus/prometheus.yml
     promtool test rules deploy/prometheus/gpulock.rules.test.yml
@@ -31,18 +30,18 @@ test_alerts() {
     done
 }
 
-# Makes the package and unpacks it. It has the files that it should, each where it should be
-# and with the right mode, and depends on the libraries that they load.
+# Creates and unpacks the package. Checks the paths and modes of its files, and its dependency on
+# libc6.
 test_package() {
-    runs dpkg-deb || { skip "the package: a package is made on Debian and its kin only"; return; }
+    runs dpkg-deb || { skip "the package: dpkg-deb is not installed"; return; }
     local file mode depends
     deb=$(deploy/package.sh | tail -n 1)
     dpkg-deb -x "$deb" "$root"
     dpkg-deb -e "$deb" "$root/DEBIAN"
-    # A server refuses a module that is not executable.
+    # A server rejects a module that is not executable.
     while read -r mode file; do
         [ "$(stat -c %a "$root/$file" 2>/dev/null)" = "$mode" ] ||
-            fail "not in the package, or not $mode: $file"
+            fail "missing in the package, or its mode is not $mode: $file"
     done <<FILES
 755 usr/bin/gpulock
 755 usr/lib/gpulock/libgpulock.so
@@ -59,10 +58,10 @@ test_package() {
 FILES
     depends=$(dpkg-deb -f "$deb" Depends)
     [[ $depends == *'libc6 (>='* ]] ||
-        fail "the package depends on \"$depends\", not on libc6 (>= ...)"
+        fail "expected a dependency on libc6 (>= ...), found: $depends"
 }
 
-# Without a package: the files that it would have, from where it takes them.
+# Without a package: copies the files from their sources.
 without_package() {
     local built
     built=$(tools/target.sh)/release
@@ -74,8 +73,8 @@ without_package() {
 }
 
 test_units() {
-    runs systemd-analyze || { skip "units: systemd-analyze does not run here"; return; }
-    # As they are, but for commands and pages that are not installed here.
+    runs systemd-analyze || { skip "units: systemd-analyze is not installed"; return; }
+    # Unchanged, except for commands and manual pages that are not installed here.
     local unit exposed
     for unit in "$root"/usr/lib/systemd/system/*.service deploy/systemd/gpulock-job@.service; do
         sed -e "s#/usr/bin/gpulock#$root/usr/bin/gpulock#" -e '/^Documentation=/d' \
@@ -83,15 +82,15 @@ test_units() {
         systemd-analyze verify "$folder/${unit##*/}" || fail "$unit"
     done
     exposed=$(systemd-analyze security --offline=true --threshold=20 \
-        "$folder/gpulock-exporter.service") || fail "the exporter is exposed: $exposed"
+        "$folder/gpulock-exporter.service") || fail "the sandbox of the exporter is too weak: $exposed"
 }
 
-# A server starts from the package's snippet, which loads the package's module, and the
-# package's command reaches it.
+# A server starts with the package's snippet, which loads the package's module, and the package's
+# command connects to it.
 test_snippet() {
     local server=${GPULOCK_SERVER:-} pid tries shown
     [ -n "$server" ] || server=$(tools/setup.sh which)
-    # The settings that are comments have to be right as well.
+    # The commented-out settings must be valid, too.
     sed -e "s#/usr/lib/gpulock/#$root/usr/lib/gpulock/#" -e 's/^# \(gpulock\.\)/\1/' \
         "$root/etc/gpulock/conf.d/gpulock.conf" >"$folder/gpulock.conf"
     echo "include $folder/gpulock.conf" >"$folder/redis.conf"
@@ -126,31 +125,31 @@ test_completions_and_manual() {
     local shell
     for shell in zsh fish; do
         "$gpulock" completions "$shell" >"$folder/$shell"
-        if runs "$shell"; then "$shell" -n "$folder/$shell"; else skip "$shell's completions: $shell does not run here"; fi
+        if runs "$shell"; then "$shell" -n "$folder/$shell"; else skip "completions: $shell is not installed"; fi
     done
 
-    local page said
+    local page warnings
     "$gpulock" man "$folder/man"
     for page in gpulock gpulock-exporter; do
         [ -s "$folder/man/$page.1" ] || fail "no page $page.1: $(ls "$folder/man")"
     done
-    runs man || { skip "the manual: man does not run here"; return; }
+    runs man || { skip "the manual: man is not installed"; return; }
     for page in "$folder"/man/*.1; do
-        said=$(LC_ALL=C.UTF-8 man --warnings -l "$page" 2>&1 >/dev/null)
-        [ -z "$said" ] || fail "$page: $said"
+        warnings=$(LC_ALL=C.UTF-8 man --warnings -l "$page" 2>&1 >/dev/null)
+        [ -z "$warnings" ] || fail "$page: $warnings"
     done
 }
 
-# dpkg takes the package, keeps what the administrator wrote, and leaves nothing behind. It
-# does so in a root of its own, which has no libc6 and needs no rights.
+# dpkg installs the package, keeps changed settings, and leaves no file behind when it is purged.
+# Uses a separate root folder, which has no libc6 and needs no permissions.
 test_installation() {
-    [ -n "$deb" ] || { skip "the installation: there is no package"; return; }
+    [ -n "$deb" ] || { skip "the installation: no package was created"; return; }
     local root=$folder/installed file
     local settings=$root/etc/gpulock/exporter.env
     mkdir -p "$root"/var/lib/dpkg/{info,updates}
     touch "$root/var/lib/dpkg/status"
     in_root() {
-        # It wants ldconfig to be there, which a user's PATH may not have.
+        # dpkg needs ldconfig, which may not be in a user's PATH.
         PATH=$PATH:/usr/sbin:/sbin dpkg --root="$root" --log="$folder/dpkg.log" \
             --force-not-root --force-depends "$@" >"$folder/dpkg" 2>&1 </dev/null ||
             fail "dpkg $*: $(cat "$folder/dpkg")"
@@ -166,19 +165,19 @@ test_installation() {
         grep -q "^ /etc/gpulock/$file " "$folder/dpkg" || fail "no conf-file: $file"
     done
     "$root/usr/bin/gpulock" --version
-    [ "$(stat -c %a "$settings")" = 600 ] || fail "others may read $settings"
+    [ "$(stat -c %a "$settings")" = 600 ] || fail "$settings is readable by others"
 
-    echo '# written here' >>"$settings"
+    echo '# changed' >>"$settings"
     in_root -i "$deb"
-    is_as_written() { [ "$(tail -1 "$settings")" = '# written here' ]; }
-    is_as_written || fail "installed again, it took what was written in exporter.env"
+    is_unchanged() { [ "$(tail -1 "$settings")" = '# changed' ]; }
+    is_unchanged || fail "a reinstallation overwrote exporter.env"
     in_root -r gpulock
     has_status 'deinstall ok config-files'
-    is_as_written || fail "removed, it took what was written in exporter.env"
-    [ ! -e "$root/usr" ] || fail "left when it was removed: $(find "$root/usr")"
+    is_unchanged || fail "a removal deleted or changed exporter.env"
+    [ ! -e "$root/usr" ] || fail "left after the removal: $(find "$root/usr")"
     in_root -P gpulock
     for file in usr etc; do
-        [ ! -e "$root/$file" ] || fail "left when it was purged: $(find "$root/$file")"
+        [ ! -e "$root/$file" ] || fail "left after the purge: $(find "$root/$file")"
     done
 }
 

@@ -14,7 +14,7 @@ const EVENTS = {
   forced: "forced release",
   disconnected: "holder disconnected",
   removed: "key removed by another command",
-  deadlock: "deadlock avoided",
+  deadlock: "wait rejected: deadlock",
   long_hold: "long hold",
   warning: "warning",
 };
