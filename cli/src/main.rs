@@ -56,7 +56,7 @@ enum Command {
     Queue(show::queue::Args),
     /// Show counters, and statistics of waits and holds
     Stats(show::stats::Args),
-    /// Show the log of expired, lost and forcibly released locks, newest first
+    /// Show recent problems, such as expired leases, newest first
     Log(show::log::Args),
     /// Release a lock in its owner's name
     Release(act::release::Args),
