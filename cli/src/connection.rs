@@ -1,4 +1,4 @@
-//! A connection with a timeout for every operation: connecting, and each call however many
+//! A connection with a timeout for every operation: connecting, and each call, however many
 //! replies it has.
 
 use std::future::Future;

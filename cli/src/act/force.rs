@@ -48,7 +48,7 @@ pub(crate) struct Args {
 /// If there is no terminal to ask on, or the server does not reply or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> anyhow::Result<ExitCode> {
     if !args.yes && !io::stdin().is_terminal() {
-        bail!("standard input is not a terminal to ask for confirmation on: use --yes");
+        bail!("no terminal to ask for confirmation on: use --yes");
     }
     let mut connection = address.connect()?;
     let outcome = attempt(&mut connection, args)?;

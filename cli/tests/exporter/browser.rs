@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use ureq::Agent;
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 use crate::tools::{Process, found, port_in_log, skip};
 
 /// A browser with one window; it ends with the test.
@@ -44,7 +44,7 @@ impl Browser {
             driver,
             folder,
         };
-        wait_until(PATIENCE, "chromedriver", || browser.is_ready());
+        wait_until(TIMEOUT, "chromedriver", || browser.is_ready());
         if let Err(reason) = browser.open_session() {
             skip(test, &reason);
             return None;
@@ -76,7 +76,7 @@ impl Browser {
     /// Waits until `text` is visible.
     #[track_caller]
     pub(crate) fn wait_text(&self, text: &str) {
-        wait_until(PATIENCE, format!("{text:?} on the page"), || {
+        wait_until(TIMEOUT, format!("{text:?} on the page"), || {
             self.text().contains(text)
         });
     }
@@ -84,7 +84,7 @@ impl Browser {
     /// Waits until the value of a script is true.
     #[track_caller]
     pub(crate) fn wait_true(&self, script: &str) {
-        wait_until(PATIENCE, script, || self.run(script) == json!(true));
+        wait_until(TIMEOUT, script, || self.run(script) == json!(true));
     }
 
     /// Sets the size of the screen, and the color scheme.

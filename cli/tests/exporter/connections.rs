@@ -7,7 +7,7 @@ use std::process::Command;
 
 use gpulock_testkit::wait_until;
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 use crate::exporter::{Exporter, MAX_VIEWERS, alone, command, first_line};
 
 /// Maximum number of connections (docs/cli.md).
@@ -76,8 +76,8 @@ fn a_connection_with_an_unread_response_is_closed() {
     // More than the capacity of all buffers.
     let request = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let unread = exporter.send(&request.repeat(4000));
-    wait_until(PATIENCE, "the connection", || sockets(&exporter) > before);
-    wait_until(2 * PATIENCE, "its end", || sockets(&exporter) == before);
+    wait_until(TIMEOUT, "the connection", || sockets(&exporter) > before);
+    wait_until(2 * TIMEOUT, "its end", || sockets(&exporter) == before);
     drop(unread);
 }
 
@@ -88,7 +88,7 @@ fn a_scrape_succeeds_despite_idle_connections() {
     let max = sockets(&exporter) + MAX_CONNECTIONS + 1;
     let idle: Vec<_> = (0..300).map(|_| exporter.send(b"")).collect();
     let scrape = exporter.send(&[METRICS_HEADER, b"\r\n"].concat());
-    wait_until(PATIENCE, "the scrape", || {
+    wait_until(TIMEOUT, "the scrape", || {
         let now = sockets(&exporter);
         assert!(now <= max, "{now} sockets, more than {max}");
         has_response(&scrape)
@@ -112,7 +112,7 @@ fn viewers_do_not_block_a_scrape() {
     assert_eq!(exporter.get("/metrics").status, 200);
     // A viewer that leaves makes room for another.
     viewers.pop();
-    wait_until(PATIENCE, "room for a viewer", || {
+    wait_until(TIMEOUT, "room for a viewer", || {
         first_line(&mut view()) == "HTTP/1.1 200 OK"
     });
 }
@@ -127,7 +127,7 @@ fn the_exporter_survives_a_lack_of_file_descriptors() {
     let exporter = Exporter::start(&mut few);
     let last = format!("/proc/{}/fd/31", exporter.pid());
     let many: Vec<_> = (0..64).map(|_| exporter.send(b"")).collect();
-    wait_until(PATIENCE, "the last file descriptor", || fs::read_link(&last).is_ok());
+    wait_until(TIMEOUT, "the last file descriptor", || fs::read_link(&last).is_ok());
     drop(many);
     assert_eq!(exporter.get("/healthz").status, 200);
 }

@@ -9,7 +9,7 @@ use gpulock_testkit::Server;
 use ureq::Agent;
 use ureq::http::Response;
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 use crate::tools::Process;
 
 /// Maximum number of viewers (docs/cli.md).
@@ -108,7 +108,7 @@ impl Exporter {
     /// Opens a connection and sends these bytes, which may be an invalid request.
     pub(crate) fn send(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address()).expect("connecting");
-        stream.set_read_timeout(Some(PATIENCE)).expect("setting it");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("setting it");
         stream.write_all(bytes).expect("sending");
         stream
     }

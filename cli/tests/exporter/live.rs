@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use gpulock_testkit::{Server, call, on_every_server, wait_until};
 use serde_json::Value;
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 use crate::exporter::Exporter;
 
 fn time(event: &Value) -> u64 {
@@ -42,7 +42,7 @@ fn a_server_is_not_queried_without_viewers() {
         let mut events = exporter.events();
         assert!(events.next().is_some());
         drop(events);
-        wait_until(PATIENCE, "no more queries", || idle(&server) >= Some(4));
+        wait_until(TIMEOUT, "no more queries", || idle(&server) >= Some(4));
 
         // The next viewer gets the current state.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");

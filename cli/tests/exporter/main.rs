@@ -20,4 +20,4 @@ mod tools;
 use std::time::Duration;
 
 /// Timeout that only a hang exceeds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);

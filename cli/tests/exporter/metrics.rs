@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 use crate::exporter::{Exporter, command, instance, url};
 use crate::series::value;
 use gpulock_testkit::{Server, call, on_every_server, send, wait_until, workspace};
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 fn wait_value(exporter: &Exporter, name: &str, server: &Server, expected: Option<f64>) {
     let instance = instance(server);
-    wait_until(PATIENCE, format!("{name} of {instance} to be {expected:?}"), || {
+    wait_until(TIMEOUT, format!("{name} of {instance} to be {expected:?}"), || {
         value(&exporter.metrics(), name, &instance) == expected
     });
 }
@@ -135,7 +135,7 @@ fn current_holds_and_waits_are_reported() {
         assert!(call!(holder, "GPULOCK.ACQUIRE", "gpu:0", "a", "EX", 600).int() > 0);
         send!(waiter, "GPULOCK.ACQUIRE", "gpu:0", "b", "BLOCK", 0);
         server.wait_blocked(1);
-        wait_until(PATIENCE, "a hold and a wait of a second", || {
+        wait_until(TIMEOUT, "a hold and a wait of a second", || {
             seconds("gpulock_longest_wait_seconds") >= 1.0
                 && seconds("gpulock_oldest_hold_seconds")
                     >= seconds("gpulock_longest_wait_seconds").floor()

@@ -252,7 +252,7 @@ fn busy(server: &Server) -> Vec<Client> {
         client.line(call);
     }
     let expired = || server.client().info("gpulock")["gpulock_expired"] == "1";
-    gpulock_testkit::wait_until(crate::PATIENCE, "the end of a lease", expired);
+    gpulock_testkit::wait_until(crate::TIMEOUT, "the end of a lease", expired);
     client.line("GPULOCK.ACQUIRE {node7}:gpu:1 train-big-04d2 EX 60");
     let waiting = [
         "GPULOCK.ACQUIRE {node7}:gpu:0 tts-19c2 BLOCK 0",

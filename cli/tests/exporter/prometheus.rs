@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::process::Command;
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 use crate::exporter::{Exporter, instance};
 use crate::series::names;
 use crate::tools::{Process, found, port_in_log};
@@ -61,8 +61,8 @@ impl Prometheus {
             Agent::config_builder().http_status_as_error(false).build().into();
         let request =
             agent.get(format!("{}/api/v1/{path}", self.url)).query("query", query);
-        let answer: Value = request.call().ok()?.into_body().read_json().ok()?;
-        Some(answer["data"].clone())
+        let reply: Value = request.call().ok()?.into_body().read_json().ok()?;
+        Some(reply["data"].clone())
     }
 
     /// Waits until the result of a query satisfies the condition.
@@ -70,7 +70,7 @@ impl Prometheus {
         let log =
             || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let mut last = Value::Null;
-        wait_until(PATIENCE, format!("{query} in Prometheus"), || {
+        wait_until(TIMEOUT, format!("{query} in Prometheus"), || {
             last = self.query("query", query).unwrap_or_default();
             let found = last["result"].as_array().is_some_and(|series| condition(series));
             assert!(!log().contains("err=\"expected"), "{}", log());
@@ -188,8 +188,8 @@ fn prometheus_accepts_each_query_of_the_dashboard() {
             let query = target["expr"].as_str().expect("a query");
             let query =
                 query.replace("$instance", ".*").replace("$__rate_interval", "1m");
-            let answer = prometheus.query("query", &query).expect("it is up");
-            assert_eq!(answer["resultType"], "vector", "{query}");
+            let reply = prometheus.query("query", &query).expect("it is up");
+            assert_eq!(reply["resultType"], "vector", "{query}");
             queries += 1;
         }
         assert!(queries > 20, "{queries} queries");

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use gpulock_testkit::{wait_until, workspace};
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 
 /// Debian's Prometheus, as unpacked by `tools/setup.sh cli`.
 const UNPACKED: &str = "target/tools/prometheus/usr/bin";
@@ -50,7 +50,7 @@ fn runs(program: &Path) -> bool {
 #[track_caller]
 pub(crate) fn port_in_log(log: &Path, prefix: &str) -> u16 {
     let mut port = None;
-    wait_until(PATIENCE, format!("{prefix:?} and a port in {}", log.display()), || {
+    wait_until(TIMEOUT, format!("{prefix:?} and a port in {}", log.display()), || {
         let log = fs::read_to_string(log).unwrap_or_default();
         let rest = log.split_once(prefix).map(|(_, rest)| rest);
         // The number is complete when another character follows.

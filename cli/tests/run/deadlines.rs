@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::lease_end::{lease_end, unix_time};
 use crate::relay::Relay;
 use crate::runner::{
-    PATIENCE, Runner, builder, gpulock_run_at, state, wait_dead, waiting,
+    Runner, TIMEOUT, builder, gpulock_run_at, state, wait_dead, waiting,
 };
 use crate::scripts::{ENDS, GOES_ON, WITH_GRANDCHILD, run_at};
 
@@ -152,7 +152,7 @@ fn stop_around_the_start(server: &Server, round: u64) {
     let args = ["--key", &key, "--lease", "1s", "--", "sh", "-c", script];
     let mut run = gpulock_run_at(server.port(), &args).start();
     let waits = || waiting(server, &key) == 1;
-    wait_until(PATIENCE, "gpulock to wait", waits);
+    wait_until(TIMEOUT, "gpulock to wait", waits);
     call!(other, "GPULOCK.RELEASE", &key, "other");
     // A different moment in each round.
     thread::sleep(Duration::from_millis(round));
@@ -161,9 +161,7 @@ fn stop_around_the_start(server: &Server, round: u64) {
     let started = |run: &Runner| fs::read_to_string(run.path("tokens")).ok();
     let before = started(&run);
     run.signal(Signal::CONT);
-    wait_until(PATIENCE, "gpulock to wait again or to end", || {
-        waits() || run.has_ended()
-    });
+    wait_until(TIMEOUT, "gpulock to wait again or to end", || waits() || run.has_ended());
     assert_eq!(started(&run), before);
 }
 

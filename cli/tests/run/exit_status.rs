@@ -7,7 +7,7 @@ use std::thread;
 use gpulock_testkit::{Server, call, on_every_server, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, gpulock_run, gpulock_run_at, send, waiting};
+use crate::runner::{TIMEOUT, gpulock_run, gpulock_run_at, send, waiting};
 
 fn server() -> Server {
     servers()[0].server().start()
@@ -207,7 +207,7 @@ fn a_signal_at_the_moment_of_the_grant_releases_the_lock() {
         assert_eq!(run.status(), 143);
         assert!(call!(other, "GET", "k").is_null());
     }
-    wait_until(PATIENCE, "the queue to be empty", || waiting(&server, "k") == 0);
+    wait_until(TIMEOUT, "the queue to be empty", || waiting(&server, "k") == 0);
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
 }
 

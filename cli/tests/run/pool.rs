@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use rustix::system::uname;
 use tempfile::TempDir;
 
-use crate::runner::{Builder, PATIENCE, build, gpulock_run};
+use crate::runner::{Builder, TIMEOUT, build, gpulock_run};
 
 /// Prints the variables of a command with a GPU.
 const PRINT_GPUS: &str =
@@ -158,7 +158,7 @@ fn a_grant_that_expired_during_the_gpu_check_is_not_used() {
     });
     let run = run.start();
     let mut other = server.client();
-    wait_until(PATIENCE, "the first grant", || !call!(other, "EXISTS", key("0")).eq(&0));
+    wait_until(TIMEOUT, "the first grant", || !call!(other, "EXISTS", key("0")).eq(&0));
     let next =
         call!(other, "GPULOCK.ACQUIRE", key("0"), "next", "EX", 600, "BLOCK", 60000);
     fs::remove_file(&hangs).expect("a file");
@@ -178,7 +178,7 @@ fn a_signal_ends_a_run_while_the_driver_hangs() {
     });
     let mut run = run.start();
     let maps = format!("/proc/{}/maps", run.pid());
-    wait_until(PATIENCE, "the driver to be loaded", || {
+    wait_until(TIMEOUT, "the driver to be loaded", || {
         fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libnvidia-ml"))
     });
     run.signal(Signal::INT);

@@ -9,7 +9,7 @@ use gpulock_testkit::{
 use rustix::process::Signal;
 
 use crate::relay::Relay;
-use crate::runner::{PATIENCE, Runner, gpulock_run_at, send};
+use crate::runner::{Runner, TIMEOUT, gpulock_run_at, send};
 
 /// A command that ends with status 5 on SIGUSR1.
 const SCRIPT: &str = "trap 'exit 5' USR1; echo $GPULOCK_TOKENS >token; echo $$ >pid; \
@@ -39,7 +39,7 @@ fn lock(client: &mut Client, field: &str) -> Value {
 /// Waits until the lock is tied to another connection than this one.
 #[track_caller]
 fn wait_for_other_session(client: &mut Client, before: i64) {
-    wait_until(PATIENCE, "the lock to be tied to another connection", || {
+    wait_until(TIMEOUT, "the lock to be tied to another connection", || {
         let session = lock(client, "session");
         !session.is_null() && session.int() != before
     });
@@ -137,7 +137,7 @@ fn a_silent_connection_is_replaced_with_many_locks() {
     };
     let session = tied_to(&mut client, &keys[79]);
     silence_until_reconnect(&relay, &mut client);
-    wait_until(PATIENCE, "all locks to be tied to another connection", || {
+    wait_until(TIMEOUT, "all locks to be tied to another connection", || {
         keys.iter().all(|key| tied_to(&mut client, key) != session)
     });
     send(run.number("pid"), Signal::USR1);
@@ -147,7 +147,7 @@ fn a_silent_connection_is_replaced_with_many_locks() {
 fn silence_until_reconnect(relay: &Relay, client: &mut Client) {
     let before = connection_count(client);
     relay.silence();
-    wait_until(PATIENCE, "another connection", || connection_count(client) > before);
+    wait_until(TIMEOUT, "another connection", || connection_count(client) > before);
     relay.pass();
 }
 
@@ -168,7 +168,7 @@ fn a_reconnect_does_not_reacquire_a_lost_lock() {
     call!(client, "GPULOCK.FORCERELEASE", "k");
     relay.pass();
     assert_eq!(run.status(), 76);
-    wait_until(PATIENCE, "the lock to be free", || {
+    wait_until(TIMEOUT, "the lock to be free", || {
         call!(client, "GPULOCK.INSPECT", "k").is_null()
     });
 }
@@ -185,7 +185,7 @@ fn a_late_grant_does_not_restore_a_lost_lock() {
     relay.cut();
     relay.wait_silent();
     let before = connection_count(&mut client);
-    wait_until(PATIENCE, "the call to time out", || {
+    wait_until(TIMEOUT, "the call to time out", || {
         connection_count(&mut client) > before
     });
     call!(client, "GPULOCK.FORCERELEASE", "k");
@@ -213,7 +213,7 @@ fn a_queue_position_survives_its_connection() {
     };
     let before = client(&mut other).expect("a client");
     relay.cut();
-    wait_until(PATIENCE, "the first one to reconnect", || {
+    wait_until(TIMEOUT, "the first one to reconnect", || {
         client(&mut other).is_some_and(|client| client != before)
     });
     call!(other, "GPULOCK.RELEASE", "k", "other");

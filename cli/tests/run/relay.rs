@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gpulock_testkit::wait_until;
 
-use crate::runner::PATIENCE;
+use crate::runner::TIMEOUT;
 
 /// Its threads end with the test's process.
 pub(crate) struct Relay {
@@ -63,7 +63,7 @@ impl Relay {
     /// Waits until it holds back data.
     #[track_caller]
     pub(crate) fn wait_silent(&self) {
-        wait_until(PATIENCE, "the relay to be silent", || {
+        wait_until(TIMEOUT, "the relay to be silent", || {
             self.state.silent.load(Ordering::SeqCst)
         });
     }

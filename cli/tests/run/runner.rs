@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Timeout that only a hang exceeds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A `gpulock run`, and the folder in which its command starts.
 pub(crate) struct Runner {
@@ -90,7 +90,7 @@ impl Runner {
     #[track_caller]
     pub(crate) fn line(&self, file: &str) -> String {
         let path = self.path(file);
-        wait_until(PATIENCE, format!("a line in {file}; {}", self.err()), || {
+        wait_until(TIMEOUT, format!("a line in {file}; {}", self.err()), || {
             fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'))
         });
         fs::read_to_string(path).expect("a file").trim_end().to_owned()
@@ -142,7 +142,7 @@ impl Runner {
     #[track_caller]
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let mut status = None;
-        wait_until(PATIENCE, "gpulock to end", || {
+        wait_until(TIMEOUT, "gpulock to end", || {
             status = self.child.try_wait().expect("a status");
             status.is_some()
         });
@@ -195,13 +195,13 @@ pub(crate) fn state(pid: u32) -> Option<char> {
 /// Waits until a process is dead.
 #[track_caller]
 pub(crate) fn wait_dead(pid: u32) {
-    wait_until(PATIENCE, format!("process {pid} to be dead"), || state(pid).is_none());
+    wait_until(TIMEOUT, format!("process {pid} to be dead"), || state(pid).is_none());
 }
 
 /// Waits until a process is in one of these states.
 #[track_caller]
 pub(crate) fn wait_state(pid: u32, wanted: &str) {
-    wait_until(PATIENCE, format!("process {pid} to be in a state of {wanted}"), || {
+    wait_until(TIMEOUT, format!("process {pid} to be in a state of {wanted}"), || {
         state(pid).is_some_and(|state| wanted.contains(state))
     });
 }

@@ -9,7 +9,7 @@ use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
 use crate::runner::{
-    PATIENCE, Runner, builder, gpulock_run, send, state, wait_dead, wait_state,
+    Runner, TIMEOUT, builder, gpulock_run, send, state, wait_dead, wait_state,
 };
 
 fn server() -> Server {
@@ -62,7 +62,7 @@ fn each_signal_is_forwarded_to_the_command() {
     ];
     for (signal, name) in signals {
         run.signal(signal);
-        wait_until(PATIENCE, format!("{name} to reach the command"), || {
+        wait_until(TIMEOUT, format!("{name} to reach the command"), || {
             let got = fs::read_to_string(run.path("got")).unwrap_or_default();
             got.lines().last() == Some(name)
         });
@@ -173,7 +173,7 @@ fn a_command_stopped_by_sigstop_keeps_its_lock() {
     let command = run.number("pid");
     let token = call!(server.client(), "GPULOCK.INSPECT", "k").field("token").int();
     send(command, Signal::STOP);
-    wait_until(PATIENCE, "twice the length of the lease", || {
+    wait_until(TIMEOUT, "twice the length of the lease", || {
         call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
     send(command, Signal::CONT);
@@ -253,7 +253,7 @@ fn a_shell_can_stop_and_resume_the_job() {
         wait_state(command, "T");
         wait_state(parent, "T");
         terminal.types("jobs >jobs; echo >>jobs\n");
-        wait_until(PATIENCE, "the shell to have a stopped job", || {
+        wait_until(TIMEOUT, "the shell to have a stopped job", || {
             fs::read_to_string(terminal.run.path("jobs"))
                 .is_ok_and(|jobs| jobs.contains("Stopped"))
         });
@@ -307,7 +307,7 @@ fn control_z_is_ignored_without_a_shell() {
     let command = terminal.run.number("pid");
     terminal.types("\x1a");
     let mut client = server.client();
-    wait_until(PATIENCE, "twice the length of the lease", || {
+    wait_until(TIMEOUT, "twice the length of the lease", || {
         call!(client, "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
     wait_state(command, "S");
@@ -328,7 +328,7 @@ fn a_run_stopped_by_control_z_for_too_long_reports_the_lost_lock() {
     wait_dead(command);
     terminal.types("fg; echo status $? >status\n");
     terminal.run.line("lost");
-    wait_until(PATIENCE, "the status", || {
+    wait_until(TIMEOUT, "the status", || {
         fs::read_to_string(terminal.run.path("status"))
             .is_ok_and(|text| text == "status 76\n")
     });
@@ -360,7 +360,7 @@ fn the_progress_line_is_redrawn_and_erased() {
         String::from_utf8_lossy(&fs::read(terminal.run.path("out")).expect("a file"))
             .into_owned()
     };
-    wait_until(PATIENCE, "two draws", || {
+    wait_until(TIMEOUT, "two draws", || {
         screen(&terminal).matches("position 1; held by other for").count() >= 2
     });
     call!(server.client(), "GPULOCK.RELEASE", "k", "other");

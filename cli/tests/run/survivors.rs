@@ -7,7 +7,7 @@ use std::process::Command;
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, build, builder, gpulock_run, has_process_of, send, state};
+use crate::runner::{TIMEOUT, build, builder, gpulock_run, has_process_of, send, state};
 use crate::scripts::{WITH_STRAY, run_at};
 
 fn server() -> Server {
@@ -92,7 +92,7 @@ fn the_command_is_not_reaped_before_its_survivors_end() {
     let script = format!("{WITH_STRAY} exit 4");
     let mut run = run_at(server.port(), &[], &script);
     let command = run.number("pid");
-    wait_until(PATIENCE, "the end of the command to be noticed", || {
+    wait_until(TIMEOUT, "the end of the command to be noticed", || {
         run.err().contains("left running")
     });
     let status = fs::read_to_string(format!("/proc/{command}/status"));
@@ -140,7 +140,7 @@ fn a_process_whose_first_thread_has_ended_is_terminated() {
             Some(status) => assert_eq!(run.status(), status),
             None => run.signal(Signal::KILL),
         }
-        wait_until(PATIENCE, "the stray to be dead", || {
+        wait_until(TIMEOUT, "the stray to be dead", || {
             fs::read_dir(format!("/proc/{stray}/task")).map_or(0, Iterator::count) < 2
         });
     }

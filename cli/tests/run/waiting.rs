@@ -3,7 +3,7 @@
 use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
-use crate::runner::{PATIENCE, Runner, gpulock_run};
+use crate::runner::{Runner, TIMEOUT, gpulock_run};
 
 fn server() -> Server {
     servers()[0].server().start()
@@ -37,7 +37,7 @@ fn a_signal_ends_a_wait_while_the_server_hangs() {
     server.thaw();
     call!(server.client(), "GPULOCK.RELEASE", "k", "other");
     // The position is kept for a while.
-    wait_until(PATIENCE, "the lock to be free", || {
+    wait_until(TIMEOUT, "the lock to be free", || {
         call!(server.client(), "GPULOCK.INSPECT", "k").is_null()
     });
 }
@@ -48,7 +48,7 @@ fn a_temporary_error_is_retried_and_reported_once() {
     let mut admin = server.client();
     call!(admin, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     let mut run = gpulock_run(&server, &["--key", "k", "--", "touch", "ran"]).start();
-    wait_until(PATIENCE, "the error to be reported", || {
+    wait_until(TIMEOUT, "the error to be reported", || {
         let err = run.err();
         err.lines().any(|line| line.contains("MAXWAITERS") && line.contains("retrying"))
     });

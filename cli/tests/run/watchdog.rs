@@ -8,7 +8,7 @@ use gpulock_testkit::{Server, call, servers, wait_until};
 use rustix::process::Signal;
 
 use crate::runner::{
-    PATIENCE, Runner, gpulock_run, has_process_of, send, send_if_alive, state, wait_dead,
+    Runner, TIMEOUT, gpulock_run, has_process_of, send, send_if_alive, state, wait_dead,
     wait_state,
 };
 use crate::scripts::{GOES_ON, WITH_STRAY, run_at};
@@ -48,7 +48,7 @@ fn a_killed_watchdog_is_replaced() {
 fn the_watchdog_is_replaced_while_survivors_are_terminated() {
     let server = server();
     let mut run = run_at(server.port(), &[], &format!("{WITH_STRAY}exit 4"));
-    wait_until(PATIENCE, "the end of the command to be noticed", || {
+    wait_until(TIMEOUT, "the end of the command to be noticed", || {
         run.err().contains("left running")
     });
     let first = watchdog(&run).expect("a watchdog");
@@ -61,7 +61,7 @@ fn the_watchdog_is_replaced_while_survivors_are_terminated() {
 
 fn other_watchdog(run: &Runner, than: u32) -> u32 {
     let mut other = None;
-    wait_until(PATIENCE, "another watchdog", || {
+    wait_until(TIMEOUT, "another watchdog", || {
         other = watchdog(run).filter(|pid| *pid != than);
         other.is_some()
     });
@@ -90,7 +90,7 @@ fn a_continued_watchdog_does_not_kill_the_command() {
     let mut run = run_at(server.port(), &["--lease", "6s"], script);
     let watchdog = watchdog(&run).expect("a watchdog");
     send(watchdog, Signal::STOP);
-    wait_until(PATIENCE, "twice the length of the lease", || {
+    wait_until(TIMEOUT, "twice the length of the lease", || {
         call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
     send(watchdog, Signal::CONT);
@@ -112,7 +112,7 @@ fn gpulock_killed_right_after_its_start_leaves_no_process() {
         let run = gpulock_run(&server, &args).start();
         sleep(Duration::from_micros(500 * round));
         drop(run);
-        wait_until(PATIENCE, format!("all processes of {owner} to end"), || {
+        wait_until(TIMEOUT, format!("all processes of {owner} to end"), || {
             !has_process_of(&owner)
         });
     }

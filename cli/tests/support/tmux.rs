@@ -8,7 +8,7 @@ use gpulock_testkit::wait_until;
 use tempfile::TempDir;
 
 /// Timeout that only a hang exceeds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A shell in a window of this size.
 pub(crate) struct Tmux {
@@ -80,7 +80,7 @@ impl Tmux {
             condition(&screen)
         };
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until(PATIENCE, what, check);
+            wait_until(TIMEOUT, what, check);
         }));
         assert!(waited.is_ok(), "no {what:?} on the screen:\n{}", self.screen());
         screen
