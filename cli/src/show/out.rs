@@ -46,7 +46,7 @@ pub(crate) fn print(lines: &str) -> Result<()> {
 /// Prints a JSON document.
 ///
 /// # Errors
-/// As [`print`].
+/// If the write fails, except with a closed pipe.
 pub(crate) fn print_json(document: &impl Serialize) -> Result<()> {
     print(&serde_json::to_string_pretty(document)?)
 }
