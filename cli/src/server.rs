@@ -16,9 +16,9 @@ const FORMS: &str = "redis://[[user]:password@]host[:port][/database] or unix://
 /// The address of a server.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Address {
-    /// Server: redis://[[user]:password@]host[:port][/database] or unix:///socket
     #[arg(
         long,
+        help = format!("Server: {FORMS}"),
         global = true,
         env = "GPULOCK_URL",
         hide_env_values = true,
