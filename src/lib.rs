@@ -1,16 +1,16 @@
-//! GPULOCK: a module that turns a Redis or Valkey server into the lock keeper for GPUs,
-//! and for anything else that only one worker may use at a time.
+//! GPULOCK: a module that turns a Redis or Valkey server into the lock manager for GPUs, and for
+//! anything else that only one worker at a time may use.
 //!
 //! # Layout
-//! - `crates/core`: the rules of locking, without Redis.
-//! - [`commands`]: one file a command: read the arguments, ask the rules, do what they
-//!   say to the key, answer.
-//! - [`background`], [`waiting`], [`look`], [`hand_off`]: what happens without a command. [`news`]: what
-//!   others are told after each step. [`warnings`]: what an operator is warned of.
-//! - [`stats`], [`info`], [`metrics`], [`event`]: the counters and the events, in each
-//!   format that they are asked for.
-//! - [`injected`], [`broken`]: panics and broken rules, in builds for tests alone.
-//! - [`server`]: the shell around the server's C functions, and the only unsafe code.
+//! - `crates/core`: the rules of locking and the engine that applies them, without Redis.
+//! - [`commands`]: one file for each command: parse the arguments, let the engine act, reply.
+//! - [`entry`]: where the server enters the module: loading, commands, the timer, events, blocked
+//!   clients; and the delivery of replies and events.
+//! - [`keyspace`]: the server's keys, as the engine uses them. [`manager`]: the lock manager of this
+//!   server.
+//! - [`report`]: the counters and the events in each of their formats.
+//! - [`redis`]: the server's C API as safe types, and the only unsafe code.
+//! - [`injected_panics`], [`broken_rules`]: only in test builds.
 #![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -24,32 +24,17 @@
     )
 )]
 
-mod background;
-mod broken;
+mod broken_rules;
 mod commands;
-mod event;
-mod hand_off;
-mod info;
-mod injected;
-mod look;
-mod metrics;
-mod news;
-#[expect(unsafe_code, reason = "the one place where C is called")]
-mod server;
-mod stats;
-mod waiting;
-mod warnings;
+mod entry;
+mod injected_panics;
+mod keyspace;
+mod manager;
+#[expect(unsafe_code, reason = "the only place where C is called")]
+mod redis;
+mod report;
 
-use gpulock_core::settings::Settings;
-
-/// The settings that the words behind the module's path ask for: pairs of name and value.
-fn settings_from(arguments: &[&[u8]]) -> Result<Settings, String> {
-    let mut settings = Settings::default();
-    for pair in arguments.chunks(2) {
-        let [name, value] = pair else {
-            return Err("the module's arguments are pairs of name and value".to_owned());
-        };
-        server::config::set(&mut settings, name, value)?;
-    }
-    Ok(settings)
+#[expect(unsafe_code, reason = "the functions that the server calls by name")]
+mod exported {
+    crate::redis::exports::export_module!(crate::entry::load::Gpulock);
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::c_char;
 
-use gpulock_core::glob::matches;
+use gpulock_core::report::glob::matches;
 use libfuzzer_sys::fuzz_target;
 
 /// More stars than these take the simple matcher too long.

@@ -3,7 +3,7 @@
 //! again when it is written out in the plainest form.
 #![no_main]
 
-use gpulock_core::Fault;
+use gpulock_core::CommandError;
 use gpulock_core::request::{
     self, Acquire, AcquireAny, Extend, ForceRelease, List, Log, Release,
 };
@@ -35,11 +35,11 @@ fuzz_target!(|line: (u8, &[u8])| {
 });
 
 /// Looks at a request that was taken, and at the words of a refusal.
-fn taken<T>(parsed: Result<T, Fault>, look: impl Fn(T)) {
+fn taken<T>(parsed: Result<T, CommandError>, look: impl Fn(T)) {
     match parsed {
         Ok(request) => look(request),
-        Err(fault) => {
-            let said = fault.to_string();
+        Err(error) => {
+            let said = error.to_string();
             assert!(said.starts_with("ERR "), "{said}");
             assert!(!said.contains(['\r', '\n', '\0']), "{said:?}");
         }
@@ -57,8 +57,8 @@ fn acquire_any(asked: AcquireAny<'_>) {
     is_owner(asked.how.owner);
     assert!((1..=1024).contains(&asked.keys.len()));
     assert!((1..=asked.keys.len()).contains(&asked.count));
-    for (place, key) in asked.keys.iter().enumerate() {
-        assert!(!asked.keys[..place].contains(key), "a key twice");
+    for (position, key) in asked.keys.iter().enumerate() {
+        assert!(!asked.keys[..position].contains(key), "a key twice");
     }
     let mut plain = vec![number(asked.keys.len() as u64)];
     plain.extend(asked.keys.iter().map(|key| key.to_vec()));

@@ -3,9 +3,9 @@
 //! after each step is said there.
 #![no_main]
 
-use gpulock_core::settings::Events;
-use gpulock_model::ask::Ask;
-use gpulock_model::day::{Day, NAMES, Step};
+use gpulock_core::state::settings::Events;
+use gpulock_model::call::Call;
+use gpulock_model::scenario::{Scenario, NAMES, Step};
 use gpulock_model::keyspace::KEYS;
 use gpulock_model::world::{CLIENTS, Writes};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn day(bytes: &mut Unstructured<'_>) -> Result<()> {
     let events = *bytes.choose(&[Events::Off, Events::Release, Events::All])?;
-    let mut day = Day::begin(events);
+    let mut day = Scenario::begin(events);
     for _ in 0..STEPS {
         if bytes.is_empty() {
             break;
@@ -36,7 +36,7 @@ fn day(bytes: &mut Unstructured<'_>) -> Result<()> {
 /// The steps that there are, ACQUIRE most often.
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
     Ok(match bytes.int_in_range(0..=36)? {
-        0..=8 => Step::Acquire(ask(bytes)?),
+        0..=8 => Step::Acquire(request(bytes)?),
         9..=10 => Step::DropClient { client: client(bytes)? },
         11 => Step::Unblock { client: client(bytes)?, with_error: bytes.arbitrary()? },
         12..=14 => Step::Tick,
@@ -84,9 +84,9 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
     })
 }
 
-fn ask(bytes: &mut Unstructured<'_>) -> Result<Ask> {
+fn request(bytes: &mut Unstructured<'_>) -> Result<Call> {
     let (keys, count) = keys(bytes)?;
-    Ok(Ask {
+    Ok(Call {
         client: client(bytes)?,
         keys,
         count,
@@ -95,7 +95,7 @@ fn ask(bytes: &mut Unstructured<'_>) -> Result<Ask> {
         unique: bytes.arbitrary()?,
         block_ms: perhaps(bytes, |bytes| bytes.int_in_range(0..=299))?,
         session_grace_ms: perhaps(bytes, |bytes| bytes.int_in_range(0..=99))?,
-        room: !bytes.ratio(1, 20)?,
+        has_memory: !bytes.ratio(1, 20)?,
     })
 }
 

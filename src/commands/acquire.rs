@@ -1,17 +1,15 @@
-//! `GPULOCK.ACQUIRE`: takes a lock, waits in line for it, or renews the hold of a UNIQUE
-//! owner.
+//! `GPULOCK.ACQUIRE`: acquires a lock, waits for it, or renews the hold of a UNIQUE owner.
 
-use gpulock_core::acquire::Acquired;
-use gpulock_core::wait::Wanted;
-use gpulock_core::{Fault, request};
+use gpulock_core::engine::commands::{self, Outcome};
+use gpulock_core::{CommandError, request};
 
-use super::wait::{asker, wait_or_refuse};
-use crate::server::call::Call;
-use crate::server::commands::{
+use super::wait::{block, caller_context};
+use crate::keyspace::ServerKeys;
+use crate::manager::with_manager;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{
     Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, SESSION, Spec, UNIQUE,
 };
-use crate::server::state::{now, with_keeper};
-use crate::{broken, hand_off, look};
 
 pub(crate) struct Acquire;
 
@@ -35,35 +33,20 @@ impl Command for Acquire {
         ],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
-        with_keeper(|keeper| keeper.may_write())?;
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
+        with_manager(|manager| manager.may_write())?;
         let name = call.lock()?;
-        let asked = request::Acquire::parse(call.arguments_from(1));
-        let ask = match asked {
-            Ok(ask) => ask,
-            Err(fault) => {
-                with_keeper(|keeper| keeper.acquire_failed(name));
-                return Err(fault);
-            }
-        };
-        let asker = asker(call, &ask);
-        let mut key = call.open()?;
-        let seen = broken::seen(look::shown(&key, name));
-        match with_keeper(|keeper| keeper.acquire(name, &ask, &seen, asker, now()))? {
-            Acquired::Granted { token, until_ms } => {
-                key.set(call.argument(1)?, until_ms);
-                call.reply().number(broken::token(token));
-            }
-            Acquired::Renewed { token, until_ms } => {
-                key.expire(until_ms);
-                call.reply().number(token);
-            }
-            Acquired::Contested { next } => {
-                hand_off::fill_in_command(call.context(), key, next);
-                let (db, keys) = (name.db, &[name.key]);
-                let wanted = Wanted { db, keys, count: 1, of_set: false, free: &[] };
-                wait_or_refuse(call, wanted, &ask, asker)?;
-            }
+        let parsed = request::Acquire::parse(call.arguments_from(1));
+        let request = parsed.inspect_err(|_| {
+            with_manager(|manager| manager.count_failed_acquire(name));
+        })?;
+        let caller = caller_context(call, &request);
+        let key = call.open()?;
+        let mut keys = ServerKeys::of_command(call);
+        match commands::acquire(&mut keys, key, name, &request, caller)? {
+            Outcome::Granted(token) => call.reply().number(token),
+            Outcome::Refused => call.reply().null(),
+            Outcome::Waits(ticket) => block(call, ticket)?,
         }
         Ok(())
     }

@@ -1,18 +1,17 @@
-//! `GPULOCK.ACQUIREANY`: takes any so many of some locks, all at once, or waits in line for
-//! them.
+//! `GPULOCK.ACQUIREANY`: acquires some locks of a set, all at once, or waits for them.
 
-use gpulock_core::acquire_any::AcquiredAny;
-use gpulock_core::seen::Shown;
-use gpulock_core::wait::Wanted;
-use gpulock_core::{Fault, Name, request};
+use gpulock_core::engine::commands::{self, Outcome};
+use gpulock_core::engine::probe::state_of;
+use gpulock_core::state::key_state::OwnedKeyState;
+use gpulock_core::{CommandError, Name, request};
 
-use super::wait::{asker, wait_or_refuse};
-use crate::server::call::Call;
-use crate::server::commands::{
+use super::wait::{block, caller_context};
+use crate::keyspace::ServerKeys;
+use crate::manager::with_manager;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{
     Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, SESSION, Spec, UNIQUE,
 };
-use crate::server::state::{now, with_keeper};
-use crate::{hand_off, look};
 
 pub(crate) struct AcquireAny;
 
@@ -38,32 +37,26 @@ impl Command for AcquireAny {
         ],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
-        with_keeper(|keeper| keeper.may_write())?;
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
+        with_manager(|manager| manager.may_write())?;
         let db = call.context().db();
-        let asked = request::AcquireAny::parse(call.arguments_from(0));
-        let ask = asked
-            .inspect_err(|_| with_keeper(|keeper| keeper.acquire_any_asked(db, &[])))?;
-        let asker = asker(call, &ask.how);
-        let mut shown = Vec::new();
-        for place in 1..=ask.keys.len() {
-            let name = call.argument(place)?;
+        let parsed = request::AcquireAny::parse(call.arguments_from(0));
+        let request = parsed.inspect_err(|_| {
+            with_manager(|manager| manager.count_acquire_any(db, &[]));
+        })?;
+        let caller = caller_context(call, &request.how);
+        let mut keys = ServerKeys::of_command(call);
+        let mut states = Vec::new();
+        for index in 1..=request.keys.len() {
+            let name = call.argument(index)?;
             let key = call.context().open(name);
-            let seen = look::shown(&key, Name { db, key: name.bytes() });
-            shown.push(Shown::from(seen));
+            let state = state_of(&mut keys, &key, Name { db, key: name.bytes() });
+            states.push(OwnedKeyState::from(state));
         }
-        let decide =
-            with_keeper(|keeper| keeper.acquire_any(db, &ask, &shown, asker, now()))?;
-        match decide {
-            AcquiredAny::Granted { parts, grants } => {
-                hand_off::write(call.context(), &parts);
-                call.reply().grants(&grants);
-            }
-            AcquiredAny::Contested { free } => {
-                let (keys, count) = (&ask.keys, ask.count);
-                let wanted = Wanted { db, keys, count, of_set: true, free: &free };
-                wait_or_refuse(call, wanted, &ask.how, asker)?;
-            }
+        match commands::acquire_any(&mut keys, db, &request, &states, caller)? {
+            Outcome::Granted(grants) => call.reply().grants(&grants),
+            Outcome::Refused => call.reply().null(),
+            Outcome::Waits(ticket) => block(call, ticket)?,
         }
         Ok(())
     }

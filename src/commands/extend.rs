@@ -1,12 +1,14 @@
-//! `GPULOCK.EXTEND`: sets the lease of a held lock anew, if the caller holds it.
+//! `GPULOCK.EXTEND`: renews the lease of a lock, if the caller holds it.
 
-use gpulock_core::extend::Extended;
-use gpulock_core::{Fault, request};
+use gpulock_core::engine::commands;
+use gpulock_core::{CommandError, request};
 
-use crate::look;
-use crate::server::call::Call;
-use crate::server::commands::{Argument, Command, Keys, LEASE, MAY_WRITE, Spec, TOKEN};
-use crate::server::state::{now, with_keeper};
+use crate::keyspace::ServerKeys;
+use crate::manager::with_manager;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{
+    Argument, Command, Keys, LEASE, MAY_WRITE, Spec, TOKEN,
+};
 
 pub(crate) struct Extend;
 
@@ -23,19 +25,14 @@ impl Command for Extend {
         arguments: &[Argument::KEY, Argument::text(c"owner"), LEASE, TOKEN],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
         let name = call.lock()?;
-        with_keeper(|keeper| keeper.may_write())?;
-        let ask = request::Extend::parse(call.arguments_from(1))?;
-        let mut key = call.open()?;
-        let seen = look::shown(&key, name);
-        match with_keeper(|keeper| keeper.extend(name, &ask, &seen, now()))? {
-            Extended::Renewed { token, until_ms } => {
-                key.expire(until_ms);
-                call.reply().number(token);
-            }
-            Extended::NotHeld => call.reply().null(),
-        }
+        with_manager(|manager| manager.may_write())?;
+        let request = request::Extend::parse(call.arguments_from(1))?;
+        let key = call.open()?;
+        let mut keys = ServerKeys::of_command(call);
+        let token = commands::extend(&mut keys, key, name, &request)?;
+        call.reply().number_or_null(token);
         Ok(())
     }
 }

@@ -1,12 +1,14 @@
-//! `GPULOCK.FORCERELEASE`: takes a lock from whoever holds it. For operators and watchdogs.
+//! `GPULOCK.FORCERELEASE`: takes a lock from its holder. For operators and watchdogs.
 
-use gpulock_core::force_release::Forced;
-use gpulock_core::{Fault, request};
+use gpulock_core::engine::commands;
+use gpulock_core::{CommandError, request};
 
-use crate::server::call::Call;
-use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
-use crate::server::state::{now, with_keeper};
-use crate::{hand_off, look};
+use crate::keyspace::ServerKeys;
+use crate::manager::with_manager;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{
+    Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN,
+};
 
 pub(crate) struct ForceRelease;
 
@@ -28,22 +30,14 @@ impl Command for ForceRelease {
         ],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
         let name = call.lock()?;
-        with_keeper(|keeper| keeper.may_write())?;
-        let ask = request::ForceRelease::parse(call.arguments_from(1))?;
-        let client = call.client();
-        let key = call.open()?;
-        let seen = look::shown(&key, name);
-        let forced =
-            with_keeper(|keeper| keeper.force_release(name, ask, &seen, client, now()))?;
-        match forced {
-            Forced::Freed { owner, next } => {
-                hand_off::pass_on_in_command(call.context(), key, next);
-                call.reply().bytes(&owner);
-            }
-            Forced::NotTaken => call.reply().null(),
-        }
+        with_manager(|manager| manager.may_write())?;
+        let request = request::ForceRelease::parse(call.arguments_from(1))?;
+        let (client, key) = (call.client(), call.open()?);
+        let mut keys = ServerKeys::of_command(call);
+        let owner = commands::force_release(&mut keys, key, name, request, client)?;
+        call.reply().bytes_or_null(owner.as_deref());
         Ok(())
     }
 }

@@ -1,16 +1,17 @@
-//! `GPULOCK.INSPECT`: tells all that is known of one lock.
+//! `GPULOCK.INSPECT`: reports what is known of one lock.
 
-use gpulock_core::inspect::{Inspection, Place};
-use gpulock_core::lease::Left;
-use gpulock_core::lock::Bytes;
-use gpulock_core::{Fault, Keeper, Name};
+use gpulock_core::engine::probe::state_of;
+use gpulock_core::report::inspect::{Inspection, Position};
+use gpulock_core::state::lease::Left;
+use gpulock_core::state::lock::Bytes;
+use gpulock_core::{CommandError, Name};
 
-use crate::look;
-use crate::server::access::Readable;
-use crate::server::call::Call;
-use crate::server::commands::{Argument, Command, Keys, READS, Spec};
-use crate::server::reply::Reply;
-use crate::server::state::{now, with_keeper};
+use crate::keyspace::ServerKeys;
+use crate::manager::{now, with_manager};
+use crate::redis::acl::Readable;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{Argument, Command, Keys, READS, Spec};
+use crate::redis::reply::Reply;
 
 pub(crate) struct Inspect;
 
@@ -28,20 +29,19 @@ impl Command for Inspect {
         arguments: &[Argument::KEY],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
         let name = call.lock()?;
-        let key = call.open_to_look()?;
-        let seen = look::shown(&key, name);
-        let inspect = |keeper: &mut Keeper| keeper.inspect(name, &seen, now());
-        match with_keeper(inspect)? {
-            Some(inspection) => tell(call, &inspection)?,
+        let key = call.open_to_probe()?;
+        let state = state_of(&mut ServerKeys::of_command(call), &key, name);
+        match with_manager(|manager| manager.inspect(name, &state, now()))? {
+            Some(inspection) => report(call, &inspection)?,
             None => call.reply().null(),
         }
         Ok(())
     }
 }
 
-/// What is left of a lease; one without an end as `PTTL` says it.
+/// The rest of a lease; without an end as in `PTTL`.
 pub(super) fn lease(left: Left, reply: Reply<'_>) {
     match left {
         Left::NotHeld => reply.null(),
@@ -50,10 +50,11 @@ pub(super) fn lease(left: Left, reply: Reply<'_>) {
     }
 }
 
-fn tell(call: Call<'_>, inspection: &Inspection) -> Result<(), Fault> {
+fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
     let reply = call.reply();
-    let tells_others = inspection.waiters.iter().any(|place| !place.set_aside.is_empty());
-    let readable = tells_others.then(|| Readable::by_caller_of(call)).transpose()?;
+    let shows_others =
+        inspection.waiters.iter().any(|position| !position.reserved.is_empty());
+    let readable = shows_others.then(|| Readable::by_caller_of(call)).transpose()?;
     reply.map(10);
     reply.field("owner").bytes_or_null(inspection.owner.as_deref());
     reply.field("token").number_or_null(inspection.token);
@@ -65,26 +66,31 @@ fn tell(call: Call<'_>, inspection: &Inspection) -> Result<(), Fault> {
     reply.field("reserved_for").bytes_or_null(inspection.reserved_for.as_deref());
     reply.field("waiting").number(inspection.waiting);
     reply.field("waiters").array(inspection.waiters.len());
-    for place in &inspection.waiters {
-        tell_place(place, call.context().db(), readable.as_ref(), reply);
+    for position in &inspection.waiters {
+        report_position(position, call.context().db(), readable.as_ref(), reply);
     }
     Ok(())
 }
 
-/// A place; of what is set aside for it, the keys that the caller may read.
-fn tell_place(place: &Place, db: u32, readable: Option<&Readable<'_>>, reply: Reply<'_>) {
+/// A position; of the locks that are reserved for it, the keys that the caller may read.
+fn report_position(
+    position: &Position,
+    db: u32,
+    readable: Option<&Readable<'_>>,
+    reply: Reply<'_>,
+) {
     reply.map(6);
-    reply.field("owner").bytes(&place.owner);
-    reply.field("client").number_or_null(place.client);
-    reply.field("waited_ms").number(place.waited_ms);
-    reply.field("wants").count(place.wants);
-    reply.field("of").count(place.of);
+    reply.field("owner").bytes(&position.owner);
+    reply.field("client").number_or_null(position.client);
+    reply.field("waited_ms").number(position.waited_ms);
+    reply.field("wants").count(position.wants);
+    reply.field("of").count(position.of);
     let may_read = |key: &&Bytes| {
         readable.is_some_and(|readable| readable.has(Name { db, key: key.as_slice() }))
     };
-    let set_aside: Vec<&Bytes> = place.set_aside.iter().filter(may_read).collect();
-    reply.field("reserved").array(set_aside.len());
-    for key in set_aside {
+    let reserved: Vec<&Bytes> = position.reserved.iter().filter(may_read).collect();
+    reply.field("reserved").array(reserved.len());
+    for key in reserved {
         reply.bytes(key);
     }
 }

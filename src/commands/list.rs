@@ -1,15 +1,16 @@
 //! `GPULOCK.LIST`: tells the locks of a database, the one held longest first.
 
-use gpulock_core::list::{Listed, Row};
-use gpulock_core::{Fault, Name, request};
+use gpulock_core::engine::commands::list_row;
+use gpulock_core::report::list::{Listed, Row};
+use gpulock_core::{CommandError, Name, request};
 
 use super::inspect::lease;
-use crate::look;
-use crate::server::access::Readable;
-use crate::server::call::Call;
-use crate::server::commands::{Argument, Command, Keys, Spec};
-use crate::server::reply::Reply;
-use crate::server::state::{now, with_keeper};
+use crate::keyspace::ServerKeys;
+use crate::manager::with_manager;
+use crate::redis::acl::Readable;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{Argument, Command, Keys, Spec};
+use crate::redis::reply::Reply;
 
 pub(crate) struct List;
 
@@ -30,55 +31,46 @@ impl Command for List {
         ],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
-        let ask = request::List::parse(call.arguments_from(0))?;
-        let rows = rows(call, &ask)?;
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
+        let request = request::List::parse(call.arguments_from(0))?;
+        let rows = rows(call, &request)?;
         call.reply().array(rows.len());
         for row in &rows {
-            tell(row, call.reply());
+            report(row, call.reply());
         }
         Ok(())
     }
 }
 
 /// Walks over the locks that match, and looks at the key of each that the caller may read.
-fn rows(call: Call<'_>, ask: &request::List<'_>) -> Result<Vec<Row>, Fault> {
+fn rows(call: Call<'_>, request: &request::List<'_>) -> Result<Vec<Row>, CommandError> {
     let db = call.context().db();
     let readable = Readable::by_caller_of(call)?;
-    let limit = usize::try_from(ask.limit).unwrap_or(usize::MAX);
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let mut keys = ServerKeys::of_command(call);
     let mut rows = Vec::new();
-    let mut walk = with_keeper(|keeper| keeper.walk(db, ask.pattern));
+    let mut walk = with_manager(|manager| manager.walk(db, request.pattern));
     while rows.len() < limit
-        && let Some((id, key)) = with_keeper(|keeper| keeper.walk_on(&mut walk))?
+        && let Some((id, key)) = with_manager(|manager| manager.walk_on(&mut walk))?
     {
         if !readable.has(Name { db, key: &key }) {
             walk.pay_for_denied(&key)?;
             continue;
         }
-        let name = Name { db, key: &key };
-        let listed = call.context().with_key(name.key, |key| {
-            if key.lease().is_some_and(|lease| look::end_if_set_anew(&key, name, lease)) {
-                let lock =
-                    with_keeper(|keeper| Some(keeper.table().get(id)?.hold.is_some()));
-                return if lock == Some(true) { Listed::Adopted } else { Listed::Gone };
-            }
-            let seen = key.look();
-            with_keeper(|keeper| keeper.list_row(id, &seen, now()))
-        });
-        match listed {
+        match list_row(&mut keys, id) {
             Listed::Row(row) => {
                 rows.push(row);
                 continue;
             }
-            Listed::Adopted => with_keeper(|keeper| keeper.walk_to_adopted(&mut walk)),
+            Listed::Adopted => with_manager(|manager| manager.walk_to_adopted(&mut walk)),
             Listed::Gone => {}
         }
-        walk.pay_for_look()?;
+        walk.pay_for_probe()?;
     }
     Ok(rows)
 }
 
-fn tell(row: &Row, reply: Reply<'_>) {
+fn report(row: &Row, reply: Reply<'_>) {
     reply.map(6);
     reply.field("key").bytes(&row.key);
     reply.field("owner").bytes_or_null(row.owner.as_deref());

@@ -1,14 +1,14 @@
 //! `GPULOCK.LOG`: tells what went wrong, newest first.
 
-use gpulock_core::lock::Bytes;
-use gpulock_core::log::Entry;
-use gpulock_core::{Fault, Keeper, Name, request};
+use gpulock_core::state::lock::Bytes;
+use gpulock_core::state::log::Entry;
+use gpulock_core::{CommandError, LockManager, Name, request};
 
-use crate::server::access::Readable;
-use crate::server::call::Call;
-use crate::server::commands::{Argument, Command, Keys, Spec};
-use crate::server::reply::Reply;
-use crate::server::state::with_keeper;
+use crate::manager::with_manager;
+use crate::redis::acl::Readable;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{Argument, Command, Keys, Spec};
+use crate::redis::reply::Reply;
 
 pub(crate) struct Log;
 
@@ -32,10 +32,10 @@ impl Command for Log {
         .optional()],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
         match request::log(call.arguments_from(0))? {
             request::Log::Reset => {
-                with_keeper(Keeper::reset_log);
+                with_manager(LockManager::reset_log);
                 call.reply().ok();
             }
             request::Log::Show(count) => {
@@ -44,7 +44,7 @@ impl Command for Log {
                 let shown = entries(&readable, count.unwrap_or(usize::MAX));
                 call.reply().array(shown.len());
                 for entry in &shown {
-                    tell(entry, call.reply());
+                    report(entry, call.reply());
                 }
             }
         }
@@ -57,10 +57,10 @@ fn entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
     let mut shown = Vec::new();
     let mut newer = 0usize;
     while shown.len() < count {
-        let locks: Vec<_> = with_keeper(|keeper| {
-            let portion = keeper.log().portion(newer, PORTION);
+        let locks: Vec<_> = with_manager(|manager| {
+            let budget = manager.log().budget(newer, PORTION);
             let name = |(db, key): &(u32, Box<[u8]>)| (*db, Bytes::from_slice(key));
-            portion.map(|entry| entry.subject.lock.as_ref().map(name)).collect()
+            budget.map(|entry| entry.subject.lock.as_ref().map(name)).collect()
         });
         if locks.is_empty() {
             break;
@@ -69,7 +69,7 @@ fn entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
             let may_read =
                 lock.is_none_or(|(db, key)| readable.has(Name { db, key: &key }));
             if may_read && shown.len() < count {
-                shown.extend(with_keeper(|keeper| keeper.log().get(newer).cloned()));
+                shown.extend(with_manager(|manager| manager.log().get(newer).cloned()));
             }
             newer = newer.saturating_add(1);
         }
@@ -77,7 +77,7 @@ fn entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
     shown
 }
 
-fn tell(entry: &Entry, reply: Reply<'_>) {
+fn report(entry: &Entry, reply: Reply<'_>) {
     let subject = &entry.subject;
     let lock = subject.lock.as_ref();
     reply.map(11);

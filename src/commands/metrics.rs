@@ -1,10 +1,10 @@
 //! `GPULOCK.METRICS`: tells the counters as Prometheus reads them.
 
-use gpulock_core::Fault;
+use gpulock_core::CommandError;
 
-use crate::server::access::Readable;
-use crate::server::call::Call;
-use crate::server::commands::{Command, Keys, Spec};
+use crate::redis::acl::Readable;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{Command, Keys, Spec};
 
 pub(crate) struct Metrics;
 
@@ -21,9 +21,9 @@ impl Command for Metrics {
         arguments: &[],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
         let readable = Readable::by_caller_of(call)?;
-        let text = crate::metrics::text(|name| readable.has(name));
+        let text = crate::report::metrics::text(|name| readable.has(name));
         call.reply().bytes(&text);
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The commands, one file each: read the arguments, ask the rules, do what they say to
-//! the key, answer. No rule of locking is in here.
+//! The commands, one file each: parse the arguments, let the engine act, reply. No rule of locking is in
+//! here.
 
 mod acquire;
 mod acquire_any;
@@ -14,23 +14,27 @@ mod reset_stats;
 mod stats;
 mod wait;
 
-use crate::server::commands::announce;
-use crate::server::context::Context;
+use crate::entry::dispatch::Dispatcher;
+use crate::redis::command_spec::{Command, register};
+use crate::redis::context::Context;
 
-/// Makes all commands known to the server.
+/// Registers all commands.
 ///
 /// # Errors
 /// When the server refuses one.
-pub(crate) fn announce_all(context: Context<'_>) -> Result<(), String> {
-    announce::<acquire::Acquire>(context)?;
-    announce::<acquire_any::AcquireAny>(context)?;
-    announce::<release::Release>(context)?;
-    announce::<extend::Extend>(context)?;
-    announce::<force_release::ForceRelease>(context)?;
-    announce::<inspect::Inspect>(context)?;
-    announce::<list::List>(context)?;
-    announce::<stats::Stats>(context)?;
-    announce::<reset_stats::ResetStats>(context)?;
-    announce::<log::Log>(context)?;
-    announce::<metrics::Metrics>(context)
+pub(crate) fn register_all(context: Context<'_>) -> Result<(), String> {
+    fn add<C: Command>(context: Context<'_>) -> Result<(), String> {
+        register::<C, Dispatcher>(context)
+    }
+    add::<acquire::Acquire>(context)?;
+    add::<acquire_any::AcquireAny>(context)?;
+    add::<release::Release>(context)?;
+    add::<extend::Extend>(context)?;
+    add::<force_release::ForceRelease>(context)?;
+    add::<inspect::Inspect>(context)?;
+    add::<list::List>(context)?;
+    add::<stats::Stats>(context)?;
+    add::<reset_stats::ResetStats>(context)?;
+    add::<log::Log>(context)?;
+    add::<metrics::Metrics>(context)
 }

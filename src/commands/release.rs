@@ -1,12 +1,14 @@
-//! `GPULOCK.RELEASE`: gives a lock back, if the caller holds it.
+//! `GPULOCK.RELEASE`: releases a lock, if the caller holds it.
 
-use gpulock_core::release::Released;
-use gpulock_core::{Fault, request};
+use gpulock_core::engine::commands;
+use gpulock_core::{CommandError, request};
 
-use crate::server::call::Call;
-use crate::server::commands::{Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN};
-use crate::server::state::{now, with_keeper};
-use crate::{broken, hand_off, look};
+use crate::keyspace::ServerKeys;
+use crate::manager::with_manager;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{
+    Argument, Command, Keys, MAY_DELETE, REASON, Spec, TOKEN,
+};
 
 pub(crate) struct Release;
 
@@ -23,29 +25,17 @@ impl Command for Release {
         arguments: &[Argument::KEY, Argument::text(c"owner"), TOKEN, REASON],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
         let name = call.lock()?;
-        with_keeper(|keeper| keeper.may_write())?;
-        let asked = request::Release::parse(call.arguments_from(1));
-        let ask =
-            asked.inspect_err(|_| with_keeper(|keeper| keeper.release_failed(name)))?;
-        let client = call.client();
-        let key = call.open()?;
-        // With a token the hold itself is meant, and its lease tells it from a later one.
-        let seen = match ask.token {
-            Some(_) => look::shown(&key, name),
-            None => key.look_for(ask.owner),
-        };
-        let ask = broken::release(ask, &seen);
-        let released =
-            with_keeper(|keeper| keeper.release(name, ask, &seen, client, now()))?;
-        match released {
-            Released::Freed(next) => {
-                hand_off::pass_on_in_command(call.context(), key, next);
-                call.reply().number(1);
-            }
-            Released::NotHeld => call.reply().number(0),
-        }
+        with_manager(|manager| manager.may_write())?;
+        let parsed = request::Release::parse(call.arguments_from(1));
+        let request = parsed.inspect_err(|_| {
+            with_manager(|manager| manager.count_failed_release(name));
+        })?;
+        let (client, key) = (call.client(), call.open()?);
+        let mut keys = ServerKeys::of_command(call);
+        let released = commands::release(&mut keys, key, name, request, client)?;
+        call.reply().number(u64::from(released));
         Ok(())
     }
 }

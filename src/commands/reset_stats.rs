@@ -1,10 +1,11 @@
 //! `GPULOCK.RESETSTATS`: zeroes the counters.
 
-use gpulock_core::{Fault, Keeper};
+use gpulock_core::{CommandError, LockManager};
 
-use crate::server::call::Call;
-use crate::server::commands::{Command, Keys, Spec};
-use crate::server::state::with_keeper;
+use crate::manager::with_manager;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{Command, Keys, Spec};
+use crate::redis::panic_boundary::reset_internal_errors;
 
 pub(crate) struct ResetStats;
 
@@ -21,8 +22,9 @@ impl Command for ResetStats {
         arguments: &[],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
-        with_keeper(Keeper::reset_stats);
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
+        with_manager(LockManager::reset_stats);
+        reset_internal_errors();
         call.reply().ok();
         Ok(())
     }

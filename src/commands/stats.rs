@@ -1,14 +1,14 @@
 //! `GPULOCK.STATS`: tells the counters, of the server or of one lock.
 
-use gpulock_core::histogram::Histogram;
-use gpulock_core::{Fault, Name, request};
+use gpulock_core::state::histogram::Histogram;
+use gpulock_core::{CommandError, Name, request};
 
-use crate::server::access::Readable;
-use crate::server::call::Call;
-use crate::server::commands::{Argument, Command, Keys, Spec};
-use crate::server::reply::Reply;
-use crate::server::state::with_keeper;
-use crate::stats::{Figures, bound_name};
+use crate::manager::with_manager;
+use crate::redis::acl::Readable;
+use crate::redis::call::Call;
+use crate::redis::command_spec::{Argument, Command, Keys, Spec};
+use crate::redis::reply::Reply;
+use crate::report::figures::{Figures, bound_name};
 
 pub(crate) struct Stats;
 
@@ -25,37 +25,37 @@ impl Command for Stats {
         arguments: &[Argument::KEY.after(c"KEY").optional()],
     };
 
-    fn run(call: Call<'_>) -> Result<(), Fault> {
+    fn run(call: Call<'_>) -> Result<(), CommandError> {
         let key = request::stats(call.arguments_from(0))?;
         let figures = match key {
-            None => Some(with_keeper(|keeper| Figures::of_server(keeper))),
+            None => Some(with_manager(|manager| Figures::of_server(manager))),
             Some(key) => {
                 let name = Name { db: call.context().db(), key };
                 let readable = Readable::by_caller_of(call)?.has(name);
-                let figures = || with_keeper(|keeper| Figures::of_lock(keeper, name));
+                let figures = || with_manager(|manager| Figures::of_lock(manager, name));
                 readable.then(figures).flatten()
             }
         };
         match figures {
-            Some(figures) => tell(&figures, call.reply()),
+            Some(figures) => report(&figures, call.reply()),
             None => call.reply().null(),
         }
         Ok(())
     }
 }
 
-fn tell(figures: &Figures, reply: Reply<'_>) {
+fn report(figures: &Figures, reply: Reply<'_>) {
     let numbers = figures.numbers();
     reply.map(numbers.len().saturating_add(figures.histograms().len()));
     for number in numbers {
         reply.field(number.name).number(number.value);
     }
     for (name, histogram) in figures.histograms() {
-        tell_histogram(histogram, reply.field(name));
+        report_histogram(histogram, reply.field(name));
     }
 }
 
-fn tell_histogram(histogram: &Histogram, reply: Reply<'_>) {
+fn report_histogram(histogram: &Histogram, reply: Reply<'_>) {
     reply.map(3);
     reply.field("count").number(histogram.count());
     reply.field("sum").number(histogram.sum());

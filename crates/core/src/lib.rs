@@ -4,9 +4,9 @@
 //!
 //! # Layout
 //! - [`request`]: what a client asks, read from a command's arguments (`options`).
-//! - [`keeper`]: the [`Keeper`], all that is known; one file beside it for each rule:
-//!   [`acquire`], [`acquire_any`], [`share`], [`release`], [`extend`], [`force_release`],
-//!   and [`settle`], which every rule begins with: what is known is brought in line with
+//! - [`manager`]: the [`LockManager`], all that is known; one file beside it for each rule:
+//!   [`acquire`], [`acquire_any`], [`choose`], [`release`], [`extend`], [`force_release`],
+//!   and [`reconcile`], which every rule begins with: what is known is brought in line with
 //!   what the key shows.
 //! - [`inspect`], [`list`]: looking without touching. [`sweep`]: which locks to look at
 //!   when nobody asks.
@@ -14,8 +14,8 @@
 //!   order. [`lease`], [`token`]: how long, and with what number.
 //! - [`counters`], [`histogram`], [`log`], [`event`]: what is remembered and told.
 //! - [`view`]: what a model checker asks beside all that.
-//! - `portion`: how much of it is done in one go.
-//! - [`settings`], [`fault`], [`glob`], [`clock`]: what the rules are set to, what they
+//! - `budget`: how much of it is done in one go.
+//! - [`settings`], [`error`], [`glob`], [`clock`]: what the rules are set to, what they
 //!   refuse and why, patterns, time.
 //!
 //! The idea that carries it: **decide, then do**. A rule is given what the key shows,
@@ -34,48 +34,19 @@
     )
 )]
 
-pub mod acquire;
-pub mod acquire_any;
-pub mod age;
-mod alarm;
-pub mod arena;
 #[cfg(feature = "break-rules")]
 pub mod broken;
-pub mod clock;
-pub mod counters;
-pub mod deadlock;
-pub mod event;
-pub mod extend;
-pub mod fault;
-pub mod force_release;
-pub mod glob;
-pub mod histogram;
-pub mod inspect;
-pub mod keeper;
-pub mod lease;
-pub mod line;
-pub mod list;
-pub mod lock;
-pub mod log;
-mod options;
-mod portion;
-pub mod release;
+mod decimal;
+pub mod engine;
+pub mod error;
+pub mod manager;
+pub mod report;
 pub mod request;
-pub mod seen;
-pub mod serve;
-pub mod session;
-pub mod settings;
-pub mod settle;
-pub mod share;
-pub mod slot;
-pub mod sweep;
-pub mod table;
-pub mod token;
-pub mod view;
-pub mod wait;
+pub mod rules;
+pub mod state;
 
-pub use clock::Now;
-pub use fault::Fault;
-pub use keeper::Keeper;
-pub use lock::Name;
-pub use seen::Seen;
+pub use error::CommandError;
+pub use manager::LockManager;
+pub use state::clock::Now;
+pub use state::key_state::KeyState;
+pub use state::lock::Name;

@@ -1,8 +1,8 @@
 //! One step of a world: what somebody does, or what happens.
 
-use gpulock_core::settings::{Events, Settings};
+use gpulock_core::state::settings::{Events, Settings};
 
-use crate::ask::OWNERS;
+use crate::call::OWNERS;
 use crate::flaw::Flaw;
 use crate::holds::Tie;
 use crate::keyspace::{KEYS, Value, name};
@@ -16,7 +16,7 @@ const STRANGER: &[u8] = b"stranger";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what it is; `Offer` and `How` tell more")]
 pub enum Action {
-    Ask { client: usize, how: usize },
+    Call { client: usize, how: usize },
     Release { client: usize, key: usize },
     Extend { client: usize, key: usize },
     Force { key: usize },
@@ -47,9 +47,9 @@ impl Scope {
             ..Default::default()
         };
         let mut world = World::new(settings, flaw);
-        world.owes_longer = self.has(Offer::OwesLonger);
-        if self.has(Offer::Portions) {
-            world.cut_up();
+        world.defers_longer = self.has(Offer::DefersLonger);
+        if self.has(Offer::SmallBudgets) {
+            world.use_small_budgets();
         }
         world
     }
@@ -57,7 +57,9 @@ impl Scope {
     /// Takes a step.
     pub fn take(&self, world: &mut World, action: Action) {
         match action {
-            Action::Ask { client, how } => world.acquire(&self.asks[how].ask(client)),
+            Action::Call { client, how } => {
+                world.acquire(&self.asks[how].request(client))
+            }
             Action::Release { client, key } => world.release(key, client, None),
             Action::Extend { client, key } => world.extend(key, client, None),
             Action::Force { key } => world.force(key, None, None),
@@ -69,7 +71,7 @@ impl Scope {
                 world.set(key, OWNERS[client], Some(LEASE_MS));
             }
             Action::Persist { key } => world.expire(key, None),
-            Action::Look { key } => world.look_at(key),
+            Action::Look { key } => world.probe(key),
             Action::Tick => world.tick(),
             Action::Pass => world.pass(LOOK_MS.cast_signed()),
             Action::EndTurn => world.end_turn(),
@@ -99,7 +101,7 @@ impl Scope {
         let idle = |client: &usize| !world.is_waiting(*client);
         for client in (0..self.clients).filter(idle) {
             let asks = 0..self.asks.len();
-            actions.extend(asks.map(|how| Action::Ask { client, how }));
+            actions.extend(asks.map(|how| Action::Call { client, how }));
             for key in (0..self.locks).filter(|key| holds(world, client, *key)) {
                 if self.has(Offer::Release) {
                     actions.push(Action::Release { client, key });
@@ -123,7 +125,7 @@ impl Scope {
     /// What happens to connections, of which something waits or is tied to them.
     fn connections(&self, world: &World, actions: &mut Vec<Action>) {
         for client in 0..self.clients {
-            let waits = world.line.find_connection(world.connection(client)).is_some();
+            let waits = world.queue.find_connection(world.connection(client)).is_some();
             if self.has(Offer::Disconnect)
                 && (world.is_waiting(client) || has_tie(world, client))
             {
@@ -182,7 +184,7 @@ impl Scope {
         }
         actions.push(Action::Tick);
         // Nobody's time is over within a turn of the loop.
-        if world.untold.is_empty() && !world.keeper.owes_at_once() {
+        if world.in_flight.is_empty() && !world.manager.deferred().has_work() {
             if time_matters(world) {
                 actions.push(Action::Pass);
             }
@@ -207,7 +209,7 @@ fn holds(world: &World, client: usize, key: usize) -> bool {
 }
 
 fn is_known(world: &World, key: usize) -> bool {
-    world.keeper.table().find(name(key)).is_some()
+    world.manager.table().find(name(key)).is_some()
 }
 
 fn has_tie(world: &World, client: usize) -> bool {
@@ -220,5 +222,5 @@ fn has_tie(world: &World, client: usize) -> bool {
 /// Something ends by itself, or is looked at again.
 fn time_matters(world: &World) -> bool {
     let ends = |key: usize| matches!(world.keys.get(key), Some(Value::Text(_, Some(_))));
-    (0..KEYS.len()).any(ends) || !world.line.places().is_empty()
+    (0..KEYS.len()).any(ends) || !world.queue.positions().is_empty()
 }

@@ -1,344 +1,362 @@
-//! What clients do: the commands, each as in `src/commands` of the module, and what the
-//! contract says of their answers.
+//! What clients do: each command runs the engine, and its outcome is compared with what the command
+//! reference says.
 
-use gpulock_core::acquire::Acquired;
-use gpulock_core::acquire_any::AcquiredAny;
-use gpulock_core::deadlock::Circles;
-use gpulock_core::event::Text;
-use gpulock_core::extend::Extended;
-use gpulock_core::force_release::Forced;
-use gpulock_core::keeper::Grant;
-use gpulock_core::line::Ticket;
-use gpulock_core::list::Listed;
-use gpulock_core::release::Released;
+use gpulock_core::engine::commands::{self, Outcome};
+use gpulock_core::engine::probe::state_of;
+use gpulock_core::report::list::Listed;
 use gpulock_core::request::{AcquireAny, Extend, ForceRelease, Release};
-use gpulock_core::seen::{Expires, Seen, Shown, can_own};
-use gpulock_core::serve::Next;
-use gpulock_core::share::Part;
-use gpulock_core::wait::{Waiting, Wanted};
-use gpulock_core::{Fault, Keeper};
+use gpulock_core::rules::deadlock::DeadlockCheck;
+use gpulock_core::rules::wait::{Waiting, Wanted};
+use gpulock_core::state::event::Text;
+use gpulock_core::state::key_state::{OwnedKeyState, is_valid_owner};
+use gpulock_core::state::outbox::Grant;
+use gpulock_core::state::wait_queue::Ticket;
+use gpulock_core::{CommandError, LockManager};
 
-use crate::ask::{Ask, OWNERS};
+use crate::call::{Call, OWNERS};
+use crate::engine_keys::{Current, Write};
 use crate::flaw::Flaw;
-use crate::holds::Tie;
+use crate::holds::{Held, Tie};
 use crate::keyspace::name;
 use crate::law::Law;
+use crate::queue::Waits;
 use crate::world::World;
 
 impl World {
     /// ACQUIRE, or ACQUIREANY. Nothing while the client waits.
-    pub fn acquire(&mut self, ask: &Ask) {
-        if !self.is_waiting(ask.client) {
-            match ask.count {
-                None => self.acquire_one(ask),
-                Some(count) => self.acquire_any(ask, count),
+    pub fn acquire(&mut self, call: &Call) {
+        if !self.is_waiting(call.client) {
+            match call.count {
+                None => self.acquire_one(call),
+                Some(count) => self.acquire_any(call, count),
             }
         }
         self.finish_step();
     }
 
-    fn acquire_one(&mut self, ask: &Ask) {
-        let (now, key, connection) =
-            (self.now(), ask.keys[0], self.connection(ask.client));
-        let shown = self.see(key);
-        let (seen, request, asker) = (shown.seen(), ask.request(), ask.asker(connection));
-        let acquired = self.keeper.acquire(name(key), &request, &seen, asker, now);
-        self.shown_free[key] |= shown.is_absent() && acquired.is_ok();
-        match acquired {
-            Ok(Acquired::Granted { token, until_ms }) => {
-                self.waits_ended();
-                self.granted_at_once(ask, &[key]);
-                let is_free = self.keys.get(key).is_none();
-                self.require(Law::MutualExclusion, is_free, "granted when it is free");
-                self.begin_hold(key, OWNERS[ask.owner], until_ms);
-                self.hears_token(key, token, tie(ask, connection));
-            }
-            Ok(Acquired::Renewed { token, until_ms }) => {
-                self.waits_ended();
-                let is_own = shown.text() == Some(OWNERS[ask.owner]);
-                self.require(
-                    Law::MutualExclusion,
-                    ask.unique && is_own,
-                    "renewed its own",
-                );
-                self.renewed(key, token, until_ms, tie(ask, connection));
-            }
-            Ok(Acquired::Contested { next }) => {
-                let is_held = !shown.is_absent();
-                let passes = next != Next::Nobody;
-                self.require(Law::NoLostWakeUp, is_held || passes, "refused when held");
-                self.fill(key, &shown, next);
-                self.waits_ended();
-                if ask.block_ms.is_some() {
-                    self.wait(ask, &[]);
+    fn acquire_one(&mut self, call: &Call) {
+        let (key, connection) = (call.keys[0], self.connection(call.client));
+        self.current = Current::of(call.owner);
+        let opened = self.open_named(key);
+        let was_absent = self.keys.get(key).is_none();
+        let was_own = self.keys.text(key) == Some(OWNERS[call.owner]);
+        let others = self.queue.first_but(key, |it| it.is_own(call)).is_some();
+        let (request, caller) = (call.request(), call.caller(connection));
+        let outcome = commands::acquire(self, opened, name(key), &request, caller);
+        self.waits_ended();
+        self.shown_free[key] |=
+            was_absent && self.keys.get(key).is_none() && is_decided(&outcome);
+        match outcome {
+            Ok(Outcome::Granted(token)) => match self.current.named_write {
+                Some(Write::Expire) => {
+                    let is_right = call.unique && was_own;
+                    self.require(Law::MutualExclusion, is_right, "renewed its own");
+                    self.receive_grant(key, token, tie(call, connection));
                 }
+                _ => {
+                    self.granted_at_once(call, &[key]);
+                    self.receive_token(key, token, tie(call, connection));
+                }
+            },
+            Ok(Outcome::Refused | Outcome::Waits(_)) => {
+                let is_right = !was_absent || others;
+                self.require(Law::NoLostWakeUp, is_right, "refused when held");
+                self.waits(call, &outcome);
             }
-            Err(_) => self.waits_ended(),
+            Err(_) => self.check_deadlock(call, &outcome),
         }
+        self.current = Current::default();
     }
 
-    fn acquire_any(&mut self, ask: &Ask, count: usize) {
-        let (now, connection) = (self.now(), self.connection(ask.client));
-        let shown: Vec<_> = ask.keys.iter().map(|key| self.see(*key)).collect();
-        let seen: Vec<Shown> = shown.iter().map(|shown| shown.seen().into()).collect();
-        let request = AcquireAny { keys: ask.names(), count, how: ask.request() };
-        let is_own = |text: Option<&[u8]>| ask.unique && text == Some(OWNERS[ask.owner]);
-        let held = shown.iter().filter(|shown| is_own(shown.text())).count();
-        let asker = ask.asker(connection);
-        let acquired = self.keeper.acquire_any(0, &request, &seen, asker, now);
+    fn acquire_any(&mut self, call: &Call, count: usize) {
+        let connection = self.connection(call.client);
+        self.current = Current::of(call.owner);
+        let mut states = Vec::new();
+        for key in &call.keys {
+            let opened = self.open_named(*key);
+            states.push(OwnedKeyState::from(state_of(self, &opened, name(*key))));
+        }
+        let is_absent = |world: &Self, key: &usize| world.keys.get(*key).is_none();
+        let absent: Vec<usize> =
+            call.keys.iter().copied().filter(|key| is_absent(self, key)).collect();
+        let held: Vec<usize> = call
+            .keys
+            .iter()
+            .copied()
+            .filter(|key| call.unique && self.keys.text(*key) == Some(OWNERS[call.owner]))
+            .collect();
+        let request = AcquireAny { keys: call.names(), count, how: call.request() };
+        let caller = call.caller(connection);
+        let outcome = commands::acquire_any(self, 0, &request, &states, caller);
         self.waits_ended();
-        // A free lock that its owner waits for in another call is left to the next look.
-        let tells_next = acquired.is_ok() && !ask.unique;
-        for (key, shown) in ask.keys.iter().zip(&shown) {
-            self.shown_free[*key] |= shown.is_absent() && tells_next;
+        // A free lock that its owner waits for in another call is left to the next probe.
+        if is_decided(&outcome) && !call.unique {
+            for key in &absent {
+                self.shown_free[*key] |= self.keys.get(*key).is_none();
+            }
         }
-        match acquired {
-            Ok(AcquiredAny::Granted { parts, grants }) => {
-                let all = parts.len() == count && grants.len() == count;
-                self.require(Law::AllOrNone, all, "as many as were asked for");
-                let renewed = parts.iter().filter(|part| part.renewed).count();
-                let counts_held = renewed == held.min(count);
+        match &outcome {
+            Ok(Outcome::Granted(grants)) => {
+                let is_whole = grants.len() == count;
+                self.require(Law::AllOrNone, is_whole, "as many as were asked for");
+                let got = self.keys_of(grants);
+                let renewed = got.iter().filter(|key| held.contains(key)).count();
+                let counts_held = renewed == held.len().min(count);
                 self.require(Law::AllOrNone, counts_held, "what is held counts first");
-                self.check_preference(ask, &parts, &grants);
-                self.write(&parts);
-                self.hear_grants(ask.owner, &grants, tie(ask, connection));
+                self.check_preference(call, &got, &held);
+                self.receive_grants(call.owner, grants, tie(call, connection));
             }
-            Ok(AcquiredAny::Contested { free }) => {
-                let too_few = free.len() + held < count;
-                self.require(Law::NoLostWakeUp, too_few, "refused when too few are free");
-                if ask.block_ms.is_some() {
-                    self.wait(ask, &free);
-                }
+            Ok(Outcome::Refused | Outcome::Waits(_)) => {
+                let could_be_had = |key: &&usize| {
+                    let first = self.queue.first_but(**key, |it| it.is_own(call));
+                    self.keys.get(**key).is_none() && first.is_none()
+                };
+                let free = absent.iter().filter(could_be_had).count();
+                let too_few = free + held.len() < count;
+                let is_behind = self.small_budgets && self.is_behind();
+                let is_right = too_few || is_behind;
+                self.require(
+                    Law::NoLostWakeUp,
+                    is_right,
+                    "refused when too few are free",
+                );
+                self.waits(call, &outcome);
             }
-            Err(_) => {}
+            Err(_) => self.check_deadlock(call, &outcome),
         }
+        self.current = Current::default();
+    }
+
+    fn keys_of(&self, grants: &[Grant]) -> Vec<usize> {
+        grants.iter().filter_map(|grant| self.key_named(&grant.key)).collect()
     }
 
     /// The first free locks in the order of the call are granted.
-    fn check_preference(&mut self, ask: &Ask, parts: &[Part], grants: &[Grant]) {
-        let got: Vec<usize> =
-            grants.iter().filter_map(|grant| self.key_named(&grant.key)).collect();
-        let order = |key: &usize| ask.keys.iter().position(|other| other == key);
+    fn check_preference(&mut self, call: &Call, got: &[usize], held: &[usize]) {
+        let order = |key: &usize| call.keys.iter().position(|other| other == key);
         self.require(Law::Order, got.is_sorted_by_key(order), "in the order of the keys");
-        let parts = got.iter().zip(parts);
         let new: Vec<usize> =
-            parts.filter_map(|(key, part)| (!part.renewed).then_some(*key)).collect();
+            got.iter().copied().filter(|key| !held.contains(key)).collect();
         let Some(last) = new.last() else { return };
-        let passed = ask.keys.iter().filter(|key| order(key) < order(last));
+        let passed = call.keys.iter().filter(|key| order(key) < order(last));
         let could_be_had = |key: &usize| {
-            let first = self.line.first_but(*key, |place| place.is_own(ask));
+            let first = self.queue.first_but(*key, |position| position.is_own(call));
             self.keys.get(*key).is_none() && first.is_none()
         };
         let mut passed = passed.filter(|key| !got.contains(key));
         let are_first = !passed.any(could_be_had);
-        self.require(Law::Order, are_first, "the free ones that are liked best");
-        self.granted_at_once(ask, &new);
+        self.require(Law::Order, are_first, "the preferred free ones");
+        self.granted_at_once(call, &new);
     }
 
-    /// A call was granted locks at once: nobody who was there stood before it, and the
-    /// other calls of its owner in these lines are over.
-    fn granted_at_once(&mut self, ask: &Ask, new: &[usize]) {
-        let own = self.line.places().iter().enumerate().filter(|(_, it)| it.is_own(ask));
-        let own: Vec<(usize, bool)> = own.map(|(at, it)| (at, it.is_same(ask))).collect();
-        let turn = match own[..] {
+    /// A call was granted locks at once: no connected waiter was before it, and the other calls of
+    /// its owner in these queues are over.
+    fn granted_at_once(&mut self, call: &Call, new: &[usize]) {
+        let own = self.queue.positions().iter().enumerate();
+        let own: Vec<(usize, bool)> = own
+            .filter(|(_, it)| it.is_own(call))
+            .map(|(at, it)| (at, it.is_same(call)))
+            .collect();
+        let position = match own[..] {
             [(at, true)] => at,
             _ => usize::MAX,
         };
         for key in new {
-            let first = self.line.first_but(*key, |place| place.is_own(ask));
-            let is_first = first.is_none_or(|first| turn < first);
-            self.require(Law::Order, is_first, "nobody who waits is passed over");
+            let first = self.queue.first_but(*key, |position| position.is_own(call));
+            let is_first = first.is_none_or(|first| position < first);
+            self.require(Law::Order, is_first, "no waiter is passed over");
         }
-        self.line.retain(|place| !place.is_own(ask));
+        self.queue.retain(|position| !position.is_own(call));
     }
 
-    fn renewed(&mut self, key: usize, token: u64, until_ms: u64, session: Tie) {
-        let is_there = self.keys.expire(key, Some(until_ms));
-        self.require(Law::MutualExclusion, is_there, "renewed when it is held");
-        self.hear_grant(key, token, session);
-    }
-
-    fn wait(&mut self, ask: &Ask, free: &[usize]) {
-        let connection = self.connection(ask.client);
-        match self.begin_wait(ask, connection, free) {
-            Ok(ticket) => {
-                self.hear();
-                let waits = self.waits(connection, ticket, ask.block_ms);
-                self.line.begin(ask, waits);
-                let is_circle = ask.unique && self.is_circle(ask);
-                self.require(Law::Circles, !is_circle, "a circle is refused");
-            }
-            Err(Fault::Deadlock { .. }) => {
-                let is_circle = ask.unique && self.is_circle(ask);
-                self.require(Law::Circles, is_circle, "no false alarm");
-            }
-            Err(_) => {}
+    /// A call was not granted: it may wait now.
+    fn waits<T>(&mut self, call: &Call, outcome: &Result<Outcome<T>, CommandError>) {
+        if let Ok(Outcome::Waits(ticket)) = outcome {
+            self.begin_wait(call, *ticket);
+            let is_cycle = call.unique && self.is_cycle(call);
+            self.require(Law::Deadlocks, !is_cycle, "a cycle is refused");
         }
     }
 
-    /// Begins a wait, looking at the locks of what seems a circle first.
-    pub(crate) fn begin_wait(
+    fn begin_wait(&mut self, call: &Call, ticket: Ticket) {
+        let connection = self.connection(call.client);
+        let waits = self.new_wait(connection, ticket, call.block_ms);
+        self.queue.begin(call, waits);
+    }
+
+    /// A call waits again, without a look at its locks first.
+    pub(crate) fn wait_again(
         &mut self,
-        ask: &Ask,
-        connection: u64,
-        free: &[usize],
-    ) -> Result<Ticket, Fault> {
-        let (names, now) = (ask.names(), self.now());
-        let (count, of_set) = (ask.wants(), ask.count.is_some());
-        let wanted = Wanted { db: 0, keys: &names, count, of_set, free };
-        let mut circles = Circles::SureOf(Vec::new());
-        let request = ask.request();
-        loop {
-            let waiting = self
-                .keeper
-                .wait(wanted, &request, connection, &circles, ask.room, now)?;
-            match waiting {
-                Waiting::Begun(ticket) => return Ok(ticket),
-                Waiting::LookFirst(locks) => {
-                    if self.flaw != Flaw::BelievesInCircles {
-                        self.look(locks.clone());
-                    }
-                    circles = Circles::SureOf(locks);
-                }
-            }
+        call: &Call,
+        connection: Option<u64>,
+    ) -> Option<Waits> {
+        let connection = connection?;
+        let (keys, count, of_set) = (call.names(), call.wants(), call.count.is_some());
+        let wanted = Wanted { db: 0, keys: &keys, count, of_set, free: &[] };
+        let (request, now) = (call.request(), self.now());
+        let skipped = DeadlockCheck::Skipped;
+        match self.manager.wait(wanted, &request, connection, &skipped, true, now) {
+            Ok(Waiting::Queued(ticket)) => Some(self.new_wait(connection, ticket, None)),
+            _ => None,
+        }
+    }
+
+    fn check_deadlock<T>(
+        &mut self,
+        call: &Call,
+        outcome: &Result<Outcome<T>, CommandError>,
+    ) {
+        if let Err(CommandError::Deadlock { .. }) = outcome {
+            let is_cycle = call.unique && self.is_cycle(call);
+            self.require(Law::Deadlocks, is_cycle, "no false alarm");
         }
     }
 
     /// RELEASE by an owner; `right_token` none: without TOKEN.
     pub fn release(&mut self, key: usize, owner: usize, right_token: Option<bool>) {
-        let now = self.now();
         let token = self.token_to_give(key, right_token);
-        let shown = self.see(key);
-        let caller = OWNERS[owner];
-        let may_release = shown.text() == Some(caller);
-        let said = match self.flaw {
-            Flaw::ReleasesForAnyone => shown.text().unwrap_or(caller),
-            _ => caller,
-        };
-        let ask = Release { owner: said, token, reason: Text::Borrowed(b"normal") };
-        // Without a token the expiry of one's own lock is not even read.
-        let seen = match shown.seen() {
-            Seen::Text { value, .. } if token.is_none() && value == said => {
-                Seen::Text { value, expires: Expires::Unread }
-            }
-            seen => seen,
-        };
-        match self.keeper.release(name(key), ask, &seen, Some(1), now) {
-            Ok(Released::Freed(next)) => {
-                if may_release && right_token != Some(false) {
-                    self.holds[key] = None;
-                }
-                self.pass_on(key, next);
-            }
-            Ok(Released::NotHeld) => {
-                let refused = !may_release || token.is_some();
-                self.require(Law::MutualExclusion, refused, "the owner can release");
-            }
-            Err(_) => {}
-        }
-        self.finish_step();
-    }
-
-    /// EXTEND by an owner.
-    pub fn extend(&mut self, key: usize, owner: usize, lease_ms: Option<u64>) {
-        let now = self.now();
-        let shown = self.see(key);
-        let is_own = shown.text() == Some(OWNERS[owner]);
-        let ask = Extend { owner: OWNERS[owner], lease_ms, token: None };
-        match self.keeper.extend(name(key), &ask, &shown.seen(), now) {
-            Ok(Extended::Renewed { token, until_ms }) => {
-                self.require(Law::MutualExclusion, is_own, "extended by its owner");
-                self.renewed(key, token, until_ms, Tie::No);
-            }
-            Ok(Extended::NotHeld) => {
-                self.require(Law::MutualExclusion, !is_own, "the owner can extend");
-            }
-            Err(_) => {}
+        let opened = self.open_named(key);
+        let may_release = self.keys.text(key) == Some(OWNERS[owner]);
+        let reason = Text::Borrowed(b"normal");
+        let request = Release { owner: OWNERS[owner], token, reason };
+        // A hold without a token matches any.
+        let held = self.holds[key].as_ref().filter(|held| !held.ended);
+        let token_matches =
+            right_token != Some(false) || held.is_none_or(|held| held.token.is_none());
+        let before = self.may_end(key, may_release && token_matches);
+        let released = commands::release(self, opened, name(key), request, Some(1));
+        self.may_end_no_longer(key, before, released == Ok(true));
+        if released == Ok(false) {
+            let is_right = !may_release || token.is_some();
+            self.require(Law::MutualExclusion, is_right, "the owner can release");
         }
         self.finish_step();
     }
 
     /// FORCERELEASE, with OWNER and TOKEN if they are given.
     pub fn force(&mut self, key: usize, owner: Option<usize>, right_token: Option<bool>) {
-        let now = self.now();
         let token = self.token_to_give(key, right_token);
-        let shown = self.see(key);
-        let ask = ForceRelease {
+        let opened = self.open_named(key);
+        let holder = self.keys.text(key).map(<[u8]>::to_vec);
+        let is_meant = holder.as_deref().is_some_and(|holder| {
+            is_valid_owner(holder) && owner.is_none_or(|owner| OWNERS[owner] == holder)
+        });
+        let request = ForceRelease {
             owner: owner.map(|owner| OWNERS[owner]),
             token,
             reason: Text::Borrowed(b"forced"),
         };
-        let forced = self.keeper.force_release(name(key), ask, &shown.seen(), None, now);
-        if let Ok(Forced::Freed { owner: from, next }) = forced {
-            let is_meant = shown.text() == Some(&*from)
-                && owner.is_none_or(|owner| OWNERS[owner] == &*from);
-            self.require(
-                Law::MutualExclusion,
-                is_meant,
-                "taken from the one that is meant",
-            );
-            self.holds[key] = None;
-            self.pass_on(key, next);
+        let before = self.may_end(key, is_meant);
+        let forced = commands::force_release(self, opened, name(key), request, None);
+        let from = forced.ok().flatten();
+        self.may_end_no_longer(key, before, from.is_some());
+        if let Some(from) = from {
+            let is_right = is_meant && holder.as_deref() == Some(&*from);
+            self.require(Law::MutualExclusion, is_right, "taken from its holder");
         }
+        self.finish_step();
+    }
+
+    /// The command may end the hold of a key, if `may_end`. Returns that hold.
+    fn may_end(&mut self, key: usize, may_end: bool) -> Option<Held> {
+        self.current.may_end = may_end.then_some(key);
+        if may_end { self.holds[key].take() } else { None }
+    }
+
+    /// The command is over. A hold that it did not end goes on.
+    fn may_end_no_longer(&mut self, key: usize, before: Option<Held>, ended: bool) {
+        if !ended && before.is_some() {
+            self.holds[key] = before;
+        }
+        self.current = Current::default();
+    }
+
+    /// EXTEND by an owner.
+    pub fn extend(&mut self, key: usize, owner: usize, lease_ms: Option<u64>) {
+        self.current = Current::of(owner);
+        let opened = self.open_named(key);
+        let is_own = self.keys.text(key) == Some(OWNERS[owner]);
+        let request = Extend { owner: OWNERS[owner], lease_ms, token: None };
+        match commands::extend(self, opened, name(key), &request) {
+            Ok(Some(token)) => {
+                self.require(Law::MutualExclusion, is_own, "extended by its owner");
+                self.receive_grant(key, token, Tie::No);
+            }
+            Ok(None) => {
+                self.require(Law::MutualExclusion, !is_own, "the owner can extend");
+            }
+            Err(_) => {}
+        }
+        self.current = Current::default();
         self.finish_step();
     }
 
     /// INSPECT.
     pub fn inspect(&mut self, key: usize) {
         let now = self.now();
-        let shown = self.see(key);
-        if let Ok(told) = self.keeper.inspect(name(key), &shown.seen(), now) {
-            let owner = shown.text().filter(|it| can_own(it));
-            let agrees = told.and_then(|told| told.owner).as_deref() == owner;
-            self.require(
-                Law::MutualExclusion,
-                agrees,
-                "INSPECT tells what the key shows",
-            );
+        let opened = self.open_named(key);
+        let state = state_of(self, &opened, name(key));
+        if let Ok(inspection) = self.manager.inspect(name(key), &state, now) {
+            let owner = self.keys.text(key).filter(|it| is_valid_owner(it));
+            let shown = inspection.and_then(|inspection| inspection.owner);
+            let is_right = shown.as_deref() == owner;
+            self.require(Law::MutualExclusion, is_right, "INSPECT shows the key");
         }
         self.finish_step();
     }
 
-    /// LIST: afterwards all that is known is what the keys show.
+    /// LIST: afterwards everything that is known is what the keys show.
     pub fn list(&mut self) {
-        let now = self.now();
-        for id in self.keeper.table().by_age().collect::<Vec<_>>() {
+        // It hands nothing off: what it finds free is left to the next probe.
+        let shown_free = self.shown_free;
+        for id in self.manager.table().by_age().collect::<Vec<_>>() {
             let Some(key) = self.key_of(id) else { continue };
-            let shown = self.see(key);
-            if let Listed::Row(row) = self.keeper.list_row(id, &shown.seen(), now) {
-                let agrees = match row.owner {
-                    Some(owner) => shown.text() == Some(&*owner),
+            if let Listed::Row(row) = commands::list_row(self, id) {
+                let is_right = match row.owner {
+                    Some(owner) => self.keys.text(key) == Some(&*owner),
                     None => row.waiting > 0,
                 };
-                self.require(Law::MutualExclusion, agrees, "LIST tells what keys show");
+                self.require(Law::MutualExclusion, is_right, "LIST shows the keys");
             }
         }
+        self.shown_free = shown_free;
         self.finish_step();
     }
 
     /// RESETSTATS.
     pub fn reset_stats(&mut self) {
-        if self.flaw == Flaw::ResetsByBeginningAnew && self.line.places().is_empty() {
-            let settings = self.keeper.settings().clone();
-            self.keeper = Keeper::new(settings, 1, self.now());
+        if self.flaw == Flaw::ResetsByStartingOver && self.queue.positions().is_empty() {
+            let settings = self.manager.settings().clone();
+            self.manager = LockManager::new(settings, 1, self.now());
         }
-        self.keeper.reset_stats();
-        let adopted = self.keeper.counters().adopted;
-        let are_held = adopted == self.keeper.table().held();
+        self.manager.reset_stats();
+        let adopted = self.manager.counters().adopted;
+        let are_held = adopted == self.manager.table().held();
         self.require(Law::CountersAddUp, are_held, "what is held counts as adopted");
         self.finish_step();
     }
 
-    /// The token of a lock, or another.
+    /// The token of a lock, or another one.
     fn token_to_give(&self, key: usize, right: Option<bool>) -> Option<u64> {
         let token = self.token(key).unwrap_or(77);
         right.map(|right| if right { token } else { token + 1 })
     }
 }
 
+/// Whether the manager has decided who gets a free lock. Errors that come first leave that open.
+fn is_decided<T>(outcome: &Result<Outcome<T>, CommandError>) -> bool {
+    !matches!(
+        outcome,
+        Err(CommandError::WrongType
+            | CommandError::OutOfMemory
+            | CommandError::SessionInScript
+            | CommandError::LeaseTooLong { .. })
+    )
+}
+
 /// What a grant to this call is tied to.
-fn tie(ask: &Ask, connection: u64) -> Tie {
-    match ask.session_grace_ms {
+fn tie(call: &Call, connection: u64) -> Tie {
+    match call.session_grace_ms {
         Some(grace_ms) => Tie::To { connection, grace_ms },
         None => Tie::No,
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use crate::action::Action;
-use crate::canon;
+use crate::canonical;
 use crate::flaw::Flaw;
 use crate::law::{Breach, Law};
 use crate::scope::Scope;
@@ -212,7 +212,7 @@ impl Worlds {
     fn state(&self, before: Option<(Arc<Step>, Action)>, world: &World) -> State {
         let depth = before.as_ref().map_or(0, |(before, _)| before.depth + 1);
         let Scope { clients, locks, .. } = *self.scope;
-        let fingerprint = canon::fingerprint(world, clients, locks);
+        let fingerprint = canonical::fingerprint(world, clients, locks);
         State { way: Arc::new(Step { before, depth }), fingerprint }
     }
 
@@ -267,7 +267,7 @@ fn property(law: Law) -> Property<Worlds> {
         };
     }
     always!(MutualExclusion RisingTokens Order NoLostWakeUp NoStarvation CountersAddUp
-        AllOrNone Circles Permission Sessions Tidiness)
+        AllOrNone Deadlocks Permission Sessions Tidiness)
 }
 
 impl Worlds {

@@ -14,23 +14,23 @@ pub enum Flaw {
     /// A hand-off grants the lock, and its key is never written.
     DropsTheHandOff,
     /// What is owed is never made good.
-    ForgetsWhatItOwes,
+    ForgetsDeferredWork,
     /// What does not fit into the first portion is never done.
     ForgetsTheRest,
     /// Keys of locks that are waited for are not looked at.
-    NeverLooks,
+    ShowsStaleKeys,
     /// A set that seems complete is not given its share.
     ForgetsSets,
     /// Of a share only the first key is written.
-    WritesHalfAShare,
+    WritesHalfASet,
     /// The first waiter asks anew at each tick, and loses its turn.
-    PollsAtEachTick,
+    CallsAgainAtEachTick,
     /// A key is taken for absent when its lease is over soon.
     ExpiresEarly,
     /// Connections close, and the keeper is not told.
     IgnoresDisconnects,
     /// What seems a circle is taken for one, and its keys are not looked at.
-    BelievesInCircles,
+    BelievesInCycles,
     /// Deferred work is carried out although writes are refused.
     WritesWhenRefused,
     /// Free locks are handed over although writes are refused.
@@ -38,5 +38,5 @@ pub enum Flaw {
     /// Deferred work is carried out in the middle of somebody else's command.
     WritesWithinCommands,
     /// RESETSTATS begins with a new keeper, when nobody waits.
-    ResetsByBeginningAnew,
+    ResetsByStartingOver,
 }

@@ -2,7 +2,7 @@
 //! by its time, or by somebody who may end it. What the keeper says is compared with it, and
 //! never copied into it.
 
-use gpulock_core::lock::Bytes;
+use gpulock_core::state::lock::Bytes;
 
 use crate::keyspace::KEYS;
 

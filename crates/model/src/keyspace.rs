@@ -1,9 +1,8 @@
-//! A keyspace as simple as can be: few keys, each with a value and an end, and a clock. What
-//! a server does with keys when nobody names them (expiry) is here; locks are not.
+//! Keys in memory, as simple as can be: each with a value and an expiry, and a clock. What a server does
+//! with keys on its own (expiry) is here; locks are not.
 
-use gpulock_core::lock::Bytes;
-use gpulock_core::seen::Glimpse;
-use gpulock_core::{Name, Now, Seen};
+use gpulock_core::state::lock::Bytes;
+use gpulock_core::{Name, Now};
 
 /// The keys of all worlds.
 pub const KEYS: [&[u8]; 4] = [b"gpu:0", b"gpu:1", b"gpu:2", b""];
@@ -19,14 +18,14 @@ pub enum Value {
 
 /// The keys, and the clock by which they end.
 #[derive(Clone, Debug)]
-pub struct Keyspace {
+pub struct MemoryKeys {
     keys: [Option<Value>; KEYS.len()],
     /// Whether the module wrote the value, or has read it: both take it out of the key.
     ours: [bool; KEYS.len()],
     micros: u64,
 }
 
-impl Keyspace {
+impl MemoryKeys {
     /// No keys, at this time.
     pub(crate) fn new(micros: u64) -> Self {
         Self { keys: Default::default(), ours: Default::default(), micros }
@@ -85,7 +84,7 @@ impl Keyspace {
     }
 
     /// Puts a value under a key, or takes it away, as other clients do.
-    pub(crate) fn put_foreign(&mut self, key: usize, value: Option<Value>) {
+    pub(crate) fn put_external_value(&mut self, key: usize, value: Option<Value>) {
         self.put(key, value);
         self.ours[key] = false;
     }
@@ -112,52 +111,11 @@ impl Keyspace {
         true
     }
 
-    /// Opens a key to look at it. One whose time is over is deleted by that.
-    pub(crate) fn open(&mut self, key: usize) -> Shown {
+    /// Opens a key, and returns what it shows. An expired key is deleted by that.
+    pub(crate) fn open(&mut self, key: usize) -> Option<Value> {
         let value = self.get(key).cloned();
         self.put(key, value.clone());
-        Shown(value)
-    }
-}
-
-/// What a key showed when it was looked at.
-pub(crate) struct Shown(Option<Value>);
-
-impl Shown {
-    /// No key.
-    pub(crate) fn absent() -> Self {
-        Self(None)
-    }
-
-    pub(crate) fn seen(&self) -> Seen<'_> {
-        match &self.0 {
-            None => Seen::Absent,
-            Some(Value::Text(value, expires)) => {
-                Seen::Text { value, expires: (*expires).into() }
-            }
-            Some(Value::Other) => Seen::Other,
-        }
-    }
-
-    pub(crate) fn glimpse(&self) -> Glimpse {
-        match &self.0 {
-            None => Glimpse::Absent,
-            Some(Value::Text(value, expires)) => {
-                Glimpse::Text { len: value.len(), expires: *expires }
-            }
-            Some(Value::Other) => Glimpse::Other,
-        }
-    }
-
-    pub(crate) fn is_absent(&self) -> bool {
-        self.0.is_none()
-    }
-
-    pub(crate) fn text(&self) -> Option<&[u8]> {
-        match &self.0 {
-            Some(Value::Text(text, _)) => Some(text),
-            _ => None,
-        }
+        value
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Law {
     /// A set is granted whole or not at all.
     AllOrNone,
     /// A wait is refused as a circle exactly when it would close one.
-    Circles,
+    Deadlocks,
     /// No key is written while the server refuses the writes of clients, nor in the middle of
     /// somebody else's command.
     Permission,
@@ -43,7 +43,7 @@ impl Law {
         Self::NoStarvation,
         Self::CountersAddUp,
         Self::AllOrNone,
-        Self::Circles,
+        Self::Deadlocks,
         Self::Permission,
         Self::Sessions,
         Self::Tidiness,
@@ -59,7 +59,7 @@ impl Law {
             Self::NoStarvation => "nobody starves",
             Self::CountersAddUp => "the counters add up",
             Self::AllOrNone => "all or none",
-            Self::Circles => "circles, and no false alarm",
+            Self::Deadlocks => "circles, and no false alarm",
             Self::Permission => "nothing is written that a client could not write",
             Self::Sessions => "sessions end with their connection",
             Self::Tidiness => "nobody forgotten, nothing left behind",

@@ -1,33 +1,33 @@
-//! The rules of locking, explored exhaustively: the very keeper that ships, in a world as
-//! simple as can be, and every order of steps in it.
+//! The rules of locking, explored exhaustively: the lock manager and the engine that ship, on a keyspace
+//! in memory, and every order of steps.
 //!
 //! # Layout
-//! - [`world`]: a server in small, around the keeper. [`keyspace`]: its keys and clock.
-//!   `shell`: what the module does to keys; `commands`, [`ask`]: what clients do; `turn`:
-//!   how those hear who wait; `outside`: everybody else.
-//! - `line`, `holds`, `circle`: lines, holds and circles as the contract has them, kept by
-//!   other means than the keeper's. [`law`]: what must hold. `check`: whether it does.
-//!   `after`: whether it will.
-//! - [`day`]: steps of every kind, for random tests and the fuzzer.
-//! - [`scope`], [`action`]: what is explored. `canon`: when two worlds are the same.
-//!   [`explore`]: the model. [`flaw`]: broken shells that must be caught.
+//! - [`world`]: a server in small. [`keyspace`]: its keys and clock. `engine_keys`: how the engine uses
+//!   them, with a check of each write. `commands`, [`call`]: what clients do. `event_loop`: how replies
+//!   reach waiting clients. `external`: everything else that happens to keys.
+//! - `queue`, `holds`, `cycle`: queues, holds and deadlocks as the command reference has them, kept by
+//!   other means than the manager's. [`law`]: what must hold. `check`: whether it does. `eventually`:
+//!   whether it will.
+//! - [`scenario`]: steps of every kind, for random tests and the fuzzer.
+//! - [`scope`], [`action`]: what is explored. `canonical`: when two worlds are the same. [`explore`]: the
+//!   model. [`flaw`]: broken keyspaces and event loops that must be detected.
 
 pub mod action;
-mod after;
-pub mod ask;
-mod canon;
+pub mod call;
+mod canonical;
 mod check;
-mod circle;
 mod commands;
-pub mod day;
+mod cycle;
+mod engine_keys;
+mod event_loop;
+mod eventually;
 pub mod explore;
+mod external;
 pub mod flaw;
 mod holds;
 pub mod keyspace;
 pub mod law;
-mod line;
-mod outside;
+mod queue;
+pub mod scenario;
 pub mod scope;
-mod shell;
-mod turn;
 pub mod world;

@@ -49,9 +49,9 @@ fn main() -> ExitCode {
 fn do_work(work: &Mutex<Work>, jobs: u32, end: Instant) {
     let next = || {
         let mut work = work.lock().ok()?;
-        let share = u32::try_from(work.left.len()).unwrap_or(u32::MAX).max(jobs);
+        let choose = u32::try_from(work.left.len()).unwrap_or(u32::MAX).max(jobs);
         let left = end.saturating_duration_since(Instant::now());
-        Some((work.left.pop()?, left * jobs / share))
+        Some((work.left.pop()?, left * jobs / choose))
     };
     while let Some((scope, time)) = next() {
         let bounds = Bounds { depth: usize::MAX, time };

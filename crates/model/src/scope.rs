@@ -2,11 +2,11 @@
 //! happen. Each scope is small enough to be gone through, and together they have everything.
 
 use self::Offer::{
-    Delete, Disconnect, Extend, Force, LongCommand, LongTurns, Look, OwesLonger, Pause,
-    Persist, Portions, Refuse, Release, ResetStats, Set, SetOwner, Unblock,
+    DefersLonger, Delete, Disconnect, Extend, Force, LongCommand, LongTurns, Look, Pause,
+    Persist, Refuse, Release, ResetStats, Set, SetOwner, SmallBudgets, Unblock,
     UnblockWithError, WrongRelease,
 };
-use crate::ask::Ask;
+use crate::call::Call;
 
 /// The time between two looks of the module, in ms. The clock goes on by so much at a time,
 /// and all other times are multiples of it: so the very instant in which something ends is
@@ -58,8 +58,8 @@ impl How {
     }
 
     /// A client asks this way. Each is its own owner.
-    pub(crate) fn ask(&self, client: usize) -> Ask {
-        Ask {
+    pub(crate) fn request(&self, client: usize) -> Call {
+        Call {
             client,
             keys: self.keys.to_vec(),
             count: self.count,
@@ -68,7 +68,7 @@ impl How {
             unique: self.unique,
             block_ms: self.block_ms,
             session_grace_ms: self.session_grace_ms,
-            room: true,
+            has_memory: true,
         }
     }
 }
@@ -109,11 +109,11 @@ pub enum Offer {
     /// Who is granted a lock is told later, and may be gone by then.
     LongTurns,
     /// What is owed is made good at the end of the turn.
-    OwesLonger,
+    DefersLonger,
     /// RESETSTATS.
     ResetStats,
     /// Of what a client can make as large as it likes, one place or lock at a time is done.
-    Portions,
+    SmallBudgets,
 }
 
 /// What is explored.
@@ -258,7 +258,7 @@ pub const SCOPES: [Scope; 15] = [
             How::some(1, &[0, 1]).block(FOR_EVER).unique(),
             How::some(2, &[0, 1]).block(FOR_EVER).unique().session(LOOK_MS),
         ],
-        offers: &[Release, Force, Disconnect, Delete, LongTurns, OwesLonger],
+        offers: &[Release, Force, Disconnect, Delete, LongTurns, DefersLonger],
     },
     Scope {
         name: "while it may not be written",
@@ -291,7 +291,7 @@ pub const SCOPES: [Scope; 15] = [
             How::some(2, &[0, 1]).block(A_WHILE).unique(),
             How::some(1, &[1, 0]).block(FOR_EVER).unique(),
         ],
-        offers: &[Release, Disconnect, Unblock, Delete, Portions],
+        offers: &[Release, Disconnect, Unblock, Delete, SmallBudgets],
     },
     Scope {
         name: "sessions in portions",
@@ -303,7 +303,7 @@ pub const SCOPES: [Scope; 15] = [
             How::some(2, &[1, 2]).unique(),
             How::one(&[2]).block(FOR_EVER),
         ],
-        offers: &[Release, Extend, Disconnect, Delete, Pause, Portions],
+        offers: &[Release, Extend, Disconnect, Delete, Pause, SmallBudgets],
     },
     Scope {
         name: "circles",

@@ -1,15 +1,15 @@
 //! Random days: longer ways than can be explored. What may happen on them stands in
-//! `gpulock_model::day`, here only how they are drawn.
+//! `gpulock_model::scenario`, here only how they are drawn.
 
-use gpulock_core::settings::Events;
-use gpulock_model::ask::Ask;
-use gpulock_model::day::{Day, NAMES, Step};
+use gpulock_core::state::settings::Events;
+use gpulock_model::call::Call;
 use gpulock_model::keyspace::KEYS;
+use gpulock_model::scenario::{NAMES, Scenario, Step};
 use gpulock_model::world::{CLIENTS, Writes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-fn ask() -> impl Strategy<Value = Ask> {
+fn request() -> impl Strategy<Value = Call> {
     let wait = prop::option::weighted(0.7, prop_oneof![Just(0u64), 1..300u64]);
     let session = prop::option::weighted(0.3, prop_oneof![Just(0u64), 1..100u64]);
     let who = (0..CLIENTS, keys(), 0..NAMES);
@@ -17,8 +17,8 @@ fn ask() -> impl Strategy<Value = Ask> {
     let how = (any::<bool>(), prop::bool::weighted(0.95));
     (who, lease, wait, session, how).prop_map(
         |((client, (keys, count), owner), lease_ms, block_ms, session_grace_ms, how)| {
-            let (unique, room) = how;
-            Ask {
+            let (unique, has_memory) = how;
+            Call {
                 client,
                 keys,
                 count,
@@ -27,7 +27,7 @@ fn ask() -> impl Strategy<Value = Ask> {
                 unique,
                 block_ms,
                 session_grace_ms,
-                room,
+                has_memory,
             }
         },
     )
@@ -56,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
     let owner = 0..NAMES;
     let right = || prop::option::weighted(0.3, any::<bool>());
     prop_oneof![
-        14 => ask().prop_map(Step::Acquire),
+        14 => request().prop_map(Step::Acquire),
         2 => (0..CLIENTS).prop_map(|client| Step::DropClient { client }),
         1 => (0..CLIENTS, any::<bool>())
             .prop_map(|(client, with_error)| Step::Unblock { client, with_error }),
@@ -96,11 +96,11 @@ proptest! {
     fn every_law_is_kept_and_in_the_end_everybody_is_served(
         steps in vec(step(), 1..120),
         events in prop::sample::select(vec![Events::Off, Events::Release, Events::All]),
-        in_portions in any::<bool>(),
+        small_budgets in any::<bool>(),
     ) {
-        let mut day = Day::begin(events);
-        if in_portions {
-            day.cut_up();
+        let mut day = Scenario::begin(events);
+        if small_budgets {
+            day.use_small_budgets();
         }
         for step in steps {
             day.take(step);

@@ -1,0 +1,69 @@
+//! Deferred work: what events decided and commands could not write. It runs where the server
+//! accepts writes: in the timer, and before and after a command.
+
+use crate::engine::hand_off;
+use crate::engine::keyspace::{Keyspace, Permission};
+use crate::engine::probe::{name_of, open_lock, state_in_cluster};
+use crate::rules::session::DeferredOutcome;
+use crate::state::clock::Now;
+use crate::state::deferred::Deferred;
+
+/// How long to carry out deferred work at a time, in microseconds: the server serves no client
+/// meanwhile. The rest follows with the next tick.
+const LONGEST_US: u64 = 1_000;
+
+/// Carries out the deferred work that is due at once, as far as the server accepts writes.
+pub fn run<K: Keyspace>(keys: &mut K, began: Now) {
+    while !is_next_refused(keys)
+        && let Some(work) = keys.with_manager(|manager| manager.take_deferred())
+    {
+        run_one(keys, work);
+        if keys.is_time_up(began, LONGEST_US) {
+            return;
+        }
+    }
+}
+
+/// Goes on with the sessions that end in portions, as far as the server accepts writes.
+pub(crate) fn run_sessions<K: Keyspace>(keys: &mut K, began: Now) {
+    while !is_next_refused(keys)
+        && let Some(work) = keys.with_manager(|manager| manager.take_session_end())
+    {
+        run_one(keys, work);
+        if keys.is_time_up(began, LONGEST_US) {
+            return;
+        }
+    }
+}
+
+fn is_next_refused<K: Keyspace>(keys: &mut K) -> bool {
+    let permission = match keys.known_permission() {
+        None => ask_permission(keys),
+        known => known,
+    };
+    permission == Some(Permission::Refused)
+}
+
+fn ask_permission<K: Keyspace>(keys: &mut K) -> Option<Permission> {
+    let lock = keys.with_manager(|manager| manager.next_deferred_lock())?;
+    let name = name_of(keys, lock)?;
+    Some(keys.permission(name.borrow().key))
+}
+
+fn run_one<K: Keyspace>(keys: &mut K, work: Deferred) {
+    if let Deferred::Recount { ticket } = work {
+        hand_off::take_lock_set(keys, ticket, None);
+        return;
+    }
+    let Some((mut key, name)) = work.lock().and_then(|id| open_lock(keys, id)) else {
+        return;
+    };
+    let state = state_in_cluster(keys, &key, name.borrow());
+    let now = keys.now();
+    match keys.with_manager(|manager| manager.run_deferred(work, &state, now)) {
+        DeferredOutcome::Nothing => {}
+        DeferredOutcome::Ended(next) => hand_off::replace_holder(keys, key, next),
+        DeferredOutcome::Free(next) => hand_off::take_free_lock(keys, key, next),
+        DeferredOutcome::Shortened { until_ms } => keys.expire(&mut key, until_ms),
+    }
+}

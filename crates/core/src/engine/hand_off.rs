@@ -1,0 +1,94 @@
+//! The keys of a lock that passes on: to one waiter, or, with others that were reserved, to a
+//! waiter for a lock set. The rules decide who is next.
+
+use std::collections::BTreeSet;
+
+use crate::engine::keyspace::Keyspace;
+use crate::engine::probe::{name_of, open_lock, state_in_cluster};
+use crate::rules::hand_off::HandOff;
+use crate::rules::lock_set::KeyWrite;
+use crate::state::arena::Id;
+use crate::state::wait_queue::Ticket;
+
+/// Passes on a lock whose key still shows its last holder.
+pub(crate) fn replace_holder<K: Keyspace>(keys: &mut K, mut key: K::Key, next: HandOff) {
+    match next {
+        HandOff::NoWaiter | HandOff::Reserved => keys.delete(&mut key),
+        HandOff::Waiter(holder) => keys.set(&mut key, &holder.owner, holder.until_ms),
+        HandOff::LockSet { ticket, lock } if keys.may_write_other_keys() => {
+            drop(key);
+            take_lock_set(keys, ticket, Some(lock));
+        }
+        HandOff::LockSet { ticket, .. } => {
+            keys.delete(&mut key);
+            keys.with_manager(|manager| manager.hand_off_set_later(ticket));
+        }
+    }
+}
+
+/// Passes on a lock whose key is absent.
+pub(crate) fn take_free_lock<K: Keyspace>(keys: &mut K, mut key: K::Key, next: HandOff) {
+    match next {
+        HandOff::NoWaiter | HandOff::Reserved => {}
+        HandOff::Waiter(holder) => keys.set(&mut key, &holder.owner, holder.until_ms),
+        HandOff::LockSet { ticket, .. } if keys.may_write_other_keys() => {
+            drop(key);
+            take_lock_set(keys, ticket, None);
+        }
+        HandOff::LockSet { ticket, .. } => {
+            keys.with_manager(|manager| manager.hand_off_set_later(ticket));
+        }
+    }
+}
+
+/// Grants a lock set if all of it is there. Other commands may have taken a reserved key, so
+/// every key is read before the first is written. `released` is the lock that completes the set
+/// and whose key still shows its last holder; the key is deleted if the set does not get it.
+pub(crate) fn take_lock_set<K: Keyspace>(
+    keys: &mut K,
+    ticket: Ticket,
+    released: Option<Id>,
+) {
+    let released_name = released.and_then(|id| name_of(keys, id));
+    probe_lock_set(keys, ticket, released);
+    let now = keys.now();
+    let writes = keys.with_manager(|manager| manager.hand_off_set(ticket, now));
+    let writes = writes.unwrap_or_default();
+    write_all(keys, &writes);
+    let is_taken = writes.iter().any(|write| Some(write.lock) == released);
+    if let Some(name) = released_name.filter(|_| !is_taken)
+        && let Some(mut key) = keys.open(name.borrow())
+    {
+        keys.delete(&mut key);
+    }
+}
+
+/// Probes the locks that a lock set would get. What a probe finds may put other locks in their
+/// place, so this repeats until every lock of the set was probed.
+fn probe_lock_set<K: Keyspace>(keys: &mut K, ticket: Ticket, released: Option<Id>) {
+    let mut probed: BTreeSet<Id> = released.into_iter().collect();
+    loop {
+        let unprobed = keys.with_manager(|manager| manager.unprobed_of(ticket, &probed));
+        if unprobed.is_empty() {
+            return;
+        }
+        for id in unprobed {
+            probed.insert(id);
+            let Some((key, name)) = open_lock(keys, id) else { continue };
+            let state = state_in_cluster(keys, &key, name.borrow());
+            let now = keys.now();
+            keys.with_manager(|manager| manager.probed_for_set(id, &state, now));
+        }
+    }
+}
+
+/// Writes the keys of locks that were granted together.
+pub(crate) fn write_all<K: Keyspace>(keys: &mut K, writes: &[KeyWrite]) {
+    for write in writes {
+        let Some((mut key, _)) = open_lock(keys, write.lock) else { continue };
+        match write.renewed {
+            true => keys.expire(&mut key, write.until_ms),
+            false => keys.set(&mut key, &write.owner, write.until_ms),
+        }
+    }
+}

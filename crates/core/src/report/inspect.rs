@@ -1,0 +1,139 @@
+//! INSPECT: reports what is known of one lock. It adopts nothing.
+
+use crate::error::CommandError;
+use crate::manager::LockManager;
+use crate::state::arena::Id;
+use crate::state::clock::Now;
+use crate::state::key_state::{KeyState, is_valid_owner};
+use crate::state::lease::Left;
+use crate::state::lock::{Bytes, Hold, NO_END, Name, Session};
+use crate::state::wait_queue::{Ticket, Waiter};
+
+/// What INSPECT reports of a lock that is held or waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// The holder; none when the value is not a valid owner.
+    pub owner: Option<Box<[u8]>>,
+    /// The fencing token.
+    pub token: Option<u64>,
+    /// The rest of the lease.
+    pub lease: Left,
+    /// How long the lock is held, in ms.
+    pub held_ms: Option<u64>,
+    /// The client whose connection it is tied to.
+    pub session: Option<u64>,
+    /// The rest of the grace period, in ms, after that connection closed.
+    pub grace_ms: Option<u64>,
+    /// The module did not grant it; none: it is not held.
+    pub adopted: Option<bool>,
+    /// The first connected waiter of a lock that is free.
+    pub reserved_for: Option<Bytes>,
+    /// The number of positions in the queue.
+    pub waiting: u64,
+    /// The first of them, in queue order.
+    pub waiters: Vec<Position>,
+}
+
+/// What INSPECT reports of a position in a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The owner.
+    pub owner: Bytes,
+    /// The client; none: it is away, and the position is kept.
+    pub client: Option<u64>,
+    /// How long it has waited, in ms.
+    pub waited_ms: u64,
+    /// The number of locks that it wants.
+    pub wants: usize,
+    /// The number of locks that it named.
+    pub of: usize,
+    /// The keys of the locks that are reserved for it.
+    pub reserved: Vec<Bytes>,
+}
+
+/// The number of positions that are reported.
+const POSITIONS_MAX: usize = 100;
+
+impl LockManager {
+    /// Inspects a lock; none when it is free and has no queue.
+    ///
+    /// # Errors
+    /// When the key is not a string.
+    pub fn inspect(
+        &mut self,
+        name: Name<'_>,
+        state: &KeyState<'_>,
+        now: Now,
+    ) -> Result<Option<Inspection>, CommandError> {
+        let known = self.reconcile_named(name, state, now);
+        match state {
+            KeyState::OtherType => Err(CommandError::WrongType),
+            _ => Ok(self.inspection(known, state, now)),
+        }
+    }
+
+    fn inspection(
+        &self,
+        known: Option<Id>,
+        state: &KeyState<'_>,
+        now: Now,
+    ) -> Option<Inspection> {
+        let lock = known.and_then(|id| self.table.get(id));
+        let hold = lock.and_then(|lock| lock.hold.as_ref());
+        let waiting = lock.map_or(0, |lock| u64::from(lock.positions));
+        let (value, lease) = match *state {
+            KeyState::String { value, expires } => {
+                let until_ms = expires.end().unwrap_or(NO_END);
+                (Some(value), Left::of(until_ms, now.ms()))
+            }
+            _ if waiting == 0 => return None,
+            _ => (None, Left::NotHeld),
+        };
+        let session = hold.map_or(Session::None, |hold| hold.session);
+        let positions = known
+            .into_iter()
+            .flat_map(|id| self.queues.positions(id))
+            .take(POSITIONS_MAX);
+        Some(Inspection {
+            owner: value.filter(|value| is_valid_owner(value)).map(Into::into),
+            token: hold.and_then(Hold::token),
+            lease,
+            held_ms: hold.and_then(|hold| hold.held_ms(now)),
+            session: match session {
+                Session::Tied { client, .. } if !self.is_ending(session) => Some(client),
+                _ => None,
+            },
+            grace_ms: hold
+                .filter(|_| session == Session::Closed)
+                .map(|hold| hold.until_ms.saturating_sub(now.ms())),
+            adopted: value.map(|_| hold.is_none_or(|hold| hold.adopted)),
+            reserved_for: known
+                .filter(|_| value.is_none())
+                .and_then(|id| self.reserved_for(id)),
+            waiting,
+            waiters: positions
+                .map(|(ticket, waiter)| self.position(ticket, waiter, now))
+                .collect(),
+        })
+    }
+
+    fn position(&self, ticket: Ticket, waiter: &Waiter, now: Now) -> Position {
+        let reserved =
+            waiter.locks.iter().filter(|id| self.is_reserved_for(**id, ticket));
+        let key = |id: &Id| self.table.get(*id).map(|lock| lock.key.clone());
+        Position {
+            owner: waiter.owner.clone(),
+            client: waiter.client,
+            waited_ms: now.ms_since(waiter.since_ms),
+            wants: waiter.wants,
+            of: waiter.locks.len(),
+            reserved: reserved.filter_map(key).collect(),
+        }
+    }
+
+    /// The first connected waiter of a free lock.
+    fn reserved_for(&self, id: Id) -> Option<Bytes> {
+        let first = self.queues.first_connected(id)?;
+        self.queues.get(first).map(|waiter| waiter.owner.clone())
+    }
+}

@@ -1,0 +1,283 @@
+//! LIST: reports many locks, the held ones by age. The key of each lock is read before its row is
+//! shown, so that a list never shows what the keys do not.
+
+use crate::error::CommandError;
+use crate::manager::LockManager;
+use crate::report::glob;
+use crate::state::arena::Id;
+use crate::state::clock::Now;
+use crate::state::key_state::KeyState;
+use crate::state::lease::Left;
+use crate::state::lock::{Bytes, Hold, Lock, NO_END};
+
+/// The work that one call may do for locks that it does not show, in steps of about a nanosecond: a
+/// million locks with MATCH, fewer if their names are long or the pattern needs many comparisons.
+const STEPS_MAX: u64 = 1 << 25;
+
+/// The steps for a held lock of another database, or one that does not match.
+const STEPS_OF_LOCK: u64 = 24;
+
+/// The steps for a lock that has a queue.
+const STEPS_OF_QUEUE: u64 = 128;
+
+/// The steps for a lock that the caller may not read; one more for each 16 bytes of its key.
+const STEPS_OF_DENIED: u64 = 48;
+
+/// The steps for reading the key of a lock that is not shown after all.
+const STEPS_OF_PROBE: u64 = 1024;
+
+/// A walk over the locks of a database, the lock held longest first.
+#[derive(Clone, Debug)]
+pub struct Walk<'a> {
+    db: u32,
+    pattern: Option<&'a [u8]>,
+    /// The next of the held locks.
+    held: Option<Id>,
+    /// The locks that are not held but have a queue, once all held ones are done.
+    waited_for: Option<std::vec::IntoIter<Id>>,
+    steps_left: u64,
+}
+
+impl Walk<'_> {
+    fn pay(&mut self, steps: u64) -> Result<(), CommandError> {
+        self.steps_left =
+            self.steps_left.checked_sub(steps).ok_or(CommandError::ListWork)?;
+        Ok(())
+    }
+
+    /// Pays for a lock that the caller may not read.
+    ///
+    /// # Errors
+    /// When the work of the call is used up.
+    pub fn pay_for_denied(&mut self, key: &[u8]) -> Result<(), CommandError> {
+        let bytes = u64::try_from(key.len()).unwrap_or(u64::MAX);
+        self.pay(STEPS_OF_DENIED.saturating_add(bytes / 16))
+    }
+
+    /// Pays for reading the key of a lock that is not shown.
+    ///
+    /// # Errors
+    /// When the work of the call is used up.
+    pub fn pay_for_probe(&mut self) -> Result<(), CommandError> {
+        self.pay(STEPS_OF_PROBE)
+    }
+}
+
+/// What LIST reports of a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The lock.
+    pub key: Bytes,
+    /// The owner; none: the value is not a valid owner, or the lock is free.
+    pub owner: Option<Bytes>,
+    /// The fencing token.
+    pub token: Option<u64>,
+    /// The rest of the lease.
+    pub lease: Left,
+    /// How long it is held, in ms.
+    pub held_ms: Option<u64>,
+    /// The number of positions in its queue.
+    pub waiting: u64,
+}
+
+/// What became of a lock that is being listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// Show it.
+    Row(Row),
+    /// It is no longer held or waited for.
+    Gone,
+    /// Its current hold was adopted just now, so it comes last.
+    Adopted,
+}
+
+impl LockManager {
+    /// Begins a walk over the locks of a database whose keys match the pattern.
+    pub fn walk<'a>(&self, db: u32, pattern: Option<&'a [u8]>) -> Walk<'a> {
+        let held = self.table.oldest();
+        Walk { db, pattern, held, waited_for: None, steps_left: STEPS_MAX }
+    }
+
+    /// The next lock of a walk, with its key: first the held locks, then those that only have a
+    /// queue. The lock may change before the walk goes on.
+    ///
+    /// # Errors
+    /// When the work of the call is used up.
+    pub fn walk_on(
+        &self,
+        walk: &mut Walk<'_>,
+    ) -> Result<Option<(Id, Bytes)>, CommandError> {
+        while let Some(id) = walk.held {
+            walk.held = self.table.after(id);
+            if let Some(key) = self.matching_key(walk, id)? {
+                return Ok(Some((id, key)));
+            }
+            walk.pay(STEPS_OF_LOCK)?;
+        }
+        let mut rest = match walk.waited_for.take() {
+            Some(rest) => rest,
+            None => self.only_waited_for(walk)?.into_iter(),
+        };
+        let mut found = None;
+        while found.is_none()
+            && let Some(id) = rest.next()
+        {
+            found = self.matching_key(walk, id)?.map(|key| (id, key));
+        }
+        walk.waited_for = Some(rest);
+        Ok(found)
+    }
+
+    /// A lock of a walk was adopted when its key was read, and is the last of the held locks now. It
+    /// must not be missed if it was the last of the granted ones.
+    pub fn walk_to_adopted(&self, walk: &mut Walk<'_>) {
+        if walk.held.is_none() && walk.waited_for.is_none() {
+            walk.held = self.table.oldest_adopted();
+        }
+    }
+
+    /// The key of a lock, if it is in the database of the walk and matches its pattern.
+    fn matching_key(
+        &self,
+        walk: &mut Walk<'_>,
+        id: Id,
+    ) -> Result<Option<Bytes>, CommandError> {
+        let Some(lock) = self.table.get(id).filter(|lock| lock.db == walk.db) else {
+            return Ok(None);
+        };
+        let is_match = match walk.pattern {
+            None => true,
+            Some(pattern) => {
+                let matches = glob::matches(pattern, &lock.key, &mut walk.steps_left);
+                matches.ok_or(CommandError::ListWork)?
+            }
+        };
+        Ok(is_match.then(|| lock.key.clone()))
+    }
+
+    /// The locks that have a queue but no known hold: the value of their key is not a valid owner.
+    fn only_waited_for(&self, walk: &mut Walk<'_>) -> Result<Vec<Id>, CommandError> {
+        let mut ids = Vec::new();
+        for id in self.queues.locks() {
+            walk.pay(STEPS_OF_QUEUE)?;
+            if self.table.get(id).is_some_and(|lock| lock.hold.is_none()) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The row of a lock, whose key was read just now.
+    pub fn list_row(&mut self, id: Id, state: &KeyState<'_>, now: Now) -> Listed {
+        let adopted = |lock: &Lock| lock.hold.as_ref().map(|hold| hold.adopted);
+        let before = self.table.get(id).and_then(adopted);
+        self.reconcile(id, state, now);
+        let Some(lock) = self.table.get(id) else { return Listed::Gone };
+        if before == Some(false) && adopted(lock) == Some(true) {
+            return Listed::Adopted;
+        }
+        if let Some(hold) = &lock.hold {
+            return Listed::Row(row(lock, hold, now));
+        }
+        // A lock whose hold ended just now comes again, among those that only have a queue.
+        if lock.positions == 0 || before.is_some() {
+            return Listed::Gone;
+        }
+        let lease = match state {
+            KeyState::String { expires, .. } => {
+                Left::of(expires.end().unwrap_or(NO_END), now.ms())
+            }
+            _ => Left::NotHeld,
+        };
+        Listed::Row(Row {
+            key: lock.key.clone(),
+            owner: None,
+            token: None,
+            lease,
+            held_ms: None,
+            waiting: u64::from(lock.positions),
+        })
+    }
+}
+
+fn row(lock: &Lock, hold: &Hold, now: Now) -> Row {
+    Row {
+        key: lock.key.clone(),
+        owner: Some(hold.owner.clone()),
+        token: hold.token(),
+        lease: Left::of(hold.until_ms, now.ms()),
+        held_ms: hold.held_ms(now),
+        waiting: u64::from(lock.positions),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::lock::Name;
+    use crate::state::settings::Settings;
+
+    const NOW: Now = Now::from_ms(1_000_000);
+
+    fn manager_with(keys: &[(u32, &[u8])]) -> LockManager {
+        let mut manager = LockManager::new(Settings::default(), 1, NOW);
+        for (db, key) in keys {
+            let id = manager.table.find_or_make(Name { db: *db, key }).unwrap();
+            manager.table.begin_hold(id, Hold::new(b"me", Some(1), 0, NO_END));
+        }
+        manager
+    }
+
+    fn found(
+        manager: &LockManager,
+        walk: &mut Walk<'_>,
+    ) -> Result<Vec<Bytes>, CommandError> {
+        let mut keys = Vec::new();
+        while let Some((_, key)) = manager.walk_on(walk)? {
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    #[test]
+    fn a_walk_finds_the_locks_of_its_database_that_match() {
+        let manager = manager_with(&[(0, b"a:1"), (1, b"a:2"), (0, b"b:1"), (0, b"a:3")]);
+        let keys = |db, pattern| found(&manager, &mut manager.walk(db, pattern)).unwrap();
+        assert_eq!(
+            keys(0, None),
+            [b"a:1", b"b:1", b"a:3"].map(|key| Bytes::from_slice(key))
+        );
+        assert_eq!(
+            keys(0, Some(b"a*")),
+            [b"a:1", b"a:3"].map(|key| Bytes::from_slice(key))
+        );
+        assert_eq!(keys(2, None), [] as [Bytes; 0]);
+    }
+
+    #[test]
+    fn a_walk_stops_with_an_error_when_its_work_is_used_up() {
+        let long = b"a".repeat(1_000);
+        let manager = manager_with(&[(0, b"a:1"), (1, b"a:2"), (0, &long)]);
+        for (pattern, steps) in [
+            (None, STEPS_OF_LOCK),
+            // A step for the star, and one for each four bytes that it takes.
+            (Some(&b"*b"[..]), 3 * STEPS_OF_LOCK + 1 + 1 + 250),
+        ] {
+            let mut walk = manager.walk(0, pattern);
+            walk.steps_left = steps;
+            assert!(found(&manager, &mut walk).is_ok(), "{pattern:?}");
+            assert_eq!(walk.steps_left, 0, "{pattern:?}");
+            let mut walk = manager.walk(0, pattern);
+            walk.steps_left = steps - 1;
+            assert_eq!(
+                found(&manager, &mut walk),
+                Err(CommandError::ListWork),
+                "{pattern:?}"
+            );
+        }
+        let mut walk = manager.walk(0, None);
+        walk.steps_left = STEPS_OF_DENIED + 62;
+        assert!(walk.pay_for_denied(&long).is_ok());
+        assert_eq!(walk.pay_for_denied(b""), Err(CommandError::ListWork));
+    }
+}

@@ -1,0 +1,415 @@
+//! What a client asks: a command's arguments, read into a request or refused. Nothing is
+//! looked up and nothing is changed in here. Arguments are what follows the key.
+
+pub(crate) mod options;
+
+use std::collections::HashSet;
+
+use crate::decimal::number;
+use crate::error::CommandError;
+use crate::report::glob::PATTERN_MAX;
+use crate::request::options::{flag, is, once, value};
+use crate::state::event::Text;
+use crate::state::key_state::is_valid_owner;
+use crate::state::log::cut;
+use crate::state::token;
+
+/// The longest REASON, in bytes.
+const REASON_MAX: usize = 64;
+
+/// The longest wait, lease and count: 2^53-1, so that no client loses digits.
+const NUMBER_MAX: u64 = token::MAX;
+
+/// The most locks that one call may name.
+const KEYS_MAX: u64 = 1024;
+
+/// `GPULOCK.ACQUIRE key owner [EX s | PX ms] [BLOCK ms] [UNIQUE] [SESSION [GRACE ms]]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acquire<'a> {
+    /// Who asks.
+    pub owner: &'a [u8],
+    /// The lease asked for, in ms; none: the default.
+    pub lease_ms: Option<u64>,
+    /// The owner's name is one holder's.
+    pub unique: bool,
+    /// How long to wait, in ms; 0: for ever; none: not at all.
+    pub block_ms: Option<u64>,
+    /// Ties the lock to the connection, with this grace in ms.
+    pub session_grace_ms: Option<u64>,
+}
+
+/// `GPULOCK.ACQUIREANY numkeys key [key …] owner [COUNT n] [the options of ACQUIRE]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcquireAny<'a> {
+    /// The locks, the one liked best first; no two are the same.
+    pub keys: Vec<&'a [u8]>,
+    /// How many of them.
+    pub count: usize,
+    /// Who asks, and how.
+    pub how: Acquire<'a>,
+}
+
+/// `GPULOCK.RELEASE key owner [TOKEN n] [REASON text]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release<'a> {
+    /// Who gives back.
+    pub owner: &'a [u8],
+    /// The token that the lock must have.
+    pub token: Option<u64>,
+    /// Why.
+    pub reason: Text,
+}
+
+/// `GPULOCK.EXTEND key owner [EX s | PX ms] [TOKEN n]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extend<'a> {
+    /// Who asks.
+    pub owner: &'a [u8],
+    /// The new lease, in ms; none: the default.
+    pub lease_ms: Option<u64>,
+    /// The token that the lock must have.
+    pub token: Option<u64>,
+}
+
+/// `GPULOCK.FORCERELEASE key [OWNER owner] [TOKEN n] [REASON text]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForceRelease<'a> {
+    /// Only from this owner.
+    pub owner: Option<&'a [u8]>,
+    /// Only this hold.
+    pub token: Option<u64>,
+    /// Why.
+    pub reason: Text,
+}
+
+/// `GPULOCK.LIST [MATCH pattern] [LIMIT n]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct List<'a> {
+    /// Only keys that fit.
+    pub pattern: Option<&'a [u8]>,
+    /// At most so many.
+    pub limit: u64,
+}
+
+/// `GPULOCK.STATS [KEY key]`: the key, if one was given.
+pub type Stats<'a> = Option<&'a [u8]>;
+
+/// `GPULOCK.LOG [count | RESET]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// Shows this many entries at most; none: all.
+    Show(Option<u64>),
+    /// Forgets all entries.
+    Reset,
+}
+
+impl<'a> Acquire<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`CommandError`] for anything that is not of the command's form.
+    pub fn parse(args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
+        Self::parse_with(args, |_, _| Ok(false))
+    }
+
+    /// Reads the arguments of a command that has more of them: `other` is asked first
+    /// whether a word is its own, and then takes what follows it.
+    fn parse_with<I: Iterator<Item = &'a [u8]>>(
+        mut args: I,
+        mut other: impl FnMut(&[u8], &mut I) -> Result<bool, CommandError>,
+    ) -> Result<Self, CommandError> {
+        let owner = owner(&mut args)?;
+        let (mut lease_ms, mut unique, mut block_ms) = (None, false, None);
+        let (mut session, mut grace_ms) = (false, None);
+        while let Some(word) = args.next() {
+            if other(word, &mut args)? {
+            } else if let Some(ms) = lease_option(word, &mut args)? {
+                once(&mut lease_ms, ms)?;
+            } else if is(word, "BLOCK") {
+                once(&mut block_ms, number(value(&mut args)?, "BLOCK", 0, NUMBER_MAX)?)?;
+            } else if is(word, "UNIQUE") {
+                flag(&mut unique)?;
+            } else if is(word, "SESSION") {
+                flag(&mut session)?;
+            } else if is(word, "GRACE") {
+                once(&mut grace_ms, number(value(&mut args)?, "GRACE", 0, NUMBER_MAX)?)?;
+            } else {
+                return Err(CommandError::Syntax);
+            }
+        }
+        if grace_ms.is_some() && !session {
+            return Err(CommandError::Syntax);
+        }
+        let session_grace_ms = session.then(|| grace_ms.unwrap_or(0));
+        Ok(Self { owner, lease_ms, unique, block_ms, session_grace_ms })
+    }
+}
+
+impl<'a> AcquireAny<'a> {
+    /// Reads the arguments, the number of keys first.
+    ///
+    /// # Errors
+    /// A [`CommandError`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
+        let wanted = number_of_keys(value(&mut args)?)?;
+        // As many as there are, whatever the number says.
+        let keys: Vec<&[u8]> = args.by_ref().take(wanted).collect();
+        if keys.len() < wanted {
+            return Err(CommandError::FewKeys);
+        }
+        let (mut count, numkeys) = (None, u64::try_from(wanted).unwrap_or(KEYS_MAX));
+        let how = Acquire::parse_with(args, |word, args| {
+            let is_count = is(word, "COUNT");
+            if is_count {
+                once(&mut count, number(value(args)?, "COUNT", 1, numkeys)?)?;
+            }
+            Ok(is_count)
+        })?;
+        let count = usize::try_from(count.unwrap_or(1)).unwrap_or(usize::MAX);
+        let mut names = HashSet::new();
+        if keys.len() > 1 && !keys.iter().all(|key| names.insert(*key)) {
+            return Err(CommandError::KeyTwice);
+        }
+        Ok(Self { keys, count, how })
+    }
+}
+
+impl<'a> Release<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`CommandError`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
+        let owner = owner(&mut args)?;
+        let (mut token, mut reason) = (None, None);
+        while let Some(word) = args.next() {
+            if is(word, "TOKEN") {
+                once(&mut token, token_value(&mut args)?)?;
+            } else if is(word, "REASON") {
+                once(&mut reason, reason_value(&mut args)?)?;
+            } else {
+                return Err(CommandError::Syntax);
+            }
+        }
+        Ok(Self { owner, token, reason: reason.unwrap_or(Text::Borrowed(b"normal")) })
+    }
+}
+
+impl<'a> Extend<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`CommandError`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
+        let owner = owner(&mut args)?;
+        let (mut lease_ms, mut token) = (None, None);
+        while let Some(word) = args.next() {
+            if let Some(ms) = lease_option(word, &mut args)? {
+                once(&mut lease_ms, ms)?;
+            } else if is(word, "TOKEN") {
+                once(&mut token, token_value(&mut args)?)?;
+            } else {
+                return Err(CommandError::Syntax);
+            }
+        }
+        Ok(Self { owner, lease_ms, token })
+    }
+}
+
+impl<'a> ForceRelease<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`CommandError`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
+        let (mut guard, mut token, mut reason) = (None, None, None);
+        while let Some(word) = args.next() {
+            if is(word, "OWNER") {
+                once(&mut guard, owner(&mut args)?)?;
+            } else if is(word, "TOKEN") {
+                once(&mut token, token_value(&mut args)?)?;
+            } else if is(word, "REASON") {
+                once(&mut reason, reason_value(&mut args)?)?;
+            } else {
+                return Err(CommandError::Syntax);
+            }
+        }
+        let reason = reason.unwrap_or(Text::Borrowed(b"forced"));
+        Ok(Self { owner: guard, token, reason })
+    }
+}
+
+impl<'a> List<'a> {
+    /// How many locks are listed when no LIMIT is given.
+    const LIMIT: u64 = 1000;
+
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A [`CommandError`] for anything that is not of the command's form.
+    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
+        let (mut pattern, mut limit) = (None, None);
+        while let Some(word) = args.next() {
+            if is(word, "MATCH") {
+                let text = value(&mut args)?;
+                if text.len() > PATTERN_MAX {
+                    return Err(CommandError::Pattern);
+                }
+                once(&mut pattern, text)?;
+            } else if is(word, "LIMIT") {
+                let n = number(value(&mut args)?, "LIMIT", 0, NUMBER_MAX)?;
+                once(&mut limit, n)?;
+            } else {
+                return Err(CommandError::Syntax);
+            }
+        }
+        Ok(Self { pattern, limit: limit.unwrap_or(Self::LIMIT) })
+    }
+}
+
+/// Reads how many keys ACQUIREANY names.
+///
+/// # Errors
+/// A [`CommandError`] for anything but a number of keys that it may name.
+pub fn number_of_keys(digits: &[u8]) -> Result<usize, CommandError> {
+    let keys = number(digits, "numkeys", 1, KEYS_MAX)?;
+    Ok(usize::try_from(keys).unwrap_or(usize::MAX))
+}
+
+/// Reads the arguments of STATS.
+///
+/// # Errors
+/// A [`CommandError`] for anything that is not of the command's form.
+pub fn stats<'a>(
+    mut args: impl Iterator<Item = &'a [u8]>,
+) -> Result<Stats<'a>, CommandError> {
+    match (args.next(), args.next(), args.next()) {
+        (None, _, _) => Ok(None),
+        (Some(word), Some(key), None) if is(word, "KEY") => Ok(Some(key)),
+        _ => Err(CommandError::Syntax),
+    }
+}
+
+/// Reads the arguments of LOG.
+///
+/// # Errors
+/// A [`CommandError`] for anything that is not of the command's form.
+pub fn log<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Log, CommandError> {
+    match (args.next(), args.next()) {
+        (None, _) => Ok(Log::Show(None)),
+        (Some(word), None) if is(word, "RESET") => Ok(Log::Reset),
+        (Some(count), None) => {
+            Ok(Log::Show(Some(number(count, "count", 0, NUMBER_MAX)?)))
+        }
+        _ => Err(CommandError::Syntax),
+    }
+}
+
+fn owner<'a>(
+    args: &mut impl Iterator<Item = &'a [u8]>,
+) -> Result<&'a [u8], CommandError> {
+    let owner = value(args)?;
+    if is_valid_owner(owner) { Ok(owner) } else { Err(CommandError::Owner) }
+}
+
+/// The lease in ms when `word` is EX or PX.
+fn lease_option<'a>(
+    word: &[u8],
+    args: &mut impl Iterator<Item = &'a [u8]>,
+) -> Result<Option<u64>, CommandError> {
+    const SECONDS_MAX: u64 = NUMBER_MAX / 1000;
+    if is(word, "EX") {
+        let seconds = number(value(args)?, "EX", 1, SECONDS_MAX)?;
+        Ok(Some(seconds.saturating_mul(1000)))
+    } else if is(word, "PX") {
+        Ok(Some(number(value(args)?, "PX", 1, NUMBER_MAX)?))
+    } else {
+        Ok(None)
+    }
+}
+
+fn token_value<'a>(
+    args: &mut impl Iterator<Item = &'a [u8]>,
+) -> Result<u64, CommandError> {
+    number(value(args)?, "TOKEN", 1, token::MAX)
+}
+
+fn reason_value<'a>(
+    args: &mut impl Iterator<Item = &'a [u8]>,
+) -> Result<Text, CommandError> {
+    let reason = value(args)?;
+    if reason.len() > REASON_MAX {
+        return Err(CommandError::Reason);
+    }
+    Ok(Text::Owned(cut(reason).into_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &str) -> impl Iterator<Item = &[u8]> {
+        line.split(' ').filter(|word| !word.is_empty()).map(str::as_bytes)
+    }
+
+    #[test]
+    fn options_come_in_any_order_and_case() {
+        let expected = Acquire {
+            owner: b"me",
+            lease_ms: Some(5_000),
+            unique: true,
+            block_ms: None,
+            session_grace_ms: None,
+        };
+        for line in ["me EX 5 UNIQUE", "me unique px 5000"] {
+            assert_eq!(Acquire::parse(args(line)), Ok(expected), "{line}");
+        }
+        let waits = Acquire::parse(args("me session BLOCK 9 grace 7")).unwrap();
+        assert_eq!((waits.block_ms, waits.session_grace_ms), (Some(9), Some(7)));
+        let release = Release::parse(args("me reason done token 7")).unwrap();
+        assert_eq!((release.token, &release.reason[..]), (Some(7), &b"done"[..]));
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn what_is_not_of_the_form_is_refused() {
+        for line in [
+            "me EX", "me EX 1 PX 1", "me EX 1 EX 1", "me UNIQUE UNIQUE", "me XX", "me 5",
+            "me GRACE 5", "me EX 1 TOKEN 1",
+        ] {
+            assert_eq!(Acquire::parse(args(line)), Err(CommandError::Syntax), "{line}");
+        }
+        for line in ["me EX 0", "me PX -1", "me EX 1.5", "me PX x", "me BLOCK -1"] {
+            let error = Acquire::parse(args(line)).unwrap_err();
+            assert!(matches!(error, CommandError::Number { .. }), "{line}: {error}");
+        }
+        assert_eq!(Acquire::parse([&b""[..]].into_iter()), Err(CommandError::Owner));
+        assert_eq!(Acquire::parse([&[b'o'; 1025][..]].into_iter()), Err(CommandError::Owner));
+        assert_eq!(Acquire::parse(args("")), Err(CommandError::Syntax));
+        assert_eq!(stats(args("KEY")), Err(CommandError::Syntax));
+        assert_eq!(log(args("1 2")), Err(CommandError::Syntax));
+        assert!(matches!(log(args("all")), Err(CommandError::Number { .. })));
+    }
+
+    #[test]
+    fn a_pattern_of_1024_bytes_is_taken_and_one_more_is_not() {
+        let words = |n| [b"MATCH".to_vec(), vec![b'*'; n]];
+        let (fits, long) = (words(1024), words(1025));
+        assert!(List::parse(fits.iter().map(Vec::as_slice)).is_ok());
+        assert_eq!(
+            List::parse(long.iter().map(Vec::as_slice)),
+            Err(CommandError::Pattern)
+        );
+    }
+
+    #[test]
+    fn a_reason_of_64_bytes_is_taken_and_one_more_is_not() {
+        let words = |n| vec![b"me".to_vec(), b"REASON".to_vec(), vec![b'r'; n]];
+        let (fits, long) = (words(64), words(65));
+        assert!(Release::parse(fits.iter().map(Vec::as_slice)).is_ok());
+        assert_eq!(
+            Release::parse(long.iter().map(Vec::as_slice)),
+            Err(CommandError::Reason)
+        );
+    }
+}

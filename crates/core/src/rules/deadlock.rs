@@ -1,0 +1,285 @@
+//! Deadlocks: a waits for what b holds, and b waits for what a holds. Only what is certain counts, so
+//! there is no false alarm: each owner of a cycle holds its lock with UNIQUE, granted by the module,
+//! and waits with UNIQUE, in one call only. Anything else ends the search. A call for a lock set
+//! counts if it wants all of it.
+
+use std::collections::BTreeSet;
+
+use crate::manager::LockManager;
+use crate::rules::wait::Wanted;
+use crate::state::arena::Id;
+use crate::state::clock::Now;
+use crate::state::wait_queue::{Ticket, Waiter};
+
+/// The number of locks that the search passes.
+const STEPS: usize = 1_000;
+
+/// The number of locks of waiting calls that the search reads in all: a call names up to 1,024, so
+/// the number of steps alone would not bound the time. A search that reads more reports no cycle.
+const READS: usize = 8_192;
+
+/// The number of owners that the error names.
+const NAMED: usize = 8;
+
+/// The number of bytes of an owner that the error shows.
+const SHOWN: usize = 64;
+
+/// What is certain about cycles before a wait begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeadlockCheck {
+    /// These locks were probed just now.
+    Probed(Vec<Id>),
+    /// The locks cannot be probed: there may be a cycle, and it is not refused.
+    Skipped,
+}
+
+/// A cycle that a wait would close.
+pub(crate) struct Cycle {
+    /// The locks that it goes through.
+    pub(crate) locks: Vec<Id>,
+    /// `"a" -> "b" -> "a"`
+    pub(crate) chain: String,
+}
+
+/// A lock that the search passes, and the step that led to it.
+struct Step {
+    lock: Id,
+    before: Option<usize>,
+}
+
+impl LockManager {
+    /// The cycle that would be closed if `owner` waited for all of these locks and gave up its
+    /// positions `older`. A call that wants fewer locks than it names can be served by another
+    /// lock, so it closes none.
+    pub(crate) fn cycle(
+        &self,
+        owner: &[u8],
+        wanted: Wanted<'_>,
+        locks: &[Id],
+        older: &[Ticket],
+        now: Now,
+    ) -> Option<Cycle> {
+        // `older` is sorted, and each of its positions is of this owner, so one call more than
+        // there are of them ends this.
+        let stays = |ticket: &Ticket| older.binary_search(ticket).is_err();
+        if wanted.count < locks.len() || self.queues.calls_of(owner).any(|it| stays(&it))
+        {
+            return None;
+        }
+        let is_own = |id: &Id| locks.len() > 1 && self.holds(*id, owner);
+        let begin = locks.iter().filter(|id| !is_own(id));
+        self.search(owner, begin.copied().take(STEPS).collect(), READS, now).0
+    }
+
+    /// Goes from lock to holder, and from there to the locks that the holder waits for, until the
+    /// holder is `owner`. Reads at most `reads` locks of waiting calls, and returns how many of
+    /// these reads are left.
+    fn search(
+        &self,
+        owner: &[u8],
+        begin: Vec<Id>,
+        mut reads: usize,
+        now: Now,
+    ) -> (Option<Cycle>, usize) {
+        let mut seen: BTreeSet<Id> = begin.iter().copied().collect();
+        let mut seen_calls = BTreeSet::new();
+        let mut steps: Vec<Step> =
+            begin.into_iter().map(|lock| Step { lock, before: None }).collect();
+        let mut at = 0;
+        while let Some(step) = steps.get(at) {
+            if let Some(holder) = self.certain_holder(step.lock) {
+                if *holder == *owner {
+                    return (self.cycle_of(&steps, at, owner), reads);
+                }
+                let needed = self.certain_wait(holder, now);
+                let needed = needed.filter(|(call, _)| seen_calls.insert(*call));
+                for id in needed.into_iter().flat_map(|(_, waiter)| &waiter.locks) {
+                    if steps.len() >= STEPS {
+                        break;
+                    }
+                    let Some(left) = reads.checked_sub(1) else { return (None, 0) };
+                    reads = left;
+                    if !seen.contains(id) && !self.holds(*id, holder) {
+                        seen.insert(*id);
+                        steps.push(Step { lock: *id, before: Some(at) });
+                    }
+                }
+            }
+            at = at.saturating_add(1);
+        }
+        (None, reads)
+    }
+
+    /// The holder of a lock, if it is certain.
+    fn certain_holder(&self, lock: Id) -> Option<&[u8]> {
+        let hold = self.table.hold(lock)?;
+        let is_certain = !hold.adopted && hold.unique && !self.is_ending(hold.session);
+        is_certain.then_some(&*hold.owner)
+    }
+
+    /// The call in which a UNIQUE owner waits, if it waits in one call only, which has not expired,
+    /// and which needs all of its locks.
+    fn certain_wait(&self, owner: &[u8], now: Now) -> Option<(Ticket, &Waiter)> {
+        let mut calls = self.queues.calls_of(owner);
+        let only = calls.next().filter(|_| calls.next().is_none())?;
+        let call = self.queues.get(only)?;
+        let is_needed = call.wants == call.locks.len() && !call.is_expired(now);
+        is_needed.then_some((only, call))
+    }
+
+    /// The cycle that consists of the steps that led to this one.
+    fn cycle_of(&self, steps: &[Step], last: usize, owner: &[u8]) -> Option<Cycle> {
+        let path = std::iter::successors(steps.get(last), |step| {
+            step.before.and_then(|before| steps.get(before))
+        });
+        let mut locks: Vec<Id> = path.map(|step| step.lock).collect();
+        locks.reverse();
+        let holders = locks.iter().map(|id| self.certain_holder(*id));
+        let owners: Option<Vec<&[u8]>> =
+            std::iter::once(Some(owner)).chain(holders).collect();
+        Some(Cycle { chain: chain(&owners?), locks })
+    }
+}
+
+/// The owners in order, the first one again at the end; of many only the first ones.
+fn chain(owners: &[&[u8]]) -> String {
+    let quoted = |owner: &&[u8]| {
+        let shown = owner.get(..SHOWN).unwrap_or(owner);
+        format!("\"{}\"", shown.escape_ascii())
+    };
+    let mut names: Vec<String> = owners.iter().map(quoted).collect();
+    if names.len() > NAMED
+        && let Some(last) = names.pop()
+    {
+        names.truncate(NAMED.saturating_sub(1));
+        names.push("...".to_owned());
+        names.push(last);
+    }
+    names.join(" -> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Acquire;
+    use crate::rules::acquire::CallerContext;
+    use crate::rules::wait::{LeaveReason, Waiting};
+    use crate::state::key_state::KeyState;
+    use crate::state::lock::Name;
+    use crate::state::settings::Settings;
+
+    const NOW: Now = Now::from_ms(1_000_000);
+
+    fn request(owner: &[u8]) -> Acquire<'_> {
+        let (lease_ms, block_ms, session_grace_ms) = (None, Some(0), None);
+        Acquire { owner, lease_ms, unique: true, block_ms, session_grace_ms }
+    }
+
+    /// `owner` acquires a free lock.
+    fn take(manager: &mut LockManager, key: &str, owner: &str) {
+        let name = Name { db: 0, key: key.as_bytes() };
+        let caller = CallerContext { client: Some(0), may_wait: true, has_memory: true };
+        let request = request(owner.as_bytes());
+        manager.acquire(name, &request, &KeyState::Absent, caller, NOW).unwrap();
+    }
+
+    /// `owner` waits for all of some locks, as this client.
+    fn wait(
+        manager: &mut LockManager,
+        keys: &[String],
+        owner: &str,
+        client: u64,
+    ) -> Ticket {
+        let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+        let (count, free) = (keys.len(), &[]);
+        let wanted = Wanted { db: 0, keys: &keys, count, of_set: true, free };
+        let request = request(owner.as_bytes());
+        let waiting =
+            manager.wait(wanted, &request, client, &DeadlockCheck::Skipped, true, NOW);
+        match waiting.unwrap() {
+            Waiting::Queued(ticket) => ticket,
+            Waiting::ProbeFirst(_) => unreachable!("deadlocks are not searched for"),
+        }
+    }
+
+    fn keys(of: &str, count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("{of}:{n}")).collect()
+    }
+
+    fn id(manager: &LockManager, key: &str) -> Id {
+        manager.table.find(Name { db: 0, key: key.as_bytes() }).unwrap()
+    }
+
+    /// Owners 0 to `len`, each of which holds the first lock of its own and waits for all locks
+    /// of the next one, a hundred; the last one waits for those of the first.
+    fn ring(len: usize) -> LockManager {
+        let mut manager = LockManager::new(Settings::default(), 1, NOW);
+        for n in 0..len {
+            take(&mut manager, &format!("{n}:0"), &n.to_string());
+        }
+        for n in 1..len {
+            let next = ((n + 1) % len).to_string();
+            wait(&mut manager, &keys(&next, 100), &n.to_string(), n as u64);
+        }
+        manager
+    }
+
+    #[test]
+    fn a_search_that_reads_too_many_locks_reports_no_cycle() {
+        let manager = ring(5);
+        let begin = vec![id(&manager, "1:0")];
+        let (cycle, left) = manager.search(b"0", begin.clone(), 1_000, NOW);
+        assert_eq!(cycle.unwrap().chain, r#""0" -> "1" -> "2" -> "3" -> "4" -> "0""#);
+        assert_eq!(left, 600, "each of four calls is read once");
+        let (cycle, left) = manager.search(b"0", begin.clone(), 350, NOW);
+        assert!(cycle.is_none() && left == 0);
+        assert!(manager.search(b"0", begin, READS, NOW).0.is_some());
+    }
+
+    #[test]
+    fn a_call_is_read_once_and_kept_positions_are_not_read() {
+        let mut manager = LockManager::new(Settings::default(), 1, NOW);
+        let held = keys("held", 500);
+        held.iter().for_each(|key| take(&mut manager, key, "x"));
+        for n in 0..20 {
+            let ticket = wait(&mut manager, &keys(&format!("w{n}"), 100), "x", 1);
+            manager.end_wait(ticket, LeaveReason::TimedOut, NOW).unwrap();
+        }
+        let begin: Vec<Id> = held.iter().map(|key| id(&manager, key)).collect();
+        let (cycle, left) = manager.search(b"z", begin.clone(), READS, NOW);
+        assert_eq!((cycle.is_some(), left), (false, READS));
+        wait(&mut manager, &keys("w0", 100), "x", 1);
+        let (cycle, left) = manager.search(b"z", begin, READS, NOW);
+        assert_eq!((cycle.is_some(), left), (false, READS - 100));
+    }
+
+    #[test]
+    fn a_waiter_that_has_left_no_longer_counts() {
+        let mut manager = ring(3);
+        let begin = vec![id(&manager, "1:0")];
+        let finds = |manager: &LockManager| {
+            manager.search(b"0", begin.clone(), READS, NOW).0.is_some()
+        };
+        let other = wait(&mut manager, &keys("w", 2), "1", 9);
+        assert!(
+            !finds(&manager),
+            "an owner that waits in two calls is not certain to wait"
+        );
+        manager.mark_left(other, LeaveReason::Disconnected, NOW);
+        assert!(finds(&manager));
+    }
+
+    #[test]
+    fn a_search_that_passes_too_many_locks_reports_no_cycle() {
+        let mut manager = LockManager::new(Settings::default(), 1, NOW);
+        take(&mut manager, "a", "x");
+        let many = keys("many", STEPS);
+        take(&mut manager, many.last().unwrap(), "z");
+        wait(&mut manager, &many, "x", 1);
+        let begin = vec![id(&manager, "a")];
+        // The lock that would close it is the one after the last step.
+        let (cycle, left) = manager.search(b"z", begin.clone(), READS, NOW);
+        assert!(cycle.is_none());
+        assert_eq!(left, READS - (STEPS - 1));
+    }
+}

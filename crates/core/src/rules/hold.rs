@@ -1,0 +1,170 @@
+//! The beginning, the renewal and the end of a hold: the only places where one begins, changes its
+//! lease, or ends. Each counts, logs and publishes it.
+
+use crate::error::CommandError;
+use crate::manager::{Caller, Incident, LockManager};
+use crate::state::arena::Id;
+use crate::state::clock::Now;
+use crate::state::counters::bump;
+use crate::state::event::{End, Event, Text};
+use crate::state::key_state::Expires;
+use crate::state::lease;
+use crate::state::lock::{Bytes, Hold, NO_END, Name, Session};
+use crate::state::log::cut;
+use crate::state::settings::Events;
+
+/// What a new hold begins with.
+pub(crate) struct GrantParams<'a> {
+    pub(crate) owner: &'a [u8],
+    pub(crate) lease_ms: u64,
+    pub(crate) unique: bool,
+    /// The client whose connection it is tied to, and the grace period in ms.
+    pub(crate) session: Option<(u64, u64)>,
+}
+
+/// The token of a hold, and when its lease expires, in ms since the epoch.
+pub(crate) type TokenAndEnd = (u64, u64);
+
+impl LockManager {
+    /// Begins a hold that the module grants.
+    pub(crate) fn grant(
+        &mut self,
+        id: Id,
+        params: &GrantParams<'_>,
+        now: Now,
+    ) -> TokenAndEnd {
+        let token = self.tokens.next(now);
+        let now_ms = now.ms();
+        let until_ms = lease::end(params.lease_ms, now_ms, now_ms, &self.settings);
+        let mut hold = Hold::new(params.owner, Some(token), now_ms, until_ms);
+        hold.unique = params.unique;
+        if let Some((client, grace_ms)) = params.session {
+            hold.session = Session::Tied { client, grace_ms };
+        }
+        self.table.begin_hold(id, hold);
+        self.recount_set_of_holder(id, params.owner);
+        self.count(Some(id), |counters| &mut counters.acquired);
+        if self.settings.events == Events::All {
+            self.publish(id, Bytes::from_slice(params.owner), Some(token), None, now);
+        }
+        (token, until_ms)
+    }
+
+    /// Begins a hold that the module did not grant.
+    pub(crate) fn adopt(&mut self, id: Id, owner: &[u8], expires: Expires, now: Now) {
+        let until_ms = expires.end().unwrap_or(NO_END);
+        self.table.begin_hold(id, Hold::new(owner, None, now.ms(), until_ms));
+        self.count(Some(id), |counters| &mut counters.adopted);
+        self.recount_set_of_holder(id, owner);
+    }
+
+    /// Adopts the lock unless it has a hold. For a reconciled lock whose key shows an owner.
+    pub(crate) fn adopt_unless_held(
+        &mut self,
+        id: Id,
+        owner: &[u8],
+        expires: Expires,
+        now: Now,
+    ) {
+        if self.table.hold(id).is_none() {
+            self.adopt(id, owner, expires, now);
+        }
+    }
+
+    /// Sets a new lease. An adopted hold gets its first token here. A hold whose connection is
+    /// closed is no longer tied to one.
+    pub(crate) fn renew(
+        &mut self,
+        id: Id,
+        lease_ms: u64,
+        now: Now,
+    ) -> Result<TokenAndEnd, CommandError> {
+        let session = self.table.hold(id).ok_or(CommandError::Internal)?.session;
+        if session == Session::Closed || self.deferred.is_ending(session) {
+            self.table.set_session(id, Session::None);
+        }
+        let Self { table, tokens, settings, .. } = self;
+        let renewed = table.change_hold(id, |hold| {
+            let token = hold.token().unwrap_or_else(|| tokens.next(now));
+            hold.set_token(token);
+            hold.until_ms = lease::end(lease_ms, hold.since_ms, now.ms(), settings);
+            hold.renewed = true;
+            (token, hold.until_ms)
+        });
+        renewed.ok_or(CommandError::Internal)
+    }
+
+    /// Renews what a UNIQUE owner holds and acquires again.
+    pub(crate) fn renew_unique(
+        &mut self,
+        id: Id,
+        params: &GrantParams<'_>,
+        now: Now,
+    ) -> Result<TokenAndEnd, CommandError> {
+        let renewed = self.renew(id, params.lease_ms, now)?;
+        self.table.change_hold(id, |hold| hold.unique = true);
+        if let Some((client, grace_ms)) = params.session {
+            self.table.set_session(id, Session::Tied { client, grace_ms });
+        }
+        self.count(Some(id), |counters| &mut counters.renewed);
+        Ok(renewed)
+    }
+
+    /// Ends a hold, if there is one.
+    pub(crate) fn end(&mut self, id: Id, end: End, caller: Caller<'_>, now: Now) {
+        let Some(hold) = self.table.end_hold(id) else { return };
+        self.tally(Some(id), |counters| {
+            bump(end.counter(counters));
+            counters.hold_ms.record(now.ms_since(hold.since_ms));
+        });
+        let is_ours =
+            !hold.adopted || !matches!(end, End::Removed | End::Evicted | End::Moved);
+        let is_published =
+            is_ours && end != End::Moved && self.settings.events != Events::Off;
+        let kind = end.log_kind();
+        let reason = end.reason();
+        if let Some(kind) = kind
+            && let Some((db, key)) =
+                self.table.get(id).map(|lock| (lock.db, cut(&lock.key)))
+        {
+            let incident = Incident {
+                name: Name { db, key: &key },
+                kind,
+                holder: Some(&hold.owner),
+                token: hold.token(),
+                held_ms: hold.held_ms(now),
+                reason: reason.clone(),
+                caller,
+            };
+            self.log_incident(incident, now);
+        }
+        if is_published {
+            let token = hold.token();
+            self.publish(id, hold.owner, token, Some(reason), now);
+        }
+    }
+
+    fn publish(
+        &mut self,
+        id: Id,
+        owner: Bytes,
+        token: Option<u64>,
+        ended: Option<Text>,
+        at: Now,
+    ) {
+        let Some(lock) = self.table.get(id) else { return };
+        let (db, key) = (lock.db, lock.key.clone());
+        self.outbox.publish(Event { db, key, owner, token, at, ended });
+    }
+
+    /// Whether an owner is known to hold a lock.
+    pub(crate) fn holds(&self, id: Id, owner: &[u8]) -> bool {
+        self.table.hold(id).is_some_and(|hold| *hold.owner == *owner)
+    }
+
+    /// Whether the token is that of the current hold, or cannot be compared with it.
+    pub(crate) fn token_matches(&self, id: Option<Id>, token: Option<u64>) -> bool {
+        let hold = id.and_then(|id| self.table.hold(id));
+        hold.is_none_or(|hold| hold.matches(token))
+    }
+}

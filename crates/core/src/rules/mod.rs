@@ -1,0 +1,20 @@
+//! The rules of locking: one file for each operation, each an `impl LockManager` block. A rule gets
+//! the state of the keys as an argument, changes the record, and returns what to write. Rules
+//! neither read nor write keys: that is the engine's part.
+
+pub mod acquire;
+pub mod acquire_any;
+pub mod deadlock;
+pub mod extend;
+pub mod force_release;
+pub mod hand_off;
+mod hold;
+pub mod lock_set;
+mod probe;
+mod probe_schedule;
+mod reconcile;
+pub mod release;
+mod role;
+pub mod session;
+mod sweep;
+pub mod wait;

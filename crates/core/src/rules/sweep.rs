@@ -1,0 +1,184 @@
+//! The sweep: which locks to probe while no command names them and no client waits for them. Leases
+//! expire and other commands delete keys without notice (a subscription would make every write of
+//! every client slower), so two walks go through the table:
+//!
+//! - one reads memory only (lease over, held for long) and is fast: it passes every lock within a
+//!   second, up to thirty-six thousand locks;
+//! - one reads keys (gone, overwritten, lease changed) and is three times slower; it is faster than
+//!   both after a portion in which many holds ended, as after FLUSHALL.
+
+use crate::manager::{Caller, Incident, LockManager};
+use crate::state::arena::Id;
+use crate::state::clock::Now;
+use crate::state::event::Text;
+use crate::state::lock::{Lock, Name};
+use crate::state::log::{Kind, cut};
+
+/// The locks that the walk through memory passes in a millisecond.
+const MEMORY_PER_MS: u64 = 36;
+
+/// The locks that are probed in a millisecond: about a hundredth of the server's time.
+const PROBES_PER_MS: u64 = 12;
+
+/// The factor by which more locks are probed after a portion in which [`ENDED`] holds ended.
+const CATCH_UP: u64 = 4;
+const ENDED: u64 = 64;
+
+/// The shortest time between two portions, in ms: with a high `hz` the server's cron runs more often
+/// than there is work.
+const SHORTEST_MS: u64 = 40;
+
+/// The longest time to make up for at once, in ms: after a pause the server has other work.
+const LONGEST_MS: u64 = 1_000;
+
+impl LockManager {
+    /// Begins a new portion of locks for [`LockManager::next_due`]: the longer ago the last one began
+    /// and the more holds have ended in it, the more locks.
+    pub fn begin_sweep(&mut self, now: Now) {
+        let elapsed_ms = now.ms().abs_diff(self.sweep.last_ms).min(LONGEST_MS);
+        if elapsed_ms < SHORTEST_MS {
+            return;
+        }
+        self.sweep.last_ms = now.ms();
+        let pages = self.table.pages();
+        let locks = |per_ms: u64| elapsed_ms.saturating_mul(per_ms);
+        self.sweep.memory.begin(locks(MEMORY_PER_MS), pages);
+        let times = match std::mem::take(&mut self.sweep.ended) {
+            ..ENDED => 1,
+            _ => CATCH_UP,
+        };
+        let probes = locks(PROBES_PER_MS).saturating_mul(times);
+        self.sweep.keys.begin(probes, pages);
+    }
+
+    /// The next lock to probe; none when the portion is done. The caller may stop at any time: the
+    /// rest comes first the next time.
+    pub fn next_due(&mut self, now: Now) -> Option<Id> {
+        while self.sweep.due.is_empty() {
+            let pages = self.table.pages();
+            if let Some(page) = self.sweep.memory.next(pages) {
+                self.walk_memory(page, now);
+            } else {
+                let page = self.sweep.keys.next(pages)?;
+                self.walk_keys(page);
+            }
+        }
+        self.sweep.due.pop_front()
+    }
+
+    /// Finds the locks of a page whose lease is over, and logs those that are held for long.
+    fn walk_memory(&mut self, page: usize, now: Now) {
+        let mut long = Vec::new();
+        let warn_hold = self.settings.warn_hold;
+        let is_long = |lock: &Lock| {
+            lock.hold.as_ref().is_some_and(|hold| {
+                warn_hold > 0 && !hold.warned && now.ms_since(hold.since_ms) >= warn_hold
+            })
+        };
+        for (id, lock) in self.table.page(page) {
+            self.sweep.memory.count_lock();
+            if lock.hold.as_ref().is_some_and(|hold| hold.is_over(now.ms())) {
+                self.sweep.due.push_back(id);
+            } else if is_long(lock) {
+                long.push(id);
+            }
+        }
+        for id in long {
+            self.warn_long_hold(id, now);
+        }
+    }
+
+    /// Finds the held locks of a page.
+    fn walk_keys(&mut self, page: usize) {
+        for (id, lock) in self.table.page(page) {
+            if lock.hold.is_some() {
+                self.sweep.keys.count_lock();
+                self.sweep.due.push_back(id);
+            }
+        }
+    }
+
+    fn warn_long_hold(&mut self, id: Id, now: Now) {
+        let warned = self.table.change_hold(id, |hold| {
+            hold.warned = true;
+            (cut(&hold.owner), hold.token(), now.ms_since(hold.since_ms))
+        });
+        let Some((owner, token, held_ms)) = warned else { return };
+        let Some(lock) = self.table.get(id) else { return };
+        let (db, key) = (lock.db, cut(&lock.key));
+        let incident = Incident {
+            name: Name { db, key: &key },
+            kind: Kind::LongHold,
+            holder: Some(&owner),
+            token,
+            held_ms: Some(held_ms),
+            reason: Text::Borrowed(b"warn-hold"),
+            caller: Caller::default(),
+        };
+        self.log_incident(incident, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::state::key_state::{Expires, KeyState};
+    use crate::state::lock::{Hold, NO_END};
+    use crate::state::settings::Settings;
+
+    fn manager_of(locks: u32, now: Now) -> LockManager {
+        let mut manager = LockManager::new(Settings::default(), 1, now);
+        for n in 0..locks {
+            let key = n.to_string();
+            let name = Name { db: 0, key: key.as_bytes() };
+            let id = manager.table.find_or_make(name).unwrap();
+            manager.table.begin_hold(id, Hold::new(b"me", Some(1), now.ms(), NO_END));
+        }
+        manager
+    }
+
+    #[test]
+    fn a_portion_is_larger_after_many_holds_ended() {
+        let at = |tick: u64| Now::from_ms(1_000_000 + tick * 100);
+        let mut manager = manager_of(20_000, at(0));
+        // The first portion covers all the time that the clock shows.
+        manager.begin_sweep(at(0));
+        let mut probes = |tick: u64, state: &KeyState<'_>| {
+            manager.begin_sweep(at(tick));
+            let mut probes = 0;
+            while let Some(id) = manager.next_due(at(tick)) {
+                manager.probed(id, state, at(tick));
+                probes += 1;
+            }
+            probes
+        };
+        let there = KeyState::String { value: b"me", expires: Expires::Never };
+        let usual = probes(1, &there);
+        assert_eq!(probes(2, &there), usual);
+        probes(3, &KeyState::Absent);
+        let larger = probes(4, &there);
+        assert!((3 * usual..=5 * usual).contains(&larger), "{usual}, then {larger}");
+        assert_eq!(probes(5, &there), usual);
+    }
+
+    #[test]
+    fn each_lock_has_its_turn_although_portions_are_cut_short() {
+        const LOCKS: u32 = 5_000;
+        let at = |ms: u64| Now::from_ms(1_000_000 + ms);
+        let mut manager = manager_of(LOCKS, at(0));
+        let mut turns = BTreeMap::new();
+        for tick in 1..=500 {
+            manager.begin_sweep(at(tick * 100));
+            // As if the time was up, after an odd number of locks.
+            for _ in 0..97 {
+                let id = manager.next_due(at(tick * 100)).expect("a portion is larger");
+                *turns.entry(id).or_insert(0u32) += 1;
+            }
+        }
+        assert_eq!(turns.len(), 5_000);
+        let (least, most) = (turns.values().min(), turns.values().max());
+        assert!(most <= least.map(|least| least + 1).as_ref(), "{least:?} to {most:?}");
+    }
+}

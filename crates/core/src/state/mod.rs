@@ -1,0 +1,25 @@
+//! What the manager stores: locks and holds, wait queues, deferred work, what waits for delivery,
+//! tokens, settings, counters and the log. The files in here keep their data consistent; decisions
+//! belong in `rules`.
+
+pub mod age_list;
+pub mod arena;
+pub mod clock;
+pub mod counters;
+pub mod deferred;
+pub mod event;
+pub mod hash_tag;
+pub mod histogram;
+pub mod key_state;
+pub mod lease;
+pub mod lock;
+pub mod log;
+pub mod outbox;
+pub mod probe_round;
+mod queue;
+pub mod settings;
+pub(crate) mod sweep;
+pub mod table;
+pub mod token;
+pub mod wait_queue;
+pub(crate) mod work_budget;

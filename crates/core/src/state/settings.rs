@@ -1,0 +1,186 @@
+//! The settings: their names, defaults and ranges, for `redis.conf`, module arguments and `CONFIG`.
+//! The registration with a server is in the module.
+
+use crate::decimal::number;
+use crate::error::CommandError;
+
+/// The longest lease that can be configured: ten years, in milliseconds.
+const TEN_YEARS_MS: u64 = 315_360_000_000;
+
+/// The longest channel prefix, in bytes.
+pub const CHANNEL_PREFIX_MAX: usize = 256;
+
+/// The names of the settings that are not numbers.
+pub const EVENTS: &str = "events";
+/// See [`EVENTS`].
+pub const CHANNEL_PREFIX: &str = "channel-prefix";
+
+/// Which events are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Events {
+    /// None.
+    Off,
+    /// The end of every hold.
+    Release,
+    /// Ends and grants.
+    All,
+}
+
+impl Events {
+    /// Their names in the configuration, in the order of their values.
+    pub const NAMES: [(&'static str, Events); 3] =
+        [("off", Events::Off), ("release", Events::Release), ("all", Events::All)];
+}
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The lease in ms of a call that names none; at most `max_lease` is used.
+    pub default_lease: u64,
+    /// The longest lease that a call may name, in ms.
+    pub max_lease: u64,
+    /// The longest total hold, in ms; 0: no limit.
+    pub max_hold: u64,
+    /// The hold after which a lock is logged once, in ms; 0: never.
+    pub warn_hold: u64,
+    /// The largest number of waiters of the whole server.
+    pub max_waiters: u64,
+    /// How long the position of a UNIQUE waiter is kept while it is away, in ms.
+    pub place_keep: u64,
+    /// The largest number of locks with counters of their own.
+    pub tracked_keys: u64,
+    /// The largest number of log entries.
+    pub log_len: u64,
+    /// Which events are published.
+    pub events: Events,
+    /// The prefix of the channel of an event; the key follows it.
+    pub channel_prefix: Vec<u8>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_lease: 600_000,
+            max_lease: 86_400_000,
+            max_hold: 0,
+            warn_hold: 0,
+            max_waiters: 10_000,
+            place_keep: 10_000,
+            tracked_keys: 1024,
+            log_len: 128,
+            events: Events::Release,
+            channel_prefix: b"gpu_lock:".to_vec(),
+        }
+    }
+}
+
+/// A numeric setting.
+#[derive(Debug)]
+pub struct Number {
+    /// Its name without the prefix `gpulock.`.
+    pub name: &'static str,
+    /// The smallest value.
+    pub min: u64,
+    /// The largest value.
+    pub max: u64,
+    /// Its value.
+    pub get: fn(&Settings) -> u64,
+    /// Its field.
+    pub slot: fn(&mut Settings) -> &mut u64,
+}
+
+impl Number {
+    /// Parses a value.
+    ///
+    /// # Errors
+    /// When it is not an integer, or out of range.
+    pub fn read(&self, digits: &[u8]) -> Result<u64, CommandError> {
+        number(digits, self.name, self.min, self.max)
+    }
+}
+
+macro_rules! numbers {
+    ($($name:literal $field:ident $min:literal ..= $max:expr),* $(,)?) => {
+        /// Every numeric setting.
+        pub const NUMBERS: &[Number] = &[$(Number {
+            name: $name,
+            min: $min,
+            max: $max,
+            get: |settings| settings.$field,
+            slot: |settings| &mut settings.$field,
+        }),*];
+    };
+}
+
+numbers! {
+    "default-lease" default_lease 1 ..= TEN_YEARS_MS,
+    "max-lease" max_lease 1 ..= TEN_YEARS_MS,
+    "max-hold" max_hold 0 ..= TEN_YEARS_MS,
+    "warn-hold" warn_hold 0 ..= TEN_YEARS_MS,
+    "max-waiters" max_waiters 0 ..= 1_000_000,
+    "place-keep" place_keep 0 ..= 3_600_000,
+    "tracked-keys" tracked_keys 0 ..= 100_000,
+    "log-len" log_len 0 ..= 100_000,
+}
+
+impl Settings {
+    /// Changes one setting by its name, as module arguments and `redis.conf` write it.
+    ///
+    /// # Errors
+    /// When the setting is unknown, or the value invalid.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
+        let shown = || String::from_utf8_lossy(name).into_owned();
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_prefix(b"gpulock.").unwrap_or(&name);
+        let is_named = |number: &&Number| number.name.as_bytes() == name;
+        if let Some(number) = NUMBERS.iter().find(is_named) {
+            let value = number.read(value);
+            *(number.slot)(self) = value.map_err(|_| {
+                let Number { min, max, .. } = number;
+                format!("{} must be an integer from {min} to {max}", shown())
+            })?;
+        } else if name == EVENTS.as_bytes() {
+            let is_named =
+                |(name, _): &&(&str, Events)| value.eq_ignore_ascii_case(name.as_bytes());
+            let events = Events::NAMES.iter().find(is_named);
+            let events =
+                events.ok_or_else(|| format!("{} must be off, release or all", shown()));
+            self.events = events?.1;
+        } else if name == CHANNEL_PREFIX.as_bytes() {
+            if value.contains(&0) {
+                return Err(format!("{} must not hold a NUL here", shown()));
+            }
+            self.channel_prefix = check_channel_prefix(value)?.to_vec();
+        } else {
+            return Err(format!("gpulock has no setting {}", shown()));
+        }
+        Ok(())
+    }
+}
+
+/// Checks the length of a channel prefix.
+///
+/// # Errors
+/// When it is too long.
+pub fn check_channel_prefix(value: &[u8]) -> Result<&[u8], String> {
+    if value.len() > CHANNEL_PREFIX_MAX {
+        return Err(format!(
+            "{CHANNEL_PREFIX} must be at most {CHANNEL_PREFIX_MAX} bytes long"
+        ));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_within_its_range() {
+        let settings = Settings::default();
+        for number in NUMBERS {
+            let value = (number.get)(&settings);
+            assert!((number.min..=number.max).contains(&value), "{}", number.name);
+        }
+    }
+}

@@ -1,0 +1,630 @@
+//! All locks that the manager knows, and their indexes: by name, by age, by lease end, by session,
+//! and by last use. Every change that an index depends on goes through a method of [`Table`], so
+//! the indexes cannot disagree with the locks.
+//!
+//! Growing and shrinking never stall the server: a thousand small hash tables grow one at a time,
+//! where one large table would be moved as a whole.
+
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+use crate::state::age_list::{AgeList, Held, Tracked};
+use crate::state::arena::{Arena, Id};
+use crate::state::counters::Counters;
+use crate::state::lock::{Hold, Lock, NO_END, Name, Session};
+
+/// The number of hash tables in the index by name: with a million locks, each has a thousand
+/// entries, which one insertion moves in a fifth of a millisecond.
+const SHARDS: usize = 1024;
+
+/// A hash table shrinks when at most an eighth of it is used, but not below this capacity.
+const SMALL: usize = 8;
+
+/// Locks with longer keys have no counters of their own: METRICS repeats the key in each of the
+/// lock's 73 lines.
+pub const TRACKED_KEY_MAX: usize = 128;
+
+/// The number of locks in use that are skipped before a new lock goes without its own counters.
+const TRIES: usize = 8;
+
+/// The capacity that the list of locks to forget keeps.
+const IDLE_CAPACITY: usize = 1_024;
+
+/// The locks.
+#[derive(Clone, Debug)]
+pub struct Table {
+    locks: Arena<Lock>,
+    index: Vec<HashTable<Id>>,
+    hasher: FixedState,
+    /// Locks that the module granted.
+    granted: AgeList<Held>,
+    /// Adopted locks, whose beginning is unknown.
+    adopted: AgeList<Held>,
+    /// The locks with their own counters, the least recently used first.
+    tracked: AgeList<Tracked>,
+    tracked_limit: u64,
+    /// The lease ends that have to be noticed, each as (ms since the epoch, lock).
+    alarms: BTreeSet<(u64, Id)>,
+    /// The locks tied to a client's connection, each as (client, lock).
+    tied: BTreeSet<(u64, Id)>,
+    /// Locks that may have become idle since the last [`Table::forget_idle`].
+    maybe_idle: Vec<Id>,
+}
+
+impl Table {
+    /// An empty table. `seed` keeps clients from choosing names that collide.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            locks: Arena::default(),
+            index: std::iter::repeat_with(HashTable::new).take(SHARDS).collect(),
+            hasher: FixedState::with_seed(seed),
+            granted: AgeList::default(),
+            adopted: AgeList::default(),
+            tracked: AgeList::default(),
+            tracked_limit: 0,
+            alarms: BTreeSet::new(),
+            tied: BTreeSet::new(),
+            maybe_idle: Vec::new(),
+        }
+    }
+
+    /// The number of held locks.
+    pub fn held(&self) -> u64 {
+        self.granted.len().saturating_add(self.adopted.len())
+    }
+
+    // ---- By name
+
+    /// The lock of this name, if the table has it.
+    pub fn find(&self, name: Name<'_>) -> Option<Id> {
+        let hash = self.hasher.hash_one(name);
+        let shard = self.index.get(shard_of(hash))?;
+        shard.find(hash, |id| self.is_named(*id, name)).copied()
+    }
+
+    /// The lock of this name, created if the table does not have it. A new lock gets counters of
+    /// its own unless its key is long. The tracked locks may exceed the limit after this, because
+    /// this must not remove a lock whose id a caller still uses; [`Table::forget_idle`] does.
+    pub(crate) fn find_or_make(&mut self, name: Name<'_>) -> Option<Id> {
+        let hash = self.hasher.hash_one(name);
+        let Self { locks, index, .. } = self;
+        let shard = index.get_mut(shard_of(hash))?;
+        let is_named = |id: &Id| locks.get(*id).is_some_and(|lock| lock.name() == name);
+        if let Some(id) = shard.find(hash, is_named) {
+            return Some(*id);
+        }
+        let is_tracked = name.key.len() <= TRACKED_KEY_MAX && self.has_room_to_track();
+        let Self { locks, index, hasher, .. } = self;
+        let shard = index.get_mut(shard_of(hash))?;
+        let mut lock = Lock::new(name);
+        lock.own = is_tracked.then(Box::default);
+        let id = locks.insert(lock)?;
+        shard.insert_unique(hash, id, |id| rehash(locks, hasher, *id));
+        if is_tracked {
+            self.tracked.push(&mut self.locks, id);
+        } else {
+            self.maybe_idle.push(id);
+        }
+        Some(id)
+    }
+
+    fn is_named(&self, id: Id, name: Name<'_>) -> bool {
+        self.locks.get(id).is_some_and(|lock| lock.name() == name)
+    }
+
+    /// A lock.
+    pub fn get(&self, id: Id) -> Option<&Lock> {
+        self.locks.get(id)
+    }
+
+    /// The hold of a lock.
+    pub(crate) fn hold(&self, id: Id) -> Option<&Hold> {
+        self.locks.get(id)?.hold.as_ref()
+    }
+
+    // ---- Holds
+
+    /// Begins a hold of a lock that has none.
+    pub(crate) fn begin_hold(&mut self, id: Id, hold: Hold) {
+        let Some(lock) = self.locks.get_mut(id) else { return };
+        let adopted = hold.adopted;
+        if let Session::Tied { client, .. } = hold.session {
+            self.tied.insert((client, id));
+        }
+        lock.hold = Some(hold);
+        lock.reserved = false;
+        let list = if adopted { &mut self.adopted } else { &mut self.granted };
+        list.push(&mut self.locks, id);
+        self.rearm(id);
+    }
+
+    /// Ends the hold of a lock and returns it. The lock stays in the table until
+    /// [`Table::forget_idle`].
+    pub(crate) fn end_hold(&mut self, id: Id) -> Option<Hold> {
+        let lock = self.locks.get_mut(id)?;
+        let hold = lock.hold.take()?;
+        if lock.own.is_none() && lock.positions == 0 {
+            self.maybe_idle.push(id);
+        }
+        let list = if hold.adopted { &mut self.adopted } else { &mut self.granted };
+        list.remove(&mut self.locks, id);
+        if let Session::Tied { client, .. } = hold.session {
+            self.tied.remove(&(client, id));
+        }
+        self.rearm(id);
+        Some(hold)
+    }
+
+    /// Changes the hold of a lock, if there is one: anything but its session.
+    pub(crate) fn change_hold<T>(
+        &mut self,
+        id: Id,
+        change: impl FnOnce(&mut Hold) -> T,
+    ) -> Option<T> {
+        let hold = self.locks.get_mut(id)?.hold.as_mut()?;
+        let changed = change(hold);
+        self.rearm(id);
+        Some(changed)
+    }
+
+    /// Changes the session of a hold, if there is one.
+    pub(crate) fn set_session(&mut self, id: Id, session: Session) {
+        let Some(hold) = self.locks.get_mut(id).and_then(|lock| lock.hold.as_mut())
+        else {
+            return;
+        };
+        if let Session::Tied { client, .. } =
+            std::mem::replace(&mut hold.session, session)
+        {
+            self.tied.remove(&(client, id));
+        }
+        if let Session::Tied { client, .. } = session {
+            self.tied.insert((client, id));
+        }
+        self.rearm(id);
+    }
+
+    /// The first lock that is tied to a client's connection.
+    pub(crate) fn first_tied(&self, client: u64) -> Option<Id> {
+        let first = self.tied.range((client, Id::FIRST)..).next();
+        first.filter(|(tied_to, _)| *tied_to == client).map(|(_, id)| *id)
+    }
+
+    // ---- Queues
+
+    /// Counts a new position in the queue of a lock.
+    pub(crate) fn add_position(&mut self, id: Id, is_connected: bool) {
+        let Some(lock) = self.locks.get_mut(id) else { return };
+        lock.positions = lock.positions.saturating_add(1);
+        lock.connected = lock.connected.saturating_add(u32::from(is_connected));
+        self.rearm(id);
+    }
+
+    /// Counts a position that is gone from the queue of a lock.
+    pub(crate) fn remove_position(&mut self, id: Id, is_connected: bool) {
+        let Some(lock) = self.locks.get_mut(id) else { return };
+        lock.positions = lock.positions.saturating_sub(1);
+        lock.connected = lock.connected.saturating_sub(u32::from(is_connected));
+        if lock.is_idle() && lock.own.is_none() {
+            self.maybe_idle.push(id);
+        }
+        self.rearm(id);
+    }
+
+    /// Reserves a lock that has no hold. Returns whether it was not reserved before.
+    pub(crate) fn reserve(&mut self, id: Id) -> bool {
+        let Some(lock) = self.locks.get_mut(id) else { return false };
+        lock.hold.is_none() && !std::mem::replace(&mut lock.reserved, true)
+    }
+
+    /// Reserves a lock no longer.
+    pub(crate) fn unreserve(&mut self, id: Id) {
+        if let Some(lock) = self.locks.get_mut(id) {
+            lock.reserved = false;
+        }
+    }
+
+    // ---- Lease ends
+
+    /// Sets the alarm of a lock to the end of its lease, if a waiter or a grace period depends on
+    /// it.
+    fn rearm(&mut self, id: Id) {
+        let Some(lock) = self.locks.get_mut(id) else { return };
+        let wanted = match &lock.hold {
+            Some(hold)
+                if (lock.connected > 0 || hold.session == Session::Closed)
+                    && hold.until_ms != NO_END =>
+            {
+                // A key lives through the millisecond in which it expires.
+                hold.until_ms.saturating_add(1)
+            }
+            _ => 0,
+        };
+        let armed = std::mem::replace(&mut lock.alarm_ms, wanted);
+        if armed == wanted {
+            return;
+        }
+        self.alarms.remove(&(armed, id));
+        if wanted != 0 {
+            self.alarms.insert((wanted, id));
+        }
+    }
+
+    /// The first alarm, in ms since the epoch.
+    pub(crate) fn next_alarm(&self) -> Option<u64> {
+        self.alarms.first().map(|(ms, _)| *ms)
+    }
+
+    /// The locks whose alarm is due, the earliest first.
+    pub(crate) fn due_alarms(&self, now_ms: u64) -> impl Iterator<Item = Id> {
+        self.alarms.range(..=(now_ms, Id::LAST)).map(|(_, id)| *id)
+    }
+
+    // ---- Locks that are no longer needed
+
+    /// Forgets the locks that have become idle, and takes their own counters from the tracked
+    /// locks above the limit. Called after each command and event, when no caller holds the id of
+    /// an idle lock.
+    #[inline]
+    pub(crate) fn forget_idle(&mut self) {
+        if !self.maybe_idle.is_empty() {
+            self.forget_listed();
+        }
+        if self.tracked.len() > self.tracked_limit {
+            self.untrack_surplus();
+        }
+    }
+
+    fn forget_listed(&mut self) {
+        while let Some(id) = self.maybe_idle.pop() {
+            self.forget_if_idle(id);
+        }
+        if self.maybe_idle.capacity() > IDLE_CAPACITY {
+            self.maybe_idle = Vec::new();
+        }
+    }
+
+    /// Forgets a lock that is neither held nor waited for. A tracked lock is kept for its counters.
+    fn forget_if_idle(&mut self, id: Id) {
+        let Some(lock) = self.locks.get(id).filter(|lock| lock.is_idle()) else { return };
+        if lock.own.is_some() {
+            return;
+        }
+        let hash = self.hasher.hash_one(lock.name());
+        let Self { locks, index, hasher, .. } = self;
+        let Some(shard) = index.get_mut(shard_of(hash)) else { return };
+        if let Ok(entry) = shard.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+        locks.remove(id);
+        if shard.capacity() > SMALL && shard.len() <= shard.capacity() / 8 {
+            shard.shrink_to(SMALL, |id| rehash(locks, hasher, *id));
+        }
+    }
+
+    // ---- Tracked locks
+
+    /// Sets how many locks may have counters of their own.
+    pub(crate) fn set_tracked_limit(&mut self, limit: u64) {
+        self.tracked_limit = limit;
+        self.forget_idle();
+    }
+
+    /// Whether a new lock gets counters of its own: there is room, or an idle lock gives way.
+    fn has_room_to_track(&mut self) -> bool {
+        self.tracked.len() < self.tracked_limit
+            || self.tracked_limit > 0 && self.least_used().is_some()
+    }
+
+    /// The counters of a tracked lock, which counts as used now.
+    pub(crate) fn use_counters(&mut self, id: Id) -> Option<&mut Counters> {
+        self.mark_used(id);
+        Some(&mut self.locks.get_mut(id)?.own.as_deref_mut()?.counters)
+    }
+
+    fn mark_used(&mut self, id: Id) {
+        if self.tracked.newest() != Some(id)
+            && self.locks.get(id).is_some_and(|lock| lock.own.is_some())
+        {
+            self.tracked.remove(&mut self.locks, id);
+            self.tracked.push(&mut self.locks, id);
+        }
+    }
+
+    #[cold]
+    fn untrack_surplus(&mut self) {
+        while self.tracked.len() > self.tracked_limit {
+            let newest = self.tracked.newest();
+            let Some(id) = self.least_used().or(newest) else { return };
+            self.untrack(id);
+        }
+    }
+
+    /// The least recently used tracked lock that is idle. A lock in use that is met on the way
+    /// counts as used now; after some of those the search ends.
+    fn least_used(&mut self) -> Option<Id> {
+        for _ in 0..TRIES {
+            let id = self.tracked.oldest()?;
+            if self.locks.get(id)?.is_idle() {
+                return Some(id);
+            }
+            self.mark_used(id);
+        }
+        None
+    }
+
+    /// Takes their own counters from all idle locks.
+    pub(crate) fn untrack_idle(&mut self) {
+        let is_idle = |id: &Id| self.locks.get(*id).is_some_and(Lock::is_idle);
+        let idle: Vec<Id> = self.tracked().filter(is_idle).collect();
+        for id in idle {
+            self.untrack(id);
+        }
+    }
+
+    fn untrack(&mut self, id: Id) {
+        self.tracked.remove(&mut self.locks, id);
+        if let Some(lock) = self.locks.get_mut(id) {
+            lock.own = None;
+        }
+        self.forget_if_idle(id);
+    }
+
+    /// The locks with counters of their own, the most recently used first.
+    pub fn tracked(&self) -> impl Iterator<Item = Id> {
+        self.tracked_from(self.tracked.newest())
+    }
+
+    /// The same, from this one on.
+    pub fn tracked_from(&self, id: Option<Id>) -> impl Iterator<Item = Id> {
+        std::iter::successors(id, |id| self.tracked_after(*id))
+    }
+
+    /// The tracked lock that was used next before this one.
+    pub fn tracked_after(&self, id: Id) -> Option<Id> {
+        self.locks.get(id)?.own.as_deref()?.links.older()
+    }
+
+    /// Changes the counters of every tracked lock; the flag says whether the lock is held.
+    pub(crate) fn for_each_tracked(
+        &mut self,
+        mut change: impl FnMut(&mut Counters, bool),
+    ) {
+        let ids: Vec<Id> = self.tracked().collect();
+        for id in ids {
+            if let Some(lock) = self.locks.get_mut(id)
+                && let Some(own) = lock.own.as_deref_mut()
+            {
+                change(&mut own.counters, lock.hold.is_some());
+            }
+        }
+    }
+
+    // ---- By age, and by page
+
+    /// The first of the held locks by age: the granted locks, the one held longest first, then
+    /// the adopted ones.
+    pub fn oldest(&self) -> Option<Id> {
+        self.granted.oldest().or(self.adopted.oldest())
+    }
+
+    /// The first of the adopted locks.
+    pub fn oldest_adopted(&self) -> Option<Id> {
+        self.adopted.oldest()
+    }
+
+    /// The held lock that follows this one by age.
+    pub fn after(&self, id: Id) -> Option<Id> {
+        let lock = self.locks.get(id)?;
+        let last_granted = || {
+            let granted = lock.hold.as_ref().is_some_and(|hold| !hold.adopted);
+            self.adopted.oldest().filter(|_| granted)
+        };
+        lock.links.newer().or_else(last_granted)
+    }
+
+    /// All held locks by age.
+    pub fn by_age(&self) -> impl Iterator<Item = Id> {
+        std::iter::successors(self.oldest(), |id| self.after(*id))
+    }
+
+    /// The locks of one page; see [`Arena::page`].
+    pub fn page(&self, number: usize) -> impl Iterator<Item = (Id, &Lock)> {
+        self.locks.page(number)
+    }
+
+    /// The ids of the next locks; see [`Arena::next_ids`].
+    pub fn next_ids(&self, count: usize) -> impl Iterator<Item = Id> {
+        self.locks.next_ids(count)
+    }
+
+    /// The number of pages.
+    pub fn pages(&self) -> usize {
+        self.locks.pages()
+    }
+}
+
+/// The shard comes from the middle bits of a hash: the hash tables use the low and the high ones.
+fn shard_of(hash: u64) -> usize {
+    usize::try_from(hash >> 32).unwrap_or(0) % SHARDS
+}
+
+fn rehash(locks: &Arena<Lock>, hasher: &FixedState, id: Id) -> u64 {
+    locks.get(id).map_or(0, |lock| hasher.hash_one(lock.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> Vec<u8> {
+        format!("gpu_lock:{n}").into_bytes()
+    }
+
+    fn hold(n: u32) -> Hold {
+        Hold::new(&key(n), (!n.is_multiple_of(3)).then_some(1), 0, 1)
+    }
+
+    #[test]
+    fn locks_are_found_by_database_and_key_until_they_are_forgotten() {
+        let mut table = Table::new(42);
+        for n in 0..20_000u32 {
+            let name = Name { db: n % 2, key: &key(n) };
+            let id = table.find_or_make(name).unwrap();
+            table.begin_hold(id, hold(n));
+        }
+        assert_eq!(table.held(), 20_000);
+        for n in 0..20_000u32 {
+            let key = key(n);
+            assert_eq!(table.find(Name { db: (n + 1) % 2, key: &key }), None);
+            let id = table.find(Name { db: n % 2, key: &key }).unwrap();
+            assert_eq!(table.get(id).unwrap().hold, Some(hold(n)));
+            table.end_hold(id);
+            table.forget_idle();
+            assert_eq!(table.find(Name { db: n % 2, key: &key }), None);
+        }
+        assert_eq!(table.held(), 0);
+        assert_eq!(table.by_age().count(), 0);
+        assert!(table.index.iter().all(|shard| shard.capacity() <= 2 * SMALL));
+    }
+
+    #[test]
+    fn by_age_tells_the_granted_first_and_skips_what_was_given_back() {
+        let mut table = Table::new(1);
+        for n in 0..10u32 {
+            let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
+            table.begin_hold(id, hold(n));
+        }
+        for n in [1, 5, 9] {
+            let id = table.find(Name { db: 0, key: &key(n) }).unwrap();
+            table.end_hold(id);
+        }
+        let keys: Vec<_> =
+            table.by_age().map(|id| table.get(id).unwrap().key.to_vec()).collect();
+        assert_eq!(keys, [2, 4, 7, 8, 0, 3, 6].map(key));
+    }
+
+    fn tracking(limit: u64) -> Table {
+        let mut table = Table::new(1);
+        table.set_tracked_limit(limit);
+        table
+    }
+
+    fn use_lock(table: &mut Table, n: u32) -> Id {
+        let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
+        table.mark_used(id);
+        table.begin_hold(id, hold(1));
+        id
+    }
+
+    fn give_back(table: &mut Table, id: Id) {
+        table.end_hold(id);
+        table.forget_idle();
+    }
+
+    fn tracked(table: &Table) -> Vec<Vec<u8>> {
+        table.tracked().map(|id| table.get(id).unwrap().key.to_vec()).collect()
+    }
+
+    #[test]
+    fn a_new_lock_takes_the_counters_of_the_idle_one_used_least_recently() {
+        let mut table = tracking(4);
+        for n in 0..4 {
+            let id = use_lock(&mut table, n);
+            give_back(&mut table, id);
+        }
+        // 0 is used again, 1 is held: 2 is the one to give way, then 3.
+        let id = use_lock(&mut table, 0);
+        give_back(&mut table, id);
+        let held = use_lock(&mut table, 1);
+        assert_eq!(tracked(&table), [1, 0, 3, 2].map(key));
+        let id = use_lock(&mut table, 5);
+        give_back(&mut table, id);
+        assert_eq!(tracked(&table), [5, 1, 0, 3].map(key));
+        assert_eq!(table.find(Name { db: 0, key: &key(2) }), None);
+        for n in [6, 7, 8] {
+            let id = use_lock(&mut table, n);
+            give_back(&mut table, id);
+        }
+        // It is passed over, and counts as used when that was needed.
+        let mut left = tracked(&table);
+        left.sort();
+        assert_eq!(left, [1, 6, 7, 8].map(key));
+        give_back(&mut table, held);
+        assert_eq!(tracked(&table).len(), 4);
+    }
+
+    #[test]
+    fn a_lock_in_use_keeps_its_counters_and_a_new_one_gets_none() {
+        let mut table = tracking(4);
+        let held: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n)).collect();
+        let surplus = use_lock(&mut table, 4);
+        table.forget_idle();
+        assert!(table.get(surplus).unwrap().own.is_none());
+        assert!(held.iter().all(|id| table.get(*id).unwrap().own.is_some()));
+        // Given back, the surplus lock is forgotten, and tracked when it is taken again.
+        give_back(&mut table, surplus);
+        give_back(&mut table, held[2]);
+        use_lock(&mut table, 4);
+        table.forget_idle();
+        let mut left = tracked(&table);
+        left.sort();
+        assert_eq!(left, [0, 1, 3, 4].map(key));
+    }
+
+    #[test]
+    fn however_many_are_in_use_a_few_are_looked_at() {
+        let mut table = tracking(100);
+        let held: Vec<Id> = (0..100).map(|n| use_lock(&mut table, n)).collect();
+        let oldest = table.tracked.oldest();
+        use_lock(&mut table, 100);
+        table.forget_idle();
+        assert!(held.iter().all(|id| table.get(*id).unwrap().own.is_some()));
+        assert_eq!(oldest, Some(held[0]));
+        assert_eq!(table.tracked.oldest(), Some(held[TRIES]));
+    }
+
+    #[test]
+    fn nothing_is_removed_before_the_call_is_over() {
+        let mut table = tracking(1);
+        let id = use_lock(&mut table, 0);
+        give_back(&mut table, id);
+        let found = table.find(Name { db: 0, key: &key(0) }).unwrap();
+        table.find_or_make(Name { db: 0, key: &key(1) }).unwrap();
+        assert_eq!(&*table.get(found).unwrap().key, key(0));
+        assert_eq!(tracked(&table), [1, 0].map(key));
+        table.forget_idle();
+        assert_eq!(tracked(&table), [1].map(key));
+    }
+
+    #[test]
+    fn a_smaller_limit_and_a_reset_drop_idle_locks_first() {
+        let mut table = tracking(4);
+        let ids: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n)).collect();
+        give_back(&mut table, ids[1]);
+        give_back(&mut table, ids[3]);
+        table.set_tracked_limit(3);
+        assert!(!tracked(&table).contains(&key(1)));
+        table.untrack_idle();
+        let mut left = tracked(&table);
+        left.sort();
+        assert_eq!(left, [0, 2].map(key));
+        table.set_tracked_limit(0);
+        assert_eq!(tracked(&table), [0; 0].map(key));
+        assert!(table.get(ids[0]).is_some_and(|lock| lock.hold.is_some()));
+        assert_eq!(table.find(Name { db: 0, key: &key(3) }), None);
+    }
+
+    #[test]
+    fn locks_with_long_keys_are_not_tracked() {
+        let mut table = tracking(4);
+        for (len, is_tracked) in [(TRACKED_KEY_MAX, true), (TRACKED_KEY_MAX + 1, false)] {
+            let key = vec![b'k'; len];
+            let id = table.find_or_make(Name { db: 0, key: &key }).unwrap();
+            assert_eq!(table.get(id).unwrap().own.is_some(), is_tracked);
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The wait queues: which waiter waits for which lock, in which order, since when and until when.
+//! A queue consists of positions. A position belongs to a connected waiter, or is kept for a
+//! UNIQUE owner whose client is away. What a position is good for is decided by the rules.
+//!
+//! Every step is O(log n) in all waiters of the server, whatever the length of a queue:
+//!
+//! ```text
+//!   by_ticket   ticket ──────────────► Waiter { locks, seq, owner, … }
+//!   connected   (lock, seq) ─────────► ticket     positions of connected waiters, in order
+//!   kept        (lock, seq) ─────────► ticket     kept positions, in order
+//!   owners      owner ───────────────► number, and the calls in which it waits: UNIQUE owners only
+//!   by_owner    (number, lock) ──────► ticket     UNIQUE owners only: one position a queue
+//!   by_client   client ──────────────► ticket     a client waits in one call at a time
+//!   deadlines   (ms, ticket)                      when a wait, or a kept position, expires
+//!   left        ticket                            waiters that have left and are not removed yet
+//! ```
+//!
+//! Removing a waiter takes a step for each of its locks. A waiter with many locks, or one that
+//! leaves while others are being removed, is only marked ([`Left`]). Its deadline becomes the
+//! beginning of time, because no rule grants a lock to a waiter whose deadline has passed.
+//! [`LockManager::expire_waits`] removes it.
+//!
+//! A waiter for several locks has a position in the queue of each, with the same sequence number.
+//! Of any two waiters the same one is earlier wherever they meet, so no two can wait for each
+//! other.
+//!
+//! [`LockManager::expire_waits`]: crate::LockManager::expire_waits
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use smallvec::SmallVec;
+
+use crate::state::arena::Id;
+use crate::state::clock::Now;
+use crate::state::lock::Bytes;
+
+/// Identifies one waiting call. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// A waiter, or the kept position of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// The locks that it waits for, the preferred one first.
+    pub locks: Locks,
+    /// How many of them it wants, all at once.
+    pub wants: usize,
+    /// It named a lock set, and its reply names the locks that it got.
+    pub of_set: bool,
+    /// Its sequence number: a smaller one is earlier in every queue.
+    pub seq: u64,
+    /// The owner.
+    pub owner: Bytes,
+    /// The owner's name identifies exactly one holder.
+    pub unique: bool,
+    /// The lease of the grant, in ms.
+    pub lease_ms: u64,
+    /// Ties the grant to the connection, with this grace period in ms.
+    pub session_grace_ms: Option<u64>,
+    /// When the owner took the position, in ms since the epoch.
+    pub since_ms: u64,
+    /// The client that waits; none: the position is kept while it is away.
+    pub client: Option<u64>,
+    /// When the wait, or the kept position, expires; none: never.
+    pub deadline_ms: Option<u64>,
+    /// A lower bound of the locks that must still become free: it saves counting them each time.
+    pub(crate) missing: usize,
+    /// A recount of its lock set is deferred already.
+    pub(crate) recount_deferred: bool,
+    /// Its wait is over, counted and replied to, but it is not removed yet.
+    pub(crate) left: Option<Left>,
+}
+
+/// A waiter that has left and is not removed from its queues yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Until when its position is kept for its owner, in ms since the epoch; none: it is not kept.
+    pub(crate) kept_until_ms: Option<u64>,
+}
+
+impl Left {
+    fn keeps_position(self) -> bool {
+        self.kept_until_ms.is_some()
+    }
+}
+
+impl Waiter {
+    /// Whether its client is away and its position is no longer kept.
+    pub(crate) fn is_keep_over(&self, now: Now) -> bool {
+        let until_ms = match (self.left, self.client) {
+            (Some(left), _) => left.kept_until_ms,
+            (None, None) => self.deadline_ms,
+            (None, Some(_)) => return false,
+        };
+        until_ms.is_none_or(|ms| ms <= now.ms())
+    }
+
+    /// Whether its client still waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.client.is_some() && self.left.is_none()
+    }
+
+    /// Whether its deadline has passed.
+    pub(crate) fn is_expired(&self, now: Now) -> bool {
+        self.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.ms())
+    }
+}
+
+/// The locks that a waiter waits for. A few of them, and so nearly always, need no allocation.
+pub type Locks = SmallVec<[Id; 4]>;
+
+/// The number of waiters that have left which [`WaitQueues::first_other`] skips.
+const SKIPPED: usize = 16;
+
+/// All queues.
+#[derive(Clone, Debug, Default)]
+pub struct WaitQueues {
+    by_ticket: BTreeMap<Ticket, Waiter>,
+    connected: BTreeMap<(Id, u64), Ticket>,
+    kept: BTreeMap<(Id, u64), Ticket>,
+    owners: BTreeMap<Bytes, Owner>,
+    by_owner: BTreeMap<(u64, Id), Ticket>,
+    by_client: BTreeMap<u64, Ticket>,
+    deadlines: BTreeSet<(u64, Ticket)>,
+    last: u64,
+    /// Waiters marked as left.
+    left: BTreeSet<Ticket>,
+    /// How many of them keep no position.
+    given_up: usize,
+}
+
+/// A UNIQUE owner that has a position in a queue.
+#[derive(Clone, Debug)]
+struct Owner {
+    /// Stands for its name in `by_owner`.
+    number: u64,
+    /// The number of its waiters and kept positions.
+    waiters: usize,
+    /// The calls in which it waits now.
+    calls: BTreeSet<Ticket>,
+}
+
+impl WaitQueues {
+    /// The number of waiters, kept positions included.
+    pub fn len(&self) -> usize {
+        self.by_ticket.len().saturating_sub(self.given_up)
+    }
+
+    /// Whether all queues are empty.
+    pub fn is_empty(&self) -> bool {
+        self.by_ticket.is_empty()
+    }
+
+    /// The number of clients that wait now.
+    pub fn clients(&self) -> usize {
+        self.by_client.len()
+    }
+
+    /// The number of waiters that have left and are not removed yet.
+    pub(crate) fn left(&self) -> usize {
+        self.left.len()
+    }
+
+    /// The first of them.
+    pub(crate) fn first_left(&self) -> Option<Ticket> {
+        self.left.first().copied()
+    }
+
+    /// A number larger than all before: a ticket, or the sequence number of a new position.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.last = self.last.saturating_add(1);
+        self.last
+    }
+
+    /// Adds a waiter to the queues of its locks.
+    pub(crate) fn add(&mut self, waiter: Waiter) -> Ticket {
+        let number = self.next_number();
+        let ticket = Ticket(number);
+        let is_connected = waiter.client.is_some();
+        if waiter.unique {
+            let new = || Owner { number, waiters: 0, calls: BTreeSet::new() };
+            let owner = self.owners.entry(waiter.owner.clone()).or_insert_with(new);
+            owner.waiters = owner.waiters.saturating_add(1);
+            if is_connected {
+                owner.calls.insert(ticket);
+            }
+            let number = owner.number;
+            let of_owner = waiter.locks.iter().map(|lock| ((number, *lock), ticket));
+            self.by_owner.extend(of_owner);
+        }
+        let positions = if is_connected { &mut self.connected } else { &mut self.kept };
+        positions.extend(waiter.locks.iter().map(|lock| ((*lock, waiter.seq), ticket)));
+        if let Some(client) = waiter.client {
+            self.by_client.insert(client, ticket);
+        }
+        if let Some(ms) = waiter.deadline_ms {
+            self.deadlines.insert((ms, ticket));
+        }
+        self.by_ticket.insert(ticket, waiter);
+        ticket
+    }
+
+    /// Removes a waiter from the queues of its locks.
+    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.by_ticket.remove(&ticket)?;
+        let is_connected = waiter.client.is_some();
+        let positions = if is_connected { &mut self.connected } else { &mut self.kept };
+        for lock in &waiter.locks {
+            positions.remove(&(*lock, waiter.seq));
+        }
+        if waiter.unique {
+            self.remove_of_owner(ticket, &waiter);
+        }
+        match (waiter.left, waiter.client) {
+            (Some(left), _) => {
+                self.left.remove(&ticket);
+                let was_given_up = usize::from(!left.keeps_position());
+                self.given_up = self.given_up.saturating_sub(was_given_up);
+            }
+            (None, Some(client)) => drop(self.by_client.remove(&client)),
+            (None, None) => {}
+        }
+        if let Some(ms) = waiter.deadline_ms.filter(|_| waiter.left.is_none()) {
+            self.deadlines.remove(&(ms, ticket));
+        }
+        Some(waiter)
+    }
+
+    fn remove_of_owner(&mut self, ticket: Ticket, waiter: &Waiter) {
+        let Some(owner) = self.owners.get_mut(&*waiter.owner) else { return };
+        owner.calls.remove(&ticket);
+        owner.waiters = owner.waiters.saturating_sub(1);
+        for lock in &waiter.locks {
+            // A later call of the owner may have replaced the position of one that has left.
+            if let Entry::Occupied(position) = self.by_owner.entry((owner.number, *lock))
+                && *position.get() == ticket
+            {
+                position.remove();
+            }
+        }
+        if owner.waiters == 0 {
+            self.owners.remove(&*waiter.owner);
+        }
+    }
+
+    /// Marks a waiter as left: neither its client nor its owner's calls find it any longer, and its
+    /// deadline has passed. Its reply is given already.
+    pub(crate) fn mark_left(&mut self, ticket: Ticket, left: Left) {
+        let Some(waiter) = self.by_ticket.get_mut(&ticket) else { return };
+        waiter.left = Some(left);
+        if let Some(ms) = waiter.deadline_ms.replace(0) {
+            self.deadlines.remove(&(ms, ticket));
+        }
+        if let Some(client) = waiter.client {
+            self.by_client.remove(&client);
+        }
+        if let Some(owner) = self.owners.get_mut(&*waiter.owner) {
+            owner.calls.remove(&ticket);
+        }
+        self.left.insert(ticket);
+        self.given_up = self.given_up.saturating_add(usize::from(!left.keeps_position()));
+    }
+
+    /// Gives up the kept position of a waiter that is marked as left.
+    pub(crate) fn give_up_left(&mut self, ticket: Ticket) {
+        let left = self.by_ticket.get_mut(&ticket).and_then(|it| it.left.as_mut());
+        if let Some(left) = left.filter(|left| left.keeps_position()) {
+            left.kept_until_ms = None;
+            self.given_up = self.given_up.saturating_add(1);
+        }
+    }
+
+    /// A waiter.
+    pub fn get(&self, ticket: Ticket) -> Option<&Waiter> {
+        self.by_ticket.get(&ticket)
+    }
+
+    /// A waiter, to change what it misses.
+    pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
+        self.by_ticket.get_mut(&ticket)
+    }
+
+    /// The number of queues that a waiter has a position in.
+    pub(crate) fn positions_of(&self, ticket: Ticket) -> usize {
+        self.get(ticket).map_or(0, |waiter| waiter.locks.len())
+    }
+
+    /// The first connected waiter of a queue.
+    pub(crate) fn first_connected(&self, lock: Id) -> Option<Ticket> {
+        #[cfg(feature = "break-rules")]
+        if crate::broken::is("newest-first") {
+            return self.connected.range(queue(lock)).next_back().map(|(_, it)| *it);
+        }
+        self.connected.range(queue(lock)).next().map(|(_, ticket)| *ticket)
+    }
+
+    /// The first connected waiter of a queue other than `own`. Waiters that have left are skipped;
+    /// after some of those the next one is returned although it has left, to bound the time.
+    pub(crate) fn first_other(&self, lock: Id, own: Option<Ticket>) -> Option<Ticket> {
+        let waiters = self.connected.range(queue(lock)).map(|(_, ticket)| *ticket);
+        let mut others = waiters.filter(|ticket| Some(*ticket) != own);
+        if self.left.is_empty() {
+            return others.next();
+        }
+        let mut skipped = 0;
+        others.find(|ticket| {
+            skipped = usize::saturating_add(skipped, 1);
+            skipped > SKIPPED || !self.left.contains(ticket)
+        })
+    }
+
+    /// The first position of a queue.
+    pub(crate) fn first_position(&self, lock: Id) -> Option<Ticket> {
+        self.by_seq(lock).next()
+    }
+
+    /// The positions of a queue, in order.
+    pub fn positions(&self, lock: Id) -> impl Iterator<Item = (Ticket, &Waiter)> {
+        let positions = self.all_positions(lock);
+        positions.filter(|(_, waiter)| waiter.left.is_none_or(Left::keeps_position))
+    }
+
+    /// The same, with the waiters that have left and keep no position.
+    pub(crate) fn all_positions(
+        &self,
+        lock: Id,
+    ) -> impl Iterator<Item = (Ticket, &Waiter)> {
+        self.by_seq(lock).filter_map(|it| Some((it, self.by_ticket.get(&it)?)))
+    }
+
+    /// Connected and kept positions of a queue, merged.
+    fn by_seq(&self, lock: Id) -> impl Iterator<Item = Ticket> {
+        let mut connected = self.connected.range(queue(lock)).peekable();
+        let mut kept = self.kept.range(queue(lock)).peekable();
+        std::iter::from_fn(move || {
+            let first = match (connected.peek(), kept.peek()) {
+                (Some((position, _)), Some((other, _))) if position > other => {
+                    kept.next()
+                }
+                (Some(_), _) => connected.next(),
+                (None, _) => kept.next(),
+            };
+            first.map(|(_, ticket)| *ticket)
+        })
+    }
+
+    /// The number of positions that are no longer kept and not removed yet, without those given up.
+    pub(crate) fn count_keeps_over(&self, now: Now) -> usize {
+        let is_over = |waiter: &&Waiter| {
+            waiter.left.is_none_or(Left::keeps_position) && waiter.is_keep_over(now)
+        };
+        self.by_ticket.values().filter(is_over).count()
+    }
+
+    /// The position of a UNIQUE owner in a queue.
+    pub(crate) fn position_of(&self, owner: &[u8], lock: Id) -> Option<Ticket> {
+        let number = self.owners.get(owner)?.number;
+        let position = self.by_owner.get(&(number, lock)).copied();
+        position.filter(|ticket| !self.is_given_up(*ticket))
+    }
+
+    fn is_given_up(&self, ticket: Ticket) -> bool {
+        let left = || self.by_ticket.get(&ticket).and_then(|waiter| waiter.left);
+        self.given_up > 0 && left().is_some_and(|left| !left.keeps_position())
+    }
+
+    /// The calls in which a UNIQUE owner waits.
+    pub(crate) fn calls_of(&self, owner: &[u8]) -> impl Iterator<Item = Ticket> {
+        let owner = self.owners.get(owner);
+        owner.into_iter().flat_map(|owner| owner.calls.iter().copied())
+    }
+
+    /// The call in which a client waits.
+    pub(crate) fn of_client(&self, client: u64) -> Option<Ticket> {
+        self.by_client.get(&client).copied()
+    }
+
+    /// The waiter whose deadline passed first, if it has passed.
+    pub(crate) fn first_expired(&self, now_ms: u64) -> Option<Ticket> {
+        let (ms, ticket) = self.deadlines.first()?;
+        (*ms <= now_ms).then_some(*ticket)
+    }
+
+    /// The next deadline, in ms since the epoch.
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.first().map(|(ms, _)| *ms)
+    }
+
+    /// The next lock after this one whose queue has a connected waiter; after the last one, the
+    /// first.
+    pub(crate) fn next_queue(&self, after: Option<Id>) -> Option<Id> {
+        let from = after.map(|id| (id, u64::MAX));
+        let later = from.and_then(|from| self.connected.range(from..).next());
+        later.or_else(|| self.connected.first_key_value()).map(|((lock, _), _)| *lock)
+    }
+
+    /// The first lock that has a queue.
+    pub(crate) fn first_lock(&self) -> Option<Id> {
+        self.first_lock_from((Id::FIRST, 0))
+    }
+
+    /// The locks that have a queue, each once.
+    pub fn locks(&self) -> impl Iterator<Item = Id> {
+        std::iter::successors(self.first_lock(), |lock| {
+            self.first_lock_from((*lock, u64::MAX))
+        })
+    }
+
+    fn first_lock_from(&self, from: (Id, u64)) -> Option<Id> {
+        let first = |positions: &BTreeMap<(Id, u64), Ticket>| {
+            positions.range(from..).next().map(|((lock, _), _)| *lock)
+        };
+        let (connected, kept) = (first(&self.connected), first(&self.kept));
+        connected.into_iter().chain(kept).min()
+    }
+}
+
+/// The keys of one queue in `connected` and `kept`.
+fn queue(lock: Id) -> std::ops::RangeInclusive<(Id, u64)> {
+    (lock, 0)..=(lock, u64::MAX)
+}

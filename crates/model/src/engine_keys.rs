@@ -1,0 +1,276 @@
+//! The keyspace that the engine runs on in the model: the keys of the world, in memory. Each write is
+//! checked against what must be true of the world. The flaws that a keyspace can have are here.
+
+use gpulock_core::engine::{Keyspace, Permission};
+use gpulock_core::state::key_state::{Expires, KeyMeta};
+use gpulock_core::{KeyState, LockManager, Name, Now};
+
+use crate::call::OWNERS;
+use crate::flaw::Flaw;
+use crate::holds::Tie;
+use crate::keyspace::{KEYS, Value};
+use crate::law::Law;
+use crate::world::{World, Writes};
+
+/// A key that the engine has opened, and what it showed then.
+pub struct OpenKey {
+    pub(crate) at: usize,
+    pub(crate) value: Option<Value>,
+    /// The current command names it.
+    is_named: bool,
+}
+
+/// The command that is being executed, as the checks need to know it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Current {
+    /// The owner that it names.
+    pub(crate) owner: Option<usize>,
+    /// The key whose hold it may end.
+    pub(crate) may_end: Option<usize>,
+    /// What it wrote to the key that it names.
+    pub(crate) named_write: Option<Write>,
+    /// The number of keys that it wrote besides that.
+    other_writes: usize,
+}
+
+impl Current {
+    /// A command that names this owner.
+    pub(crate) fn of(owner: usize) -> Self {
+        Self { owner: Some(owner), ..Self::default() }
+    }
+}
+
+/// What was written to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    Set,
+    Expire,
+    Delete,
+}
+
+impl Keyspace for World {
+    type Key = OpenKey;
+
+    fn with_manager<T>(&mut self, decide: impl FnOnce(&mut LockManager) -> T) -> T {
+        decide(&mut self.manager)
+    }
+
+    fn now(&self) -> Now {
+        self.keys.now()
+    }
+
+    fn may_start(&mut self) -> bool {
+        match self.writes {
+            Writes::Accepted | Writes::Refused => true,
+            Writes::Paused => false,
+            Writes::WithinCommand => self.flaw == Flaw::WritesWithinCommands,
+        }
+    }
+
+    fn permission(&mut self, _: &[u8]) -> Permission {
+        let (has_work, has_any) =
+            (self.manager.deferred().has_work(), self.manager.deferred().has_any());
+        let is_granted = match self.flaw {
+            Flaw::ForgetsDeferredWork if has_work => false,
+            Flaw::ForgetsTheRest if has_any && !has_work => false,
+            Flaw::WritesWhenRefused if has_any => true,
+            Flaw::HandsOverWhenRefused if !has_any => true,
+            Flaw::WritesWithinCommands => true,
+            _ => self.writes == Writes::Accepted,
+        };
+        if is_granted { Permission::Granted } else { Permission::Refused }
+    }
+
+    fn known_permission(&self) -> Option<Permission> {
+        None
+    }
+
+    fn in_cluster(&self) -> bool {
+        false
+    }
+
+    fn may_write_other_keys(&self) -> bool {
+        true
+    }
+
+    /// The clock of the world stands still, so the smallest budget ends after one step of work that
+    /// can wait.
+    fn is_time_up(&self, _: Now, _: u64) -> bool {
+        self.small_budgets && !self.manager.deferred().has_work()
+    }
+
+    fn open(&mut self, name: Name<'_>) -> Option<OpenKey> {
+        let at = self.key_named(name.key)?;
+        let mut key = self.open_key(at, false);
+        if let Some(value) = self.false_value(at) {
+            key.value = Some(value);
+        }
+        Some(key)
+    }
+
+    fn meta(&mut self, key: &OpenKey) -> KeyMeta {
+        match &key.value {
+            None => KeyMeta::Absent,
+            Some(Value::Text(value, expires)) => {
+                KeyMeta::String { len: value.len(), expires: *expires }
+            }
+            Some(Value::Other) => KeyMeta::OtherType,
+        }
+    }
+
+    fn expiry(&mut self, key: &OpenKey) -> Option<Expires> {
+        match &key.value {
+            Some(Value::Text(_, expires)) => Some((*expires).into()),
+            _ => None,
+        }
+    }
+
+    fn state<'k>(&mut self, key: &'k OpenKey) -> KeyState<'k> {
+        self.keys.read(key.at);
+        let ends_early =
+            self.flaw == Flaw::ExpiresEarly && self.keys.is_over_soon(key.at);
+        match &key.value {
+            Some(Value::Text(value, expires)) if !ends_early => {
+                KeyState::String { value, expires: (*expires).into() }
+            }
+            Some(Value::Other) => KeyState::OtherType,
+            _ => {
+                // What a probe finds free, the manager must hand off.
+                if !key.is_named && self.writes == Writes::Accepted {
+                    self.shown_free[key.at] |= self.keys.get(key.at).is_none();
+                }
+                KeyState::Absent
+            }
+        }
+    }
+
+    fn string_state<'k>(&mut self, key: &'k OpenKey, _: Expires) -> KeyState<'k> {
+        self.state(key)
+    }
+
+    fn state_for_owner<'k>(&mut self, key: &'k OpenKey, owner: &[u8]) -> KeyState<'k> {
+        match self.state(key) {
+            KeyState::String { value, .. } if value == owner => {
+                KeyState::String { value, expires: Expires::Unread }
+            }
+            KeyState::String { .. } if self.flaw == Flaw::ReleasesForAnyone => {
+                let owner = OWNERS.iter().find(|known| **known == owner);
+                let value = owner.copied().unwrap_or_default();
+                KeyState::String { value, expires: Expires::Unread }
+            }
+            state => state,
+        }
+    }
+
+    fn is_ours(&mut self, key: &OpenKey) -> bool {
+        self.keys.is_ours(key.at)
+    }
+
+    fn set(&mut self, key: &mut OpenKey, owner: &[u8], until_ms: u64) {
+        let is_callers =
+            self.current.owner.is_some_and(|current| OWNERS[current] == owner);
+        if self.flaw == Flaw::DropsTheHandOff && !is_callers {
+            self.end_hold(key.at);
+            return;
+        }
+        if self.flaw == Flaw::WritesHalfASet && self.count_write(key, Write::Set) > 1 {
+            return;
+        }
+        self.count_write(key, Write::Set);
+        let may_set = self.keys.get(key.at).is_none()
+            || self.current.may_end == Some(key.at)
+            || self.is_ended_by_module(key.at);
+        self.require(Law::MutualExclusion, may_set, "set when absent, or released");
+        self.begin_hold(key.at, owner, until_ms);
+    }
+
+    fn expire(&mut self, key: &mut OpenKey, until_ms: u64) {
+        self.count_write(key, Write::Expire);
+        self.write_key();
+        let Some(owner) = self.keys.text(key.at).map(<[u8]>::to_vec) else {
+            self.require(Law::MutualExclusion, false, "renewed when it is held");
+            return;
+        };
+        let is_callers =
+            self.current.owner.is_some_and(|current| OWNERS[current] == owner);
+        let is_allowed = is_callers
+            || self.is_grace(key.at, until_ms)
+            || self.is_waiting_for_set(&owner);
+        self.require(Law::Sessions, is_allowed, "cut to its grace, or renewed");
+        self.keys.expire(key.at, Some(until_ms));
+    }
+
+    fn delete(&mut self, key: &mut OpenKey) {
+        self.count_write(key, Write::Delete);
+        self.end_hold(key.at);
+    }
+}
+
+impl World {
+    /// Opens the key that a command names.
+    pub(crate) fn open_named(&mut self, at: usize) -> OpenKey {
+        self.open_key(at, true)
+    }
+
+    fn open_key(&mut self, at: usize, is_named: bool) -> OpenKey {
+        self.note_ended_leases();
+        let value = self.keys.open(at);
+        OpenKey { at, value, is_named }
+    }
+
+    /// What a broken keyspace shows of a key that the current command does not name.
+    fn false_value(&self, at: usize) -> Option<Value> {
+        let id = self.manager.table().find(crate::keyspace::name(at))?;
+        let lock = self.manager.table().get(id)?;
+        let is_stale = match self.flaw {
+            Flaw::ShowsStaleKeys => true,
+            Flaw::BelievesInCycles => self.current.owner.is_some(),
+            Flaw::ForgetsSets if lock.reserved => {
+                return Some(Value::Text(b"stranger"[..].into(), None));
+            }
+            _ => false,
+        };
+        let hold = lock.hold.as_ref().filter(|_| is_stale)?;
+        Some(Value::Text(hold.owner.clone(), Some(hold.until_ms)))
+    }
+
+    /// Counts a write, and returns the number of writes to keys that the command does not name.
+    fn count_write(&mut self, key: &OpenKey, write: Write) -> usize {
+        if key.is_named {
+            self.current.named_write = Some(write);
+        } else {
+            self.current.other_writes += 1;
+        }
+        self.current.other_writes
+    }
+
+    /// Whether the module itself may end the hold now: its grant never arrived, or its session is
+    /// over.
+    pub(crate) fn is_ended_by_module(&self, key: usize) -> bool {
+        let Some(held) = &self.holds[key] else { return false };
+        if self.keys.text(key) != Some(&*held.owner) {
+            return false;
+        }
+        let is_lost = held.lost && !held.renewed;
+        let is_over = matches!(held.session, Tie::Closed { closed_ms, until_ms }
+            if until_ms <= self.now().ms() || until_ms == closed_ms);
+        is_lost || is_over
+    }
+
+    fn is_grace(&self, key: usize, until_ms: u64) -> bool {
+        let session = self.holds[key].as_ref().map(|held| held.session);
+        let is_grace =
+            matches!(session, Some(Tie::Closed { until_ms: end, .. }) if end == until_ms);
+        is_grace && self.keys.until_ms(key).is_none_or(|until| until > until_ms)
+    }
+
+    fn is_waiting_for_set(&self, owner: &[u8]) -> bool {
+        let mut waiters = self.queue.connected();
+        waiters.any(|it| it.unique && it.of_set && OWNERS[it.owner] == owner)
+    }
+
+    /// The index of a key.
+    pub(crate) fn key_named(&self, key: &[u8]) -> Option<usize> {
+        KEYS.iter().position(|other| *other == key)
+    }
+}

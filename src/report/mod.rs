@@ -1,0 +1,7 @@
+//! What the module reports, format by format: INFO, METRICS, and the messages of events. The counters
+//! for all of them are in `figures`.
+
+pub(crate) mod event_message;
+pub(crate) mod figures;
+pub(crate) mod info;
+pub(crate) mod metrics;
