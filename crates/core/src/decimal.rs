@@ -1,9 +1,9 @@
-//! Numbers as the server reads them.
+//! Parses decimal numbers with the same strictness as the server.
 
 use crate::error::CommandError;
 
-/// Reads a number: decimal digits, no sign, no leading zero, within a range. `what` names it in
-/// the error.
+/// Parses a number in a range: decimal digits without a sign or leading zeros. `what` is its name
+/// in the error.
 pub(crate) fn number(
     digits: &[u8],
     what: &'static str,
@@ -27,13 +27,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_as_the_server_reads_them() {
-        let read = |digits: &str| number(digits.as_bytes(), "EX", 0, 1 << 53).ok();
-        assert_eq!(read("0"), Some(0));
-        assert_eq!(read("12"), Some(12));
+    fn only_plain_decimal_numbers_are_accepted() {
+        let parse = |digits: &str| number(digits.as_bytes(), "EX", 0, 1 << 53).ok();
+        assert_eq!(parse("0"), Some(0));
+        assert_eq!(parse("12"), Some(12));
         for wrong in ["", "-1", "+1", "01", " 1", "1 ", "1.0", "0x1", "1e3", "١"] {
-            assert_eq!(read(wrong), None, "{wrong:?}");
+            assert_eq!(parse(wrong), None, "{wrong:?}");
         }
-        assert_eq!(read("99999999999999999999999999"), None);
+        assert_eq!(parse("99999999999999999999999999"), None);
     }
 }

@@ -1,64 +1,63 @@
-//! Why a call was refused with an error: what was wrong and what would be right, with the
-//! prefix that Redis clients know.
+//! The errors that commands reply with, with the prefixes that Redis clients know.
 
 use std::fmt;
 
-/// An error answer. Its `Display` is the whole reply, prefix included; no byte of it comes
-/// from a client, so it holds neither line ends nor NULs.
+/// An error reply. Its `Display` is the whole reply, including the prefix. None of its bytes are
+/// copied unescaped from a client, so it contains neither line breaks nor NULs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandError {
-    /// The key holds something that is no string.
+    /// The key holds a value that is not a string.
     WrongType,
-    /// An option that is unknown, given twice, lacks its value, or does not go with another.
+    /// An option is unknown, given twice, lacks its value, or conflicts with another one.
     Syntax,
-    /// Fewer keys than their number says.
+    /// `numkeys` is greater than the number of arguments that follow it.
     FewKeys,
-    /// A key is named twice.
+    /// A key is given twice.
     KeyTwice,
     /// The owner is empty or too long.
     Owner,
-    /// A number is no integer, or out of its range.
+    /// A number is not an integer, or is out of range.
     Number {
-        /// What the number is for, as the client wrote it.
+        /// The name of the option or argument.
         what: &'static str,
-        /// Smallest value allowed.
+        /// The smallest value allowed.
         min: u64,
-        /// Largest value allowed.
+        /// The largest value allowed.
         max: u64,
     },
     /// The REASON is too long.
     Reason,
-    /// The pattern of MATCH is too long.
+    /// The MATCH pattern is too long.
     Pattern,
-    /// LIST would keep the server for too long.
+    /// LIST would block the server for too long.
     ListWork,
-    /// The lease asked for is longer than the operator allows.
+    /// The requested lease is longer than `gpulock.max-lease`.
     LeaseTooLong {
         /// `gpulock.max-lease`, in ms.
         max_ms: u64,
     },
-    /// The server is out of memory, and this would need more.
+    /// The command needs memory, and the server has reached `maxmemory`.
     OutOfMemory,
     /// This server is a replica.
     ReadOnly,
-    /// A bug of ours.
+    /// A bug in the module.
     Internal,
-    /// SESSION where no connection of a client's own calls.
+    /// SESSION in a call that does not come from a client connection.
     SessionInScript,
-    /// As many wait as the operator allows.
+    /// The number of waiting clients has reached `gpulock.max-waiters`.
     MaxWaiters,
-    /// The wait would close a circle.
+    /// The wait would close a cycle.
     Deadlock {
-        /// The owners of the circle, quoted.
+        /// The owners in the cycle, quoted.
         chain: String,
     },
     /// The server became a replica while the client waited.
     Unblocked,
-    /// The lock is, or will be, served by another node.
+    /// Another node serves the lock, or is about to.
     TryAgain,
     /// The server does not let a module block this connection.
     CannotBlock,
-    /// The rights of the client's user were taken away while it waited.
+    /// The client's user lost its permissions while the client was waiting.
     NoPermission,
 }
 
@@ -70,23 +69,22 @@ impl fmt::Display for CommandError {
             ),
             CommandError::Syntax => out.write_str("ERR syntax error"),
             CommandError::FewKeys => {
-                out.write_str("ERR numkeys must be the number of keys that follow it")
+                out.write_str("ERR Number of keys can't be greater than number of args")
             }
-            CommandError::KeyTwice => out.write_str("ERR the keys must differ"),
-            CommandError::Owner => out.write_str("ERR the owner must be 1 to 1024 bytes long"),
+            CommandError::KeyTwice => out.write_str("ERR duplicate key"),
+            CommandError::Owner => out.write_str("ERR owner must be 1 to 1024 bytes long"),
             CommandError::Number { what, min, max } => {
                 write!(out, "ERR {what} must be an integer from {min} to {max}")
             }
             CommandError::Reason => out.write_str("ERR REASON must be at most 64 bytes long"),
             CommandError::Pattern => out.write_str("ERR MATCH must be at most 1024 bytes long"),
             CommandError::ListWork => out.write_str(
-                "ERR LIST has to look at too much: use a MATCH that fits fewer or is simpler, \
+                "ERR LIST would take too long: use a more specific or simpler MATCH pattern, \
                  or a lower LIMIT",
             ),
-            CommandError::LeaseTooLong { max_ms } => write!(
-                out,
-                "ERR the lease must be at most {max_ms} ms (gpulock.max-lease)"
-            ),
+            CommandError::LeaseTooLong { max_ms } => {
+                write!(out, "ERR lease exceeds gpulock.max-lease ({max_ms} ms)")
+            }
             CommandError::OutOfMemory => {
                 out.write_str("OOM command not allowed when used memory > 'maxmemory'.")
             }
@@ -95,26 +93,26 @@ impl fmt::Display for CommandError {
             }
             CommandError::Internal => out.write_str("ERR internal error"),
             CommandError::SessionInScript => out.write_str(
-                "ERR SESSION needs a connection of the caller's own, not a script or function",
+                "ERR SESSION requires a client connection, not a script or function",
             ),
             CommandError::MaxWaiters => {
-                out.write_str("MAXWAITERS too many clients wait (gpulock.max-waiters)")
+                out.write_str("MAXWAITERS too many waiting clients (gpulock.max-waiters)")
             }
             CommandError::Deadlock { chain } => write!(out, "DEADLOCK {chain}"),
             CommandError::Unblocked => out.write_str(
                 "UNBLOCKED force unblock from blocking operation, \
                  instance state changed (master -> replica?)",
             ),
-            CommandError::TryAgain => {
-                out.write_str("TRYAGAIN the slot of this lock is moving, ask again")
-            }
+            CommandError::TryAgain => out.write_str(
+                "TRYAGAIN the slot of this lock is being migrated, retry the command",
+            ),
             CommandError::CannotBlock => out.write_str(
                 "ERR BLOCK is not possible on this connection: the server does not let a \
                  module block a client with subscriptions. Use another connection",
             ),
             CommandError::NoPermission => out.write_str(
-                "NOPERM the user's rights to the command or the lock were withdrawn while \
-                 the client waited",
+                "NOPERM the user lost permission for the command or the key while the client \
+                 was waiting",
             ),
         }
     }

@@ -1,23 +1,23 @@
-//! Patterns as `KEYS`, `SCAN` and `PSUBSCRIBE` know them: `*`, `?`, `[a-z]`, `[^a]`, `\x`.
-//! The module API does not offer the server's own; a test compares the two.
+//! The glob-style patterns of `KEYS`, `SCAN` and `PSUBSCRIBE`: `*`, `?`, `[a-z]`, `[^a]`, `\x`.
+//! The module API does not offer the server's own function. A test compares the two.
 
-/// The longest pattern that a command takes, in bytes.
+/// The maximum length of a pattern, in bytes.
 pub const PATTERN_MAX: usize = 1024;
 
-/// Bytes that are skipped in one step, in search of the byte that follows a star.
-const SKIPPED: usize = 4;
+/// The number of bytes that the search for the byte after a star skips in one step.
+const SKIPPED_PER_STEP: usize = 4;
 
-/// True when `text` as a whole matches `pattern`. The time is proportional to the product of
-/// their lengths at worst, whatever the pattern, so each byte of the pattern that is compared
-/// costs one of the `steps` left. None when there are too few.
+/// Whether the whole `text` matches `pattern`. The worst-case time is proportional to the product
+/// of both lengths, so each compared byte of the pattern takes one of `steps`. None when there are
+/// too few steps.
 pub fn matches(pattern: &[u8], text: &[u8], steps: &mut u64) -> Option<bool> {
-    // As the server has it: an empty text matches no other pattern, not even two stars.
+    // As in the server, an empty text matches no other pattern, not even two stars.
     if text.is_empty() {
         return Some(matches!(pattern, [] | [b'*']));
     }
     let (mut pattern, mut text) = (pattern, text);
-    // What follows the last star, and where to look for it when it does not match here: the
-    // star may take one byte more. Earlier stars need no second try.
+    // The pattern after the last star, and the text at which it was tried last. On a mismatch the
+    // star takes one byte more. Earlier stars need no retry.
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
         if let [b'*', after_star @ ..] = pattern {
@@ -25,7 +25,7 @@ pub fn matches(pattern: &[u8], text: &[u8], steps: &mut u64) -> Option<bool> {
             if after_star.is_empty() {
                 return Some(true);
             }
-            let Some(start) = skip_to_head(after_star, text, steps)? else {
+            let Some(start) = skip_to_literal(after_star, text, steps)? else {
                 return Some(false);
             };
             retry = Some((after_star, start));
@@ -35,7 +35,7 @@ pub fn matches(pattern: &[u8], text: &[u8], steps: &mut u64) -> Option<bool> {
         let step = match text {
             [] => return Some(pattern.is_empty()),
             [byte, after @ ..] => {
-                let (is_match, rest) = one(pattern, *byte);
+                let (is_match, rest) = match_byte(pattern, *byte);
                 pay(steps, pattern.len().saturating_sub(rest.len()).max(1))?;
                 is_match.then_some((rest, after))
             }
@@ -43,7 +43,7 @@ pub fn matches(pattern: &[u8], text: &[u8], steps: &mut u64) -> Option<bool> {
         if let Some(next) = step {
             (pattern, text) = next;
         } else if let Some((after_star, [_, longer @ ..])) = retry {
-            let Some(start) = skip_to_head(after_star, longer, steps)? else {
+            let Some(start) = skip_to_literal(after_star, longer, steps)? else {
                 return Some(false);
             };
             retry = Some((after_star, start));
@@ -59,25 +59,25 @@ fn pay(steps: &mut u64, bytes: usize) -> Option<()> {
     Some(())
 }
 
-/// The rest of the text from the first byte that the head of the pattern matches, if the head
-/// is a byte that stands for itself; else the text as it is. `Some(None)` when there is no
-/// such byte.
-fn skip_to_head<'t>(
+/// If the pattern starts with a literal byte, skips the text before the first such byte;
+/// `Some(None)` when the text does not contain it. Otherwise returns the text unchanged.
+fn skip_to_literal<'t>(
     pattern: &[u8],
     text: &'t [u8],
     steps: &mut u64,
 ) -> Option<Option<&'t [u8]>> {
-    let head = match pattern {
+    let literal = match pattern {
         [] | [b'*' | b'?' | b'[' | b'\\', ..] => return Some(Some(text)),
-        [head, ..] => head,
+        [literal, ..] => literal,
     };
-    let skipped = text.iter().position(|byte| byte == head);
-    pay(steps, skipped.unwrap_or(text.len()) / SKIPPED)?;
+    let skipped = text.iter().position(|byte| byte == literal);
+    pay(steps, skipped.unwrap_or(text.len()) / SKIPPED_PER_STEP)?;
     Some(skipped.and_then(|skipped| text.get(skipped..)))
 }
 
-/// Whether a byte matches the head of a pattern that is no star, and the rest of the pattern.
-fn one(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
+/// Whether a byte matches the first element of a pattern, which is not a star; and the rest of the
+/// pattern.
+fn match_byte(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
     match pattern {
         [] => (false, pattern),
         [b'?', rest @ ..] => (true, rest),
@@ -94,8 +94,8 @@ fn one(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
     }
 }
 
-/// Whether a class has the byte, and what follows the class. One that is never closed
-/// ends with the pattern.
+/// Whether a class contains the byte, and the pattern after the class. An unclosed class ends with
+/// the pattern.
 fn class_has(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
     let mut found = false;
     loop {
@@ -119,7 +119,7 @@ fn class_has(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
     }
 }
 
-/// A byte as the server compares it: whether it has a sign is the platform's choice.
+/// A byte as the server compares it: as a `char`, whose signedness depends on the platform.
 fn as_char(byte: u8) -> std::ffi::c_char {
     std::ffi::c_char::from_ne_bytes([byte])
 }
@@ -128,13 +128,13 @@ fn as_char(byte: u8) -> std::ffi::c_char {
 mod tests {
     use super::matches;
 
-    fn fits(pattern: &[u8], text: &[u8]) -> bool {
+    fn is_match(pattern: &[u8], text: &[u8]) -> bool {
         matches(pattern, text, &mut u64::MAX.clone()).unwrap()
     }
 
     #[test]
     #[rustfmt::skip]
-    fn patterns_fit_as_they_do_in_redis() {
+    fn patterns_match_as_in_redis() {
         for (pattern, text, expected) in [
             ("", "", true), ("", "a", false), ("*", "", true), ("**", "", false), ("*", "abc", true),
             ("a*c", "abbc", true), ("a*c", "abbd", false), ("**a", "bba", true),
@@ -143,7 +143,7 @@ mod tests {
             ("[abc", "c", true), (r"\*", "*", true), (r"\*", "a", false),
             (r"[\]]", "]", true), ("gpu:*:[0-3]", "gpu:node:3", true), ("a\\", "a\\", true),
         ] {
-            assert_eq!(fits(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+            assert_eq!(is_match(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
         }
     }
 
@@ -158,10 +158,10 @@ mod tests {
             b"*".repeat(100),
             b"*b".to_vec(),
         ] {
-            let most = (pattern.len() * text.len()) as u64;
-            let mut left = most;
+            let max = (pattern.len() * text.len()) as u64;
+            let mut left = max;
             assert!(matches(&pattern, &text, &mut left).is_some(), "{pattern:?}");
-            let steps = most - left;
+            let steps = max - left;
             let mut enough = steps;
             assert!(matches(&pattern, &text, &mut enough).is_some());
             let mut too_few = steps - 1;

@@ -1,4 +1,4 @@
-//! INSPECT: reports what is known of one lock. It adopts nothing.
+//! INSPECT: reports the state of one lock. It adopts no hold.
 
 use crate::error::CommandError;
 use crate::manager::LockManager;
@@ -9,49 +9,49 @@ use crate::state::lease::Left;
 use crate::state::lock::{Bytes, Hold, NO_END, Name, Session};
 use crate::state::wait_queue::{Ticket, Waiter};
 
-/// What INSPECT reports of a lock that is held or waited for.
+/// What INSPECT reports about a lock that is held or has a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
-    /// The holder; none when the value is not a valid owner.
+    /// The owner; none when the value is not a valid owner.
     pub owner: Option<Box<[u8]>>,
     /// The fencing token.
     pub token: Option<u64>,
     /// The rest of the lease.
     pub lease: Left,
-    /// How long the lock is held, in ms.
+    /// How long the lock has been held, in ms.
     pub held_ms: Option<u64>,
-    /// The client whose connection it is tied to.
+    /// The client whose connection the lock is tied to.
     pub session: Option<u64>,
-    /// The rest of the grace period, in ms, after that connection closed.
+    /// The rest of the grace period, in ms, if that connection has closed.
     pub grace_ms: Option<u64>,
-    /// The module did not grant it; none: it is not held.
+    /// The hold is adopted: the module did not grant it. None when the lock is not held.
     pub adopted: Option<bool>,
-    /// The first connected waiter of a lock that is free.
+    /// The owner of the first connected waiter, if the lock is free.
     pub reserved_for: Option<Bytes>,
     /// The number of positions in the queue.
     pub waiting: u64,
-    /// The first of them, in queue order.
+    /// The first positions, in queue order.
     pub waiters: Vec<Position>,
 }
 
-/// What INSPECT reports of a position in a queue.
+/// What INSPECT reports about a position in a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The owner.
     pub owner: Bytes,
-    /// The client; none: it is away, and the position is kept.
+    /// The client of a connected waiter; none for a kept position.
     pub client: Option<u64>,
     /// How long it has waited, in ms.
     pub waited_ms: u64,
-    /// The number of locks that it wants.
+    /// The number of locks that it waits for.
     pub wants: usize,
-    /// The number of locks that it named.
+    /// The number of locks in its lock set.
     pub of: usize,
     /// The keys of the locks that are reserved for it.
     pub reserved: Vec<Bytes>,
 }
 
-/// The number of positions that are reported.
+/// The maximum number of positions reported.
 const POSITIONS_MAX: usize = 100;
 
 impl LockManager {
@@ -131,7 +131,7 @@ impl LockManager {
         }
     }
 
-    /// The first connected waiter of a free lock.
+    /// The owner of the first connected waiter of a free lock.
     fn reserved_for(&self, id: Id) -> Option<Bytes> {
         let first = self.queues.first_connected(id)?;
         self.queues.get(first).map(|waiter| waiter.owner.clone())

@@ -1,5 +1,5 @@
 //! LIST: reports many locks, the held ones by age. The key of each lock is read before its row is
-//! shown, so that a list never shows what the keys do not.
+//! reported, so that the list never contradicts the keys.
 
 use crate::error::CommandError;
 use crate::manager::LockManager;
@@ -10,8 +10,8 @@ use crate::state::key_state::KeyState;
 use crate::state::lease::Left;
 use crate::state::lock::{Bytes, Hold, Lock, NO_END};
 
-/// The work that one call may do for locks that it does not show, in steps of about a nanosecond: a
-/// million locks with MATCH, fewer if their names are long or the pattern needs many comparisons.
+/// The maximum work of one call for locks that it does not report, in steps of about a nanosecond:
+/// enough for a million locks with MATCH, or fewer if the keys are long or the pattern is complex.
 const STEPS_MAX: u64 = 1 << 25;
 
 /// The steps for a held lock of another database, or one that does not match.
@@ -23,7 +23,7 @@ const STEPS_OF_QUEUE: u64 = 128;
 /// The steps for a lock that the caller may not read; one more for each 16 bytes of its key.
 const STEPS_OF_DENIED: u64 = 48;
 
-/// The steps for reading the key of a lock that is not shown after all.
+/// The steps for reading the key of a lock that is then not reported.
 const STEPS_OF_PROBE: u64 = 1024;
 
 /// A walk over the locks of a database, the lock held longest first.
@@ -31,10 +31,10 @@ const STEPS_OF_PROBE: u64 = 1024;
 pub struct Walk<'a> {
     db: u32,
     pattern: Option<&'a [u8]>,
-    /// The next of the held locks.
+    /// The next held lock.
     held: Option<Id>,
-    /// The locks that are not held but have a queue, once all held ones are done.
-    waited_for: Option<std::vec::IntoIter<Id>>,
+    /// The locks that have a queue but no hold; none until all held locks have been visited.
+    only_queued: Option<std::vec::IntoIter<Id>>,
     steps_left: u64,
 }
 
@@ -48,22 +48,22 @@ impl Walk<'_> {
     /// Pays for a lock that the caller may not read.
     ///
     /// # Errors
-    /// When the work of the call is used up.
+    /// When the call has used up its steps.
     pub fn pay_for_denied(&mut self, key: &[u8]) -> Result<(), CommandError> {
         let bytes = u64::try_from(key.len()).unwrap_or(u64::MAX);
         self.pay(STEPS_OF_DENIED.saturating_add(bytes / 16))
     }
 
-    /// Pays for reading the key of a lock that is not shown.
+    /// Pays for reading the key of a lock that is not reported.
     ///
     /// # Errors
-    /// When the work of the call is used up.
+    /// When the call has used up its steps.
     pub fn pay_for_probe(&mut self) -> Result<(), CommandError> {
         self.pay(STEPS_OF_PROBE)
     }
 }
 
-/// What LIST reports of a lock.
+/// What LIST reports about a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The lock.
@@ -74,20 +74,20 @@ pub struct Row {
     pub token: Option<u64>,
     /// The rest of the lease.
     pub lease: Left,
-    /// How long it is held, in ms.
+    /// How long it has been held, in ms.
     pub held_ms: Option<u64>,
     /// The number of positions in its queue.
     pub waiting: u64,
 }
 
-/// What became of a lock that is being listed.
+/// The outcome of listing a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// Show it.
+    /// Report it.
     Row(Row),
-    /// It is no longer held or waited for.
+    /// It is no longer held and has no queue.
     Gone,
-    /// Its current hold was adopted just now, so it comes last.
+    /// Its hold has just been adopted, so it comes last.
     Adopted,
 }
 
@@ -95,14 +95,14 @@ impl LockManager {
     /// Begins a walk over the locks of a database whose keys match the pattern.
     pub fn walk<'a>(&self, db: u32, pattern: Option<&'a [u8]>) -> Walk<'a> {
         let held = self.table.oldest();
-        Walk { db, pattern, held, waited_for: None, steps_left: STEPS_MAX }
+        Walk { db, pattern, held, only_queued: None, steps_left: STEPS_MAX }
     }
 
     /// The next lock of a walk, with its key: first the held locks, then those that only have a
     /// queue. The lock may change before the walk goes on.
     ///
     /// # Errors
-    /// When the work of the call is used up.
+    /// When the call has used up its steps.
     pub fn walk_on(
         &self,
         walk: &mut Walk<'_>,
@@ -114,9 +114,9 @@ impl LockManager {
             }
             walk.pay(STEPS_OF_LOCK)?;
         }
-        let mut rest = match walk.waited_for.take() {
+        let mut rest = match walk.only_queued.take() {
             Some(rest) => rest,
-            None => self.only_waited_for(walk)?.into_iter(),
+            None => self.only_queued(walk)?.into_iter(),
         };
         let mut found = None;
         while found.is_none()
@@ -124,14 +124,14 @@ impl LockManager {
         {
             found = self.matching_key(walk, id)?.map(|key| (id, key));
         }
-        walk.waited_for = Some(rest);
+        walk.only_queued = Some(rest);
         Ok(found)
     }
 
-    /// A lock of a walk was adopted when its key was read, and is the last of the held locks now. It
-    /// must not be missed if it was the last of the granted ones.
+    /// Continues a walk after the hold of a lock was adopted when its key was read. The lock is now
+    /// the last held one, and the walk must not miss it if it was the last granted one.
     pub fn walk_to_adopted(&self, walk: &mut Walk<'_>) {
-        if walk.held.is_none() && walk.waited_for.is_none() {
+        if walk.held.is_none() && walk.only_queued.is_none() {
             walk.held = self.table.oldest_adopted();
         }
     }
@@ -155,8 +155,8 @@ impl LockManager {
         Ok(is_match.then(|| lock.key.clone()))
     }
 
-    /// The locks that have a queue but no known hold: the value of their key is not a valid owner.
-    fn only_waited_for(&self, walk: &mut Walk<'_>) -> Result<Vec<Id>, CommandError> {
+    /// The locks that have a queue but no recorded hold: the value of the key is not a valid owner.
+    fn only_queued(&self, walk: &mut Walk<'_>) -> Result<Vec<Id>, CommandError> {
         let mut ids = Vec::new();
         for id in self.queues.locks() {
             walk.pay(STEPS_OF_QUEUE)?;
@@ -167,7 +167,7 @@ impl LockManager {
         Ok(ids)
     }
 
-    /// The row of a lock, whose key was read just now.
+    /// The row of a lock whose key has just been read.
     pub fn list_row(&mut self, id: Id, state: &KeyState<'_>, now: Now) -> Listed {
         let adopted = |lock: &Lock| lock.hold.as_ref().map(|hold| hold.adopted);
         let before = self.table.get(id).and_then(adopted);
@@ -179,7 +179,7 @@ impl LockManager {
         if let Some(hold) = &lock.hold {
             return Listed::Row(row(lock, hold, now));
         }
-        // A lock whose hold ended just now comes again, among those that only have a queue.
+        // A lock whose hold has just ended follows later, among those that only have a queue.
         if lock.positions == 0 || before.is_some() {
             return Listed::Gone;
         }
@@ -228,7 +228,7 @@ mod tests {
         manager
     }
 
-    fn found(
+    fn keys_of_walk(
         manager: &LockManager,
         walk: &mut Walk<'_>,
     ) -> Result<Vec<Bytes>, CommandError> {
@@ -240,9 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_finds_the_locks_of_its_database_that_match() {
+    fn a_walk_returns_the_matching_locks_of_its_database() {
         let manager = manager_with(&[(0, b"a:1"), (1, b"a:2"), (0, b"b:1"), (0, b"a:3")]);
-        let keys = |db, pattern| found(&manager, &mut manager.walk(db, pattern)).unwrap();
+        let keys =
+            |db, pattern| keys_of_walk(&manager, &mut manager.walk(db, pattern)).unwrap();
         assert_eq!(
             keys(0, None),
             [b"a:1", b"b:1", b"a:3"].map(|key| Bytes::from_slice(key))
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_stops_with_an_error_when_its_work_is_used_up() {
+    fn a_walk_fails_when_its_steps_are_used_up() {
         let long = b"a".repeat(1_000);
         let manager = manager_with(&[(0, b"a:1"), (1, b"a:2"), (0, &long)]);
         for (pattern, steps) in [
@@ -265,12 +266,12 @@ mod tests {
         ] {
             let mut walk = manager.walk(0, pattern);
             walk.steps_left = steps;
-            assert!(found(&manager, &mut walk).is_ok(), "{pattern:?}");
+            assert!(keys_of_walk(&manager, &mut walk).is_ok(), "{pattern:?}");
             assert_eq!(walk.steps_left, 0, "{pattern:?}");
             let mut walk = manager.walk(0, pattern);
             walk.steps_left = steps - 1;
             assert_eq!(
-                found(&manager, &mut walk),
+                keys_of_walk(&manager, &mut walk),
                 Err(CommandError::ListWork),
                 "{pattern:?}"
             );

@@ -1,5 +1,5 @@
-//! What a client asks: a command's arguments, read into a request or refused. Nothing is
-//! looked up and nothing is changed in here. Arguments are what follows the key.
+//! Requests: the parsed arguments of each command. Parsing has no effect and looks nothing up.
+//! The arguments start after the key, or after the command's name if it has no key in front.
 
 pub(crate) mod options;
 
@@ -17,103 +17,103 @@ use crate::state::token;
 /// The longest REASON, in bytes.
 const REASON_MAX: usize = 64;
 
-/// The longest wait, lease and count: 2^53-1, so that no client loses digits.
+/// The longest wait, lease and count: 2^53-1, so that clients that use doubles lose no digits.
 const NUMBER_MAX: u64 = token::MAX;
 
-/// The most locks that one call may name.
+/// The maximum number of keys of one call.
 const KEYS_MAX: u64 = 1024;
 
 /// `GPULOCK.ACQUIRE key owner [EX s | PX ms] [BLOCK ms] [UNIQUE] [SESSION [GRACE ms]]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acquire<'a> {
-    /// Who asks.
+    /// The owner.
     pub owner: &'a [u8],
-    /// The lease asked for, in ms; none: the default.
+    /// The requested lease, in ms; none: the default.
     pub lease_ms: Option<u64>,
-    /// The owner's name is one holder's.
+    /// The owner's name identifies a single holder.
     pub unique: bool,
-    /// How long to wait, in ms; 0: for ever; none: not at all.
+    /// The wait timeout, in ms; 0: wait indefinitely; none: do not wait.
     pub block_ms: Option<u64>,
-    /// Ties the lock to the connection, with this grace in ms.
+    /// Ties the lock to the connection, with this grace period in ms.
     pub session_grace_ms: Option<u64>,
 }
 
 /// `GPULOCK.ACQUIREANY numkeys key [key …] owner [COUNT n] [the options of ACQUIRE]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcquireAny<'a> {
-    /// The locks, the one liked best first; no two are the same.
+    /// The keys, in order of preference, without duplicates.
     pub keys: Vec<&'a [u8]>,
-    /// How many of them.
+    /// The number of locks to acquire.
     pub count: usize,
-    /// Who asks, and how.
+    /// The owner, and the options of ACQUIRE.
     pub how: Acquire<'a>,
 }
 
 /// `GPULOCK.RELEASE key owner [TOKEN n] [REASON text]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release<'a> {
-    /// Who gives back.
+    /// The owner.
     pub owner: &'a [u8],
-    /// The token that the lock must have.
+    /// The token that the hold must have.
     pub token: Option<u64>,
-    /// Why.
+    /// The reason, for the log and the event.
     pub reason: Text,
 }
 
 /// `GPULOCK.EXTEND key owner [EX s | PX ms] [TOKEN n]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extend<'a> {
-    /// Who asks.
+    /// The owner.
     pub owner: &'a [u8],
     /// The new lease, in ms; none: the default.
     pub lease_ms: Option<u64>,
-    /// The token that the lock must have.
+    /// The token that the hold must have.
     pub token: Option<u64>,
 }
 
 /// `GPULOCK.FORCERELEASE key [OWNER owner] [TOKEN n] [REASON text]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForceRelease<'a> {
-    /// Only from this owner.
+    /// Release the lock only if this owner holds it.
     pub owner: Option<&'a [u8]>,
-    /// Only this hold.
+    /// Release the lock only if the hold has this token.
     pub token: Option<u64>,
-    /// Why.
+    /// The reason, for the log and the event.
     pub reason: Text,
 }
 
 /// `GPULOCK.LIST [MATCH pattern] [LIMIT n]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct List<'a> {
-    /// Only keys that fit.
+    /// List only keys that match this pattern.
     pub pattern: Option<&'a [u8]>,
-    /// At most so many.
+    /// The maximum number of locks to list.
     pub limit: u64,
 }
 
-/// `GPULOCK.STATS [KEY key]`: the key, if one was given.
+/// `GPULOCK.STATS [KEY key]`: the key, if given.
 pub type Stats<'a> = Option<&'a [u8]>;
 
 /// `GPULOCK.LOG [count | RESET]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Log {
-    /// Shows this many entries at most; none: all.
+    /// Return at most this many entries; none: all.
     Show(Option<u64>),
-    /// Forgets all entries.
+    /// Delete all entries.
     Reset,
 }
 
 impl<'a> Acquire<'a> {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A [`CommandError`] for anything that is not of the command's form.
+    /// When the arguments are invalid.
     pub fn parse(args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
         Self::parse_with(args, |_, _| Ok(false))
     }
 
-    /// Reads the arguments of a command that has more of them: `other` is asked first
-    /// whether a word is its own, and then takes what follows it.
+    /// Parses the arguments of a command with additional options. `other` is called first for
+    /// each word: it consumes the option's values and returns true if the word is one of those.
     fn parse_with<I: Iterator<Item = &'a [u8]>>(
         mut args: I,
         mut other: impl FnMut(&[u8], &mut I) -> Result<bool, CommandError>,
@@ -146,28 +146,27 @@ impl<'a> Acquire<'a> {
 }
 
 impl<'a> AcquireAny<'a> {
-    /// Reads the arguments, the number of keys first.
+    /// Parses the arguments, starting with `numkeys`.
     ///
     /// # Errors
-    /// A [`CommandError`] for anything that is not of the command's form.
+    /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
-        let wanted = number_of_keys(value(&mut args)?)?;
-        // As many as there are, whatever the number says.
-        let keys: Vec<&[u8]> = args.by_ref().take(wanted).collect();
-        if keys.len() < wanted {
+        let numkeys = number_of_keys(value(&mut args)?)?;
+        let keys: Vec<&[u8]> = args.by_ref().take(numkeys).collect();
+        if keys.len() < numkeys {
             return Err(CommandError::FewKeys);
         }
-        let (mut count, numkeys) = (None, u64::try_from(wanted).unwrap_or(KEYS_MAX));
+        let (mut count, count_max) = (None, u64::try_from(numkeys).unwrap_or(KEYS_MAX));
         let how = Acquire::parse_with(args, |word, args| {
             let is_count = is(word, "COUNT");
             if is_count {
-                once(&mut count, number(value(args)?, "COUNT", 1, numkeys)?)?;
+                once(&mut count, number(value(args)?, "COUNT", 1, count_max)?)?;
             }
             Ok(is_count)
         })?;
         let count = usize::try_from(count.unwrap_or(1)).unwrap_or(usize::MAX);
-        let mut names = HashSet::new();
-        if keys.len() > 1 && !keys.iter().all(|key| names.insert(*key)) {
+        let mut seen = HashSet::new();
+        if keys.len() > 1 && !keys.iter().all(|key| seen.insert(*key)) {
             return Err(CommandError::KeyTwice);
         }
         Ok(Self { keys, count, how })
@@ -175,10 +174,10 @@ impl<'a> AcquireAny<'a> {
 }
 
 impl<'a> Release<'a> {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A [`CommandError`] for anything that is not of the command's form.
+    /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
         let owner = owner(&mut args)?;
         let (mut token, mut reason) = (None, None);
@@ -196,10 +195,10 @@ impl<'a> Release<'a> {
 }
 
 impl<'a> Extend<'a> {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A [`CommandError`] for anything that is not of the command's form.
+    /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
         let owner = owner(&mut args)?;
         let (mut lease_ms, mut token) = (None, None);
@@ -217,15 +216,15 @@ impl<'a> Extend<'a> {
 }
 
 impl<'a> ForceRelease<'a> {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A [`CommandError`] for anything that is not of the command's form.
+    /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
-        let (mut guard, mut token, mut reason) = (None, None, None);
+        let (mut only_owner, mut token, mut reason) = (None, None, None);
         while let Some(word) = args.next() {
             if is(word, "OWNER") {
-                once(&mut guard, owner(&mut args)?)?;
+                once(&mut only_owner, owner(&mut args)?)?;
             } else if is(word, "TOKEN") {
                 once(&mut token, token_value(&mut args)?)?;
             } else if is(word, "REASON") {
@@ -235,18 +234,18 @@ impl<'a> ForceRelease<'a> {
             }
         }
         let reason = reason.unwrap_or(Text::Borrowed(b"forced"));
-        Ok(Self { owner: guard, token, reason })
+        Ok(Self { owner: only_owner, token, reason })
     }
 }
 
 impl<'a> List<'a> {
-    /// How many locks are listed when no LIMIT is given.
-    const LIMIT: u64 = 1000;
+    /// The default LIMIT.
+    const DEFAULT_LIMIT: u64 = 1000;
 
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A [`CommandError`] for anything that is not of the command's form.
+    /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
         let (mut pattern, mut limit) = (None, None);
         while let Some(word) = args.next() {
@@ -263,23 +262,23 @@ impl<'a> List<'a> {
                 return Err(CommandError::Syntax);
             }
         }
-        Ok(Self { pattern, limit: limit.unwrap_or(Self::LIMIT) })
+        Ok(Self { pattern, limit: limit.unwrap_or(Self::DEFAULT_LIMIT) })
     }
 }
 
-/// Reads how many keys ACQUIREANY names.
+/// Parses the `numkeys` of ACQUIREANY.
 ///
 /// # Errors
-/// A [`CommandError`] for anything but a number of keys that it may name.
+/// When it is not an integer, or out of range.
 pub fn number_of_keys(digits: &[u8]) -> Result<usize, CommandError> {
     let keys = number(digits, "numkeys", 1, KEYS_MAX)?;
     Ok(usize::try_from(keys).unwrap_or(usize::MAX))
 }
 
-/// Reads the arguments of STATS.
+/// Parses the arguments of STATS.
 ///
 /// # Errors
-/// A [`CommandError`] for anything that is not of the command's form.
+/// When the arguments are invalid.
 pub fn stats<'a>(
     mut args: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Stats<'a>, CommandError> {
@@ -290,10 +289,10 @@ pub fn stats<'a>(
     }
 }
 
-/// Reads the arguments of LOG.
+/// Parses the arguments of LOG.
 ///
 /// # Errors
-/// A [`CommandError`] for anything that is not of the command's form.
+/// When the arguments are invalid.
 pub fn log<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Log, CommandError> {
     match (args.next(), args.next()) {
         (None, _) => Ok(Log::Show(None)),
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn options_come_in_any_order_and_case() {
+    fn options_are_accepted_in_any_order_and_case() {
         let expected = Acquire {
             owner: b"me",
             lease_ms: Some(5_000),
@@ -372,7 +371,7 @@ mod tests {
 
     #[test]
     #[rustfmt::skip]
-    fn what_is_not_of_the_form_is_refused() {
+    fn invalid_arguments_are_rejected() {
         for line in [
             "me EX", "me EX 1 PX 1", "me EX 1 EX 1", "me UNIQUE UNIQUE", "me XX", "me 5",
             "me GRACE 5", "me EX 1 TOKEN 1",
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_of_1024_bytes_is_taken_and_one_more_is_not() {
+    fn the_longest_pattern_is_1024_bytes() {
         let words = |n| [b"MATCH".to_vec(), vec![b'*'; n]];
         let (fits, long) = (words(1024), words(1025));
         assert!(List::parse(fits.iter().map(Vec::as_slice)).is_ok());
@@ -403,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_64_bytes_is_taken_and_one_more_is_not() {
+    fn the_longest_reason_is_64_bytes() {
         let words = |n| vec![b"me".to_vec(), b"REASON".to_vec(), vec![b'r'; n]];
         let (fits, long) = (words(64), words(65));
         assert!(Release::parse(fits.iter().map(Vec::as_slice)).is_ok());

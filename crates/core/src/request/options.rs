@@ -1,5 +1,4 @@
-//! Arguments: keywords in any case, each option at most once. Which command has which options is
-//! in `request`.
+//! Parsing of options: keywords in any case, each option at most once.
 
 use crate::error::CommandError;
 
@@ -8,7 +7,7 @@ pub(crate) fn is(word: &[u8], keyword: &str) -> bool {
     word.eq_ignore_ascii_case(keyword.as_bytes())
 }
 
-/// Sets an option that may be given once.
+/// Sets the value of an option that may be given once.
 pub(crate) fn once<T>(option: &mut Option<T>, value: T) -> Result<(), CommandError> {
     match option.replace(value) {
         None => Ok(()),
@@ -24,7 +23,7 @@ pub(crate) fn flag(option: &mut bool) -> Result<(), CommandError> {
     }
 }
 
-/// The value of an option.
+/// Takes the value of an option.
 pub(crate) fn value<'a>(
     args: &mut impl Iterator<Item = &'a [u8]>,
 ) -> Result<&'a [u8], CommandError> {

@@ -1,13 +1,13 @@
-//! Lists threaded through the locks: the held ones in the order in which they were taken,
-//! and those with counters of their own in the order of their last use. Adding and removing
-//! cost the same with one lock and with a million.
+//! Linked lists threaded through the locks: the held locks in the order of their acquisition, and
+//! the locks with their own counters in the order of their last use. Adding and removing take
+//! constant time.
 
 use std::marker::PhantomData;
 
 use crate::state::arena::{Arena, Id};
 use crate::state::lock::Lock;
 
-/// A lock's neighbours in its list.
+/// The neighbours of a lock in a list.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Links {
     older: Option<Id>,
@@ -15,20 +15,20 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// The next lock towards the newest.
+    /// The next newer lock.
     pub(crate) fn newer(self) -> Option<Id> {
         self.newer
     }
 
-    /// The next lock towards the oldest.
+    /// The next older lock.
     pub(crate) fn older(self) -> Option<Id> {
         self.older
     }
 }
 
-/// Where a lock keeps its links of one kind of list.
+/// A kind of list: where a lock stores its links.
 pub(crate) trait Linked {
-    /// The links; none when the lock cannot be in such a list.
+    /// The links; none when the lock cannot be in this kind of list.
     fn links(lock: &mut Lock) -> Option<&mut Links>;
 }
 
@@ -42,7 +42,7 @@ impl Linked for Held {
     }
 }
 
-/// Lists of locks with counters of their own.
+/// Lists of locks with their own counters.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tracked;
 
@@ -52,7 +52,7 @@ impl Linked for Tracked {
     }
 }
 
-/// A list of locks, the one added first first.
+/// A list of locks in the order in which they were added.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AgeList<K> {
     oldest: Option<Id>,

@@ -1,19 +1,19 @@
-//! Where the locks live: slots in pages, so that growing moves nothing (a `Vec` of a
-//! million locks would be copied in one go, and every client would wait for it), and a
-//! page that empties is given back.
+//! The storage of the locks: slots in pages. Growing moves nothing, whereas a `Vec` of a million
+//! locks would be copied as a whole while every client waits. A page that becomes empty is freed.
 
-/// Slots of a page. Small enough to allocate in no time, large enough to be few.
+/// The number of slots in a page: small enough to be allocated quickly, large enough to keep the
+/// number of pages low.
 const PAGE: usize = 256;
 
-/// Where something is kept. Given out anew after it was removed.
+/// The location of a value. It is reused after the value was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(u32);
 
 impl Id {
-    /// The first of all in their order.
+    /// The smallest id.
     pub(crate) const FIRST: Self = Self(0);
 
-    /// The last.
+    /// The largest id.
     pub(crate) const LAST: Self = Self(u32::MAX);
 
     fn new(page: usize, slot: usize) -> Option<Self> {
@@ -29,7 +29,7 @@ impl Id {
         self.index() % PAGE
     }
 
-    /// Its place in the order of slots.
+    /// Its index in the order of slots.
     pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -38,7 +38,7 @@ impl Id {
 #[derive(Clone, Debug)]
 struct Page<T> {
     slots: Box<[Option<T>]>,
-    /// Slots that are free.
+    /// The free slots.
     free: Vec<u8>,
 }
 
@@ -51,15 +51,15 @@ impl<T> Page<T> {
     }
 }
 
-/// Many values of one kind, each found by its [`Id`] in one step.
+/// A store of values, each found by its [`Id`] in constant time.
 #[derive(Clone, Debug)]
 pub struct Arena<T> {
-    /// A page without values is not kept: `None`.
+    /// `None` for a page without values.
     pages: Vec<Option<Page<T>>>,
-    /// Pages that have a free slot, or are not there: each once.
+    /// The pages that have a free slot or are not allocated, each once.
     open: Vec<usize>,
-    /// The one page that is kept although it is empty: a lock taken and given back in
-    /// turns must not allocate a page each time.
+    /// One page that is kept although it is empty, so that acquiring and releasing a single lock
+    /// repeatedly does not allocate a page each time.
     spare: Option<usize>,
 }
 
@@ -70,7 +70,7 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
-    /// Keeps a value. None when four thousand million are kept already.
+    /// Adds a value. None when the arena already has 2^32 values.
     pub fn insert(&mut self, value: T) -> Option<Id> {
         let number = match self.open.last() {
             Some(number) => *number,
@@ -91,7 +91,7 @@ impl<T> Arena<T> {
         Id::new(number, slot)
     }
 
-    /// Takes a value out.
+    /// Removes a value and returns it.
     pub fn remove(&mut self, id: Id) -> Option<T> {
         let page = self.pages.get_mut(id.page())?.as_mut()?;
         let value = page.slots.get_mut(id.slot())?.take()?;
@@ -101,25 +101,24 @@ impl<T> Arena<T> {
         page.free.push(u8::try_from(id.slot()).ok()?);
         if page.free.len() == PAGE
             && let Some(other) = self.spare.replace(id.page())
-            && let Some(position) = self.pages.get_mut(other)
+            && let Some(empty) = self.pages.get_mut(other)
         {
-            *position = None;
+            *empty = None;
         }
         Some(value)
     }
 
-    /// The value kept there.
+    /// A value.
     pub fn get(&self, id: Id) -> Option<&T> {
         self.pages.get(id.page())?.as_ref()?.slots.get(id.slot())?.as_ref()
     }
 
-    /// The value kept there, to change it.
+    /// A value, to change it.
     pub fn get_mut(&mut self, id: Id) -> Option<&mut T> {
         self.pages.get_mut(id.page())?.as_mut()?.slots.get_mut(id.slot())?.as_mut()
     }
 
-    /// The values of a page, and whether there are more pages behind it: for walking over
-    /// all of them in portions.
+    /// The values of a page, for visiting all values in portions.
     pub fn page(&self, number: usize) -> impl Iterator<Item = (Id, &T)> {
         let page = self.pages.get(number).and_then(Option::as_ref);
         page.into_iter().flat_map(move |page| {
@@ -129,8 +128,7 @@ impl<T> Arena<T> {
         })
     }
 
-    /// Where the next `count` values will be kept, as far as the page goes that is filled
-    /// now.
+    /// The ids of the next `count` values, up to the end of the page that is filled next.
     pub fn next_ids(&self, count: usize) -> impl Iterator<Item = Id> {
         let number = self.open.last().copied().unwrap_or(self.pages.len());
         let page = self.pages.get(number).and_then(Option::as_ref);
@@ -141,7 +139,7 @@ impl<T> Arena<T> {
         (0..count).filter_map(move |nth| Id::new(number, slot(nth)?))
     }
 
-    /// How many pages there are, empty ones included.
+    /// The number of pages, including empty ones.
     pub fn pages(&self) -> usize {
         self.pages.len()
     }
@@ -152,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_finds_its_value_until_it_is_removed() {
+    fn an_id_returns_its_value_until_it_is_removed() {
         let mut arena = Arena::default();
         let ids: Vec<Id> = (0..1000).map(|n| arena.insert(n).unwrap()).collect();
         for (n, id) in ids.iter().enumerate() {
@@ -162,12 +160,12 @@ mod tests {
         assert_eq!(arena.get(ids[500]), None);
         assert_eq!(arena.remove(ids[500]), None);
         assert_eq!(arena.insert(7777), Some(ids[500]));
-        let state: usize = (0..arena.pages()).map(|page| arena.page(page).count()).sum();
-        assert_eq!(state, 1000);
+        let count: usize = (0..arena.pages()).map(|page| arena.page(page).count()).sum();
+        assert_eq!(count, 1000);
     }
 
     #[test]
-    fn empty_pages_are_given_back_and_used_again() {
+    fn empty_pages_are_freed_and_reused() {
         let mut arena = Arena::default();
         for _ in 0..3 {
             let ids: Vec<Id> = (0..10_000).map(|n| arena.insert(n).unwrap()).collect();

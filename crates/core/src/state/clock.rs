@@ -1,8 +1,7 @@
-//! Time as the rules see it: one reading of the wall clock for each event, passed in.
-//! Nothing here reads a clock.
+//! Time: one reading of the wall clock for each command or event, passed in as an argument. The
+//! core never reads a clock.
 
-/// A reading of the wall clock. Leases are kept by the server's wall clock, so ours is
-/// the same one.
+/// A reading of the server's wall clock, which leases depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
     micros: u64,
@@ -29,7 +28,7 @@ impl Now {
         self.micros / 1000
     }
 
-    /// Milliseconds from `past_ms` until now; 0 when the clock was stepped back since.
+    /// Milliseconds from `past_ms` until now; 0 if the clock has been set back since.
     pub const fn ms_since(self, past_ms: u64) -> u64 {
         self.ms().saturating_sub(past_ms)
     }

@@ -1,23 +1,23 @@
-//! The counters of the contract: kept for the whole server, and the same again for each
-//! tracked lock. What counts as what is decided by the rules, not here.
+//! The counters of the command reference, for the whole server and for each tracked lock. The rules
+//! decide what is counted.
 
 use crate::state::histogram::Histogram;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $field:ident),* $(,)?) => {
-        /// Everything that is counted, for the server or for one lock.
+        /// The counters of the server, or of one lock.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Counters {
             $($(#[doc = $doc])* pub $field: u64,)*
-            /// Waits that ended in a grant, in ms.
+            /// The duration of waits that ended with a grant, in ms.
             pub wait_ms: Histogram,
-            /// All holds that ended, in ms.
+            /// The duration of holds that ended, in ms.
             pub hold_ms: Histogram,
         }
 
         impl Counters {
-            /// The name of each plain counter and what it counts, in the order of the
-            /// contract.
+            /// The name and the description of each plain counter, in the order of the command
+            /// reference.
             pub const NAMES: &[(&'static str, &'static str)] =
                 &[$((stringify!($field), concat!($($doc),*))),*];
 
@@ -26,67 +26,68 @@ macro_rules! counters {
                 [$(self.$field),*]
             }
 
-            /// Takes a part out of a total.
-            pub fn subtract(&mut self, write: &Counters) {
-                $(self.$field = self.$field.saturating_sub(write.$field);)*
-                self.wait_ms.subtract(&write.wait_ms);
-                self.hold_ms.subtract(&write.hold_ms);
+            /// Subtracts a part of the total.
+            pub fn subtract(&mut self, part: &Counters) {
+                $(self.$field = self.$field.saturating_sub(part.$field);)*
+                self.wait_ms.subtract(&part.wait_ms);
+                self.hold_ms.subtract(&part.hold_ms);
             }
         }
     };
 }
 
 counters! {
-    /// RELEASE calls that answered 0.
+    /// RELEASE calls that returned 0.
     ownership_violations,
-    /// RELEASE calls that the module answered with an error.
+    /// RELEASE calls that the module rejected with an error.
     release_script_errors,
-    /// RELEASE calls that freed nothing.
+    /// RELEASE calls that released nothing.
     normal_release_failures,
-    /// FORCERELEASE calls that took a lock.
+    /// FORCERELEASE calls that released a lock.
     emergency_releases,
-    /// RELEASE calls that answered 0 because nobody held the lock.
+    /// RELEASE calls that returned 0 because the lock was free.
     stale_releases,
     /// Calls of ACQUIRE and ACQUIREANY.
     acquire_requests,
     /// Locks granted.
     acquired,
-    /// Locks granted to a client that waited.
+    /// Locks granted after a wait.
     acquired_after_wait,
-    /// Locks that UNIQUE answered from what the owner held.
+    /// Locks renewed because their UNIQUE owner already held them.
     renewed,
-    /// Acquire calls answered null at once, or refused because too many wait.
+    /// Acquire calls that immediately returned null or MAXWAITERS.
     refused,
-    /// Waits that ended without a grant because their time was over.
+    /// Waits that timed out.
     wait_timeouts,
-    /// Waits that ended because the client left, was taken over or was unblocked.
+    /// Waits that ended because the client disconnected, was replaced or was unblocked.
     waits_abandoned,
-    /// Waits refused because they would have closed a circle.
+    /// Waits refused because they would have closed a cycle.
     deadlocks,
-    /// Locks adopted: held, but not granted by the module.
+    /// Holds adopted: the module did not grant them.
     adopted,
-    /// Locks given back by RELEASE.
+    /// Holds ended by RELEASE.
     releases,
-    /// Locks gone at or after the end of their lease.
+    /// Holds whose lease expired.
     expired,
-    /// Locks given back because their connection closed.
+    /// Holds ended because their connection closed.
     session_releases,
-    /// Locks that another command deleted or overwrote before their lease was over.
+    /// Holds whose key another command deleted or overwrote before the lease expired.
     removed,
-    /// Locks that the server evicted.
+    /// Holds whose key the server evicted.
     evicted,
-    /// Locks that left with their cluster slot.
+    /// Holds that moved to another node with their cluster slot.
     moved,
-    /// Locks taken back because the waiter was gone before it heard of the grant.
+    /// Grants withdrawn because the waiter disconnected before it received the reply.
     undelivered,
     /// EXTEND calls that renewed a lease.
     extends,
-    /// EXTEND calls by somebody who does not hold the lock.
+    /// EXTEND calls by an owner that does not hold the lock.
     extend_failures,
 }
 
 impl Counters {
-    /// What was taken minus what ended: by the contract's law, the locks held now.
+    /// All holds that began minus those that ended: equals the number of locks held now (command
+    /// reference).
     pub fn held_by_law(&self) -> u64 {
         let begun = self.acquired.saturating_add(self.adopted);
         [
@@ -104,7 +105,7 @@ impl Counters {
     }
 }
 
-/// Adds one to a counter.
+/// Increments a counter.
 pub(crate) fn bump(counter: &mut u64) {
     *counter = counter.saturating_add(1);
 }

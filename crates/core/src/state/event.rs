@@ -1,5 +1,5 @@
-//! What happened to a lock, as it is told to others: how holds end and what is published.
-//! The wire format is not in here.
+//! How holds end, and the events that are published about locks. The module defines the message
+//! format.
 
 use std::borrow::Cow;
 
@@ -8,27 +8,27 @@ use crate::state::counters::Counters;
 use crate::state::lock::Bytes;
 use crate::state::log::Kind;
 
-/// Words that a client gave, or one of our own.
+/// Text from a client, or a constant of the module.
 pub type Text = Cow<'static, [u8]>;
 
 /// How a hold ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its owner gave it back, for this reason.
+    /// Its owner released it, for this reason.
     Released(Text),
-    /// FORCERELEASE took it, for this reason.
+    /// FORCERELEASE released it, for this reason.
     Forced(Text),
-    /// The lease was over.
+    /// The lease expired.
     Expired,
     /// Another command deleted or overwrote the key.
     Removed,
     /// The server evicted the key.
     Evicted,
-    /// The key left with its cluster slot.
+    /// The key moved to another node with its cluster slot.
     Moved,
-    /// The connection that it was tied to closed.
+    /// The connection of its session closed.
     SessionClosed,
-    /// The waiter was gone before it heard of the grant.
+    /// The waiter disconnected before it received the grant.
     Undelivered,
 }
 
@@ -47,7 +47,7 @@ impl End {
         }
     }
 
-    /// As the log files it; none when nothing went wrong.
+    /// The kind of its log entry; none when it is not logged.
     pub(crate) fn log_kind(&self) -> Option<Kind> {
         match self {
             End::Released(_) | End::Moved | End::Undelivered => None,
@@ -71,18 +71,18 @@ impl End {
     }
 }
 
-/// Something to publish.
+/// An event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The number of the database.
     pub db: u32,
     /// The lock.
     pub key: Bytes,
-    /// Who held it, or holds it now.
+    /// The owner.
     pub owner: Bytes,
     /// The fencing token, if the hold has one.
     pub token: Option<u64>,
-    /// When.
+    /// The time.
     pub at: Now,
     /// Why the hold ended; none: it began.
     pub ended: Option<Text>,

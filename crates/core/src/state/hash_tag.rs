@@ -1,7 +1,7 @@
-//! Which keys of a cluster are served together.
+//! Hash tags, which decide the cluster slot of a key.
 
-/// The part of a key that decides its slot: what stands in its first braces, if that is
-/// anything, else the whole key. Two keys with the same part are in the same slot.
+/// The part of a key that decides its slot: the text in its first pair of braces, unless that is
+/// empty; otherwise the whole key. Two keys with the same tag are in the same slot.
 pub fn tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|byte| *byte == b'{') else { return key };
     let inside = key.get(open.saturating_add(1)..).unwrap_or_default();
@@ -16,7 +16,7 @@ mod tests {
     use super::tag;
 
     #[test]
-    fn the_first_braces_decide_unless_they_are_empty_or_open() {
+    fn the_tag_is_in_the_first_braces_unless_they_are_empty_or_unclosed() {
         for (key, expected) in [
             ("gpu", "gpu"),
             ("{node7}:gpu:0", "node7"),

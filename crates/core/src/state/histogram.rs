@@ -1,17 +1,18 @@
-//! Histograms of times in milliseconds, with the bounds of the contract: 1, 2, 5, 10, …
+//! Histograms of durations in milliseconds, with the bounds 1, 2, 5, 10, …
 
-/// Upper bounds of the buckets, in ms; one more bucket takes what is above the last.
+/// The upper bounds of the buckets, in ms. One more bucket has the values above the last bound.
 pub const BOUNDS_MS: [u64; 21] = [
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000,
     100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000,
 ];
 
-/// How often, how much in all, and how the values spread.
+/// The count, the sum and the distribution of values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     count: u64,
     sum: u64,
-    /// Values of each bucket alone; what is above the last bound is only in `count`.
+    /// The number of values in each bucket, not cumulative. Values above the last bound are only in
+    /// `count`.
     buckets: [u64; BOUNDS_MS.len()],
 }
 
@@ -21,12 +22,12 @@ impl Histogram {
         self.count = self.count.saturating_add(1);
         self.sum = self.sum.saturating_add(ms);
         let bucket = BOUNDS_MS.iter().position(|&bound| ms <= bound);
-        if let Some(slot) = bucket.and_then(|index| self.buckets.get_mut(index)) {
-            *slot = slot.saturating_add(1);
+        if let Some(count) = bucket.and_then(|index| self.buckets.get_mut(index)) {
+            *count = count.saturating_add(1);
         }
     }
 
-    /// How many values.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -46,12 +47,12 @@ impl Histogram {
         below.chain(std::iter::once((None, self.count)))
     }
 
-    /// Takes a part out of a total.
-    pub fn subtract(&mut self, write: &Histogram) {
-        self.count = self.count.saturating_sub(write.count);
-        self.sum = self.sum.saturating_sub(write.sum);
-        for (mine, theirs) in self.buckets.iter_mut().zip(&write.buckets) {
-            *mine = mine.saturating_sub(*theirs);
+    /// Subtracts a part of the total.
+    pub fn subtract(&mut self, part: &Histogram) {
+        self.count = self.count.saturating_sub(part.count);
+        self.sum = self.sum.saturating_sub(part.sum);
+        for (total, part) in self.buckets.iter_mut().zip(&part.buckets) {
+            *total = total.saturating_sub(*part);
         }
     }
 }
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_on_a_bound_is_in_its_bucket_and_what_is_above_all_only_in_inf() {
+    fn bounds_are_inclusive_and_larger_values_are_only_in_inf() {
         let mut histogram = Histogram::default();
         for ms in [0, 1, 2, 3, 5_000_000, 5_000_001] {
             histogram.record(ms);

@@ -1,22 +1,22 @@
-//! How long a lock is held: what was asked for, within what the operator allows.
+//! Leases: the requested duration, within the limits of the settings.
 
 use crate::error::CommandError;
 use crate::state::lock::NO_END;
 use crate::state::settings::Settings;
 
-/// What is left of a lease, as it is told.
+/// The rest of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// Nobody holds the lock.
+    /// The lock is not held.
     NotHeld,
-    /// It has no end.
+    /// The lease has no end.
     Forever,
-    /// So many ms.
+    /// The rest, in ms.
     Ms(u64),
 }
 
 impl Left {
-    /// What is left of a hold at `now_ms`.
+    /// The rest of a hold at `now_ms`.
     pub(crate) fn of(until_ms: u64, now_ms: u64) -> Self {
         match until_ms {
             NO_END => Self::Forever,
@@ -25,10 +25,10 @@ impl Left {
     }
 }
 
-/// The lease in ms that a call asks for: its own, or the default.
+/// The lease that a call requests, in ms: the one given, or the default.
 ///
 /// # Errors
-/// When it is longer than `max-lease`. The default is cut instead: nobody asked for it.
+/// When the given lease is longer than `max-lease`. The default is limited to `max-lease` instead.
 pub(crate) fn asked(
     lease_ms: Option<u64>,
     settings: &Settings,
@@ -42,9 +42,9 @@ pub(crate) fn asked(
     }
 }
 
-/// When a lease of `lease_ms` set now is over, for a lock held since `since_ms`: never
-/// beyond `max-hold`. A hold that is over the limit already ends a millisecond from now,
-/// as an ordinary lease does, so that it is told and counted.
+/// The end of a lease of `lease_ms` that starts now, for a lock held since `since_ms`, limited by
+/// `max-hold`. A hold that already exceeds the limit ends in a millisecond: its lease expires, so
+/// that the end is counted and published as usual.
 pub(crate) fn end(lease_ms: u64, since_ms: u64, now_ms: u64, settings: &Settings) -> u64 {
     let end = now_ms.saturating_add(lease_ms);
     match settings.max_hold {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_is_what_was_asked_or_the_default_cut_to_the_longest() {
+    fn the_lease_is_the_requested_one_or_the_default_up_to_max_lease() {
         let settings =
             Settings { default_lease: 900, max_lease: 500, ..Settings::default() };
         assert_eq!(asked(Some(500), &settings), Ok(500));
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn no_lease_reaches_beyond_max_hold() {
+    fn no_lease_exceeds_max_hold() {
         let settings = Settings { max_hold: 1_000, ..Settings::default() };
         assert_eq!(end(300, 5_000, 5_000, &settings), 5_300);
         assert_eq!(end(300, 5_000, 5_900, &settings), 6_000);

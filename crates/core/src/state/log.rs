@@ -1,42 +1,42 @@
-//! The log of what went wrong, newest first, bounded; a repetition is counted, not
-//! written again. Who sees which entry is not decided here.
+//! The log of problems with locks, newest first, with a limited length. Repeated entries are folded
+//! into one. The module decides which entries a user may read.
 
 use std::collections::VecDeque;
 
 use crate::state::clock::Now;
 use crate::state::event::Text;
 
-/// Keys and owners are cut to this many bytes.
-const CUT: usize = 128;
+/// Keys and owners are truncated to this length, in bytes.
+const NAME_MAX: usize = 128;
 
-/// An entry equal to the newest is folded into it within this time, in ms.
+/// An entry with the same subject as the newest is folded into it within this time, in ms.
 const FOLD_MS: u64 = 60_000;
 
-/// What went wrong.
+/// A kind of problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A release by somebody who does not hold the lock.
+    /// A release by an owner that does not hold the lock.
     OwnershipViolation,
-    /// A release of a lock that nobody holds.
+    /// A release of a free lock.
     StaleRelease,
-    /// A lease ran out while the lock was held.
+    /// A lease expired while the lock was held.
     Expired,
     /// A forced release.
     Forced,
-    /// The connection that a lock was tied to closed.
+    /// The connection of a session closed.
     Disconnected,
-    /// Another command, or the server, took the key away.
+    /// Another command, or the server, removed the key.
     Removed,
-    /// A wait that would have closed a circle.
+    /// A wait that would have closed a cycle.
     Deadlock,
-    /// A lock is held for long.
+    /// A lock has been held for longer than `warn-hold`.
     LongHold,
-    /// The server is set so that locks are in danger.
+    /// A setting of the server puts locks at risk.
     Warning,
 }
 
 impl Kind {
-    /// As the reply says it.
+    /// Its name in the reply of LOG.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::OwnershipViolation => "ownership_violation",
@@ -52,61 +52,62 @@ impl Kind {
     }
 }
 
-/// What an entry is about; everything that makes two entries the same is in here.
+/// The subject of an entry. Two entries with equal subjects are repetitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// What went wrong.
+    /// The kind of problem.
     pub kind: Kind,
-    /// Database and key; none for a warning about the server.
+    /// The database and the key; none for a warning about the server.
     pub lock: Option<(u32, Box<[u8]>)>,
-    /// Who held the lock.
+    /// The owner that held the lock.
     pub holder: Option<Box<[u8]>>,
     /// The owner that the caller gave.
     pub caller: Option<Box<[u8]>>,
-    /// The reason given, or why the entry was written.
+    /// The REASON of the command, or the cause of the entry.
     pub reason: Text,
 }
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is about.
+    /// Its subject.
     pub subject: Subject,
     /// The fencing token of the hold.
     pub token: Option<u64>,
     /// How long the lock had been held, in ms.
     pub held_ms: Option<u64>,
-    /// When it happened last, in ms since the epoch.
+    /// The time of the last occurrence, in ms since the epoch.
     pub unix_ms: u64,
-    /// How often it happened.
+    /// The number of occurrences.
     pub count: u64,
-    /// The client that did it; none in scripts and where no client did it.
+    /// The client that caused it; none for scripts, and when no client caused it.
     pub client: Option<u64>,
-    /// That client's line as in `CLIENT LIST`, once the server has told it.
+    /// The client's line of `CLIENT LIST`, once the server has returned it.
     pub client_line: Option<Box<[u8]>>,
 }
 
-/// Cuts a name to what the log keeps of it.
+/// Truncates a key or an owner to the length that the log keeps.
 pub(crate) fn cut(bytes: &[u8]) -> Box<[u8]> {
-    bytes.iter().take(CUT).copied().collect()
+    bytes.iter().take(NAME_MAX).copied().collect()
 }
 
-/// The entries, the newest in front.
+/// The log.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
+    /// Newest first.
     entries: VecDeque<Entry>,
     limit: usize,
 }
 
 impl Log {
-    /// Sets how many entries are kept.
+    /// Sets the maximum number of entries.
     pub(crate) fn set_limit(&mut self, limit: u64) {
         self.limit = usize::try_from(limit).unwrap_or(usize::MAX);
         self.entries.truncate(self.limit);
         self.entries.shrink_to_fit();
     }
 
-    /// Writes an entry. True when the newest entry now lacks the line of its client.
+    /// Writes an entry. Returns whether the newest entry now lacks its client's line.
     pub(crate) fn write(&mut self, entry: Entry) -> bool {
         if let Some(newest) = self.entries.front_mut()
             && newest.subject == entry.subject
@@ -121,7 +122,7 @@ impl Log {
         }
         self.entries
             .front()
-            .is_some_and(|e| e.client.is_some() && e.client_line.is_none())
+            .is_some_and(|entry| entry.client.is_some() && entry.client_line.is_none())
     }
 
     /// Adds the client's line to the newest entry.
@@ -136,17 +137,17 @@ impl Log {
         self.entries.iter()
     }
 
-    /// Some of the entries, newest first; `newer` is the number of newer ones to skip.
-    pub fn budget(&self, newer: usize, len: usize) -> impl Iterator<Item = &Entry> {
+    /// At most `len` entries, newest first, after skipping the `newer` newest ones.
+    pub fn range(&self, newer: usize, len: usize) -> impl Iterator<Item = &Entry> {
         self.entries.iter().skip(newer).take(len)
     }
 
-    /// An entry; `newer` is the number of newer ones.
+    /// The entry that has `newer` newer ones.
     pub fn get(&self, newer: usize) -> Option<&Entry> {
         self.entries.get(newer)
     }
 
-    /// Forgets all entries.
+    /// Deletes all entries.
     pub fn reset(&mut self) {
         self.entries = VecDeque::new();
     }
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_no_entries_stays_empty() {
+    fn a_log_with_limit_zero_stays_empty() {
         let mut log = Log::default();
         log.set_limit(0);
         assert!(!log.write(entry(b"a", 0)));

@@ -1,5 +1,5 @@
 //! The settings: their names, defaults and ranges, for `redis.conf`, module arguments and `CONFIG`.
-//! The registration with a server is in the module.
+//! The module registers them with the server.
 
 use crate::decimal::number;
 use crate::error::CommandError;
@@ -10,9 +10,9 @@ const TEN_YEARS_MS: u64 = 315_360_000_000;
 /// The longest channel prefix, in bytes.
 pub const CHANNEL_PREFIX_MAX: usize = 256;
 
-/// The names of the settings that are not numbers.
+/// The name of the setting that selects the published events.
 pub const EVENTS: &str = "events";
-/// See [`EVENTS`].
+/// The name of the setting with the prefix of event channels.
 pub const CHANNEL_PREFIX: &str = "channel-prefix";
 
 /// Which events are published.
@@ -35,9 +35,9 @@ impl Events {
 /// The settings in force.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The lease in ms of a call that names none; at most `max_lease` is used.
+    /// The lease in ms of a call without EX or PX, up to `max_lease`.
     pub default_lease: u64,
-    /// The longest lease that a call may name, in ms.
+    /// The longest lease that a call may request, in ms.
     pub max_lease: u64,
     /// The longest total hold, in ms; 0: no limit.
     pub max_hold: u64,
@@ -45,9 +45,9 @@ pub struct Settings {
     pub warn_hold: u64,
     /// The largest number of waiters of the whole server.
     pub max_waiters: u64,
-    /// How long the position of a UNIQUE waiter is kept while it is away, in ms.
+    /// How long the position of a disconnected UNIQUE waiter is kept, in ms.
     pub place_keep: u64,
-    /// The largest number of locks with counters of their own.
+    /// The largest number of locks with their own counters.
     pub tracked_keys: u64,
     /// The largest number of log entries.
     pub log_len: u64,
@@ -124,12 +124,12 @@ numbers! {
 }
 
 impl Settings {
-    /// Changes one setting by its name, as module arguments and `redis.conf` write it.
+    /// Sets one setting by its name in module arguments or `redis.conf`, in any case.
     ///
     /// # Errors
     /// When the setting is unknown, or the value invalid.
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
-        let shown = || String::from_utf8_lossy(name).into_owned();
+        let original = || String::from_utf8_lossy(name).into_owned();
         let name = name.to_ascii_lowercase();
         let name = name.strip_prefix(b"gpulock.").unwrap_or(&name);
         let is_named = |number: &&Number| number.name.as_bytes() == name;
@@ -137,22 +137,22 @@ impl Settings {
             let value = number.read(value);
             *(number.slot)(self) = value.map_err(|_| {
                 let Number { min, max, .. } = number;
-                format!("{} must be an integer from {min} to {max}", shown())
+                format!("{} must be an integer from {min} to {max}", original())
             })?;
         } else if name == EVENTS.as_bytes() {
             let is_named =
                 |(name, _): &&(&str, Events)| value.eq_ignore_ascii_case(name.as_bytes());
             let events = Events::NAMES.iter().find(is_named);
-            let events =
-                events.ok_or_else(|| format!("{} must be off, release or all", shown()));
+            let events = events
+                .ok_or_else(|| format!("{} must be off, release or all", original()));
             self.events = events?.1;
         } else if name == CHANNEL_PREFIX.as_bytes() {
             if value.contains(&0) {
-                return Err(format!("{} must not hold a NUL here", shown()));
+                return Err(format!("{} must not contain a NUL byte", original()));
             }
             self.channel_prefix = check_channel_prefix(value)?.to_vec();
         } else {
-            return Err(format!("gpulock has no setting {}", shown()));
+            return Err(format!("unknown setting {}", original()));
         }
         Ok(())
     }

@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn by_age_tells_the_granted_first_and_skips_what_was_given_back() {
+    fn by_age_returns_granted_locks_first_and_no_released_ones() {
         let mut table = Table::new(1);
         for n in 0..10u32 {
             let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
@@ -520,7 +520,7 @@ mod tests {
         id
     }
 
-    fn give_back(table: &mut Table, id: Id) {
+    fn release(table: &mut Table, id: Id) {
         table.end_hold(id);
         table.forget_idle();
     }
@@ -530,53 +530,53 @@ mod tests {
     }
 
     #[test]
-    fn a_new_lock_takes_the_counters_of_the_idle_one_used_least_recently() {
+    fn a_new_lock_takes_the_counters_of_the_least_recently_used_idle_lock() {
         let mut table = tracking(4);
         for n in 0..4 {
             let id = use_lock(&mut table, n);
-            give_back(&mut table, id);
+            release(&mut table, id);
         }
-        // 0 is used again, 1 is held: 2 is the one to give way, then 3.
+        // 0 is used again and 1 is held, so 2 loses its counters first, then 3.
         let id = use_lock(&mut table, 0);
-        give_back(&mut table, id);
+        release(&mut table, id);
         let held = use_lock(&mut table, 1);
         assert_eq!(tracked(&table), [1, 0, 3, 2].map(key));
         let id = use_lock(&mut table, 5);
-        give_back(&mut table, id);
+        release(&mut table, id);
         assert_eq!(tracked(&table), [5, 1, 0, 3].map(key));
         assert_eq!(table.find(Name { db: 0, key: &key(2) }), None);
         for n in [6, 7, 8] {
             let id = use_lock(&mut table, n);
-            give_back(&mut table, id);
+            release(&mut table, id);
         }
-        // It is passed over, and counts as used when that was needed.
-        let mut left = tracked(&table);
-        left.sort();
-        assert_eq!(left, [1, 6, 7, 8].map(key));
-        give_back(&mut table, held);
+        // The held lock is skipped, and counts as used when that was necessary.
+        let mut remaining = tracked(&table);
+        remaining.sort();
+        assert_eq!(remaining, [1, 6, 7, 8].map(key));
+        release(&mut table, held);
         assert_eq!(tracked(&table).len(), 4);
     }
 
     #[test]
-    fn a_lock_in_use_keeps_its_counters_and_a_new_one_gets_none() {
+    fn a_lock_in_use_keeps_its_counters_and_a_new_lock_gets_none() {
         let mut table = tracking(4);
         let held: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n)).collect();
         let surplus = use_lock(&mut table, 4);
         table.forget_idle();
         assert!(table.get(surplus).unwrap().own.is_none());
         assert!(held.iter().all(|id| table.get(*id).unwrap().own.is_some()));
-        // Given back, the surplus lock is forgotten, and tracked when it is taken again.
-        give_back(&mut table, surplus);
-        give_back(&mut table, held[2]);
+        // After its release the surplus lock is forgotten; it is tracked when it is acquired again.
+        release(&mut table, surplus);
+        release(&mut table, held[2]);
         use_lock(&mut table, 4);
         table.forget_idle();
-        let mut left = tracked(&table);
-        left.sort();
-        assert_eq!(left, [0, 1, 3, 4].map(key));
+        let mut remaining = tracked(&table);
+        remaining.sort();
+        assert_eq!(remaining, [0, 1, 3, 4].map(key));
     }
 
     #[test]
-    fn however_many_are_in_use_a_few_are_looked_at() {
+    fn the_search_for_an_idle_lock_stops_after_a_few_locks_in_use() {
         let mut table = tracking(100);
         let held: Vec<Id> = (0..100).map(|n| use_lock(&mut table, n)).collect();
         let oldest = table.tracked.oldest();
@@ -588,10 +588,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_removed_before_the_call_is_over() {
+    fn no_lock_is_removed_before_the_end_of_the_call() {
         let mut table = tracking(1);
         let id = use_lock(&mut table, 0);
-        give_back(&mut table, id);
+        release(&mut table, id);
         let found = table.find(Name { db: 0, key: &key(0) }).unwrap();
         table.find_or_make(Name { db: 0, key: &key(1) }).unwrap();
         assert_eq!(&*table.get(found).unwrap().key, key(0));
@@ -601,17 +601,17 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_limit_and_a_reset_drop_idle_locks_first() {
+    fn a_lower_limit_and_a_reset_untrack_idle_locks_first() {
         let mut table = tracking(4);
         let ids: Vec<Id> = (0..4).map(|n| use_lock(&mut table, n)).collect();
-        give_back(&mut table, ids[1]);
-        give_back(&mut table, ids[3]);
+        release(&mut table, ids[1]);
+        release(&mut table, ids[3]);
         table.set_tracked_limit(3);
         assert!(!tracked(&table).contains(&key(1)));
         table.untrack_idle();
-        let mut left = tracked(&table);
-        left.sort();
-        assert_eq!(left, [0, 2].map(key));
+        let mut remaining = tracked(&table);
+        remaining.sort();
+        assert_eq!(remaining, [0, 2].map(key));
         table.set_tracked_limit(0);
         assert_eq!(tracked(&table), [0; 0].map(key));
         assert!(table.get(ids[0]).is_some_and(|lock| lock.hold.is_some()));

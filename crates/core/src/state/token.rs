@@ -1,5 +1,5 @@
 //! Fencing tokens: numbers that increase with every grant of the server, over all locks, so that a
-//! store can reject a writer whose lock has passed on to another owner.
+//! store can reject a writer whose lock has been granted to another owner since.
 
 use crate::state::clock::Now;
 
@@ -7,9 +7,9 @@ use crate::state::clock::Now;
 /// integer. Microseconds since 1970 reach it in the year 2255.
 pub const MAX: u64 = (1 << 53) - 1;
 
-/// How far ahead of the clock the tokens start, in microseconds: a process that was up for less,
+/// How far ahead of the clock the tokens start, in microseconds. A server that was up for less time,
 /// granted many locks and restarts with its clock behind must not start below the tokens that it
-/// granted.
+/// has granted.
 const HEAD_START_US: u64 = 10_000_000;
 
 /// The source of tokens. They need no storage: each is at least the time in microseconds, so they
@@ -27,8 +27,8 @@ impl Tokens {
         tokens
     }
 
-    /// Starts ahead of the clock, and never behind a token that was granted: at load, and when a
-    /// replica becomes a primary.
+    /// Moves ahead of the clock, and never below a granted token: at load, and when a replica becomes
+    /// a primary.
     pub fn begin(&mut self, now: Now) {
         self.last = self.last.max(now.micros().saturating_add(HEAD_START_US));
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_begin_ten_seconds_ahead_and_rise_by_one_until_the_clock_is_there() {
+    fn tokens_start_ten_seconds_ahead_and_increase_by_one_until_the_clock_catches_up() {
         let mut tokens = Tokens::new(Now::from_micros(1_000));
         assert_eq!(tokens.next(Now::from_micros(1_000)), 10_001_001);
         assert_eq!(tokens.next(Now::from_micros(1_000)), 10_001_002);
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_rise_when_the_clock_steps_back() {
+    fn tokens_increase_when_the_clock_is_set_back() {
         let mut tokens = Tokens::new(Now::from_micros(50_000_000));
         let before = tokens.next(Now::from_micros(90_000_000));
         assert_eq!(tokens.next(Now::from_micros(1)), before + 1);
