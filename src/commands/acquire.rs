@@ -20,8 +20,8 @@ impl Command for Acquire {
         acl: c"write fast blocking",
         arity: -3,
         keys: Keys::First(MAY_WRITE),
-        summary: c"Takes a lock, waiting in line for it if asked to, and returns its fencing token.",
-        complexity: c"O(1), and O(log N) with N the clients that wait",
+        summary: c"Acquires a lock and returns its fencing token. Waits in the queue of the lock if BLOCK is given.",
+        complexity: c"O(1), or O(log N) if the call waits, where N is the number of waiting clients.",
         tips: None,
         arguments: &[
             Argument::KEY,

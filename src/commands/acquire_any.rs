@@ -1,4 +1,4 @@
-//! `GPULOCK.ACQUIREANY`: acquires some locks of a set, all at once, or waits for them.
+//! `GPULOCK.ACQUIREANY`: acquires any n of a set of locks, all or none, or waits for them.
 
 use gpulock_core::engine::commands::{self, Outcome};
 use gpulock_core::engine::probe::state_of;
@@ -22,8 +22,8 @@ impl Command for AcquireAny {
         acl: c"write slow blocking",
         arity: -4,
         keys: Keys::Counted(MAY_WRITE),
-        summary: c"Takes any so many of some locks, all at once, waiting in line for them if asked to, and returns each with its fencing token.",
-        complexity: c"O(K), and O(K*log N) when it waits, with K the keys and N the clients that wait",
+        summary: c"Acquires any n of the given locks, all or none, and returns their keys and fencing tokens. Waits in their queues if BLOCK is given.",
+        complexity: c"O(K), or O(K*log N) if the call waits, where K is the number of keys and N is the number of waiting clients.",
         tips: None,
         arguments: &[
             Argument::integer(c"numkeys"),

@@ -19,7 +19,8 @@ impl Command for Extend {
         acl: c"write fast",
         arity: -3,
         keys: Keys::First(MAY_WRITE),
-        summary: c"Sets the lease anew, counted from now, if the owner holds the lock.",
+        summary:
+            c"Sets the lease of a lock, counted from now, if the owner holds the lock.",
         complexity: c"O(1)",
         tips: None,
         arguments: &[Argument::KEY, Argument::text(c"owner"), LEASE, TOKEN],

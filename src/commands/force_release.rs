@@ -1,4 +1,4 @@
-//! `GPULOCK.FORCERELEASE`: takes a lock from its holder. For operators and watchdogs.
+//! `GPULOCK.FORCERELEASE`: releases a lock regardless of its owner. For operators and watchdogs.
 
 use gpulock_core::engine::commands;
 use gpulock_core::{CommandError, request};
@@ -19,7 +19,7 @@ impl Command for ForceRelease {
         acl: c"write fast dangerous",
         arity: -2,
         keys: Keys::First(MAY_DELETE),
-        summary: c"Takes a lock from its holder and returns who that was.",
+        summary: c"Releases a lock regardless of its owner, and returns the owner.",
         complexity: c"O(1)",
         tips: None,
         arguments: &[

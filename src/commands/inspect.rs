@@ -1,4 +1,4 @@
-//! `GPULOCK.INSPECT`: reports what is known of one lock.
+//! `GPULOCK.INSPECT`: reports the state of one lock.
 
 use gpulock_core::engine::probe::state_of;
 use gpulock_core::report::inspect::{Inspection, Position};
@@ -22,8 +22,7 @@ impl Command for Inspect {
         acl: c"read fast",
         arity: 2,
         keys: Keys::First(READS),
-        summary:
-            c"Tells who holds a lock, since when and for how long, and who waits for it.",
+        summary: c"Returns the owner, the lease and the queue of a lock.",
         complexity: c"O(1)",
         tips: Some(c"nondeterministic_output"),
         arguments: &[Argument::KEY],
@@ -41,7 +40,7 @@ impl Command for Inspect {
     }
 }
 
-/// The rest of a lease; without an end as in `PTTL`.
+/// The rest of a lease; -1 for a lease without an end, as in `PTTL`.
 pub(super) fn lease(left: Left, reply: Reply<'_>) {
     match left {
         Left::NotHeld => reply.null(),
@@ -52,9 +51,9 @@ pub(super) fn lease(left: Left, reply: Reply<'_>) {
 
 fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
     let reply = call.reply();
-    let shows_others =
+    let has_reserved =
         inspection.waiters.iter().any(|position| !position.reserved.is_empty());
-    let readable = shows_others.then(|| Readable::by_caller_of(call)).transpose()?;
+    let readable = has_reserved.then(|| Readable::by_caller_of(call)).transpose()?;
     reply.map(10);
     reply.field("owner").bytes_or_null(inspection.owner.as_deref());
     reply.field("token").number_or_null(inspection.token);
@@ -72,7 +71,7 @@ fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// A position; of the locks that are reserved for it, the keys that the caller may read.
+/// A position. Of the locks reserved for it, only the keys that the caller may read are reported.
 fn report_position(
     position: &Position,
     db: u32,

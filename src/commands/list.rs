@@ -1,4 +1,4 @@
-//! `GPULOCK.LIST`: tells the locks of a database, the one held longest first.
+//! `GPULOCK.LIST`: lists the locks of a database, longest held first.
 
 use gpulock_core::engine::commands::list_row;
 use gpulock_core::report::list::{Listed, Row};
@@ -21,9 +21,8 @@ impl Command for List {
         acl: c"read slow",
         arity: -1,
         keys: Keys::None,
-        summary: c"Tells the locks of this database, the one held longest first.",
-        complexity:
-            c"O(N) with N the locks shown, and those before them that do not match",
+        summary: c"Lists the locks of the current database, longest held first.",
+        complexity: c"O(N) where N is the number of locks returned and of locks before them that do not match.",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[
             Argument::pattern(c"pattern").after(c"MATCH").optional(),
@@ -42,7 +41,7 @@ impl Command for List {
     }
 }
 
-/// Walks over the locks that match, and looks at the key of each that the caller may read.
+/// Walks over the matching locks, and reads the key of each one that the caller may read.
 fn rows(call: Call<'_>, request: &request::List<'_>) -> Result<Vec<Row>, CommandError> {
     let db = call.context().db();
     let readable = Readable::by_caller_of(call)?;

@@ -1,4 +1,4 @@
-//! `GPULOCK.LOG`: tells what went wrong, newest first.
+//! `GPULOCK.LOG`: returns or clears the log of problems with locks.
 
 use gpulock_core::state::lock::Bytes;
 use gpulock_core::state::log::Entry;
@@ -12,7 +12,7 @@ use crate::redis::reply::Reply;
 
 pub(crate) struct Log;
 
-/// The entries whose locks are copied at a time, to ask whether the caller may read them.
+/// The number of entries whose keys are copied at a time, to check whether the caller may read them.
 const PORTION: usize = 64;
 
 impl Command for Log {
@@ -22,8 +22,8 @@ impl Command for Log {
         acl: c"read slow dangerous",
         arity: -1,
         keys: Keys::None,
-        summary: c"Tells what went wrong with locks, newest first, or forgets it.",
-        complexity: c"O(N) with N the entries shown, and the newer ones that the user may not read",
+        summary: c"Returns or clears the log of problems with locks, newest first.",
+        complexity: c"O(N) where N is the number of entries returned and of newer entries that the user may not read.",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[Argument::one_of(
             c"what",
@@ -41,9 +41,9 @@ impl Command for Log {
             request::Log::Show(count) => {
                 let count = count.and_then(|count| usize::try_from(count).ok());
                 let readable = Readable::by_caller_of(call)?;
-                let shown = entries(&readable, count.unwrap_or(usize::MAX));
-                call.reply().array(shown.len());
-                for entry in &shown {
+                let entries = readable_entries(&readable, count.unwrap_or(usize::MAX));
+                call.reply().array(entries.len());
+                for entry in &entries {
                     report(entry, call.reply());
                 }
             }
@@ -53,14 +53,14 @@ impl Command for Log {
 }
 
 /// The newest entries that the caller may read, at most `count`.
-fn entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
-    let mut shown = Vec::new();
+fn readable_entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
+    let mut entries = Vec::new();
     let mut newer = 0usize;
-    while shown.len() < count {
+    while entries.len() < count {
         let locks: Vec<_> = with_manager(|manager| {
-            let budget = manager.log().budget(newer, PORTION);
+            let portion = manager.log().range(newer, PORTION);
             let name = |(db, key): &(u32, Box<[u8]>)| (*db, Bytes::from_slice(key));
-            budget.map(|entry| entry.subject.lock.as_ref().map(name)).collect()
+            portion.map(|entry| entry.subject.lock.as_ref().map(name)).collect()
         });
         if locks.is_empty() {
             break;
@@ -68,13 +68,13 @@ fn entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
         for lock in locks {
             let may_read =
                 lock.is_none_or(|(db, key)| readable.has(Name { db, key: &key }));
-            if may_read && shown.len() < count {
-                shown.extend(with_manager(|manager| manager.log().get(newer).cloned()));
+            if may_read && entries.len() < count {
+                entries.extend(with_manager(|manager| manager.log().get(newer).cloned()));
             }
             newer = newer.saturating_add(1);
         }
     }
-    shown
+    entries
 }
 
 fn report(entry: &Entry, reply: Reply<'_>) {

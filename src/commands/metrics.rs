@@ -1,4 +1,4 @@
-//! `GPULOCK.METRICS`: tells the counters as Prometheus reads them.
+//! `GPULOCK.METRICS`: returns the counters in the Prometheus text format.
 
 use gpulock_core::CommandError;
 
@@ -15,8 +15,8 @@ impl Command for Metrics {
         acl: c"read slow",
         arity: 1,
         keys: Keys::None,
-        summary: c"Tells the counters in the text format of Prometheus.",
-        complexity: c"O(N) with N the locks that have counters of their own; at most 1024 are shown",
+        summary: c"Returns the counters in the Prometheus text format.",
+        complexity: c"O(N) where N is the number of locks with their own counters. At most 1024 of them are returned.",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[],
     };

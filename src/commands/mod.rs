@@ -1,5 +1,5 @@
-//! The commands, one file each: parse the arguments, let the engine act, reply. No rule of locking is in
-//! here.
+//! The commands, one file each: parse the arguments, call the engine, reply. The rules of locking are
+//! in `gpulock_core`.
 
 mod acquire;
 mod acquire_any;
@@ -21,7 +21,7 @@ use crate::redis::context::Context;
 /// Registers all commands.
 ///
 /// # Errors
-/// When the server refuses one.
+/// When the server rejects one.
 pub(crate) fn register_all(context: Context<'_>) -> Result<(), String> {
     fn add<C: Command>(context: Context<'_>) -> Result<(), String> {
         register::<C, Dispatcher>(context)

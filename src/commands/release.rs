@@ -19,7 +19,7 @@ impl Command for Release {
         acl: c"write fast",
         arity: -3,
         keys: Keys::First(MAY_DELETE),
-        summary: c"Gives a lock back if the owner holds it: 1 when it did, else 0.",
+        summary: c"Releases a lock if the owner holds it. Returns 1 if it was released, 0 otherwise.",
         complexity: c"O(1)",
         tips: None,
         arguments: &[Argument::KEY, Argument::text(c"owner"), TOKEN, REASON],

@@ -1,4 +1,4 @@
-//! `GPULOCK.RESETSTATS`: zeroes the counters.
+//! `GPULOCK.RESETSTATS`: resets the counters.
 
 use gpulock_core::{CommandError, LockManager};
 
@@ -16,8 +16,8 @@ impl Command for ResetStats {
         acl: c"dangerous",
         arity: 1,
         keys: Keys::None,
-        summary: c"Zeroes all counters; locks held now count as adopted.",
-        complexity: c"O(N) with N the locks that have counters of their own",
+        summary: c"Resets all counters. Locks that are held count as adopted.",
+        complexity: c"O(N) where N is the number of locks with their own counters.",
         tips: Some(c"request_policy:all_nodes\nresponse_policy:all_succeeded"),
         arguments: &[],
     };

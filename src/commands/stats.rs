@@ -1,4 +1,4 @@
-//! `GPULOCK.STATS`: tells the counters, of the server or of one lock.
+//! `GPULOCK.STATS`: returns the counters of the server, or of one lock.
 
 use gpulock_core::state::histogram::Histogram;
 use gpulock_core::{CommandError, Name, request};
@@ -19,7 +19,7 @@ impl Command for Stats {
         acl: c"read fast",
         arity: -1,
         keys: Keys::After(c"KEY"),
-        summary: c"Tells the counters of the server, or of one lock.",
+        summary: c"Returns the counters of the server, or of one lock.",
         complexity: c"O(1)",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[Argument::KEY.after(c"KEY").optional()],

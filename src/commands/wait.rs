@@ -1,4 +1,4 @@
-//! What ACQUIRE and ACQUIREANY share: the context of the caller, and blocking it.
+//! Code shared by ACQUIRE and ACQUIREANY: the context of the caller, and blocking the client.
 
 use gpulock_core::rules::acquire::CallerContext;
 use gpulock_core::rules::wait::LeaveReason;
@@ -10,7 +10,7 @@ use crate::manager::{now, with_manager};
 use crate::redis::blocked_client;
 use crate::redis::call::Call;
 
-/// The context of the caller. The server is asked only for what the call needs, because each answer
+/// The context of the caller. The server is queried only for what the call needs, because each query
 /// takes time, and most calls need none.
 pub(super) fn caller_context(
     call: Call<'_>,
@@ -32,7 +32,7 @@ pub(super) fn caller_context(
 /// Blocks the calling client until its ticket gets a reply.
 ///
 /// # Errors
-/// When the server does not let a module block this client; then its wait ends.
+/// When the server does not let a module block this client. Its wait ends then.
 pub(super) fn block(call: Call<'_>, ticket: Ticket) -> Result<(), CommandError> {
     if blocked_client::block::<Waiters>(call, ticket) {
         return Ok(());

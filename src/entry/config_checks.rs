@@ -1,29 +1,29 @@
-//! What an operator is warned of, at load and when the configuration changes: settings of
-//! the server that put locks in danger.
+//! Checks of the server's settings, at load and when they change. The operator is warned of settings
+//! that put locks at risk.
 
 use crate::manager::{now, with_manager};
 use crate::redis::context::{Context, log_warning};
 use crate::redis::server_events::subscribe_to_evictions;
 use crate::redis::server_info::Info;
 
-const EVICTS: &str = "the server's maxmemory-policy may evict locks: \
-    set it to noeviction, or a lock can be lost while it is held";
+const EVICTS: &str = "maxmemory-policy allows the server to evict locks while they are held: \
+    set it to noeviction";
 
-const CLOSES_IDLE: &str = "the server's timeout is not 0: it closes the idle connection \
-    of a holder that computes, and with it ends the locks taken with SESSION";
+const CLOSES_IDLE: &str = "timeout is not 0: the server closes idle connections, which \
+    releases the locks acquired with SESSION on them. Set it to 0";
 
-const NOTHING_KNOWN: &str = "the server has no command CONFIG, so that its timeout is not \
-    known: unless it is 0, the server closes the idle connection of a holder that computes, \
-    and with it ends the locks taken with SESSION";
+const TIMEOUT_UNKNOWN: &str = "cannot check the setting timeout, because the command CONFIG is \
+    renamed or disabled. If it is not 0, the server closes idle connections, which releases the \
+    locks acquired with SESSION on them";
 
-/// Checks every setting, when the module loads.
+/// Checks all settings when the module loads.
 pub(crate) fn check_all(context: Context<'_>) {
     check_memory(context);
     check_timeout(context);
 }
 
-/// Checks a setting that was changed. Asking for one that was not would leave a trace in the
-/// server's slow log and command statistics for nothing.
+/// Checks a setting that has changed. Others are not checked, because each check may appear in the
+/// server's slow log and command statistics.
 pub(crate) fn setting_changed(context: Context<'_>, name: &[u8]) {
     match name {
         b"maxmemory" | b"maxmemory-policy" => check_memory(context),
@@ -32,7 +32,7 @@ pub(crate) fn setting_changed(context: Context<'_>, name: &[u8]) {
     }
 }
 
-/// Takes note of whether the server's memory has a limit, and warns of evictions.
+/// Records whether the server's memory is limited, and warns of evictions.
 fn check_memory(context: Context<'_>) {
     let memory = Info::of(c"memory");
     let is_limited = memory.number(c"maxmemory") != Some(0);
@@ -47,12 +47,12 @@ fn check_memory(context: Context<'_>) {
 
 fn check_timeout(context: Context<'_>) {
     let timeout = context.server_setting("timeout");
-    warn(NOTHING_KNOWN, timeout.is_none().then_some(b"CONFIG"));
+    warn(TIMEOUT_UNKNOWN, timeout.is_none().then_some(b"CONFIG"));
     warn(CLOSES_IDLE, timeout.as_deref().filter(|timeout| *timeout != b"0"));
 }
 
-fn warn(what: &'static str, danger: Option<&[u8]>) {
-    if with_manager(|manager| manager.warn(what, danger, now())) {
-        log_warning(what);
+fn warn(message: &'static str, risk: Option<&[u8]>) {
+    if with_manager(|manager| manager.warn(message, risk, now())) {
+        log_warning(message);
     }
 }

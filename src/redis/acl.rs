@@ -1,5 +1,5 @@
-//! Access control: which locks the caller may read, for commands that report locks that they do not
-//! name; and whether a waiting client still has the permissions that it needs for its grant.
+//! Access control: which locks the caller may read, for commands that report locks other than their
+//! keys; and whether a waiting client still has the permissions for its grant.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use super::context::Context;
 use super::static_strings;
 use super::string::OwnedString;
 
-/// `ValkeyModule_ACLCheckPermissions`, which newer Valkey servers have: whether a user may
-/// call a command in a database.
+/// `ValkeyModule_ACLCheckPermissions` of newer Valkey servers: whether a user may call a command in a
+/// database.
 type CheckPermissions = unsafe extern "C" fn(
     user: *mut raw::RedisModuleUser,
     words: *mut *mut raw::RedisModuleString,
@@ -27,10 +27,10 @@ type CheckPermissions = unsafe extern "C" fn(
     denial_reason: *mut c_void,
 ) -> c_int;
 
-/// That function; none on servers whose rules cannot name databases.
+/// That function; none on servers whose ACL rules do not support databases.
 fn check_permissions() -> Option<CheckPermissions> {
     let address = address_of(c"ValkeyModule_ACLCheckPermissions");
-    // SAFETY: null is none; any other address is that of the function, which has this type
+    // SAFETY: null is `None`; any other address is that of the function, which has this type
     // (valkeymodule.h of Valkey 9.1).
     unsafe { std::mem::transmute::<*mut c_void, Option<CheckPermissions>>(address) }
 }
@@ -48,7 +48,7 @@ impl User {
 
     /// The name of a client's user; none when there is no such client.
     fn name_of_client(context: Context<'_>, client: u64) -> Option<OwnedString> {
-        // SAFETY: the context is valid, and the name is ours.
+        // SAFETY: the context is valid, and the returned string is owned by the module.
         unsafe {
             OwnedString::take(api!(RedisModule_GetClientUserNameById(
                 context.as_ptr(),
@@ -60,14 +60,13 @@ impl User {
     fn may_read(&self, key: &[u8]) -> bool {
         let key = OwnedString::new(key);
         let access = flag(raw::REDISMODULE_CMD_KEY_ACCESS);
-        // SAFETY: the user is valid until it is freed (`drop`), the key until the end.
+        // SAFETY: the user is valid until it is freed (`drop`), the key until the end of the scope.
         unsafe {
             api!(RedisModule_ACLCheckKeyPermissions(self.0, key.as_ptr(), access)) == OK
         }
     }
 
-    /// Whether the user may call a command with these words, the command's name first, in a
-    /// database.
+    /// Whether the user may call a command in a database. The words are its name and arguments.
     fn may_call(
         &self,
         check: Option<CheckPermissions>,
@@ -80,7 +79,7 @@ impl User {
         };
         let start = words.as_ptr().cast_mut();
         // SAFETY: the user is valid until it is freed (`drop`), the words are valid strings,
-        // which the server only reads. The reason is not requested.
+        // which the server only reads. The denial reason is optional.
         unsafe {
             OK == match check {
                 Some(check) => check(self.0, start, len, db, null_mut()),
@@ -92,7 +91,7 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // SAFETY: the user was made for the module and is not used after this.
+        // SAFETY: the user was created for the module and is not used after this.
         unsafe { api!(RedisModule_FreeModuleUser(self.0)) }
     }
 }
@@ -104,35 +103,36 @@ struct Reader<'a> {
     user: User,
     call: Call<'a>,
     check: Option<CheckPermissions>,
-    /// The databases checked so far, and whether the user may call this command there.
+    /// Whether the user may call this command in each of the databases checked so far.
     databases: RefCell<BTreeMap<u32, bool>>,
 }
 
 impl<'a> Readable<'a> {
-    /// Looks up the calling user.
+    /// The locks that the calling user may read.
     ///
     /// # Errors
-    /// When the server no longer knows the user.
+    /// When the user no longer exists.
     pub(crate) fn by_caller_of(call: Call<'a>) -> Result<Self, CommandError> {
         let context = call.context();
-        // A script runs as its caller's user. Anywhere else the user is found by the client's id,
-        // because the first function crashes the server when another module calls without a user.
+        // In a script the current user is the one of its caller. Elsewhere the user is looked up by
+        // the client's id, because GetCurrentUserName crashes the server when another module calls
+        // the command without a user.
         let name = if context.flags().in_script() {
-            // SAFETY: the context is valid, and the name is ours.
+            // SAFETY: the context is valid, and the returned string is owned by the module.
             unsafe {
                 OwnedString::take(api!(RedisModule_GetCurrentUserName(context.as_ptr())))
             }
         } else {
             User::name_of_client(context, context.client_id())
         };
-        // No client: the server itself, or another module, which may read everything.
+        // The server itself or another module called the command: it may read everything.
         let Some(name) = name else { return Ok(Self(None)) };
         let user = User::named(&name).ok_or(CommandError::Internal)?;
         let (check, databases) = (check_permissions(), RefCell::default());
         Ok(Self(Some(Reader { user, call, check, databases })))
     }
 
-    /// True when the user may read the lock's key, and call this command in its database.
+    /// Whether the user may read the lock's key, and call this command in its database.
     pub(crate) fn has(&self, name: Name<'_>) -> bool {
         let Some(reader) = &self.0 else { return true };
         reader.may_use(name.db) && reader.user.may_read(name.key)
@@ -140,8 +140,8 @@ impl<'a> Readable<'a> {
 }
 
 impl Reader<'_> {
-    /// Checks the command of the call itself: an operator may rename the server's own commands, and
-    /// users may not have them.
+    /// Whether the user may call this command in a database. The command itself is checked, because the
+    /// server's own commands may be renamed or denied to the user.
     fn may_use(&self, db: u32) -> bool {
         let Some(check) = self.check else { return true };
         if let Some(known) = self.databases.borrow().get(&db).copied() {
@@ -153,11 +153,11 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a client's user may still acquire the locks, of this database, that the client has waited
-/// for. A client without a user that the server knows by name may do everything, or is the business of
-/// an authentication module. This is checked only where the server checks the permissions of its own
-/// blocked clients as well, because it executes their commands again: since Redis 7.2, which introduced
-/// the function that is looked up here. Elsewhere `BLPOP` is served without permissions, too.
+/// Whether a client's user may still acquire the locks in this database that the client has waited
+/// for. A client without a user known by name may do everything, or belongs to an authentication
+/// module. This is checked only on servers that also check the permissions of their own blocked clients
+/// again: since Redis 7.2, which introduced the function that is looked up here. Older servers serve a
+/// blocked `BLPOP` without permissions, too.
 pub(crate) fn may_still_acquire(
     context: Context<'_>,
     client: u64,
@@ -165,7 +165,7 @@ pub(crate) fn may_still_acquire(
     grants: &[Grant],
     of_set: bool,
 ) -> bool {
-    // SAFETY: only whether the function exists.
+    // SAFETY: this only checks whether the function exists.
     if unsafe { optional!(RedisModule_BlockClientOnKeysWithFlags) }.is_none() {
         return true;
     }
@@ -178,7 +178,7 @@ pub(crate) fn may_still_acquire(
     let command =
         if of_set { static_strings::acquire_any() } else { static_strings::acquire() };
     let words = numkeys.iter().chain(&keys).map(OwnedString::as_ptr);
-    // Any text will do as the owner: permissions do not depend on it.
+    // Permissions do not depend on the owner, so any text will do.
     let words: SmallVec<[_; 4]> =
         iter::once(command).chain(words).chain(iter::once(command)).collect();
     user.may_call(check_permissions(), &words, db)

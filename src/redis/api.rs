@@ -1,13 +1,12 @@
-//! Calling the server: its functions come as pointers that are filled in when the module
-//! loads, some only on newer servers.
+//! The server's functions: pointers that are set when the module loads, some only on newer servers.
 
 use std::ffi::{CStr, c_void};
 
-/// The server's functions and types, as the crate `redis-module` binds them. Of that
-/// crate only this and the allocator are used; docs/architecture.md says why.
+/// The bindings of the crate `redis-module`. Only these and the allocator of that crate are used; see
+/// docs/architecture.md.
 pub(super) use redis_module::raw;
 
-/// Calls a function that every supported server has. To be used in an `unsafe` block.
+/// Calls a function that every supported server has. For use in an `unsafe` block.
 macro_rules! api {
     ($function:ident($($argument:expr),* $(,)?)) => {
         match $crate::redis::api::raw::$function {
@@ -18,7 +17,7 @@ macro_rules! api {
 }
 pub(super) use api;
 
-/// A function that not every server has: `None` where it is missing. In an `unsafe` block.
+/// A function that not every server has, or `None`. For use in an `unsafe` block.
 macro_rules! optional {
     ($function:ident) => {
         $crate::redis::api::raw::$function
@@ -26,30 +25,29 @@ macro_rules! optional {
 }
 pub(super) use optional;
 
-/// The address of a function that the header of the crate does not know; null where the
-/// server has none of this name.
+/// The address of a function that the bindings do not include; null if the server does not have it.
 pub(super) fn address_of(function: &CStr) -> *mut c_void {
     let mut address = std::ptr::null_mut::<c_void>();
-    // SAFETY: the server writes an address there when it knows the name, else nothing.
+    // SAFETY: the server writes the address if it knows the name, and otherwise nothing.
     unsafe {
-        let position = (&raw mut address).cast::<c_void>();
-        api!(RedisModule_GetApi(function.as_ptr(), position));
+        let target = (&raw mut address).cast::<c_void>();
+        api!(RedisModule_GetApi(function.as_ptr(), target));
     }
     address
 }
 
-#[expect(clippy::panic, reason = "caught at the border; the client hears of it")]
+#[expect(clippy::panic, reason = "caught by catch_panics; the client gets an error")]
 pub(super) fn missing(function: &str) -> ! {
-    panic!("this server has no {function}")
+    panic!("the server does not have the function {function}")
 }
 
-/// The server's word for success.
+/// The status for success.
 pub(super) const OK: std::ffi::c_int = 0;
 
-/// The server's word for failure.
+/// The status for failure.
 pub(super) const ERR: std::ffi::c_int = 1;
 
-/// A flag as the functions take it.
+/// Converts a flag to the type of function parameters.
 pub(super) const fn flag(bits: u32) -> std::ffi::c_int {
     bits.cast_signed()
 }

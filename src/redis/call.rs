@@ -10,18 +10,18 @@ use super::key::Key;
 use super::reply::Reply;
 use super::string::StringRef;
 
-/// A call. The arguments are counted from the first one after the command's name.
+/// A call. Argument 0 is the first one after the command's name.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     context: Context<'a>,
-    /// The command's name, and the arguments.
+    /// The command's name and the arguments.
     words: &'a [*mut raw::RedisModuleString],
     arguments: &'a [*mut raw::RedisModuleString],
 }
 
 impl<'a> Call<'a> {
     /// # Safety
-    /// The three are what the server passes to a command, valid for `'a`.
+    /// The parameters are what the server passes to a command, valid for `'a`.
     pub(super) unsafe fn new(
         ctx: *mut raw::RedisModuleCtx,
         argv: *mut *mut raw::RedisModuleString,
@@ -39,7 +39,7 @@ impl<'a> Call<'a> {
         self.context
     }
 
-    /// The command's name, and the arguments; valid for `'a`.
+    /// The command's name and the arguments, valid for `'a`.
     pub(super) fn words(self) -> &'a [*mut raw::RedisModuleString] {
         self.words
     }
@@ -52,16 +52,16 @@ impl<'a> Call<'a> {
     /// An argument.
     ///
     /// # Errors
-    /// When there are fewer.
+    /// When there are fewer arguments.
     pub(crate) fn argument(self, index: usize) -> Result<StringRef<'a>, CommandError> {
         let text = self.arguments.get(index).ok_or(CommandError::Syntax)?;
-        // SAFETY: the server's strings are valid for 'a (`new`).
+        // SAFETY: the strings are valid for 'a (`new`).
         Ok(unsafe { StringRef::new(*text) })
     }
 
     /// The bytes of the arguments from this one on.
     pub(crate) fn arguments_from(self, index: usize) -> impl Iterator<Item = &'a [u8]> {
-        // SAFETY: the server's strings are valid for 'a (`new`).
+        // SAFETY: the strings are valid for 'a (`new`).
         let bytes = |text: &*mut _| unsafe { StringRef::new(*text).bytes() };
         self.arguments.get(index..).unwrap_or_default().iter().map(bytes)
     }
@@ -74,7 +74,7 @@ impl<'a> Call<'a> {
         Ok(Name { db: self.context.db(), key: self.argument(0)?.bytes() })
     }
 
-    /// The second argument, if it is `owner`: the very same bytes, not equal ones.
+    /// The second argument, if `owner` points to its bytes. Equal bytes elsewhere do not count.
     pub(crate) fn owner_argument(self, owner: &[u8]) -> Option<StringRef<'a>> {
         let argument = self.argument(1).ok()?;
         std::ptr::eq(argument.bytes(), owner).then_some(argument)
@@ -96,14 +96,14 @@ impl<'a> Call<'a> {
         Ok(Key::open_to_probe(self.context, self.argument(0)?))
     }
 
-    /// Whether the server only asks for the positions of the keys.
-    pub(super) fn asks_for_keys(self) -> bool {
+    /// Whether the server only requests the positions of the keys.
+    pub(super) fn is_key_request(self) -> bool {
         // SAFETY: the context is valid.
         unsafe { api!(RedisModule_IsKeysPositionRequest(self.context.as_ptr())) != 0 }
     }
 
-    /// Reports the positions of the keys, as many as the first argument says. An invalid number, or
-    /// one of more keys than there are arguments, stands for no keys: the call will be refused.
+    /// Reports the positions of the keys, whose number is the first argument. If that number is invalid
+    /// or exceeds the number of arguments, no keys are reported, because the call will fail.
     pub(super) fn report_keys(self) {
         let number = self.arguments_from(0).next().unwrap_or_default();
         let keys = request::number_of_keys(number).unwrap_or(0);
@@ -111,13 +111,13 @@ impl<'a> Call<'a> {
             return;
         }
         for position in (2..).take(keys) {
-            // SAFETY: the context is valid, and the server asks for this.
+            // SAFETY: the context is valid, and the server has requested the positions.
             unsafe { api!(RedisModule_KeyAtPos(self.context.as_ptr(), position)) };
         }
     }
 
-    /// The id of the calling client. In a script it is that of the script's client, which another
-    /// client may have as well.
+    /// The id of the calling client. In a script it is that of the script's pseudo client, which is not
+    /// unique.
     pub(crate) fn client(self) -> Option<u64> {
         Some(self.context.client_id()).filter(|id| *id != 0)
     }

@@ -1,4 +1,4 @@
-//! The registration of commands: name, flags, keys, and the documentation of `COMMAND DOCS` and of the
+//! The registration of commands: name, flags, keys, and the documentation for `COMMAND DOCS` and the
 //! hints of `redis-cli`.
 
 use std::ffi::{CStr, c_char, c_int};
@@ -13,34 +13,34 @@ use super::panic_boundary::catch_panics;
 use super::reply::Reply;
 use super::write_permission;
 
-/// A command: how it is registered, and what it does.
+/// A command.
 pub(crate) trait Command {
-    /// How it is registered.
+    /// Its registration.
     const SPEC: Spec;
 
-    /// Replies to a call, or returns the error to reply with.
+    /// Executes a call: replies, or returns the error to reply with.
     fn run(call: Call<'_>) -> Result<(), CommandError>;
 }
 
-/// What is done around every call.
+/// The work around each call.
 pub(crate) trait Dispatch {
-    /// Runs a command for a call.
+    /// Executes a call of a command.
     fn dispatch<C: Command>(call: Call<'_>);
 }
 
-/// How a command is registered.
+/// The registration of a command.
 pub(crate) struct Spec {
-    /// `GPULOCK.…`
+    /// The name, `GPULOCK.…`.
     pub(crate) name: &'static CStr,
-    /// As `RedisModule_CreateCommand` takes them.
+    /// The flags for `RedisModule_CreateCommand`.
     pub(crate) flags: &'static CStr,
-    /// Access categories, on servers that let a module set them.
+    /// The ACL categories, for servers that let a module set them.
     pub(crate) acl: &'static CStr,
-    /// The number of words, including the name; negative: a minimum.
+    /// The number of words, including the name; if negative, the minimum.
     pub(crate) arity: c_int,
     /// The positions of its keys.
     pub(crate) keys: Keys,
-    /// What it does, in one line.
+    /// A summary in one line.
     pub(crate) summary: &'static CStr,
     /// Its time complexity.
     pub(crate) complexity: &'static CStr,
@@ -50,46 +50,47 @@ pub(crate) struct Spec {
     pub(crate) arguments: &'static [Argument],
 }
 
-/// The positions of a command's keys, and what is done to them.
+/// The positions of a command's keys, and how it accesses them.
 #[derive(Clone, Copy)]
 pub(crate) enum Keys {
-    /// It has no keys.
+    /// The command has no keys.
     None,
     /// The first argument, with these flags.
     First(u32),
-    /// The first argument is the number of keys that follow it, with these flags. A cluster finds
-    /// such keys of a module's command only by asking for them: with the flag `getkeys-api`.
+    /// The first argument is the number of keys that follow it, with these flags. In a cluster the
+    /// server finds such keys of a module's command only with the flag `getkeys-api`, by requesting
+    /// them from the command.
     Counted(u32),
     /// The argument after this word, if it is given; the key is read.
     After(&'static CStr),
 }
 
-/// The key's value is read, and may be overwritten, deleted or given another lease.
+/// The command reads the key, and may overwrite it, delete it, or change its expiry.
 pub(crate) const MAY_WRITE: u32 = raw::REDISMODULE_CMD_KEY_RW
     | raw::REDISMODULE_CMD_KEY_ACCESS
     | raw::REDISMODULE_CMD_KEY_UPDATE;
 
-/// As [`MAY_WRITE`], for a command that deletes.
+/// The command reads the key, and may delete it.
 pub(crate) const MAY_DELETE: u32 = raw::REDISMODULE_CMD_KEY_RW
     | raw::REDISMODULE_CMD_KEY_ACCESS
     | raw::REDISMODULE_CMD_KEY_DELETE;
 
-/// The key's value is read.
+/// The command reads the key.
 pub(crate) const READS: u32 =
     raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS;
 
-/// An argument, as `COMMAND DOCS` shows it.
+/// An argument in `COMMAND DOCS`.
 pub(crate) struct Argument {
     name: &'static CStr,
     kind: raw::RedisModuleCommandArgType,
     token: Option<&'static CStr>,
     flags: u32,
-    of: &'static [Argument],
+    subarguments: &'static [Argument],
 }
 
 impl Argument {
     const fn new(name: &'static CStr, kind: raw::RedisModuleCommandArgType) -> Self {
-        Self { name, kind, token: None, flags: 0, of: &[] }
+        Self { name, kind, token: None, flags: 0, subarguments: &[] }
     }
 
     /// The key.
@@ -118,28 +119,34 @@ impl Argument {
     }
 
     /// One of several arguments.
-    pub(crate) const fn one_of(name: &'static CStr, of: &'static [Argument]) -> Self {
+    pub(crate) const fn one_of(
+        name: &'static CStr,
+        subarguments: &'static [Argument],
+    ) -> Self {
         let kind = raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF;
-        Self { of, ..Self::new(name, kind) }
+        Self { subarguments, ..Self::new(name, kind) }
     }
 
-    /// Several arguments that belong together.
-    pub(crate) const fn block(name: &'static CStr, of: &'static [Argument]) -> Self {
+    /// A group of arguments.
+    pub(crate) const fn block(
+        name: &'static CStr,
+        subarguments: &'static [Argument],
+    ) -> Self {
         let kind = raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_BLOCK;
-        Self { of, ..Self::new(name, kind) }
+        Self { subarguments, ..Self::new(name, kind) }
     }
 
-    /// The same, after a keyword.
+    /// The same argument after a keyword.
     pub(crate) const fn after(self, word: &'static CStr) -> Self {
         Self { token: Some(word), ..self }
     }
 
-    /// The same, optional.
+    /// The same argument, optional.
     pub(crate) const fn optional(self) -> Self {
         Self { flags: self.flags | raw::REDISMODULE_CMD_ARG_OPTIONAL, ..self }
     }
 
-    /// The same, given once or more.
+    /// The same argument, given once or more.
     pub(crate) const fn several(self) -> Self {
         Self { flags: self.flags | raw::REDISMODULE_CMD_ARG_MULTIPLE, ..self }
     }
@@ -178,13 +185,13 @@ pub(crate) const TOKEN: Argument = Argument::integer(c"n").after(c"TOKEN").optio
 /// `[REASON text]`
 pub(crate) const REASON: Argument = Argument::text(c"text").after(c"REASON").optional();
 
-/// The release of the module that introduced a command.
+/// The release of the module that introduced the commands.
 const SINCE: &CStr = c"0.1.0";
 
-/// Registers a command, whose calls `D` dispatches.
+/// Registers a command. `D` dispatches its calls.
 ///
 /// # Errors
-/// When the server refuses it.
+/// When the server rejects it.
 pub(crate) fn register<C: Command, D: Dispatch>(
     context: Context<'_>,
 ) -> Result<(), String> {
@@ -194,41 +201,41 @@ pub(crate) fn register<C: Command, D: Dispatch>(
         Keys::First(_) => (1, 1, 1),
         Keys::None | Keys::Counted(_) | Keys::After(_) => (0, 0, 0),
     };
-    let refused = |what| format!("the server refuses the {what} of {:?}", spec.name);
+    let rejected = |what| format!("the server rejected the {what} of {:?}", spec.name);
     let flags = spec.flags.as_ptr();
     let entry: raw::RedisModuleCmdFunc = Some(entry::<C, D>);
-    // SAFETY: the context is valid, the texts are static.
+    // SAFETY: the context is valid, and the strings are static.
     unsafe {
         if api!(RedisModule_CreateCommand(ctx, name, entry, flags, first, last, step))
             != OK
         {
-            return Err(refused("name"));
+            return Err(rejected("name"));
         }
         let command = api!(RedisModule_GetCommand(ctx, name));
         if !describe(command, spec) {
-            return Err(refused("description"));
+            return Err(rejected("description"));
         }
         if let Some(categorize) = optional!(RedisModule_SetCommandACLCategories)
             && categorize(command, spec.acl.as_ptr()) != OK
         {
-            return Err(refused("access categories"));
+            return Err(rejected("ACL categories"));
         }
     }
     Ok(())
 }
 
-/// Where the server enters a command.
+/// The server calls this function for each call of the command.
 unsafe extern "C" fn entry<C: Command, D: Dispatch>(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
 ) -> c_int {
     let replied = catch_panics(|| {
-        // SAFETY: the server passes these for the time of the call.
+        // SAFETY: what the server passes is valid for the duration of the call.
         let call = unsafe { Call::new(ctx, argv, argc) };
-        if matches!(C::SPEC.keys, Keys::Counted(_)) && call.asks_for_keys() {
+        if matches!(C::SPEC.keys, Keys::Counted(_)) && call.is_key_request() {
             call.report_keys();
-        } else if write_permission::is_question() {
+        } else if write_permission::is_check() {
             call.reply().null();
         } else {
             D::dispatch::<C>(call);
@@ -265,8 +272,8 @@ unsafe fn describe(command: *mut raw::RedisModuleCommand, spec: &Spec) -> bool {
         key_specs: key_specs.as_mut_ptr(),
         args: arguments,
     };
-    // SAFETY: every list ends with a zeroed element; the server copies all of it, and
-    // what `info` points to lives until the end of this function.
+    // SAFETY: every list ends with a zeroed element. The server copies everything, and what `info`
+    // points to lives until the end of this function.
     unsafe { api!(RedisModule_SetCommandInfo(command, &raw const info)) == OK }
 }
 
@@ -276,7 +283,7 @@ fn start_or_null(text: Option<&CStr>) -> *const c_char {
 
 /// The key specifications, followed by a zeroed element.
 fn key_specs(keys: Keys) -> Vec<raw::RedisModuleCommandKeySpec> {
-    // SAFETY: of pointers, integers and unions of them, for which zero is a value.
+    // SAFETY: the struct consists of pointers, integers and unions of them, for which zero is valid.
     let zeroed = || unsafe { std::mem::zeroed::<raw::RedisModuleCommandKeySpec>() };
     let mut spec = zeroed();
     spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
@@ -316,8 +323,8 @@ fn key_specs(keys: Keys) -> Vec<raw::RedisModuleCommandKeySpec> {
     vec![spec, zeroed()]
 }
 
-/// The arguments as the server takes them: a list that ends with a zeroed element and is kept alive
-/// in `lists`. Null when there are none.
+/// Builds the list of arguments for the server. It ends with a zeroed element, and `lists` keeps it
+/// alive. Null when there are no arguments.
 fn arguments(
     arguments: &[Argument],
     lists: &mut Vec<Vec<raw::RedisModuleCommandArg>>,
@@ -325,7 +332,7 @@ fn arguments(
     if arguments.is_empty() {
         return null_mut();
     }
-    // SAFETY: of pointers and integers, for which zero is a value.
+    // SAFETY: the struct consists of pointers and integers, for which zero is valid.
     let zeroed = || unsafe { std::mem::zeroed::<raw::RedisModuleCommandArg>() };
     let is_key = |argument: &Argument| {
         argument.kind == raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY
@@ -338,7 +345,7 @@ fn arguments(
             key_spec_index: if is_key(argument) { 0 } else { -1 },
             token: start_or_null(argument.token),
             flags: argument.flags.cast_signed(),
-            subargs: self::arguments(argument.of, lists),
+            subargs: self::arguments(argument.subarguments, lists),
             ..zeroed()
         });
     }

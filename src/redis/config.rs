@@ -16,18 +16,17 @@ use super::string::{OwnedString, bytes, c_string};
 
 /// Where the settings are stored.
 pub(crate) trait SettingsStore {
-    /// Reads them.
+    /// Reads the settings.
     fn read<T>(read: impl FnOnce(&Settings) -> T) -> T;
 
-    /// Changes them.
+    /// Changes the settings.
     fn change(change: impl FnOnce(&mut Settings));
 }
 
-/// Registers all settings, with `settings` as their defaults, and lets the server apply
-/// `redis.conf`.
+/// Registers all settings with `settings` as their defaults, and lets the server apply `redis.conf`.
 ///
 /// # Errors
-/// When the server refuses a setting, or its value in `redis.conf`.
+/// When the server rejects a setting, or its value in `redis.conf`.
 pub(crate) fn register<S: SettingsStore>(
     context: Context<'_>,
     settings: &Settings,
@@ -40,7 +39,7 @@ pub(crate) fn register<S: SettingsStore>(
     // SAFETY: the context is valid.
     match unsafe { api!(RedisModule_LoadConfigs(context.as_ptr())) } {
         OK => Ok(()),
-        _ => Err("a gpulock setting is invalid, see the log entry above".to_owned()),
+        _ => Err("invalid gpulock setting, see the previous log line".to_owned()),
     }
 }
 
@@ -48,7 +47,7 @@ fn check_registered(name: &str, status: c_int) -> Result<(), String> {
     if status == OK {
         Ok(())
     } else {
-        Err(format!("the server refuses the setting {name}"))
+        Err(format!("the server rejected the setting {name}"))
     }
 }
 
@@ -79,7 +78,7 @@ fn register_number<S: SettingsStore>(
 }
 
 /// # Safety
-/// `which` is what [`register_number`] gave.
+/// `which` is the pointer that [`register_number`] registered.
 unsafe fn number(which: *mut c_void) -> &'static Number {
     // SAFETY: by this function's own condition.
     unsafe { &*which.cast::<Number>() }
@@ -89,7 +88,7 @@ unsafe extern "C" fn get_number<S: SettingsStore>(
     _: *const c_char,
     which: *mut c_void,
 ) -> c_longlong {
-    // SAFETY: the server gives back what it was given.
+    // SAFETY: the server passes the pointer that was registered.
     let number = unsafe { number(which) };
     catch_panics(|| S::read(number.get)).map_or(0, u64::cast_signed)
 }
@@ -100,7 +99,7 @@ unsafe extern "C" fn set_number<S: SettingsStore>(
     which: *mut c_void,
     _: *mut *mut raw::RedisModuleString,
 ) -> c_int {
-    // SAFETY: the server gives back what it was given.
+    // SAFETY: the server passes the pointer that was registered.
     let number = unsafe { number(which) };
     // The server has checked the range.
     let value = u64::try_from(value).unwrap_or(0);
@@ -197,13 +196,13 @@ unsafe extern "C" fn set_prefix<S: SettingsStore>(
     _: *mut c_void,
     error: *mut *mut raw::RedisModuleString,
 ) -> c_int {
-    // SAFETY: the server lends the value for the time of the call.
+    // SAFETY: the value is valid for the duration of the call.
     let value = unsafe { bytes(value) };
     match check_channel_prefix(value) {
         Ok(value) => configure::<S>(|settings| settings.channel_prefix = value.to_vec()),
         Err(message) => {
             let message = OwnedString::new(message.as_bytes());
-            // SAFETY: the server wants a string that it frees itself, so ours is not.
+            // SAFETY: the server takes ownership of the string, which is forgotten below.
             unsafe { *error = message.as_ptr() };
             std::mem::forget(message);
             ERR

@@ -24,7 +24,7 @@ impl Flags {
         self.0 & flag(bits) != 0
     }
 
-    /// A script or a function runs.
+    /// A script or a function is being executed.
     pub(crate) fn in_script(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_LUA)
     }
@@ -35,7 +35,7 @@ impl Flags {
         self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
     }
 
-    /// A script, a function or a transaction is being executed, whatever the caller.
+    /// A script, a function or a transaction is being executed, even if this is not part of it.
     pub(crate) fn in_script_or_transaction(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_MULTI)
     }
@@ -55,7 +55,7 @@ impl Flags {
         self.has(raw::REDISMODULE_CTX_FLAGS_LOADING)
     }
 
-    /// More memory is used than is allowed.
+    /// The server has reached `maxmemory`.
     pub(crate) fn is_out_of_memory(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_OOM)
     }
@@ -97,11 +97,11 @@ impl<'a> Context<'a> {
         unsafe { api!(RedisModule_GetClientId(self.ctx)) }
     }
 
-    /// Whether a client sent the command. Another module's call may lack the flag for denied blocking
-    /// (`K`, Redis 7.2), but its client is in no list.
+    /// Whether a client sent the command. The flags do not always show a call by another module: without
+    /// `K` (Redis 7.2) it lacks DENY_BLOCKING. But the server does not list its pseudo client.
     pub(crate) fn is_of_client(self) -> bool {
         let id = self.client_id();
-        // SAFETY: without a place for the reply, only the existence of the client is checked.
+        // SAFETY: with a null pointer the server only checks whether the client exists.
         unsafe { api!(RedisModule_GetClientInfoById(std::ptr::null_mut(), id)) == OK }
     }
 
@@ -110,8 +110,8 @@ impl<'a> Context<'a> {
         Key::open(self, name)
     }
 
-    /// Opens a key by its bytes, to read it first. None when there is no such database. The database
-    /// in use now, which may be a client's, is selected again when the key is closed.
+    /// Opens a key by its bytes, to read it first. None when the database does not exist. Closing the
+    /// key selects the current database again, which may be a client's.
     pub(crate) fn open_by_name(self, db: u32, name: &[u8]) -> Option<Key<'a>> {
         let selected = self.db();
         let restore = (selected != db).then_some(selected);
@@ -131,8 +131,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A client's line as in `CLIENT LIST`; none when it is gone, or when the server has no command
-    /// CLIENT.
+    /// A client's line of `CLIENT LIST`; none when the client is gone, or the command CLIENT is renamed or
+    /// disabled.
     pub(crate) fn client_line(self, client: u64) -> Option<Vec<u8>> {
         let id = client.to_string();
         let reply = self.call(c"CLIENT", &[b"LIST", b"ID", id.as_bytes()])?;
@@ -140,24 +140,24 @@ impl<'a> Context<'a> {
         (!line.is_empty()).then(|| line.to_vec())
     }
 
-    /// The lines of all clients as in `CLIENT LIST`.
+    /// The output of `CLIENT LIST`.
     pub(super) fn client_lines(self) -> Vec<u8> {
         let reply = self.call(c"CLIENT", &[b"LIST"]);
         reply.map(|reply| reply.text().to_vec()).unwrap_or_default()
     }
 
-    /// The encoding of a key's value, as in `OBJECT ENCODING`; empty when it is unknown.
+    /// The encoding of a key's value, from `OBJECT ENCODING`; empty when it is unknown.
     pub(super) fn encoding(self, key: StringRef<'_>) -> Vec<u8> {
         let reply = self.call(c"OBJECT", &[b"ENCODING", key.bytes()]);
         reply.map(|reply| reply.text().to_vec()).unwrap_or_default()
     }
 
-    /// The rules of all users as in `ACL LIST`.
+    /// The lines of `ACL LIST`.
     pub(super) fn acl_rules(self) -> Vec<Vec<u8>> {
         let reply = self.call(c"ACL", &[b"LIST"]);
-        let rule = |reply: &CallReply, at| Some(reply.element(at)?.text().to_vec());
+        let rule = |reply: &CallReply, index| Some(reply.element(index)?.text().to_vec());
         reply.map_or_else(Vec::new, |reply| {
-            (0..).map_while(|at| rule(&reply, at)).collect()
+            (0..).map_while(|index| rule(&reply, index)).collect()
         })
     }
 
@@ -166,21 +166,21 @@ impl<'a> Context<'a> {
         self.call(c"CLIENT", &[b"KILL", b"ID", client.as_bytes()]);
     }
 
-    /// The value of one of the server's own settings; none when the server has no command CONFIG.
+    /// The value of one of the server's settings; none when the command CONFIG is renamed or disabled.
     pub(crate) fn server_setting(self, name: &str) -> Option<Vec<u8>> {
         let reply = self.call(c"CONFIG", &[b"GET", name.as_bytes()])?;
         Some(reply.element(1)?.text().to_vec())
     }
 
-    /// Calls a command; none when the server refuses it.
+    /// Calls a command; none when the server rejects the call.
     fn call(self, command: &CStr, words: &[&[u8]]) -> Option<CallReply> {
         let words: Vec<OwnedString> =
             words.iter().map(|word| OwnedString::new(word)).collect();
         let mut starts: Vec<_> = words.iter().map(OwnedString::as_ptr).collect();
         let (start, len) = (starts.as_mut_ptr(), starts.len());
         let (command, format) = (command.as_ptr(), c"v".as_ptr());
-        // SAFETY: the context is valid (`new`), and the format is of an array of strings
-        // and its length, as given; all of it outlives the call.
+        // SAFETY: the context is valid (`new`). The format requires an array of strings and its length,
+        // which are passed; all of it outlives the call.
         unsafe {
             CallReply::take(api!(RedisModule_Call(self.ctx, command, format, start, len)))
         }
@@ -188,27 +188,27 @@ impl<'a> Context<'a> {
 }
 
 /// The reply of a command that was called.
-struct CallReply(*mut raw::RedisModuleCallReply, Owned);
+struct CallReply(*mut raw::RedisModuleCallReply, Ownership);
 
-/// Whether dropping a reply frees it: elements are freed with the whole.
-enum Owned {
-    Whole,
-    KeyWrite,
+/// Whether dropping a reply frees it. An element is freed with the reply that it is part of.
+enum Ownership {
+    Owned,
+    Element,
 }
 
 impl CallReply {
     /// # Safety
-    /// `reply` is null, or the reply of a call that is freed nowhere else.
+    /// `reply` is null, or the reply of a call that is not freed elsewhere.
     unsafe fn take(reply: *mut raw::RedisModuleCallReply) -> Option<Self> {
-        (!reply.is_null()).then(|| Self(reply, Owned::Whole))
+        (!reply.is_null()).then(|| Self(reply, Ownership::Owned))
     }
 
-    /// An element of an array or of a map, whose keys and values count alike.
+    /// An element of an array.
     fn element(&self, index: usize) -> Option<Self> {
-        // SAFETY: the reply is valid until it is dropped. CONFIG GET returns an array in the
-        // protocol of module calls.
-        let write = unsafe { api!(RedisModule_CallReplyArrayElement(self.0, index)) };
-        (!write.is_null()).then(|| Self(write, Owned::KeyWrite))
+        // SAFETY: the reply is valid until it is dropped. Module calls use RESP2 by default, in which
+        // CONFIG GET returns an array.
+        let element = unsafe { api!(RedisModule_CallReplyArrayElement(self.0, index)) };
+        (!element.is_null()).then(|| Self(element, Ownership::Element))
     }
 
     /// The text of a string reply; empty for any other.
@@ -224,25 +224,25 @@ impl CallReply {
 
 impl Drop for CallReply {
     fn drop(&mut self) {
-        if let Owned::Whole = self.1 {
+        if let Ownership::Owned = self.1 {
             // SAFETY: the reply belongs to the module and is not used after this.
             unsafe { api!(RedisModule_FreeCallReply(self.0)) }
         }
     }
 }
 
-/// Whether the server is paused, or fails over to a replica: a write from a callback would crash it
-/// then.
+/// Whether the server is paused, or is failing over to a replica. A write from a callback would crash
+/// it then.
 pub(crate) fn must_not_write() -> bool {
-    // SAFETY: a question without arguments.
+    // SAFETY: the function has no parameters.
     unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }
 }
 
-/// Writes a warning into the server's log.
+/// Writes a warning to the server log.
 pub(crate) fn log_warning(message: &str) {
     let message = c_string(message);
-    // SAFETY: the message is an argument, never the format; the server copies it. A message that
-    // belongs to no callback has no context.
+    // SAFETY: the message is an argument, not the format, and the server copies it. The context is
+    // optional.
     unsafe {
         api!(RedisModule_Log(
             std::ptr::null_mut(),

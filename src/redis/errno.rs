@@ -1,16 +1,15 @@
-//! The C library's number of the last error, by which some functions of the server say why
-//! they refuse.
+//! `errno`, in which some functions of the server return the cause of an error.
 
 use std::ffi::c_int;
 
-/// Forgets the last error, before a call that sets one only when it fails.
+/// Sets `errno` to 0, before a call that sets it only on failure.
 pub(super) fn clear() {
-    // SAFETY: the place belongs to this thread.
+    // SAFETY: the pointer is valid, and the value belongs to this thread.
     unsafe { *libc::__errno_location() = 0 }
 }
 
-/// The last error; 0: none.
+/// The value of `errno`; 0: no error.
 pub(super) fn last() -> c_int {
-    // SAFETY: the place belongs to this thread.
+    // SAFETY: the pointer is valid, and the value belongs to this thread.
     unsafe { *libc::__errno_location() }
 }

@@ -6,7 +6,7 @@ use super::api::{api, raw};
 use super::context::Context;
 use super::panic_boundary::catch_panics;
 
-/// The section while it is written.
+/// The section while it is being written.
 pub(crate) struct Section(*mut raw::RedisModuleInfoCtx);
 
 impl Section {
@@ -24,7 +24,7 @@ impl Section {
         values: impl Iterator<Item = (&'n str, u64)>,
     ) {
         let name = CString::new(name).unwrap_or_default();
-        // SAFETY: the section is being written, the name is copied; the field is closed.
+        // SAFETY: the section is being written, and the name is copied. The field is closed below.
         unsafe { api!(RedisModule_InfoBeginDictField(self.0, name.as_ptr())) };
         for (name, value) in values {
             self.number(name, value);
@@ -34,7 +34,7 @@ impl Section {
     }
 }
 
-/// What fills the section.
+/// Writes the content of the section.
 pub(crate) trait InfoWriter {
     /// Writes the fields.
     fn write(section: &mut Section);
@@ -50,12 +50,12 @@ unsafe extern "C" fn write<W: InfoWriter>(
     info: *mut raw::RedisModuleInfoCtx,
     for_crash_report: c_int,
 ) {
-    // In a crash nothing of the module can be trusted, least of all the allocator.
+    // After a crash the module and the allocator are not safe to use.
     if for_crash_report != 0 {
         return;
     }
     catch_panics(|| {
-        // SAFETY: the server asks for the section; without a name it gets the name of the module.
+        // SAFETY: the server requests the section. Without a name it gets the name of the module.
         unsafe { api!(RedisModule_InfoAddSection(info, std::ptr::null())) };
         W::write(&mut Section(info));
     });

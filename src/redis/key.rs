@@ -305,7 +305,7 @@ impl<'a> Key<'a> {
 #[cold]
 fn not_replicated() {
     count_internal_error();
-    log_warning("the server did not replicate a change of a lock");
+    log_warning("the server failed to replicate a change of a lock");
 }
 
 impl Drop for Key<'_> {

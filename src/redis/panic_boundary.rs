@@ -43,7 +43,7 @@ pub(crate) fn log_panics() {
         let literal = payload.downcast_ref::<&str>().copied();
         let message = literal.or(payload.downcast_ref().map(String::as_str));
         let message = message.unwrap_or("no message");
-        log_warning(&format!("internal error, caught: {message} ({place})"));
+        log_warning(&format!("caught an internal error: {message} ({place})"));
     }));
 }
 

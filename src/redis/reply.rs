@@ -1,4 +1,4 @@
-//! Replies, in the protocol that the client speaks.
+//! Replies to clients, in the protocol version of each client.
 
 use std::ffi::{c_char, c_long};
 
@@ -9,8 +9,8 @@ use super::api::{api, raw};
 use super::context::Context;
 use super::string::c_string;
 
-/// The reply to a command. Each method adds one value; arrays and maps say first how many values or
-/// pairs follow.
+/// The reply to a command. Each method adds one value. An array or a map starts with the number of
+/// values or pairs that follow.
 #[derive(Clone, Copy)]
 pub(crate) struct Reply<'a>(Context<'a>);
 
@@ -25,11 +25,11 @@ impl<'a> Reply<'a> {
 
     /// Null.
     pub(crate) fn null(self) {
-        // SAFETY: the context is valid; so in all below.
+        // SAFETY: the context is valid.
         unsafe { api!(RedisModule_ReplyWithNull(self.ctx())) };
     }
 
-    /// A number; those of the module stay below 2^53.
+    /// A number.
     pub(crate) fn number(self, number: u64) {
         let number = i64::try_from(number).unwrap_or(i64::MAX);
         self.integer(number);
@@ -54,14 +54,14 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Bytes.
+    /// A bulk string.
     pub(crate) fn bytes(self, bytes: &[u8]) {
         let (start, len) = (bytes.as_ptr().cast::<c_char>(), bytes.len());
         // SAFETY: see `null`; the server copies the bytes.
         unsafe { api!(RedisModule_ReplyWithStringBuffer(self.ctx(), start, len)) };
     }
 
-    /// Bytes, or null.
+    /// A bulk string, or null.
     pub(crate) fn bytes_or_null(self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.bytes(bytes),
@@ -69,7 +69,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Locks that were granted: pairs of key and token.
+    /// The granted locks: pairs of key and token.
     pub(crate) fn grants(self, grants: &[Grant]) {
         self.array(grants.len());
         for grant in grants {

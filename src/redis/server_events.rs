@@ -65,7 +65,7 @@ pub(crate) fn subscribe(context: Context<'_>, handler: Handler) -> Result<(), St
             api!(RedisModule_SubscribeToServerEvent(ctx, event, Some(happened)))
         };
         if status == ERR {
-            return Err(format!("the server refuses a subscription to event {id}"));
+            return Err(format!("the server does not support event subscription {id}"));
         }
     }
     Ok(())
@@ -84,7 +84,7 @@ pub(crate) fn subscribe_to_evictions(context: Context<'_>) {
         unsafe { api!(RedisModule_SubscribeToKeyspaceEvents(ctx, class, Some(evicted))) };
     if status != OK {
         log_warning(
-            "the server refuses a subscription to evictions: they count as removed",
+            "cannot subscribe to evictions: evicted locks will be counted as removed",
         );
     }
 }

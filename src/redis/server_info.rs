@@ -1,4 +1,4 @@
-//! What the server says of itself in `INFO`, asked without calling a command.
+//! The server's `INFO`, read without calling a command.
 
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -9,27 +9,27 @@ use super::api::{api, raw};
 pub(crate) struct Info(*mut raw::RedisModuleServerInfoData);
 
 impl Info {
-    /// Asks for a section.
+    /// Reads a section.
     pub(crate) fn of(section: &CStr) -> Self {
-        // SAFETY: a question about a section; without a context the answer is ours.
+        // SAFETY: the name is valid. Without a context the module owns the result.
         Self(unsafe { api!(RedisModule_GetServerInfo(null_mut(), section.as_ptr())) })
     }
 
     /// A field that is a number.
     pub(crate) fn number(&self, field: &CStr) -> Option<u64> {
-        let mut missing = 0;
-        // SAFETY: the answer is valid until it is dropped.
+        let mut error = 0;
+        // SAFETY: the result is valid until it is dropped.
         let number = unsafe {
             let (info, field) = (self.0, field.as_ptr());
-            api!(RedisModule_ServerInfoGetFieldUnsigned(info, field, &raw mut missing))
+            api!(RedisModule_ServerInfoGetFieldUnsigned(info, field, &raw mut error))
         };
-        (missing == 0).then_some(number)
+        (error == 0).then_some(number)
     }
 
-    /// A field as it stands.
+    /// A field as text.
     pub(crate) fn text(&self, field: &CStr) -> Option<&str> {
-        // SAFETY: the answer is valid until it is dropped, and its text with it; null is
-        // what the server answers for a field that it does not have.
+        // SAFETY: the result and its text are valid until it is dropped. The server returns null for a
+        // missing field.
         let text = unsafe {
             let start = api!(RedisModule_ServerInfoGetFieldC(self.0, field.as_ptr()));
             (!start.is_null()).then(|| CStr::from_ptr(start))?
@@ -40,7 +40,7 @@ impl Info {
 
 impl Drop for Info {
     fn drop(&mut self) {
-        // SAFETY: the answer is ours and not used after this.
+        // SAFETY: the module owns the result, which is not used after this.
         unsafe { api!(RedisModule_FreeServerInfo(null_mut(), self.0)) }
     }
 }

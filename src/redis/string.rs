@@ -1,22 +1,22 @@
-//! The server's strings: those it lends (arguments) and those made here.
+//! The server's strings: borrowed ones (arguments) and ones that the module creates.
 
 use std::ffi::{CString, c_char};
 use std::marker::PhantomData;
 
 use super::api::{api, raw};
 
-/// A string that the server lends: an argument of a command, a key in a callback.
+/// A string borrowed from the server: an argument of a command, or a key in a callback.
 #[derive(Clone, Copy)]
 pub(crate) struct StringRef<'a> {
     text: *mut raw::RedisModuleString,
-    lender: PhantomData<&'a ()>,
+    owner: PhantomData<&'a ()>,
 }
 
 impl<'a> StringRef<'a> {
     /// # Safety
     /// `text` is a string of the server, valid for `'a`.
     pub(super) unsafe fn new(text: *mut raw::RedisModuleString) -> Self {
-        Self { text, lender: PhantomData }
+        Self { text, owner: PhantomData }
     }
 
     pub(super) fn as_ptr(self) -> *mut raw::RedisModuleString {
@@ -25,33 +25,32 @@ impl<'a> StringRef<'a> {
 
     /// Its bytes.
     pub(crate) fn bytes(self) -> &'a [u8] {
-        // SAFETY: the string is valid for 'a (`new`), and nothing changes an argument.
+        // SAFETY: the string is valid for 'a (`new`), and arguments do not change.
         unsafe { bytes(self.text) }
     }
 }
 
-/// A string made here.
+/// A string that the module owns.
 pub(super) struct OwnedString(*mut raw::RedisModuleString);
 
 impl OwnedString {
     pub(super) fn new(bytes: &[u8]) -> Self {
         let start = bytes.as_ptr().cast::<c_char>();
-        // SAFETY: the server copies `len` bytes; without a context the string is ours.
+        // SAFETY: the server copies the bytes. Without a context the module owns the string.
         Self(unsafe {
             api!(RedisModule_CreateString(std::ptr::null_mut(), start, bytes.len()))
         })
     }
 
-    /// A number in decimal. The server's own way from a number to an argument takes twice
-    /// as long.
+    /// A number in decimal. The server's own conversion takes twice as long.
     pub(super) fn decimal(number: u64) -> Self {
         Self::new(itoa::Buffer::new().format(number).as_bytes())
     }
 
-    /// Takes over a string that the server made for us.
+    /// Takes ownership of a string.
     ///
     /// # Safety
-    /// `text` is a string that nobody else frees, or null (the result is then none).
+    /// `text` is null, or a string that is not freed elsewhere. For null the result is none.
     pub(super) unsafe fn take(text: *mut raw::RedisModuleString) -> Option<Self> {
         (!text.is_null()).then(|| Self(text))
     }
@@ -68,7 +67,7 @@ impl OwnedString {
 
 impl Drop for OwnedString {
     fn drop(&mut self) {
-        // SAFETY: the string is ours and not used after this.
+        // SAFETY: the module owns the string, which is not used after this.
         unsafe { api!(RedisModule_FreeString(std::ptr::null_mut(), self.0)) }
     }
 }
@@ -77,7 +76,7 @@ impl Drop for OwnedString {
 /// `text` is a string of the server, valid and unchanged for `'a`.
 pub(super) unsafe fn bytes<'a>(text: *const raw::RedisModuleString) -> &'a [u8] {
     let mut len = 0;
-    // SAFETY: by this function's own condition; the server answers where the bytes are.
+    // SAFETY: by the condition of this function; the server returns a pointer to the bytes.
     unsafe {
         let start = api!(RedisModule_StringPtrLen(text, &raw mut len));
         slice(start, len)
@@ -90,11 +89,11 @@ pub(super) unsafe fn slice<'a>(start: *const c_char, len: usize) -> &'a [u8] {
     if start.is_null() {
         return &[];
     }
-    // SAFETY: by this function's own condition.
+    // SAFETY: by the condition of this function.
     unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) }
 }
 
-/// Text for a function that takes a C string; it ends at the first NUL.
+/// Converts text to a C string, which ends at the first NUL.
 pub(super) fn c_string(text: impl Into<Vec<u8>>) -> CString {
     let mut bytes = text.into();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());

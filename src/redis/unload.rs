@@ -1,69 +1,72 @@
-//! What must not outlive the module, because the server keeps pointers to its commands there
-//! and would follow them after the module has unloaded.
+//! Unloading. The server keeps pointers to commands of the module, and would use them after the module
+//! has unloaded:
 //!
-//! - An open transaction keeps the commands that it queued.
-//! - Each client keeps its last command: `CLIENT LIST` prints its name, and Redis 8 looks there
-//!   first when the command comes again.
-//! - The rules of an ACL user name commands; four of the six servers that are tested abort when
-//!   one of those is gone.
+//! - An open transaction refers to the commands that it has queued.
+//! - Each client refers to its last command: `CLIENT LIST` prints its name, and Redis 8 tries it first
+//!   when it looks up the next command.
+//! - The rules of an ACL user refer to commands; four of the six tested servers abort when one of those
+//!   no longer exists.
 //!
-//! The connections of such clients are closed. Where that is not possible the module stays.
+//! The connections of such clients are closed. If that is not possible, the module does not unload.
 
 use super::context::{Context, log_warning};
 use super::needed_commands;
 
-/// Whether the module may unload now; if not, the server's log says why. The server itself
-/// replies only that the operation is not possible.
+/// Whether the module may unload now. If not, the reason is written to the server log, because the
+/// server only replies that the operation is not possible.
 pub(crate) fn is_possible(context: Context<'_>) -> bool {
     let reason = obstacle(context);
     if let Some(reason) = &reason {
-        log_warning(&format!("not unloaded: {reason}"));
+        log_warning(&format!("cannot unload: {reason}"));
     }
     reason.is_none()
 }
 
 fn obstacle(context: Context<'_>) -> Option<String> {
-    // The transaction's own client cannot be closed, and may have queued more of our commands.
+    // The client of the transaction cannot be closed, and may have queued more commands of the module.
     if context.flags().in_script_or_transaction() {
-        return Some("a transaction is being executed; unload outside MULTI".to_owned());
+        return Some(
+            "MODULE UNLOAD is not possible in a transaction. Call it outside MULTI"
+                .to_owned(),
+        );
     }
     for name in [c"CLIENT", c"ACL"] {
         if !needed_commands::exists(context, name) {
             return Some(format!(
-                "the server has no command {name:?}, so that what must not outlive the module \
-                 cannot be found. Remove it from rename-command, or restart the server without \
-                 the module"
+                "the command {name:?} is renamed or disabled, so the module cannot find the \
+                 clients and ACL users that refer to it. Remove the rename-command line, or \
+                 restart the server without the module"
             ));
         }
     }
     let user =
-        context.acl_rules().into_iter().find_map(|rules| user_with_ours(&rules))?;
+        context.acl_rules().into_iter().find_map(|rules| user_with_command(&rules))?;
     Some(format!(
-        "the rules of the ACL user \"{}\" name a GPULOCK command, and the server would abort. \
-         Remove the command from the rules first: ACL SETUSER",
+        "the rules of the ACL user \"{}\" name a GPULOCK command, which would make the server \
+         abort. Remove the command from the rules with ACL SETUSER",
         user.escape_ascii()
     ))
 }
 
-/// The user of a line of `ACL LIST`, if its rules name a command of ours.
-fn user_with_ours(rules: &[u8]) -> Option<Vec<u8>> {
+/// The user in a line of `ACL LIST`, if its rules name a command of the module.
+fn user_with_command(rules: &[u8]) -> Option<Vec<u8>> {
     let mut words = rules.split(|byte| *byte == b' ');
     let user = words.nth(1)?;
-    words.any(names_ours).then(|| user.to_vec())
+    words.any(names_command).then(|| user.to_vec())
 }
 
-/// `+gpulock.acquire`, also as the first rule of a selector.
-fn names_ours(rule: &[u8]) -> bool {
+/// Whether a rule names a command of the module: `+gpulock.acquire`, also as the first rule of a
+/// selector.
+fn names_command(rule: &[u8]) -> bool {
     let rule = rule.strip_prefix(b"(").unwrap_or(rule);
     let command = rule.strip_prefix(b"+").or_else(|| rule.strip_prefix(b"-"));
-    let prefix = command.and_then(|command| command.get(..OURS.len()));
-    prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(OURS))
+    let prefix = command.and_then(|command| command.get(..PREFIX.len()));
+    prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
 }
 
-const OURS: &[u8] = b"gpulock.";
+const PREFIX: &[u8] = b"gpulock.";
 
-/// Closes the connections of clients that must not outlive the module. Their next connection
-/// is like any other.
+/// Closes the connections of clients that refer to commands of the module. They can reconnect.
 pub(crate) fn close_clients(context: Context<'_>) {
     let lines = context.client_lines();
     for line in String::from_utf8_lossy(&lines).lines() {
@@ -85,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_found_whose_rules_name_a_command_of_ours() {
+    fn users_whose_rules_name_a_command_of_the_module_are_found() {
         for (rules, user) in [
             ("user w on #0f ~* -@all +gpulock.acquire", Some("w")),
             ("user w on ~* +@all -GPULOCK.FORCERELEASE", Some("w")),
@@ -96,7 +99,7 @@ mod tests {
             ("user w on +gpulocker", None),
             ("user", None),
         ] {
-            let found = user_with_ours(rules.as_bytes());
+            let found = user_with_command(rules.as_bytes());
             assert_eq!(found, user.map(|user| user.as_bytes().to_vec()), "{rules}");
         }
     }

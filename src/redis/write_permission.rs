@@ -1,21 +1,21 @@
-//! Whether the module may write a key that no client's command names.
+//! Whether the module may write a key outside of a command that names it.
 //!
-//! The rule: **on its own initiative the module writes only when the server would accept a client's
-//! write command for that key now.** The server itself is asked, so the answer covers every reason to
-//! refuse a write: `NOREPLICAS`, `MISCONF`, `READONLY`, a cluster that is down, a slot that another
+//! The rule: **on its own initiative the module writes a key only if the server would now accept a
+//! client's write command for that key.** The server itself makes the check, so it covers every reason
+//! to refuse a write: `NOREPLICAS`, `MISCONF`, `READONLY`, a cluster that is down, a slot that another
 //! node serves, and reasons that later servers add.
 //!
-//! The question is a call of `GPULOCK.EXTEND` in script mode, in which a module's call is refused
-//! like a client's. It is a command of the module because `rename-command` can take every other one
-//! away. Servers that know dry runs (Redis 7.2 and later, every Valkey) do not execute it; Redis 7.0
-//! does, and [`is_question`] makes the command return at once.
+//! The check is a call of `GPULOCK.EXTEND` in script mode, in which the server checks a module's call
+//! like a client's. It is a command of the module because `rename-command` can remove any other one.
+//! Servers that support dry runs (Redis 7.2 and later, every Valkey) do not execute it. Redis 7.0 does,
+//! and [`is_check`] makes the command return immediately.
 //!
-//! Two states have to be checked besides: while replicas must not get any traffic (`CLIENT PAUSE`,
-//! `FAILOVER`) a write would crash the server; and a script, a function or a transaction must not see
-//! keys change between two of its own commands. The server calls modules in the middle of a command
-//! whenever it processes events meanwhile: a script or function past `busy-reply-threshold`, another
-//! module's yield, loading. Only the first shows in the flags of a context, so events never write:
-//! they arm the timer, which the server fires only between commands.
+//! Two more states are checked. While replicas must not get any traffic (`CLIENT PAUSE`, `FAILOVER`), a
+//! write would crash the server. And a script, a function or a transaction must not see keys change
+//! between two of its commands. The server calls modules in the middle of a command whenever it
+//! processes events meanwhile: in a script or function past `busy-reply-threshold`, when another module
+//! yields, and while loading. Only the first of these is visible in the flags of a context. Events
+//! therefore never write: they arm the timer, which the server fires only between commands.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
@@ -29,17 +29,15 @@ use super::main_thread::MainThread;
 use super::string::OwnedString;
 
 struct State {
-    is_question: Cell<bool>,
-    /// Whether the server knows dry runs; none until it was asked.
-    knows_dry_runs: Cell<Option<bool>>,
+    is_check: Cell<bool>,
+    /// Whether the server supports dry runs; none until it was tried.
+    has_dry_runs: Cell<Option<bool>>,
 }
 
-static STATE: MainThread<State> = MainThread::new(State {
-    is_question: Cell::new(false),
-    knows_dry_runs: Cell::new(None),
-});
+static STATE: MainThread<State> =
+    MainThread::new(State { is_check: Cell::new(false), has_dry_runs: Cell::new(None) });
 
-/// Whether work that belongs to no client's command may start in this context.
+/// Whether work outside of a client's command may start in this context.
 pub(crate) fn may_start(context: Context<'_>) -> bool {
     let flags = context.flags();
     flags.is_primary()
@@ -48,61 +46,60 @@ pub(crate) fn may_start(context: Context<'_>) -> bool {
         && !must_not_write()
 }
 
-/// Whether the current command is only the question whether it would be accepted.
-pub(crate) fn is_question() -> bool {
-    STATE.is_question.get()
+/// Whether the current command only checks whether the server accepts a write.
+pub(crate) fn is_check() -> bool {
+    STATE.is_check.get()
 }
 
-/// While it exists, a command of the module is only a question.
-struct Question;
+/// While this value exists, a command of the module is only a check.
+struct Check;
 
-impl Question {
+impl Check {
     fn begin() -> Self {
-        STATE.is_question.set(true);
+        STATE.is_check.set(true);
         Self
     }
 }
 
-impl Drop for Question {
+impl Drop for Check {
     fn drop(&mut self) {
-        STATE.is_question.set(false);
+        STATE.is_check.set(false);
     }
 }
 
 /// Script mode, errors as replies, and an array of strings as the arguments.
-const FOR_REAL: &CStr = c"SEv";
+const EXECUTED: &CStr = c"SEv";
 
-/// The same as a dry run.
+/// The same, as a dry run.
 const DRY_RUN: &CStr = c"SEDv";
 
-/// The server's number for a reply that is an error, which its header binds in another type.
+/// The server's number for a reply that is an error, which the bindings have in another type.
 const ERROR: c_int = 1;
 
-/// Asks the server whether it accepts a write to this key now.
+/// Checks whether the server accepts a write to this key now.
 pub(crate) fn ask(context: Context<'_>, key: &[u8]) -> Permission {
-    let format = if knows_dry_runs(context) { DRY_RUN } else { FOR_REAL };
-    let question = Question::begin();
-    let refusal = call(context, c"GPULOCK.EXTEND", format, &[key, b"-"]);
-    drop(question);
-    match refusal {
+    let format = if has_dry_runs(context) { DRY_RUN } else { EXECUTED };
+    let check = Check::begin();
+    let error = call(context, c"GPULOCK.EXTEND", format, &[key, b"-"]);
+    drop(check);
+    match error {
         None => Permission::Granted,
         Some(libc::EPERM) => Permission::Elsewhere,
         Some(_) => Permission::Refused,
     }
 }
 
-/// Redis 7.0 refuses the flag, so that there is no reply; any other server replies that there
-/// is no such command.
-fn knows_dry_runs(context: Context<'_>) -> bool {
-    STATE.knows_dry_runs.get().unwrap_or_else(|| {
-        let known = call(context, c"GPULOCK", c"EDv", &[]).is_some();
-        STATE.knows_dry_runs.set(Some(known));
-        known
+/// Whether the server supports dry runs. Redis 7.0 rejects the flag, so that there is no reply; any
+/// other server replies that the command does not exist.
+fn has_dry_runs(context: Context<'_>) -> bool {
+    STATE.has_dry_runs.get().unwrap_or_else(|| {
+        let is_supported = call(context, c"GPULOCK", c"EDv", &[]).is_some();
+        STATE.has_dry_runs.set(Some(is_supported));
+        is_supported
     })
 }
 
-/// Calls a command, and returns the number of the error that the server refuses it with; none
-/// when it does not.
+/// Calls a command. Returns `errno` if the reply is an error, and none otherwise.
 fn call(
     context: Context<'_>,
     command: &CStr,
@@ -114,8 +111,8 @@ fn call(
     let mut starts: Vec<_> = words.iter().map(OwnedString::as_ptr).collect();
     let (start, len) = (starts.as_mut_ptr(), starts.len());
     errno::clear();
-    // SAFETY: the context is valid, and the format is of an array of strings and its length,
-    // as given; all of it outlives the call, and the reply is freed and not used after that.
+    // SAFETY: the context is valid. The format requires an array of strings and its length, which are
+    // passed; all of it outlives the call. The reply is freed and not used after that.
     unsafe {
         let (ctx, command, format) =
             (context.as_ptr(), command.as_ptr(), format.as_ptr());

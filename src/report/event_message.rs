@@ -1,9 +1,10 @@
-//! An event as JSON: what the clients of the contract's channel read.
+//! The JSON message of an event, as documented in the command reference.
 
 use gpulock_core::state::event::Event;
 use serde::Serialize;
 
-/// What the owners of the replaced clients stand before the name of a task.
+/// The prefix of the task name in owners of the lock manager that the module replaces
+/// (migrate-python.md).
 const TASK_PREFIX: &str = "locked_by_";
 
 /// The channel of an event.
@@ -11,14 +12,14 @@ pub(crate) fn channel(prefix: &[u8], event: &Event) -> Vec<u8> {
     [prefix, &event.key].concat()
 }
 
-/// The message of an event. Bytes that are no UTF-8 are replaced.
+/// The message of an event. Bytes that are not valid UTF-8 are replaced.
 ///
-/// The members are put together by hand: their names need no escaping, which would be a
-/// third of what an event costs.
+/// The members are written by hand, because their names need no escaping, which would take a third
+/// of the time of an event.
 pub(crate) fn message(event: &Event) -> Vec<u8> {
     let owner = String::from_utf8_lossy(&event.owner);
     let kind = if event.ended.is_some() { "lock_released" } else { "lock_acquired" };
-    let mut out = Vec::with_capacity(ENOUGH);
+    let mut out = Vec::with_capacity(CAPACITY);
     out.extend_from_slice(b"{\"event_type\":");
     value(&mut out, kind);
     member(&mut out, b",\"lock_key\":", String::from_utf8_lossy(&event.key));
@@ -35,20 +36,20 @@ pub(crate) fn message(event: &Event) -> Vec<u8> {
     out
 }
 
-/// Room for an ordinary event.
-const ENOUGH: usize = 320;
+/// The initial capacity, which is enough for an ordinary event.
+const CAPACITY: usize = 320;
 
-fn member(out: &mut Vec<u8>, name: &[u8], of: impl Serialize) {
+fn member(out: &mut Vec<u8>, name: &[u8], content: impl Serialize) {
     out.extend_from_slice(name);
-    value(out, of);
+    value(out, content);
 }
 
-fn value(out: &mut Vec<u8>, of: impl Serialize) {
-    // Text and numbers into memory: nothing of it can fail.
-    let _ = serde_json::to_writer(out, &of);
+fn value(out: &mut Vec<u8>, content: impl Serialize) {
+    // Writing text and numbers to memory cannot fail.
+    let _ = serde_json::to_writer(out, &content);
 }
 
-/// Milliseconds since the epoch as seconds: exact far beyond any date.
+/// Converts milliseconds since the epoch to seconds.
 #[expect(clippy::cast_precision_loss, reason = "below 2^53 until the year 287396")]
 fn unix_seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_told_as_the_contract_says() {
+    fn a_message_has_the_documented_members() {
         let event = Event {
             db: 0,
             key: b"gpu_lock:0"[..].into(),

@@ -1,5 +1,5 @@
-//! The counters with what is counted at this moment, as one table, for every format that
-//! they are asked for in: `STATS`, `INFO`, `METRICS`.
+//! The counters and the current numbers of locks and waiting clients, as one table for all formats:
+//! `STATS`, `INFO` and `METRICS`.
 
 use gpulock_core::state::counters::Counters;
 use gpulock_core::state::histogram::Histogram;
@@ -10,13 +10,13 @@ use crate::redis::panic_boundary::internal_errors;
 
 /// A number of the table.
 pub(crate) struct Number {
-    /// As the contract names it.
+    /// The name in the command reference.
     pub(crate) name: &'static str,
     /// What it counts.
     pub(crate) help: &'static str,
     /// Its value.
     pub(crate) value: u64,
-    /// It tells how many there are now, and so may fall.
+    /// It is a current number, which may decrease.
     pub(crate) is_gauge: bool,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Those of the whole server.
+    /// The figures of the server.
     pub(crate) fn of_server(manager: &LockManager) -> Self {
         Self {
             counters: manager.counters().clone(),
@@ -40,13 +40,13 @@ impl Figures {
         }
     }
 
-    /// Those of a lock; none when it has no counters of its own.
+    /// The figures of the lock with this name; none when it has no counters.
     pub(crate) fn of_lock(manager: &LockManager, name: Name<'_>) -> Option<Self> {
         let lock = manager.table().get(manager.table().find(name)?)?;
         Self::of(lock)
     }
 
-    /// Those of a lock; none when it has no counters of its own.
+    /// The figures of a lock; none when it has no counters.
     pub(crate) fn of(lock: &Lock) -> Option<Self> {
         Some(Self {
             counters: lock.counters()?.clone(),
@@ -56,7 +56,7 @@ impl Figures {
         })
     }
 
-    /// The number of lines that they take in METRICS.
+    /// The number of lines in METRICS, without comments.
     pub(crate) fn lines(&self) -> usize {
         let of_histogram =
             |histogram: &Histogram| histogram.cumulative().count().saturating_add(2);
@@ -64,38 +64,41 @@ impl Figures {
         histograms.into_iter().fold(self.values().count(), usize::saturating_add)
     }
 
-    /// Panics caught belong to no lock.
+    /// Removes the number of caught panics, which belong to no lock.
     pub(crate) fn leave_out_internal_errors(&mut self) {
         self.internal_errors = None;
     }
 
-    /// Takes a part out of a total.
-    pub(crate) fn subtract(&mut self, write: &Self) {
-        self.counters.subtract(&write.counters);
-        self.locks_held = self.locks_held.saturating_sub(write.locks_held);
-        self.clients_waiting = self.clients_waiting.saturating_sub(write.clients_waiting);
+    /// Subtracts a part of the total.
+    pub(crate) fn subtract(&mut self, part: &Self) {
+        self.counters.subtract(&part.counters);
+        self.locks_held = self.locks_held.saturating_sub(part.locks_held);
+        self.clients_waiting = self.clients_waiting.saturating_sub(part.clients_waiting);
     }
 
-    /// The values of the plain numbers, in the order of the contract.
+    /// The values of the plain numbers, in the order of the command reference.
     pub(crate) fn values(&self) -> impl Iterator<Item = u64> + use<> {
         let now = [self.locks_held, self.clients_waiting];
         self.counters.values().into_iter().chain(self.internal_errors).chain(now)
     }
 
-    /// The plain numbers, in the order of the contract.
+    /// The plain numbers, in the order of the command reference.
     pub(crate) fn numbers(&self) -> Vec<Number> {
         let counter = |name, help| Number { name, help, value: 0, is_gauge: false };
         let gauge = |name, help| Number { name, help, value: 0, is_gauge: true };
         let counters = Counters::NAMES.iter().map(|(name, help)| counter(*name, *help));
         let errors = self.internal_errors.map(|_| {
-            counter("internal_errors", " Panics caught, each also in the server's log.")
+            counter("internal_errors", " Panics caught; each is also in the server log.")
         });
         let now = [
             gauge("locks_held", " Locks held now."),
             gauge("clients_waiting", " Clients waiting now."),
         ];
         let described = counters.chain(errors).chain(now);
-        described.zip(self.values()).map(|(it, value)| Number { value, ..it }).collect()
+        described
+            .zip(self.values())
+            .map(|(number, value)| Number { value, ..number })
+            .collect()
     }
 
     /// The histograms.
@@ -104,7 +107,7 @@ impl Figures {
     }
 }
 
-/// A bucket's upper bound, in words.
+/// The name of a bucket: its upper bound, in ms.
 pub(crate) fn bound_name(bound_ms: Option<u64>) -> String {
     bound_ms.map_or_else(|| "+Inf".to_owned(), |bound| bound.to_string())
 }

@@ -1,9 +1,9 @@
-//! The figures in the text format of Prometheus, version 0.0.4: those of the server, of the
-//! locks that have counters of their own, and of all other locks together.
+//! The figures in the Prometheus text format, version 0.0.4: of the server, of the locks with their
+//! own counters, and of all other locks together.
 //!
-//! Written by hand, byte by byte. The libraries for it build a tree of every sample first,
-//! and the formatting machinery of std takes most of the time of a line: a server with the
-//! default 1,024 tracked locks writes 75,000 lines while no other client is served.
+//! The text is written byte by byte. Libraries for the format first build a tree of all samples, and
+//! with the formatting of std a line takes several times as long. A server with the default 1,024
+//! tracked locks writes 75,000 lines, and serves no other client meanwhile.
 
 use gpulock_core::state::arena::Id;
 use gpulock_core::state::histogram::Histogram;
@@ -13,22 +13,22 @@ use gpulock_core::{LockManager, Name};
 use crate::manager::with_manager;
 use crate::report::figures::Figures;
 
-/// The number of locks that have series of their own in one reply.
+/// The maximum number of locks with their own series in one reply.
 const SERIES_MAX: usize = 1024;
 
-/// The bytes that the keys of these locks may take as label text, in all. A byte of a key
-/// takes up to five, and a reply repeats the text in each of a lock's 73 lines.
+/// The maximum total length of the keys of these locks as label text, in bytes. A byte of a key takes
+/// up to five, and each of a lock's 73 lines repeats the text.
 const LABELS_MAX: usize = 64 * 1024;
 
-/// The number of tracked locks that are considered at a time.
+/// The number of tracked locks that are copied at a time.
 const PORTION: usize = 1024;
 
-/// The bytes of a line beside its labels, with room to spare.
-const LINE: usize = 64;
+/// An upper bound of the length of a line without its labels, in bytes.
+const LINE_MAX: usize = 64;
 
-/// The figures of the server, of a lock, or of the rest, and the labels of its series.
+/// The figures of the server, of a lock, or of the remaining locks, and the labels of their series.
 struct Series {
-    /// `db="0",key="gpu_lock:0"`; empty for the server and the rest.
+    /// `db="0",key="gpu_lock:0"`; empty for the server and the remaining locks.
     labels: String,
     figures: Figures,
 }
@@ -39,14 +39,14 @@ impl Series {
     }
 }
 
-/// The whole text. Locks that `may_see` denies are counted with the rest.
-pub(crate) fn text(may_see: impl Fn(Name<'_>) -> bool) -> Vec<u8> {
-    let chosen = choose(may_see);
+/// The whole text. Locks that the caller may not read are counted with the remaining locks.
+pub(crate) fn text(may_read: impl Fn(Name<'_>) -> bool) -> Vec<u8> {
+    let chosen = choose(may_read);
     let (server, locks, rest) = with_manager(|manager| figures(manager, chosen));
     let lines = server.lines();
-    let bytes = |series: &Series| LINE.saturating_add(series.labels.len());
+    let bytes = |series: &Series| LINE_MAX.saturating_add(series.labels.len());
     let size =
-        locks.iter().map(bytes).fold(LINE.saturating_mul(2), usize::saturating_add);
+        locks.iter().map(bytes).fold(LINE_MAX.saturating_mul(2), usize::saturating_add);
     let mut out = Vec::with_capacity(size.saturating_mul(lines));
     write_families(&mut out, "gpulock_", &Series::without_labels(server));
     write_families(&mut out, "gpulock_lock_", &locks);
@@ -54,28 +54,28 @@ pub(crate) fn text(may_see: impl Fn(Name<'_>) -> bool) -> Vec<u8> {
     out
 }
 
-/// The locks that get series of their own, with their labels: those used most recently, up
-/// to the two bounds.
-fn choose(may_see: impl Fn(Name<'_>) -> bool) -> Vec<(Id, String)> {
+/// The locks that get their own series, with their labels: the most recently used ones, up to
+/// [`SERIES_MAX`] and [`LABELS_MAX`].
+fn choose(may_read: impl Fn(Name<'_>) -> bool) -> Vec<(Id, String)> {
     let mut chosen = Vec::new();
-    let mut has_memory = LABELS_MAX;
+    let mut room = LABELS_MAX;
     let mut next = with_manager(|manager| manager.table().tracked().next());
     while next.is_some() {
-        let budget = with_manager(|manager| budget(manager, next));
-        next = budget.last().and_then(|(id, _, _)| {
+        let portion = with_manager(|manager| portion(manager, next));
+        next = portion.last().and_then(|(id, _, _)| {
             with_manager(|manager| manager.table().tracked_after(*id))
         });
-        for (id, db, key) in budget {
-            if !may_see(Name { db, key: &key }) {
+        for (id, db, key) in portion {
+            if !may_read(Name { db, key: &key }) {
                 continue;
             }
             let key = label(&key);
-            let left = has_memory.checked_sub(key.len());
+            let left = room.checked_sub(key.len());
             let Some(left) = left.filter(|_| chosen.len() < SERIES_MAX) else {
                 return chosen;
             };
-            has_memory = left;
-            let mut labels = String::with_capacity(key.len().saturating_add(LINE));
+            room = left;
+            let mut labels = String::with_capacity(key.len().saturating_add(LINE_MAX));
             labels.push_str("db=\"");
             labels.push_str(itoa::Buffer::new().format(db));
             labels.push_str("\",key=\"");
@@ -87,16 +87,16 @@ fn choose(may_see: impl Fn(Name<'_>) -> bool) -> Vec<(Id, String)> {
     chosen
 }
 
-/// Some tracked locks, from this one on.
-fn budget(manager: &LockManager, from: Option<Id>) -> Vec<(Id, u32, Bytes)> {
+/// The next [`PORTION`] tracked locks, starting with this one.
+fn portion(manager: &LockManager, from: Option<Id>) -> Vec<(Id, u32, Bytes)> {
     let table = manager.table();
     let ids = table.tracked_from(from).take(PORTION);
     ids.filter_map(|id| table.get(id).map(|lock| (id, lock.db, lock.key.clone())))
         .collect()
 }
 
-/// The figures of the server, of the chosen locks, and of the rest. The latter two always
-/// add up to the first.
+/// The figures of the server, of the chosen locks, and of the remaining locks. The latter two add up
+/// to the first.
 fn figures(
     manager: &LockManager,
     chosen: Vec<(Id, String)>,
@@ -113,13 +113,14 @@ fn figures(
     (Figures::of_server(manager), locks, rest)
 }
 
-/// Each figure as a family of series, one for each of `series`.
+/// Writes each figure as a metric family with one sample, or histogram, for each of `series`.
 fn write_families(out: &mut Vec<u8>, prefix: &str, series: &[Series]) {
     let Some(first) = series.first() else { return };
-    // The labels as each line has them, so that a line is a few copies.
-    let braced: Vec<String> = series.iter().map(|of| braced(&of.labels)).collect();
+    // The labels are formatted once, so that a line is a few copies.
+    let braced: Vec<String> =
+        series.iter().map(|series| braced(&series.labels)).collect();
     let values: Vec<Vec<u64>> =
-        series.iter().map(|of| of.figures.values().collect()).collect();
+        series.iter().map(|series| series.figures.values().collect()).collect();
     for (position, number) in first.figures.numbers().iter().enumerate() {
         let (kind, suffix) =
             if number.is_gauge { ("gauge", "") } else { ("counter", "_total") };
@@ -133,28 +134,28 @@ fn write_families(out: &mut Vec<u8>, prefix: &str, series: &[Series]) {
     for (position, (name, _)) in first.figures.histograms().iter().enumerate() {
         let family = [prefix, name.trim_end_matches("_ms"), "_seconds"].concat();
         let help = if *name == "wait_ms" {
-            " Waits that ended in a grant."
+            " Duration of waits that ended with a grant."
         } else {
-            " All holds that ended."
+            " Duration of holds that ended."
         };
         write_head(out, &family, help, "histogram");
         let names = HistogramNames::new(&family);
-        for (of, braced) in series.iter().zip(&braced) {
-            if let Some((_, histogram)) = of.figures.histograms().get(position) {
-                write_histogram(out, &names, &of.labels, braced, histogram);
+        for (series, braced) in series.iter().zip(&braced) {
+            if let Some((_, histogram)) = series.figures.histograms().get(position) {
+                write_histogram(out, &names, &series.labels, braced, histogram);
             }
         }
     }
 }
 
-/// `help` begins with a space.
+/// Writes the comments of a family. `help` starts with a space.
 fn write_head(out: &mut Vec<u8>, family: &str, help: &str, kind: &str) {
-    for write in ["# HELP ", family, help, "\n# TYPE ", family, " ", kind, "\n"] {
-        out.extend_from_slice(write.as_bytes());
+    for text in ["# HELP ", family, help, "\n# TYPE ", family, " ", kind, "\n"] {
+        out.extend_from_slice(text.as_bytes());
     }
 }
 
-/// `labels` has its braces, and ends with a space.
+/// Writes a line. `labels` includes the braces and ends with a space.
 fn write_sample(out: &mut Vec<u8>, name: &str, labels: &str, value: u64) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(labels.as_bytes());
@@ -215,7 +216,7 @@ fn write_histogram(
     write_sample(out, &names.count, braced, histogram.count());
 }
 
-/// Labels between the name of a sample and its value.
+/// The text between the name of a sample and its value.
 fn braced(labels: &str) -> String {
     if labels.is_empty() { " ".to_owned() } else { ["{", labels, "} "].concat() }
 }
@@ -224,12 +225,12 @@ fn write_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Milliseconds as seconds, exactly.
+/// Writes milliseconds as seconds, without rounding.
 fn write_seconds(out: &mut Vec<u8>, ms: u64) {
     write_number(out, ms / 1000);
     let thousandths = ms % 1000;
     if thousandths > 0 {
-        // With a digit in front, so that leading zeros are written.
+        // The extra leading digit, which is skipped below, preserves leading zeros.
         let mut buffer = itoa::Buffer::new();
         let digits = buffer.format(thousandths.saturating_add(1000));
         out.push(b'.');
@@ -238,9 +239,9 @@ fn write_seconds(out: &mut Vec<u8>, ms: u64) {
     }
 }
 
-/// A key as the value of a label: bytes that are not UTF-8 as `\xHH`, then escaped as the
-/// format requires. A backslash that the key itself has before an `xHH` is written `\x5c`,
-/// so that two keys never share a series.
+/// A key as the value of a label: bytes that are not valid UTF-8 are written as `\xHH`, and the text is
+/// escaped as the format requires. A backslash in the key before `xHH` is written as `\x5c`, so that
+/// two keys never have the same label.
 fn label(key: &[u8]) -> String {
     let mut out = String::with_capacity(key.len());
     for chunk in key.utf8_chunks() {
@@ -277,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_escaped_and_never_the_same_for_two_keys() {
+    fn labels_are_escaped_and_different_for_different_keys() {
         assert_eq!(label(b"gpu:0"), "gpu:0");
         assert_eq!(label(b"a\"b\nc\\d"), r#"a\"b\nc\\d"#);
         assert_eq!(label(b"\xff"), r"\\xff");
