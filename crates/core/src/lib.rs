@@ -1,26 +1,17 @@
-//! The rules of locking: who holds what, who may take, renew or give back, and what is
-//! counted, logged and told about it. Deterministic plain Rust: nothing of Redis is in
-//! here, the clock is an argument, and what a key shows is told by the caller.
+//! The rules of locking and the engine that applies them, without Redis: deterministic Rust that gets
+//! the time and the state of the keys as arguments.
 //!
 //! # Layout
-//! - [`request`]: what a client asks, read from a command's arguments (`options`).
-//! - [`manager`]: the [`LockManager`], all that is known; one file beside it for each rule:
-//!   [`acquire`], [`acquire_any`], [`choose`], [`release`], [`extend`], [`force_release`],
-//!   and [`reconcile`], which every rule begins with: what is known is brought in line with
-//!   what the key shows.
-//! - [`inspect`], [`list`]: looking without touching. [`sweep`]: which locks to look at
-//!   when nobody asks.
-//! - [`lock`]: one lock, its hold. [`table`]: all of them, on an [`arena`] and an [`age`]
-//!   order. [`lease`], [`token`]: how long, and with what number.
-//! - [`counters`], [`histogram`], [`log`], [`event`]: what is remembered and told.
-//! - [`view`]: what a model checker asks beside all that.
-//! - `budget`: how much of it is done in one go.
-//! - [`settings`], [`error`], [`glob`], [`clock`]: what the rules are set to, what they
-//!   refuse and why, patterns, time.
+//! - [`request`]: the parsed arguments of each command. [`error`]: the errors that commands return.
+//! - [`manager`]: the [`LockManager`], the record of all locks.
+//! - [`rules`]: decide what happens to a lock, one file for each operation.
+//! - [`engine`]: reads keys, lets the rules decide, and writes keys, through a trait that a server
+//!   implements.
+//! - [`state`]: the data of the manager: locks, wait queues, counters, the log, the settings.
+//! - [`report`]: the replies of INSPECT and LIST.
 //!
-//! The idea that carries it: **decide, then do**. A rule is given what the key shows,
-//! changes what is known, and answers with what is to be done to the key. The caller
-//! does it afterwards, holding nothing of ours.
+//! A rule never calls the server: it gets the state of the key, changes the record, and returns what to
+//! write. The engine writes afterwards, when nothing of the record is borrowed.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
