@@ -12,7 +12,8 @@ use crate::redis::reply::Reply;
 
 pub(crate) struct Log;
 
-/// The number of entries whose keys are copied at a time, to check whether the caller may read them.
+/// The number of entries whose keys are copied at a time, to check whether the caller may read
+/// them.
 const PORTION: usize = 64;
 
 impl Command for Log {

@@ -1,5 +1,5 @@
-//! The commands, one file each: parse the arguments, call the engine, reply. The rules of locking are
-//! in `gpulock_core`.
+//! The commands, one file each: parse the arguments, call the engine, reply. The rules of locking
+//! are in `gpulock_core`.
 
 mod acquire;
 mod acquire_any;

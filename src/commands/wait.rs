@@ -10,8 +10,8 @@ use crate::manager::{now, with_manager};
 use crate::redis::blocked_client;
 use crate::redis::call::Call;
 
-/// The context of the caller. The server is queried only for what the call needs, because each query
-/// takes time, and most calls need none.
+/// The context of the caller. The server is queried only for what the call needs, because each
+/// query takes time, and most calls need none.
 pub(super) fn caller_context(
     call: Call<'_>,
     request: &request::Acquire<'_>,

@@ -1,5 +1,5 @@
-//! Checks of the server's settings, at load and when they change. The operator is warned of settings
-//! that put locks at risk.
+//! Checks of the server's settings, at load and when they change. The operator is warned of
+//! settings that put locks at risk.
 
 use crate::manager::{now, with_manager};
 use crate::redis::context::{Context, log_warning};

@@ -17,8 +17,8 @@ use super::context::Context;
 use super::static_strings;
 use super::string::OwnedString;
 
-/// `ValkeyModule_ACLCheckPermissions` of newer Valkey servers: whether a user may call a command in a
-/// database.
+/// `ValkeyModule_ACLCheckPermissions` of newer Valkey servers: whether a user may call a command in
+/// a database.
 type CheckPermissions = unsafe extern "C" fn(
     user: *mut raw::RedisModuleUser,
     words: *mut *mut raw::RedisModuleString,
@@ -140,8 +140,8 @@ impl<'a> Readable<'a> {
 }
 
 impl Reader<'_> {
-    /// Whether the user may call this command in a database. The command itself is checked, because the
-    /// server's own commands may be renamed or denied to the user.
+    /// Whether the user may call this command in a database. The command itself is checked, because
+    /// the server's own commands may be renamed or denied to the user.
     fn may_use(&self, db: u32) -> bool {
         let Some(check) = self.check else { return true };
         if let Some(known) = self.databases.borrow().get(&db).copied() {
@@ -155,9 +155,9 @@ impl Reader<'_> {
 
 /// Whether a client's user may still acquire the locks in this database that the client has waited
 /// for. A client without a user known by name may do everything, or belongs to an authentication
-/// module. This is checked only on servers that also check the permissions of their own blocked clients
-/// again: since Redis 7.2, which introduced the function that is looked up here. Older servers serve a
-/// blocked `BLPOP` without permissions, too.
+/// module. This is checked only on servers that also check the permissions of their own blocked
+/// clients again: since Redis 7.2, which introduced the function that is looked up here. Older
+/// servers serve a blocked `BLPOP` without permissions, too.
 pub(crate) fn may_still_acquire(
     context: Context<'_>,
     client: u64,

@@ -2,8 +2,8 @@
 
 use std::ffi::{CStr, c_void};
 
-/// The bindings of the crate `redis-module`. Only these and the allocator of that crate are used; see
-/// docs/architecture.md.
+/// The bindings of the crate `redis-module`. Only these and the allocator of that crate are used;
+/// see docs/architecture.md.
 pub(super) use redis_module::raw;
 
 /// Calls a function that every supported server has. For use in an `unsafe` block.

@@ -102,8 +102,9 @@ impl<'a> Call<'a> {
         unsafe { api!(RedisModule_IsKeysPositionRequest(self.context.as_ptr())) != 0 }
     }
 
-    /// Reports the positions of the keys, whose number is the first argument. If that number is invalid
-    /// or exceeds the number of arguments, no keys are reported, because the call will fail.
+    /// Reports the positions of the keys, whose number is the first argument. If that number is
+    /// invalid or exceeds the number of arguments, no keys are reported, because the call will
+    /// fail.
     pub(super) fn report_keys(self) {
         let number = self.arguments_from(0).next().unwrap_or_default();
         let keys = request::number_of_keys(number).unwrap_or(0);
@@ -116,8 +117,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The id of the calling client. In a script it is that of the script's pseudo client, which is not
-    /// unique.
+    /// The id of the calling client. In a script it is that of the script's pseudo client, which is
+    /// not unique.
     pub(crate) fn client(self) -> Option<u64> {
         Some(self.context.client_id()).filter(|id| *id != 0)
     }

@@ -1,5 +1,5 @@
-//! The registration of commands: name, flags, keys, and the documentation for `COMMAND DOCS` and the
-//! hints of `redis-cli`.
+//! The registration of commands: name, flags, keys, and the documentation for `COMMAND DOCS` and
+//! the hints of `redis-cli`.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{null, null_mut};
@@ -283,7 +283,8 @@ fn start_or_null(text: Option<&CStr>) -> *const c_char {
 
 /// The key specifications, followed by a zeroed element.
 fn key_specs(keys: Keys) -> Vec<raw::RedisModuleCommandKeySpec> {
-    // SAFETY: the struct consists of pointers, integers and unions of them, for which zero is valid.
+    // SAFETY: the struct consists of pointers, integers and unions of them, for which zero is
+    // valid.
     let zeroed = || unsafe { std::mem::zeroed::<raw::RedisModuleCommandKeySpec>() };
     let mut spec = zeroed();
     spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;

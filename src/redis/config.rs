@@ -23,7 +23,8 @@ pub(crate) trait SettingsStore {
     fn change(change: impl FnOnce(&mut Settings));
 }
 
-/// Registers all settings with `settings` as their defaults, and lets the server apply `redis.conf`.
+/// Registers all settings with `settings` as their defaults, and lets the server apply
+/// `redis.conf`.
 ///
 /// # Errors
 /// When the server rejects a setting, or its value in `redis.conf`.

@@ -97,8 +97,9 @@ impl<'a> Context<'a> {
         unsafe { api!(RedisModule_GetClientId(self.ctx)) }
     }
 
-    /// Whether a client sent the command. The flags do not always show a call by another module: without
-    /// `K` (Redis 7.2) it lacks DENY_BLOCKING. But the server does not list its pseudo client.
+    /// Whether a client sent the command. The flags do not always show a call by another module:
+    /// without `K` (Redis 7.2) it lacks DENY_BLOCKING. But the server does not list its pseudo
+    /// client.
     pub(crate) fn is_of_client(self) -> bool {
         let id = self.client_id();
         // SAFETY: with a null pointer the server only checks whether the client exists.
@@ -110,8 +111,8 @@ impl<'a> Context<'a> {
         Key::open(self, name)
     }
 
-    /// Opens a key by its bytes, to read it first. None when the database does not exist. Closing the
-    /// key selects the current database again, which may be a client's.
+    /// Opens a key by its bytes, to read it first. None when the database does not exist. Closing
+    /// the key selects the current database again, which may be a client's.
     pub(crate) fn open_by_name(self, db: u32, name: &[u8]) -> Option<Key<'a>> {
         let selected = self.db();
         let restore = (selected != db).then_some(selected);
@@ -131,8 +132,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A client's line of `CLIENT LIST`; none when the client is gone, or the command CLIENT is renamed or
-    /// disabled.
+    /// A client's line of `CLIENT LIST`; none when the client is gone, or the command CLIENT is
+    /// renamed or disabled.
     pub(crate) fn client_line(self, client: u64) -> Option<Vec<u8>> {
         let id = client.to_string();
         let reply = self.call(c"CLIENT", &[b"LIST", b"ID", id.as_bytes()])?;
@@ -166,7 +167,8 @@ impl<'a> Context<'a> {
         self.call(c"CLIENT", &[b"KILL", b"ID", client.as_bytes()]);
     }
 
-    /// The value of one of the server's settings; none when the command CONFIG is renamed or disabled.
+    /// The value of one of the server's settings; none when the command CONFIG is renamed or
+    /// disabled.
     pub(crate) fn server_setting(self, name: &str) -> Option<Vec<u8>> {
         let reply = self.call(c"CONFIG", &[b"GET", name.as_bytes()])?;
         Some(reply.element(1)?.text().to_vec())
@@ -179,8 +181,8 @@ impl<'a> Context<'a> {
         let mut starts: Vec<_> = words.iter().map(OwnedString::as_ptr).collect();
         let (start, len) = (starts.as_mut_ptr(), starts.len());
         let (command, format) = (command.as_ptr(), c"v".as_ptr());
-        // SAFETY: the context is valid (`new`). The format requires an array of strings and its length,
-        // which are passed; all of it outlives the call.
+        // SAFETY: the context is valid (`new`). The format requires an array of strings and its
+        // length, which are passed; all of it outlives the call.
         unsafe {
             CallReply::take(api!(RedisModule_Call(self.ctx, command, format, start, len)))
         }
@@ -205,8 +207,8 @@ impl CallReply {
 
     /// An element of an array.
     fn element(&self, index: usize) -> Option<Self> {
-        // SAFETY: the reply is valid until it is dropped. Module calls use RESP2 by default, in which
-        // CONFIG GET returns an array.
+        // SAFETY: the reply is valid until it is dropped. Module calls use RESP2 by default, in
+        // which CONFIG GET returns an array.
         let element = unsafe { api!(RedisModule_CallReplyArrayElement(self.0, index)) };
         (!element.is_null()).then(|| Self(element, Ownership::Element))
     }
@@ -231,8 +233,8 @@ impl Drop for CallReply {
     }
 }
 
-/// Whether the server is paused, or is failing over to a replica. A write from a callback would crash
-/// it then.
+/// Whether the server is paused, or is failing over to a replica. A write from a callback would
+/// crash it then.
 pub(crate) fn must_not_write() -> bool {
     // SAFETY: the function has no parameters.
     unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }

@@ -145,13 +145,13 @@ unsafe fn words<'a>(
     }
 }
 
-/// Allows atomic slot migration while the module is loaded, which Valkey 9 refuses otherwise. It is safe
-/// because locks are plain keys. The bindings do not include this option.
+/// Allows atomic slot migration while the module is loaded, which Valkey 9 refuses otherwise. It is
+/// safe because locks are plain keys. The bindings do not include this option.
 const HANDLES_ATOMIC_SLOT_MIGRATION: c_int = 1 << 5;
 
 fn set_options(context: Context<'_>) {
-    // Opening a key for writing does not count as a modification; and a replica may load a new data set
-    // while it serves the old one, because the module adds no data of its own to it.
+    // Opening a key for writing does not count as a modification; and a replica may load a new data
+    // set while it serves the old one, because the module adds no data of its own to it.
     let mut options = flag(
         raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED
             | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD,

@@ -1,5 +1,5 @@
-//! Commands of the server that the module depends on by name. An operator can rename or disable each
-//! of them with `rename-command`. They are checked here, because a call would fail silently.
+//! Commands of the server that the module depends on by name. An operator can rename or disable
+//! each of them with `rename-command`. They are checked here, because a call would fail silently.
 //!
 //! | command | needed for | without it |
 //! |---|---|---|

@@ -28,8 +28,8 @@ impl Info {
 
     /// A field as text.
     pub(crate) fn text(&self, field: &CStr) -> Option<&str> {
-        // SAFETY: the result and its text are valid until it is dropped. The server returns null for a
-        // missing field.
+        // SAFETY: the result and its text are valid until it is dropped. The server returns null
+        // for a missing field.
         let text = unsafe {
             let start = api!(RedisModule_ServerInfoGetFieldC(self.0, field.as_ptr()));
             (!start.is_null()).then(|| CStr::from_ptr(start))?

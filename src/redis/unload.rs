@@ -1,11 +1,11 @@
-//! Unloading. The server keeps pointers to commands of the module, and would use them after the module
-//! has unloaded:
+//! Unloading. The server keeps pointers to commands of the module, and would use them after the
+//! module has unloaded:
 //!
 //! - An open transaction refers to the commands that it has queued.
-//! - Each client refers to its last command: `CLIENT LIST` prints its name, and Redis 8 tries it first
-//!   when it looks up the next command.
-//! - The rules of an ACL user refer to commands; four of the six tested servers abort when one of those
-//!   no longer exists.
+//! - Each client refers to its last command: `CLIENT LIST` prints its name, and Redis 8 tries it
+//!   first when it looks up the next command.
+//! - The rules of an ACL user refer to commands; four of the six tested servers abort when one of
+//!   those no longer exists.
 //!
 //! The connections of such clients are closed. If that is not possible, the module does not unload.
 
@@ -23,7 +23,8 @@ pub(crate) fn is_possible(context: Context<'_>) -> bool {
 }
 
 fn obstacle(context: Context<'_>) -> Option<String> {
-    // The client of the transaction cannot be closed, and may have queued more commands of the module.
+    // The client of the transaction cannot be closed, and may have queued more commands of the
+    // module.
     if context.flags().in_script_or_transaction() {
         return Some(
             "MODULE UNLOAD is not possible in a transaction. Call it outside MULTI"

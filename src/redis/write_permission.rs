@@ -1,21 +1,22 @@
 //! Whether the module may write a key outside of a command that names it.
 //!
 //! The rule: **on its own initiative the module writes a key only if the server would now accept a
-//! client's write command for that key.** The server itself makes the check, so it covers every reason
-//! to refuse a write: `NOREPLICAS`, `MISCONF`, `READONLY`, a cluster that is down, a slot that another
-//! node serves, and reasons that later servers add.
+//! client's write command for that key.** The server itself makes the check, so it covers every
+//! reason to refuse a write: `NOREPLICAS`, `MISCONF`, `READONLY`, a cluster that is down, a slot
+//! that another node serves, and reasons that later servers add.
 //!
-//! The check is a call of `GPULOCK.EXTEND` in script mode, in which the server checks a module's call
-//! like a client's. It is a command of the module because `rename-command` can remove any other one.
-//! Servers that support dry runs (Redis 7.2 and later, every Valkey) do not execute it. Redis 7.0 does,
-//! and [`is_check`] makes the command return immediately.
+//! The check is a call of `GPULOCK.EXTEND` in script mode, in which the server checks a module's
+//! call like a client's. It is a command of the module because `rename-command` can remove any
+//! other one. Servers that support dry runs (Redis 7.2 and later, every Valkey) do not execute it.
+//! Redis 7.0 does, and [`is_check`] makes the command return immediately.
 //!
-//! Two more states are checked. While replicas must not get any traffic (`CLIENT PAUSE`, `FAILOVER`), a
-//! write would crash the server. And a script, a function or a transaction must not see keys change
-//! between two of its commands. The server calls modules in the middle of a command whenever it
-//! processes events meanwhile: in a script or function past `busy-reply-threshold`, when another module
-//! yields, and while loading. Only the first of these is visible in the flags of a context. Events
-//! therefore never write: they arm the timer, which the server fires only between commands.
+//! Two more states are checked. While replicas must not get any traffic (`CLIENT PAUSE`,
+//! `FAILOVER`), a write would crash the server. And a script, a function or a transaction must not
+//! see keys change between two of its commands. The server calls modules in the middle of a command
+//! whenever it processes events meanwhile: in a script or function past `busy-reply-threshold`,
+//! when another module yields, and while loading. Only the first of these is visible in the flags
+//! of a context. Events therefore never write: they arm the timer, which the server fires only
+//! between commands.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
@@ -111,8 +112,8 @@ fn call(
     let mut starts: Vec<_> = words.iter().map(OwnedString::as_ptr).collect();
     let (start, len) = (starts.as_mut_ptr(), starts.len());
     errno::clear();
-    // SAFETY: the context is valid. The format requires an array of strings and its length, which are
-    // passed; all of it outlives the call. The reply is freed and not used after that.
+    // SAFETY: the context is valid. The format requires an array of strings and its length, which
+    // are passed; all of it outlives the call. The reply is freed and not used after that.
     unsafe {
         let (ctx, command, format) =
             (context.as_ptr(), command.as_ptr(), format.as_ptr());

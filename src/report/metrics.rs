@@ -1,8 +1,8 @@
 //! The figures in the Prometheus text format, version 0.0.4: of the server, of the locks with their
 //! own counters, and of all other locks together.
 //!
-//! The text is written byte by byte. Libraries for the format first build a tree of all samples, and
-//! with the formatting of std a line takes several times as long. A server with the default 1,024
+//! The text is written byte by byte. Libraries for the format first build a tree of all samples,
+//! and the formatting of std would take most of the time of a line. A server with the default 1,024
 //! tracked locks writes 75,000 lines, and serves no other client meanwhile.
 
 use gpulock_core::state::arena::Id;
@@ -16,8 +16,8 @@ use crate::report::figures::Figures;
 /// The maximum number of locks with their own series in one reply.
 const SERIES_MAX: usize = 1024;
 
-/// The maximum total length of the keys of these locks as label text, in bytes. A byte of a key takes
-/// up to five, and each of a lock's 73 lines repeats the text.
+/// The maximum total length of the keys of these locks as label text, in bytes. A byte of a key
+/// takes up to five, and each of a lock's 73 lines repeats the text.
 const LABELS_MAX: usize = 64 * 1024;
 
 /// The number of tracked locks that are copied at a time.
@@ -95,8 +95,8 @@ fn portion(manager: &LockManager, from: Option<Id>) -> Vec<(Id, u32, Bytes)> {
         .collect()
 }
 
-/// The figures of the server, of the chosen locks, and of the remaining locks. The latter two add up
-/// to the first.
+/// The figures of the server, of the chosen locks, and of the remaining locks. The latter two add
+/// up to the first.
 fn figures(
     manager: &LockManager,
     chosen: Vec<(Id, String)>,
@@ -239,9 +239,9 @@ fn write_seconds(out: &mut Vec<u8>, ms: u64) {
     }
 }
 
-/// A key as the value of a label: bytes that are not valid UTF-8 are written as `\xHH`, and the text is
-/// escaped as the format requires. A backslash in the key before `xHH` is written as `\x5c`, so that
-/// two keys never have the same label.
+/// A key as the value of a label: bytes that are not valid UTF-8 are written as `\xHH`, and the
+/// text is escaped as the format requires. A backslash in the key before `xHH` is written as
+/// `\x5c`, so that two keys never have the same label.
 fn label(key: &[u8]) -> String {
     let mut out = String::with_capacity(key.len());
     for chunk in key.utf8_chunks() {

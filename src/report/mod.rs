@@ -1,5 +1,5 @@
-//! The formats of reports: INFO, METRICS, and the messages of events. The counters for all of them are
-//! in `figures`.
+//! The formats of reports: INFO, METRICS, and the messages of events. The counters for all of them
+//! are in `figures`.
 
 pub(crate) mod event_message;
 pub(crate) mod figures;

@@ -1,5 +1,5 @@
-//! The rules of locking and the engine that applies them, without Redis: deterministic Rust that gets
-//! the time and the state of the keys as arguments.
+//! The rules of locking and the engine that applies them, without Redis: deterministic Rust that
+//! gets the time and the state of the keys as arguments.
 //!
 //! # Layout
 //! - [`request`]: the parsed arguments of each command. [`error`]: the errors that commands return.
@@ -10,8 +10,8 @@
 //! - [`state`]: the data of the manager: locks, wait queues, counters, the log, the settings.
 //! - [`report`]: the replies of INSPECT and LIST.
 //!
-//! A rule never calls the server: it gets the state of the key, changes the record, and returns what to
-//! write. The engine writes afterwards, when nothing of the record is borrowed.
+//! A rule never calls the server: it gets the state of the key, changes the record, and returns
+//! what to write. The engine writes afterwards, when nothing of the record is borrowed.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),

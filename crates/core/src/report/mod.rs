@@ -1,5 +1,4 @@
-//! What the manager reports: the rows of INSPECT and LIST. Formats
-//! and protocols belong to the module.
+//! The replies of INSPECT and LIST. The module formats them.
 
 pub mod glob;
 pub mod inspect;

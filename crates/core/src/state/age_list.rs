@@ -89,7 +89,7 @@ impl<K: Linked> AgeList<K> {
         self.len = self.len.saturating_add(1);
     }
 
-    /// Removes a lock of this list.
+    /// Removes a lock from this list.
     pub(crate) fn remove(&mut self, locks: &mut Arena<Lock>, id: Id) {
         let Some(links) = locks.get_mut(id).and_then(K::links) else { return };
         let links = std::mem::take(links);

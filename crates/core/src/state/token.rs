@@ -7,9 +7,9 @@ use crate::state::clock::Now;
 /// integer. Microseconds since 1970 reach it in the year 2255.
 pub const MAX: u64 = (1 << 53) - 1;
 
-/// How far ahead of the clock the tokens start, in microseconds. A server that was up for less time,
-/// granted many locks and restarts with its clock behind must not start below the tokens that it
-/// has granted.
+/// How far ahead of the clock the tokens start, in microseconds. A server that was up for less
+/// time, granted many locks and restarts with its clock behind must not start below the tokens that
+/// it has granted.
 const HEAD_START_US: u64 = 10_000_000;
 
 /// The source of tokens. They need no storage: each is at least the time in microseconds, so they
@@ -27,8 +27,8 @@ impl Tokens {
         tokens
     }
 
-    /// Moves ahead of the clock, and never below a granted token: at load, and when a replica becomes
-    /// a primary.
+    /// Moves ahead of the clock, and never below a granted token: at load, and when a replica
+    /// becomes a primary.
     pub fn begin(&mut self, now: Now) {
         self.last = self.last.max(now.micros().saturating_add(HEAD_START_US));
     }
