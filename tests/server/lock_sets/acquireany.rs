@@ -1,0 +1,617 @@
+//! `GPULOCK.ACQUIREANY` where the answer comes at once: as many of the named locks as were
+//! asked for, the first ones first, all or none; and nothing at all where it says no.
+
+use gpulock_testkit::{Client, Cluster, Flavour, Server, Value, call};
+
+use crate::support::counter_law::assert_counters;
+use crate::support::counters::stats;
+
+tests! {
+    the_first_free_lock_is_preferred,
+    as_many_as_asked_for_are_granted_in_the_order_given,
+    options_come_in_any_order_and_any_case,
+    all_or_none_and_nothing_is_left_where_it_says_no,
+    the_answer_is_an_array_of_pairs_in_either_protocol,
+    any_bytes_may_be_keys_and_owner,
+    tokens_rise_over_all_grants,
+    a_set_is_one_unit_in_the_stream,
+    a_unique_owner_that_asks_again_is_told_the_same,
+    what_a_unique_owner_holds_counts_first_and_the_rest_is_granted,
+    a_plain_lock_is_held_and_adopted,
+    a_key_of_another_type_is_told_wherever_it_stands_and_nothing_is_changed,
+    bad_input_is_an_error_and_changes_nothing,
+    a_thousand_and_twenty_four_keys_are_not_too_many,
+    the_server_finds_the_keys,
+    where_nobody_may_wait_nobody_does,
+    each_database_has_locks_of_its_own,
+    in_a_cluster_the_keys_share_a_slot,
+    in_a_cluster_the_node_that_serves_the_keys_is_told,
+    out_of_memory_nothing_new_is_granted_and_what_is_held_is_renewed,
+}
+
+/// What was granted: keys and tokens, in the order of the answer.
+#[track_caller]
+fn granted(answer: &Value) -> Vec<(String, i64)> {
+    let pair = |pair: &Value| match pair.list() {
+        [key, token] => (key.text(), token.int()),
+        other => panic!("no pair: {other:?}"),
+    };
+    answer.list().iter().map(pair).collect()
+}
+
+/// The keys that were granted, in the order of the answer.
+#[track_caller]
+fn keys_of(answer: &Value) -> Vec<String> {
+    granted(answer).into_iter().map(|(key, _)| key).collect()
+}
+
+/// The same by key.
+#[track_caller]
+fn sorted(answer: &Value) -> Vec<(String, i64)> {
+    let mut all = granted(answer);
+    all.sort();
+    all
+}
+
+/// Takes locks, one by one.
+#[track_caller]
+fn take(client: &mut Client, keys: &[&str], owner: &str) {
+    for key in keys {
+        assert!(call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 100_000).int() > 0);
+    }
+}
+
+/// Checks that a server has no key, no lock and nobody who waits.
+#[track_caller]
+fn assert_nothing_there(client: &mut Client, what: &str) {
+    assert_eq!(client.line("DBSIZE"), 0, "{what}");
+    assert_eq!(client.line("GPULOCK.LIST"), Value::Array(vec![]), "{what}");
+    let stats = stats(client);
+    assert_eq!((stats["locks_held"], stats["clients_waiting"]), (0, 0), "{what}");
+}
+
+fn the_first_free_lock_is_preferred(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    // The order of the arguments, not that of the names.
+    let any = "GPULOCK.ACQUIREANY 3 c a b";
+    for (n, key) in ["c", "a", "b"].into_iter().enumerate() {
+        let owner = format!("o{n}");
+        let answer = client.line(&format!("{any} {owner} PX 50000"));
+        assert_eq!(keys_of(&answer), [key]);
+        assert_eq!(call!(client, "GET", key), &*owner);
+        let left = call!(client, "PTTL", key).int();
+        assert!((40_000..=50_000).contains(&left), "{left}");
+        let seen = call!(client, "GPULOCK.INSPECT", key);
+        assert_eq!(seen.field("token"), granted(&answer)[0].1);
+        assert_eq!(seen.field("owner"), &*owner);
+        assert_eq!(seen.field("adopted"), 0);
+    }
+    assert_eq!(client.line(&format!("{any} o3")), Value::Null);
+    // Who gives one back makes room for one.
+    assert_eq!(client.line("GPULOCK.RELEASE a o1"), 1);
+    assert_eq!(keys_of(&client.line(&format!("{any} o3"))), ["a"]);
+    let stats = stats(&mut client);
+    assert_eq!((stats["acquire_requests"], stats["acquired"]), (5, 4));
+    assert_eq!((stats["refused"], stats["acquired_after_wait"]), (1, 0));
+    assert_counters(&mut client, 3, 0);
+}
+
+fn as_many_as_asked_for_are_granted_in_the_order_given(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    take(&mut client, &["k1"], "other");
+    let answer = client.line("GPULOCK.ACQUIREANY 5 k4 k1 k0 k3 k2 me COUNT 3");
+    assert_eq!(keys_of(&answer), ["k4", "k0", "k3"]);
+    for (key, token) in granted(&answer) {
+        assert_eq!(call!(client, "GET", key), "me");
+        assert_eq!(call!(client, "GPULOCK.INSPECT", key).field("token"), token);
+    }
+    assert_eq!(client.line("EXISTS k2"), 0);
+    assert_eq!(stats(&mut client)["acquired"], 4);
+    // All of them is as many as there are.
+    let answer = client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2");
+    assert_eq!(keys_of(&answer), ["a", "b"]);
+    assert_counters(&mut client, 6, 0);
+    for key in ["k4", "k0", "k3", "a", "b"] {
+        assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
+    }
+    assert_eq!(client.line("GPULOCK.RELEASE k1 other"), 1);
+    assert_nothing_there(&mut client, "given back");
+    assert_counters(&mut client, 0, 0);
+}
+
+fn options_come_in_any_order_and_any_case(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let id = client.id();
+    for options in [
+        "COUNT 2 PX 5000 UNIQUE SESSION GRACE 7 BLOCK 5",
+        "session block 5 count 2 unique px 5000 grace 7",
+        "EX 5 COUNT 2 GRACE 7 SESSION",
+    ] {
+        let line = format!("GPULOCK.ACQUIREANY 2 a b me {options}");
+        assert_eq!(keys_of(&client.line(&line)), ["a", "b"], "{options}");
+        for key in ["a", "b"] {
+            let seen = call!(client, "GPULOCK.INSPECT", key);
+            assert_eq!(seen.field("session"), id, "{options}");
+            assert!((1..=5_000).contains(&seen.field("lease_ms").int()), "{options}");
+            assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
+        }
+    }
+    // A key or an owner may look like an option or a number.
+    let answer = client.line("GPULOCK.ACQUIREANY 2 COUNT 2 BLOCK COUNT 2");
+    assert_eq!(keys_of(&answer), ["COUNT", "2"]);
+    assert_eq!(client.line("GET COUNT"), "BLOCK");
+}
+
+fn all_or_none_and_nothing_is_left_where_it_says_no(flavour: &Flavour) {
+    let server = flavour.start();
+    for mut client in [server.client(), server.client3()] {
+        take(&mut client, &["k2"], "other");
+        let held = client.line("DBSIZE").int();
+        let before = stats(&mut client);
+        for line in [
+            "GPULOCK.ACQUIREANY 1 k2 me",
+            "GPULOCK.ACQUIREANY 3 k1 k2 k3 me COUNT 3",
+            "GPULOCK.ACQUIREANY 3 k1 k2 k3 me COUNT 3 UNIQUE",
+            "GPULOCK.ACQUIREANY 3 k1 k2 k3 me COUNT 3 SESSION",
+            "GPULOCK.ACQUIREANY 2 k2 k1 me COUNT 2 BLOCK 1",
+            "GPULOCK.ACQUIREANY 1 k2 me BLOCK 1",
+        ] {
+            // The one null of RESP2, the only one of RESP3.
+            assert_eq!(client.line(line), Value::Null, "{line}");
+            assert_eq!(client.line("DBSIZE"), held, "{line}");
+            assert!(client.line("GPULOCK.INSPECT k1").is_null(), "{line}");
+            assert!(client.line("GPULOCK.INSPECT k3").is_null(), "{line}");
+            assert_eq!(client.line("GPULOCK.LIST").list().len(), 1, "{line}");
+            assert_counters(&mut client, 1, 0);
+        }
+        let after = stats(&mut client);
+        let more = |name: &str| after[name] - before[name];
+        assert_eq!((more("refused"), more("wait_timeouts")), (4, 2));
+        assert_eq!((more("acquire_requests"), more("acquired")), (6, 0));
+        assert_eq!(client.line("GPULOCK.RELEASE k2 other"), 1);
+        assert_nothing_there(&mut client, "given back");
+    }
+}
+
+/// The bytes of an answer, null and not null, as each protocol has them.
+fn the_answer_is_an_array_of_pairs_in_either_protocol(flavour: &Flavour) {
+    let server = flavour.start();
+    for mut client in [server.client(), server.client3()] {
+        let answer = client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2");
+        let Value::Array(pairs) = &answer else { panic!("{answer:?}") };
+        for (pair, name) in pairs.iter().zip(["a", "b"]) {
+            let Value::Array(pair) = pair else { panic!("{answer:?}") };
+            let [Value::Bulk(key), Value::Int(_)] = &**pair else { panic!("{answer:?}") };
+            assert_eq!(key, name.as_bytes());
+        }
+        assert_eq!(pairs.len(), 2);
+        // One is an array of one.
+        let answer = client.line("GPULOCK.ACQUIREANY 1 c me");
+        assert_eq!(granted(&answer).len(), 1);
+        let plain = client.line("GPULOCK.ACQUIRE a me");
+        assert_eq!(client.line("GPULOCK.ACQUIREANY 1 a me"), plain);
+        assert_eq!(plain, Value::Null);
+        assert_eq!(client.line("FLUSHALL"), "OK");
+    }
+}
+
+fn any_bytes_may_be_keys_and_owner(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let (one, two, owner) = (b"\0\xff\r\n", b"", [0xfe; 1024]);
+    let answer = call!(client, "GPULOCK.ACQUIREANY", 2, one, two, owner, "COUNT", 2);
+    let pairs = answer.list();
+    assert_eq!(pairs[0].list()[0].bytes(), one);
+    assert_eq!(pairs[1].list()[0].bytes(), two);
+    assert_eq!(call!(client, "GET", two).bytes(), owner);
+    assert_eq!(call!(client, "GPULOCK.RELEASE", one, owner), 1);
+    assert_eq!(call!(client, "GPULOCK.RELEASE", two, owner), 1);
+    assert_counters(&mut client, 0, 0);
+}
+
+fn tokens_rise_over_all_grants(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let mut last = 0;
+    for round in 0..5 {
+        let set = client.line("GPULOCK.ACQUIREANY 4 d c b a me COUNT 4");
+        for (key, token) in granted(&set) {
+            assert!(token > last, "{key} in round {round}: {token} after {last}");
+            last = token;
+            assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me", "TOKEN", token), 1);
+        }
+        let single = client.line("GPULOCK.ACQUIRE a me").int();
+        assert!(single > last, "{single} after {last}");
+        last = single;
+        // One that was not granted does not bring them down.
+        assert!(client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2").is_null());
+        assert_eq!(client.line("GPULOCK.RELEASE a me"), 1);
+    }
+    assert_counters(&mut client, 0, 0);
+}
+
+/// The commands that the append-only file got since it held `before` of them.
+fn written_since(server: &Server, before: usize) -> Vec<Vec<String>> {
+    let mut commands = server.aof().split_off(before);
+    for words in &mut commands {
+        words[0] = words[0].to_uppercase();
+    }
+    commands.retain(|words| words[0] != "SELECT");
+    commands
+}
+
+fn a_set_is_one_unit_in_the_stream(flavour: &Flavour) {
+    let server =
+        flavour.server().arg("appendonly", "yes").arg("appendfsync", "always").start();
+    let replica =
+        flavour.server().without_module().named("replica").replica_of(&server).start();
+    let (mut client, mut reader) = (server.client(), replica.client());
+    take(&mut client, &["b"], "other");
+    let before = server.aof().len();
+    let answer = client.line("GPULOCK.ACQUIREANY 4 c b a d me COUNT 2 PX 70000");
+    assert_eq!(keys_of(&answer), ["c", "a"]);
+    let end = client.line("PEXPIRETIME c").int().to_string();
+    assert_eq!(client.line("PEXPIRETIME a").int().to_string(), end);
+    let mut written = written_since(&server, before);
+    assert_eq!(written.len(), 4, "{written:?}");
+    assert_eq!((&*written[0][0], &*written[3][0]), ("MULTI", "EXEC"));
+    written[1..3].sort();
+    assert_eq!(written[1], ["SET", "a", "me", "PXAT", &end]);
+    assert_eq!(written[2], ["SET", "c", "me", "PXAT", &end]);
+    // What is refused writes nothing.
+    let before = server.aof().len();
+    assert!(client.line("GPULOCK.ACQUIREANY 3 a b d me COUNT 3").is_null());
+    assert_eq!(written_since(&server, before), Vec::<Vec<String>>::new());
+    replica.wait_caught_up_with(&server);
+    for (key, owner) in [("a", "me"), ("b", "other"), ("c", "me")] {
+        assert_eq!(call!(reader, "GET", key), owner);
+    }
+    assert_eq!(reader.line("PEXPIRETIME a").int().to_string(), end);
+    assert_eq!(reader.line("DBSIZE"), 3);
+    let bad = reader.line("SET a x");
+    assert!(bad.err().starts_with("READONLY "), "{bad:?}");
+    assert_counters(&mut client, 3, 0);
+}
+
+fn a_unique_owner_that_asks_again_is_told_the_same(flavour: &Flavour) {
+    let server = flavour.start();
+    let (mut client, mut other) = (server.client(), server.client());
+    let any = "GPULOCK.ACQUIREANY 4 a b c d me COUNT 2 UNIQUE";
+    let first = client.line(&format!("{any} PX 50000"));
+    assert_eq!(keys_of(&first), ["a", "b"]);
+    for again in ["PX 90000", "PX 90000 BLOCK 0"] {
+        assert_eq!(other.line(&format!("{any} {again}")), first, "{again}");
+        for key in ["a", "b"] {
+            let left = call!(client, "PTTL", key).int();
+            assert!((80_000..=90_000).contains(&left), "{again}: {left}");
+        }
+        assert_eq!(client.line("EXISTS c d"), 0, "{again}");
+    }
+    let stats = stats(&mut client);
+    assert_eq!((stats["acquired"], stats["renewed"]), (2, 4));
+    // For another the two that are left.
+    let yours = client.line("GPULOCK.ACQUIREANY 4 a b c d you COUNT 2 UNIQUE");
+    assert_eq!(keys_of(&yours), ["c", "d"]);
+    // What comes first in the list is no reason to leave what one holds.
+    assert_eq!(client.line("GPULOCK.RELEASE a me"), 1);
+    let kept = client.line("GPULOCK.ACQUIREANY 4 a b c d me UNIQUE");
+    assert_eq!(granted(&kept), granted(&first)[1..]);
+    assert_eq!(client.line("EXISTS a"), 0);
+    assert_counters(&mut client, 3, 0);
+}
+
+fn what_a_unique_owner_holds_counts_first_and_the_rest_is_granted(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let d = client.line("GPULOCK.ACQUIRE d me PX 50000 UNIQUE").int();
+    let b = client.line("GPULOCK.ACQUIRE b me PX 50000 UNIQUE").int();
+    let any = "GPULOCK.ACQUIREANY 4 a b c d me PX 90000 UNIQUE COUNT";
+    // At most as many as asked for, in the order of the keys.
+    let one = client.line(&format!("{any} 1"));
+    assert_eq!(granted(&one), [("b".to_owned(), b)]);
+    assert!(client.line("PTTL b").int() > 80_000);
+    assert!(client.line("PTTL d").int() <= 50_000);
+    let two = client.line(&format!("{any} 2"));
+    assert_eq!(sorted(&two), [("b".to_owned(), b), ("d".to_owned(), d)]);
+    let three = client.line(&format!("{any} 3"));
+    let [a, rest @ ..] = &sorted(&three)[..] else { panic!("{three:?}") };
+    assert_eq!(rest, sorted(&two));
+    assert!(a.0 == "a" && a.1 > b, "{three:?}");
+    assert_eq!(client.line("EXISTS c"), 0);
+    // All or none of the rest: what it holds stays as it was, even its lease.
+    take(&mut client, &["c"], "other");
+    for key in ["a", "b", "d"] {
+        let shorter = call!(client, "GPULOCK.EXTEND", key, "me", "PX", 50_000);
+        assert!(!shorter.is_null());
+    }
+    assert_eq!(client.line(&format!("{any} 4")), Value::Null);
+    for (key, token) in sorted(&three) {
+        let seen = call!(client, "GPULOCK.INSPECT", key);
+        assert_eq!((seen.field("owner"), seen.field("token")), {
+            (Value::Bulk(b"me".to_vec()), Value::Int(token))
+        });
+    }
+    let stats = stats(&mut client);
+    assert_eq!((stats["acquired"], stats["refused"]), (4, 1));
+    assert_counters(&mut client, 4, 0);
+    // Without UNIQUE what it holds is held like any other.
+    assert_eq!(client.line("GPULOCK.ACQUIREANY 3 a b d me"), Value::Null);
+}
+
+fn a_plain_lock_is_held_and_adopted(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    assert_eq!(client.line("SET a someone PX 100000"), "OK");
+    let answer = client.line("GPULOCK.ACQUIREANY 2 a b me");
+    assert_eq!(keys_of(&answer), ["b"]);
+    assert_eq!(client.line("GET a"), "someone");
+    assert_eq!(client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2"), Value::Null);
+    assert_eq!(stats(&mut client)["adopted"], 1);
+    assert_counters(&mut client, 2, 0);
+}
+
+fn a_key_of_another_type_is_told_wherever_it_stands_and_nothing_is_changed(
+    flavour: &Flavour,
+) {
+    let server = flavour.start();
+    let mut client = server.client();
+    client.line("RPUSH list x");
+    take(&mut client, &["held"], "me");
+    let lease = client.line("PEXPIRETIME held");
+    for keys in ["list a b", "a list b", "a b list", "held b list"] {
+        for options in
+            ["COUNT 2", "COUNT 3", "COUNT 2 UNIQUE", "COUNT 3 BLOCK 0", "BLOCK 0"]
+        {
+            let line = format!("GPULOCK.ACQUIREANY 3 {keys} me {options}");
+            let answer = client.line(&line);
+            assert!(answer.err().starts_with("WRONGTYPE "), "{line}: {answer:?}");
+            assert_eq!(client.line("DBSIZE"), 2, "{line}");
+            assert_eq!(client.line("PEXPIRETIME held"), lease, "{line}");
+            assert!(client.line("GPULOCK.INSPECT a").is_null(), "{line}");
+            assert_counters(&mut client, 1, 0);
+        }
+    }
+    assert_eq!(client.line("LRANGE list 0 -1").list(), [Value::Bulk(b"x".to_vec())]);
+    assert_eq!(stats(&mut client)["acquired"], 1);
+}
+
+/// Wrong calls, none of which may leave a trace on an empty server.
+fn wrong_calls() -> Vec<String> {
+    let keys = |count: usize| {
+        let keys: Vec<_> = (0..count).map(|n| format!("k{n}")).collect();
+        keys.join(" ")
+    };
+    let mut calls = vec![
+        format!("GPULOCK.ACQUIREANY 1025 {} me", keys(1025)),
+        format!("GPULOCK.ACQUIREANY 1025 {} me COUNT 2", keys(1025)),
+        format!("GPULOCK.ACQUIREANY 2 a b {}", "o".repeat(1025)),
+    ];
+    let numbers = ["0", "-1", "1025", "99999999999999999999", "x", "1.0", "+1", "01"];
+    for number in numbers.into_iter().chain(["-9223372036854775808", "2147483648"]) {
+        calls.push(format!("GPULOCK.ACQUIREANY {number} a b me"));
+        calls.push(format!("GPULOCK.ACQUIREANY {number} a b me BLOCK 0"));
+        calls.push(format!("GPULOCK.ACQUIREANY 2 a b me COUNT {number}"));
+    }
+    let tails = [
+        "",
+        "1",
+        "1 a",
+        "2 a b",
+        "3 a b me",
+        "4 a b me",
+        "2 a a me",
+        "3 a b a me",
+        "3 a b a me COUNT 2 BLOCK 0",
+        "2 a b me COUNT",
+        "2 a b me COUNT 3",
+        "1 a me COUNT 2",
+        "2 a b me COUNT 1 COUNT 1",
+        "2 a b me COUNT 1 COUNT 2",
+        "2 a b me extra",
+        "2 a b me NX",
+        "2 a b me TOKEN 5",
+        "2 a b me REASON x",
+        "2 a b me PX",
+        "2 a b me PX 0",
+        "2 a b me PX 5 EX 5",
+        "2 a b me UNIQUE UNIQUE",
+        "2 a b me BLOCK",
+        "2 a b me BLOCK -1",
+        "2 a b me BLOCK 1 BLOCK 1",
+        "2 a b me GRACE 5",
+        "2 a b me SESSION GRACE",
+        "2 a b me PX 86400001",
+        "1 a b me",
+    ];
+    calls.extend(tails.map(|tail| format!("GPULOCK.ACQUIREANY {tail}")));
+    calls
+}
+
+fn bad_input_is_an_error_and_changes_nothing(flavour: &Flavour) {
+    let server = flavour.start();
+    for line in wrong_calls() {
+        let mut client = server.client();
+        let answer = client.line(&line);
+        assert!(answer.is_err(), "{line:.80}: {answer:?}");
+        assert!(answer.err().starts_with("ERR "), "{line:.80}: {answer:?}");
+        // The connection goes on, and hears nothing of it again.
+        assert_eq!(client.line("PING"), "PONG", "{line:.80}");
+        assert_nothing_there(&mut client, &line);
+    }
+    let mut client = server.client();
+    let answer = call!(client, "GPULOCK.ACQUIREANY", 2, "a", "b", "");
+    assert!(answer.err().starts_with("ERR "), "{answer:?}");
+    assert_nothing_there(&mut client, "no owner");
+    let stats = stats(&mut client);
+    assert_eq!((stats["acquired"], stats["internal_errors"]), (0, 0));
+}
+
+fn a_thousand_and_twenty_four_keys_are_not_too_many(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let keys: Vec<_> = (0..1024).map(|n| format!("k{n}")).collect();
+    let any = format!("GPULOCK.ACQUIREANY 1024 {} me", keys.join(" "));
+    assert_eq!(keys_of(&client.line(&any)), ["k0"]);
+    assert_eq!(client.line(&format!("{any} COUNT 1024")), Value::Null);
+    let rest = client.line(&format!("{any} COUNT 1023"));
+    assert_eq!(keys_of(&rest), keys[1..]);
+    assert_eq!(client.line("DBSIZE"), 1024);
+    assert_counters(&mut client, 1024, 0);
+    let all = client.line(&format!("{any} COUNT 1023 UNIQUE"));
+    assert_eq!(granted(&all).len(), 1023);
+    assert_counters(&mut client, 1024, 0);
+}
+
+fn the_server_finds_the_keys(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    for (tail, keys) in [
+        ("1 a me", &["a"][..]),
+        ("2 a b me", &["a", "b"]),
+        ("3 a b c me COUNT 2 BLOCK 0 UNIQUE", &["a", "b", "c"]),
+    ] {
+        let line = format!("COMMAND GETKEYS GPULOCK.ACQUIREANY {tail}");
+        let answer = client.line(&line);
+        let found: Vec<_> = answer.list().iter().map(Value::text).collect();
+        assert_eq!(found, keys, "{tail}");
+    }
+    // A user is let to just the keys that it may write.
+    client.line("ACL SETUSER u on nopass +@all ~mine:*");
+    let mut user = server.client();
+    assert_eq!(user.line("AUTH u x"), "OK");
+    let answer = user.line("GPULOCK.ACQUIREANY 2 mine:1 theirs me");
+    assert!(answer.err().starts_with("NOPERM "), "{answer:?}");
+    assert_nothing_there(&mut client, "NOPERM");
+    let answer = user.line("GPULOCK.ACQUIREANY 2 mine:1 mine:2 theirs");
+    assert_eq!(keys_of(&answer), ["mine:1"]);
+}
+
+fn where_nobody_may_wait_nobody_does(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    take(&mut client, &["a"], "other");
+    let multi = |client: &mut Client, line: &str| {
+        client.send_lines(&["MULTI", line, "EXEC"]);
+        assert_eq!((client.read().text(), client.read().text()), {
+            ("OK".to_owned(), "QUEUED".to_owned())
+        });
+        client.read().list()[0].clone()
+    };
+    let no = multi(&mut client, "GPULOCK.ACQUIREANY 2 a b me COUNT 2 BLOCK 0");
+    assert_eq!(no, Value::Null);
+    let yes = multi(&mut client, "GPULOCK.ACQUIREANY 2 a b me COUNT 1 BLOCK 0");
+    assert_eq!(keys_of(&yes), ["b"]);
+    assert_eq!(client.line("GPULOCK.RELEASE b me"), 1);
+
+    let script = |count: u8, more: &str| {
+        format!(
+            "return redis.call('GPULOCK.ACQUIREANY',2,KEYS[1],KEYS[2],'me','COUNT',\
+                 {count},'BLOCK',0{more})"
+        )
+    };
+    let no = call!(client, "EVAL", script(2, ""), 2, "a", "b");
+    assert_eq!(no, Value::Null);
+    let yes = call!(client, "EVAL", script(1, ""), 2, "a", "b");
+    assert_eq!(keys_of(&yes), ["b"]);
+    assert_eq!(client.line("GPULOCK.RELEASE b me"), 1);
+    // There is no session of a script.
+    let bad = call!(client, "EVAL", script(1, ",'SESSION'"), 2, "a", "b");
+    assert!(bad.is_err(), "{bad:?}");
+    assert_eq!(client.line("EXISTS b"), 0);
+    assert_eq!(stats(&mut client)["refused"], 2);
+    assert_counters(&mut client, 1, 0);
+}
+
+fn each_database_has_locks_of_its_own(flavour: &Flavour) {
+    let server = flavour.start();
+    let (mut zero, mut three) = (server.client(), server.client());
+    assert_eq!(three.line("SELECT 3"), "OK");
+    take(&mut zero, &["a"], "other");
+    let answer = three.line("GPULOCK.ACQUIREANY 3 a b c me COUNT 2 UNIQUE");
+    assert_eq!(keys_of(&answer), ["a", "b"]);
+    assert_eq!((three.line("DBSIZE"), zero.line("DBSIZE")), {
+        (Value::Int(2), Value::Int(1))
+    });
+    assert_eq!(zero.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2"), Value::Null);
+    assert_eq!(zero.line("GPULOCK.LIST").list().len(), 1);
+    assert_eq!(three.line("GPULOCK.LIST").list().len(), 2);
+    assert_eq!(three.line("GPULOCK.RELEASE a me"), 1);
+    assert_eq!(zero.line("GET a"), "other");
+    assert_counters(&mut zero, 2, 0);
+}
+
+fn in_a_cluster_the_keys_share_a_slot(flavour: &Flavour) {
+    let cluster = Cluster::start(flavour, 1);
+    let mut client = cluster.nodes()[0].client();
+    for options in ["", "COUNT 2", "COUNT 2 BLOCK 0"] {
+        let line = format!("GPULOCK.ACQUIREANY 2 one two me {options}");
+        let answer = client.line(&line);
+        assert!(answer.is_err(), "{line}: {answer:?}");
+        assert!(answer.err().starts_with("CROSSSLOT "), "{line}: {answer:?}");
+        assert_nothing_there(&mut client, &line);
+    }
+    let keys = "{node7}:gpu:0 {node7}:gpu:1 {node7}";
+    let answer = client.line(&format!("GPULOCK.ACQUIREANY 3 {keys} me COUNT 2"));
+    assert_eq!(keys_of(&answer), ["{node7}:gpu:0", "{node7}:gpu:1"]);
+    assert_counters(&mut client, 2, 0);
+    // Also where the server has to find the keys first.
+    for number in ["0", "-1", "4", "1025", "99999999999999999999", "x"] {
+        let line = format!("GPULOCK.ACQUIREANY {number} a b me");
+        let answer = client.line(&line);
+        assert!(answer.is_err(), "{line}: {answer:?}");
+        assert_eq!(client.line("DBSIZE"), 2, "{line}");
+    }
+}
+
+fn in_a_cluster_the_node_that_serves_the_keys_is_told(flavour: &Flavour) {
+    let cluster = Cluster::start(flavour, 2);
+    let owner = cluster.owner_index("{node7}");
+    let mut here = cluster.nodes()[1 - owner].client();
+    let mut there = cluster.nodes()[owner].client();
+    let moved = format!("MOVED {} ", cluster.slot("{node7}"));
+    for options in ["", "COUNT 2", "COUNT 2 BLOCK 0"] {
+        let line = format!("GPULOCK.ACQUIREANY 2 {{node7}}:0 {{node7}}:1 me {options}");
+        let answer = here.line(&line);
+        assert!(answer.is_err(), "{line}: {answer:?}");
+        assert!(answer.err().starts_with(&moved), "{line}: {answer:?}");
+        assert_nothing_there(&mut here, &line);
+    }
+    let answer = there.line("GPULOCK.ACQUIREANY 2 {node7}:0 {node7}:1 me COUNT 2");
+    assert_eq!(granted(&answer).len(), 2);
+    assert_counters(&mut there, 2, 0);
+}
+
+fn out_of_memory_nothing_new_is_granted_and_what_is_held_is_renewed(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let any = "GPULOCK.ACQUIREANY 3 a b c me UNIQUE PX 90000 COUNT";
+    let held = client.line(&format!("{any} 2"));
+    take(&mut client, &["busy"], "other");
+    for key in ["a", "b"] {
+        call!(client, "GPULOCK.EXTEND", key, "me", "PX", 50_000);
+    }
+    assert_eq!(client.line("CONFIG SET maxmemory 1"), "OK");
+    for line in [
+        &format!("{any} 3"),
+        "GPULOCK.ACQUIREANY 2 c d you",
+        "GPULOCK.ACQUIREANY 2 c d you COUNT 2",
+        "GPULOCK.ACQUIREANY 2 busy c you COUNT 2 BLOCK 0",
+        "GPULOCK.ACQUIREANY 1 busy you BLOCK 0",
+    ] {
+        let answer = client.line(line);
+        assert!(answer.err().starts_with("OOM "), "{line}: {answer:?}");
+        assert_eq!(client.line("DBSIZE"), 3, "{line}");
+        assert_eq!(stats(&mut client)["clients_waiting"], 0, "{line}");
+    }
+    assert_eq!(client.line(&format!("{any} 2")), held);
+    for key in ["a", "b"] {
+        assert!(call!(client, "PTTL", key).int() > 80_000);
+    }
+    assert_eq!(client.line("CONFIG SET maxmemory 0"), "OK");
+    let answer = client.line("GPULOCK.ACQUIREANY 2 c d you COUNT 2");
+    assert_eq!(keys_of(&answer), ["c", "d"]);
+    assert_counters(&mut client, 5, 0);
+}
