@@ -554,7 +554,7 @@ fn a_chain_of_2000_without_a_circle_is_answered_fast(flavour: &Flavour) {
 /// A ring of two in a cluster: whether the second wait is refused.
 #[track_caller]
 fn is_refused_in_cluster(cluster: &Cluster, one: &str, two: &str) -> bool {
-    let node = cluster.owner(one);
+    let node = cluster.primary_of(one);
     let mut client = node.client();
     assert!(call!(client, "GPULOCK.ACQUIRE", one, "a", "UNIQUE").int() > 0);
     assert!(call!(client, "GPULOCK.ACQUIRE", two, "b", "UNIQUE").int() > 0);

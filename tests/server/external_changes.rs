@@ -470,7 +470,7 @@ fn ten_thousand_locks_that_end_at_once_are_noticed_within_two_seconds(flavour: &
 
 fn a_lock_whose_slot_goes_to_another_node_has_moved_and_is_held_there(flavour: &Flavour) {
     let cluster = Cluster::start(flavour, 2);
-    let (slot, from, to) = (cluster.slot("k"), cluster.owner_index("k"), 1);
+    let (slot, from, to) = (cluster.slot("k"), cluster.primary_index("k"), 1);
     let to = if from == to { 0 } else { to };
     let (source, target) = (&cluster.nodes()[from], &cluster.nodes()[to]);
     let (mut here, mut there) = (source.client(), target.client());

@@ -50,7 +50,7 @@ struct Slot {
 
 impl Slot {
     fn of(cluster: &Cluster, lock: &'static str) -> Self {
-        Self { number: cluster.slot(lock), lock, at: cluster.owner_index(lock) }
+        Self { number: cluster.slot(lock), lock, at: cluster.primary_index(lock) }
     }
 
     #[track_caller]
@@ -126,7 +126,8 @@ fn wait_agreed(cluster: &Cluster) {
 fn wait_comparable(cluster: &Cluster) {
     for (number, node) in cluster.nodes().iter().enumerate() {
         let mut keys = (0..).map(|n| format!("probe:{n}"));
-        let key = keys.find(|key| cluster.owner_index(key) == number).expect("some key");
+        let key =
+            keys.find(|key| cluster.primary_index(key) == number).expect("some key");
         let mut client = node.client();
         let what = format!("the tokens of {} to follow the clock", node.name());
         wait_until(DEADLINE, what, || {

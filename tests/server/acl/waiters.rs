@@ -1,7 +1,6 @@
 //! A client whose user loses the right to a lock while it waits is not granted it, where the
 //! server refuses its own blocked clients likewise.
 
-
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
 use crate::support::counters::stats;

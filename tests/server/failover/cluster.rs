@@ -47,10 +47,10 @@ impl Scene {
             node.arg("appendonly", "yes").arg("cluster-node-timeout", 1_000)
         });
         let heirs = [0, 1, 2].map(|primary| cluster.add_replica(primary));
-        cluster.wait_whole();
+        cluster.wait_healthy();
         let tag_at = |node: usize| {
             let mut tags = (0..1_000).map(|n| format!("{{{n}}}"));
-            tags.find(|tag| cluster.owner_index(tag) == node).expect("some tag")
+            tags.find(|tag| cluster.primary_index(tag) == node).expect("some tag")
         };
         let (tag, elsewhere) = (tag_at(FAILING), tag_at(2));
         Self { heir: heirs[FAILING], tag, elsewhere, cluster }

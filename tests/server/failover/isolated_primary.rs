@@ -92,8 +92,8 @@ fn a_primary_back_from_the_dead_takes_no_lock_until_it_follows(flavour: &Flavour
         replica.wait_caught_up_with(&primary);
     }
     primary.kill9();
-    sentinel.fails_over_to(&heir);
-    sentinel.wait_follows(&below);
+    sentinel.detect_failure_and_promote(&heir);
+    sentinel.wait_replicates(&below);
     let last = take(&mut heir.client(), "free", "new");
 
     // Nobody has told it yet.
@@ -105,7 +105,7 @@ fn a_primary_back_from_the_dead_takes_no_lock_until_it_follows(flavour: &Flavour
         assert_refused(&client.line(refused));
     }
     sentinel.thaw();
-    sentinel.wait_follows(&primary);
+    sentinel.wait_replicates(&primary);
     primary.wait_caught_up_with(&heir);
     assert_eq!(primary.client().line("GET free"), "new");
     assert!(take(&mut heir.client(), "more", "new") > last);

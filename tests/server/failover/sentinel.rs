@@ -2,7 +2,6 @@
 //! and stand in line, tokens rise over it; and what the old primary still grants has a
 //! smaller token, and is gone once it follows.
 
-
 use gpulock_testkit::{Client, Flavour, Sentinel, Server, Value, call, send};
 
 use crate::support::background_load::with_background_load;
@@ -91,9 +90,9 @@ fn when_the_primary_is_killed_its_locks_go_on_at_the_heir(flavour: &Flavour) {
     for client in waiters.iter_mut().chain([&mut holder]) {
         client.wait_closed();
     }
-    sentinel.fails_over_to(&heir);
+    sentinel.detect_failure_and_promote(&heir);
 
-    let mut client = sentinel.to_primary();
+    let mut client = sentinel.connect_to_primary();
     assert_adopted(&mut client, "tied", "asr");
     assert_adopted(&mut client, "plain", "ocr");
     // They come back in the order in which they come back.
@@ -102,7 +101,7 @@ fn when_the_primary_is_killed_its_locks_go_on_at_the_heir(flavour: &Flavour) {
         assert!(token > last, "{token} after {last}");
         last = token;
     };
-    let mut holder = sentinel.to_primary();
+    let mut holder = sentinel.connect_to_primary();
     risen(holder.line(tied).int());
     risen(client.line("GPULOCK.EXTEND plain ocr PX 600000").int());
     risen(take(&mut client, "free", "tts"));
@@ -118,7 +117,7 @@ fn when_the_primary_is_killed_its_locks_go_on_at_the_heir(flavour: &Flavour) {
     // Who comes back from the dead follows like the other.
     primary.restart();
     for replica in [&primary, &other] {
-        sentinel.wait_follows(replica);
+        sentinel.wait_replicates(replica);
         replica.wait_caught_up_with(&heir);
         assert_only_shows(&mut replica.client(), "plain", "ocr");
         assert_eq!(replica.client().line("EXISTS tied"), 0);
@@ -173,7 +172,7 @@ fn what_a_primary_grants_that_was_cut_off_is_seen_for_what_it_is(flavour: &Flavo
     let (mut primary, heir) = pair(flavour);
     let mut sentinel = Sentinel::start(&primary, 1);
     let mut late = cut_off(&mut primary, &heir);
-    sentinel.fails_over_to(&heir);
+    sentinel.detect_failure_and_promote(&heir);
     let new_tokens = go_on_at(&heir);
 
     // It comes to, and does not know yet: two have each lock.
@@ -195,7 +194,7 @@ fn what_a_primary_grants_that_was_cut_off_is_seen_for_what_it_is(flavour: &Flavo
 
     // It follows: what it granted is gone, and the log tells of each.
     sentinel.thaw();
-    sentinel.wait_follows(&primary);
+    sentinel.wait_replicates(&primary);
     for client in &mut late {
         client.wait_closed();
     }
@@ -256,12 +255,12 @@ fn an_orderly_failover_and_the_way_back_lose_no_lock(flavour: &Flavour) {
     for (from, to) in [(&one, &two), (&two, &one)] {
         let mut waiters = three_wait(from, "k");
         to.wait_caught_up_with(from);
-        under_load(&sentinel, || sentinel.fail_over_orderly_to(to));
+        under_load(&sentinel, || sentinel.failover_to(to));
         for waiter in &mut waiters {
             told_at_most_once(waiter);
         }
-        sentinel.wait_follows(from);
-        let mut client = sentinel.to_primary();
+        sentinel.wait_replicates(from);
+        let mut client = sentinel.connect_to_primary();
         assert_adopted(&mut client, "k", "holder");
         let mut risen = |token: i64| {
             assert!(token > last, "{token} after {last}");
@@ -283,7 +282,7 @@ fn an_orderly_failover_and_the_way_back_lose_no_lock(flavour: &Flavour) {
 /// Somebody takes a lock and gives it back while `work` goes on, at whoever is the primary,
 /// and each token is larger than the one before.
 fn under_load(sentinel: &Sentinel, work: impl FnOnce()) {
-    let (mut client, mut last) = (sentinel.to_primary(), 0);
+    let (mut client, mut last) = (sentinel.connect_to_primary(), 0);
     let take_and_give_back = || {
         client.send_lines(&[
             // UNIQUE: the release before may have been lost with the old primary.
@@ -295,7 +294,7 @@ fn under_load(sentinel: &Sentinel, work: impl FnOnce()) {
                 assert!(token > last, "{token} after {last}");
                 last = token;
             }
-            _ => client = sentinel.to_primary(),
+            _ => client = sentinel.connect_to_primary(),
         }
     };
     with_background_load(vec![take_and_give_back], work);

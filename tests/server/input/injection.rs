@@ -2,7 +2,6 @@
 //! tells of them by lines or by formats, they stay what they are: data. Events as JSON and
 //! labels of METRICS have files of their own (`events`, `metrics_parse`), DEADLOCK as well.
 
-
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 
 use crate::support::clock::DEADLINE;

@@ -568,7 +568,7 @@ fn in_a_cluster_the_keys_share_a_slot(flavour: &Flavour) {
 
 fn in_a_cluster_the_node_that_serves_the_keys_is_told(flavour: &Flavour) {
     let cluster = Cluster::start(flavour, 2);
-    let owner = cluster.owner_index("{node7}");
+    let owner = cluster.primary_index("{node7}");
     let mut here = cluster.nodes()[1 - owner].client();
     let mut there = cluster.nodes()[owner].client();
     let moved = format!("MOVED {} ", cluster.slot("{node7}"));

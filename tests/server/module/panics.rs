@@ -2,7 +2,6 @@
 //! server's log tell the operator, and everything else goes on. With `RUST_BACKTRACE=1`,
 //! which kills some servers when Rust's own way to report a panic is in force.
 
-
 use gpulock_testkit::{Client, Flavour, Server, call, module_that_panics, wait_until};
 
 use crate::support::clock::DEADLINE;

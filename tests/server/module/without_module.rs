@@ -2,7 +2,6 @@
 //! reads, follows and keeps. And over a restart or a failover the lock stays its owner's,
 //! with tokens that rise.
 
-
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
 use crate::support::clock::DEADLINE;

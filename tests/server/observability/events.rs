@@ -344,7 +344,7 @@ fn the_key_is_changed_before_the_event_is_told(flavour: &Flavour) {
 
 fn a_subscriber_at_another_node_of_a_cluster_hears_it(flavour: &Flavour) {
     let cluster = Cluster::start(flavour, 2);
-    let here = cluster.owner_index("k");
+    let here = cluster.primary_index("k");
     let there = usize::from(here == 0);
     let mut listener = listener(&cluster.nodes()[there]);
     let mut client = cluster.nodes()[here].client();

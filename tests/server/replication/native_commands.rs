@@ -2,7 +2,6 @@
 //! it: to subscribers, to WATCH, to client-side caches, to the dirty counter, to the
 //! statistics of the keyspace and to the append-only file.
 
-
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 
 use crate::support::clock::DEADLINE;

@@ -423,7 +423,7 @@ impl Move {
     fn prepare(flavour: &Flavour) -> Self {
         let cluster =
             Cluster::start_with(flavour, 2, |node| node.arg("appendonly", "yes"));
-        let (slot, from) = (cluster.slot("k"), cluster.owner_index("k"));
+        let (slot, from) = (cluster.slot("k"), cluster.primary_index("k"));
         Self { cluster, slot, from, to: 1 - from }
     }
 

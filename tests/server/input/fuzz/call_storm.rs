@@ -11,9 +11,9 @@ use crate::support::call_generator::{
 };
 use crate::support::clock::DEADLINE;
 use crate::support::counter_law::{assert_counter_law, assert_counters};
+use crate::support::counters::flatten;
 use crate::support::raw_connection::RawConnection;
 use crate::support::rng::{Pick, seeded_rng};
-use crate::support::counters::flatten;
 
 tests! { a_storm_of_calls_leaves_nothing_behind }
 
@@ -82,7 +82,15 @@ impl Storm {
         assert_eq!(observer.line("CONFIG SET slowlog-log-slower-than -1"), "OK");
         let first = usize::try_from(observer.id()).expect("small") + 1;
         let (ids, rng) = (first..first, seeded_rng());
-        Self { server, rng, connections: Vec::new(), observer, ids, token: 1, executed: 0 }
+        Self {
+            server,
+            rng,
+            connections: Vec::new(),
+            observer,
+            ids,
+            token: 1,
+            executed: 0,
+        }
     }
 
     /// The module allocates each of the thousand parts of its index with the first key in
