@@ -10,10 +10,8 @@ use gpulock_testkit::{
 };
 use tempfile::TempDir;
 
-use crate::support::queue::wait_queue;
-use crate::support::queue::waiter;
-
 use crate::support::clock::DEADLINE;
+use crate::support::queue::{wait_queue, waiter};
 
 tests! {
     a_session_that_ends_within_a_script_hands_over_after_it,

@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use gpulock_testkit::{Client, Cluster, Flavour, Server, Value, call, send, wait_until};
 
-use crate::support::counters::{flatten, stats};
-use crate::support::queue::{queue_of, wait_queue};
-
-use crate::support::queue::waiter;
-
 use crate::support::clock::DEADLINE;
+use crate::support::counters::{flatten, stats};
+use crate::support::queue::{queue_of, wait_queue, waiter};
 
 tests! {
     a_circle_is_refused_and_named_in_order,

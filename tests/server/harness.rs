@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpulock_testkit::{Flavour, servers};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -14,8 +15,13 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 /// Names the one case that this process runs.
 const CASE: &str = "GPULOCK_TEST_CASE";
 
-/// Starts a line that is printed even when the case passes.
+/// Starts the line with the reason why a case, or a part of it, was skipped.
 const SKIPPED: &str = "SKIPPED: ";
+
+/// The exit code of a case that was skipped.
+const EXIT_SKIPPED: i32 = 77;
+
+static IS_SKIPPED: AtomicBool = AtomicBool::new(false);
 
 /// A test function.
 #[derive(Clone, Copy)]
@@ -28,30 +34,15 @@ pub(crate) struct Test {
 #[derive(Clone, Copy)]
 enum Run {
     Once(fn()),
-    OnEachServer { test: fn(&Flavour), needs: Option<Need> },
+    OnEachServer(fn(&Flavour)),
 }
 
-/// What a server must support for a test; on other servers the test is ignored.
-#[derive(Clone, Copy)]
-pub(crate) struct Need {
-    pub(crate) name: &'static str,
-    pub(crate) is_met: fn(&Flavour) -> bool,
-}
-
-/// Declares the tests of a module, in the order in which they run: `tests! { one, two }`.
-/// `one if NEED` runs only on servers that meet the [`Need`]. A function that is not listed
-/// is dead code.
+/// Declares the tests of a module, in the order in which they run: `tests! { one, two }`. A
+/// function that is not listed is dead code.
 macro_rules! tests {
-    (@need) => { None };
-    (@need $need:path) => { Some($need) };
-    ($($test:ident $(if $need:path)?),+ $(,)?) => {
+    ($($test:ident),+ $(,)?) => {
         pub(crate) const TESTS: &[$crate::harness::Test] = &[$(
-            $crate::harness::Test::on_each_server(
-                module_path!(),
-                stringify!($test),
-                $test,
-                tests!(@need $($need)?),
-            ),
+            $crate::harness::Test::on_each_server(module_path!(), stringify!($test), $test),
         )+];
     };
 }
@@ -70,9 +61,8 @@ impl Test {
         module: &'static str,
         function: &'static str,
         test: fn(&Flavour),
-        needs: Option<Need>,
     ) -> Self {
-        Self { module, function, run: Run::OnEachServer { test, needs } }
+        Self { module, function, run: Run::OnEachServer(test) }
     }
 
     pub(crate) const fn once(
@@ -93,8 +83,7 @@ impl Test {
 /// Runs the cases that the command line selects, or the one case of this process.
 pub(crate) fn main(tests: &[Test]) -> ExitCode {
     if let Ok(name) = env::var(CASE) {
-        run_case(tests, &name);
-        return ExitCode::SUCCESS;
+        return run_case(tests, &name);
     }
     let args = Arguments::from_args();
     let servers = servers();
@@ -102,39 +91,35 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
     libtest_mimic::run(&args, cases.collect()).exit_code()
 }
 
+/// Marks the running case as ignored: `return skip("reason")`.
+pub(crate) fn skip(reason: &str) {
+    eprintln!("{SKIPPED}{reason}");
+    IS_SKIPPED.store(true, Ordering::Relaxed);
+}
+
 /// The cases of a test: one for each server.
 fn cases(test: &Test, servers: &[Flavour], nocapture: bool) -> Vec<Trial> {
-    let name = test.name();
+    let case = |server: Option<&Flavour>| {
+        let (name, server) = (test.name(), server.cloned());
+        let title = match &server {
+            Some(server) => format!("{name} [{server}]"),
+            None => name.clone(),
+        };
+        let run = move || run_in_process(&name, server.as_ref(), nocapture);
+        Trial::ignorable_test(title, run)
+    };
     match test.run {
-        Run::Once(_) => {
-            let case = name.clone();
-            vec![Trial::test(case, move || run_in_process(&name, None, nocapture))]
-        }
-        Run::OnEachServer { needs, .. } => servers
-            .iter()
-            .map(|server| {
-                let (name, server) = (name.clone(), server.clone());
-                let case = format!("{name} [{server}]");
-                match needs.filter(|need| !(need.is_met)(&server)) {
-                    Some(need) => Trial::ignorable_test(case, move || {
-                        let reason = format!("{server} has no {}", need.name);
-                        Ok(Completion::ignored_with(reason))
-                    }),
-                    None => Trial::test(case, move || {
-                        run_in_process(&name, Some(&server), nocapture)
-                    }),
-                }
-            })
-            .collect(),
+        Run::Once(_) => vec![case(None)],
+        Run::OnEachServer(_) => servers.iter().map(Some).map(case).collect(),
     }
 }
 
-/// Runs a case in a new process of this program. On failure returns what it printed.
+/// Runs a case in a new process of this program. On failure returns its output.
 fn run_in_process(
     name: &str,
     server: Option<&Flavour>,
     nocapture: bool,
-) -> Result<(), Failed> {
+) -> Result<Completion, Failed> {
     let mut command = Command::new(env::current_exe()?);
     command.env(CASE, name).stdin(Stdio::null());
     if let Some(server) = server {
@@ -148,33 +133,37 @@ fn run_in_process(
     };
     let output = [stdout, stderr].concat();
     let output = String::from_utf8_lossy(&output);
-    if !status.success() {
-        return Err(format!("{output}{name} ended with {status}").into());
+    let mut skipped = output.lines().filter_map(|line| line.strip_prefix(SKIPPED));
+    match status.code() {
+        Some(0) => {
+            skipped.for_each(print_once);
+            Ok(Completion::Completed)
+        }
+        Some(EXIT_SKIPPED) => {
+            Ok(Completion::ignored_with(skipped.next().unwrap_or("see its output")))
+        }
+        _ => Err(format!("{output}{name} ended with {status}").into()),
     }
-    print_skipped(&output);
-    Ok(())
 }
 
-/// Prints the reasons for skipped checks, each once.
-fn print_skipped(output: &str) {
+/// Prints the reason why a part of a test was skipped, once for all cases.
+fn print_once(reason: &str) {
     static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut printed = PRINTED.lock().expect("no thread panics while it holds this");
-    for line in output.lines().filter(|line| line.starts_with(SKIPPED)) {
-        if printed.insert(line.to_owned()) {
-            eprintln!("{line}");
-        }
+    if printed.insert(reason.to_owned()) {
+        eprintln!("{SKIPPED}{reason}");
     }
 }
 
 /// Runs one case in this process. A panic ends the process with its message.
-fn run_case(tests: &[Test], name: &str) {
+fn run_case(tests: &[Test], name: &str) -> ExitCode {
     let test = tests.iter().find(|test| test.name() == name).expect("a known test");
     match test.run {
         Run::Once(test) => test(),
-        Run::OnEachServer { test, .. } => {
-            for server in servers() {
-                test(&server);
-            }
-        }
+        Run::OnEachServer(test) => servers().iter().for_each(test),
     }
+    if IS_SKIPPED.load(Ordering::Relaxed) {
+        return ExitCode::from(EXIT_SKIPPED as u8);
+    }
+    ExitCode::SUCCESS
 }

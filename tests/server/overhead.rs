@@ -6,9 +6,8 @@ use std::collections::BTreeSet;
 
 use gpulock_testkit::{Client, Flavour, Value, call, wait_until};
 
-use crate::support::counters::stats;
-
 use crate::support::clock::DEADLINE;
+use crate::support::counters::stats;
 
 tests! {
     commands_on_other_keys_leave_the_locks_alone,

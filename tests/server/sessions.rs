@@ -10,13 +10,10 @@ use std::time::{Duration, Instant};
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;
 use crate::support::median::median;
-use crate::support::queue::wait_queue;
-
-use crate::support::queue::waiter;
-
-use crate::support::clock::DEADLINE;
+use crate::support::queue::{wait_queue, waiter};
 
 tests! {
     the_next_waiter_has_the_lock_within_5_ms_however_the_connection_ends,

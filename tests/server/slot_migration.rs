@@ -10,13 +10,12 @@ use std::time::UNIX_EPOCH;
 use gpulock_testkit::{Cluster, Flavour, Server, call, wait_until};
 
 use crate::support::background_load::with_background_load;
+use crate::support::clock::DEADLINE;
 use crate::support::cluster_worker::ClusterWorker;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::{Counters, stats};
 use crate::support::ownership::Ownership;
 use crate::support::rng::{Pick, seeded_rng};
-
-use crate::support::clock::DEADLINE;
 
 tests! {
     slots_that_move_under_contending_clients_give_no_lock_to_two,

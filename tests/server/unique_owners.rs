@@ -5,13 +5,10 @@ use std::time::{Duration, Instant};
 
 use gpulock_testkit::{Client, Flavour, Value, call, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
-use crate::support::queue::{queue_of, wait_queue};
-
-use crate::support::queue::waiter;
-
-use crate::support::clock::DEADLINE;
+use crate::support::queue::{queue_of, wait_queue, waiter};
 
 tests! {
     a_retry_after_a_lost_reply_answers_the_same_token_and_renews_the_lease,

@@ -1,30 +1,32 @@
-//! Who may what: keys that a user's access list does not name are neither touched nor
-//! told of, on whichever way the user asks; and what is for operators can be denied.
+//! Key permissions: a user can neither change a key that its ACL rules exclude, nor read
+//! about it in any reply; and operators can deny the administrative commands.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call};
 
+use crate::harness::skip;
+
 tests! {
-    commands_on_foreign_keys_are_refused_by_the_server,
-    who_may_only_read_a_key_can_look_and_not_take,
-    what_tells_of_many_keys_leaves_out_those_that_the_user_may_not_read,
-    the_counters_of_a_foreign_lock_are_not_told_through_scripts_either,
-    what_a_user_may_read_is_asked_anew_each_time,
-    entries_of_the_log_that_are_about_no_key_are_told_to_all,
-    a_rule_against_what_is_dangerous_denies_what_is_for_operators,
-    who_may_only_read_gets_the_reading_commands_by_their_category,
-    locks_of_databases_that_the_user_may_not_select_are_left_out,
-    a_user_that_lost_a_database_learns_nothing_more_of_it,
-    a_count_of_log_entries_counts_those_that_the_user_may_read,
+    commands_on_keys_without_permission_are_refused,
+    a_read_only_key_can_be_inspected_but_not_acquired,
+    replies_about_many_keys_omit_unreadable_keys,
+    scripts_do_not_reveal_the_counters_of_an_unreadable_lock,
+    each_call_checks_the_current_rules,
+    all_users_see_log_entries_without_a_key,
+    the_category_dangerous_contains_the_commands_for_operators,
+    the_category_read_grants_the_read_commands,
+    locks_in_databases_without_permission_are_omitted,
+    a_user_that_loses_a_database_is_refused_in_it,
+    log_counts_only_readable_entries,
 }
 
 const NAMES: [&str; 2] = ["mine:1", "yours:1"];
 
-/// A server with a lock of each name, something in the log and counters for both, and
-/// with these rules for the user `alice`.
+/// A server with a lock, a log entry and counters for each name, and with these rules for the
+/// user `alice`.
 fn with_alice(flavour: &Flavour, rules: &[&str]) -> Server {
     let server = flavour.start();
     let mut client = server.client();
-    // Those of others are the older ones.
+    // The entries of the foreign key are the older ones.
     for key in NAMES.iter().rev() {
         assert!(call!(client, "GPULOCK.ACQUIRE", key, "somebody").int() > 0);
         assert_eq!(call!(client, "GPULOCK.RELEASE", key, "a-stranger"), 0);
@@ -45,19 +47,19 @@ fn alice(server: &Server) -> Client {
     client
 }
 
-/// Ways to ask for the same.
+/// Ways to send a command.
 const WAYS: [&str; 6] = ["plainly", "in RESP3", "MULTI", "EVAL", "EVAL_RO", "FCALL"];
 
-/// The answer of a command of the module, asked for in one of [`WAYS`].
-fn ask(client: &mut Client, way: &str, words: &[&str]) -> Value {
+/// Sends a command in one of [`WAYS`].
+fn send_in(client: &mut Client, way: &str, words: &[&str]) -> Value {
     let script = "return redis.call(unpack(ARGV))";
     match way {
         "plainly" => client.cmd(words),
         "in RESP3" => {
             client.hello3();
-            let answer = client.cmd(words);
+            let reply = client.cmd(words);
             call!(client, "HELLO", 2);
-            answer
+            reply
         }
         "MULTI" => {
             assert_eq!(client.line("MULTI"), "OK");
@@ -76,24 +78,24 @@ fn load_relay(server: &Server) {
     assert_eq!(call!(server.client(), "FUNCTION", "LOAD", library), "relay");
 }
 
-/// Whether an answer of whatever shape holds the text.
-fn tells(answer: &Value, text: &str) -> bool {
-    match answer {
+/// Whether a reply contains the text anywhere.
+fn contains(reply: &Value, text: &str) -> bool {
+    match reply {
         Value::Bulk(bytes) | Value::Verbatim(bytes) => {
             String::from_utf8_lossy(bytes).contains(text)
         }
         Value::Simple(shown) | Value::Error(shown) => shown.contains(text),
         Value::Array(items) | Value::Set(items) | Value::Push(items) => {
-            items.iter().any(|item| tells(item, text))
+            items.iter().any(|item| contains(item, text))
         }
         Value::Map(pairs) => {
-            pairs.iter().any(|(key, value)| tells(key, text) || tells(value, text))
+            pairs.iter().any(|(key, value)| contains(key, text) || contains(value, text))
         }
         _ => false,
     }
 }
 
-fn commands_on_foreign_keys_are_refused_by_the_server(flavour: &Flavour) {
+fn commands_on_keys_without_permission_are_refused(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "~mine:*"]);
     let mut client = alice(&server);
     for line in [
@@ -120,12 +122,12 @@ fn commands_on_foreign_keys_are_refused_by_the_server(flavour: &Flavour) {
         "GPULOCK.RELEASE mine:2 me",
         "GPULOCK.FORCERELEASE mine:1",
     ] {
-        let answer = client.line(line);
-        assert!(!answer.is_err() && !answer.is_null(), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(!reply.is_err() && !reply.is_null(), "{line}: {reply:?}");
     }
 }
 
-fn who_may_only_read_a_key_can_look_and_not_take(flavour: &Flavour) {
+fn a_read_only_key_can_be_inspected_but_not_acquired(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "%R~mine:*"]);
     let mut client = alice(&server);
     for line in [
@@ -141,9 +143,7 @@ fn who_may_only_read_a_key_can_look_and_not_take(flavour: &Flavour) {
     assert_eq!(client.line("GPULOCK.STATS KEY mine:1").field("acquired"), 1);
 }
 
-fn what_tells_of_many_keys_leaves_out_those_that_the_user_may_not_read(
-    flavour: &Flavour,
-) {
+fn replies_about_many_keys_omit_unreadable_keys(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "~mine:*"]);
     load_relay(&server);
     let mut client = alice(&server);
@@ -157,44 +157,44 @@ fn what_tells_of_many_keys_leaves_out_those_that_the_user_may_not_read(
             &["GPULOCK.LOG"],
             &["GPULOCK.LOG", "1"],
         ] {
-            let answer = ask(&mut client, way, words);
-            assert!(tells(&answer, "mine:1"), "{words:?} {way}: {answer:?}");
-            assert!(!tells(&answer, "yours"), "{words:?} {way}: {answer:?}");
-            // Not because nobody is told.
+            let reply = send_in(&mut client, way, words);
+            assert!(contains(&reply, "mine:1"), "{words:?} {way}: {reply:?}");
+            assert!(!contains(&reply, "yours"), "{words:?} {way}: {reply:?}");
+            // The entries exist: the administrator sees them.
             if words.len() == 1 {
-                let answer = ask(&mut admin, way, words);
-                assert!(tells(&answer, "yours:1"), "{words:?} {way}: {answer:?}");
+                let reply = send_in(&mut admin, way, words);
+                assert!(contains(&reply, "yours:1"), "{words:?} {way}: {reply:?}");
             }
         }
-        let answer = ask(&mut client, way, &["GPULOCK.LIST", "MATCH", "yours:*"]);
-        assert_eq!(answer, Value::Array(vec![]), "{way}");
+        let reply = send_in(&mut client, way, &["GPULOCK.LIST", "MATCH", "yours:*"]);
+        assert_eq!(reply, Value::Array(vec![]), "{way}");
     }
 }
 
-fn the_counters_of_a_foreign_lock_are_not_told_through_scripts_either(flavour: &Flavour) {
+fn scripts_do_not_reveal_the_counters_of_an_unreadable_lock(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "~mine:*"]);
     load_relay(&server);
     let mut client = alice(&server);
     let mut admin = server.client();
     for way in ["EVAL", "EVAL_RO", "FCALL"] {
         let words = ["GPULOCK.STATS", "KEY", "yours:1"];
-        let answer = ask(&mut client, way, &words);
-        assert!(answer.is_err() || answer.is_null(), "{way}: {answer:?}");
-        assert!(!ask(&mut admin, way, &words).is_null(), "{way}");
-        let answer = ask(&mut client, way, &["GPULOCK.STATS", "KEY", "mine:1"]);
-        assert_eq!(answer.field("acquired"), 1, "{way}");
+        let reply = send_in(&mut client, way, &words);
+        assert!(reply.is_err() || reply.is_null(), "{way}: {reply:?}");
+        assert!(!send_in(&mut admin, way, &words).is_null(), "{way}");
+        let reply = send_in(&mut client, way, &["GPULOCK.STATS", "KEY", "mine:1"]);
+        assert_eq!(reply.field("acquired"), 1, "{way}");
     }
     assert!(client.line("MULTI") == "OK");
     assert!(client.line("GPULOCK.STATS KEY yours:1").err().starts_with("NOPERM"));
     assert!(client.line("EXEC").is_err());
 }
 
-fn what_a_user_may_read_is_asked_anew_each_time(flavour: &Flavour) {
+fn each_call_checks_the_current_rules(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "~mine:*"]);
     let mut client = alice(&server);
-    let mut shown = |rules: &[&str]| {
+    let mut visible = |rules: &[&str]| {
         set_rules(&server, rules);
-        // The change of one's own rules may close the connection.
+        // A change of its own rules may close a user's connection.
         client = alice(&server);
         let rows = client.line("GPULOCK.LIST");
         let mut keys: Vec<_> =
@@ -202,43 +202,43 @@ fn what_a_user_may_read_is_asked_anew_each_time(flavour: &Flavour) {
         keys.sort();
         let metrics = client.line("GPULOCK.METRICS").text();
         for name in NAMES {
-            let told = metrics.contains(&format!("key=\"{name}\""));
-            assert_eq!(told, keys.iter().any(|key| key == name), "{name}: {rules:?}");
+            let shown = metrics.contains(&format!("key=\"{name}\""));
+            assert_eq!(shown, keys.iter().any(|key| key == name), "{name}: {rules:?}");
         }
         keys
     };
-    assert_eq!(shown(&["+@all", "~mine:*"]), ["mine:1"]);
-    assert_eq!(shown(&["+@all", "~yours:*"]), ["yours:1"]);
-    assert_eq!(shown(&["+@all", "allkeys"]), ["mine:1", "yours:1"]);
-    assert_eq!(shown(&["+@all", "%R~*"]), ["mine:1", "yours:1"]);
-    assert!(shown(&["+@all", "%W~*"]).is_empty());
-    assert!(shown(&["+@all"]).is_empty());
-    let selector = shown(&["+@all", "~mine:*", "(+@all ~yours:*)"]);
+    assert_eq!(visible(&["+@all", "~mine:*"]), ["mine:1"]);
+    assert_eq!(visible(&["+@all", "~yours:*"]), ["yours:1"]);
+    assert_eq!(visible(&["+@all", "allkeys"]), ["mine:1", "yours:1"]);
+    assert_eq!(visible(&["+@all", "%R~*"]), ["mine:1", "yours:1"]);
+    assert!(visible(&["+@all", "%W~*"]).is_empty());
+    assert!(visible(&["+@all"]).is_empty());
+    let selector = visible(&["+@all", "~mine:*", "(+@all ~yours:*)"]);
     assert_eq!(selector, ["mine:1", "yours:1"]);
 }
 
-fn entries_of_the_log_that_are_about_no_key_are_told_to_all(flavour: &Flavour) {
+fn all_users_see_log_entries_without_a_key(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "~mine:*"]);
     let mut admin = server.client();
     assert_eq!(admin.line("CONFIG SET maxmemory-policy allkeys-lru"), "OK");
-    let answer = alice(&server).line("GPULOCK.LOG");
+    let reply = alice(&server).line("GPULOCK.LOG");
     let kinds: Vec<_> =
-        answer.list().iter().map(|entry| entry.field("kind").text()).collect();
+        reply.list().iter().map(|entry| entry.field("kind").text()).collect();
     assert_eq!(kinds, ["warning", "ownership_violation"]);
 }
 
-fn a_rule_against_what_is_dangerous_denies_what_is_for_operators(flavour: &Flavour) {
+fn the_category_dangerous_contains_the_commands_for_operators(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "-@dangerous", "~mine:*"]);
     let mut client = alice(&server);
     let info = server.client().line("COMMAND INFO GPULOCK.FORCERELEASE");
     let known = !info.list()[0].list()[6].list().is_empty();
     for line in ["GPULOCK.FORCERELEASE mine:1", "GPULOCK.RESETSTATS", "GPULOCK.LOG"] {
-        let answer = client.line(line);
+        let reply = client.line(line);
         if known {
-            assert!(answer.err().starts_with("NOPERM"), "{line}: {answer:?}");
+            assert!(reply.err().starts_with("NOPERM"), "{line}: {reply:?}");
         } else {
-            // There the operator names the commands: see below.
-            assert!(!answer.is_err(), "{line}: {answer:?}");
+            // Without categories of modules, the operator denies each command: see below.
+            assert!(!reply.is_err(), "{line}: {reply:?}");
         }
     }
     for line in ["GPULOCK.LIST", "GPULOCK.STATS", "GPULOCK.METRICS"] {
@@ -262,11 +262,11 @@ fn a_rule_against_what_is_dangerous_denies_what_is_for_operators(flavour: &Flavo
     assert!(!client.line("GPULOCK.LIST").is_err());
 }
 
-fn who_may_only_read_gets_the_reading_commands_by_their_category(flavour: &Flavour) {
+fn the_category_read_grants_the_read_commands(flavour: &Flavour) {
     let server = with_alice(flavour, &["-@all", "+@read", "-@dangerous", "allkeys"]);
     let info = server.client().line("COMMAND INFO GPULOCK.INSPECT");
     if info.list()[0].list()[6].list().is_empty() {
-        // No categories for modules here: nothing of it is granted.
+        // This server has no categories for modules: the rule grants none of them.
         assert!(alice(&server).line("GPULOCK.LIST").err().starts_with("NOPERM"));
         return;
     }
@@ -292,16 +292,15 @@ fn who_may_only_read_gets_the_reading_commands_by_their_category(flavour: &Flavo
     }
 }
 
-/// Whether users can be kept out of databases there.
+/// Whether ACL rules of this server can restrict databases.
 fn has_databases_in_rules(server: &Server) -> bool {
     !call!(server.client(), "ACL", "SETUSER", "probe", "db=0").is_err()
 }
 
-fn locks_of_databases_that_the_user_may_not_select_are_left_out(flavour: &Flavour) {
+fn locks_in_databases_without_permission_are_omitted(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "allkeys"]);
     if !has_databases_in_rules(&server) {
-        println!("{}: users cannot be kept out of databases", flavour.name());
-        return;
+        return skip("ACL rules of this server cannot restrict databases");
     }
     load_relay(&server);
     let mut admin = server.client();
@@ -315,7 +314,7 @@ fn locks_of_databases_that_the_user_may_not_select_are_left_out(flavour: &Flavou
         (&["+@all", "allkeys", "db=0,1"], true),
         (&["+@all", "allkeys", "alldbs"], true),
         (&["+@all", "allkeys", "db=0", "(+@all allkeys db=1)"], true),
-        // Neither SELECT nor any other command of the server's own is needed.
+        // The rules need neither SELECT nor another command of the server.
         (
             &["-@all", "+gpulock.metrics", "+gpulock.log", "+eval", "allkeys", "db=0"],
             false,
@@ -328,27 +327,26 @@ fn locks_of_databases_that_the_user_may_not_select_are_left_out(flavour: &Flavou
         for (way, words) in
             ways.iter().flat_map(|way| commands.iter().map(move |words| (way, words)))
         {
-            let answer = ask(&mut client, way, words);
-            let told = tells(&answer, "hidden:1");
-            assert_eq!(told, may_use, "{rules:?}, {words:?} {way}: {answer:?}");
+            let reply = send_in(&mut client, way, words);
+            let shown = contains(&reply, "hidden:1");
+            assert_eq!(shown, may_use, "{rules:?}, {words:?} {way}: {reply:?}");
             if words.len() == 1 || !may_use {
-                assert!(tells(&answer, "mine:1"), "{rules:?}, {words:?} {way}");
+                assert!(contains(&reply, "mine:1"), "{rules:?}, {words:?} {way}");
             }
         }
     }
-    assert!(tells(&admin.line("GPULOCK.LOG"), "hidden:1"));
+    assert!(contains(&admin.line("GPULOCK.LOG"), "hidden:1"));
 }
 
-fn a_user_that_lost_a_database_learns_nothing_more_of_it(flavour: &Flavour) {
+fn a_user_that_loses_a_database_is_refused_in_it(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "allkeys"]);
     if !has_databases_in_rules(&server) {
-        println!("{}: users cannot be kept out of databases", flavour.name());
-        return;
+        return skip("ACL rules of this server cannot restrict databases");
     }
     let mut client = alice(&server);
     client.line("SELECT 1");
     assert!(client.line("GPULOCK.ACQUIRE hidden:1 me").int() > 0);
-    // The connection stays open, in the database that it may no longer use.
+    // The connection stays open, with a database selected that it may no longer use.
     assert_eq!(server.client().line("ACL SETUSER alice db=0"), "OK");
     for line in [
         "GPULOCK.LIST",
@@ -357,16 +355,16 @@ fn a_user_that_lost_a_database_learns_nothing_more_of_it(flavour: &Flavour) {
         "GPULOCK.METRICS",
         "GPULOCK.LOG",
     ] {
-        let answer = client.line(line);
-        assert!(answer.err().starts_with("NOPERM"), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(reply.err().starts_with("NOPERM"), "{line}: {reply:?}");
     }
 }
 
-fn a_count_of_log_entries_counts_those_that_the_user_may_read(flavour: &Flavour) {
+fn log_counts_only_readable_entries(flavour: &Flavour) {
     let server = with_alice(flavour, &["+@all", "~mine:*"]);
     let mut admin = server.client();
     assert_eq!(admin.line("CONFIG SET gpulock.log-len 1000"), "OK");
-    // Many newer ones of others, and one more of hers among them.
+    // Many newer entries of a foreign key, and one of her own among them.
     for n in 0..300 {
         admin.line(&format!("GPULOCK.RELEASE yours:{n} me"));
         if n == 200 {
@@ -377,9 +375,9 @@ fn a_count_of_log_entries_counts_those_that_the_user_may_read(flavour: &Flavour)
     for (count, expected) in
         [("0", &[][..]), ("1", &["mine:2"]), ("2", &["mine:2", "mine:1"])]
     {
-        let answer = call!(client, "GPULOCK.LOG", count);
+        let reply = call!(client, "GPULOCK.LOG", count);
         let keys: Vec<_> =
-            answer.list().iter().map(|entry| entry.field("key").text()).collect();
+            reply.list().iter().map(|entry| entry.field("key").text()).collect();
         assert_eq!(keys, expected, "LOG {count}");
     }
     assert_eq!(client.line("GPULOCK.LOG").list().len(), 2);

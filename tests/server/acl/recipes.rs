@@ -1,5 +1,5 @@
-//! The users that docs/operations.md recommends, applied as they are written there: each may
-//! do what is said of it, and nothing else that the server has.
+//! The users that docs/operations.md recommends, with the rules as written there: each user
+//! can call the commands in its rules, and no other command of the server.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,24 +7,24 @@ use std::fs;
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, workspace};
 
 tests! {
-    each_user_may_call_what_its_recipe_names_and_nothing_else,
-    a_worker_works_and_touches_nothing_else,
-    the_recipes_cover_the_keys_of_the_readme_and_of_pools,
-    a_watchdog_looks_and_forces_and_takes_nothing,
-    a_reader_looks_counts_and_changes_nothing,
-    a_worker_with_the_rules_of_old_clients_can_use_the_script,
-    the_same_users_can_stand_in_the_configuration_file,
+    each_user_can_call_exactly_the_commands_in_its_rules,
+    a_worker_can_use_locks_and_nothing_else,
+    the_rules_cover_the_keys_of_the_readme_and_of_pools,
+    a_watchdog_can_inspect_and_force_but_not_acquire,
+    a_reader_can_read_but_not_change,
+    a_worker_with_the_rules_of_old_clients_can_run_the_script,
+    the_rules_work_in_the_configuration_file,
 }
 
 /// A user of the docs.
 struct Recipe {
     name: String,
     password: String,
-    /// From the name on.
+    /// The rules, which start with the name.
     rules: String,
 }
 
-/// All of them, in the order of the docs.
+/// All users, in the order of the docs.
 fn recipes() -> Vec<Recipe> {
     let read = |line: &str| {
         let rules = line.strip_prefix("ACL SETUSER ")?;
@@ -41,7 +41,7 @@ fn docs() -> String {
     fs::read_to_string(path).expect("the docs")
 }
 
-/// The keys of the README's examples, and such as `gpulock run --pool` makes.
+/// The keys of the README's examples, and keys like those of `gpulock run --pool`.
 fn keys_of_examples() -> BTreeSet<String> {
     let path = workspace().join("README.md");
     let readme = fs::read_to_string(path).expect("the README");
@@ -52,7 +52,7 @@ fn keys_of_examples() -> BTreeSet<String> {
             ["GPULOCK.ACQUIRE", "GPULOCK.RELEASE", "--key", "--keys"].contains(&pair[0])
         })
         .flat_map(|pair| pair[1].split(','))
-        // Without the syntax: "key".
+        // Words without a colon are placeholders: "key".
         .filter(|key| key.contains(':'))
         .map(str::to_owned)
         .collect();
@@ -63,15 +63,15 @@ fn keys_of_examples() -> BTreeSet<String> {
     keys
 }
 
-/// What clients with the Lua script need on top, as the docs say it.
+/// The additional rules for clients with the Lua script, as in the docs.
 fn rules_of_old_clients() -> String {
     let docs = docs();
     let start = docs.find("`+set ").expect("the rules of old clients") + 1;
-    let length = docs[start..].find('`').expect("their end");
+    let length = docs[start..].find('`').expect("the end of the rules");
     docs[start..start + length].replace('\n', " ")
 }
 
-/// A server with the users of the docs, and a lock that none of them may see.
+/// A server with the users of the docs, and a lock that none of them can see.
 fn start(flavour: &Flavour) -> Server {
     let server = flavour.start();
     let mut admin = server.client();
@@ -94,54 +94,54 @@ fn login(server: &Server, name: &str) -> Client {
 }
 
 #[track_caller]
-fn refused(client: &mut Client, lines: &[&str]) {
+fn assert_refused(client: &mut Client, lines: &[&str]) {
     for line in lines {
-        let answer = client.line(line);
-        assert!(answer.err().starts_with("NOPERM"), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(reply.err().starts_with("NOPERM"), "{line}: {reply:?}");
     }
 }
 
-/// The keys that are told of.
+/// The keys of the rows.
 #[track_caller]
 fn keys(rows: &Value) -> Vec<String> {
     rows.list().iter().map(|row| row.field("key").text()).collect()
 }
 
-/// A command of the server's, or a part of one (`client|kill`).
-struct Known {
+/// A command of the server, or a subcommand (`client|kill`).
+struct Command {
     name: String,
-    /// The fewest words of a call.
+    /// The minimum number of words in a call.
     words: usize,
     categories: Vec<String>,
 }
 
-/// Every command that the server has.
-fn all_commands(client: &mut Client) -> Vec<Known> {
+/// Every command of the server.
+fn all_commands(client: &mut Client) -> Vec<Command> {
     let mut open = client.line("COMMAND").list().to_vec();
     let mut all = Vec::new();
     while let Some(command) = open.pop() {
-        let told = command.list();
-        if !told[9].list().is_empty() {
-            open.extend_from_slice(told[9].list());
+        let info = command.list();
+        if !info[9].list().is_empty() {
+            open.extend_from_slice(info[9].list());
             continue;
         }
-        let words = usize::try_from(told[1].int().abs()).expect("a number of words");
-        let categories = told[6].list().iter().map(Value::text).collect();
-        all.push(Known { name: told[0].text().to_lowercase(), words, categories });
+        let words = usize::try_from(info[1].int().abs()).expect("a number of words");
+        let categories = info[6].list().iter().map(Value::text).collect();
+        all.push(Command { name: info[0].text().to_lowercase(), words, categories });
     }
     all
 }
 
-/// Whether the server would let the user call the command, whatever the keys.
+/// Whether the user has the permission for the command, for any keys.
 #[track_caller]
-fn may_call(admin: &mut Client, user: &str, command: &Known) -> bool {
+fn may_call(admin: &mut Client, user: &str, command: &Command) -> bool {
     let mut words: Vec<&str> = command.name.split('|').collect();
     words.resize(command.words.max(words.len()), "x");
-    let answer = admin.cmd(&[&["ACL", "DRYRUN", user], &words[..]].concat());
-    answer == "OK" || !answer.text().contains("has no permissions to run the")
+    let reply = admin.cmd(&[&["ACL", "DRYRUN", user], &words[..]].concat());
+    reply == "OK" || !reply.text().contains("has no permissions to run the")
 }
 
-fn each_user_may_call_what_its_recipe_names_and_nothing_else(flavour: &Flavour) {
+fn each_user_can_call_exactly_the_commands_in_its_rules(flavour: &Flavour) {
     let server = start(flavour);
     let mut admin = server.client();
     let commands = all_commands(&mut admin);
@@ -155,7 +155,7 @@ fn each_user_may_call_what_its_recipe_names_and_nothing_else(flavour: &Flavour) 
         let mut allowed = BTreeSet::new();
         for command in &commands {
             let is_of = |category: &str| command.categories.iter().any(|c| c == category);
-            // The one category that all of them have.
+            // All users have this category.
             if is_of("@connection") && !is_of("@dangerous") {
                 continue;
             }
@@ -167,12 +167,12 @@ fn each_user_may_call_what_its_recipe_names_and_nothing_else(flavour: &Flavour) 
     }
 }
 
-fn a_worker_works_and_touches_nothing_else(flavour: &Flavour) {
+fn a_worker_can_use_locks_and_nothing_else(flavour: &Flavour) {
     let server = start(flavour);
     let mut worker = login(&server, "worker");
-    let mut listener = login(&server, "worker");
-    send!(listener, "SUBSCRIBE", "gpu_lock:gpu_lock:0");
-    assert_eq!(listener.read().list()[0], "subscribe");
+    let mut subscriber = login(&server, "worker");
+    send!(subscriber, "SUBSCRIBE", "gpu_lock:gpu_lock:0");
+    assert_eq!(subscriber.read().list()[0], "subscribe");
     let token = worker.line("GPULOCK.ACQUIRE gpu_lock:0 asr EX 60 UNIQUE SESSION").int();
     assert_eq!(worker.line("GPULOCK.EXTEND gpu_lock:0 asr EX 60"), token);
     assert_eq!(worker.line("GPULOCK.INSPECT gpu_lock:0").field("owner"), "asr");
@@ -182,9 +182,9 @@ fn a_worker_works_and_touches_nothing_else(flavour: &Flavour) {
     server.wait_blocked(1);
     assert_eq!(worker.line("GPULOCK.RELEASE gpu_lock:0 asr"), 1);
     assert_eq!(waiter.read().list().len(), 2);
-    let event = listener.read().list()[2].text();
+    let event = subscriber.read().list()[2].text();
     assert!(event.contains("lock_released") && event.contains("asr"), "{event}");
-    refused(
+    assert_refused(
         &mut worker,
         &[
             "GPULOCK.ACQUIRE foreign:0 asr",
@@ -211,20 +211,20 @@ fn a_worker_works_and_touches_nothing_else(flavour: &Flavour) {
     );
 }
 
-fn the_recipes_cover_the_keys_of_the_readme_and_of_pools(flavour: &Flavour) {
+fn the_rules_cover_the_keys_of_the_readme_and_of_pools(flavour: &Flavour) {
     let server = start(flavour);
     let mut worker = login(&server, "worker");
     let mut watchdog = login(&server, "watchdog");
     let mut reader = login(&server, "reader");
     for key in keys_of_examples() {
-        let mut listener = login(&server, "worker");
-        send!(listener, "SUBSCRIBE", format!("gpu_lock:{key}"));
-        let subscribed = listener.read();
+        let mut subscriber = login(&server, "worker");
+        send!(subscriber, "SUBSCRIBE", format!("gpu_lock:{key}"));
+        let subscribed = subscriber.read();
         assert_eq!(subscribed.list()[0], "subscribe", "{key}");
         let token = call!(worker, "GPULOCK.ACQUIRE", &key, "asr", "EX", 60).int();
         assert_eq!(call!(worker, "GPULOCK.EXTEND", &key, "asr"), token, "{key}");
         assert_eq!(call!(worker, "GPULOCK.RELEASE", &key, "asr"), 1, "{key}");
-        let event = listener.read().list()[2].text();
+        let event = subscriber.read().list()[2].text();
         assert!(event.contains("lock_released"), "{key}: {event}");
         call!(worker, "GPULOCK.ACQUIRE", &key, "tts", "EX", 60);
         let seen = call!(reader, "GPULOCK.INSPECT", &key);
@@ -234,7 +234,7 @@ fn the_recipes_cover_the_keys_of_the_readme_and_of_pools(flavour: &Flavour) {
     }
 }
 
-fn a_watchdog_looks_and_forces_and_takes_nothing(flavour: &Flavour) {
+fn a_watchdog_can_inspect_and_force_but_not_acquire(flavour: &Flavour) {
     let server = start(flavour);
     let mut admin = server.client();
     let token = admin.line("GPULOCK.ACQUIRE gpu_lock:0 asr EX 60").int();
@@ -243,7 +243,7 @@ fn a_watchdog_looks_and_forces_and_takes_nothing(flavour: &Flavour) {
     assert_eq!(watchdog.line("GPULOCK.INSPECT gpu_lock:0").field("token"), token);
     let force = format!("GPULOCK.FORCERELEASE gpu_lock:0 OWNER asr TOKEN {token}");
     assert_eq!(watchdog.line(&force), "asr");
-    refused(
+    assert_refused(
         &mut watchdog,
         &[
             "GPULOCK.FORCERELEASE foreign:0",
@@ -259,7 +259,7 @@ fn a_watchdog_looks_and_forces_and_takes_nothing(flavour: &Flavour) {
     );
 }
 
-fn a_reader_looks_counts_and_changes_nothing(flavour: &Flavour) {
+fn a_reader_can_read_but_not_change(flavour: &Flavour) {
     let server = start(flavour);
     let mut admin = server.client();
     assert!(admin.line("GPULOCK.ACQUIRE gpu_lock:0 asr EX 60").int() > 0);
@@ -273,7 +273,7 @@ fn a_reader_looks_counts_and_changes_nothing(flavour: &Flavour) {
     let metrics = reader.line("GPULOCK.METRICS").text();
     assert!(metrics.contains("key=\"gpu_lock:0\"") && !metrics.contains("foreign"));
     assert_eq!(reader.info("gpulock")["gpulock_locks_held"], "2");
-    refused(
+    assert_refused(
         &mut reader,
         &[
             "GPULOCK.INSPECT foreign:0",
@@ -290,7 +290,7 @@ fn a_reader_looks_counts_and_changes_nothing(flavour: &Flavour) {
     );
 }
 
-fn a_worker_with_the_rules_of_old_clients_can_use_the_script(flavour: &Flavour) {
+fn a_worker_with_the_rules_of_old_clients_can_run_the_script(flavour: &Flavour) {
     const RELEASE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then
         return redis.call('del', KEYS[1]) else return 0 end";
     let server = start(flavour);
@@ -304,10 +304,10 @@ fn a_worker_with_the_rules_of_old_clients_can_use_the_script(flavour: &Flavour) 
     let digest = "0".repeat(40);
     let unknown = call!(worker, "EVALSHA", digest, 1, "gpu_lock:0", "locked_by_asr");
     assert!(unknown.err().starts_with("NOSCRIPT"), "{unknown:?}");
-    refused(&mut worker, &["SET foreign:0 x", "GET foreign:0", "DEL foreign:0"]);
+    assert_refused(&mut worker, &["SET foreign:0 x", "GET foreign:0", "DEL foreign:0"]);
 }
 
-fn the_same_users_can_stand_in_the_configuration_file(flavour: &Flavour) {
+fn the_rules_work_in_the_configuration_file(flavour: &Flavour) {
     let mut server = flavour.server();
     for Recipe { rules, .. } in recipes() {
         server = server.arg("user", rules);

@@ -1,20 +1,19 @@
-//! A client whose user loses the right to a lock while it waits is not granted it, where the
-//! server refuses its own blocked clients likewise.
+//! A waiter whose user loses its permissions is not granted the lock, on servers that also
+//! refuse their own blocked clients then.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
-use crate::support::counters::stats;
-use crate::support::queue::waiter;
-use crate::support::queue::{queue_of, wait_queue};
-
+use crate::harness::skip;
 use crate::support::clock::DEADLINE;
+use crate::support::counters::stats;
+use crate::support::queue::{queue_of, wait_queue, waiter};
 
 tests! {
-    a_right_that_is_withdrawn_during_the_wait_is_missing_at_the_grant,
-    a_user_that_keeps_its_rights_is_granted_what_it_waits_for,
+    a_waiter_that_loses_its_permission_is_refused,
+    a_waiter_that_keeps_its_permissions_is_granted,
 }
 
-/// A client of the user `worker`, which may do everything, and waits.
+/// A waiting client of the user `worker`, which has all permissions at first.
 #[track_caller]
 fn worker(server: &Server, request: &str) -> Client {
     let mut client = server.client();
@@ -25,8 +24,8 @@ fn worker(server: &Server, request: &str) -> Client {
     client
 }
 
-/// Whether `BLPOP` is served to a user that has lost the right to it.
-fn serves_without_rights(server: &Server) -> bool {
+/// Whether the server serves a blocked `BLPOP` of a user that lost the permission for it.
+fn serves_without_permission(server: &Server) -> bool {
     let mut client = server.client();
     let mut popping = worker(server, "BLPOP list 0");
     server.wait_blocked(1);
@@ -35,11 +34,11 @@ fn serves_without_rights(server: &Server) -> bool {
     !popping.read().is_err()
 }
 
-fn a_right_that_is_withdrawn_during_the_wait_is_missing_at_the_grant(flavour: &Flavour) {
+fn a_waiter_that_loses_its_permission_is_refused(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    if serves_without_rights(&server) {
-        return;
+    if serves_without_permission(&server) {
+        return skip("this server serves blocked clients without permissions");
     }
     let ways = [
         ("GPULOCK.ACQUIRE k worker BLOCK 0", "-gpulock.acquire"),
@@ -55,8 +54,8 @@ fn a_right_that_is_withdrawn_during_the_wait_is_missing_at_the_grant(flavour: &F
         wait_queue(&mut client, "k", &["worker", "next"]);
         assert_eq!(client.line(&format!("ACL SETUSER worker {rules}")), "OK");
         assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
-        let answer = refused.read();
-        assert!(answer.err().starts_with("NOPERM "), "{rules}: {answer:?}");
+        let reply = refused.read();
+        assert!(reply.err().starts_with("NOPERM "), "{rules}: {reply:?}");
         assert!(next.read().int() > 0, "{rules}");
         assert!(queue_of(&mut client, "k").is_empty(), "{rules}");
         assert_eq!(client.line("GPULOCK.RELEASE k next"), 1);
@@ -68,7 +67,7 @@ fn a_right_that_is_withdrawn_during_the_wait_is_missing_at_the_grant(flavour: &F
     }
 }
 
-fn a_user_that_keeps_its_rights_is_granted_what_it_waits_for(flavour: &Flavour) {
+fn a_waiter_that_keeps_its_permissions_is_granted(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert!(client.line("GPULOCK.ACQUIRE gpu:1 holder").int() > 0);

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
 use crate::support::counters::stats;
 use crate::support::rng::{Pick, seeded_rng};
-use fastrand::Rng;
 
 tests! {
     release_atomicity,

@@ -1,53 +1,54 @@
-//! WAIT behind a grant tells whether a replica has the lock, in whichever way it was
-//! granted: what it acknowledged is there after the primary was killed, and while no
-//! replica answers it acknowledges nothing.
+//! WAIT after a grant reports whether a replica has the lock, for each way of being granted
+//! it. An acknowledged lock survives the primary; while no replica replies, WAIT acknowledges
+//! nothing.
 
 use gpulock_testkit::{Client, Flavour, Server, call};
 
-use crate::support::queue::wait_queue;
-use crate::support::queue::waiter;
+use crate::support::queue::{wait_queue, waiter};
 
 tests! {
-    what_was_acknowledged_is_there_after_the_primary_was_killed,
-    nothing_is_acknowledged_while_no_replica_answers,
+    an_acknowledged_lock_survives_the_primary,
+    nothing_is_acknowledged_while_no_replica_replies,
 }
 
-/// The ways in which a lock becomes a client's; each names its lock.
-const WAYS: [&str; 5] = ["asked", "one of two", "released", "lease", "session"];
+/// The ways in which a client is granted a lock; each is also the key of its lock.
+const WAYS: [&str; 5] = ["immediate", "one of two", "released", "lease", "session"];
 
-/// Somebody who is about to be granted a lock.
+/// A client that is about to be granted a lock.
 struct Candidate {
     way: &'static str,
     client: Client,
-    /// Who has the lock before.
+    /// The holder before.
     holder: Option<Client>,
 }
 
 impl Candidate {
-    /// Lets it wait, where it is to be granted the lock after a wait.
+    /// Lets the client wait, for the ways that need it.
     #[track_caller]
     fn prepare(server: &Server, way: &'static str) -> Self {
-        if matches!(way, "asked" | "one of two") {
+        if matches!(way, "immediate" | "one of two") {
             return Self { way, client: server.client(), holder: None };
         }
         let mut holder = server.client();
         let held = format!("GPULOCK.ACQUIRE {way} holder PX 600000 SESSION");
         assert!(holder.line(&held).int() > 0);
-        let ask = format!("GPULOCK.ACQUIRE {way} me PX 600000 BLOCK 0");
-        let client = waiter(server, &ask);
+        let request = format!("GPULOCK.ACQUIRE {way} me PX 600000 BLOCK 0");
+        let client = waiter(server, &request);
         wait_queue(&mut holder, way, &["me"]);
         Self { way, client, holder: Some(holder) }
     }
 
-    /// Lets it have the lock, and answers with the token that it hears.
+    /// Has the lock granted to the client, and returns the token.
     #[track_caller]
     fn granted(&mut self) -> i64 {
         let (client, holder) = (&mut self.client, self.holder.take());
         match (self.way, holder) {
-            ("asked", _) => client.line("GPULOCK.ACQUIRE asked me PX 600000").int(),
+            ("immediate", _) => {
+                client.line("GPULOCK.ACQUIRE immediate me PX 600000").int()
+            }
             ("one of two", _) => {
-                let ask = ["GPULOCK.ACQUIREANY", "2", "one of two", "other", "me"];
-                client.cmd(&ask).list()[0].list()[1].int()
+                let request = ["GPULOCK.ACQUIREANY", "2", "one of two", "other", "me"];
+                client.cmd(&request).list()[0].list()[1].int()
             }
             ("released", Some(mut holder)) => {
                 assert_eq!(holder.line("GPULOCK.RELEASE released holder"), 1);
@@ -65,20 +66,20 @@ impl Candidate {
     }
 }
 
-/// A primary with a replica that has all, and those who are about to be granted a lock.
+/// A primary with a replica that is in sync, and clients that are about to be granted a lock.
 #[track_caller]
 fn prepare(flavour: &Flavour) -> (Server, Server, Vec<Candidate>) {
     let primary = flavour.server().named("primary").start();
     let replica = flavour.server().named("replica").replica_of(&primary).start();
     let candidates = WAYS.map(|way| Candidate::prepare(&primary, way)).into();
-    // Acknowledged, so that what those who wait did so far says nothing more.
+    // Wait for the acknowledgement of all earlier writes.
     let mut client = primary.client();
     assert_eq!(client.line("SET mark 1"), "OK");
     assert_eq!(client.line("WAIT 1 0"), 1);
     (primary, replica, candidates)
 }
 
-fn what_was_acknowledged_is_there_after_the_primary_was_killed(flavour: &Flavour) {
+fn an_acknowledged_lock_survives_the_primary(flavour: &Flavour) {
     for last in WAYS {
         let (mut primary, replica, mut candidates) = prepare(flavour);
         candidates.sort_by_key(|candidate| candidate.way == last);
@@ -94,13 +95,13 @@ fn what_was_acknowledged_is_there_after_the_primary_was_killed(flavour: &Flavour
             let refused = call!(client, "GPULOCK.ACQUIRE", way, "a stranger");
             assert!(refused.is_null(), "{way}: {refused:?}");
             assert_eq!(call!(client, "GPULOCK.INSPECT", way).field("owner"), "me");
-            let risen = call!(client, "GPULOCK.EXTEND", way, "me").int();
-            assert!(risen > token, "{way}: {risen} after {token}");
+            let larger = call!(client, "GPULOCK.EXTEND", way, "me").int();
+            assert!(larger > token, "{way}: {larger} after {token}");
         }
     }
 }
 
-fn nothing_is_acknowledged_while_no_replica_answers(flavour: &Flavour) {
+fn nothing_is_acknowledged_while_no_replica_replies(flavour: &Flavour) {
     let (_primary, mut replica, mut candidates) = prepare(flavour);
     replica.freeze();
     for candidate in &mut candidates {

@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 use gpulock_testkit::{Client, Cluster, Flavour, Server, Value, call, send, wait_until};
 
 use crate::support::background_load::with_background_load;
+use crate::support::clock::DEADLINE;
 use crate::support::cluster_client::ClusterClient;
 use crate::support::cluster_worker::ClusterWorker;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
 use crate::support::ownership::Ownership;
-use crate::support::queue::waiter;
-use crate::support::queue::{queue_of, wait_queue};
-
-use crate::support::clock::DEADLINE;
+use crate::support::queue::{queue_of, wait_queue, waiter};
 
 tests! {
     when_a_primary_is_killed_its_locks_go_on_at_its_replica,

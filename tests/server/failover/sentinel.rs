@@ -5,12 +5,10 @@
 use gpulock_testkit::{Client, Flavour, Sentinel, Server, Value, call, send};
 
 use crate::support::background_load::with_background_load;
+use crate::support::clock::DEADLINE;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
-use crate::support::queue::wait_queue;
-use crate::support::queue::waiter;
-
-use crate::support::clock::DEADLINE;
+use crate::support::queue::{wait_queue, waiter};
 
 tests! {
     when_the_primary_is_killed_its_locks_go_on_at_the_heir,

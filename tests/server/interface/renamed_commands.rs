@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use gpulock_testkit::{Builder, Client, Cluster, Flavour, Value, call, wait_until};
 
-use crate::support::queue::wait_queue;
-use crate::support::queue::waiter;
-
 use crate::support::clock::DEADLINE;
+use crate::support::queue::{wait_queue, waiter};
 
 tests! {
     without_a_command_that_replicas_follow_by_the_module_does_not_load,

@@ -7,17 +7,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
-use crate::support::queue::{queue_of, wait_queue};
+use crate::support::queue::{queue_of, wait_queue, waiter};
 use crate::support::rng::{Pick, seeded_rng};
-use fastrand::Rng;
-
-use crate::support::queue::waiter;
-
-use crate::support::clock::DEADLINE;
 
 tests! {
     a_pools_waiter_gets_the_first_lock_that_is_given_up,

@@ -9,10 +9,8 @@ use gpulock_testkit::{
     Client, Flavour, Server, Value, call, module, module_that_panics, wait_until,
 };
 
-use crate::support::queue::wait_queue;
-use crate::support::queue::waiter;
-
 use crate::support::clock::DEADLINE;
+use crate::support::queue::{wait_queue, waiter};
 
 tests! {
     a_failover_to_another_build_and_back_keeps_the_locks,

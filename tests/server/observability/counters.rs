@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Value, call, send, wait_until};
 
 use crate::support::counters::{Counters, flatten, stats};
 use crate::support::rng::{Pick, seeded_rng};
-use fastrand::Rng;
 
 tests! {
     after_every_step_of_a_random_walk_the_table_is_what_the_keys_say,

@@ -8,13 +8,12 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counters::{flatten, stats};
+use crate::support::locks::acquire;
 use crate::support::queue::{
     assert_no_reply, join_queue, queue_length, wait_queue_length,
 };
-
-use crate::support::clock::DEADLINE;
-use crate::support::locks::acquire;
 
 tests! {
     each_line_of_each_database_is_first_in_first_out,

@@ -8,14 +8,13 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use gpulock_testkit::{Builder, Client, Flavour, Server, Value, call, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;
+use crate::support::locks::acquire;
 use crate::support::median::median;
 use crate::support::queue::{
     assert_no_reply, join_queue, queue_length, wait_queue_length,
 };
-
-use crate::support::clock::DEADLINE;
-use crate::support::locks::acquire;
 
 tests! {
     whatever_takes_the_key_away_the_next_has_the_lock_within_ten_milliseconds,

@@ -6,17 +6,16 @@
 
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;
+use crate::support::locks::acquire;
 use crate::support::queue::{
     assert_no_reply, join_queue, queue_length, wait_queue_length,
 };
 use crate::support::rng::{Pick, seeded_rng};
-use fastrand::Rng;
-
-use crate::support::clock::DEADLINE;
-use crate::support::locks::acquire;
 
 tests! {
     whoever_leaves_leaves_at_once_and_those_behind_go_on,

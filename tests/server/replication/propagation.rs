@@ -6,12 +6,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
-use crate::support::rng::{Pick, seeded_rng};
-use fastrand::Rng;
-
 use crate::support::clock::DEADLINE;
+use crate::support::rng::{Pick, seeded_rng};
 
 tests! {
     a_replica_that_comes_under_load_lacks_nothing,

@@ -10,7 +10,6 @@ pub(crate) mod counters;
 pub(crate) mod events;
 pub(crate) mod locks;
 pub(crate) mod median;
-pub(crate) mod needs;
 pub(crate) mod ownership;
 pub(crate) mod queue;
 pub(crate) mod raw_connection;

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use gpulock_testkit::{Client, Cluster, Flavour, Server, Value, call, send, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;
 use crate::support::queue::{queue_of, wait_queue};
-
-use crate::support::clock::DEADLINE;
 
 tests! {
     all_is_made_good_after_a_pause_of_writes,

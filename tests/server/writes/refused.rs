@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
-use crate::support::counters::stats;
-use crate::support::queue::wait_queue;
-use crate::support::queue::waiter;
-
 use crate::support::clock::DEADLINE;
+use crate::support::counters::stats;
+use crate::support::queue::{wait_queue, waiter};
 
 tests! {
     nothing_is_handed_over_while_the_append_only_file_cannot_grow,
