@@ -50,7 +50,12 @@ mod interface {
 }
 mod lock_sets {
     pub(crate) mod acquireany;
-    pub(crate) mod waiting;
+    pub(crate) mod deadlock;
+    pub(crate) mod grants;
+    pub(crate) mod reservation;
+    pub(crate) mod sessions;
+    pub(crate) mod storm;
+    pub(crate) mod unique_owners;
 }
 mod module {
     pub(crate) mod lifecycle;
@@ -95,7 +100,12 @@ fn all_tests() -> Vec<Test> {
         queue::subscribed_clients::TESTS,
         unique_owners::TESTS,
         lock_sets::acquireany::TESTS,
-        lock_sets::waiting::TESTS,
+        lock_sets::grants::TESTS,
+        lock_sets::reservation::TESTS,
+        lock_sets::unique_owners::TESTS,
+        lock_sets::deadlock::TESTS,
+        lock_sets::sessions::TESTS,
+        lock_sets::storm::TESTS,
         deadlock::TESTS,
         sessions::TESTS,
         external_changes::TESTS,

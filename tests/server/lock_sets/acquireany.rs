@@ -1,69 +1,52 @@
-//! `GPULOCK.ACQUIREANY` where the answer comes at once: as many of the named locks as were
-//! asked for, the first ones first, all or none; and nothing at all where it says no.
+//! `GPULOCK.ACQUIREANY` without a wait: it grants the requested number of locks, in the order
+//! of the keys, or none; and a refused call changes nothing.
 
 use gpulock_testkit::{Client, Cluster, Flavour, Server, Value, call};
 
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
+use crate::support::locks::{acquire_each, granted};
 
 tests! {
     the_first_free_lock_is_preferred,
-    as_many_as_asked_for_are_granted_in_the_order_given,
-    options_come_in_any_order_and_any_case,
-    all_or_none_and_nothing_is_left_where_it_says_no,
-    the_answer_is_an_array_of_pairs_in_either_protocol,
-    any_bytes_may_be_keys_and_owner,
+    count_locks_are_granted_in_the_order_of_the_keys,
+    options_have_any_order_and_case,
+    a_refused_call_grants_nothing_and_leaves_nothing,
+    the_reply_is_an_array_of_pairs_in_both_protocols,
+    keys_and_owners_can_be_any_bytes,
     tokens_rise_over_all_grants,
-    a_set_is_one_unit_in_the_stream,
-    a_unique_owner_that_asks_again_is_told_the_same,
-    what_a_unique_owner_holds_counts_first_and_the_rest_is_granted,
-    a_plain_lock_is_held_and_adopted,
-    a_key_of_another_type_is_told_wherever_it_stands_and_nothing_is_changed,
-    bad_input_is_an_error_and_changes_nothing,
-    a_thousand_and_twenty_four_keys_are_not_too_many,
-    the_server_finds_the_keys,
-    where_nobody_may_wait_nobody_does,
-    each_database_has_locks_of_its_own,
-    in_a_cluster_the_keys_share_a_slot,
-    in_a_cluster_the_node_that_serves_the_keys_is_told,
-    out_of_memory_nothing_new_is_granted_and_what_is_held_is_renewed,
+    a_lock_set_is_replicated_as_one_transaction,
+    a_unique_owner_that_repeats_its_call_gets_the_same_reply,
+    a_unique_owners_held_locks_count_first,
+    a_plain_key_is_adopted_as_held,
+    a_key_of_another_type_is_an_error_at_any_position,
+    invalid_input_is_an_error_and_changes_nothing,
+    a_call_can_name_1024_keys,
+    command_getkeys_returns_the_keys,
+    calls_in_transactions_and_scripts_do_not_wait,
+    databases_have_separate_locks,
+    in_a_cluster_the_keys_must_share_a_slot,
+    in_a_cluster_other_nodes_redirect,
+    without_memory_held_locks_are_renewed_but_none_is_granted,
 }
 
-/// What was granted: keys and tokens, in the order of the answer.
+/// The granted keys, in the order of the reply.
 #[track_caller]
-fn granted(answer: &Value) -> Vec<(String, i64)> {
-    let pair = |pair: &Value| match pair.list() {
-        [key, token] => (key.text(), token.int()),
-        other => panic!("no pair: {other:?}"),
-    };
-    answer.list().iter().map(pair).collect()
+fn keys_of(reply: &Value) -> Vec<String> {
+    granted(reply).into_iter().map(|(key, _)| key).collect()
 }
 
-/// The keys that were granted, in the order of the answer.
+/// The granted keys and tokens, sorted by key.
 #[track_caller]
-fn keys_of(answer: &Value) -> Vec<String> {
-    granted(answer).into_iter().map(|(key, _)| key).collect()
-}
-
-/// The same by key.
-#[track_caller]
-fn sorted(answer: &Value) -> Vec<(String, i64)> {
-    let mut all = granted(answer);
+fn sorted(reply: &Value) -> Vec<(String, i64)> {
+    let mut all = granted(reply);
     all.sort();
     all
 }
 
-/// Takes locks, one by one.
+/// Checks that a server has refused key, refused lock and refused waiter.
 #[track_caller]
-fn take(client: &mut Client, keys: &[&str], owner: &str) {
-    for key in keys {
-        assert!(call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 100_000).int() > 0);
-    }
-}
-
-/// Checks that a server has no key, no lock and nobody who waits.
-#[track_caller]
-fn assert_nothing_there(client: &mut Client, what: &str) {
+fn assert_empty(client: &mut Client, what: &str) {
     assert_eq!(client.line("DBSIZE"), 0, "{what}");
     assert_eq!(client.line("GPULOCK.LIST"), Value::Array(vec![]), "{what}");
     let stats = stats(client);
@@ -77,18 +60,18 @@ fn the_first_free_lock_is_preferred(flavour: &Flavour) {
     let any = "GPULOCK.ACQUIREANY 3 c a b";
     for (n, key) in ["c", "a", "b"].into_iter().enumerate() {
         let owner = format!("o{n}");
-        let answer = client.line(&format!("{any} {owner} PX 50000"));
-        assert_eq!(keys_of(&answer), [key]);
+        let reply = client.line(&format!("{any} {owner} PX 50000"));
+        assert_eq!(keys_of(&reply), [key]);
         assert_eq!(call!(client, "GET", key), &*owner);
         let left = call!(client, "PTTL", key).int();
         assert!((40_000..=50_000).contains(&left), "{left}");
         let seen = call!(client, "GPULOCK.INSPECT", key);
-        assert_eq!(seen.field("token"), granted(&answer)[0].1);
+        assert_eq!(seen.field("token"), granted(&reply)[0].1);
         assert_eq!(seen.field("owner"), &*owner);
         assert_eq!(seen.field("adopted"), 0);
     }
     assert_eq!(client.line(&format!("{any} o3")), Value::Null);
-    // Who gives one back makes room for one.
+    // A released lock can be granted again.
     assert_eq!(client.line("GPULOCK.RELEASE a o1"), 1);
     assert_eq!(keys_of(&client.line(&format!("{any} o3"))), ["a"]);
     let stats = stats(&mut client);
@@ -97,31 +80,31 @@ fn the_first_free_lock_is_preferred(flavour: &Flavour) {
     assert_counters(&mut client, 3, 0);
 }
 
-fn as_many_as_asked_for_are_granted_in_the_order_given(flavour: &Flavour) {
+fn count_locks_are_granted_in_the_order_of_the_keys(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    take(&mut client, &["k1"], "other");
-    let answer = client.line("GPULOCK.ACQUIREANY 5 k4 k1 k0 k3 k2 me COUNT 3");
-    assert_eq!(keys_of(&answer), ["k4", "k0", "k3"]);
-    for (key, token) in granted(&answer) {
+    acquire_each(&mut client, &["k1"], "other");
+    let reply = client.line("GPULOCK.ACQUIREANY 5 k4 k1 k0 k3 k2 me COUNT 3");
+    assert_eq!(keys_of(&reply), ["k4", "k0", "k3"]);
+    for (key, token) in granted(&reply) {
         assert_eq!(call!(client, "GET", key), "me");
         assert_eq!(call!(client, "GPULOCK.INSPECT", key).field("token"), token);
     }
     assert_eq!(client.line("EXISTS k2"), 0);
     assert_eq!(stats(&mut client)["acquired"], 4);
-    // All of them is as many as there are.
-    let answer = client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2");
-    assert_eq!(keys_of(&answer), ["a", "b"]);
+    // COUNT may be the number of keys.
+    let reply = client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2");
+    assert_eq!(keys_of(&reply), ["a", "b"]);
     assert_counters(&mut client, 6, 0);
     for key in ["k4", "k0", "k3", "a", "b"] {
         assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
     }
     assert_eq!(client.line("GPULOCK.RELEASE k1 other"), 1);
-    assert_nothing_there(&mut client, "given back");
+    assert_empty(&mut client, "after the releases");
     assert_counters(&mut client, 0, 0);
 }
 
-fn options_come_in_any_order_and_any_case(flavour: &Flavour) {
+fn options_have_any_order_and_case(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let id = client.id();
@@ -140,15 +123,15 @@ fn options_come_in_any_order_and_any_case(flavour: &Flavour) {
         }
     }
     // A key or an owner may look like an option or a number.
-    let answer = client.line("GPULOCK.ACQUIREANY 2 COUNT 2 BLOCK COUNT 2");
-    assert_eq!(keys_of(&answer), ["COUNT", "2"]);
+    let reply = client.line("GPULOCK.ACQUIREANY 2 COUNT 2 BLOCK COUNT 2");
+    assert_eq!(keys_of(&reply), ["COUNT", "2"]);
     assert_eq!(client.line("GET COUNT"), "BLOCK");
 }
 
-fn all_or_none_and_nothing_is_left_where_it_says_no(flavour: &Flavour) {
+fn a_refused_call_grants_nothing_and_leaves_nothing(flavour: &Flavour) {
     let server = flavour.start();
     for mut client in [server.client(), server.client3()] {
-        take(&mut client, &["k2"], "other");
+        acquire_each(&mut client, &["k2"], "other");
         let held = client.line("DBSIZE").int();
         let before = stats(&mut client);
         for line in [
@@ -159,7 +142,7 @@ fn all_or_none_and_nothing_is_left_where_it_says_no(flavour: &Flavour) {
             "GPULOCK.ACQUIREANY 2 k2 k1 me COUNT 2 BLOCK 1",
             "GPULOCK.ACQUIREANY 1 k2 me BLOCK 1",
         ] {
-            // The one null of RESP2, the only one of RESP3.
+            // Null in both protocols.
             assert_eq!(client.line(line), Value::Null, "{line}");
             assert_eq!(client.line("DBSIZE"), held, "{line}");
             assert!(client.line("GPULOCK.INSPECT k1").is_null(), "{line}");
@@ -172,25 +155,25 @@ fn all_or_none_and_nothing_is_left_where_it_says_no(flavour: &Flavour) {
         assert_eq!((more("refused"), more("wait_timeouts")), (4, 2));
         assert_eq!((more("acquire_requests"), more("acquired")), (6, 0));
         assert_eq!(client.line("GPULOCK.RELEASE k2 other"), 1);
-        assert_nothing_there(&mut client, "given back");
+        assert_empty(&mut client, "after the releases");
     }
 }
 
-/// The bytes of an answer, null and not null, as each protocol has them.
-fn the_answer_is_an_array_of_pairs_in_either_protocol(flavour: &Flavour) {
+/// Checks the types of the replies in both protocols.
+fn the_reply_is_an_array_of_pairs_in_both_protocols(flavour: &Flavour) {
     let server = flavour.start();
     for mut client in [server.client(), server.client3()] {
-        let answer = client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2");
-        let Value::Array(pairs) = &answer else { panic!("{answer:?}") };
+        let reply = client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2");
+        let Value::Array(pairs) = &reply else { panic!("{reply:?}") };
         for (pair, name) in pairs.iter().zip(["a", "b"]) {
-            let Value::Array(pair) = pair else { panic!("{answer:?}") };
-            let [Value::Bulk(key), Value::Int(_)] = &**pair else { panic!("{answer:?}") };
+            let Value::Array(pair) = pair else { panic!("{reply:?}") };
+            let [Value::Bulk(key), Value::Int(_)] = &**pair else { panic!("{reply:?}") };
             assert_eq!(key, name.as_bytes());
         }
         assert_eq!(pairs.len(), 2);
-        // One is an array of one.
-        let answer = client.line("GPULOCK.ACQUIREANY 1 c me");
-        assert_eq!(granted(&answer).len(), 1);
+        // One lock is an array with one pair.
+        let reply = client.line("GPULOCK.ACQUIREANY 1 c me");
+        assert_eq!(granted(&reply).len(), 1);
         let plain = client.line("GPULOCK.ACQUIRE a me");
         assert_eq!(client.line("GPULOCK.ACQUIREANY 1 a me"), plain);
         assert_eq!(plain, Value::Null);
@@ -198,12 +181,12 @@ fn the_answer_is_an_array_of_pairs_in_either_protocol(flavour: &Flavour) {
     }
 }
 
-fn any_bytes_may_be_keys_and_owner(flavour: &Flavour) {
+fn keys_and_owners_can_be_any_bytes(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let (one, two, owner) = (b"\0\xff\r\n", b"", [0xfe; 1024]);
-    let answer = call!(client, "GPULOCK.ACQUIREANY", 2, one, two, owner, "COUNT", 2);
-    let pairs = answer.list();
+    let reply = call!(client, "GPULOCK.ACQUIREANY", 2, one, two, owner, "COUNT", 2);
+    let pairs = reply.list();
     assert_eq!(pairs[0].list()[0].bytes(), one);
     assert_eq!(pairs[1].list()[0].bytes(), two);
     assert_eq!(call!(client, "GET", two).bytes(), owner);
@@ -226,14 +209,14 @@ fn tokens_rise_over_all_grants(flavour: &Flavour) {
         let single = client.line("GPULOCK.ACQUIRE a me").int();
         assert!(single > last, "{single} after {last}");
         last = single;
-        // One that was not granted does not bring them down.
+        // A refused call does not lower the next token.
         assert!(client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2").is_null());
         assert_eq!(client.line("GPULOCK.RELEASE a me"), 1);
     }
     assert_counters(&mut client, 0, 0);
 }
 
-/// The commands that the append-only file got since it held `before` of them.
+/// The commands in the append-only file after the first `before`.
 fn written_since(server: &Server, before: usize) -> Vec<Vec<String>> {
     let mut commands = server.aof().split_off(before);
     for words in &mut commands {
@@ -243,16 +226,19 @@ fn written_since(server: &Server, before: usize) -> Vec<Vec<String>> {
     commands
 }
 
-fn a_set_is_one_unit_in_the_stream(flavour: &Flavour) {
-    let server =
-        flavour.server().arg("appendonly", "yes").arg("appendfsync", "always").start();
+fn a_lock_set_is_replicated_as_one_transaction(flavour: &Flavour) {
+    let server = flavour
+        .server()
+        .arg("appendonly", "granted_reply")
+        .arg("appendfsync", "always")
+        .start();
     let replica =
         flavour.server().without_module().named("replica").replica_of(&server).start();
     let (mut client, mut reader) = (server.client(), replica.client());
-    take(&mut client, &["b"], "other");
+    acquire_each(&mut client, &["b"], "other");
     let before = server.aof().len();
-    let answer = client.line("GPULOCK.ACQUIREANY 4 c b a d me COUNT 2 PX 70000");
-    assert_eq!(keys_of(&answer), ["c", "a"]);
+    let reply = client.line("GPULOCK.ACQUIREANY 4 c b a d me COUNT 2 PX 70000");
+    assert_eq!(keys_of(&reply), ["c", "a"]);
     let end = client.line("PEXPIRETIME c").int().to_string();
     assert_eq!(client.line("PEXPIRETIME a").int().to_string(), end);
     let mut written = written_since(&server, before);
@@ -261,7 +247,7 @@ fn a_set_is_one_unit_in_the_stream(flavour: &Flavour) {
     written[1..3].sort();
     assert_eq!(written[1], ["SET", "a", "me", "PXAT", &end]);
     assert_eq!(written[2], ["SET", "c", "me", "PXAT", &end]);
-    // What is refused writes nothing.
+    // A refused call writes nothing.
     let before = server.aof().len();
     assert!(client.line("GPULOCK.ACQUIREANY 3 a b d me COUNT 3").is_null());
     assert_eq!(written_since(&server, before), Vec::<Vec<String>>::new());
@@ -276,7 +262,7 @@ fn a_set_is_one_unit_in_the_stream(flavour: &Flavour) {
     assert_counters(&mut client, 3, 0);
 }
 
-fn a_unique_owner_that_asks_again_is_told_the_same(flavour: &Flavour) {
+fn a_unique_owner_that_repeats_its_call_gets_the_same_reply(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut other) = (server.client(), server.client());
     let any = "GPULOCK.ACQUIREANY 4 a b c d me COUNT 2 UNIQUE";
@@ -292,10 +278,10 @@ fn a_unique_owner_that_asks_again_is_told_the_same(flavour: &Flavour) {
     }
     let stats = stats(&mut client);
     assert_eq!((stats["acquired"], stats["renewed"]), (2, 4));
-    // For another the two that are left.
+    // Another owner is granted the remaining two.
     let yours = client.line("GPULOCK.ACQUIREANY 4 a b c d you COUNT 2 UNIQUE");
     assert_eq!(keys_of(&yours), ["c", "d"]);
-    // What comes first in the list is no reason to leave what one holds.
+    // A held lock is preferred to a free one that comes first in the list.
     assert_eq!(client.line("GPULOCK.RELEASE a me"), 1);
     let kept = client.line("GPULOCK.ACQUIREANY 4 a b c d me UNIQUE");
     assert_eq!(granted(&kept), granted(&first)[1..]);
@@ -303,13 +289,13 @@ fn a_unique_owner_that_asks_again_is_told_the_same(flavour: &Flavour) {
     assert_counters(&mut client, 3, 0);
 }
 
-fn what_a_unique_owner_holds_counts_first_and_the_rest_is_granted(flavour: &Flavour) {
+fn a_unique_owners_held_locks_count_first(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let d = client.line("GPULOCK.ACQUIRE d me PX 50000 UNIQUE").int();
     let b = client.line("GPULOCK.ACQUIRE b me PX 50000 UNIQUE").int();
     let any = "GPULOCK.ACQUIREANY 4 a b c d me PX 90000 UNIQUE COUNT";
-    // At most as many as asked for, in the order of the keys.
+    // At most the requested number, in the order of the keys.
     let one = client.line(&format!("{any} 1"));
     assert_eq!(granted(&one), [("b".to_owned(), b)]);
     assert!(client.line("PTTL b").int() > 80_000);
@@ -321,8 +307,8 @@ fn what_a_unique_owner_holds_counts_first_and_the_rest_is_granted(flavour: &Flav
     assert_eq!(rest, sorted(&two));
     assert!(a.0 == "a" && a.1 > b, "{three:?}");
     assert_eq!(client.line("EXISTS c"), 0);
-    // All or none of the rest: what it holds stays as it was, even its lease.
-    take(&mut client, &["c"], "other");
+    // All or none of the rest: a refused call does not even change the leases.
+    acquire_each(&mut client, &["c"], "other");
     for key in ["a", "b", "d"] {
         let shorter = call!(client, "GPULOCK.EXTEND", key, "me", "PX", 50_000);
         assert!(!shorter.is_null());
@@ -337,37 +323,35 @@ fn what_a_unique_owner_holds_counts_first_and_the_rest_is_granted(flavour: &Flav
     let stats = stats(&mut client);
     assert_eq!((stats["acquired"], stats["refused"]), (4, 1));
     assert_counters(&mut client, 4, 0);
-    // Without UNIQUE what it holds is held like any other.
+    // Without UNIQUE, the owner's own locks are held like any others.
     assert_eq!(client.line("GPULOCK.ACQUIREANY 3 a b d me"), Value::Null);
 }
 
-fn a_plain_lock_is_held_and_adopted(flavour: &Flavour) {
+fn a_plain_key_is_adopted_as_held(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert_eq!(client.line("SET a someone PX 100000"), "OK");
-    let answer = client.line("GPULOCK.ACQUIREANY 2 a b me");
-    assert_eq!(keys_of(&answer), ["b"]);
+    let reply = client.line("GPULOCK.ACQUIREANY 2 a b me");
+    assert_eq!(keys_of(&reply), ["b"]);
     assert_eq!(client.line("GET a"), "someone");
     assert_eq!(client.line("GPULOCK.ACQUIREANY 2 a b me COUNT 2"), Value::Null);
     assert_eq!(stats(&mut client)["adopted"], 1);
     assert_counters(&mut client, 2, 0);
 }
 
-fn a_key_of_another_type_is_told_wherever_it_stands_and_nothing_is_changed(
-    flavour: &Flavour,
-) {
+fn a_key_of_another_type_is_an_error_at_any_position(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("RPUSH list x");
-    take(&mut client, &["held"], "me");
+    acquire_each(&mut client, &["held"], "me");
     let lease = client.line("PEXPIRETIME held");
     for keys in ["list a b", "a list b", "a b list", "held b list"] {
         for options in
             ["COUNT 2", "COUNT 3", "COUNT 2 UNIQUE", "COUNT 3 BLOCK 0", "BLOCK 0"]
         {
             let line = format!("GPULOCK.ACQUIREANY 3 {keys} me {options}");
-            let answer = client.line(&line);
-            assert!(answer.err().starts_with("WRONGTYPE "), "{line}: {answer:?}");
+            let reply = client.line(&line);
+            assert!(reply.err().starts_with("WRONGTYPE "), "{line}: {reply:?}");
             assert_eq!(client.line("DBSIZE"), 2, "{line}");
             assert_eq!(client.line("PEXPIRETIME held"), lease, "{line}");
             assert!(client.line("GPULOCK.INSPECT a").is_null(), "{line}");
@@ -378,8 +362,8 @@ fn a_key_of_another_type_is_told_wherever_it_stands_and_nothing_is_changed(
     assert_eq!(stats(&mut client)["acquired"], 1);
 }
 
-/// Wrong calls, none of which may leave a trace on an empty server.
-fn wrong_calls() -> Vec<String> {
+/// Invalid calls, which change nothing on an empty server.
+fn invalid_calls() -> Vec<String> {
     let keys = |count: usize| {
         let keys: Vec<_> = (0..count).map(|n| format!("k{n}")).collect();
         keys.join(" ")
@@ -430,26 +414,26 @@ fn wrong_calls() -> Vec<String> {
     calls
 }
 
-fn bad_input_is_an_error_and_changes_nothing(flavour: &Flavour) {
+fn invalid_input_is_an_error_and_changes_nothing(flavour: &Flavour) {
     let server = flavour.start();
-    for line in wrong_calls() {
+    for line in invalid_calls() {
         let mut client = server.client();
-        let answer = client.line(&line);
-        assert!(answer.is_err(), "{line:.80}: {answer:?}");
-        assert!(answer.err().starts_with("ERR "), "{line:.80}: {answer:?}");
-        // The connection goes on, and hears nothing of it again.
+        let reply = client.line(&line);
+        assert!(reply.is_err(), "{line:.80}: {reply:?}");
+        assert!(reply.err().starts_with("ERR "), "{line:.80}: {reply:?}");
+        // The connection still works, and receives nothing else.
         assert_eq!(client.line("PING"), "PONG", "{line:.80}");
-        assert_nothing_there(&mut client, &line);
+        assert_empty(&mut client, &line);
     }
     let mut client = server.client();
-    let answer = call!(client, "GPULOCK.ACQUIREANY", 2, "a", "b", "");
-    assert!(answer.err().starts_with("ERR "), "{answer:?}");
-    assert_nothing_there(&mut client, "no owner");
+    let reply = call!(client, "GPULOCK.ACQUIREANY", 2, "a", "b", "");
+    assert!(reply.err().starts_with("ERR "), "{reply:?}");
+    assert_empty(&mut client, "refused owner");
     let stats = stats(&mut client);
     assert_eq!((stats["acquired"], stats["internal_errors"]), (0, 0));
 }
 
-fn a_thousand_and_twenty_four_keys_are_not_too_many(flavour: &Flavour) {
+fn a_call_can_name_1024_keys(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let keys: Vec<_> = (0..1024).map(|n| format!("k{n}")).collect();
@@ -465,7 +449,7 @@ fn a_thousand_and_twenty_four_keys_are_not_too_many(flavour: &Flavour) {
     assert_counters(&mut client, 1024, 0);
 }
 
-fn the_server_finds_the_keys(flavour: &Flavour) {
+fn command_getkeys_returns_the_keys(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for (tail, keys) in [
@@ -474,36 +458,38 @@ fn the_server_finds_the_keys(flavour: &Flavour) {
         ("3 a b c me COUNT 2 BLOCK 0 UNIQUE", &["a", "b", "c"]),
     ] {
         let line = format!("COMMAND GETKEYS GPULOCK.ACQUIREANY {tail}");
-        let answer = client.line(&line);
-        let found: Vec<_> = answer.list().iter().map(Value::text).collect();
+        let reply = client.line(&line);
+        let found: Vec<_> = reply.list().iter().map(Value::text).collect();
         assert_eq!(found, keys, "{tail}");
     }
-    // A user is let to just the keys that it may write.
+    // A user needs write permission for all keys.
     client.line("ACL SETUSER u on nopass +@all ~mine:*");
     let mut user = server.client();
     assert_eq!(user.line("AUTH u x"), "OK");
-    let answer = user.line("GPULOCK.ACQUIREANY 2 mine:1 theirs me");
-    assert!(answer.err().starts_with("NOPERM "), "{answer:?}");
-    assert_nothing_there(&mut client, "NOPERM");
-    let answer = user.line("GPULOCK.ACQUIREANY 2 mine:1 mine:2 theirs");
-    assert_eq!(keys_of(&answer), ["mine:1"]);
+    let reply = user.line("GPULOCK.ACQUIREANY 2 mine:1 theirs me");
+    assert!(reply.err().starts_with("NOPERM "), "{reply:?}");
+    assert_empty(&mut client, "NOPERM");
+    let reply = user.line("GPULOCK.ACQUIREANY 2 mine:1 mine:2 theirs");
+    assert_eq!(keys_of(&reply), ["mine:1"]);
 }
 
-fn where_nobody_may_wait_nobody_does(flavour: &Flavour) {
+fn calls_in_transactions_and_scripts_do_not_wait(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    take(&mut client, &["a"], "other");
-    let multi = |client: &mut Client, line: &str| {
+    acquire_each(&mut client, &["a"], "other");
+    let in_transaction = |client: &mut Client, line: &str| {
         client.send_lines(&["MULTI", line, "EXEC"]);
         assert_eq!((client.read().text(), client.read().text()), {
             ("OK".to_owned(), "QUEUED".to_owned())
         });
         client.read().list()[0].clone()
     };
-    let no = multi(&mut client, "GPULOCK.ACQUIREANY 2 a b me COUNT 2 BLOCK 0");
-    assert_eq!(no, Value::Null);
-    let yes = multi(&mut client, "GPULOCK.ACQUIREANY 2 a b me COUNT 1 BLOCK 0");
-    assert_eq!(keys_of(&yes), ["b"]);
+    let refused =
+        in_transaction(&mut client, "GPULOCK.ACQUIREANY 2 a b me COUNT 2 BLOCK 0");
+    assert_eq!(refused, Value::Null);
+    let granted_reply =
+        in_transaction(&mut client, "GPULOCK.ACQUIREANY 2 a b me COUNT 1 BLOCK 0");
+    assert_eq!(keys_of(&granted_reply), ["b"]);
     assert_eq!(client.line("GPULOCK.RELEASE b me"), 1);
 
     let script = |count: u8, more: &str| {
@@ -512,12 +498,12 @@ fn where_nobody_may_wait_nobody_does(flavour: &Flavour) {
                  {count},'BLOCK',0{more})"
         )
     };
-    let no = call!(client, "EVAL", script(2, ""), 2, "a", "b");
-    assert_eq!(no, Value::Null);
-    let yes = call!(client, "EVAL", script(1, ""), 2, "a", "b");
-    assert_eq!(keys_of(&yes), ["b"]);
+    let refused = call!(client, "EVAL", script(2, ""), 2, "a", "b");
+    assert_eq!(refused, Value::Null);
+    let granted_reply = call!(client, "EVAL", script(1, ""), 2, "a", "b");
+    assert_eq!(keys_of(&granted_reply), ["b"]);
     assert_eq!(client.line("GPULOCK.RELEASE b me"), 1);
-    // There is no session of a script.
+    // A script has refused session.
     let bad = call!(client, "EVAL", script(1, ",'SESSION'"), 2, "a", "b");
     assert!(bad.is_err(), "{bad:?}");
     assert_eq!(client.line("EXISTS b"), 0);
@@ -525,13 +511,13 @@ fn where_nobody_may_wait_nobody_does(flavour: &Flavour) {
     assert_counters(&mut client, 1, 0);
 }
 
-fn each_database_has_locks_of_its_own(flavour: &Flavour) {
+fn databases_have_separate_locks(flavour: &Flavour) {
     let server = flavour.start();
     let (mut zero, mut three) = (server.client(), server.client());
     assert_eq!(three.line("SELECT 3"), "OK");
-    take(&mut zero, &["a"], "other");
-    let answer = three.line("GPULOCK.ACQUIREANY 3 a b c me COUNT 2 UNIQUE");
-    assert_eq!(keys_of(&answer), ["a", "b"]);
+    acquire_each(&mut zero, &["a"], "other");
+    let reply = three.line("GPULOCK.ACQUIREANY 3 a b c me COUNT 2 UNIQUE");
+    assert_eq!(keys_of(&reply), ["a", "b"]);
     assert_eq!((three.line("DBSIZE"), zero.line("DBSIZE")), {
         (Value::Int(2), Value::Int(1))
     });
@@ -543,30 +529,30 @@ fn each_database_has_locks_of_its_own(flavour: &Flavour) {
     assert_counters(&mut zero, 2, 0);
 }
 
-fn in_a_cluster_the_keys_share_a_slot(flavour: &Flavour) {
+fn in_a_cluster_the_keys_must_share_a_slot(flavour: &Flavour) {
     let cluster = Cluster::start(flavour, 1);
     let mut client = cluster.nodes()[0].client();
     for options in ["", "COUNT 2", "COUNT 2 BLOCK 0"] {
         let line = format!("GPULOCK.ACQUIREANY 2 one two me {options}");
-        let answer = client.line(&line);
-        assert!(answer.is_err(), "{line}: {answer:?}");
-        assert!(answer.err().starts_with("CROSSSLOT "), "{line}: {answer:?}");
-        assert_nothing_there(&mut client, &line);
+        let reply = client.line(&line);
+        assert!(reply.is_err(), "{line}: {reply:?}");
+        assert!(reply.err().starts_with("CROSSSLOT "), "{line}: {reply:?}");
+        assert_empty(&mut client, &line);
     }
     let keys = "{node7}:gpu:0 {node7}:gpu:1 {node7}";
-    let answer = client.line(&format!("GPULOCK.ACQUIREANY 3 {keys} me COUNT 2"));
-    assert_eq!(keys_of(&answer), ["{node7}:gpu:0", "{node7}:gpu:1"]);
+    let reply = client.line(&format!("GPULOCK.ACQUIREANY 3 {keys} me COUNT 2"));
+    assert_eq!(keys_of(&reply), ["{node7}:gpu:0", "{node7}:gpu:1"]);
     assert_counters(&mut client, 2, 0);
-    // Also where the server has to find the keys first.
+    // Also when the server must find the keys first.
     for number in ["0", "-1", "4", "1025", "99999999999999999999", "x"] {
         let line = format!("GPULOCK.ACQUIREANY {number} a b me");
-        let answer = client.line(&line);
-        assert!(answer.is_err(), "{line}: {answer:?}");
+        let reply = client.line(&line);
+        assert!(reply.is_err(), "{line}: {reply:?}");
         assert_eq!(client.line("DBSIZE"), 2, "{line}");
     }
 }
 
-fn in_a_cluster_the_node_that_serves_the_keys_is_told(flavour: &Flavour) {
+fn in_a_cluster_other_nodes_redirect(flavour: &Flavour) {
     let cluster = Cluster::start(flavour, 2);
     let owner = cluster.primary_index("{node7}");
     let mut here = cluster.nodes()[1 - owner].client();
@@ -574,22 +560,22 @@ fn in_a_cluster_the_node_that_serves_the_keys_is_told(flavour: &Flavour) {
     let moved = format!("MOVED {} ", cluster.slot("{node7}"));
     for options in ["", "COUNT 2", "COUNT 2 BLOCK 0"] {
         let line = format!("GPULOCK.ACQUIREANY 2 {{node7}}:0 {{node7}}:1 me {options}");
-        let answer = here.line(&line);
-        assert!(answer.is_err(), "{line}: {answer:?}");
-        assert!(answer.err().starts_with(&moved), "{line}: {answer:?}");
-        assert_nothing_there(&mut here, &line);
+        let reply = here.line(&line);
+        assert!(reply.is_err(), "{line}: {reply:?}");
+        assert!(reply.err().starts_with(&moved), "{line}: {reply:?}");
+        assert_empty(&mut here, &line);
     }
-    let answer = there.line("GPULOCK.ACQUIREANY 2 {node7}:0 {node7}:1 me COUNT 2");
-    assert_eq!(granted(&answer).len(), 2);
+    let reply = there.line("GPULOCK.ACQUIREANY 2 {node7}:0 {node7}:1 me COUNT 2");
+    assert_eq!(granted(&reply).len(), 2);
     assert_counters(&mut there, 2, 0);
 }
 
-fn out_of_memory_nothing_new_is_granted_and_what_is_held_is_renewed(flavour: &Flavour) {
+fn without_memory_held_locks_are_renewed_but_none_is_granted(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let any = "GPULOCK.ACQUIREANY 3 a b c me UNIQUE PX 90000 COUNT";
     let held = client.line(&format!("{any} 2"));
-    take(&mut client, &["busy"], "other");
+    acquire_each(&mut client, &["busy"], "other");
     for key in ["a", "b"] {
         call!(client, "GPULOCK.EXTEND", key, "me", "PX", 50_000);
     }
@@ -601,8 +587,8 @@ fn out_of_memory_nothing_new_is_granted_and_what_is_held_is_renewed(flavour: &Fl
         "GPULOCK.ACQUIREANY 2 busy c you COUNT 2 BLOCK 0",
         "GPULOCK.ACQUIREANY 1 busy you BLOCK 0",
     ] {
-        let answer = client.line(line);
-        assert!(answer.err().starts_with("OOM "), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(reply.err().starts_with("OOM "), "{line}: {reply:?}");
         assert_eq!(client.line("DBSIZE"), 3, "{line}");
         assert_eq!(stats(&mut client)["clients_waiting"], 0, "{line}");
     }
@@ -611,7 +597,7 @@ fn out_of_memory_nothing_new_is_granted_and_what_is_held_is_renewed(flavour: &Fl
         assert!(call!(client, "PTTL", key).int() > 80_000);
     }
     assert_eq!(client.line("CONFIG SET maxmemory 0"), "OK");
-    let answer = client.line("GPULOCK.ACQUIREANY 2 c d you COUNT 2");
-    assert_eq!(keys_of(&answer), ["c", "d"]);
+    let reply = client.line("GPULOCK.ACQUIREANY 2 c d you COUNT 2");
+    assert_eq!(keys_of(&reply), ["c", "d"]);
     assert_counters(&mut client, 5, 0);
 }

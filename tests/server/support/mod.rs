@@ -8,6 +8,7 @@ pub(crate) mod cluster_worker;
 pub(crate) mod counter_law;
 pub(crate) mod counters;
 pub(crate) mod events;
+pub(crate) mod lock_sets;
 pub(crate) mod locks;
 pub(crate) mod median;
 pub(crate) mod ownership;
