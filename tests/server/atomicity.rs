@@ -1,6 +1,6 @@
 //! A script, a function, a transaction or another module's command never sees a lock change
-//! between two of its own steps: what the end of a connection asks for waits until it is over,
-//! and follows at once.
+//! between two of its own steps: when a connection closes in between, the module defers the
+//! hand-off to the end of the command.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,24 +14,24 @@ use crate::support::clock::DEADLINE;
 use crate::support::queue::{wait_queue, waiter};
 
 tests! {
-    a_session_that_ends_within_a_script_hands_over_after_it,
-    a_reserved_lock_is_handed_over_after_the_script_in_which_its_waiter_leaves,
-    a_connection_that_a_transaction_closes_changes_nothing_within_it,
-    a_set_that_a_transaction_completes_is_granted_after_it,
-    a_session_that_ends_while_another_module_yields_hands_over_afterwards,
-    a_session_that_ends_while_data_is_loaded_hands_over_afterwards,
+    a_session_that_ends_during_a_script_is_handed_off_after_it,
+    a_reserved_lock_whose_waiter_leaves_during_a_script_is_handed_off_after_it,
+    a_connection_closed_by_a_transaction_changes_nothing_within_it,
+    a_lock_set_completed_by_a_transaction_is_granted_after_it,
+    a_session_that_ends_while_another_module_yields_is_handed_off_afterwards,
+    a_session_that_ends_while_data_is_loaded_is_handed_off_afterwards,
 }
 
-/// How long a busy step lasts: much longer than the server lets one run undisturbed.
+/// The duration of a busy command: much longer than the server runs one undisturbed.
 const BUSY_MS: u64 = 1_500;
 
-/// A server that processes events while a script is busy, soon after that began.
+/// A server that processes events soon after a script becomes busy.
 fn server(flavour: &Flavour) -> Server {
     flavour.server().arg("busy-reply-threshold", 10).start()
 }
 
-/// Reads `KEYS[1]`, is busy, and reads it again. It writes first: a script that has only read
-/// could be killed.
+/// A script that reads `KEYS[1]`, is busy, and reads it again. It writes first, because
+/// `SCRIPT KILL` could end a script that has only read.
 fn script() -> String {
     format!(
         "redis.call('SET', 'written', '1')
@@ -46,7 +46,7 @@ fn script() -> String {
     )
 }
 
-/// Sends a command that is busy, for a key.
+/// Sends a command that is busy and reads a key.
 type Begin = fn(&mut Client, &str);
 
 /// The ways to be busy.
@@ -70,15 +70,15 @@ fn wait_busy(server: &Server) {
     });
 }
 
-fn is_refused(answer: &Value, prefix: &str) -> bool {
-    answer.is_err() && answer.err().starts_with(prefix)
+fn is_refused(reply: &Value, prefix: &str) -> bool {
+    reply.is_err() && reply.err().starts_with(prefix)
 }
 
 fn bulk(text: &str) -> Value {
     Value::Bulk(text.as_bytes().to_vec())
 }
 
-fn a_session_that_ends_within_a_script_hands_over_after_it(flavour: &Flavour) {
+fn a_session_that_ends_during_a_script_is_handed_off_after_it(flavour: &Flavour) {
     for (way, begin) in WAYS {
         let server = server(flavour);
         let (mut client, mut holder) = (server.client(), server.client());
@@ -95,15 +95,15 @@ fn a_session_that_ends_within_a_script_hands_over_after_it(flavour: &Flavour) {
     }
 }
 
-fn a_reserved_lock_is_handed_over_after_the_script_in_which_its_waiter_leaves(
+fn a_reserved_lock_whose_waiter_leaves_during_a_script_is_handed_off_after_it(
     flavour: &Flavour,
 ) {
     for (way, begin) in WAYS {
         let server = server(flavour);
         let mut client = server.client();
         assert!(client.line("GPULOCK.ACQUIRE b holder").int() > 0);
-        let ask = "GPULOCK.ACQUIREANY 2 a b both COUNT 2 BLOCK 0";
-        let leaving = waiter(&server, ask);
+        let request = "GPULOCK.ACQUIREANY 2 a b both COUNT 2 BLOCK 0";
+        let leaving = waiter(&server, request);
         wait_queue(&mut client, "a", &["both"]);
         let mut next = waiter(&server, "GPULOCK.ACQUIRE a next BLOCK 0");
         wait_queue(&mut client, "a", &["both", "next"]);
@@ -115,7 +115,7 @@ fn a_reserved_lock_is_handed_over_after_the_script_in_which_its_waiter_leaves(
     }
 }
 
-fn a_connection_that_a_transaction_closes_changes_nothing_within_it(flavour: &Flavour) {
+fn a_connection_closed_by_a_transaction_changes_nothing_within_it(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut holder) = (server.client(), server.client());
     let id = holder.id();
@@ -133,7 +133,7 @@ fn a_connection_that_a_transaction_closes_changes_nothing_within_it(flavour: &Fl
     assert_eq!(client.line("GET k"), "next");
 }
 
-fn a_set_that_a_transaction_completes_is_granted_after_it(flavour: &Flavour) {
+fn a_lock_set_completed_by_a_transaction_is_granted_after_it(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert!(client.line("GPULOCK.ACQUIRE b holder").int() > 0);
@@ -149,7 +149,7 @@ fn a_set_that_a_transaction_completes_is_granted_after_it(flavour: &Flavour) {
     assert_eq!(client.line("MGET a b").list(), ["both", "both"]);
 }
 
-fn a_session_that_ends_while_another_module_yields_hands_over_afterwards(
+fn a_session_that_ends_while_another_module_yields_is_handed_off_afterwards(
     flavour: &Flavour,
 ) {
     let folder = TempDir::with_prefix("gpulock-").expect("a folder");
@@ -175,14 +175,14 @@ fn yielding_module(folder: &Path) -> PathBuf {
         .args(["-shared", "-fPIC", "-O1", "-o"])
         .args([&built, &source])
         .status()
-        .expect("cc is there: the module itself needs it to be built");
+        .expect("cc is installed: building the module needs it");
     assert!(status.success());
     built
 }
 
-fn a_session_that_ends_while_data_is_loaded_hands_over_afterwards(flavour: &Flavour) {
-    // A key takes 2 ms to load, so that loading takes seconds; events are processed
-    // meanwhile.
+fn a_session_that_ends_while_data_is_loaded_is_handed_off_afterwards(flavour: &Flavour) {
+    // A key takes 2 ms to load, so loading takes seconds, and the server processes events in
+    // the meantime.
     let builder = flavour.server().arg("key-load-delay", 2_000);
     let server = builder.arg("loading-process-events-interval-bytes", 1_024).start();
     let (mut client, mut holder) = (server.client(), server.client());
@@ -197,7 +197,7 @@ fn a_session_that_ends_while_data_is_loaded_hands_over_afterwards(flavour: &Flav
     wait_until(DEADLINE, "loading", || is_refused(&other.line("GET k"), "LOADING "));
     drop(holder);
     assert_eq!(client.read(), "OK");
-    // In the same turn of the loop the key is still what was loaded, or handed over.
+    // In the same iteration of the event loop the key is still the loaded one, or handed off.
     let shown = client.read();
     assert!(shown == "holder" || shown == "next", "{shown:?}");
     assert!(next.read().int() > 0);

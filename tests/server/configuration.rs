@@ -1,6 +1,6 @@
-//! Every setting on every way in which it can be given: redis.conf, words behind the
-//! module's path, CONFIG SET; what is wrong is refused with a message that says what is
-//! wrong; and each setting does what the contract says.
+//! Each setting in each place: redis.conf, the module's arguments, CONFIG SET. A wrong value
+//! is refused with a message that names the error; and each setting has its documented
+//! effect.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,40 +13,40 @@ use gpulock_testkit::{
 use crate::support::clock::DEADLINE;
 
 tests! {
-    there_are_these_settings_with_these_defaults,
-    config_set_takes_every_value_in_range_and_config_get_tells_it,
-    config_set_refuses_wrong_values_and_changes_nothing,
-    redis_conf_and_the_words_behind_the_path_set_every_setting,
-    redis_conf_wins_over_the_words_behind_the_path,
-    config_rewrite_keeps_every_setting_over_a_restart,
-    config_rewrite_escapes_the_channel_prefix_as_it_does_other_texts,
-    a_server_with_a_wrong_setting_does_not_start_and_says_which,
-    module_load_with_wrong_words_fails_and_leaves_nothing_behind,
-    module_loadex_takes_both_kinds_and_config_wins,
-    the_shipped_redis_conf_is_accepted_and_says_the_defaults,
-    leases_keep_to_default_and_max_lease,
-    no_lease_reaches_beyond_max_hold,
+    the_settings_have_their_documented_defaults,
+    config_set_accepts_each_value_in_range_and_config_get_returns_it,
+    config_set_refuses_invalid_values_and_changes_nothing,
+    redis_conf_and_module_arguments_accept_each_setting,
+    redis_conf_overrides_module_arguments,
+    config_rewrite_keeps_each_setting_across_a_restart,
+    config_rewrite_escapes_the_channel_prefix_like_native_settings,
+    a_server_with_an_invalid_setting_does_not_start_and_names_it,
+    module_load_with_invalid_arguments_fails_and_leaves_nothing,
+    module_loadex_accepts_config_and_args_and_config_wins,
+    the_shipped_redis_conf_sets_the_defaults,
+    leases_obey_default_lease_and_max_lease,
+    no_lease_exceeds_max_hold,
     a_long_hold_is_logged_once,
-    the_log_is_no_longer_than_log_len,
-    counters_are_kept_for_so_many_locks_as_tracked_keys_says,
-    events_are_published_as_events_and_channel_prefix_say,
+    the_log_has_at_most_log_len_entries,
+    tracked_keys_limits_the_number_of_locks_with_counters,
+    events_and_channel_prefix_select_what_is_published,
 }
 
-/// A setting: its default, other values that it takes, and values that it does not.
+/// A setting: its default, other valid values, and invalid values.
 struct Setting {
     name: &'static str,
     default: &'static str,
-    good: &'static [&'static str],
-    wrong: &'static [&'static str],
+    valid: &'static [&'static str],
+    invalid: &'static [&'static str],
 }
 
 const fn setting(
     name: &'static str,
     default: &'static str,
-    good: &'static [&'static str],
-    wrong: &'static [&'static str],
+    valid: &'static [&'static str],
+    invalid: &'static [&'static str],
 ) -> Setting {
-    Setting { name, default, good, wrong }
+    Setting { name, default, valid, invalid }
 }
 
 #[rustfmt::skip]
@@ -71,7 +71,7 @@ const TOO_LONG: &str = "0123456789abcdef0123456789abcdef0123456789abcdef01234567
 /// 256 bytes.
 const LONGEST: &str = TOO_LONG.split_at(256).0;
 
-/// All settings as CONFIG GET tells them.
+/// All settings, as CONFIG GET returns them.
 fn settings(client: &mut Client) -> BTreeMap<String, String> {
     let all = client.line("CONFIG GET gpulock.*").map();
     all.into_iter().map(|(name, value)| (name, value.text())).collect()
@@ -81,9 +81,9 @@ fn defaults() -> BTreeMap<String, String> {
     SETTINGS.iter().map(|s| (s.name.to_owned(), s.default.to_owned())).collect()
 }
 
-/// The defaults with the first or the last good value of each setting in their places.
-fn other_values(pick: fn(&[&'static str]) -> &'static str) -> BTreeMap<String, String> {
-    SETTINGS.iter().map(|s| (s.name.to_owned(), pick(s.good).to_owned())).collect()
+/// The first or the last other valid value of each setting.
+fn valid_values(pick: fn(&[&'static str]) -> &'static str) -> BTreeMap<String, String> {
+    SETTINGS.iter().map(|s| (s.name.to_owned(), pick(s.valid).to_owned())).collect()
 }
 
 fn first(values: &[&'static str]) -> &'static str {
@@ -98,41 +98,44 @@ fn flat(values: &BTreeMap<String, String>) -> Vec<&str> {
     values.iter().flat_map(|(name, value)| [&**name, &**value]).collect()
 }
 
-fn there_are_these_settings_with_these_defaults(flavour: &Flavour) {
+fn the_settings_have_their_documented_defaults(flavour: &Flavour) {
     let server = flavour.start();
     assert_eq!(settings(&mut server.client()), defaults());
 }
 
-fn config_set_takes_every_value_in_range_and_config_get_tells_it(flavour: &Flavour) {
+fn config_set_accepts_each_value_in_range_and_config_get_returns_it(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for setting in &SETTINGS {
-        for value in setting.good.iter().chain([&setting.default]) {
+        for value in setting.valid.iter().chain([&setting.default]) {
             let name = setting.name;
             assert_eq!(call!(client, "CONFIG", "SET", name, value), "OK", "{name}");
             assert_eq!(settings(&mut client)[name], *value, "{name}");
         }
     }
     assert_eq!(settings(&mut client), defaults());
-    // Names and the words of an enumeration in any case.
+    // Names and enumeration values are case-insensitive.
     assert_eq!(client.line("config set GPULOCK.Max-Lease 5 gpulock.events ALL"), "OK");
-    let now = settings(&mut client);
-    assert_eq!((&*now["gpulock.max-lease"], &*now["gpulock.events"]), ("5", "all"));
+    let current = settings(&mut client);
+    assert_eq!(
+        (&*current["gpulock.max-lease"], &*current["gpulock.events"]),
+        ("5", "all")
+    );
 }
 
-fn config_set_refuses_wrong_values_and_changes_nothing(flavour: &Flavour) {
+fn config_set_refuses_invalid_values_and_changes_nothing(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for setting in &SETTINGS {
-        for value in setting.wrong {
+        for value in setting.invalid {
             let name = setting.name;
-            let answer = call!(client, "CONFIG", "SET", name, value);
-            let why = answer.err();
-            assert!(why.contains(name) && why.len() > name.len() + 60, "{why}");
-            // Together with a right one: all or nothing.
-            let both =
+            let reply = call!(client, "CONFIG", "SET", name, value);
+            let error = reply.err();
+            assert!(error.contains(name) && error.len() > name.len() + 60, "{error}");
+            // Together with a valid value: all or nothing.
+            let all =
                 call!(client, "CONFIG", "SET", "gpulock.max-waiters", "7", name, value);
-            assert!(both.is_err(), "{name} {value:?}: {both:?}");
+            assert!(all.is_err(), "{name} {value:?}: {all:?}");
             assert_eq!(settings(&mut client), defaults(), "{name} {value:?}");
         }
     }
@@ -140,9 +143,9 @@ fn config_set_refuses_wrong_values_and_changes_nothing(flavour: &Flavour) {
     assert!(client.line("GPULOCK.ACQUIRE k me").int() > 0);
 }
 
-fn redis_conf_and_the_words_behind_the_path_set_every_setting(flavour: &Flavour) {
+fn redis_conf_and_module_arguments_accept_each_setting(flavour: &Flavour) {
     for pick in [first, last] {
-        let values = other_values(pick);
+        let values = valid_values(pick);
         let mut builder = flavour.server();
         for (name, value) in &values {
             builder = builder.arg(name, quoted(value));
@@ -151,8 +154,8 @@ fn redis_conf_and_the_words_behind_the_path_set_every_setting(flavour: &Flavour)
         assert_eq!(settings(&mut server.client()), values, "redis.conf");
 
         let server = flavour.server().module_args(&flat(&values)).start();
-        assert_eq!(settings(&mut server.client()), values, "behind the path");
-        // What is given there is also what counts.
+        assert_eq!(settings(&mut server.client()), values, "module arguments");
+        // The setting also takes effect.
         let lease = values["gpulock.max-lease"].parse::<i64>().unwrap();
         let mut client = server.client();
         client.line("GPULOCK.ACQUIRE k me");
@@ -164,27 +167,27 @@ fn quoted(value: &str) -> String {
     format!("\"{value}\"")
 }
 
-fn redis_conf_wins_over_the_words_behind_the_path(flavour: &Flavour) {
-    let in_conf = other_values(first);
-    let behind_path = other_values(last);
-    let mut builder = flavour.server().module_args(&flat(&behind_path));
+fn redis_conf_overrides_module_arguments(flavour: &Flavour) {
+    let in_conf = valid_values(first);
+    let in_arguments = valid_values(last);
+    let mut builder = flavour.server().module_args(&flat(&in_arguments));
     for (name, value) in &in_conf {
         builder = builder.arg(name, quoted(value));
     }
     let server = builder.start();
     assert_eq!(settings(&mut server.client()), in_conf);
-    // One by one, too; also when it is the default that redis.conf says.
+    // Also one by one, and also when redis.conf sets the default.
     let server = flavour
         .server()
         .module_args(&["gpulock.max-lease", "5000", "gpulock.log-len", "7"])
         .arg("gpulock.max-lease", "86400000")
         .start();
-    let now = settings(&mut server.client());
-    assert_eq!(now["gpulock.max-lease"], "86400000");
-    assert_eq!(now["gpulock.log-len"], "7");
+    let current = settings(&mut server.client());
+    assert_eq!(current["gpulock.max-lease"], "86400000");
+    assert_eq!(current["gpulock.log-len"], "7");
 }
 
-fn config_rewrite_keeps_every_setting_over_a_restart(flavour: &Flavour) {
+fn config_rewrite_keeps_each_setting_across_a_restart(flavour: &Flavour) {
     for pick in [first, last] {
         let mut server = flavour
             .server()
@@ -192,14 +195,14 @@ fn config_rewrite_keeps_every_setting_over_a_restart(flavour: &Flavour) {
             .arg("gpulock.log-len", "7")
             .start();
         let mut client = server.client();
-        let values = other_values(pick);
+        let values = valid_values(pick);
         let words = [&["CONFIG", "SET"], &*flat(&values)].concat();
         assert_eq!(client.cmd(&words), "OK");
         assert_eq!(client.line("CONFIG REWRITE"), "OK");
         server.restart();
         assert_eq!(settings(&mut server.client()), values);
 
-        // Back to the defaults, which are others than those behind the path.
+        // Back to the defaults, which differ from the module's arguments.
         let defaults = defaults();
         let words = [&["CONFIG", "SET"], &*flat(&defaults)].concat();
         assert_eq!(server.client().cmd(&words), "OK");
@@ -209,7 +212,7 @@ fn config_rewrite_keeps_every_setting_over_a_restart(flavour: &Flavour) {
     }
 }
 
-fn config_rewrite_escapes_the_channel_prefix_as_it_does_other_texts(flavour: &Flavour) {
+fn config_rewrite_escapes_the_channel_prefix_like_native_settings(flavour: &Flavour) {
     let mut server = flavour.start();
     let prefix = b"a b\"c\\d'\r\n\x01\xff";
     let set =
@@ -223,11 +226,11 @@ fn config_rewrite_escapes_the_channel_prefix_as_it_does_other_texts(flavour: &Fl
     };
     let native = written(&["masterauth", "primaryauth"]);
     assert_eq!(written(&[PREFIX]), native);
-    // Valkey 8.1 does not escape, and then cannot read its own file.
+    // Valkey 8.1 does not escape, and cannot read its own file then.
     if native.is_some_and(|value| value.contains("\\\"")) {
         server.restart();
-        let now = server.client().line("CONFIG GET gpulock.channel-prefix");
-        assert_eq!(now.field(PREFIX).bytes(), prefix);
+        let current = server.client().line("CONFIG GET gpulock.channel-prefix");
+        assert_eq!(current.field(PREFIX).bytes(), prefix);
     } else {
         assert_eq!((flavour.is_valkey(), flavour.version().1), (true, 1));
     }
@@ -235,45 +238,46 @@ fn config_rewrite_escapes_the_channel_prefix_as_it_does_other_texts(flavour: &Fl
 
 const PREFIX: &str = "gpulock.channel-prefix";
 
-/// Why a server that is told so did not start: all it said.
+/// The output of a server that must not start.
 #[track_caller]
 fn refusal(what: &dyn Debug, server: Builder) -> String {
     match server.try_start() {
-        Err(why) => why,
+        Err(error) => error,
         Ok(server) => panic!("{} started with {what:?}", server.name()),
     }
 }
 
-fn a_server_with_a_wrong_setting_does_not_start_and_says_which(flavour: &Flavour) {
+fn a_server_with_an_invalid_setting_does_not_start_and_names_it(flavour: &Flavour) {
     for setting in &SETTINGS {
-        for value in setting.wrong {
+        for value in setting.invalid {
             let name = setting.name;
-            let why = refusal(&(name, value), flavour.server().arg(name, quoted(value)));
-            assert!(why.contains(name), "{name} {value}: {why}");
-            let why = refusal(
-                &(name, value, "behind the path"),
+            let error =
+                refusal(&(name, value), flavour.server().arg(name, quoted(value)));
+            assert!(error.contains(name), "{name} {value}: {error}");
+            let error = refusal(
+                &(name, value, "module arguments"),
                 flavour.server().module_args(&[name, value]),
             );
-            let line = why.lines().find(|line| line.contains("<gpulock>"));
-            let line = line.unwrap_or_else(|| panic!("{name} {value}: {why}"));
+            let line = error.lines().find(|line| line.contains("<gpulock>"));
+            let line = line.unwrap_or_else(|| panic!("{name} {value}: {error}"));
             assert!(line.contains(name.trim_start_matches("gpulock.")), "{line}");
             assert!(line.contains("must be"), "{line}");
         }
     }
-    let why = refusal(&"gpulock.nothing", flavour.server().arg("gpulock.nothing", "1"));
-    // Not every server says which.
+    let error = refusal(&"gpulock.nothing", flavour.server().arg("gpulock.nothing", "1"));
+    // Not every server names the setting.
     let unnamed = "Module Configuration detected without loadmodule directive";
-    assert!(why.contains("gpulock.nothing") || why.contains(unnamed), "{why}");
+    assert!(error.contains("gpulock.nothing") || error.contains(unnamed), "{error}");
     for words in [&["gpulock.nothing", "1"][..], &["nothing", "1"], &["gpulock.events"]] {
-        let why = refusal(&words, flavour.server().module_args(words));
-        assert!(why.contains("<gpulock> not loaded: "), "{words:?}: {why}");
+        let error = refusal(&words, flavour.server().module_args(words));
+        assert!(error.contains("<gpulock> not loaded: "), "{words:?}: {error}");
     }
 }
 
-fn module_load_with_wrong_words_fails_and_leaves_nothing_behind(flavour: &Flavour) {
+fn module_load_with_invalid_arguments_fails_and_leaves_nothing(flavour: &Flavour) {
     let server = flavour.server().without_module().start();
     let mut client = server.client();
-    // Some servers bring modules of their own.
+    // Some servers load other modules.
     let modules = client.line("MODULE LIST");
     let path = module().display().to_string();
     for words in [
@@ -285,69 +289,69 @@ fn module_load_with_wrong_words_fails_and_leaves_nothing_behind(flavour: &Flavou
         &["gpulock.max-lease", "5", "gpulock.log-len"],
     ] {
         let load = [&["MODULE", "LOAD", &path], words].concat();
-        let answer = client.cmd(&load);
-        assert!(answer.err().starts_with("ERR Error loading the extension"));
+        let reply = client.cmd(&load);
+        assert!(reply.err().starts_with("ERR Error loading the extension"));
         assert_eq!(client.line("MODULE LIST"), modules, "{words:?}");
         assert!(client.line("GPULOCK.LIST").err().starts_with("ERR unknown command"));
         assert_eq!(client.line("CONFIG GET gpulock.*"), Value::Array(vec![]));
     }
     server.wait_log("<gpulock> not loaded: ");
     let log = server.log();
-    let said: Vec<_> =
+    let found: Vec<_> =
         log.lines().filter(|line| line.contains("<gpulock> not loaded: ")).collect();
-    assert_eq!(said.len(), 6, "{said:?}");
+    assert_eq!(found.len(), 6, "{found:?}");
     let right = call!(client, "MODULE", "LOAD", &path, "gpulock.max-lease", 5000);
     assert_eq!(right, "OK");
     assert_eq!(settings(&mut client)["gpulock.max-lease"], "5000");
     assert!(client.line("GPULOCK.ACQUIRE k me PX 5000").int() > 0);
 }
 
-fn module_loadex_takes_both_kinds_and_config_wins(flavour: &Flavour) {
+fn module_loadex_accepts_config_and_args_and_config_wins(flavour: &Flavour) {
     let server = flavour.server().without_module().start();
     let mut client = server.client();
-    // Some servers bring modules of their own.
+    // Some servers load other modules.
     let modules = client.line("MODULE LIST");
     let path = module().display().to_string();
     let load = |client: &mut Client, rest: &str| {
         let words = ["MODULE", "LOADEX", &path].into_iter().chain(rest.split(' '));
         client.cmd(&words.collect::<Vec<_>>())
     };
-    for wrong in [
+    for invalid in [
         "CONFIG gpulock.max-lease 0",
         "CONFIG gpulock.events sometimes",
         "CONFIG gpulock.nothing 1",
         "ARGS gpulock.max-lease 0",
         "CONFIG gpulock.log-len 5 ARGS gpulock.max-lease",
     ] {
-        assert!(load(&mut client, wrong).is_err(), "{wrong}");
-        assert_eq!(client.line("MODULE LIST"), modules, "{wrong}");
+        assert!(load(&mut client, invalid).is_err(), "{invalid}");
+        assert_eq!(client.line("MODULE LIST"), modules, "{invalid}");
     }
     let right = "CONFIG gpulock.max-lease 5000 CONFIG gpulock.events all \
             ARGS gpulock.max-lease 6000 gpulock.log-len 7";
     assert_eq!(load(&mut client, right), "OK");
-    let now = settings(&mut client);
+    let current = settings(&mut client);
     let shown = ["max-lease", "events", "log-len", "max-waiters"]
-        .map(|name| &*now[&format!("gpulock.{name}")]);
+        .map(|name| &*current[&format!("gpulock.{name}")]);
     assert_eq!(shown, ["5000", "all", "7", "10000"]);
 }
 
-fn the_shipped_redis_conf_is_accepted_and_says_the_defaults(flavour: &Flavour) {
+fn the_shipped_redis_conf_sets_the_defaults(flavour: &Flavour) {
     let conf = fs::read_to_string(workspace().join("redis.conf")).unwrap();
-    let said: BTreeMap<_, _> = conf
+    let found: BTreeMap<_, _> = conf
         .lines()
         .filter(|line| line.starts_with("gpulock."))
         .filter_map(|line| line.split_once(' '))
         .map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()))
         .collect();
-    assert_eq!(said, defaults());
+    assert_eq!(found, defaults());
     let server = flavour.server().conf("redis.conf").start();
     assert_eq!(settings(&mut server.client()), defaults());
     let mut client = server.client();
     assert!(client.line("GPULOCK.ACQUIRE k me").int() > 0);
-    // What the module warns of is set right there.
+    // The file sets everything that the module would warn about.
     assert_eq!(client.line("GPULOCK.LOG"), Value::Array(vec![]));
-    let said = client.line("CONFIG GET appendonly");
-    assert_eq!(said.field("appendonly"), "yes");
+    let found = client.line("CONFIG GET appendonly");
+    assert_eq!(found.field("appendonly"), "yes");
 }
 
 #[track_caller]
@@ -357,14 +361,14 @@ fn config(client: &mut Client, name: &str, value: impl ToString) {
     assert_eq!(set, "OK", "{name}");
 }
 
-/// That the key's lease is about so long: it was set at most ten seconds ago.
+/// Checks the lease of a key, which was set at most ten seconds ago.
 #[track_caller]
 fn assert_lease(client: &mut Client, key: &str, ms: i64) {
     let left = call!(client, "PTTL", key).int();
     assert!(left <= ms && left > ms - 10_000, "{left} ms left of {ms}");
 }
 
-fn leases_keep_to_default_and_max_lease(flavour: &Flavour) {
+fn leases_obey_default_lease_and_max_lease(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("GPULOCK.ACQUIRE k me UNIQUE");
@@ -401,7 +405,7 @@ fn leases_keep_to_default_and_max_lease(flavour: &Flavour) {
     assert_lease(&mut client, "other", 20_000);
 }
 
-fn no_lease_reaches_beyond_max_hold(flavour: &Flavour) {
+fn no_lease_exceeds_max_hold(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     config(&mut client, "max-hold", 60_000);
@@ -419,10 +423,10 @@ fn no_lease_reaches_beyond_max_hold(flavour: &Flavour) {
         assert_eq!(client.line("PEXPIRETIME k"), limit, "{line}");
     }
     assert!(client.line("GPULOCK.EXTEND k me PX 100").int() > 0);
-    assert!(client.line("PTTL k").int() <= 100, "shorter ones are as asked");
+    assert!(client.line("PTTL k").int() <= 100, "a shorter lease is not changed");
     client.line("GPULOCK.RELEASE k me");
 
-    // It applies to the next lease of a lock that is held, and 0 lifts it.
+    // A change applies to the next lease of a held lock, and 0 removes the limit.
     config(&mut client, "max-hold", 0);
     client.line("GPULOCK.ACQUIRE k me PX 900000");
     config(&mut client, "max-hold", 60_000);
@@ -433,7 +437,7 @@ fn no_lease_reaches_beyond_max_hold(flavour: &Flavour) {
     client.line("GPULOCK.EXTEND k me PX 900000");
     assert_lease(&mut client, "k", 900_000);
 
-    // One that has been held for longer ends with its next lease.
+    // A hold that is longer than the limit ends with its next lease.
     let held = client.line("GPULOCK.INSPECT k").field("held_ms").int();
     wait_until(DEADLINE, "the lock to be held for longer", || {
         client.line("GPULOCK.INSPECT k").field("held_ms").int() > held + 1
@@ -464,21 +468,21 @@ fn a_long_hold_is_logged_once(flavour: &Flavour) {
     assert_eq!(entry.field("holder"), "me");
     assert_eq!(entry.field("token"), token);
     assert!(entry.field("held_ms").int() >= 20);
-    // A second lock gets its own entry; by then the first was passed by again.
+    // Another lock gets its own entry; by then the first was checked again.
     client.line("GPULOCK.EXTEND long me");
     client.line("GPULOCK.ACQUIRE second me");
     wait_until(DEADLINE, "the second entry", || entries(&mut client).len() > 1);
     let all = entries(&mut client);
     assert_eq!(all.len(), 2, "{all:?}");
     assert!(all.iter().all(|entry| entry.field("count") == 1), "{all:?}");
-    // The next hold of the same lock counts anew.
+    // The next hold of the same lock has its own entry.
     client.line("GPULOCK.RELEASE long me");
     client.line("GPULOCK.ACQUIRE long you");
     wait_until(DEADLINE, "the third entry", || entries(&mut client).len() > 2);
     config(&mut client, "warn-hold", 0);
     client.line("GPULOCK.LOG RESET");
     client.line("GPULOCK.ACQUIRE third me");
-    // When the end of this one was found, the other was looked at as well.
+    // The check that finds the end of this lease also checks the other lock.
     client.line("GPULOCK.ACQUIRE fourth me PX 50");
     wait_until(DEADLINE, "a lease to end", || {
         client.line("GPULOCK.STATS").field("expired") == 1
@@ -486,7 +490,7 @@ fn a_long_hold_is_logged_once(flavour: &Flavour) {
     assert!(entries(&mut client).is_empty());
 }
 
-fn the_log_is_no_longer_than_log_len(flavour: &Flavour) {
+fn the_log_has_at_most_log_len_entries(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     config(&mut client, "log-len", 3);
@@ -511,7 +515,7 @@ fn the_log_is_no_longer_than_log_len(flavour: &Flavour) {
     assert_eq!(keys(&mut client), ["k10"]);
 }
 
-fn counters_are_kept_for_so_many_locks_as_tracked_keys_says(flavour: &Flavour) {
+fn tracked_keys_limits_the_number_of_locks_with_counters(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.tracked-keys", "2"]).start();
     let mut client = server.client();
     for key in ["a", "b", "c"] {
@@ -543,7 +547,7 @@ fn counters_are_kept_for_so_many_locks_as_tracked_keys_says(flavour: &Flavour) {
     assert_eq!(client.line("GPULOCK.RELEASE d me"), 1);
 }
 
-/// Channel and kind of what is published while one lock is taken and given back.
+/// The channels and kinds of the events of one grant and one release.
 fn published(server: &Server) -> Vec<(String, String)> {
     let mut subscriber = server.client();
     send!(subscriber, "PSUBSCRIBE", "*");
@@ -565,19 +569,19 @@ fn published(server: &Server) -> Vec<(String, String)> {
     }
 }
 
-fn events_are_published_as_events_and_channel_prefix_say(flavour: &Flavour) {
+fn events_and_channel_prefix_select_what_is_published(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let event = |channel: &str, kind: &str| (channel.to_owned(), kind.to_owned());
     assert_eq!(published(&server), [event("gpu_lock:k", "lock_released")]);
     config(&mut client, "events", "all");
-    let both =
+    let all =
         |channel| [event(channel, "lock_acquired"), event(channel, "lock_released")];
-    assert_eq!(published(&server), both("gpu_lock:k"));
+    assert_eq!(published(&server), all("gpu_lock:k"));
     config(&mut client, "channel-prefix", "");
-    assert_eq!(published(&server), both("k"));
+    assert_eq!(published(&server), all("k"));
     config(&mut client, "channel-prefix", LONGEST);
-    assert_eq!(published(&server), both(&format!("{LONGEST}k")));
+    assert_eq!(published(&server), all(&format!("{LONGEST}k")));
     config(&mut client, "events", "off");
     assert_eq!(published(&server), []);
     config(&mut client, "events", "release");

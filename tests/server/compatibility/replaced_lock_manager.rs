@@ -1,13 +1,14 @@
-//! The acceptance of the system that the module replaces, under the names that its tests
-//! had there: a client that kept locks with `SET NX PX` and a Lua script, and counted what
-//! went wrong in each process by itself.
+//! The acceptance tests of the lock manager that the module replaces, under their original
+//! names. Its clients used `SET NX PX` and a Lua script, and each process counted its own
+//! errors.
 
 use std::sync::Barrier;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send};
 
+use crate::support::clock::DEADLINE;
 use crate::support::counters::{Counters, stats};
 
 tests! {
@@ -22,10 +23,8 @@ tests! {
 }
 
 const LOCK: &str = "gpu_lock:0";
-/// After so long, what has not come will not come.
-const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sends one command from each client, all at once, and returns the answers in the order
+/// Sends one command from each client at the same time, and returns the replies in the order
 /// of the clients.
 fn all_at_once(
     clients: &mut [Client],
@@ -56,9 +55,9 @@ fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
-/// What differs between two looks at the counters, and by how much.
+/// The counters that changed, and by how much.
 fn changes(before: &Counters, after: &Counters) -> Vec<(String, i64)> {
-    assert!(before.keys().eq(after.keys()), "the counters have other names now");
+    assert!(before.keys().eq(after.keys()), "the names of the counters changed");
     let differ = |(name, was): (&String, &i64)| {
         let by = after[name] - was;
         (by != 0).then(|| (name.clone(), by))
@@ -118,7 +117,7 @@ fn release_lock_success(flavour: &Flavour) {
     assert_eq!(call!(client, "EXISTS", LOCK), 0);
     assert!(call!(client, "GPULOCK.INSPECT", LOCK).is_null());
 
-    // There is nothing left to give back, and the next one gets the lock.
+    // Nothing is left to release, and the next owner is granted the lock.
     assert_eq!(call!(client, "GPULOCK.RELEASE", LOCK, "asr-1"), 0);
     assert_eq!(stats(&mut client)["stale_releases"], 1);
     let second = call!(client, "GPULOCK.ACQUIRE", LOCK, "asr-2", "EX", 60).int();
@@ -134,14 +133,14 @@ fn concurrent_release_no_race_condition(flavour: &Flavour) {
     let mut client = server.client();
     for round in 0..ROUNDS {
         assert!(call!(client, "GPULOCK.ACQUIRE", LOCK, "old", "EX", 60).int() > 0);
-        // The successor takes the lock as soon as it is free, which is in the midst of
-        // the releases: none of those that come late may take it away again.
+        // The successor acquires the lock as soon as it is free, in the middle of the
+        // releases. A late release must not take the lock from the successor.
         let replies = thread::scope(|scope| {
             scope.spawn(|| {
-                let asked = Instant::now();
+                let start = Instant::now();
                 while call!(successor, "GPULOCK.ACQUIRE", LOCK, "new", "EX", 60).is_null()
                 {
-                    assert!(asked.elapsed() < PATIENCE, "the lock never came free");
+                    assert!(start.elapsed() < DEADLINE, "the lock was not released");
                 }
             });
             all_at_once(&mut releasers, |_| words(&format!("GPULOCK.RELEASE {LOCK} old")))
@@ -173,34 +172,34 @@ fn release_error_handling(flavour: &Flavour) {
             call!(client, "DUMP", LOCK),
             call!(client, "PEXPIRETIME", LOCK),
             (held.field("owner"), held.field("token"), held.field("adopted")),
-            // What would have gone to the append-only file and to replicas.
+            // The number of writes to the append-only file and to replicas.
             client.info("persistence")["rdb_changes_since_last_save"].clone(),
         )
     };
     let intact = state(&mut client);
 
     #[rustfmt::skip]
-        let cases: &[(&[&str], &str)] = &[
-            // after GPULOCK.RELEASE                        the answer begins with
-            (&[list, "asr-1"],                              "WRONGTYPE "),
-            (&[list, "asr-1", "TOKEN", "1"],                "WRONGTYPE "),
-            (&[LOCK, ""],                                   "ERR the owner "),
-            (&[LOCK, &long],                                "ERR the owner "),
-            (&[LOCK, "asr-1", "NOW"],                       "ERR syntax error"),
-            (&[LOCK, "asr-1", ""],                          "ERR syntax error"),
-            (&[LOCK, "asr-1", "EX", "5"],                   "ERR syntax error"),
-            (&[LOCK, "asr-1", "OWNER", "asr-1"],            "ERR syntax error"),
-            (&[LOCK, "asr-1", "REASON"],                    "ERR syntax error"),
-            (&[LOCK, "asr-1", "REASON", "a", "REASON", "b"], "ERR syntax error"),
-            (&[LOCK, "asr-1", "REASON", &long[..65]],       "ERR REASON "),
-            (&[LOCK, "asr-1", "TOKEN"],                     "ERR syntax error"),
-            (&[LOCK, "asr-1", "TOKEN", "1", "TOKEN", "1"],  "ERR syntax error"),
-            (&[LOCK, "asr-1", "TOKEN", "0"],                "ERR TOKEN "),
-            (&[LOCK, "asr-1", "TOKEN", "-1"],               "ERR TOKEN "),
-            (&[LOCK, "asr-1", "TOKEN", "1.5"],              "ERR TOKEN "),
-            (&[LOCK, "asr-1", "TOKEN", "9007199254740992"], "ERR TOKEN "),
-            (&[LOCK, "asr-1", "TOKEN", "token"],            "ERR TOKEN "),
-        ];
+    let cases: &[(&[&str], &str)] = &[
+        // after GPULOCK.RELEASE                        the error starts with
+        (&[list, "asr-1"],                              "WRONGTYPE "),
+        (&[list, "asr-1", "TOKEN", "1"],                "WRONGTYPE "),
+        (&[LOCK, ""],                                   "ERR the owner "),
+        (&[LOCK, &long],                                "ERR the owner "),
+        (&[LOCK, "asr-1", "NOW"],                       "ERR syntax error"),
+        (&[LOCK, "asr-1", ""],                          "ERR syntax error"),
+        (&[LOCK, "asr-1", "EX", "5"],                   "ERR syntax error"),
+        (&[LOCK, "asr-1", "OWNER", "asr-1"],            "ERR syntax error"),
+        (&[LOCK, "asr-1", "REASON"],                    "ERR syntax error"),
+        (&[LOCK, "asr-1", "REASON", "a", "REASON", "b"], "ERR syntax error"),
+        (&[LOCK, "asr-1", "REASON", &long[..65]],       "ERR REASON "),
+        (&[LOCK, "asr-1", "TOKEN"],                     "ERR syntax error"),
+        (&[LOCK, "asr-1", "TOKEN", "1", "TOKEN", "1"],  "ERR syntax error"),
+        (&[LOCK, "asr-1", "TOKEN", "0"],                "ERR TOKEN "),
+        (&[LOCK, "asr-1", "TOKEN", "-1"],               "ERR TOKEN "),
+        (&[LOCK, "asr-1", "TOKEN", "1.5"],              "ERR TOKEN "),
+        (&[LOCK, "asr-1", "TOKEN", "9007199254740992"], "ERR TOKEN "),
+        (&[LOCK, "asr-1", "TOKEN", "token"],            "ERR TOKEN "),
+    ];
     for (arguments, expected) in cases {
         let before = stats(&mut client);
         let reply = client.cmd(&[&["GPULOCK.RELEASE"], *arguments].concat());
@@ -213,7 +212,7 @@ fn release_error_handling(flavour: &Flavour) {
         assert_eq!(state(&mut client), intact, "{arguments:?}");
     }
 
-    // What the server refuses by itself never reaches the module.
+    // The server refuses this call itself; it does not reach the module.
     let before = stats(&mut client);
     assert!(call!(client, "GPULOCK.RELEASE", LOCK).is_err());
     assert_eq!(changes(&before, &stats(&mut client)), []);
@@ -223,14 +222,14 @@ fn release_error_handling(flavour: &Flavour) {
 fn release_lock_redis_unavailable(flavour: &Flavour) {
     let mut server =
         flavour.server().arg("appendonly", "yes").arg("appendfsync", "always").start();
-    let (kept, given_back) = (LOCK, "gpu_lock:1");
+    let (kept, released) = (LOCK, "gpu_lock:1");
     let mut client = server.client();
     assert!(call!(client, "GPULOCK.ACQUIRE", kept, "asr-1", "EX", 600).int() > 0);
-    let token = call!(client, "GPULOCK.ACQUIRE", given_back, "asr-2", "EX", 600).int();
-    assert_eq!(call!(client, "GPULOCK.RELEASE", given_back, "asr-2"), 1);
+    let token = call!(client, "GPULOCK.ACQUIRE", released, "asr-2", "EX", 600).int();
+    assert_eq!(call!(client, "GPULOCK.RELEASE", released, "asr-2"), 1);
     let expires = call!(client, "PEXPIRETIME", kept).int();
 
-    // The release is on its way, and the server dies before it reads it.
+    // The server dies after the release was sent and before it is read.
     server.freeze();
     send!(client, "GPULOCK.RELEASE", kept, "asr-1");
     server.kill9();
@@ -239,10 +238,10 @@ fn release_lock_redis_unavailable(flavour: &Flavour) {
 
     server.restart();
     let mut client = server.client();
-    assert_eq!(call!(client, "EXISTS", given_back), 0);
+    assert_eq!(call!(client, "EXISTS", released), 0);
     assert_eq!(call!(client, "GET", kept), "asr-1");
     assert_eq!(call!(client, "PEXPIRETIME", kept), expires);
-    // Nobody else gets in, and the owner can still give it back.
+    // No other owner is granted the lock, and its owner can still release it.
     assert!(call!(client, "GPULOCK.ACQUIRE", kept, "asr-2", "EX", 600).is_null());
     assert_eq!(call!(client, "GPULOCK.RELEASE", kept, "asr-2"), 0);
     assert_eq!(call!(client, "GPULOCK.RELEASE", kept, "asr-1"), 1);
@@ -276,8 +275,8 @@ fn exception_stats_initialization(flavour: &Flavour) {
     };
     all_zero(&server);
 
-    // They are the server's, not a client's: a new connection finds them as they are,
-    // a new server begins anew.
+    // The counters belong to the server: a new connection sees the same values, and a new
+    // server starts at zero.
     let mut client = server.client();
     assert_eq!(call!(client, "GPULOCK.RELEASE", LOCK, "asr-1"), 0);
     drop(client);
@@ -324,8 +323,8 @@ fn emergency_release_on_normal_failure(flavour: &Flavour) {
     let first = call!(client, "GPULOCK.ACQUIRE", LOCK, "asr-1", "EX", 60).int();
     let before = stats(&mut client);
     assert_eq!(call!(client, "GPULOCK.RELEASE", LOCK, "watchdog"), 0);
-    let taken_from = call!(client, "GPULOCK.FORCERELEASE", LOCK, "OWNER", "asr-1");
-    assert_eq!(taken_from, "asr-1");
+    let forced = call!(client, "GPULOCK.FORCERELEASE", LOCK, "OWNER", "asr-1");
+    assert_eq!(forced, "asr-1");
     assert_eq!(call!(client, "EXISTS", LOCK), 0);
     let plain = |changes: Vec<(String, i64)>| -> Vec<(String, i64)> {
         changes.into_iter().filter(|(name, _)| !name.starts_with("hold_ms")).collect()
@@ -345,24 +344,24 @@ fn emergency_release_on_normal_failure(flavour: &Flavour) {
         ("forced".to_owned(), first)
     );
 
-    // The watchdog looked at a hold that is over by now: its successor keeps the lock,
-    // also when it has the same name.
+    // The watchdog saw a hold that has ended. The next holder keeps the lock, even one with
+    // the same name.
     assert!(call!(client, "GPULOCK.ACQUIRE", LOCK, "asr-2", "EX", 60).int() > first);
     let before = stats(&mut client);
     let first = first.to_string();
-    for guard in [
+    for condition in [
         &["OWNER", "asr-1"][..],
         &["TOKEN", &first],
         &["OWNER", "asr-1", "TOKEN", &first],
         &["OWNER", "asr-2", "TOKEN", &first],
     ] {
-        let command = [&["GPULOCK.FORCERELEASE", LOCK], guard].concat();
-        assert!(client.cmd(&command).is_null(), "{guard:?}");
-        assert_eq!(call!(client, "GET", LOCK), "asr-2", "{guard:?}");
+        let command = [&["GPULOCK.FORCERELEASE", LOCK], condition].concat();
+        assert!(client.cmd(&command).is_null(), "{condition:?}");
+        assert_eq!(call!(client, "GET", LOCK), "asr-2", "{condition:?}");
     }
     assert_eq!(changes(&before, &stats(&mut client)), []);
 
-    // Without a guard it takes whatever is there, and a free lock from nobody.
+    // Without a condition it releases any hold; a free lock has none.
     assert_eq!(call!(client, "GPULOCK.FORCERELEASE", LOCK), "asr-2");
     assert!(call!(client, "GPULOCK.FORCERELEASE", LOCK).is_null());
     assert_eq!(stats(&mut client)["emergency_releases"], 2);

@@ -227,11 +227,8 @@ fn written_since(server: &Server, before: usize) -> Vec<Vec<String>> {
 }
 
 fn a_lock_set_is_replicated_as_one_transaction(flavour: &Flavour) {
-    let server = flavour
-        .server()
-        .arg("appendonly", "granted_reply")
-        .arg("appendfsync", "always")
-        .start();
+    let server =
+        flavour.server().arg("appendonly", "yes").arg("appendfsync", "always").start();
     let replica =
         flavour.server().without_module().named("replica").replica_of(&server).start();
     let (mut client, mut reader) = (server.client(), replica.client());
@@ -428,7 +425,7 @@ fn invalid_input_is_an_error_and_changes_nothing(flavour: &Flavour) {
     let mut client = server.client();
     let reply = call!(client, "GPULOCK.ACQUIREANY", 2, "a", "b", "");
     assert!(reply.err().starts_with("ERR "), "{reply:?}");
-    assert_empty(&mut client, "refused owner");
+    assert_empty(&mut client, "no owner");
     let stats = stats(&mut client);
     assert_eq!((stats["acquired"], stats["internal_errors"]), (0, 0));
 }

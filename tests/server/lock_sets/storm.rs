@@ -275,7 +275,7 @@ impl Storm {
 fn in_a_storm_all_survivors_are_granted_and_nothing_remains(flavour: &Flavour) {
     let server = flavour
         .server()
-        .module_args(&["gpulock.position-keep", "100", "gpulock.log-len", "0"])
+        .module_args(&["gpulock.place-keep", "100", "gpulock.log-len", "0"])
         .start();
     let start = Instant::now();
     let mut storm = Storm::start(&server);

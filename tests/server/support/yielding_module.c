@@ -1,8 +1,8 @@
-/* Another module, with a command that lets the server process events before it is done:
+/* Another module, with a command during which the server processes events:
  *
- *     YIELDING.READ key ms   reads the key at its begin and at its end
+ *     YIELDING.READ key ms   reads the key at its start and at its end
  *
- * Of the module API it declares only what it uses. */
+ * It declares only the parts of the module API that it uses. */
 #include <stddef.h>
 #include <time.h>
 
@@ -22,7 +22,7 @@ static void (*FreeCallReply)(Reply *);
 static void (*Yield)(Ctx *, int, const char *);
 
 /* REDISMODULE_YIELD_FLAG_CLIENTS */
-#define LET_CLIENTS_IN 2
+#define YIELD_TO_CLIENTS 2
 
 static long long now_ms(void) {
     struct timespec now;
@@ -34,7 +34,7 @@ static int read_twice(Ctx *ctx, Str **argv, int argc) {
     long long ms = 0;
     if (argc == 3) StringToLongLong(argv[2], &ms);
     Reply *before = Call(ctx, "GET", "s", argv[1]);
-    for (long long end = now_ms() + ms; now_ms() < end;) Yield(ctx, LET_CLIENTS_IN, "BUSY yielding");
+    for (long long end = now_ms() + ms; now_ms() < end;) Yield(ctx, YIELD_TO_CLIENTS, "BUSY yielding");
     Reply *after = Call(ctx, "GET", "s", argv[1]);
     ReplyWithArray(ctx, 2);
     ReplyWithCallReply(ctx, before);
