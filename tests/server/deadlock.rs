@@ -1,5 +1,5 @@
-//! A wait that would close a circle of owners is refused when it begins, with the circle
-//! named; and no wait is ever refused that something could still end.
+//! A wait that would close a cycle of owners is refused with an error that names the cycle;
+//! a wait that something can still end is not refused.
 
 use std::time::Duration;
 
@@ -10,74 +10,77 @@ use crate::support::counters::{flatten, stats};
 use crate::support::queue::{queue_of, wait_queue, waiter};
 
 tests! {
-    a_circle_is_refused_and_named_in_order,
-    of_a_big_circle_at_most_eight_owners_are_named,
-    owners_are_cut_at_64_bytes_and_escaped,
+    a_cycle_is_refused_and_its_owners_are_named_in_order,
+    the_error_names_at_most_eight_owners,
+    owners_are_truncated_to_64_bytes_and_escaped,
     a_refusal_is_counted_and_logged,
-    only_a_wait_is_refused,
-    circles_go_through_databases,
-    what_something_could_still_end_is_not_refused,
-    a_place_that_is_only_kept_is_no_wait,
-    a_holder_who_lost_its_lock_a_moment_before_closes_no_circle,
-    nor_does_one_in_the_middle_of_the_circle,
-    nor_does_one_whose_lease_or_wait_was_over_a_moment_before,
-    nor_does_one_whose_connection_was_closed_a_moment_before,
-    nor_does_one_whose_session_ended_a_moment_before,
-    nor_does_one_whose_lock_another_database_took_the_place_of,
-    a_chain_of_2000_without_a_circle_is_answered_fast,
-    in_a_cluster_a_circle_within_a_slot_is_refused,
-    in_a_cluster_no_wait_is_refused_because_of_other_slots,
+    a_call_that_does_not_wait_is_not_refused,
+    a_cycle_can_span_databases,
+    a_wait_that_something_can_still_end_is_not_refused,
+    a_kept_position_does_not_count_as_a_wait,
+    a_lock_changed_just_before_closes_no_cycle,
+    a_lock_changed_just_before_closes_no_cycle_of_three,
+    a_lease_or_wait_that_ended_just_before_closes_no_cycle,
+    a_waiter_disconnected_just_before_closes_no_cycle,
+    a_session_that_ended_just_before_closes_no_cycle,
+    a_flushed_or_swapped_database_closes_no_cycle,
+    a_chain_of_2000_owners_without_a_cycle_is_checked_fast,
+    in_a_cluster_a_cycle_in_one_slot_is_refused,
+    in_a_cluster_locks_in_other_slots_close_no_cycle,
 }
 
-/// Waits until the asker stands in line, alone; an answer instead ends the test.
+/// Waits until the caller is alone in the queue; panics if it gets a reply instead.
 #[track_caller]
-fn wait_not_refused(asker: &mut Client, client: &mut Client, key: &str, owner: &str) {
+fn wait_not_refused(caller: &mut Client, client: &mut Client, key: &str, owner: &str) {
     wait_until(DEADLINE, format!("{owner} to wait for {key}"), || {
-        if let Some(answer) = asker.read_within(Duration::ZERO) {
-            panic!("{owner} is told {answer:?}");
+        if let Some(reply) = caller.read_within(Duration::ZERO) {
+            panic!("{owner} got the reply {reply:?}");
         }
         queue_of(client, key) == [owner]
     });
-    assert_eq!(alarms(client), 0);
+    assert_eq!(refusals(client), 0);
 }
 
-/// Carries out the requests, each to be answered with a token.
+/// Sends the requests; each must be granted.
 #[track_caller]
-fn take(client: &mut Client, requests: &[&str]) {
+fn acquire_all(client: &mut Client, requests: &[&str]) {
     for request in requests {
         assert!(client.line(request).int() > 0, "{request}");
     }
 }
 
-/// The owners that `-DEADLOCK` names, quotes off.
+/// The owners in a `-DEADLOCK` error, without quotes.
 #[track_caller]
-fn named(answer: &Value) -> Vec<String> {
-    let chain = answer.err().strip_prefix("DEADLOCK ");
-    let chain = chain.unwrap_or_else(|| panic!("{answer:?}"));
+fn named(reply: &Value) -> Vec<String> {
+    let chain = reply.err().strip_prefix("DEADLOCK ");
+    let chain = chain.unwrap_or_else(|| panic!("{reply:?}"));
     let quoted = |name: &str| name.starts_with('"') && name.ends_with('"');
     let names = chain.split(" -> ").filter(|name| quoted(name));
     names.map(|name| name[1..name.len() - 1].to_owned()).collect()
 }
 
-/// How often a wait was refused.
+/// The number of refused waits.
 #[track_caller]
-fn alarms(client: &mut Client) -> i64 {
+fn refusals(client: &mut Client) -> i64 {
     stats(client)["deadlocks"]
 }
 
-/// Half of a circle: `b` holds `two` and waits for `one`, which `a` holds.
-/// So `a` must not wait for `two`.
-fn half_a_circle(server: &Server, client: &mut Client) -> Client {
-    take(client, &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"]);
+/// Half of a cycle: `b` holds `two` and waits for `one`, which `a` holds. If `a` waited for
+/// `two`, it would close the cycle.
+fn half_a_cycle(server: &Server, client: &mut Client) -> Client {
+    acquire_all(
+        client,
+        &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
+    );
     let b = waiter(server, "GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE");
     wait_queue(client, "one", &["b"]);
     b
 }
 
-/// Owners in a ring: each holds its own lock, and all but the last wait for the next
-/// one's; the last one then asks for the first one's.
+/// Creates a cycle of owners: each holds a lock, and all but the last wait for the lock of
+/// the next one. The last one then requests the lock of the first. Returns the error.
 #[track_caller]
-fn close_circle(server: &Server, owners: &[Vec<u8>]) -> Value {
+fn close_cycle(server: &Server, owners: &[Vec<u8>]) -> Value {
     let mut client = server.client();
     for (n, owner) in owners.iter().enumerate() {
         let held = call!(client, "GPULOCK.ACQUIRE", format!("gpu:{n}"), owner, "UNIQUE");
@@ -90,16 +93,16 @@ fn close_circle(server: &Server, owners: &[Vec<u8>]) -> Value {
         send!(one, "GPULOCK.ACQUIRE", next, owner, "BLOCK", 0, "UNIQUE");
         waiting.push(one);
     }
-    server.wait_blocked(i64::try_from(waiting.len()).expect("not so many"));
+    server.wait_blocked(i64::try_from(waiting.len()).expect("a small number"));
     let last = &owners[owners.len() - 1];
-    // It is told when it asks, not when its time is over.
+    // The reply comes without a wait.
     send!(client, "GPULOCK.ACQUIRE", "gpu:0", last, "BLOCK", 0, "UNIQUE");
-    let answer = client.read_within(DEADLINE).expect("an answer at once");
-    assert_eq!(alarms(&mut client), 1);
-    // It holds its locks still, and stands in no line.
+    let reply = client.read_within(DEADLINE).expect("a reply without a wait");
+    assert_eq!(refusals(&mut client), 1);
+    // The caller keeps its locks, and is in no queue.
     assert_eq!(stats(&mut client)["clients_waiting"], waiting.len() as i64);
     assert!(queue_of(&mut client, "gpu:0").is_empty());
-    // When it lets go, all the others have their turn.
+    // When it releases its lock, each of the others is granted its own.
     for (n, owner) in owners.iter().enumerate().rev() {
         let held = if n + 1 < owners.len() {
             assert!(waiting[n].read().int() > 0);
@@ -113,64 +116,64 @@ fn close_circle(server: &Server, owners: &[Vec<u8>]) -> Value {
         }
     }
     assert_eq!(client.line("GPULOCK.LIST"), Value::Array(vec![]));
-    answer
+    reply
 }
 
-fn a_circle_is_refused_and_named_in_order(flavour: &Flavour) {
+fn a_cycle_is_refused_and_its_owners_are_named_in_order(flavour: &Flavour) {
     for size in [2, 3, 7] {
         let server = flavour.start();
         let owners: Vec<String> = (0..size).map(|n| format!("o{n}")).collect();
         let bytes: Vec<Vec<u8>> =
             owners.iter().map(|owner| owner.clone().into()).collect();
-        let answer = close_circle(&server, &bytes);
-        // Each waits for what the next one holds.
+        let reply = close_cycle(&server, &bytes);
+        // Each owner waits for a lock of the next one.
         let last = &owners[size - 1];
         let expected: Vec<String> =
             [last].into_iter().chain(&owners).map(|o| format!("\"{o}\"")).collect();
-        assert_eq!(answer.err(), format!("DEADLOCK {}", expected.join(" -> ")));
+        assert_eq!(reply.err(), format!("DEADLOCK {}", expected.join(" -> ")));
     }
 }
 
-fn of_a_big_circle_at_most_eight_owners_are_named(flavour: &Flavour) {
+fn the_error_names_at_most_eight_owners(flavour: &Flavour) {
     for size in [8, 9, 10] {
         let server = flavour.start();
         let owners: Vec<Vec<u8>> =
             (0..size).map(|n| format!("owner-{n}").into()).collect();
-        let answer = close_circle(&server, &owners);
-        let named = named(&answer);
-        assert!((2..=8).contains(&named.len()), "{answer:?}");
-        assert_eq!(named[0], format!("owner-{}", size - 1), "{answer:?}");
-        assert_eq!(named[1], "owner-0", "{answer:?}");
+        let reply = close_cycle(&server, &owners);
+        let named = named(&reply);
+        assert!((2..=8).contains(&named.len()), "{reply:?}");
+        assert_eq!(named[0], format!("owner-{}", size - 1), "{reply:?}");
+        assert_eq!(named[1], "owner-0", "{reply:?}");
     }
 }
 
-fn owners_are_cut_at_64_bytes_and_escaped(flavour: &Flavour) {
+fn owners_are_truncated_to_64_bytes_and_escaped(flavour: &Flavour) {
     let server = flavour.start();
-    let ugly = b"\0\r\n\"\\\xff -> ".to_vec();
-    let owners = [ugly, vec![b'x'; 1024], vec![b'y'; 64], vec![b'z'; 65]];
-    let answer = close_circle(&server, &owners);
+    let unprintable = b"\0\r\n\"\\\xff -> ".to_vec();
+    let owners = [unprintable, vec![b'x'; 1024], vec![b'y'; 64], vec![b'z'; 65]];
+    let reply = close_cycle(&server, &owners);
     let expected = format!(
         r#"DEADLOCK "{z}" -> "\x00\r\n\"\\\xff -> " -> "{x}" -> "{y}" -> "{z}""#,
         x = "x".repeat(64),
         y = "y".repeat(64),
         z = "z".repeat(64)
     );
-    assert_eq!(answer.err(), expected);
-    // Bytes that look long when escaped keep the reply on one line as well.
+    assert_eq!(reply.err(), expected);
+    // Also with bytes that are longer when escaped, the error is one short line.
     let server = flavour.start();
     let owners: Vec<Vec<u8>> = (0..10u8)
         .map(|n| [vec![n, b'\r', b'\n'], vec![b'\xff'; 1021]].concat())
         .collect();
-    let answer = close_circle(&server, &owners);
-    assert!(named(&answer).len() <= 8, "{answer:?}");
-    assert!(answer.err().len() < 8 * (64 * 4 + 6) + 32, "{answer:?}");
+    let reply = close_cycle(&server, &owners);
+    assert!(named(&reply).len() <= 8, "{reply:?}");
+    assert!(reply.err().len() < 8 * (64 * 4 + 6) + 32, "{reply:?}");
 }
 
 fn a_refusal_is_counted_and_logged(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("SELECT 3");
-    take(&mut client, &["GPULOCK.ACQUIRE one a UNIQUE"]);
+    acquire_all(&mut client, &["GPULOCK.ACQUIRE one a UNIQUE"]);
     let token = client.line("GPULOCK.ACQUIRE two b UNIQUE").int();
     let mut b = server.client();
     b.send_lines(&["SELECT 3", "GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"]);
@@ -179,8 +182,8 @@ fn a_refusal_is_counted_and_logged(flavour: &Flavour) {
     client.line("GPULOCK.RESETSTATS");
     client.line("GPULOCK.LOG RESET");
     for n in 1..=2 {
-        let answer = client.line("GPULOCK.ACQUIRE two a BLOCK 1000 UNIQUE");
-        assert_eq!(answer.err(), r#"DEADLOCK "a" -> "b" -> "a""#);
+        let reply = client.line("GPULOCK.ACQUIRE two a BLOCK 1000 UNIQUE");
+        assert_eq!(reply.err(), r#"DEADLOCK "a" -> "b" -> "a""#);
         for key in [None, Some("two")] {
             let counters = match key {
                 None => stats(&mut client),
@@ -208,11 +211,11 @@ fn a_refusal_is_counted_and_logged(flavour: &Flavour) {
     assert!(entry.field("reason").text().contains(r#""a" -> "b""#), "{entry:?}");
 }
 
-fn only_a_wait_is_refused(flavour: &Flavour) {
+fn a_call_that_does_not_wait_is_not_refused(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let mut b = half_a_circle(&server, &mut client);
-    // Who does not wait is told what everybody is told.
+    let mut b = half_a_cycle(&server, &mut client);
+    // Without a wait, the reply is the usual one.
     assert_eq!(client.line("GPULOCK.ACQUIRE two a UNIQUE"), Value::Null);
     client.send_lines(&["MULTI", "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE", "EXEC"]);
     client.read();
@@ -220,10 +223,10 @@ fn only_a_wait_is_refused(flavour: &Flavour) {
     assert_eq!(client.read().list(), [Value::Null]);
     let script = "return redis.call('GPULOCK.ACQUIRE',KEYS[1],'a','BLOCK',0,'UNIQUE')";
     assert_eq!(call!(client, "EVAL", script, 1, "two"), Value::Null);
-    // What one holds one may ask for.
+    // An owner may request a lock that it holds.
     assert!(client.line("GPULOCK.ACQUIRE one a BLOCK 0 UNIQUE").int() > 0);
-    assert_eq!(alarms(&mut client), 0);
-    // Once it has let go, it may wait.
+    assert_eq!(refusals(&mut client), 0);
+    // After it releases its lock, it may wait.
     assert!(client.line("GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE").is_err());
     assert_eq!(client.line("GPULOCK.RELEASE one a"), 1);
     assert!(b.read().int() > 0);
@@ -233,21 +236,21 @@ fn only_a_wait_is_refused(flavour: &Flavour) {
     assert!(a.read().int() > 0);
 }
 
-fn circles_go_through_databases(flavour: &Flavour) {
+fn a_cycle_can_span_databases(flavour: &Flavour) {
     let server = flavour.start();
     let (mut a, mut b) = (server.client(), server.client());
-    take(&mut a, &["GPULOCK.ACQUIRE k a UNIQUE"]);
+    acquire_all(&mut a, &["GPULOCK.ACQUIRE k a UNIQUE"]);
     b.line("SELECT 1");
-    take(&mut b, &["GPULOCK.ACQUIRE k b UNIQUE"]);
+    acquire_all(&mut b, &["GPULOCK.ACQUIRE k b UNIQUE"]);
     b.line("SELECT 0");
     send!(b, "GPULOCK.ACQUIRE", "k", "b", "BLOCK", 0, "UNIQUE");
     wait_queue(&mut a, "k", &["b"]);
     a.line("SELECT 1");
-    let answer = a.line("GPULOCK.ACQUIRE k a BLOCK 0 UNIQUE");
-    assert_eq!(answer.err(), r#"DEADLOCK "a" -> "b" -> "a""#);
-    // Whoever asked is where it was.
+    let reply = a.line("GPULOCK.ACQUIRE k a BLOCK 0 UNIQUE");
+    assert_eq!(reply.err(), r#"DEADLOCK "a" -> "b" -> "a""#);
+    // The caller's selected database is unchanged.
     assert_eq!(a.line("GET k"), "b");
-    // One of the keys is gone a moment before.
+    // One of the keys is deleted just before.
     a.send_lines(&[
         "SELECT 0",
         "DEL k",
@@ -257,81 +260,81 @@ fn circles_go_through_databases(flavour: &Flavour) {
     assert_eq!((a.read(), a.read()), (Value::Simple("OK".into()), Value::Int(1)));
     assert_eq!(a.read(), "OK");
     assert!(b.read().int() > 0);
-    assert_eq!(alarms(&mut b), 1);
+    assert_eq!(refusals(&mut b), 1);
     b.line("SELECT 1");
     assert_eq!(b.line("GPULOCK.RELEASE k b"), 1);
     assert!(a.read().int() > 0);
 }
 
-/// Why there is no circle.
-struct NoCircle {
+/// A wait that does not close a cycle.
+struct NoCycle {
     why: &'static str,
-    /// Said on one connection, each answered at once.
+    /// Sent on one connection, without waits.
     before: &'static [&'static str],
-    /// Each on a connection of its own, waiting; the key is the third word's line.
+    /// Sent on a connection each, and waiting.
     waiting: &'static [&'static str],
     /// The request that must not be refused.
-    asks: &'static str,
+    request: &'static str,
 }
 
 #[rustfmt::skip]
-const NO_CIRCLES: &[NoCircle] = &[
-    NoCircle { why: "the lock waited for is adopted",
+const NO_CYCLES: &[NoCycle] = &[
+    NoCycle { why: "the lock waited for is adopted",
         before: &["SET two b PX 100000", "GPULOCK.ACQUIRE one a UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the lock waited for is adopted, and renewed by UNIQUE",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the lock waited for is adopted, and renewed by UNIQUE",
         before: &["SET two b PX 100000", "GPULOCK.ACQUIRE two b UNIQUE", "GPULOCK.ACQUIRE one a UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the asker's own lock is adopted",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the caller's own lock is adopted",
         before: &["SET one a PX 100000", "GPULOCK.ACQUIRE two b UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the holder is not UNIQUE",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the holder is not UNIQUE",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the asker holds without UNIQUE",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the caller holds without UNIQUE",
         before: &["GPULOCK.ACQUIRE one a", "GPULOCK.ACQUIRE two b UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the waiter is not UNIQUE",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the waiter is not UNIQUE",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the asker is not UNIQUE",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the caller is not UNIQUE",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0" },
-    NoCircle { why: "the holder waits for another lock too",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0" },
+    NoCycle { why: "the holder waits for another lock too",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE", "GPULOCK.ACQUIRE three c UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE", "GPULOCK.ACQUIRE three b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the holder waits for another lock too, first of all",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the holder waits for another lock too, and did so first",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE", "GPULOCK.ACQUIRE three c UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE three b BLOCK 0 UNIQUE", "GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "the asker waits for another lock already",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "the caller waits for another lock already",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE", "GPULOCK.ACQUIRE three c UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE", "GPULOCK.ACQUIRE three a BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "a third owner breaks it",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "a third owner breaks it",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b", "GPULOCK.ACQUIRE three c UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE", "GPULOCK.ACQUIRE two c BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE three a BLOCK 0 UNIQUE" },
-    NoCircle { why: "names that only begin alike",
+        request: "GPULOCK.ACQUIRE three a BLOCK 0 UNIQUE" },
+    NoCycle { why: "names with a common prefix",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one bb BLOCK 0 UNIQUE", "GPULOCK.ACQUIRE one B BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
-    NoCircle { why: "a line before the asker, but no circle",
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+    NoCycle { why: "a queue before the caller, but no cycle",
         before: &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
         waiting: &["GPULOCK.ACQUIRE one c BLOCK 0 UNIQUE", "GPULOCK.ACQUIRE two d BLOCK 0 UNIQUE"],
-        asks: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
+        request: "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE" },
 ];
 
-fn what_something_could_still_end_is_not_refused(flavour: &Flavour) {
-    for case in NO_CIRCLES {
+fn a_wait_that_something_can_still_end_is_not_refused(flavour: &Flavour) {
+    for case in NO_CYCLES {
         eprintln!("{}", case.why);
         let server = flavour.start();
         let mut client = server.client();
@@ -339,36 +342,39 @@ fn what_something_could_still_end_is_not_refused(flavour: &Flavour) {
             assert!(!client.line(request).is_err(), "{request}");
         }
         let mut waiting: Vec<Client> = Vec::new();
-        for request in case.waiting.iter().chain([&case.asks]) {
+        for request in case.waiting.iter().chain([&case.request]) {
             waiting.push(waiter(&server, request));
-            server.wait_blocked(i64::try_from(waiting.len()).expect("few"));
+            server.wait_blocked(i64::try_from(waiting.len()).expect("a small number"));
         }
-        assert_eq!(alarms(&mut client), 0, "{}", case.why);
+        assert_eq!(refusals(&mut client), 0, "{}", case.why);
     }
 }
 
-fn a_place_that_is_only_kept_is_no_wait(flavour: &Flavour) {
+fn a_kept_position_does_not_count_as_a_wait(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut b) = (server.client(), server.client());
-    take(&mut client, &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"]);
+    acquire_all(
+        &mut client,
+        &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
+    );
     assert_eq!(b.line("GPULOCK.ACQUIRE one b BLOCK 1 UNIQUE"), Value::Null);
     let a = waiter(&server, "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE");
     wait_queue(&mut client, "two", &["a"]);
-    assert_eq!(alarms(&mut client), 0);
-    // Its owner comes back to it: now there is a circle, and it is the one who is told.
-    let answer = b.line("GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE");
-    assert_eq!(answer.err(), r#"DEADLOCK "b" -> "a" -> "b""#);
-    // A connection that is gone waits no more either.
+    assert_eq!(refusals(&mut client), 0);
+    // The owner of the kept position waits again: that closes a cycle, and it is refused.
+    let reply = b.line("GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE");
+    assert_eq!(reply.err(), r#"DEADLOCK "b" -> "a" -> "b""#);
+    // A closed connection does not wait either.
     drop(a);
     wait_queue(&mut client, "two", &["(a)"]);
     b.send_lines(&["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"]);
     wait_queue(&mut client, "one", &["b"]);
-    assert_eq!(alarms(&mut client), 1);
+    assert_eq!(refusals(&mut client), 1);
 }
 
-/// Something that other commands do to `one`, on which `b` waits, and whose holder is `a`,
-/// in the turn of the loop in which `a` asks.
-const UNDONE: &[(&[&str], Option<&str>)] = &[
+/// Commands that change `one`, on which `b` waits and which `a` holds, in the iteration of the
+/// event loop in which `a` sends its request.
+const CHANGES: &[(&[&str], Option<&str>)] = &[
     (&["DEL one"], None),
     (&["UNLINK one"], None),
     (&["RENAME one elsewhere"], None),
@@ -377,49 +383,49 @@ const UNDONE: &[(&[&str], Option<&str>)] = &[
     (&["MULTI", "DEL one", "EXEC"], None),
     (&["SET one other PX 100000"], Some("other")),
     (&["SET one x PX 100000"], Some("x")),
-    // Of the same length under the same lease.
+    // A value of the same length, with the same lease.
     (&["SET one x KEEPTTL"], Some("x")),
     (&["SETRANGE one 0 x"], Some("x")),
     (&["DEL one", "SET one other PX 100000"], Some("other")),
 ];
 
-fn a_holder_who_lost_its_lock_a_moment_before_closes_no_circle(flavour: &Flavour) {
-    for (steps, next) in UNDONE {
+fn a_lock_changed_just_before_closes_no_cycle(flavour: &Flavour) {
+    for (steps, next) in CHANGES {
         eprintln!("{steps:?}");
         let server = flavour.start();
         let mut client = server.client();
-        let mut b = half_a_circle(&server, &mut client);
+        let mut b = half_a_cycle(&server, &mut client);
         let mut a = server.client();
-        let ask = "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE";
-        let lines: Vec<&str> = steps.iter().copied().chain([ask]).collect();
+        let request = "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE";
+        let lines: Vec<&str> = steps.iter().copied().chain([request]).collect();
         a.send_lines(&lines);
         for step in *steps {
             assert!(!a.read().is_err(), "{step}");
         }
         wait_not_refused(&mut a, &mut client, "two", "a");
         match next {
-            // b has it, and so a will have what b holds.
+            // b is granted it, so a can get what b holds.
             None => assert!(b.read().int() > 0),
             Some(next) => assert_eq!(client.line("GET one"), *next),
         }
     }
 }
 
-fn nor_does_one_in_the_middle_of_the_circle(flavour: &Flavour) {
-    for (steps, _) in UNDONE {
+fn a_lock_changed_just_before_closes_no_cycle_of_three(flavour: &Flavour) {
+    for (steps, _) in CHANGES {
         eprintln!("{steps:?}");
         let server = flavour.start();
         let mut client = server.client();
         // a -> (two) b -> (three) c -> (one) a
-        take(&mut client, &["GPULOCK.ACQUIRE two b UNIQUE"]);
-        take(&mut client, &["GPULOCK.ACQUIRE one c UNIQUE"]);
-        take(&mut client, &["GPULOCK.ACQUIRE three a UNIQUE"]);
+        acquire_all(&mut client, &["GPULOCK.ACQUIRE two b UNIQUE"]);
+        acquire_all(&mut client, &["GPULOCK.ACQUIRE one c UNIQUE"]);
+        acquire_all(&mut client, &["GPULOCK.ACQUIRE three a UNIQUE"]);
         let _b = waiter(&server, "GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE");
         let _c = waiter(&server, "GPULOCK.ACQUIRE three c BLOCK 0 UNIQUE");
         server.wait_blocked(2);
         let mut a = server.client();
-        let ask = "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE";
-        let lines: Vec<&str> = steps.iter().copied().chain([ask]).collect();
+        let request = "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE";
+        let lines: Vec<&str> = steps.iter().copied().chain([request]).collect();
         a.send_lines(&lines);
         for step in *steps {
             assert!(!a.read().is_err(), "{step}");
@@ -428,17 +434,17 @@ fn nor_does_one_in_the_middle_of_the_circle(flavour: &Flavour) {
     }
 }
 
-fn nor_does_one_whose_lease_or_wait_was_over_a_moment_before(flavour: &Flavour) {
+fn a_lease_or_wait_that_ended_just_before_closes_no_cycle(flavour: &Flavour) {
     for (lease, block) in [("PX 2000", "BLOCK 0"), ("PX 100000", "BLOCK 2000")] {
         eprintln!("{lease}, {block}");
         let server = flavour.start();
         let mut client = server.client();
-        take(&mut client, &["GPULOCK.ACQUIRE two b UNIQUE"]);
-        take(&mut client, &[&format!("GPULOCK.ACQUIRE one a {lease} UNIQUE")]);
+        acquire_all(&mut client, &["GPULOCK.ACQUIRE two b UNIQUE"]);
+        acquire_all(&mut client, &[&format!("GPULOCK.ACQUIRE one a {lease} UNIQUE")]);
         let mut b = waiter(&server, &format!("GPULOCK.ACQUIRE one b {block} UNIQUE"));
         wait_queue(&mut client, "one", &["b"]);
         let mut a = server.client();
-        // While the server sleeps it tells nobody.
+        // A sleeping server sends no replies.
         a.send_lines(&["DEBUG SLEEP 2.5", "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE"]);
         assert_eq!(a.read(), "OK");
         wait_not_refused(&mut a, &mut client, "two", "a");
@@ -446,11 +452,14 @@ fn nor_does_one_whose_lease_or_wait_was_over_a_moment_before(flavour: &Flavour) 
     }
 }
 
-fn nor_does_one_whose_connection_was_closed_a_moment_before(flavour: &Flavour) {
+fn a_waiter_disconnected_just_before_closes_no_cycle(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut b) = (server.client(), server.client());
     let id = b.id();
-    take(&mut client, &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"]);
+    acquire_all(
+        &mut client,
+        &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
+    );
     b.send_lines(&["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"]);
     wait_queue(&mut client, "one", &["b"]);
     let mut a = server.client();
@@ -460,12 +469,12 @@ fn nor_does_one_whose_connection_was_closed_a_moment_before(flavour: &Flavour) {
     wait_not_refused(&mut a, &mut client, "two", "a");
 }
 
-fn nor_does_one_whose_session_ended_a_moment_before(flavour: &Flavour) {
+fn a_session_that_ended_just_before_closes_no_cycle(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut holder) = (server.client(), server.client());
     let id = holder.id();
     assert!(holder.line("GPULOCK.ACQUIRE one a UNIQUE SESSION").int() > 0);
-    take(&mut client, &["GPULOCK.ACQUIRE two b UNIQUE"]);
+    acquire_all(&mut client, &["GPULOCK.ACQUIRE two b UNIQUE"]);
     let mut b = waiter(&server, "GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE");
     wait_queue(&mut client, "one", &["b"]);
     let mut a = server.client();
@@ -476,40 +485,43 @@ fn nor_does_one_whose_session_ended_a_moment_before(flavour: &Flavour) {
     assert!(b.read().int() > 0);
 }
 
-fn nor_does_one_whose_lock_another_database_took_the_place_of(flavour: &Flavour) {
+fn a_flushed_or_swapped_database_closes_no_cycle(flavour: &Flavour) {
     for steps in [&["SWAPDB 0 1"][..], &["FLUSHALL"], &["FLUSHDB ASYNC"]] {
         let server = flavour.start();
         let mut client = server.client();
-        let _b = half_a_circle(&server, &mut client);
+        let _b = half_a_cycle(&server, &mut client);
         let mut a = server.client();
-        let ask = "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE";
-        let lines: Vec<&str> = steps.iter().copied().chain([ask]).collect();
+        let request = "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE";
+        let lines: Vec<&str> = steps.iter().copied().chain([request]).collect();
         a.send_lines(&lines);
         for _ in steps {
             assert_eq!(a.read(), "OK");
         }
         assert!(a.read().int() > 0, "{steps:?}");
-        assert_eq!(alarms(&mut client), 0);
+        assert_eq!(refusals(&mut client), 0);
     }
-    // The lock of that name in another database is another lock.
+    // A lock with this name in another database is another lock.
     let server = flavour.start();
     let mut client = server.client();
-    take(&mut client, &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"]);
+    acquire_all(
+        &mut client,
+        &["GPULOCK.ACQUIRE one a UNIQUE", "GPULOCK.ACQUIRE two b UNIQUE"],
+    );
     let mut elsewhere = server.client();
     elsewhere.line("SELECT 1");
-    take(&mut elsewhere, &["GPULOCK.ACQUIRE one c UNIQUE"]);
+    acquire_all(&mut elsewhere, &["GPULOCK.ACQUIRE one c UNIQUE"]);
     elsewhere.send_lines(&["GPULOCK.ACQUIRE one b BLOCK 0 UNIQUE"]);
     server.wait_blocked(1);
     let _a = waiter(&server, "GPULOCK.ACQUIRE two a BLOCK 0 UNIQUE");
     wait_queue(&mut client, "two", &["a"]);
-    assert_eq!(alarms(&mut client), 0);
+    assert_eq!(refusals(&mut client), 0);
 }
 
 /// The server's own time for one ACQUIRE, in microseconds.
 #[track_caller]
 fn acquire_took(client: &mut Client) -> f64 {
     let stats = client.info("commandstats");
-    // Redis writes the name as it was registered, Valkey in small letters.
+    // Redis shows the name as it was registered, Valkey in lower case.
     let line = stats
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case("cmdstat_gpulock.acquire"));
@@ -518,7 +530,7 @@ fn acquire_took(client: &mut Client) -> f64 {
     took.and_then(|number| number.parse().ok()).expect("a number")
 }
 
-fn a_chain_of_2000_without_a_circle_is_answered_fast(flavour: &Flavour) {
+fn a_chain_of_2000_owners_without_a_cycle_is_checked_fast(flavour: &Flavour) {
     const CHAIN: usize = 2_000;
     let server = flavour.start();
     let mut client = server.client();
@@ -534,21 +546,21 @@ fn a_chain_of_2000_without_a_circle_is_answered_fast(flavour: &Flavour) {
         send!(one, "GPULOCK.ACQUIRE", next, owner, "BLOCK", 0, "UNIQUE");
         waiting.push(one);
     }
-    server.wait_blocked(i64::try_from(waiting.len()).expect("few"));
+    server.wait_blocked(i64::try_from(waiting.len()).expect("a small number"));
     assert_eq!(client.line("CONFIG RESETSTAT"), "OK");
     let mut last = server.client();
     for _ in 0..10 {
-        let answer = last.line("GPULOCK.ACQUIRE gpu:0 last BLOCK 1 UNIQUE");
-        assert_eq!(answer, Value::Null);
+        let reply = last.line("GPULOCK.ACQUIRE gpu:0 last BLOCK 1 UNIQUE");
+        assert_eq!(reply, Value::Null);
     }
     let took = acquire_took(&mut client);
     eprintln!("a chain of {CHAIN}: {took} us on {flavour}");
     assert!(took < 5_000.0, "{took} us");
-    assert_eq!(alarms(&mut client), 0);
+    assert_eq!(refusals(&mut client), 0);
     assert_eq!(stats(&mut client)["clients_waiting"], waiting.len() as i64);
 }
 
-/// A ring of two in a cluster: whether the second wait is refused.
+/// Lets two owners wait for each other's lock in a cluster: whether the second is refused.
 #[track_caller]
 fn is_refused_in_cluster(cluster: &Cluster, one: &str, two: &str) -> bool {
     let node = cluster.primary_of(one);
@@ -562,8 +574,8 @@ fn is_refused_in_cluster(cluster: &Cluster, one: &str, two: &str) -> bool {
     send!(a, "GPULOCK.ACQUIRE", two, "a", "BLOCK", 200, "UNIQUE");
     match a.read() {
         Value::Null => false,
-        answer => {
-            assert_eq!(answer.err(), r#"DEADLOCK "a" -> "b" -> "a""#);
+        reply => {
+            assert_eq!(reply.err(), r#"DEADLOCK "a" -> "b" -> "a""#);
             true
         }
     }
@@ -573,10 +585,10 @@ fn cluster(flavour: &Flavour) -> Cluster {
     Cluster::start(flavour, 1)
 }
 
-fn in_a_cluster_a_circle_within_a_slot_is_refused(flavour: &Flavour) {
+fn in_a_cluster_a_cycle_in_one_slot_is_refused(flavour: &Flavour) {
     assert!(is_refused_in_cluster(&cluster(flavour), "{node7}:0", "{node7}:1"));
 }
 
-fn in_a_cluster_no_wait_is_refused_because_of_other_slots(flavour: &Flavour) {
+fn in_a_cluster_locks_in_other_slots_close_no_cycle(flavour: &Flavour) {
     assert!(!is_refused_in_cluster(&cluster(flavour), "one", "two"));
 }

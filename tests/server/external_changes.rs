@@ -1,6 +1,6 @@
-//! However a held lock ends that the module did not end itself, it is counted under the
-//! right name, logged and published: unaided within a second, and at once when a GPULOCK
-//! command touches the key.
+//! Ends of held locks that another command causes: the module counts each under the right
+//! name, logs it and publishes it, by itself within a second, and at once when a GPULOCK
+//! command names the key.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,41 +9,40 @@ use gpulock_testkit::{
     Builder, Client, Cluster, Flavour, Server, Value, call, wait_until,
 };
 
+use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;
+use crate::support::events::{next_event, subscriber};
 
 tests! {
-    every_end_is_noticed_within_a_second_though_nobody_asks,
-    an_end_is_known_at_once_to_whoever_asks,
-    flushed_and_swapped_away_locks_end_as_removed,
-    a_database_swapped_in_brings_other_holders,
-    a_lease_changed_by_others_is_followed,
-    a_lock_without_a_lease_or_with_a_longer_one_does_not_end_with_its_old_lease,
-    a_lease_that_others_lengthen_right_before_its_end_is_the_same_hold,
-    a_lock_overwritten_in_its_very_shape_is_known_to_whoever_asks,
-    evicted_locks_are_counted_and_told_as_such,
-    a_server_that_becomes_a_replica_holds_nothing_until_it_is_promoted,
-    ten_thousand_locks_that_end_at_once_are_noticed_within_two_seconds,
-    a_lock_whose_slot_goes_to_another_node_has_moved_and_is_held_there,
+    each_end_is_noticed_within_a_second_without_a_command,
+    each_end_is_noticed_at_once_by_a_command_that_names_the_key,
+    flushed_and_swapped_locks_end_as_removed,
+    a_swapped_database_has_other_holders,
+    a_lease_changed_by_other_commands_is_followed,
+    a_removed_or_extended_lease_does_not_end_at_its_old_time,
+    a_lease_extended_just_before_its_end_is_the_same_hold,
+    a_value_of_the_same_length_with_the_same_lease_is_noticed,
+    evicted_locks_are_counted_and_published_as_evicted,
+    a_demoted_server_holds_no_lock_until_it_is_promoted,
+    ten_thousand_simultaneous_ends_are_noticed_in_time,
+    a_lock_in_a_migrated_slot_is_counted_as_moved_and_held_on_the_target,
 }
 
-/// The contract's second, and what a busy machine may add.
-const SOON: Duration = Duration::from_secs(5);
+/// The documented second, and the delay of a busy machine.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is over sooner or later for sure: only what hangs fails.
-const LATER: Duration = Duration::from_secs(10);
-
-/// A way in which a held lock ends.
+/// A way in which another command ends a hold.
 #[derive(Clone, Copy)]
 struct End {
     /// The key of the lock.
     key: &'static str,
-    /// What ends it.
+    /// The commands that end the hold.
     steps: &'static [&'static str],
     /// The counter, and the kind in the log.
     counter: &'static str,
     /// The event's `release_reason`.
     reason: &'static str,
-    /// Who holds the lock then.
+    /// The holder after that.
     next: Option<&'static str>,
 }
 
@@ -55,7 +54,7 @@ const fn replaced(key: &'static str, steps: &'static [&'static str]) -> End {
     End { next: Some("other"), ..removed(key, steps) }
 }
 
-/// Every lock is held by `me` for 100 s.
+/// Each lock is held by `me` for 100 s.
 #[rustfmt::skip]
 const ENDS: &[End] = &[
     removed("del",          &["DEL del"]),
@@ -83,7 +82,7 @@ const ENDS: &[End] = &[
 
 fn starts(flavour: &Flavour) -> [(&'static str, Builder); 3] {
     [
-        ("as it is", flavour.server()),
+        ("default", flavour.server()),
         ("hz 1", flavour.server().arg("hz", 1)),
         ("no active expiry", flavour.server()),
     ]
@@ -98,34 +97,19 @@ fn start(how: &str, builder: Builder) -> Server {
 }
 
 #[track_caller]
-fn take(client: &mut Client, key: &str) -> i64 {
+fn acquire(client: &mut Client, key: &str) -> i64 {
     call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", 100_000).int()
 }
 
 #[track_caller]
-fn carry_out(client: &mut Client, end: &End) {
+fn run(client: &mut Client, end: &End) {
     for step in end.steps {
-        let answer = client.line(step);
-        assert!(!answer.is_err(), "{step}: {answer:?}");
+        let reply = client.line(step);
+        assert!(!reply.is_err(), "{step}: {reply:?}");
     }
 }
 
-/// A subscriber to the events of all locks.
-fn listener(server: &Server) -> Client {
-    let mut listener = server.client();
-    listener.send(&["PSUBSCRIBE", "gpu_lock:*"]);
-    assert_eq!(listener.read().list()[0], "psubscribe");
-    listener
-}
-
-/// The next event, as `serde_json` reads it.
-#[track_caller]
-fn event(listener: &mut Client) -> serde_json::Value {
-    let message = listener.read();
-    serde_json::from_slice(message.list()[3].bytes()).expect("an event is JSON")
-}
-
-/// The kinds in the log by key.
+/// The kinds of the log entries, by key.
 fn logged(client: &mut Client) -> BTreeMap<String, String> {
     let log = call!(client, "GPULOCK.LOG");
     let of_locks = log.list().iter().filter(|entry| !entry.field("key").is_null());
@@ -134,9 +118,9 @@ fn logged(client: &mut Client) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Checks every counter that tells of ends and of adoptions.
+/// Checks all counters of ends and of adoptions.
 #[track_caller]
-fn ended(client: &mut Client, expected: &[(&str, i64)], what: &str) {
+fn assert_ends(client: &mut Client, expected: &[(&str, i64)], what: &str) {
     let stats = stats(client);
     for name in [
         "releases",
@@ -149,63 +133,66 @@ fn ended(client: &mut Client, expected: &[(&str, i64)], what: &str) {
         "undelivered",
         "adopted",
     ] {
-        let wanted = expected.iter().find(|(counter, _)| *counter == name);
-        assert_eq!(stats[name], wanted.map_or(0, |(_, n)| *n), "{name}: {what}");
+        let expected = expected.iter().find(|(counter, _)| *counter == name);
+        assert_eq!(stats[name], expected.map_or(0, |(_, n)| *n), "{name}: {what}");
     }
 }
 
-/// Waits, without touching any key, until so many locks are held.
+/// The channels of all locks' events.
+const EVENTS: &str = "gpu_lock:*";
+
+/// Waits until this number of locks is held, without commands that name a key.
 #[track_caller]
-fn wait_held(client: &mut Client, held: i64, patience: Duration, what: &str) {
-    wait_until(patience, format!("{held} locks held: {what}"), || {
+fn wait_held(client: &mut Client, held: i64, timeout: Duration, what: &str) {
+    wait_until(timeout, format!("{held} locks held: {what}"), || {
         call!(client, "GPULOCK.STATS").field("locks_held") == held
     });
 }
 
-fn every_end_is_noticed_within_a_second_though_nobody_asks(flavour: &Flavour) {
+fn each_end_is_noticed_within_a_second_without_a_command(flavour: &Flavour) {
     for (how, builder) in starts(flavour) {
         let server = start(how, builder);
         let mut client = server.client();
-        let mut listener = listener(&server);
+        let mut subscriber = subscriber(&server, EVENTS);
         for end in ENDS {
-            take(&mut client, end.key);
+            acquire(&mut client, end.key);
         }
         for end in ENDS {
-            carry_out(&mut client, end);
+            run(&mut client, end);
         }
         let next = ENDS.iter().filter(|end| end.next.is_some()).count();
-        let next = i64::try_from(next).expect("not so many");
-        wait_held(&mut client, next, SOON, how);
+        let next = i64::try_from(next).expect("a small number");
+        wait_held(&mut client, next, NOTICED_WITHIN, how);
         let count = |counter: &str| {
             let of = ENDS.iter().filter(|end| end.counter == counter).count();
-            i64::try_from(of).expect("not so many")
+            i64::try_from(of).expect("a small number")
         };
         let adopted = ("adopted", next);
-        let wanted =
+        let expected =
             [("removed", count("removed")), ("expired", count("expired")), adopted];
-        ended(&mut client, &wanted, how);
+        assert_ends(&mut client, &expected, how);
         let logged = logged(&mut client);
-        let mut told = BTreeMap::new();
+        let mut published = BTreeMap::new();
         for _ in ENDS {
-            let event = event(&mut listener);
+            let event = next_event(&mut subscriber);
             assert_eq!(event["event_type"], "lock_released");
             assert_eq!(event["owner"], "me");
             let key = event["lock_key"].as_str().expect("text").to_owned();
-            told.insert(key, event["release_reason"].clone());
+            published.insert(key, event["release_reason"].clone());
         }
         for end in ENDS {
             assert_eq!(logged[end.key], end.counter, "{}: {how}", end.key);
-            assert_eq!(told[end.key], end.reason, "{}: {how}", end.key);
+            assert_eq!(published[end.key], end.reason, "{}: {how}", end.key);
         }
     }
 }
 
-fn an_end_is_known_at_once_to_whoever_asks(flavour: &Flavour) {
-    // So that nobody else looks in between.
+fn each_end_is_noticed_at_once_by_a_command_that_names_the_key(flavour: &Flavour) {
+    // With hz 1, no background check runs in between.
     let server = flavour.server().arg("hz", 1).start();
     let mut client = server.client();
     for end in ENDS {
-        for asked in [
+        for command in [
             "GPULOCK.INSPECT",
             "GPULOCK.RELEASE",
             "GPULOCK.EXTEND",
@@ -215,35 +202,35 @@ fn an_end_is_known_at_once_to_whoever_asks(flavour: &Flavour) {
         ] {
             assert_eq!(call!(client, "FLUSHALL"), "OK");
             assert!(call!(client, "GPULOCK.LIST").list().is_empty());
-            let mut listener = listener(&server);
-            take(&mut client, end.key);
+            let mut subscriber = subscriber(&server, EVENTS);
+            acquire(&mut client, end.key);
             assert_eq!(client.line("GPULOCK.RESETSTATS"), "OK");
-            carry_out(&mut client, end);
+            run(&mut client, end);
             if end.counter == "expired" {
-                wait_until(LATER, "the lease to be over", || {
+                wait_until(DEADLINE, "the end of the lease", || {
                     client.line("PTTL over-soon") == -2
                 });
             }
-            match asked {
-                "GPULOCK.LIST" => call!(client, asked),
-                "GPULOCK.INSPECT" => call!(client, asked, end.key),
+            match command {
+                "GPULOCK.LIST" => call!(client, command),
+                "GPULOCK.INSPECT" => call!(client, command, end.key),
                 "GPULOCK.FORCERELEASE" => {
-                    call!(client, asked, end.key, "OWNER", "no")
+                    call!(client, command, end.key, "OWNER", "no")
                 }
-                _ => call!(client, asked, end.key, "nobody"),
+                _ => call!(client, command, end.key, "nobody"),
             };
-            // The lock under RESETSTATS itself counts as adopted.
+            // RESETSTATS counts a held lock as adopted.
             let again = i64::from(end.next.is_some());
-            let wanted = [(end.counter, 1), ("adopted", 1 + again)];
-            ended(&mut client, &wanted, &format!("{} by {asked}", end.key));
-            let event = event(&mut listener);
-            assert_eq!(event["release_reason"], end.reason, "{} {asked}", end.key);
+            let expected = [(end.counter, 1), ("adopted", 1 + again)];
+            assert_ends(&mut client, &expected, &format!("{} by {command}", end.key));
+            let event = next_event(&mut subscriber);
+            assert_eq!(event["release_reason"], end.reason, "{} {command}", end.key);
             client.line("GPULOCK.LOG RESET");
         }
     }
 }
 
-fn flushed_and_swapped_away_locks_end_as_removed(flavour: &Flavour) {
+fn flushed_and_swapped_locks_end_as_removed(flavour: &Flavour) {
     for (how, builder) in starts(flavour) {
         let server = start(how, builder);
         let mut client = server.client();
@@ -255,43 +242,43 @@ fn flushed_and_swapped_away_locks_end_as_removed(flavour: &Flavour) {
             "FLUSHALL ASYNC",
             "SWAPDB 0 1",
         ];
-        // Each takes the whole second there.
+        // With hz 1 each takes a full second.
         for flush in if how == "hz 1" { &all[..1] } else { &all[..] } {
             client.line("GPULOCK.RESETSTATS");
-            let mut listener = listener(&server);
+            let mut subscriber = subscriber(&server, EVENTS);
             for key in ["a", "b", "c"] {
-                take(&mut client, key);
+                acquire(&mut client, key);
             }
             assert_eq!(client.line(flush), "OK");
-            wait_held(&mut client, 0, SOON, flush);
-            ended(&mut client, &[("removed", 3)], &format!("{flush} ({how})"));
+            wait_held(&mut client, 0, NOTICED_WITHIN, flush);
+            assert_ends(&mut client, &[("removed", 3)], &format!("{flush} ({how})"));
             for _ in 0..3 {
-                assert_eq!(event(&mut listener)["release_reason"], "removed");
+                assert_eq!(next_event(&mut subscriber)["release_reason"], "removed");
             }
         }
     }
 }
 
-fn a_database_swapped_in_brings_other_holders(flavour: &Flavour) {
+fn a_swapped_database_has_other_holders(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    take(&mut client, "k");
-    take(&mut client, "gone");
+    acquire(&mut client, "k");
+    acquire(&mut client, "gone");
     client.line("SELECT 1");
     client.line("SET k other PX 100000");
     assert_eq!(client.line("SWAPDB 0 1"), "OK");
-    wait_held(&mut client, 1, SOON, "SWAPDB");
-    ended(&mut client, &[("removed", 2), ("adopted", 1)], "SWAPDB");
-    // Their own locks are held still, and met again where they are now.
+    wait_held(&mut client, 1, NOTICED_WITHIN, "SWAPDB");
+    assert_ends(&mut client, &[("removed", 2), ("adopted", 1)], "SWAPDB");
+    // The swapped locks are still held, and are adopted where they are now.
     assert_eq!(client.line("GPULOCK.ACQUIRE k nobody"), Value::Null);
     assert_eq!(client.line("GPULOCK.INSPECT k").field("owner"), "me");
     assert_eq!(stats(&mut client)["locks_held"], 2);
 }
 
-fn a_lease_changed_by_others_is_followed(flavour: &Flavour) {
+fn a_lease_changed_by_other_commands_is_followed(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let token = take(&mut client, "k");
+    let token = acquire(&mut client, "k");
     let lease = |client: &mut Client| client.line("GPULOCK.INSPECT k").field("lease_ms");
     let listed = |client: &mut Client| {
         client.line("GPULOCK.LIST").list()[0].field("lease_ms").int()
@@ -303,22 +290,20 @@ fn a_lease_changed_by_others_is_followed(flavour: &Flavour) {
         assert!(!client.line(step).is_err());
         assert!((1..=7_000).contains(&listed(&mut client)), "{step}");
         assert!((1..=7_000).contains(&lease(&mut client).int()), "{step}");
-        // Still the same hold.
+        // It is still the same hold.
         assert_eq!(client.line("GPULOCK.INSPECT k").field("token"), token, "{step}");
         assert_eq!(client.line("PERSIST k"), 1);
         assert_eq!(listed(&mut client), -1);
     }
-    ended(&mut client, &[], "a changed lease is no end");
-    // The end of the lease as it is now is the end of the hold.
+    assert_ends(&mut client, &[], "after a change of the lease");
+    // The hold ends with the changed lease.
     assert_eq!(client.line("PEXPIRE k 500"), 1);
     assert!(listed(&mut client) <= 500);
-    wait_held(&mut client, 0, SOON, "the changed lease is over");
-    ended(&mut client, &[("expired", 1)], "the changed lease is over");
+    wait_held(&mut client, 0, NOTICED_WITHIN, "at the end of the changed lease");
+    assert_ends(&mut client, &[("expired", 1)], "at the end of the changed lease");
 }
 
-fn a_lock_without_a_lease_or_with_a_longer_one_does_not_end_with_its_old_lease(
-    flavour: &Flavour,
-) {
+fn a_removed_or_extended_lease_does_not_end_at_its_old_time(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for key in ["persisted", "longer", "ends"] {
@@ -326,21 +311,21 @@ fn a_lock_without_a_lease_or_with_a_longer_one_does_not_end_with_its_old_lease(
     }
     assert_eq!(client.line("PERSIST persisted"), 1);
     assert_eq!(client.line("PEXPIRE longer 100000"), 1);
-    wait_held(&mut client, 2, LATER, "the one lease that was not changed");
-    ended(&mut client, &[("expired", 1)], "of three");
+    wait_held(&mut client, 2, DEADLINE, "the one lease that was not changed");
+    assert_ends(&mut client, &[("expired", 1)], "of three");
     assert_eq!(call!(client, "GPULOCK.LIST").list().len(), 2);
 }
 
-/// Others may lengthen a lease when nobody looks any more before its old end: the hold goes
-/// on, with its token and its session.
-fn a_lease_that_others_lengthen_right_before_its_end_is_the_same_hold(flavour: &Flavour) {
+/// Another command extends the lease just before its end, and the module does not see the key
+/// in between: the hold continues, with its token and its session.
+fn a_lease_extended_just_before_its_end_is_the_same_hold(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut holder) = (server.client(), server.client());
     let id = holder.id();
-    let ask = "GPULOCK.ACQUIRE k me PX 1000 UNIQUE SESSION";
+    let request = "GPULOCK.ACQUIRE k me PX 1000 UNIQUE SESSION";
     for lengthen in ["PEXPIRE k 600000", "PERSIST k", "EXPIREAT k 9999999999"] {
-        let token = holder.line(ask).int();
-        // In one turn of the loop: the old end is over when it is looked at again.
+        let token = holder.line(request).int();
+        // In one iteration of the event loop: the old lease has ended before the next look.
         let steps = [lengthen, "DEBUG SLEEP 1.1", "GPULOCK.INSPECT k"];
         client.send_lines(&steps);
         let changed = client.read();
@@ -350,16 +335,16 @@ fn a_lease_that_others_lengthen_right_before_its_end_is_the_same_hold(flavour: &
         assert_eq!(seen.field("token"), token, "{lengthen}");
         assert_eq!(seen.field("session"), id, "{lengthen}");
         assert_eq!(seen.field("adopted"), 0, "{lengthen}");
-        assert_eq!(holder.line(ask), token, "{lengthen}: renewed");
+        assert_eq!(holder.line(request), token, "{lengthen}: renewed");
         assert_eq!(client.line("GPULOCK.EXTEND k me PX 90000"), token, "{lengthen}");
         assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
     }
-    assert!(holder.line(ask).int() > 0);
+    assert!(holder.line(request).int() > 0);
     client.send_lines(&["PEXPIRE k 600000", "DEBUG SLEEP 1.1"]);
     assert_eq!(client.read(), 1);
     assert_eq!(client.read(), "OK");
     drop(holder);
-    wait_until(LATER, "the lock to end with its session", || {
+    wait_until(DEADLINE, "the lock to end with its session", || {
         client.line("EXISTS k") == 0
     });
     let stats = stats(&mut client);
@@ -367,36 +352,36 @@ fn a_lease_that_others_lengthen_right_before_its_end_is_the_same_hold(flavour: &
     assert_eq!(stats["session_releases"], 1);
 }
 
-fn a_lock_overwritten_in_its_very_shape_is_known_to_whoever_asks(flavour: &Flavour) {
+fn a_value_of_the_same_length_with_the_same_lease_is_noticed(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    for asked in ["GPULOCK.INSPECT k", "GPULOCK.LIST", "GPULOCK.RELEASE k me"] {
-        take(&mut client, "k");
+    for command in ["GPULOCK.INSPECT k", "GPULOCK.LIST", "GPULOCK.RELEASE k me"] {
+        acquire(&mut client, "k");
         client.line("GPULOCK.RESETSTATS");
         assert_eq!(client.line("SET k he KEEPTTL"), "OK");
-        client.line(asked);
+        client.line(command);
         assert_eq!(client.line("GET k"), "he");
-        ended(&mut client, &[("removed", 1), ("adopted", 2)], asked);
+        assert_ends(&mut client, &[("removed", 1), ("adopted", 2)], command);
         assert_eq!(client.line("GPULOCK.RELEASE k he"), 1);
     }
 }
 
-fn evicted_locks_are_counted_and_told_as_such(flavour: &Flavour) {
+fn evicted_locks_are_counted_and_published_as_evicted(flavour: &Flavour) {
     let server = flavour.server().arg("maxmemory-policy", "allkeys-lru").start();
     let mut client = server.client();
-    let mut listener = listener(&server);
+    let mut subscriber = subscriber(&server, EVENTS);
     for n in 0..10 {
-        take(&mut client, &format!("gpu:{n}"));
+        acquire(&mut client, &format!("gpu:{n}"));
     }
     client.line("GPULOCK.LOG RESET");
     assert_eq!(client.line("CONFIG SET maxmemory 1"), "OK");
-    wait_until(LATER, "the server to evict", || client.line("DBSIZE") == 0);
-    // At once: of this one way the server tells.
+    wait_until(DEADLINE, "the server to evict", || client.line("DBSIZE") == 0);
+    // At once, because the server notifies the module of evictions.
     assert_eq!(stats(&mut client)["locks_held"], 0);
-    ended(&mut client, &[("evicted", 10)], "eviction");
+    assert_ends(&mut client, &[("evicted", 10)], "eviction");
     assert_eq!(client.line("CONFIG SET maxmemory 0"), "OK");
     for _ in 0..10 {
-        let event = event(&mut listener);
+        let event = next_event(&mut subscriber);
         assert_eq!(event["release_reason"], "evicted");
         assert!(event["token"].is_i64());
     }
@@ -409,19 +394,19 @@ fn evicted_locks_are_counted_and_told_as_such(flavour: &Flavour) {
     assert_eq!(log.list().iter().filter(evicted).count(), 10);
 }
 
-fn a_server_that_becomes_a_replica_holds_nothing_until_it_is_promoted(flavour: &Flavour) {
+fn a_demoted_server_holds_no_lock_until_it_is_promoted(flavour: &Flavour) {
     let primary = flavour.server().named("primary").start();
     let server = flavour.server().named("replica").start();
     let mut client = server.client();
-    let mut listener = listener(&server);
-    let before = take(&mut client, "mine");
-    take(&mut client, "also");
-    let theirs = take(&mut primary.client(), "theirs");
+    let mut subscriber = subscriber(&server, EVENTS);
+    let before = acquire(&mut client, "mine");
+    acquire(&mut client, "also");
+    let other = acquire(&mut primary.client(), "theirs");
     assert_eq!(call!(client, "REPLICAOF", "127.0.0.1", primary.port()), "OK");
     assert_eq!(stats(&mut client)["locks_held"], 0);
-    ended(&mut client, &[("removed", 2)], "a role change");
+    assert_ends(&mut client, &[("removed", 2)], "a role change");
     for _ in 0..2 {
-        assert_eq!(event(&mut listener)["release_reason"], "removed");
+        assert_eq!(next_event(&mut subscriber)["release_reason"], "removed");
     }
     server.wait_link_up();
     assert!(client.line("GPULOCK.ACQUIRE k me").err().starts_with("READONLY "));
@@ -430,13 +415,13 @@ fn a_server_that_becomes_a_replica_holds_nothing_until_it_is_promoted(flavour: &
     assert_eq!(stats(&mut client)["locks_held"], 0);
     assert_eq!(client.line("REPLICAOF NO ONE"), "OK");
     assert_eq!(client.line("GPULOCK.ACQUIRE theirs you"), Value::Null);
-    ended(&mut client, &[("removed", 2), ("adopted", 1)], "promoted again");
-    let after = take(&mut client, "mine");
-    assert!(after > before && after > theirs);
+    assert_ends(&mut client, &[("removed", 2), ("adopted", 1)], "promoted again");
+    let after = acquire(&mut client, "mine");
+    assert!(after > before && after > other);
     assert_eq!(client.line("GPULOCK.RELEASE theirs me"), 1);
 }
 
-fn ten_thousand_locks_that_end_at_once_are_noticed_within_two_seconds(flavour: &Flavour) {
+fn ten_thousand_simultaneous_ends_are_noticed_in_time(flavour: &Flavour) {
     const LOCKS: usize = 10_000;
     let server = flavour.start();
     let mut client = server.client();
@@ -461,41 +446,43 @@ fn ten_thousand_locks_that_end_at_once_are_noticed_within_two_seconds(flavour: &
             }
             "expired"
         };
-        let asked = Instant::now();
-        wait_held(&mut client, 0, LATER, how);
-        eprintln!("{how}: {:?}", asked.elapsed());
-        ended(&mut client, &[(counter, 10_000)], how);
+        let start = Instant::now();
+        wait_held(&mut client, 0, DEADLINE, how);
+        eprintln!("{how}: {:?}", start.elapsed());
+        assert_ends(&mut client, &[(counter, 10_000)], how);
     }
 }
 
-fn a_lock_whose_slot_goes_to_another_node_has_moved_and_is_held_there(flavour: &Flavour) {
+fn a_lock_in_a_migrated_slot_is_counted_as_moved_and_held_on_the_target(
+    flavour: &Flavour,
+) {
     let cluster = Cluster::start(flavour, 2);
     let (slot, from, to) = (cluster.slot("k"), cluster.primary_index("k"), 1);
     let to = if from == to { 0 } else { to };
     let (source, target) = (&cluster.nodes()[from], &cluster.nodes()[to]);
     let (mut here, mut there) = (source.client(), target.client());
-    let mut listener = listener(source);
-    let token = take(&mut here, "k");
+    let mut subscriber = subscriber(source, EVENTS);
+    let token = acquire(&mut here, "k");
     let set = |client: &mut Client, state: &str, node: usize| {
         let id = cluster.id(node);
         assert_eq!(call!(client, "CLUSTER", "SETSLOT", slot, state, id), "OK");
     };
     set(&mut there, "IMPORTING", from);
     set(&mut here, "MIGRATING", to);
-    // The slot is half-way; the key is still here, and so is the lock.
+    // The slot is migrating; the key and the lock are still here.
     assert_eq!(here.line("GPULOCK.INSPECT k").field("token"), token);
     let moved =
         call!(here, "MIGRATE", "127.0.0.1", target.port(), "k", 0, 5_000, "REPLACE");
     assert_eq!(moved, "OK");
-    wait_held(&mut here, 0, SOON, "MIGRATE");
-    ended(&mut here, &[("moved", 1)], "MIGRATE");
+    wait_held(&mut here, 0, NOTICED_WITHIN, "MIGRATE");
+    assert_ends(&mut here, &[("moved", 1)], "MIGRATE");
     for client in [&mut there, &mut here] {
         set(client, "NODE", to);
     }
-    // It goes on there, so its end is not told and nothing went wrong.
-    assert_eq!(listener.read_within(Duration::ZERO), None);
+    // The hold continues on the other node, so no event and no log entry are written.
+    assert_eq!(subscriber.read_within(Duration::ZERO), None);
     assert!(logged(&mut here).is_empty());
     assert_eq!(there.line("GPULOCK.ACQUIRE k other"), Value::Null);
     assert!(there.line("GPULOCK.ACQUIRE k me UNIQUE").int() > 0);
-    ended(&mut there, &[("adopted", 1)], "the new node");
+    assert_ends(&mut there, &[("adopted", 1)], "the new node");
 }
