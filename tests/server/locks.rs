@@ -1,46 +1,40 @@
-//! Taking, renewing, giving back and taking away: what each command answers, and what it
-//! leaves under the key. The key is the only truth, so every step is checked against GET
-//! and PEXPIRETIME.
-
-use std::time::UNIX_EPOCH;
+//! Acquire, renew, release and forced release: the reply of each command and its effect on
+//! the key. Every step is checked with GET and PEXPIRETIME, because the key is the source of
+//! truth.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call};
 
+use crate::support::clock::unix_ms;
 use crate::support::counters::stats;
 
 tests! {
-    the_key_holds_the_owner_and_a_second_owner_is_refused_until_it_is_given_back,
-    keys_and_owners_may_be_any_bytes,
-    tokens_rise_over_keys_databases_flushes_and_restarts,
-    the_lease_is_the_one_given_else_the_default_cut_to_the_longest,
-    no_lease_reaches_beyond_the_longest_hold,
-    a_unique_owner_is_answered_the_same_token_and_its_lease_is_renewed,
-    without_unique_the_same_owner_is_refused_and_its_lease_left_alone,
-    release_and_extend_with_a_token_touch_that_very_hold_only,
-    extend_sets_the_lease_and_does_not_add_to_it,
-    force_release_takes_from_anyone_and_says_from_whom,
-    a_watchdog_that_looked_a_moment_ago_never_takes_a_successors_lock,
-    a_value_that_can_be_no_owner_is_held_by_nobody_known_and_never_adopted,
-    a_plain_set_is_a_holder_that_the_first_command_to_meet_it_adopts,
-    an_adopted_lock_gets_its_token_when_its_owner_first_renews_it,
-    of_an_adopted_lock_without_a_token_only_the_owner_is_compared,
-    locks_from_before_a_restart_are_held_and_met_again_as_adopted,
-    a_key_of_another_type_is_no_lock_and_is_left_as_it_was,
-    a_counter_kept_as_a_number_by_the_server_is_an_owner_too,
-    it_works_the_same_in_transactions_and_scripts,
+    a_held_lock_contains_its_owner_and_refuses_others,
+    keys_and_owners_can_be_any_bytes,
+    tokens_rise_across_keys_databases_flushes_and_restarts,
+    the_lease_is_the_requested_or_the_default_one,
+    no_lease_exceeds_the_maximum_hold,
+    a_unique_owner_renews_its_lease_and_keeps_its_token,
+    without_unique_the_same_owner_is_refused,
+    release_and_extend_with_a_token_affect_only_that_hold,
+    extend_replaces_the_lease,
+    forcerelease_releases_any_hold_and_returns_its_owner,
+    forcerelease_with_a_token_never_releases_a_later_hold,
+    a_value_that_is_not_a_valid_owner_is_held_but_not_adopted,
+    a_plain_set_is_adopted_by_the_first_command_that_names_it,
+    an_adopted_lock_gets_a_token_at_its_first_renewal,
+    for_an_adopted_lock_without_a_token_only_the_owner_is_compared,
+    locks_from_before_a_restart_are_adopted,
+    a_key_of_another_type_is_an_error_and_stays_unchanged,
+    an_integer_value_is_a_valid_owner,
+    commands_work_in_transactions_and_scripts,
 }
 
-const FAR: i64 = 100_000;
+/// A long lease in ms.
+const LONG: i64 = 100_000;
 
-fn unix_ms() -> i64 {
-    let since = UNIX_EPOCH.elapsed().expect("a clock after 1970");
-    i64::try_from(since.as_millis()).expect("a date in this age")
-}
-
-/// Carries out `step` and checks that the lease of `key` is then `ms`, counted from the
-/// step itself.
+/// Runs `step` and checks that it set the lease of `key` to `ms`.
 #[track_caller]
-fn leased(client: &mut Client, key: &str, ms: i64, step: impl FnOnce(&mut Client)) {
+fn assert_lease(client: &mut Client, key: &str, ms: i64, step: impl FnOnce(&mut Client)) {
     let before = unix_ms();
     step(client);
     let after = unix_ms();
@@ -51,38 +45,36 @@ fn leased(client: &mut Client, key: &str, ms: i64, step: impl FnOnce(&mut Client
     );
 }
 
-/// What INSPECT says of a lock.
+/// A field of the reply of INSPECT.
 #[track_caller]
 fn inspected(client: &mut Client, key: &str, field: &str) -> Value {
     call!(client, "GPULOCK.INSPECT", key).field(field)
 }
 
 #[track_caller]
-fn token(answer: &Value) -> i64 {
-    let token = answer.int();
-    assert!((1..1 << 53).contains(&token), "{token} is no fencing token");
+fn token(reply: &Value) -> i64 {
+    let token = reply.int();
+    assert!((1..1 << 53).contains(&token), "{token} is not a token");
     token
 }
 
-fn the_key_holds_the_owner_and_a_second_owner_is_refused_until_it_is_given_back(
-    flavour: &Flavour,
-) {
+fn a_held_lock_contains_its_owner_and_refuses_others(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let first = token(&call!(client, "GPULOCK.ACQUIRE", "gpu:0", "a", "PX", FAR));
+    let first = token(&call!(client, "GPULOCK.ACQUIRE", "gpu:0", "a", "PX", LONG));
     assert_eq!(call!(client, "GET", "gpu:0"), "a");
     assert_eq!(call!(client, "TYPE", "gpu:0"), "string");
-    assert_eq!(call!(client, "GPULOCK.ACQUIRE", "gpu:0", "b", "PX", FAR), Value::Null);
+    assert_eq!(call!(client, "GPULOCK.ACQUIRE", "gpu:0", "b", "PX", LONG), Value::Null);
     assert_eq!(call!(client, "GET", "gpu:0"), "a");
     assert_eq!(call!(client, "GPULOCK.RELEASE", "gpu:0", "b"), 0);
     assert_eq!(call!(client, "GPULOCK.RELEASE", "gpu:0", "a"), 1);
     assert_eq!(call!(client, "DBSIZE"), 0);
     assert_eq!(call!(client, "GPULOCK.RELEASE", "gpu:0", "a"), 0);
-    let second = token(&call!(client, "GPULOCK.ACQUIRE", "gpu:0", "b", "PX", FAR));
+    let second = token(&call!(client, "GPULOCK.ACQUIRE", "gpu:0", "b", "PX", LONG));
     assert!(second > first);
 }
 
-fn keys_and_owners_may_be_any_bytes(flavour: &Flavour) {
+fn keys_and_owners_can_be_any_bytes(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let all: Vec<u8> = (0..=255).collect();
@@ -94,24 +86,24 @@ fn keys_and_owners_may_be_any_bytes(flavour: &Flavour) {
         (b"k", &longest),
         (b"number", b"12"),
     ] {
-        token(&call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", FAR));
+        token(&call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", LONG));
         assert_eq!(call!(client, "GET", key).bytes(), owner);
         let inspected = call!(client, "GPULOCK.INSPECT", key);
         assert_eq!(inspected.field("owner").bytes(), owner);
-        token(&call!(client, "GPULOCK.EXTEND", key, owner, "PX", FAR));
+        token(&call!(client, "GPULOCK.EXTEND", key, owner, "PX", LONG));
         let forced = call!(client, "GPULOCK.FORCERELEASE", key, "OWNER", owner);
         assert_eq!(forced.bytes(), owner);
-        token(&call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", FAR));
+        token(&call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", LONG));
         assert_eq!(call!(client, "GPULOCK.RELEASE", key, "other"), 0);
         assert_eq!(call!(client, "GPULOCK.RELEASE", key, owner), 1);
     }
     assert_eq!(call!(client, "DBSIZE"), 0);
 }
 
-fn tokens_rise_over_keys_databases_flushes_and_restarts(flavour: &Flavour) {
+fn tokens_rise_across_keys_databases_flushes_and_restarts(flavour: &Flavour) {
     let mut server = flavour.start();
     let mut last = unix_ms() * 1000;
-    let rises = |server: &Server, last: &mut i64| {
+    let assert_rising = |server: &Server, last: &mut i64| {
         let mut client = server.client();
         for step in 0..50 {
             assert_eq!(call!(client, "SELECT", step % 3), "OK");
@@ -126,12 +118,12 @@ fn tokens_rise_over_keys_databases_flushes_and_restarts(flavour: &Flavour) {
             }
         }
     };
-    rises(&server, &mut last);
+    assert_rising(&server, &mut last);
     server.restart();
-    rises(&server, &mut last);
+    assert_rising(&server, &mut last);
 }
 
-fn the_lease_is_the_one_given_else_the_default_cut_to_the_longest(flavour: &Flavour) {
+fn the_lease_is_the_requested_or_the_default_one(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for (key, options, ms) in [
@@ -141,12 +133,12 @@ fn the_lease_is_the_one_given_else_the_default_cut_to_the_longest(flavour: &Flav
         ("longest", &["PX", "86400000"], 86_400_000),
     ] {
         let with = |command, owner| [&[command, key, owner][..], options].concat();
-        leased(&mut client, key, ms, |client| {
+        assert_lease(&mut client, key, ms, |client| {
             token(&client.cmd(&with("GPULOCK.ACQUIRE", "me")));
         });
-        // From a lease that is known to differ.
+        // Start from a different lease.
         assert_eq!(call!(client, "PEXPIRE", key, 5_000), 1);
-        leased(&mut client, key, ms, |client| {
+        assert_lease(&mut client, key, ms, |client| {
             token(&client.cmd(&with("GPULOCK.EXTEND", "me")));
         });
     }
@@ -154,47 +146,48 @@ fn the_lease_is_the_one_given_else_the_default_cut_to_the_longest(flavour: &Flav
         assert_eq!(call!(client, "CONFIG", "SET", name, ms), "OK");
     };
     set(&mut client, "gpulock.default-lease", 9_000);
-    leased(&mut client, "nine", 9_000, |client| {
+    assert_lease(&mut client, "nine", 9_000, |client| {
         token(&call!(client, "GPULOCK.ACQUIRE", "nine", "me"));
     });
     set(&mut client, "gpulock.max-lease", 4_000);
-    leased(&mut client, "four", 4_000, |client| {
+    assert_lease(&mut client, "four", 4_000, |client| {
         token(&call!(client, "GPULOCK.ACQUIRE", "four", "me"));
     });
-    // What was asked for is refused, not cut in silence.
+    // A requested lease that is too long is refused, not shortened.
     for command in ["GPULOCK.ACQUIRE", "GPULOCK.EXTEND"] {
         let before = call!(client, "PEXPIRETIME", "four");
-        let answer = call!(client, command, "four", "me", "PX", 4_001);
-        assert!(answer.err().starts_with("ERR "), "{answer:?}");
+        let reply = call!(client, command, "four", "me", "PX", 4_001);
+        assert!(reply.err().starts_with("ERR "), "{reply:?}");
         assert_eq!(call!(client, "PEXPIRETIME", "four"), before);
     }
 }
 
-fn no_lease_reaches_beyond_the_longest_hold(flavour: &Flavour) {
+fn no_lease_exceeds_the_maximum_hold(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.max-hold", "60000"]).start();
     let mut client = server.client();
-    leased(&mut client, "k", 60_000, |client| {
-        token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "UNIQUE", "PX", FAR));
+    assert_lease(&mut client, "k", 60_000, |client| {
+        token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "UNIQUE", "PX", LONG));
     });
     let end = call!(client, "PEXPIRETIME", "k").int();
     token(&call!(client, "GPULOCK.EXTEND", "k", "me", "PX", 5_000));
     assert!(call!(client, "PEXPIRETIME", "k").int() < end);
-    // The hold began with the grant, whatever the renewals.
+    // The limit counts from the grant, not from a renewal.
     for renewal in ["GPULOCK.ACQUIRE k me UNIQUE PX 70000", "GPULOCK.EXTEND k me EX 70"] {
         token(&client.line(renewal));
         assert_eq!(call!(client, "PEXPIRETIME", "k"), end, "{renewal}");
     }
 }
 
-fn a_unique_owner_is_answered_the_same_token_and_its_lease_is_renewed(flavour: &Flavour) {
+fn a_unique_owner_renews_its_lease_and_keeps_its_token(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    // How it was taken does not matter, only how it asks now.
-    for taken in ["GPULOCK.ACQUIRE k me PX 5000 UNIQUE", "GPULOCK.ACQUIRE k me PX 5000"] {
-        let first = token(&client.line(taken));
-        leased(&mut client, "k", FAR, |client| {
-            let again = call!(client, "GPULOCK.ACQUIRE", "k", "me", "UNIQUE", "PX", FAR);
-            assert_eq!(again, first, "after {taken}");
+    // Only the call that renews needs UNIQUE.
+    for acquire in ["GPULOCK.ACQUIRE k me PX 5000 UNIQUE", "GPULOCK.ACQUIRE k me PX 5000"]
+    {
+        let first = token(&client.line(acquire));
+        assert_lease(&mut client, "k", LONG, |client| {
+            let again = call!(client, "GPULOCK.ACQUIRE", "k", "me", "UNIQUE", "PX", LONG);
+            assert_eq!(again, first, "after {acquire}");
         });
         assert_eq!(client.line("GPULOCK.ACQUIRE k you UNIQUE"), Value::Null);
         assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "me", "TOKEN", first), 1);
@@ -203,26 +196,27 @@ fn a_unique_owner_is_answered_the_same_token_and_its_lease_is_renewed(flavour: &
     assert_eq!((stats["acquired"], stats["renewed"], stats["refused"]), (2, 2, 2));
 }
 
-fn without_unique_the_same_owner_is_refused_and_its_lease_left_alone(flavour: &Flavour) {
+fn without_unique_the_same_owner_is_refused(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    // Also one that took it as UNIQUE.
-    for taken in ["GPULOCK.ACQUIRE a me PX 50000", "GPULOCK.ACQUIRE b me PX 50000 UNIQUE"]
+    // Also a lock that was acquired with UNIQUE.
+    for acquire in
+        ["GPULOCK.ACQUIRE a me PX 50000", "GPULOCK.ACQUIRE b me PX 50000 UNIQUE"]
     {
-        token(&client.line(taken));
-        let key = taken.split(' ').nth(1).expect("a key");
+        token(&client.line(acquire));
+        let key = acquire.split(' ').nth(1).expect("a key");
         let end = call!(client, "PEXPIRETIME", key);
-        assert_eq!(call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", FAR), Value::Null);
+        assert_eq!(call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", LONG), Value::Null);
         assert_eq!(call!(client, "PEXPIRETIME", key), end);
     }
 }
 
-fn release_and_extend_with_a_token_touch_that_very_hold_only(flavour: &Flavour) {
+fn release_and_extend_with_a_token_affect_only_that_hold(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let old = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", FAR));
+    let old = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", LONG));
     assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "me", "TOKEN", old), 1);
-    let new = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", FAR));
+    let new = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", LONG));
     let end = call!(client, "PEXPIRETIME", "k");
     assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "me", "TOKEN", old), 0);
     assert_eq!(
@@ -235,7 +229,7 @@ fn release_and_extend_with_a_token_touch_that_very_hold_only(flavour: &Flavour) 
     );
     assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "you", "TOKEN", new), 0);
     assert_eq!(call!(client, "PEXPIRETIME", "k"), end);
-    leased(&mut client, "k", 9_000, |client| {
+    assert_lease(&mut client, "k", 9_000, |client| {
         let extended =
             call!(client, "GPULOCK.EXTEND", "k", "me", "PX", 9_000, "TOKEN", new);
         assert_eq!(extended, new);
@@ -245,78 +239,76 @@ fn release_and_extend_with_a_token_touch_that_very_hold_only(flavour: &Flavour) 
     assert_eq!(released, 1);
 }
 
-fn extend_sets_the_lease_and_does_not_add_to_it(flavour: &Flavour) {
+fn extend_replaces_the_lease(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let first = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", FAR));
+    let first = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", LONG));
     for ms in [200_000, 200_000, 3_000, 50_000] {
-        leased(&mut client, "k", ms, |client| {
+        assert_lease(&mut client, "k", ms, |client| {
             assert_eq!(call!(client, "GPULOCK.EXTEND", "k", "me", "PX", ms), first);
         });
     }
-    // Nobody renews what he does not hold, least of all what is free.
+    // Only the holder can renew a lock.
     assert_eq!(call!(client, "GPULOCK.EXTEND", "k", "you"), Value::Null);
     assert_eq!(call!(client, "GPULOCK.EXTEND", "free", "me"), Value::Null);
     assert_eq!(call!(client, "EXISTS", "free"), 0);
 }
 
-fn force_release_takes_from_anyone_and_says_from_whom(flavour: &Flavour) {
+fn forcerelease_releases_any_hold_and_returns_its_owner(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert_eq!(call!(client, "GPULOCK.FORCERELEASE", "k"), Value::Null);
     token(&call!(client, "GPULOCK.ACQUIRE", "k", "me"));
     assert_eq!(call!(client, "GPULOCK.FORCERELEASE", "k"), "me");
     assert_eq!(call!(client, "EXISTS", "k"), 0);
-    assert_eq!(call!(client, "SET", "k", "somebody", "PX", FAR), "OK");
+    assert_eq!(call!(client, "SET", "k", "somebody", "PX", LONG), "OK");
     assert_eq!(call!(client, "GPULOCK.FORCERELEASE", "k", "REASON", "x"), "somebody");
     assert_eq!(call!(client, "EXISTS", "k"), 0);
 }
 
-fn a_watchdog_that_looked_a_moment_ago_never_takes_a_successors_lock(flavour: &Flavour) {
+fn forcerelease_with_a_token_never_releases_a_later_hold(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let seen = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", FAR));
+    let seen = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", LONG));
     assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "me"), 1);
-    // Free: the guard names nobody.
+    // The lock is free.
     assert_eq!(call!(client, "GPULOCK.FORCERELEASE", "k", "OWNER", "me"), Value::Null);
-    // The successor may even go by the same name.
-    let now = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", FAR));
-    let force = |client: &mut Client, guard: &[&str]| {
-        client.cmd(&[&["GPULOCK.FORCERELEASE", "k"], guard].concat())
+    // The next holder may have the same name.
+    let current = token(&call!(client, "GPULOCK.ACQUIRE", "k", "me", "PX", LONG));
+    let force = |client: &mut Client, condition: &[&str]| {
+        client.cmd(&[&["GPULOCK.FORCERELEASE", "k"], condition].concat())
     };
-    let (seen, now) = (seen.to_string(), now.to_string());
-    for guard in [
+    let (seen, current) = (seen.to_string(), current.to_string());
+    for condition in [
         &["TOKEN", &seen[..]][..],
         &["OWNER", "me", "TOKEN", &seen],
-        &["OWNER", "you", "TOKEN", &now],
+        &["OWNER", "you", "TOKEN", &current],
         &["OWNER", "you"],
     ] {
-        assert_eq!(force(&mut client, guard), Value::Null, "{guard:?}");
-        assert_eq!(call!(client, "GET", "k"), "me", "{guard:?}");
+        assert_eq!(force(&mut client, condition), Value::Null, "{condition:?}");
+        assert_eq!(call!(client, "GET", "k"), "me", "{condition:?}");
     }
-    assert_eq!(force(&mut client, &["TOKEN", &now]), "me");
+    assert_eq!(force(&mut client, &["TOKEN", &current]), "me");
     let third = call!(client, "GPULOCK.ACQUIRE", "k", "me").int().to_string();
     assert_eq!(force(&mut client, &["TOKEN", &third, "OWNER", "me"]), "me");
     token(&call!(client, "GPULOCK.ACQUIRE", "k", "me"));
     assert_eq!(force(&mut client, &["OWNER", "me"]), "me");
-    // An adopted lock without a token is not the hold that a token names.
-    assert_eq!(call!(client, "SET", "k", "me", "PX", FAR), "OK");
-    assert_eq!(force(&mut client, &["TOKEN", &now]), Value::Null);
+    // A token does not match an adopted lock without one.
+    assert_eq!(call!(client, "SET", "k", "me", "PX", LONG), "OK");
+    assert_eq!(force(&mut client, &["TOKEN", &current]), Value::Null);
     assert_eq!(call!(client, "GET", "k"), "me");
 }
 
-fn a_value_that_can_be_no_owner_is_held_by_nobody_known_and_never_adopted(
-    flavour: &Flavour,
-) {
+fn a_value_that_is_not_a_valid_owner_is_held_but_not_adopted(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for value in [vec![], vec![b'x'; 1025], vec![b'x'; 100_000]] {
-        assert_eq!(call!(client, "SET", "k", value, "PX", FAR), "OK");
+        assert_eq!(call!(client, "SET", "k", value, "PX", LONG), "OK");
         let end = call!(client, "PEXPIRETIME", "k");
         let inspected = call!(client, "GPULOCK.INSPECT", "k");
         assert_eq!(inspected.field("owner"), Value::Null);
         assert_eq!(inspected.field("token"), Value::Null);
-        assert!((1..=FAR).contains(&inspected.field("lease_ms").int()));
+        assert!((1..=LONG).contains(&inspected.field("lease_ms").int()));
         assert_eq!(call!(client, "GPULOCK.ACQUIRE", "k", "me"), Value::Null);
         assert_eq!(call!(client, "GPULOCK.ACQUIRE", "k", "me", "UNIQUE"), Value::Null);
         assert_eq!(call!(client, "GPULOCK.EXTEND", "k", "me"), Value::Null);
@@ -329,11 +321,11 @@ fn a_value_that_can_be_no_owner_is_held_by_nobody_known_and_never_adopted(
     }
     let stats = stats(&mut client);
     assert_eq!((stats["adopted"], stats["locks_held"]), (0, 0));
-    // Held by somebody who cannot be named: a violation, but not a stale one.
+    // The holder cannot be named: a violation, but not a stale release.
     assert_eq!((stats["ownership_violations"], stats["stale_releases"]), (3, 0));
 }
 
-fn a_plain_set_is_a_holder_that_the_first_command_to_meet_it_adopts(flavour: &Flavour) {
+fn a_plain_set_is_adopted_by_the_first_command_that_names_it(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let mut adopted = 0;
@@ -349,8 +341,8 @@ fn a_plain_set_is_a_holder_that_the_first_command_to_meet_it_adopts(flavour: &Fl
         ("GPULOCK.FORCERELEASE k", 1),
     ] {
         client.line("SET k somebody NX PX 100000");
-        let answer = client.line(step);
-        assert!(!answer.is_err(), "{step}: {answer:?}");
+        let reply = client.line(step);
+        assert!(!reply.is_err(), "{step}: {reply:?}");
         adopted += adopts;
         let stats = stats(&mut client);
         assert_eq!(stats["adopted"], adopted, "{step}");
@@ -361,7 +353,7 @@ fn a_plain_set_is_a_holder_that_the_first_command_to_meet_it_adopts(flavour: &Fl
     }
 }
 
-fn an_adopted_lock_gets_its_token_when_its_owner_first_renews_it(flavour: &Flavour) {
+fn an_adopted_lock_gets_a_token_at_its_first_renewal(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for renewal in
@@ -372,17 +364,19 @@ fn an_adopted_lock_gets_its_token_when_its_owner_first_renews_it(flavour: &Flavo
         assert_eq!(inspected(&mut client, "k", "token"), Value::Null);
         assert_eq!(inspected(&mut client, "k", "adopted"), 1);
         let mut first = 0;
-        leased(&mut client, "k", 70_000, |client| first = token(&client.line(renewal)));
+        assert_lease(&mut client, "k", 70_000, |client| {
+            first = token(&client.line(renewal))
+        });
         assert_eq!(inspected(&mut client, "k", "token"), first);
         assert_eq!(inspected(&mut client, "k", "adopted"), 1, "{renewal}");
         assert_eq!(client.line(renewal), first);
-        // From now on the token is compared as well.
+        // From now on the token is compared, too.
         assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "me", "TOKEN", first + 1), 0);
         assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "me", "TOKEN", first), 1);
     }
 }
 
-fn of_an_adopted_lock_without_a_token_only_the_owner_is_compared(flavour: &Flavour) {
+fn for_an_adopted_lock_without_a_token_only_the_owner_is_compared(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for (step, expected) in [
@@ -392,13 +386,13 @@ fn of_an_adopted_lock_without_a_token_only_the_owner_is_compared(flavour: &Flavo
         ("GPULOCK.RELEASE k me TOKEN 5", Value::Int(1)),
         ("GPULOCK.FORCERELEASE k OWNER me TOKEN 5", Value::Bulk(b"me".to_vec())),
     ] {
-        // Both when it is known as adopted and when it was never met.
-        for met in [false, true] {
+        // Both for a lock that was adopted before and for an unknown one.
+        for adopted in [false, true] {
             client.line("SET k me PX 100000");
-            if met {
+            if adopted {
                 assert_eq!(client.line("GPULOCK.ACQUIRE k other"), Value::Null);
             }
-            assert_eq!(client.line(step), expected, "{step}, met before: {met}");
+            assert_eq!(client.line(step), expected, "{step}, met before: {adopted}");
             client.line("DEL k");
         }
     }
@@ -406,36 +400,37 @@ fn of_an_adopted_lock_without_a_token_only_the_owner_is_compared(flavour: &Flavo
     token(&client.line("GPULOCK.EXTEND k me TOKEN 5"));
 }
 
-fn locks_from_before_a_restart_are_held_and_met_again_as_adopted(flavour: &Flavour) {
+fn locks_from_before_a_restart_are_adopted(flavour: &Flavour) {
     let mut server = flavour.server().arg("appendonly", "yes").start();
     let mut client = server.client();
     let mut old = [0; 3];
     for (n, old) in old.iter_mut().enumerate() {
         let key = format!("gpu:{n}");
-        *old = token(&call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", FAR));
+        *old = token(&call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", LONG));
     }
     let ends = client.line("PEXPIRETIME gpu:0");
     server.restart();
     let mut client = server.client();
     assert_eq!(client.line("PEXPIRETIME gpu:0"), ends);
-    // Nothing is scanned at load.
+    // The module does not scan the keys when it loads.
     assert_eq!(stats(&mut client)["locks_held"], 0);
     assert_eq!(client.line("GPULOCK.ACQUIRE gpu:0 other"), Value::Null);
     assert_eq!(inspected(&mut client, "gpu:0", "adopted"), 1);
     let renewed = token(&client.line("GPULOCK.ACQUIRE gpu:0 me UNIQUE"));
     let extended = token(&client.line("GPULOCK.EXTEND gpu:1 me"));
     assert!(renewed > old[2] && extended > renewed);
-    // The token of the first life is not known any more: the owner decides.
+    // The token from before the restart is unknown: only the owner is compared.
     assert_eq!(call!(client, "GPULOCK.RELEASE", "gpu:2", "me", "TOKEN", old[2]), 1);
     assert_eq!(call!(client, "GPULOCK.RELEASE", "gpu:1", "me", "TOKEN", old[1]), 0);
 }
 
-fn a_key_of_another_type_is_no_lock_and_is_left_as_it_was(flavour: &Flavour) {
+fn a_key_of_another_type_is_an_error_and_stays_unchanged(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    for make in ["RPUSH k me", "HSET k me 1", "SADD k me", "ZADD k 1 me", "XADD k * a b"]
+    for create in
+        ["RPUSH k me", "HSET k me 1", "SADD k me", "ZADD k 1 me", "XADD k * a b"]
     {
-        client.line(make);
+        client.line(create);
         let before = call!(client, "DUMP", "k");
         for step in [
             "GPULOCK.ACQUIRE k me",
@@ -445,8 +440,8 @@ fn a_key_of_another_type_is_no_lock_and_is_left_as_it_was(flavour: &Flavour) {
             "GPULOCK.FORCERELEASE k",
             "GPULOCK.INSPECT k",
         ] {
-            let answer = client.line(step);
-            assert!(answer.err().starts_with("WRONGTYPE "), "{step}: {answer:?}");
+            let reply = client.line(step);
+            assert!(reply.err().starts_with("WRONGTYPE "), "{step}: {reply:?}");
         }
         assert_eq!(call!(client, "DUMP", "k"), before);
         assert_eq!(call!(client, "PTTL", "k"), -1);
@@ -455,10 +450,10 @@ fn a_key_of_another_type_is_no_lock_and_is_left_as_it_was(flavour: &Flavour) {
     assert_eq!(stats(&mut client)["locks_held"], 0);
 }
 
-fn a_counter_kept_as_a_number_by_the_server_is_an_owner_too(flavour: &Flavour) {
+fn an_integer_value_is_a_valid_owner(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    // Held as an integer, not as text, inside the server.
+    // The server stores it as an integer, not as text.
     assert_eq!(client.line("INCRBY k 41"), 41);
     assert_eq!(client.line("INCR k"), 42);
     assert_eq!(inspected(&mut client, "k", "owner"), "42");
@@ -469,7 +464,7 @@ fn a_counter_kept_as_a_number_by_the_server_is_an_owner_too(flavour: &Flavour) {
     assert_eq!(client.line("EXISTS k"), 0);
 }
 
-fn it_works_the_same_in_transactions_and_scripts(flavour: &Flavour) {
+fn commands_work_in_transactions_and_scripts(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert_eq!(client.line("MULTI"), "OK");
@@ -483,19 +478,19 @@ fn it_works_the_same_in_transactions_and_scripts(flavour: &Flavour) {
     ] {
         assert_eq!(client.line(step), "QUEUED");
     }
-    let answers = client.line("EXEC");
-    let answers = answers.list();
-    let tokens = (token(&answers[0]), token(&answers[3]));
+    let replies = client.line("EXEC");
+    let replies = replies.list();
+    let tokens = (token(&replies[0]), token(&replies[3]));
     assert!(tokens.0 < tokens.1);
-    assert_eq!(answers[1], Value::Null);
-    assert_eq!(answers[4..], [Value::Int(0), Value::Int(1)]);
+    assert_eq!(replies[1], Value::Null);
+    assert_eq!(replies[4..], [Value::Int(0), Value::Int(1)]);
     let script = "local t = redis.call('GPULOCK.ACQUIRE', KEYS[1], 'me') \
             local e = redis.call('GPULOCK.EXTEND', KEYS[1], 'me', 'TOKEN', t) \
             return {t == e, redis.call('GET', KEYS[1]), \
                 redis.call('GPULOCK.RELEASE', KEYS[1], 'you'), \
                 redis.call('GPULOCK.RELEASE', KEYS[1], 'me')}";
-    let answer = call!(client, "EVAL", script, 1, "k");
-    let answer = answer.list();
-    assert_eq!((&answer[0], &answer[1]), (&Value::Int(1), &Value::Bulk(b"me".to_vec())));
-    assert_eq!(answer[2..], [Value::Int(0), Value::Int(1)]);
+    let reply = call!(client, "EVAL", script, 1, "k");
+    let reply = reply.list();
+    assert_eq!((&reply[0], &reply[1]), (&Value::Int(1), &Value::Bulk(b"me".to_vec())));
+    assert_eq!(reply[2..], [Value::Int(0), Value::Int(1)]);
 }

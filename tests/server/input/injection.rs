@@ -1,22 +1,22 @@
-//! Keys, owners and reasons are bytes that a client chose. Wherever the module or the server
-//! tells of them by lines or by formats, they stay what they are: data. Events as JSON and
-//! labels of METRICS have files of their own (`events`, `metrics_parse`), DEADLOCK as well.
+//! Keys, owners and reasons are bytes that a client chooses. They remain data in every text of
+//! the module and the server. Events, the labels of METRICS and DEADLOCK errors have tests of
+//! their own in `observability` and `deadlock`.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 
 use crate::support::clock::DEADLINE;
 
 tests! {
-    neither_info_nor_the_servers_log_has_a_byte_of_them,
-    what_tells_of_them_tells_them_byte_by_byte,
-    a_name_that_is_written_to_the_file_is_read_back_as_that_name,
-    a_replica_gets_them_as_they_are,
+    info_and_the_servers_log_contain_no_byte_of_a_name,
+    replies_contain_names_byte_by_byte,
+    names_survive_the_append_only_file,
+    names_are_replicated_unchanged,
 }
 
-/// Stands in every hostile name, and in nothing else.
+/// In every hostile name, and nowhere else.
 const MARK: &str = "INJECTED";
 
-/// Names that would show wherever bytes are taken for lines, formats or the protocol.
+/// Names that would be visible where bytes are taken for lines, formats or the protocol.
 fn hostile() -> Vec<Vec<u8>> {
     [
         "\r\nINJECTED:1\r\n",
@@ -38,8 +38,8 @@ fn hostile() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// Uses a name in every part, with all that can go right and wrong.
-fn use_it(server: &Server, client: &mut Client, name: &[u8]) {
+/// Uses a name in every argument, in valid and invalid calls.
+fn use_everywhere(server: &Server, client: &mut Client, name: &[u8]) {
     call!(client, "GPULOCK.ACQUIRE", name, name, "UNIQUE");
     call!(client, "GPULOCK.ACQUIRE", name, "you");
     call!(client, "GPULOCK.RELEASE", name, "you", "REASON", name);
@@ -50,7 +50,7 @@ fn use_it(server: &Server, client: &mut Client, name: &[u8]) {
     call!(client, "GPULOCK.ACQUIRE", name, name, name);
     call!(client, "GPULOCK.LOG", name);
     call!(client, name, name);
-    // It waits for its own kind, which closes a circle.
+    // The second owner waits for the first, which closes a cycle.
     let other = [name, b"2"].concat();
     call!(client, "GPULOCK.ACQUIRE", "second", &other, "UNIQUE", "PX", 600_000);
     let mut waiter = server.client();
@@ -65,7 +65,7 @@ fn use_it(server: &Server, client: &mut Client, name: &[u8]) {
     call!(client, "GPULOCK.RELEASE", name, &other);
 }
 
-fn neither_info_nor_the_servers_log_has_a_byte_of_them(flavour: &Flavour) {
+fn info_and_the_servers_log_contain_no_byte_of_a_name(flavour: &Flavour) {
     let server = flavour
         .server()
         .module_args(&["gpulock.events", "all", "gpulock.warn-hold", "1"])
@@ -74,7 +74,7 @@ fn neither_info_nor_the_servers_log_has_a_byte_of_them(flavour: &Flavour) {
     let mut client = server.client();
     assert_eq!(call!(client, "CONFIG", "SET", "gpulock.channel-prefix", MARK), "OK");
     for name in hostile() {
-        use_it(&server, &mut client, &name);
+        use_everywhere(&server, &mut client, &name);
     }
     for section in ["all", "everything"] {
         let info = call!(client, "INFO", section).text();
@@ -96,7 +96,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn what_tells_of_them_tells_them_byte_by_byte(flavour: &Flavour) {
+fn replies_contain_names_byte_by_byte(flavour: &Flavour) {
     let server = flavour.start();
     for mut client in [server.client(), server.client3()] {
         for name in hostile() {
@@ -123,8 +123,8 @@ fn what_tells_of_them_tells_them_byte_by_byte(flavour: &Flavour) {
             server.wait_blocked(1);
             let seen = call!(client, "GPULOCK.INSPECT", &name);
             assert_eq!(seen.field("owner").bytes(), name);
-            let place = seen.field("waiters").list()[0].clone();
-            assert_eq!(place.field("owner").bytes(), caller);
+            let position = seen.field("waiters").list()[0].clone();
+            assert_eq!(position.field("owner").bytes(), caller);
             let forced = call!(client, "GPULOCK.FORCERELEASE", &name);
             assert_eq!(forced.bytes(), name);
             assert!(waiter.read().int() > 0);
@@ -133,12 +133,12 @@ fn what_tells_of_them_tells_them_byte_by_byte(flavour: &Flavour) {
     }
 }
 
-fn a_name_that_is_written_to_the_file_is_read_back_as_that_name(flavour: &Flavour) {
+fn names_survive_the_append_only_file(flavour: &Flavour) {
     let mut server = flavour.server().arg("appendonly", "yes").start();
     let mut client = server.client();
     for name in hostile() {
-        let taken = call!(client, "GPULOCK.ACQUIRE", &name, &name, "PX", 600_000);
-        assert!(taken.int() > 0);
+        let granted = call!(client, "GPULOCK.ACQUIRE", &name, &name, "PX", 600_000);
+        assert!(granted.int() > 0);
     }
     let before = client.line("DEBUG DIGEST");
     server.restart();
@@ -150,7 +150,7 @@ fn a_name_that_is_written_to_the_file_is_read_back_as_that_name(flavour: &Flavou
     assert_eq!(client.line("DBSIZE"), 0);
 }
 
-fn a_replica_gets_them_as_they_are(flavour: &Flavour) {
+fn names_are_replicated_unchanged(flavour: &Flavour) {
     let server = flavour.start();
     let replica = flavour.server().without_module().replica_of(&server).start();
     let (mut client, mut reader) = (server.client(), replica.client());

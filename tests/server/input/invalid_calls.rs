@@ -1,20 +1,19 @@
-//! Bad input of every kind is answered with an error that says what is wrong, and
-//! changes nothing; what looks odd but is allowed (any bytes, big keys, no memory left)
-//! works.
+//! Invalid input of every kind returns an error that names the mistake, and changes nothing.
+//! Unusual but valid input works: any bytes, large keys, a server without free memory.
 
 use gpulock_testkit::{Client, Flavour, Server, call, send};
 
 use crate::support::server_state::server_state;
 
 tests! {
-    a_wrong_call_is_answered_with_its_error_and_changes_nothing,
-    refused_calls_are_counted_as_requests_and_nothing_else,
-    what_is_refused_leaks_nothing,
-    owners_are_any_bytes,
-    keys_and_reasons_are_any_bytes,
-    a_key_of_half_a_megabyte_is_a_lock_like_any_other,
-    out_of_memory_locks_are_renewed_and_given_back_but_no_new_ones_granted,
-    a_replica_writes_no_lock_whether_it_is_read_only_or_not,
+    an_invalid_call_returns_its_error_and_changes_nothing,
+    invalid_calls_count_only_as_requests,
+    invalid_calls_leak_no_memory,
+    owners_can_be_any_bytes,
+    keys_and_reasons_can_be_any_bytes,
+    a_key_of_half_a_megabyte_is_a_valid_lock,
+    without_memory_locks_are_renewed_and_released_but_not_granted,
+    a_replica_changes_no_lock_even_when_it_is_writable,
 }
 
 type Words = Vec<Vec<u8>>;
@@ -23,7 +22,7 @@ fn words(line: &str) -> Words {
     line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
 }
 
-/// A call with words that a line cannot hold put in place of `<name>`.
+/// A call with `value` instead of the word `name`.
 fn with(line: &str, name: &str, value: &[u8]) -> Words {
     let mut all = words(line);
     for word in all.iter_mut().filter(|word| **word == name.as_bytes()) {
@@ -42,13 +41,13 @@ fn number(what: &str, min: u64, max: u64) -> String {
     format!("ERR {what} must be an integer from {min} to {max}")
 }
 
-/// The server's own error, with the command's name as it was announced.
+/// The server's own error.
 fn arity(command: &str) -> String {
     format!("ERR wrong number of arguments for '{command}' command")
 }
 
-/// What is no number anywhere in the contract.
-const NO_NUMBERS: [&str; 16] = [
+/// Words that are not a valid number in any option.
+const NOT_NUMBERS: [&str; 16] = [
     "",
     "-1",
     "+1",
@@ -67,8 +66,8 @@ const NO_NUMBERS: [&str; 16] = [
     "18446744073709551617",
 ];
 
-/// Wrong calls, and the whole error that each is answered with.
-fn wrong_calls() -> Vec<(Words, String)> {
+/// Invalid calls, each with its complete error.
+fn invalid_calls() -> Vec<(Words, String)> {
     let mut calls: Vec<(Words, String)> = vec![];
     let mut add = |call: Words, error: &str| calls.push((call, error.to_owned()));
 
@@ -146,26 +145,26 @@ fn wrong_calls() -> Vec<(Words, String)> {
         add(words(line), SYNTAX);
     }
     let most = (1 << 53) - 1;
-    for wrong in NO_NUMBERS.iter().chain(&["0"]) {
-        let wrong = wrong.as_bytes();
+    for invalid in NOT_NUMBERS.iter().chain(&["0"]) {
+        let invalid = invalid.as_bytes();
         for line in ["GPULOCK.ACQUIRE free me", "GPULOCK.EXTEND held me"] {
-            add(with(&format!("{line} PX <n>"), "<n>", wrong), &number("PX", 1, most));
+            add(with(&format!("{line} PX <n>"), "<n>", invalid), &number("PX", 1, most));
             let seconds = number("EX", 1, most / 1000);
-            add(with(&format!("{line} EX <n>"), "<n>", wrong), &seconds);
+            add(with(&format!("{line} EX <n>"), "<n>", invalid), &seconds);
         }
         for line in [
             "GPULOCK.RELEASE held me TOKEN <n>",
             "GPULOCK.EXTEND held me TOKEN <n>",
             "GPULOCK.FORCERELEASE held TOKEN <n>",
         ] {
-            add(with(line, "<n>", wrong), &number("TOKEN", 1, most));
+            add(with(line, "<n>", invalid), &number("TOKEN", 1, most));
         }
     }
     add(words("GPULOCK.ACQUIRE free me EX 9007199254741"), &number("EX", 1, most / 1000));
-    for wrong in NO_NUMBERS {
-        let wrong = wrong.as_bytes();
-        add(with("GPULOCK.LIST LIMIT <n>", "<n>", wrong), &number("LIMIT", 0, most));
-        add(with("GPULOCK.LOG <n>", "<n>", wrong), &number("count", 0, most));
+    for invalid in NOT_NUMBERS {
+        let invalid = invalid.as_bytes();
+        add(with("GPULOCK.LIST LIMIT <n>", "<n>", invalid), &number("LIMIT", 0, most));
+        add(with("GPULOCK.LOG <n>", "<n>", invalid), &number("count", 0, most));
     }
     let too_long = "ERR the lease must be at most 86400000 ms (gpulock.max-lease)";
     for line in ["GPULOCK.ACQUIRE free me", "GPULOCK.EXTEND held me"] {
@@ -175,7 +174,7 @@ fn wrong_calls() -> Vec<(Words, String)> {
             add(words(&format!("{line} {lease}")), too_long);
         }
     }
-    for wrong in [vec![], vec![b'o'; 1025], vec![b'o'; 100_000]] {
+    for invalid in [vec![], vec![b'o'; 1025], vec![b'o'; 100_000]] {
         for line in [
             "GPULOCK.ACQUIRE free <o>",
             "GPULOCK.ACQUIRE held <o> UNIQUE PX 5000",
@@ -183,7 +182,7 @@ fn wrong_calls() -> Vec<(Words, String)> {
             "GPULOCK.EXTEND held <o>",
             "GPULOCK.FORCERELEASE held OWNER <o>",
         ] {
-            add(with(line, "<o>", &wrong), OWNER);
+            add(with(line, "<o>", &invalid), OWNER);
         }
     }
     for line in
@@ -192,7 +191,7 @@ fn wrong_calls() -> Vec<(Words, String)> {
         add(with(line, "<r>", &[b'r'; 65]), REASON);
         add(with(line, "<r>", &[0xff; 1000]), REASON);
     }
-    for kind in KINDS {
+    for kind in TYPES {
         for line in [
             "GPULOCK.ACQUIRE <k> me",
             "GPULOCK.ACQUIRE <k> me UNIQUE",
@@ -208,8 +207,8 @@ fn wrong_calls() -> Vec<(Words, String)> {
     calls
 }
 
-/// A key of each type that is no string, by its type's name.
-const KINDS: [&str; 5] = ["list", "set", "zset", "hash", "stream"];
+/// The types other than string; each is also the name of a key of that type.
+const TYPES: [&str; 5] = ["list", "set", "zset", "hash", "stream"];
 
 fn make_keys(client: &mut Client) {
     for line in [
@@ -224,8 +223,8 @@ fn make_keys(client: &mut Client) {
         "HSET hash x 1",
         "XADD stream * x 1",
     ] {
-        let answer = client.line(line);
-        assert!(!answer.is_err(), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(!reply.is_err(), "{line}: {reply:?}");
     }
 }
 
@@ -233,7 +232,7 @@ fn counter(client: &mut Client, name: &str) -> i64 {
     client.line("GPULOCK.STATS").field(name).int()
 }
 
-/// A subscriber to all that is published, by clients, by the module and by the keyspace.
+/// A subscriber to all messages of clients, of the module and of the keyspace.
 fn subscriber(server: &Server) -> Client {
     let mut client = server.client();
     let set = client.line("CONFIG SET notify-keyspace-events KEA gpulock.events all");
@@ -243,7 +242,7 @@ fn subscriber(server: &Server) -> Client {
     client
 }
 
-/// What was published so far.
+/// The messages so far.
 fn published(subscriber: &mut Client, actor: &mut Client) -> Vec<String> {
     call!(actor, "PUBLISH", "the end", "");
     let mut messages = vec![];
@@ -256,7 +255,7 @@ fn published(subscriber: &mut Client, actor: &mut Client) -> Vec<String> {
     }
 }
 
-fn shown(call: &Words) -> String {
+fn display(call: &Words) -> String {
     let word = |word: &Vec<u8>| match word.len() {
         0..100 => word.escape_ascii().to_string(),
         n => format!("<{n} bytes>"),
@@ -264,44 +263,44 @@ fn shown(call: &Words) -> String {
     call.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn a_wrong_call_is_answered_with_its_error_and_changes_nothing(flavour: &Flavour) {
+fn an_invalid_call_returns_its_error_and_changes_nothing(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     make_keys(&mut client);
-    // The server's own words, on this very server.
+    // Check the server's own errors.
     assert_eq!(client.line("GET list").err(), WRONG_TYPE);
     assert_eq!(client.line("GET").err(), arity("get"));
     assert_eq!(client.line("SET k v XX NX").err(), SYNTAX);
     let mut subscriber = subscriber(&server);
     let before = server_state(&mut client);
-    for (call, error) in wrong_calls() {
-        let answer = client.cmd(&call);
-        assert_eq!(answer.err(), error, "{}", shown(&call));
+    for (call, error) in invalid_calls() {
+        let reply = client.cmd(&call);
+        assert_eq!(reply.err(), error, "{}", display(&call));
     }
     if server_state(&mut client) != before {
-        // Which of them was it?
-        for (call, _) in wrong_calls() {
+        // Find the call that changed the state.
+        for (call, _) in invalid_calls() {
             let before = server_state(&mut client);
             client.cmd(&call);
-            assert_eq!(server_state(&mut client), before, "{}", shown(&call));
+            assert_eq!(server_state(&mut client), before, "{}", display(&call));
         }
-        panic!("they changed something together: {before:?}");
+        panic!("only all calls together change the state: {before:?}");
     }
     assert_eq!(published(&mut subscriber, &mut client), Vec::<String>::new());
-    // The same within a transaction and from a script.
-    for (call, error) in wrong_calls() {
+    // The same calls in a transaction and from a script.
+    for (call, error) in invalid_calls() {
         let script = "return redis.pcall(unpack(ARGV))";
-        let by_script = [&words("EVAL <script> 0")[..], &call].concat();
-        let by_script = with_script(by_script, script);
+        let in_script = [&words("EVAL <script> 0")[..], &call].concat();
+        let in_script = with_script(in_script, script);
         if error.starts_with("ERR wrong number") {
-            assert!(client.cmd(&by_script).is_err(), "{}", shown(&call));
+            assert!(client.cmd(&in_script).is_err(), "{}", display(&call));
             continue;
         }
-        assert_eq!(client.cmd(&by_script).err(), error, "{}", shown(&call));
+        assert_eq!(client.cmd(&in_script).err(), error, "{}", display(&call));
         client.line("MULTI");
-        assert_eq!(client.cmd(&call), "QUEUED", "{}", shown(&call));
-        let answers = client.line("EXEC");
-        assert_eq!(answers.list()[0].err(), error, "{}", shown(&call));
+        assert_eq!(client.cmd(&call), "QUEUED", "{}", display(&call));
+        let replies = client.line("EXEC");
+        assert_eq!(replies.list()[0].err(), error, "{}", display(&call));
     }
     assert_eq!(server_state(&mut client), before);
     assert_eq!(published(&mut subscriber, &mut client), Vec::<String>::new());
@@ -312,19 +311,19 @@ fn with_script(mut call: Words, script: &str) -> Words {
     call
 }
 
-fn refused_calls_are_counted_as_requests_and_nothing_else(flavour: &Flavour) {
+fn invalid_calls_count_only_as_requests(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     make_keys(&mut client);
     client.line("GPULOCK.RESETSTATS");
-    let starts = |call: &Words, name: &str| call[0] == name.as_bytes();
+    let is_of = |call: &Words, name: &str| call[0] == name.as_bytes();
     let (mut acquires, mut releases) = (0, 0);
-    for (call, error) in wrong_calls() {
+    for (call, error) in invalid_calls() {
         client.cmd(&call);
-        // Those with too few words never reach the module.
+        // The server refuses calls with too few arguments before they reach the module.
         let reached = i64::from(!error.starts_with("ERR wrong number"));
-        acquires += reached * i64::from(starts(&call, "GPULOCK.ACQUIRE"));
-        releases += reached * i64::from(starts(&call, "GPULOCK.RELEASE"));
+        acquires += reached * i64::from(is_of(&call, "GPULOCK.ACQUIRE"));
+        releases += reached * i64::from(is_of(&call, "GPULOCK.RELEASE"));
     }
     assert!(acquires > 40 && releases > 20);
     assert_eq!(counter(&mut client, "acquire_requests"), acquires);
@@ -335,12 +334,12 @@ fn refused_calls_are_counted_as_requests_and_nothing_else(flavour: &Flavour) {
     }
 }
 
-fn what_is_refused_leaks_nothing(flavour: &Flavour) {
-    // What the server itself keeps of a slow call is no leak.
+fn invalid_calls_leak_no_memory(flavour: &Flavour) {
+    // The server's slow log would take memory.
     let server = flavour.server().arg("slowlog-log-slower-than", -1).start();
     let mut client = server.client();
     make_keys(&mut client);
-    let calls = wrong_calls();
+    let calls = invalid_calls();
     let mut used = vec![];
     for _ in 0..4 {
         for (call, _) in &calls {
@@ -348,14 +347,14 @@ fn what_is_refused_leaks_nothing(flavour: &Flavour) {
         }
         used.push(server.used_memory());
     }
-    // The first round fills buffers; from then on nothing may stay, and even a byte
-    // for each call would be seen.
+    // The first round fills buffers. After that the memory must not grow, not even by a byte
+    // for each call.
     let growth = used[3] - used[1];
     assert!(growth < i64::try_from(calls.len()).unwrap(), "{used:?}");
 }
 
-/// Owners and keys that somebody's string handling might trip over.
-fn odd_strings() -> Vec<Vec<u8>> {
+/// Strings that careless code might handle wrongly.
+fn unusual_strings() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = vec![
         (0..=255).collect(),
         b"\r\n".to_vec(),
@@ -381,11 +380,11 @@ fn odd_strings() -> Vec<Vec<u8>> {
     all
 }
 
-fn owners_are_any_bytes(flavour: &Flavour) {
+fn owners_can_be_any_bytes(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("CONFIG SET gpulock.events all");
-    for owner in odd_strings() {
+    for owner in unusual_strings() {
         let what = owner.escape_ascii().to_string();
         let token = call!(client, "GPULOCK.ACQUIRE", "k", owner, "UNIQUE").int();
         assert!(token > 0, "{what}");
@@ -393,7 +392,7 @@ fn owners_are_any_bytes(flavour: &Flavour) {
         assert_eq!(client.line("GPULOCK.INSPECT k").field("owner").bytes(), owner);
         let row = client.line("GPULOCK.LIST").list()[0].clone();
         assert_eq!(row.field("owner").bytes(), owner);
-        for other in odd_strings().iter().filter(|other| **other != owner).take(5) {
+        for other in unusual_strings().iter().filter(|other| **other != owner).take(5) {
             assert_eq!(call!(client, "GPULOCK.RELEASE", "k", other), 0, "{what}");
         }
         let logged = client.line("GPULOCK.LOG").list()[0].field("holder");
@@ -409,10 +408,10 @@ fn owners_are_any_bytes(flavour: &Flavour) {
     }
 }
 
-fn keys_and_reasons_are_any_bytes(flavour: &Flavour) {
+fn keys_and_reasons_can_be_any_bytes(flavour: &Flavour) {
     let server = flavour.server().arg("appendonly", "yes").start();
     let mut client = server.client();
-    let mut strings = odd_strings();
+    let mut strings = unusual_strings();
     strings.push(vec![]);
     strings.sort();
     strings.dedup();
@@ -429,15 +428,15 @@ fn keys_and_reasons_are_any_bytes(flavour: &Flavour) {
     listed.sort();
     assert_eq!(listed, strings);
     assert_eq!(call!(client, "DBSIZE"), i64::try_from(strings.len()).unwrap());
-    // Prometheus reads lines: no key may break one.
+    // Prometheus reads lines: a key must not break one.
     for line in client.line("GPULOCK.METRICS").text().lines() {
         let whole = line.starts_with('#')
             || line.rsplit_once(' ').is_some_and(|(_, n)| n.parse::<f64>().is_ok());
         assert!(whole && line.contains("gpulock_"), "{line:?}");
     }
-    let mut listener = server.client();
-    send!(listener, "PSUBSCRIBE", "gpu_lock:*");
-    listener.read();
+    let mut subscriber = server.client();
+    send!(subscriber, "PSUBSCRIBE", "gpu_lock:*");
+    subscriber.read();
     for key in &strings {
         let what = key.escape_ascii().to_string();
         assert_eq!(call!(client, "GPULOCK.INSPECT", key).field("owner"), "me");
@@ -447,7 +446,7 @@ fn keys_and_reasons_are_any_bytes(flavour: &Flavour) {
         let reason = &key[..key.len().min(64)];
         let freed = call!(client, "GPULOCK.RELEASE", key, "me", "REASON", reason);
         assert_eq!(freed, 1, "{what}");
-        let event = listener.read();
+        let event = subscriber.read();
         let [_, _, channel, text] = event.list() else { panic!("{event:?}") };
         assert_eq!(channel.bytes(), [b"gpu_lock:", &key[..]].concat(), "{what}");
         let body: serde_json::Value = serde_json::from_slice(text.bytes()).unwrap();
@@ -458,13 +457,13 @@ fn keys_and_reasons_are_any_bytes(flavour: &Flavour) {
     assert_eq!(call!(client, "DBSIZE"), 0);
 }
 
-fn a_key_of_half_a_megabyte_is_a_lock_like_any_other(flavour: &Flavour) {
+fn a_key_of_half_a_megabyte_is_a_valid_lock(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let key = vec![b'k'; 512 * 1024];
-    let mut listener = server.client();
-    send!(listener, "PSUBSCRIBE", "gpu_lock:*");
-    listener.read();
+    let mut subscriber = server.client();
+    send!(subscriber, "PSUBSCRIBE", "gpu_lock:*");
+    subscriber.read();
     let token = call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", 60_000).int();
     assert!(call!(client, "GPULOCK.ACQUIRE", key, "you").is_null());
     assert_eq!(call!(client, "GPULOCK.RELEASE", key, "you"), 0);
@@ -473,18 +472,16 @@ fn a_key_of_half_a_megabyte_is_a_lock_like_any_other(flavour: &Flavour) {
     assert_eq!(row.field("key").bytes(), key);
     let entry = client.line("GPULOCK.LOG").list()[0].clone();
     assert_eq!(entry.field("key").bytes(), &key[..128]);
-    // But it has no counters of its own: the metrics tell each key many times.
+    // It has no counters, because METRICS repeats each key many times.
     assert!(call!(client, "GPULOCK.STATS", "KEY", key).is_null());
     assert!(client.line("GPULOCK.METRICS").bytes().len() < key.len());
     assert_eq!(call!(client, "GPULOCK.EXTEND", key, "me"), token);
     assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
-    assert!(listener.read().list()[2].bytes().ends_with(&key));
+    assert!(subscriber.read().list()[2].bytes().ends_with(&key));
     assert!(call!(client, "GPULOCK.INSPECT", key).is_null());
 }
 
-fn out_of_memory_locks_are_renewed_and_given_back_but_no_new_ones_granted(
-    flavour: &Flavour,
-) {
+fn without_memory_locks_are_renewed_and_released_but_not_granted(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for i in 0..6 {
@@ -500,7 +497,7 @@ fn out_of_memory_locks_are_renewed_and_given_back_but_no_new_ones_granted(
     assert_eq!(refused.err(), native.err());
     assert!(client.line("GPULOCK.ACQUIRE free me UNIQUE PX 5000").is_err());
     assert_eq!(client.line("EXISTS free"), 0);
-    // What needs no new lock goes on.
+    // Calls that need no new lock still work.
     assert!(client.line("GPULOCK.ACQUIRE gpu:0 you").is_null());
     assert_eq!(client.line("GPULOCK.ACQUIRE gpu:0 me UNIQUE PX 50000"), token);
     assert_eq!(client.line("GPULOCK.EXTEND gpu:0 me PX 70000"), token);
@@ -513,23 +510,23 @@ fn out_of_memory_locks_are_renewed_and_given_back_but_no_new_ones_granted(
     let script = "redis.call('GPULOCK.EXTEND', KEYS[1], 'me')
             return redis.call('GPULOCK.RELEASE', KEYS[1], 'me')";
     assert_eq!(call!(client, "EVAL", script, 1, "gpu:3"), 1);
-    // Redis 7.0 queues nothing at all then.
+    // Redis 7.0 queues no command at all then.
     client.line("MULTI");
     let native = client.line("DEL nothing");
     client.line("DISCARD");
     client.line("MULTI");
     assert_eq!(client.line("GPULOCK.EXTEND gpu:4 me"), native);
     assert_eq!(client.line("GPULOCK.RELEASE gpu:4 me"), native);
-    let answers = client.line("EXEC");
+    let replies = client.line("EXEC");
     if native == "QUEUED" {
-        assert_eq!(answers.list()[1], 1);
+        assert_eq!(replies.list()[1], 1);
     } else {
-        assert!(answers.err().starts_with("EXECABORT"));
+        assert!(replies.err().starts_with("EXECABORT"));
         assert_eq!(client.line("GPULOCK.RELEASE gpu:4 me"), 1);
     }
     for line in ["INSPECT gpu:0", "LIST", "STATS", "METRICS", "LOG", "RESETSTATS"] {
-        let answer = client.line(&format!("GPULOCK.{line}"));
-        assert!(!answer.is_err(), "{line}: {answer:?}");
+        let reply = client.line(&format!("GPULOCK.{line}"));
+        assert!(!reply.is_err(), "{line}: {reply:?}");
     }
     assert_eq!(client.line("CONFIG SET maxmemory 0"), "OK");
     assert!(client.line("GPULOCK.ACQUIRE free me").int() > 0);
@@ -537,7 +534,7 @@ fn out_of_memory_locks_are_renewed_and_given_back_but_no_new_ones_granted(
     assert_eq!(counter(&mut client, "locks_held"), 3);
 }
 
-fn a_replica_writes_no_lock_whether_it_is_read_only_or_not(flavour: &Flavour) {
+fn a_replica_changes_no_lock_even_when_it_is_writable(flavour: &Flavour) {
     let primary = flavour.start();
     let mut client = primary.client();
     assert!(client.line("GPULOCK.ACQUIRE held me PX 600000").int() > 0);
@@ -558,15 +555,15 @@ fn a_replica_writes_no_lock_whether_it_is_read_only_or_not(flavour: &Flavour) {
             "GPULOCK.FORCERELEASE held",
             "GPULOCK.FORCERELEASE free",
         ] {
-            let answer = reader.line(line);
-            assert_eq!(answer.err(), native.err(), "{line}, read-only {read_only}");
-            assert!(answer.err().starts_with("READONLY "), "{answer:?}");
+            let reply = reader.line(line);
+            assert_eq!(reply.err(), native.err(), "{line}, read-only {read_only}");
+            assert!(reply.err().starts_with("READONLY "), "{reply:?}");
         }
         assert_eq!(server_state(&mut reader), before, "read-only {read_only}");
         assert_eq!(reader.line("GPULOCK.INSPECT held").field("owner"), "me");
         for line in ["LIST", "STATS", "STATS KEY held", "METRICS", "LOG"] {
-            let answer = reader.line(&format!("GPULOCK.{line}"));
-            assert!(!answer.is_err(), "{line}: {answer:?}");
+            let reply = reader.line(&format!("GPULOCK.{line}"));
+            assert!(!reply.is_err(), "{line}: {reply:?}");
         }
     }
     assert_eq!(client.line("GPULOCK.RELEASE held me"), 1);

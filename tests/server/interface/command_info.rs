@@ -1,29 +1,29 @@
-//! What the server tells of the module's commands is complete and true: COMMAND INFO for
-//! clients and proxies, COMMAND DOCS for people and the hints of redis-cli, COMMAND GETKEYS
-//! for clusters and access lists.
+//! The server's descriptions of the module's commands are complete and correct: COMMAND INFO,
+//! which clients and proxies use; COMMAND DOCS, which redis-cli uses for its hints; and COMMAND
+//! GETKEYS, which clusters and ACLs use.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gpulock_testkit::{Client, Flavour, Value, call};
 
 tests! {
-    the_table_here_names_every_command_of_the_module,
-    command_info_tells_arity_flags_keys_and_categories,
-    command_docs_tells_summary_since_complexity_and_all_arguments,
-    the_server_finds_the_keys_of_every_call,
+    the_table_contains_all_commands_of_the_module,
+    command_info_returns_arity_flags_keys_and_categories,
+    command_docs_returns_summary_since_complexity_and_arguments,
+    command_getkeys_returns_the_keys_of_each_call,
 }
 
-/// What is to be said of a command. Of the flags, `module` stands at all of them.
-struct Described {
+/// The description of a command. All commands also have the flag `module`.
+struct Description {
     name: &'static str,
     arity: i64,
     flags: &'static str,
     categories: &'static str,
     /// First and last key, and the step.
     keys: [i64; 3],
-    /// What is done to the key, as COMMAND GETKEYSANDFLAGS says it.
+    /// The access to the key, as in COMMAND GETKEYSANDFLAGS.
     access: Option<&'static str>,
-    /// As redis-cli would hint it.
+    /// The syntax as redis-cli shows it.
     syntax: &'static str,
 }
 
@@ -31,34 +31,34 @@ const ONE_KEY: [i64; 3] = [1, 1, 1];
 const NONE: [i64; 3] = [0, 0, 0];
 
 #[rustfmt::skip]
-const COMMANDS: [Described; 11] = [
-    Described { name: "ACQUIRE", arity: -3, flags: "write fast blocking", categories: "@write @fast @blocking", keys: ONE_KEY,
+const COMMANDS: [Description; 11] = [
+    Description { name: "ACQUIRE", arity: -3, flags: "write fast blocking", categories: "@write @fast @blocking", keys: ONE_KEY,
         access: Some("RW access update"),
         syntax: "key owner [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE] [SESSION [GRACE milliseconds]]" },
-    Described { name: "ACQUIREANY", arity: -4, flags: "write blocking movablekeys", categories: "@write @slow @blocking", keys: NONE,
+    Description { name: "ACQUIREANY", arity: -4, flags: "write blocking movablekeys", categories: "@write @slow @blocking", keys: NONE,
         access: Some("RW access update"),
         syntax: "numkeys key [key ...] owner [COUNT n] [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE] [SESSION [GRACE milliseconds]]" },
-    Described { name: "RELEASE", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
+    Description { name: "RELEASE", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
         access: Some("RW access delete"), syntax: "key owner [TOKEN n] [REASON text]" },
-    Described { name: "EXTEND", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
+    Description { name: "EXTEND", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
         access: Some("RW access update"), syntax: "key owner [EX seconds|PX milliseconds] [TOKEN n]" },
-    Described { name: "FORCERELEASE", arity: -2, flags: "write fast", categories: "@write @fast @dangerous", keys: ONE_KEY,
+    Description { name: "FORCERELEASE", arity: -2, flags: "write fast", categories: "@write @fast @dangerous", keys: ONE_KEY,
         access: Some("RW access delete"), syntax: "key [OWNER owner] [TOKEN n] [REASON text]" },
-    Described { name: "INSPECT", arity: 2, flags: "readonly fast", categories: "@read @fast", keys: ONE_KEY,
+    Description { name: "INSPECT", arity: 2, flags: "readonly fast", categories: "@read @fast", keys: ONE_KEY,
         access: Some("RO access"), syntax: "key" },
-    Described { name: "LIST", arity: -1, flags: "readonly", categories: "@read @slow", keys: NONE,
+    Description { name: "LIST", arity: -1, flags: "readonly", categories: "@read @slow", keys: NONE,
         access: None, syntax: "[MATCH pattern] [LIMIT n]" },
-    Described { name: "STATS", arity: -1, flags: "readonly fast loading stale movablekeys", categories: "@read @fast", keys: NONE,
+    Description { name: "STATS", arity: -1, flags: "readonly fast loading stale movablekeys", categories: "@read @fast", keys: NONE,
         access: Some("RO access"), syntax: "[KEY key]" },
-    Described { name: "RESETSTATS", arity: 1, flags: "fast loading stale", categories: "@dangerous", keys: NONE,
+    Description { name: "RESETSTATS", arity: 1, flags: "fast loading stale", categories: "@dangerous", keys: NONE,
         access: None, syntax: "" },
-    Described { name: "LOG", arity: -1, flags: "readonly loading stale", categories: "@read @slow @dangerous", keys: NONE,
+    Description { name: "LOG", arity: -1, flags: "readonly loading stale", categories: "@read @slow @dangerous", keys: NONE,
         access: None, syntax: "[count|RESET]" },
-    Described { name: "METRICS", arity: 1, flags: "readonly loading stale", categories: "@read @slow", keys: NONE,
+    Description { name: "METRICS", arity: 1, flags: "readonly loading stale", categories: "@read @slow", keys: NONE,
         access: None, syntax: "" },
 ];
 
-impl Described {
+impl Description {
     fn full_name(&self) -> String {
         format!("GPULOCK.{}", self.name)
     }
@@ -72,19 +72,19 @@ fn texts(value: &Value) -> BTreeSet<String> {
     value.list().iter().map(Value::text).collect()
 }
 
-fn the_table_here_names_every_command_of_the_module(flavour: &Flavour) {
+fn the_table_contains_all_commands_of_the_module(flavour: &Flavour) {
     let server = flavour.start();
     let listed = server.client().line("COMMAND LIST FILTERBY MODULE gpulock");
     let listed: BTreeSet<_> =
         listed.list().iter().map(|name| name.text().to_uppercase()).collect();
-    let named: BTreeSet<_> = COMMANDS.iter().map(Described::full_name).collect();
+    let named: BTreeSet<_> = COMMANDS.iter().map(Description::full_name).collect();
     assert_eq!(listed, named);
 }
 
-fn command_info_tells_arity_flags_keys_and_categories(flavour: &Flavour) {
+fn command_info_returns_arity_flags_keys_and_categories(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    // Redis 7.0 lets no module say them; the module loads and works without.
+    // Redis 7.0 has no API for categories; the module loads and works without them.
     let categorized = !client
         .line("COMMAND LIST FILTERBY ACLCAT dangerous")
         .list()
@@ -93,8 +93,8 @@ fn command_info_tells_arity_flags_keys_and_categories(flavour: &Flavour) {
     assert_eq!(categorized, flavour.is_valkey() || flavour.version() >= (7, 2, 0));
     for command in &COMMANDS {
         let name = command.full_name();
-        let answer = call!(client, "COMMAND", "INFO", &name);
-        let info = answer.list()[0].list();
+        let reply = call!(client, "COMMAND", "INFO", &name);
+        let info = reply.list()[0].list();
         assert_eq!(info[0].text().to_uppercase(), name);
         assert_eq!(info[1].int(), command.arity, "{name}");
         let flags = texts(&info[2]);
@@ -115,8 +115,8 @@ fn command_info_tells_arity_flags_keys_and_categories(flavour: &Flavour) {
     }
 }
 
-/// Arguments as redis-cli hints them.
-fn hint(arguments: &[Value], between: &str) -> String {
+/// The syntax of arguments as redis-cli shows it.
+fn hint(arguments: &[Value], separator: &str) -> String {
     let shown: Vec<String> = arguments
         .iter()
         .map(|argument| {
@@ -142,10 +142,10 @@ fn hint(arguments: &[Value], between: &str) -> String {
             if flags.contains("optional") { format!("[{all}]") } else { all }
         })
         .collect();
-    shown.join(between)
+    shown.join(separator)
 }
 
-fn command_docs_tells_summary_since_complexity_and_all_arguments(flavour: &Flavour) {
+fn command_docs_returns_summary_since_complexity_and_arguments(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for command in &COMMANDS {
@@ -167,7 +167,7 @@ fn command_docs_tells_summary_since_complexity_and_all_arguments(flavour: &Flavo
     }
 }
 
-/// A correct call of each command, and what COMMAND GETKEYS answers.
+/// A valid call of each command, and its key's access in COMMAND GETKEYSANDFLAGS.
 #[rustfmt::skip]
 const CALLS: [(&str, Option<&str>); 18] = [
     ("GPULOCK.ACQUIRE k o",                     Some("RW access update")),
@@ -190,16 +190,16 @@ const CALLS: [(&str, Option<&str>); 18] = [
     ("GPULOCK.METRICS",                         None),
 ];
 
-fn the_server_finds_the_keys_of_every_call(flavour: &Flavour) {
+fn command_getkeys_returns_the_keys_of_each_call(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let ask = |client: &mut Client, how: &str, line: &str| {
+    let query = |client: &mut Client, how: &str, line: &str| {
         let words = ["COMMAND", how].into_iter().chain(line.split(' '));
         client.cmd(&words.collect::<Vec<_>>())
     };
     for (line, access) in CALLS {
-        let keys = ask(&mut client, "GETKEYS", line);
-        let with_flags = ask(&mut client, "GETKEYSANDFLAGS", line);
+        let keys = query(&mut client, "GETKEYS", line);
+        let with_flags = query(&mut client, "GETKEYSANDFLAGS", line);
         let Some(access) = access else {
             assert!(keys.is_err(), "{line}: {keys:?}");
             assert!(with_flags.is_err(), "{line}: {with_flags:?}");
@@ -211,9 +211,9 @@ fn the_server_finds_the_keys_of_every_call(flavour: &Flavour) {
         assert_eq!(only.list()[0], "k", "{line}");
         assert_eq!(texts(&only.list()[1]), words(access), "{line}");
     }
-    // The call itself is found correct by the server, whatever it answers.
+    // The server accepts each call.
     for (line, _) in CALLS {
-        let answer = client.line(line);
-        assert!(!answer.is_err(), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(!reply.is_err(), "{line}: {reply:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! `rename-command` takes commands away from everybody, the module included. Nothing that
-//! protects a lock may be lost by that in silence.
+//! `rename-command` removes commands for everyone, including the module. No protection of a
+//! lock may be lost without an error.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::support::clock::DEADLINE;
 use crate::support::queue::{wait_queue, waiter};
 
 tests! {
-    without_a_command_that_replicas_follow_by_the_module_does_not_load,
-    without_config_a_primary_without_its_replicas_hands_nothing_over,
-    without_config_an_operator_is_told_that_the_timeout_is_not_known,
-    without_client_or_acl_the_module_stays,
-    without_client_the_log_has_no_line_of_the_client,
-    without_the_other_commands_all_goes_on,
-    without_exists_a_node_of_a_cluster_hands_over_what_it_serves,
+    the_module_does_not_load_without_a_command_that_it_replicates,
+    without_config_a_primary_without_its_replicas_grants_no_lock,
+    without_config_the_log_warns_that_the_timeout_is_unknown,
+    without_client_or_acl_the_module_is_not_unloaded,
+    without_client_log_entries_have_no_client,
+    without_other_commands_locks_work,
+    without_exists_a_cluster_node_hands_off_its_locks,
 }
 
-/// A command that nobody has by its own name any more.
+/// A server without a command of this name.
 fn without(flavour: &Flavour, command: &str) -> Builder {
     flavour
         .server()
@@ -26,22 +26,22 @@ fn without(flavour: &Flavour, command: &str) -> Builder {
         .arg("enable-module-command", "yes")
 }
 
-fn without_a_command_that_replicas_follow_by_the_module_does_not_load(flavour: &Flavour) {
+fn the_module_does_not_load_without_a_command_that_it_replicates(flavour: &Flavour) {
     for command in ["SET", "DEL", "PEXPIREAT"] {
-        let Err(why) = without(flavour, command).try_start() else {
+        let Err(error) = without(flavour, command).try_start() else {
             panic!("{flavour}: loaded without {command}");
         };
         let expected = format!("the server has no command \"{command}\"");
-        assert!(why.contains(&expected), "{flavour}: {why}");
+        assert!(error.contains(&expected), "{flavour}: {error}");
     }
 }
 
-/// Replicas are counted by the server, not by its settings.
-fn without_config_a_primary_without_its_replicas_hands_nothing_over(flavour: &Flavour) {
+/// The server counts its replicas; the module does not need the setting for that.
+fn without_config_a_primary_without_its_replicas_grants_no_lock(flavour: &Flavour) {
     let server = without(flavour, "CONFIG").arg("min-replicas-to-write", 1).start();
     let mut replica = flavour.server().named("replica").replica_of(&server).start();
     let mut client = server.client();
-    wait_until(DEADLINE, "a replica that listens", || {
+    wait_until(DEADLINE, "a connected replica", || {
         !client.line("GPULOCK.ACQUIRE lease holder PX 600000").is_err()
     });
     let mut holder = server.client();
@@ -55,8 +55,8 @@ fn without_config_a_primary_without_its_replicas_hands_nothing_over(flavour: &Fl
     assert!(client.line("GPULOCK.EXTEND lease holder PX 2000").int() > 0);
     replica.stop();
     wait_until(DEADLINE, "writes to be refused", || {
-        let answer = client.line("SET x 1");
-        answer.is_err() && answer.err().starts_with("NOREPLICAS ")
+        let reply = client.line("SET x 1");
+        reply.is_err() && reply.err().starts_with("NOREPLICAS ")
     });
     drop(holder);
     assert_eq!(late.read(), Value::Null);
@@ -66,12 +66,12 @@ fn without_config_a_primary_without_its_replicas_hands_nothing_over(flavour: &Fl
     assert_eq!(client.line("GET session"), "holder");
 }
 
-fn without_config_an_operator_is_told_that_the_timeout_is_not_known(flavour: &Flavour) {
+fn without_config_the_log_warns_that_the_timeout_is_unknown(flavour: &Flavour) {
     let server = without(flavour, "CONFIG").start();
     let log = server.client().line("GPULOCK.LOG");
     let reason = log.list()[0].field("reason").text();
     assert!(reason.starts_with("the server has no command CONFIG"), "{reason}");
-    // Evictions are known without CONFIG.
+    // Evictions are detected without CONFIG.
     let evicting = without(flavour, "CONFIG")
         .arg("maxmemory", "100mb")
         .arg("maxmemory-policy", "allkeys-lru")
@@ -85,8 +85,8 @@ fn without_config_an_operator_is_told_that_the_timeout_is_not_known(flavour: &Fl
     );
 }
 
-/// What must not outlive the module cannot be found then.
-fn without_client_or_acl_the_module_stays(flavour: &Flavour) {
+/// The module cannot find clients and ACL rules that must not outlive it.
+fn without_client_or_acl_the_module_is_not_unloaded(flavour: &Flavour) {
     for command in ["CLIENT", "ACL"] {
         let server = without(flavour, command).start();
         let (mut client, mut other) = (server.client(), server.client());
@@ -99,7 +99,7 @@ fn without_client_or_acl_the_module_stays(flavour: &Flavour) {
     }
 }
 
-fn without_client_the_log_has_no_line_of_the_client(flavour: &Flavour) {
+fn without_client_log_entries_have_no_client(flavour: &Flavour) {
     let server = without(flavour, "CLIENT").start();
     let mut client = server.client();
     assert_eq!(call!(client, "GPULOCK.RELEASE", "k", "me"), 0);
@@ -107,8 +107,8 @@ fn without_client_the_log_has_no_line_of_the_client(flavour: &Flavour) {
     assert_eq!(log.list()[0].field("client"), Value::Null);
 }
 
-/// Every other command of the server may go: no rule depends on it.
-fn without_the_other_commands_all_goes_on(flavour: &Flavour) {
+/// The module depends on no other command of the server.
+fn without_other_commands_locks_work(flavour: &Flavour) {
     let mut builder = flavour.server();
     for command in ["EXISTS", "GET", "PEXPIRE", "PUBLISH", "SCRIPT", "PTTL"] {
         builder = builder.arg("rename-command", format!("{command} it-was-{command}"));
@@ -124,8 +124,8 @@ fn without_the_other_commands_all_goes_on(flavour: &Flavour) {
     assert!(last.read().int() > 0, "after the lease");
 }
 
-/// Whether a node still serves a key is not asked by a command that may be gone.
-fn without_exists_a_node_of_a_cluster_hands_over_what_it_serves(flavour: &Flavour) {
+/// The module needs no EXISTS to know whether a node still serves a key.
+fn without_exists_a_cluster_node_hands_off_its_locks(flavour: &Flavour) {
     let cluster = Cluster::start_with(flavour, 1, |node| {
         node.arg("rename-command", "EXISTS it-was-exists")
     });

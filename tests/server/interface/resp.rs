@@ -1,21 +1,21 @@
-//! Every reply in both protocols, and on every way a command can come: plainly, in a
-//! transaction, from a script, from a function, in another database.
+//! Each reply in both protocols, and for each way of sending a command: directly, in a
+//! transaction, from a script or a function, in another database.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call};
 
 tests! {
-    every_reply_has_its_shape_in_resp3_and_is_the_same_flat_in_resp2,
-    a_transaction_answers_as_the_commands_alone_do,
-    a_script_and_a_function_answer_as_the_commands_alone_do,
-    a_script_gets_nulls_and_maps_as_from_native_commands,
-    a_script_hears_errors_and_goes_on_where_it_asks_for_that,
-    a_script_that_may_only_read_can_look_and_not_take,
-    an_error_within_a_transaction_is_that_commands_own,
-    the_same_key_of_another_database_is_another_lock,
-    a_pipeline_is_answered_in_its_order,
+    replies_have_the_same_content_in_both_protocols,
+    replies_in_a_transaction_are_the_same,
+    replies_in_scripts_and_functions_are_the_same,
+    a_script_receives_nulls_and_maps_like_those_of_native_commands,
+    a_script_can_catch_errors_with_pcall,
+    a_read_only_script_can_inspect_but_not_acquire,
+    an_error_in_a_transaction_affects_only_its_command,
+    the_same_key_in_another_database_is_another_lock,
+    replies_of_a_pipeline_are_in_order,
 }
 
-/// A reply without its values: what a client's parser meets.
+/// A reply without its values, as a client's parser sees it.
 fn shape(value: &Value) -> String {
     let all = |items: &[Value]| items.iter().map(shape).collect::<Vec<_>>().join(" ");
     match value {
@@ -35,7 +35,7 @@ fn shape(value: &Value) -> String {
     }
 }
 
-/// The same reply as RESP2 has it.
+/// The same reply in RESP2.
 fn flattened(value: &Value) -> Value {
     match value {
         Value::Map(pairs) => Value::Array(
@@ -87,7 +87,7 @@ fn stats_shape(of_server: bool) -> String {
     format!("{{{} wait_ms={HISTOGRAM} hold_ms={HISTOGRAM}}}", numbers.join(" "))
 }
 
-/// What INSPECT tells; token and `held_ms` as given.
+/// The shape of the reply of INSPECT, with that of the token and of `held_ms` as given.
 fn inspect_shape(owner: &str, token: &str, held: &str) -> String {
     format!(
         "{{owner={owner} token={token} lease_ms=int held_ms={held} session=null \
@@ -95,8 +95,8 @@ fn inspect_shape(owner: &str, token: &str, held: &str) -> String {
     )
 }
 
-/// Every command with every kind of answer it has, in RESP3.
-fn every_reply() -> Vec<(&'static str, String)> {
+/// Each command with each kind of reply, in RESP3.
+fn all_replies() -> Vec<(&'static str, String)> {
     let row = "{key=bulk owner=bulk token=int lease_ms=int held_ms=int waiting=int}";
     let adopted =
         "{key=bulk owner=bulk token=null lease_ms=int held_ms=null waiting=int}";
@@ -106,7 +106,7 @@ fn every_reply() -> Vec<(&'static str, String)> {
         client=bulk held_ms=null reason=bulk unix_ms=int count=int}";
     vec![
         ("FLUSHALL", "+OK".into()),
-        // What was held before is found to be gone, and logged, at the latest here.
+        // At this call at the latest, the module notices and logs the end of earlier holds.
         ("GPULOCK.LIST", "[]".into()),
         ("GPULOCK.LOG RESET", "+OK".into()),
         ("GPULOCK.RESETSTATS", "+OK".into()),
@@ -140,26 +140,26 @@ fn every_reply() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn every_reply_has_its_shape_in_resp3_and_is_the_same_flat_in_resp2(flavour: &Flavour) {
+fn replies_have_the_same_content_in_both_protocols(flavour: &Flavour) {
     let server = flavour.start();
     let (mut resp2, mut resp3) = (server.client(), server.client3());
-    let answers = |client: &mut Client| {
-        let each = every_reply().into_iter().map(|(line, _)| client.line(line));
+    let replies = |client: &mut Client| {
+        let each = all_replies().into_iter().map(|(line, _)| client.line(line));
         each.collect::<Vec<_>>()
     };
-    let in_3 = answers(&mut resp3);
-    let in_2 = answers(&mut resp2);
-    for (((line, expected), in_3), in_2) in every_reply().iter().zip(in_3).zip(in_2) {
+    let in_3 = replies(&mut resp3);
+    let in_2 = replies(&mut resp2);
+    for (((line, expected), in_3), in_2) in all_replies().iter().zip(in_3).zip(in_2) {
         assert_eq!(shape(&in_3), *expected, "{line}");
         let (in_2, flat) = (shape(&in_2), shape(&flattened(&in_3)));
         assert_eq!(in_2, flat, "{line}");
     }
 }
 
-fn a_transaction_answers_as_the_commands_alone_do(flavour: &Flavour) {
+fn replies_in_a_transaction_are_the_same(flavour: &Flavour) {
     let server = flavour.start();
     for mut client in [server.client(), server.client3()] {
-        let lines = every_reply().into_iter().map(|(line, _)| line);
+        let lines = all_replies().into_iter().map(|(line, _)| line);
         let alone: Vec<_> = lines.clone().map(|line| client.line(line)).collect();
         assert_eq!(client.line("MULTI"), "OK");
         for line in lines.clone() {
@@ -173,7 +173,7 @@ fn a_transaction_answers_as_the_commands_alone_do(flavour: &Flavour) {
     }
 }
 
-/// Hands a command on; its answer is that of the script.
+/// Sends a command and returns its reply.
 const RELAY: &str = "return redis.call(unpack(ARGV))";
 
 fn load_relay(server: &Server) {
@@ -184,7 +184,7 @@ fn load_relay(server: &Server) {
     assert_eq!(call!(server.client(), "FUNCTION", "LOAD", library), "relay");
 }
 
-/// Entries of the log as if no client had caused them: a script has no line to show.
+/// Log entries without a client: a script has none.
 fn without_client(log: &Value) -> Value {
     let anonymous = |entry: &Value| {
         let mut fields = entry.list().to_vec();
@@ -195,27 +195,27 @@ fn without_client(log: &Value) -> Value {
     Value::Array(log.list().iter().map(anonymous).collect())
 }
 
-fn a_script_and_a_function_answer_as_the_commands_alone_do(flavour: &Flavour) {
+fn replies_in_scripts_and_functions_are_the_same(flavour: &Flavour) {
     let server = flavour.start();
     load_relay(&server);
     let mut client = server.client();
-    let lines = || every_reply().into_iter().map(|(line, _)| line);
+    let lines = || all_replies().into_iter().map(|(line, _)| line);
     let alone: Vec<_> = lines().map(|line| client.line(line)).collect();
     for how in [["EVAL", RELAY], ["FCALL", "relay"]] {
         for (line, alone) in lines().zip(&alone) {
             let words = [how[0], how[1], "0"].into_iter().chain(line.split(' '));
-            let answer = client.cmd(&words.collect::<Vec<_>>());
-            let got = shape(&answer);
+            let reply = client.cmd(&words.collect::<Vec<_>>());
+            let actual = shape(&reply);
             let expected = match line {
                 "GPULOCK.LOG" | "GPULOCK.LOG 1" => shape(&without_client(alone)),
                 _ => shape(alone),
             };
-            assert_eq!(got, expected, "{line} by {how:?}");
+            assert_eq!(actual, expected, "{line} by {how:?}");
         }
     }
 }
 
-fn a_script_gets_nulls_and_maps_as_from_native_commands(flavour: &Flavour) {
+fn a_script_receives_nulls_and_maps_like_those_of_native_commands(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert!(client.line("GPULOCK.ACQUIRE k me").int() > 0);
@@ -232,26 +232,26 @@ fn a_script_gets_nulls_and_maps_as_from_native_commands(flavour: &Flavour) {
                     type(redis.call('GPULOCK.STATS', 'KEY', KEYS[3])),
                     type(config.map), type(inspect.map),
                     (inspect.map or {}).owner or inspect[2]}";
-        let got = call!(client, "EVAL", script, 3, "k", "hash", "none", resp);
-        let got: Vec<_> = got.list().iter().map(Value::text).collect();
-        assert!(got[1..6].iter().all(|kind| *kind == got[0]), "{resp}: {got:?}");
-        assert_eq!(got[7], got[6], "{resp}");
-        assert_eq!(got[8], "me", "{resp}");
+        let actual = call!(client, "EVAL", script, 3, "k", "hash", "none", resp);
+        let actual: Vec<_> = actual.list().iter().map(Value::text).collect();
+        assert!(actual[1..6].iter().all(|kind| *kind == actual[0]), "{resp}: {actual:?}");
+        assert_eq!(actual[7], actual[6], "{resp}");
+        assert_eq!(actual[8], "me", "{resp}");
     }
-    // The token is whole: Lua's numbers are doubles.
+    // The token is exact, although Lua's numbers are doubles.
     let script = "return redis.call('GPULOCK.EXTEND', KEYS[1], 'me')";
     let token = client.line("GPULOCK.EXTEND k me").int();
     assert_eq!(call!(client, "EVAL", script, 1, "k"), token);
 }
 
-fn a_script_hears_errors_and_goes_on_where_it_asks_for_that(flavour: &Flavour) {
+fn a_script_can_catch_errors_with_pcall(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("RPUSH list x");
     let alone = client.line("GPULOCK.ACQUIRE list me");
     let script = "return redis.pcall('GPULOCK.ACQUIRE', KEYS[1], 'me').err";
-    let heard = call!(client, "EVAL", script, 1, "list").text();
-    assert_eq!(heard, alone.err(), "{flavour}");
+    let caught = call!(client, "EVAL", script, 1, "list").text();
+    assert_eq!(caught, alone.err(), "{flavour}");
     let script = "return redis.call('GPULOCK.ACQUIRE', KEYS[1], 'me')";
     let native = "return redis.call('GET', KEYS[1])";
     let code = |error: &Value| error.err().split(' ').next().unwrap().to_owned();
@@ -263,7 +263,7 @@ fn a_script_hears_errors_and_goes_on_where_it_asks_for_that(flavour: &Flavour) {
     assert!(call!(client, "EVAL", script, 1, "k").int() > 0);
 }
 
-fn a_script_that_may_only_read_can_look_and_not_take(flavour: &Flavour) {
+fn a_read_only_script_can_inspect_but_not_acquire(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert!(client.line("GPULOCK.ACQUIRE k me").int() > 0);
@@ -272,19 +272,19 @@ fn a_script_that_may_only_read_can_look_and_not_take(flavour: &Flavour) {
         client.cmd(&words.collect::<Vec<_>>())
     };
     for line in ["INSPECT k", "LIST", "STATS", "STATS KEY k", "LOG", "METRICS"] {
-        let answer = relay(&format!("GPULOCK.{line}"));
-        assert!(!answer.is_err() && !answer.is_null(), "{line}: {answer:?}");
+        let reply = relay(&format!("GPULOCK.{line}"));
+        assert!(!reply.is_err() && !reply.is_null(), "{line}: {reply:?}");
     }
     let native = relay("DEL k");
     for line in ["ACQUIRE k you", "RELEASE k me", "EXTEND k me", "FORCERELEASE k"] {
-        let answer = relay(&format!("GPULOCK.{line}"));
+        let reply = relay(&format!("GPULOCK.{line}"));
         let same = |error: &Value| error.err().replace("GPULOCK.", "");
-        assert_eq!(same(&answer), same(&native), "{line}");
+        assert_eq!(same(&reply), same(&native), "{line}");
     }
     assert_eq!(relay("GET k"), "me");
 }
 
-fn an_error_within_a_transaction_is_that_commands_own(flavour: &Flavour) {
+fn an_error_in_a_transaction_affects_only_its_command(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("RPUSH list x");
@@ -298,9 +298,9 @@ fn an_error_within_a_transaction_is_that_commands_own(flavour: &Flavour) {
     ] {
         assert_eq!(client.line(line), "QUEUED");
     }
-    let answers = client.line("EXEC");
-    let [token, wrong_type, number, syntax, released] = answers.list() else {
-        panic!("{answers:?}");
+    let replies = client.line("EXEC");
+    let [token, wrong_type, number, syntax, released] = replies.list() else {
+        panic!("{replies:?}");
     };
     assert!(token.int() > 0);
     assert!(wrong_type.err().starts_with("WRONGTYPE "));
@@ -308,14 +308,14 @@ fn an_error_within_a_transaction_is_that_commands_own(flavour: &Flavour) {
     assert_eq!(syntax.err(), "ERR syntax error");
     assert_eq!(*released, 1);
 
-    // What the server itself refuses ends the transaction before it began.
+    // An error of the server itself aborts the transaction.
     client.line("MULTI");
     assert_eq!(client.line("GPULOCK.ACQUIRE k me"), "QUEUED");
     assert!(client.line("GPULOCK.ACQUIRE k").is_err());
     assert!(client.line("EXEC").err().starts_with("EXECABORT"));
     assert_eq!(client.line("EXISTS k"), 0);
 
-    // A discarded one, and one whose watched key changed, did nothing.
+    // A discarded transaction and one with a changed watched key change nothing.
     client.line("MULTI");
     client.line("GPULOCK.ACQUIRE k me");
     assert_eq!(client.line("DISCARD"), "OK");
@@ -327,13 +327,13 @@ fn an_error_within_a_transaction_is_that_commands_own(flavour: &Flavour) {
     assert_eq!(client.line("GET k"), "you");
 }
 
-fn the_same_key_of_another_database_is_another_lock(flavour: &Flavour) {
+fn the_same_key_in_another_database_is_another_lock(flavour: &Flavour) {
     let server = flavour.start();
     let (mut zero, mut three) = (server.client(), server.client());
     assert_eq!(three.line("SELECT 3"), "OK");
     let in_zero = zero.line("GPULOCK.ACQUIRE k me").int();
     let in_three = three.line("GPULOCK.ACQUIRE k you").int();
-    assert!(in_three > in_zero, "tokens rise over all databases");
+    assert!(in_three > in_zero, "tokens rise across databases");
     assert_eq!(zero.line("GPULOCK.RELEASE k you"), 0);
     assert_eq!(zero.line("GPULOCK.INSPECT k").field("token"), in_zero);
     assert_eq!(three.line("GPULOCK.INSPECT k").field("token"), in_three);
@@ -352,7 +352,7 @@ fn the_same_key_of_another_database_is_another_lock(flavour: &Flavour) {
     }
     let entry = zero.line("GPULOCK.LOG").list()[0].clone();
     assert_eq!((entry.field("db").int(), entry.field("key").text()), (0, "k".into()));
-    // A script and a transaction that change the database mean that one.
+    // In a script and in a transaction, SELECT changes the database of later commands.
     let script = "redis.call('SELECT', 3)
             return redis.call('GPULOCK.INSPECT', KEYS[1])[2]";
     assert_eq!(call!(zero, "EVAL", script, 1, "k"), "you");
@@ -361,16 +361,16 @@ fn the_same_key_of_another_database_is_another_lock(flavour: &Flavour) {
     zero.line("GPULOCK.RELEASE k you");
     zero.line("SELECT 0");
     zero.line("GPULOCK.RELEASE k me");
-    let answers = zero.line("EXEC");
+    let replies = zero.line("EXEC");
     assert_eq!(
-        (&answers.list()[1], &answers.list()[3]),
+        (&replies.list()[1], &replies.list()[3]),
         (&Value::Int(1), &Value::Int(1))
     );
     assert!(three.line("GPULOCK.INSPECT k").is_null());
     assert!(zero.line("GPULOCK.INSPECT k").is_null());
 }
 
-fn a_pipeline_is_answered_in_its_order(flavour: &Flavour) {
+fn replies_of_a_pipeline_are_in_order(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.send_lines(&[
