@@ -1,24 +1,23 @@
-//! The module comes and goes under running clients and leaves no trace but the keys; and
-//! a replica that has it keeps serving reads during a full copy (`swapdb` loading).
+//! Unloading and loading the module under running clients leaves nothing but the keys; and a
+//! replica with the module serves reads during a full synchronization (`swapdb` loading).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, module, send, wait_until};
 
 use crate::support::clock::DEADLINE;
 
 tests! {
-    held_locks_outlive_an_unload_and_are_adopted,
+    held_locks_survive_an_unload_and_are_adopted,
     fifty_unloads_under_running_clients_lose_no_lock,
-    an_unload_is_refused_while_somebody_waits_or_a_grace_runs_and_works_right_after,
-    a_client_whose_last_command_was_the_modules_does_not_outlive_it,
-    a_transaction_queued_before_an_unload_does_not_end_the_server,
-    fifty_unloads_do_not_grow_the_memory_in_use,
-    a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data,
-    an_unload_within_a_transaction_is_refused,
-    an_unload_is_refused_while_the_rules_of_a_user_name_a_command_of_the_module,
+    an_unload_is_refused_during_a_wait_or_grace_period_and_works_afterwards,
+    an_unload_closes_clients_whose_last_command_is_the_modules,
+    a_transaction_queued_before_an_unload_does_not_crash_the_server,
+    fifty_unloads_leak_no_memory,
+    a_replica_serves_reads_during_a_full_synchronization,
+    an_unload_in_a_transaction_is_refused,
+    an_unload_is_refused_while_acl_rules_name_a_command_of_the_module,
 }
 
 fn unload(client: &mut Client) {
@@ -30,13 +29,13 @@ fn load(client: &mut Client) {
     assert_eq!(call!(client, "MODULE", "LOAD", path), "OK");
 }
 
-fn held_locks_outlive_an_unload_and_are_adopted(flavour: &Flavour) {
+fn held_locks_survive_an_unload_and_are_adopted(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut holder) = (server.client(), server.client());
     let token = holder.line("GPULOCK.ACQUIRE k me PX 600000 UNIQUE").int();
     let until = client.line("PEXPIRETIME k");
     client.line("GPULOCK.RELEASE k you");
-    // A client whose last command is one of ours would be closed.
+    // The module closes a client whose last command is one of its own.
     holder.line("PING");
     unload(&mut client);
     assert_eq!(client.line("GET k"), "me");
@@ -60,52 +59,52 @@ fn held_locks_outlive_an_unload_and_are_adopted(flavour: &Flavour) {
     assert_eq!((stats.field("adopted").int(), stats.field("releases").int()), (1, 1));
 }
 
-/// Takes and gives back a lock until told to stop; the module may be away meanwhile.
-/// Answers how often it had the lock.
+/// Acquires and releases a lock until `stop` is set, also while the module is unloaded, and
+/// returns the number of grants.
 fn work(server: &Server, name: &str, stop: &AtomicBool) -> u64 {
     let mut client = server.client();
-    // None when the connection was closed: whether it was done is not known then.
-    let mut ask = |words: &[&str]| {
+    // None when the connection closed: then it is unknown whether the command was executed.
+    let mut send = |words: &[&str]| {
         client.send(words);
         match client.try_read(DEADLINE) {
-            Ok(answer) => Some(answer.expect("an answer or the end of the connection")),
+            Ok(reply) => Some(reply.expect("a reply, or the end of the connection")),
             Err(_) => {
                 client = server.client();
                 None
             }
         }
     };
-    let (mut had, mut last) = (0, 0);
+    let (mut grants, mut last) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
-        // UNIQUE: a grant that it did not hear of is told again.
-        match ask(&["GPULOCK.ACQUIRE", "contended", name, "PX", "600000", "UNIQUE"]) {
+        // UNIQUE: the token of an undelivered grant is returned again.
+        match send(&["GPULOCK.ACQUIRE", "contended", name, "PX", "600000", "UNIQUE"]) {
             Some(Value::Int(token)) => {
                 assert!(token > last, "{token} after {last}");
                 last = token;
-                had += 1;
-                let mut may_be_done = false;
+                grants += 1;
+                let mut may_be_released = false;
                 loop {
-                    match ask(&["GPULOCK.RELEASE", "contended", name]) {
+                    match send(&["GPULOCK.RELEASE", "contended", name]) {
                         Some(Value::Int(1)) => break,
-                        Some(Value::Int(_)) if may_be_done => break,
+                        Some(Value::Int(_)) if may_be_released => break,
                         Some(Value::Int(_)) => panic!("{name} lost the lock"),
-                        Some(error) => assert_away(&error),
-                        None => may_be_done = true,
+                        Some(error) => assert_unloaded(&error),
+                        None => may_be_released = true,
                     }
                 }
             }
             Some(Value::Null) | None => {}
-            Some(error) => assert_away(&error),
+            Some(error) => assert_unloaded(&error),
         }
     }
-    // What it may hold without knowing.
-    while ask(&["GPULOCK.RELEASE", "contended", name]).is_none() {}
-    had
+    // The last grant may be undelivered.
+    while send(&["GPULOCK.RELEASE", "contended", name]).is_none() {}
+    grants
 }
 
 #[track_caller]
-fn assert_away(answer: &Value) {
-    assert!(answer.err().starts_with("ERR unknown command"), "{answer:?}");
+fn assert_unloaded(reply: &Value) {
+    assert!(reply.err().starts_with("ERR unknown command"), "{reply:?}");
 }
 
 fn fifty_unloads_under_running_clients_lose_no_lock(flavour: &Flavour) {
@@ -121,7 +120,7 @@ fn fifty_unloads_under_running_clients_lose_no_lock(flavour: &Flavour) {
             .map(|name| scope.spawn(|| work(&server, name, &stop)))
             .collect();
         for round in 0..50 {
-            // Some of the work is done in each round.
+            // Each round includes some work.
             wait_until(DEADLINE, "a grant", || {
                 client.line("GPULOCK.STATS").field("acquired").int() > 0
             });
@@ -147,49 +146,49 @@ fn fifty_unloads_under_running_clients_lose_no_lock(flavour: &Flavour) {
     assert_eq!(client.line("GPULOCK.STATS").field("locks_held"), 0);
 }
 
-/// A module that somebody waits for cannot go; as soon as nobody does, it can.
-fn an_unload_is_refused_while_somebody_waits_or_a_grace_runs_and_works_right_after(
+/// The module cannot be unloaded while a client waits, but right after that.
+fn an_unload_is_refused_during_a_wait_or_grace_period_and_works_afterwards(
     flavour: &Flavour,
 ) {
     let server = flavour.start();
     let (mut client, mut waiter) = (server.client(), server.client());
     let refused = |client: &mut Client| {
-        let answer = client.line("MODULE UNLOAD gpulock");
-        assert!(answer.is_err(), "{answer:?}");
+        let reply = client.line("MODULE UNLOAD gpulock");
+        assert!(reply.is_err(), "{reply:?}");
     };
-    let waits = |client: &mut Client, waiter: &mut Client, block: i64| {
+    let start_wait = |client: &mut Client, waiter: &mut Client, block: i64| {
         send!(waiter, "GPULOCK.ACQUIRE", "k", "you", "PX", 600_000, "BLOCK", block);
         wait_until(DEADLINE, "the waiter", || {
             client.line("GPULOCK.STATS").field("clients_waiting") == 1
         });
         refused(client);
     };
-    // Granted, timed out, gone.
+    // The wait ends with a grant, a timeout and a closed connection.
     assert!(client.line("GPULOCK.ACQUIRE k me PX 600000").int() > 0);
-    waits(&mut client, &mut waiter, 0);
+    start_wait(&mut client, &mut waiter, 0);
     assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
     assert!(waiter.read().int() > 0);
     unload(&mut client);
     load(&mut client);
     let mut waiter = server.client();
-    waits(&mut client, &mut waiter, 1_000);
+    start_wait(&mut client, &mut waiter, 1_000);
     assert_eq!(waiter.read(), Value::Null);
     unload(&mut client);
     load(&mut client);
     let mut waiter = server.client();
     let id = waiter.id();
-    waits(&mut client, &mut waiter, 0);
+    start_wait(&mut client, &mut waiter, 0);
     call!(client, "CLIENT", "KILL", "ID", id);
     waiter.wait_closed();
     unload(&mut client);
     load(&mut client);
 
-    // A grace that runs out, and one within which the owner comes back.
+    // A grace period that ends, and one in which the owner reconnects.
     let grace = |client: &mut Client, key: &str, ms: i64| {
         let mut holder = server.client();
-        let ask = ["PX", "600000", "UNIQUE", "SESSION", "GRACE", &ms.to_string()];
+        let send = ["PX", "600000", "UNIQUE", "SESSION", "GRACE", &ms.to_string()];
         assert!(
-            holder.cmd(&[&["GPULOCK.ACQUIRE", key, "s"], &ask[..]].concat()).int() > 0
+            holder.cmd(&[&["GPULOCK.ACQUIRE", key, "s"], &send[..]].concat()).int() > 0
         );
         drop(holder);
         wait_until(DEADLINE, "the grace", || {
@@ -211,10 +210,10 @@ fn an_unload_is_refused_while_somebody_waits_or_a_grace_runs_and_works_right_aft
     load(&mut client);
 }
 
-/// Every server keeps each client's last command, also when its module has gone: `CLIENT
-/// LIST` would print what stands where its name was, and Redis 7.4 and later, which use the
-/// command again when the same is sent next, would end.
-fn a_client_whose_last_command_was_the_modules_does_not_outlive_it(flavour: &Flavour) {
+/// Servers keep each client's last command, even after its module is unloaded: `CLIENT LIST`
+/// would print freed memory as its name, and Redis 7.4 and later, which reuse the command when
+/// a client sends it again, would crash.
+fn an_unload_closes_clients_whose_last_command_is_the_modules(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut other, mut admin) =
         (server.client(), server.client(), server.client());
@@ -223,36 +222,36 @@ fn a_client_whose_last_command_was_the_modules_does_not_outlive_it(flavour: &Fla
     assert_eq!(other.line("PING"), "PONG");
     unload(&mut admin);
     client.wait_closed();
-    assert_away(&other.line("GPULOCK.LIST"));
+    assert_unloaded(&other.line("GPULOCK.LIST"));
     let clients = admin.line("CLIENT LIST").text();
     assert!(!clients.contains("gpulock"), "{clients}");
     load(&mut admin);
     assert_eq!(server.client().line("GPULOCK.LIST"), Value::Array(vec![]));
 }
 
-/// Every server keeps pointers to the commands that a transaction has queued, and follows
-/// them also when their module has gone.
-fn a_transaction_queued_before_an_unload_does_not_end_the_server(flavour: &Flavour) {
+/// Servers keep pointers to the queued commands of a transaction, even after their module is
+/// unloaded.
+fn a_transaction_queued_before_an_unload_does_not_crash_the_server(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut admin) = (server.client(), server.client());
     assert_eq!(client.line("MULTI"), "OK");
     assert_eq!(client.line("GPULOCK.ACQUIRE k me"), "QUEUED");
     unload(&mut admin);
-    // An error, or the connection closed: either will do.
+    // Either an error or a closed connection.
     send!(client, "EXEC");
-    if let Ok(answer) = client.try_read(DEADLINE) {
-        assert!(answer.expect("an answer").is_err());
+    if let Ok(reply) = client.try_read(DEADLINE) {
+        assert!(reply.expect("a reply").is_err());
     }
     load(&mut admin);
     assert_eq!(admin.line("EXISTS k"), 0);
     assert!(server.client().line("GPULOCK.ACQUIRE k me").int() > 0);
 }
 
-fn fifty_unloads_do_not_grow_the_memory_in_use(flavour: &Flavour) {
+fn fifty_unloads_leak_no_memory(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    // All that the module may allocate: table, log, counters, settings, events.
-    let use_it = |client: &mut Client| {
+    // Everything that the module may allocate: table, log, counters, settings, events.
+    let use_everything = |client: &mut Client| {
         let set = "CONFIG SET gpulock.channel-prefix prefix: gpulock.events all";
         assert_eq!(client.line(set), "OK");
         for i in 0..50 {
@@ -266,27 +265,27 @@ fn fifty_unloads_do_not_grow_the_memory_in_use(flavour: &Flavour) {
         client.line("CONFIG GET gpulock.*");
         client.line("INFO everything");
     };
-    let cycle = |client: &mut Client| {
-        use_it(client);
+    let use_and_reload = |client: &mut Client| {
+        use_everything(client);
         unload(client);
         let used = server.used_memory();
         load(client);
         used
     };
-    // What the first rounds leave are the keys and the server's own buffers.
+    // The first rounds fill the server's own buffers.
     for _ in 0..5 {
-        cycle(&mut client);
+        use_and_reload(&mut client);
     }
-    let before = cycle(&mut client);
+    let before = use_and_reload(&mut client);
     let mut after = before;
     for _ in 0..50 {
-        after = cycle(&mut client);
+        after = use_and_reload(&mut client);
     }
     let growth = after - before;
     assert!(growth < 50 * 64, "{growth} bytes in 50 rounds on {flavour}");
 }
 
-fn a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data(flavour: &Flavour) {
+fn a_replica_serves_reads_during_a_full_synchronization(flavour: &Flavour) {
     let primary = flavour
         .server()
         .arg("repl-diskless-sync", "yes")
@@ -305,16 +304,16 @@ fn a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data(flavour: &F
         .server()
         .named("replica")
         .arg("repl-diskless-load", "swapdb")
-        // So that clients are served between any two keys.
+        // The server processes events between any two keys.
         .arg("loading-process-events-interval-bytes", "1024")
         .replica_of(&primary)
         .start();
     replica.wait_caught_up_with(&primary);
     let mut reader = replica.client();
-    // Five milliseconds a key: ten seconds in all, should nobody end that.
+    // Five milliseconds a key: the load would take ten seconds.
     assert_eq!(reader.line("CONFIG SET key-load-delay 5000"), "OK");
 
-    // It falls behind by more than the backlog, of the same history.
+    // The replica falls behind by more than the backlog, with the same history.
     replica.freeze();
     assert!(client.line("CLIENT KILL TYPE replica").int() >= 1);
     let filler = "x".repeat(1000);
@@ -324,15 +323,15 @@ fn a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data(flavour: &F
     assert_eq!(client.line("GPULOCK.RELEASE gpu:0 me"), 1);
     assert!(client.line("GPULOCK.ACQUIRE gpu:0 you PX 600000").int() > token);
     replica.thaw();
-    wait_until(Duration::from_secs(30), "the load beside the old data", || {
+    wait_until(DEADLINE, "the load beside the old data", || {
         reader.info("persistence")["async_loading"] == "1"
     });
-    // The old data are still there to be read, by the module's commands as well.
+    // The old data can still be read, also with the module's commands.
     assert_eq!(reader.line("GET gpu:0"), "me");
     assert_eq!(reader.line("GPULOCK.INSPECT gpu:0").field("owner"), "me");
     assert!(!reader.line("GPULOCK.STATS").is_err());
     assert!(reader.line("GPULOCK.ACQUIRE gpu:1 me").is_err());
-    assert_eq!(reader.info("persistence")["async_loading"], "1", "too fast to be seen");
+    assert_eq!(reader.info("persistence")["async_loading"], "1", "loading has ended");
     assert_eq!(reader.line("CONFIG SET key-load-delay 0"), "OK");
     replica.wait_link_up();
     replica.wait_caught_up_with(&primary);
@@ -341,8 +340,8 @@ fn a_replica_serves_reads_while_it_loads_a_full_copy_beside_its_data(flavour: &F
     assert!(!replica.log().contains("Skipping diskless-load"), "{}", replica.log());
 }
 
-/// The transaction's own client cannot be closed, and may have queued more of our commands.
-fn an_unload_within_a_transaction_is_refused(flavour: &Flavour) {
+/// The transaction's client cannot be closed, and may have queued other commands of the module.
+fn an_unload_in_a_transaction_is_refused(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("MULTI");
@@ -356,10 +355,8 @@ fn an_unload_within_a_transaction_is_refused(flavour: &Flavour) {
     unload(&mut client);
 }
 
-/// Some servers abort when a command is gone that the rules of a user name.
-fn an_unload_is_refused_while_the_rules_of_a_user_name_a_command_of_the_module(
-    flavour: &Flavour,
-) {
+/// Some servers abort when ACL rules name a command that does not exist.
+fn an_unload_is_refused_while_acl_rules_name_a_command_of_the_module(flavour: &Flavour) {
     for rules in ["+gpulock.acquire", "+@all -gpulock.force"] {
         let server = flavour.start();
         let mut client = server.client();
@@ -367,7 +364,7 @@ fn an_unload_is_refused_while_the_rules_of_a_user_name_a_command_of_the_module(
         let set = format!("ACL SETUSER worker on >secret ~gpu:* {rules}");
         assert_eq!(client.line(&set), "OK");
         let refused = client.line("MODULE UNLOAD gpulock");
-        // Valkey 9 refuses it by itself, and says why in its reply.
+        // Valkey 9 refuses it itself, with the reason in its reply.
         if !refused.err().contains("ACL users reference commands") {
             server.wait_log("not unloaded: the rules of the ACL user \"worker\"");
         }

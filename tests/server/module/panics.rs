@@ -1,16 +1,16 @@
-//! No panic leaves the module: the client that met it is told, the counter and the
-//! server's log tell the operator, and everything else goes on. With `RUST_BACKTRACE=1`,
-//! which kills some servers when Rust's own way to report a panic is in force.
+//! No panic leaves the module: its client receives an error, a counter and the server's log
+//! report it, and everything else works. With `RUST_BACKTRACE=1`, which crashes some servers
+//! when Rust's default panic hook is installed.
 
 use gpulock_testkit::{Client, Flavour, Server, call, module_that_panics, wait_until};
 
 use crate::support::clock::DEADLINE;
 
 tests! {
-    a_panic_in_a_command_is_an_error_for_its_client_and_for_nobody_else,
-    a_panic_within_a_transaction_a_script_or_a_function_is_that_commands_own,
-    a_panic_in_the_background_is_counted_and_told_and_nothing_else_suffers,
-    a_panic_leaves_the_module_fit_to_be_unloaded,
+    a_panic_in_a_command_is_an_error_for_its_client_only,
+    a_panic_in_a_transaction_or_script_affects_only_its_command,
+    a_panic_in_the_background_is_counted_and_affects_nothing_else,
+    the_module_can_be_unloaded_after_a_panic,
 }
 
 const IN_COMMAND: &str = "gpulock:panic:command";
@@ -30,15 +30,15 @@ fn errors(client: &mut Client) -> i64 {
     client.line("GPULOCK.STATS").field("internal_errors").int()
 }
 
-/// The lines that the module wrote about panics. Each names the message and the place.
+/// The number of panics in the log. Each entry contains the message and the location.
 fn reports(server: &Server, name: &str) -> usize {
     let log = server.log();
     let message = format!("<gpulock> internal error, caught: injected at {name} (");
-    let said = log.lines().filter(|line| line.contains(&message));
-    said.inspect(|line| assert!(line.contains("injected.rs:"), "{line}")).count()
+    let entries = log.lines().filter(|line| line.contains(&message));
+    entries.inspect(|line| assert!(line.contains("injected.rs:"), "{line}")).count()
 }
 
-/// That everything works but the command that panicked.
+/// Checks that other commands work.
 #[track_caller]
 fn assert_alive(server: &Server) {
     let mut client = server.client();
@@ -48,9 +48,7 @@ fn assert_alive(server: &Server) {
     assert_eq!(client.line("GPULOCK.RELEASE alive me"), 1);
 }
 
-fn a_panic_in_a_command_is_an_error_for_its_client_and_for_nobody_else(
-    flavour: &Flavour,
-) {
+fn a_panic_in_a_command_is_an_error_for_its_client_only(flavour: &Flavour) {
     let server = start(flavour);
     let (mut client, mut other) = (server.client(), server.client());
     let token = other.line("GPULOCK.ACQUIRE held me PX 600000").int();
@@ -64,17 +62,17 @@ fn a_panic_in_a_command_is_an_error_for_its_client_and_for_nobody_else(
         "GPULOCK.STATS gpulock:panic:command",
         "GPULOCK.LOG gpulock:panic:command",
     ];
-    let mut met = 0;
+    let mut panics = 0;
     for line in lines {
-        met += 1;
+        panics += 1;
         assert_eq!(client.line(line).err(), "ERR internal error", "{line}");
-        assert_eq!(errors(&mut client), met, "{line}");
-        assert_eq!(reports(&server, IN_COMMAND), usize::try_from(met).unwrap());
+        assert_eq!(errors(&mut client), panics, "{line}");
+        assert_eq!(reports(&server, IN_COMMAND), usize::try_from(panics).unwrap());
     }
     let info = server.info("gpulock");
-    assert_eq!(info["gpulock_internal_errors"], met.to_string());
+    assert_eq!(info["gpulock_internal_errors"], panics.to_string());
     let metrics = client.line("GPULOCK.METRICS").text();
-    assert!(metrics.contains(&format!("gpulock_internal_errors_total {met}\n")));
+    assert!(metrics.contains(&format!("gpulock_internal_errors_total {panics}\n")));
     assert_eq!(client.line("EXISTS gpulock:panic:command"), 0);
     assert_eq!(other.line("GPULOCK.EXTEND held me"), token);
     assert_eq!(other.line("GPULOCK.RELEASE held me"), 1);
@@ -83,17 +81,15 @@ fn a_panic_in_a_command_is_an_error_for_its_client_and_for_nobody_else(
     assert_eq!(errors(&mut client), 0);
 }
 
-fn a_panic_within_a_transaction_a_script_or_a_function_is_that_commands_own(
-    flavour: &Flavour,
-) {
+fn a_panic_in_a_transaction_or_script_affects_only_its_command(flavour: &Flavour) {
     let server = start(flavour);
     let mut client = server.client();
     client.line("MULTI");
     client.line("GPULOCK.ACQUIRE before me");
     call!(client, "GPULOCK.ACQUIRE", IN_COMMAND, "me");
     client.line("GPULOCK.ACQUIRE after me");
-    let answers = client.line("EXEC");
-    let [before, panicked, after] = answers.list() else { panic!("{answers:?}") };
+    let replies = client.line("EXEC");
+    let [before, panicked, after] = replies.list() else { panic!("{replies:?}") };
     assert!(after.int() > before.int());
     assert_eq!(panicked.err(), "ERR internal error");
 
@@ -101,8 +97,8 @@ fn a_panic_within_a_transaction_a_script_or_a_function_is_that_commands_own(
             local met = redis.pcall('GPULOCK.ACQUIRE', ARGV[1], 'me').err
             redis.call('GPULOCK.RELEASE', 'after', 'me')
             return met";
-    let met = call!(client, "EVAL", body, 0, IN_COMMAND);
-    assert_eq!(met, "ERR internal error");
+    let panics = call!(client, "EVAL", body, 0, IN_COMMAND);
+    assert_eq!(panics, "ERR internal error");
     assert_eq!(client.line("DBSIZE"), 0);
     let script = "return redis.call('GPULOCK.ACQUIRE', ARGV[1], 'me')";
     let ended = call!(client, "EVAL", script, 0, IN_COMMAND);
@@ -119,9 +115,7 @@ fn a_panic_within_a_transaction_a_script_or_a_function_is_that_commands_own(
     assert_alive(&server);
 }
 
-fn a_panic_in_the_background_is_counted_and_told_and_nothing_else_suffers(
-    flavour: &Flavour,
-) {
+fn a_panic_in_the_background_is_counted_and_affects_nothing_else(flavour: &Flavour) {
     let server = start(flavour);
     let mut client = server.client();
     let early = client.line("GPULOCK.ACQUIRE early me PX 600000").int();
@@ -133,11 +127,11 @@ fn a_panic_in_the_background_is_counted_and_told_and_nothing_else_suffers(
     assert!(reports(&server, IN_BACKGROUND) >= 2);
     assert_alive(&server);
 
-    // The others are followed as ever, whatever their place beside the one.
+    // The module still notices the ends of the other locks, before and after that one.
     for key in ["gone:early", "gone:late"] {
         assert_eq!(call!(client, "DEL", key), 1);
     }
-    wait_until(DEADLINE, "what was deleted to be found out", || {
+    wait_until(DEADLINE, "the deletions to be noticed", || {
         client.line("GPULOCK.STATS").field("removed") == 2
     });
     assert!(client.line("GPULOCK.ACQUIRE short me PX 1").int() > 0);
@@ -145,19 +139,19 @@ fn a_panic_in_the_background_is_counted_and_told_and_nothing_else_suffers(
         client.line("GPULOCK.STATS").field("expired") == 1
     });
 
-    // The lock itself can still be used, and the panics end with it.
+    // The lock itself can still be used, and its release ends the panics.
     assert_eq!(call!(client, "GPULOCK.RELEASE", IN_BACKGROUND, "me"), 1);
-    let met = errors(&mut client);
+    let panics = errors(&mut client);
     assert!(client.line("GPULOCK.ACQUIRE short me PX 1").int() > 0);
     wait_until(DEADLINE, "a second lease to end", || {
         client.line("GPULOCK.STATS").field("expired") == 2
     });
-    assert_eq!(errors(&mut client), met);
+    assert_eq!(errors(&mut client), panics);
     assert_eq!(client.line("GPULOCK.EXTEND early me"), early);
     assert_eq!(client.line("GPULOCK.EXTEND late me"), late);
 }
 
-fn a_panic_leaves_the_module_fit_to_be_unloaded(flavour: &Flavour) {
+fn the_module_can_be_unloaded_after_a_panic(flavour: &Flavour) {
     let server = start(flavour);
     let mut client = server.client();
     assert!(call!(client, "GPULOCK.INSPECT", IN_COMMAND).is_err());

@@ -1,7 +1,7 @@
-//! The module is replaced by another build of it, by way of a replica or in place, while
-//! locks are held: they stay their owners', tokens rise. The other build is the one with
-//! debug assertions. And a server without the module may take over: its locks are plain
-//! keys, which clients without the module respect.
+//! The module is replaced by another build while locks are held, either by a failover or in
+//! place: owners keep their locks, and tokens rise. The other build is the one with debug
+//! assertions. A server without the module can also take over: its locks are plain keys, which
+//! clients without the module respect.
 
 use std::path::Path;
 
@@ -15,31 +15,31 @@ use crate::support::queue::{wait_queue, waiter};
 tests! {
     a_failover_to_another_build_and_back_keeps_the_locks,
     another_build_loaded_in_place_keeps_the_locks,
-    a_server_without_the_module_that_takes_over_has_plain_keys,
+    a_promoted_server_without_the_module_has_plain_keys,
 }
 
-/// What clients without the module release with.
+/// The release script of clients without the module.
 const COMPARE_AND_DELETE: &str = "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0";
 
-/// Tokens, each larger than the ones before.
+/// Checks that each token is larger than the ones before.
 #[derive(Default)]
-struct Rising(i64);
+struct RisingTokens(i64);
 
-impl Rising {
+impl RisingTokens {
     #[track_caller]
-    fn to(&mut self, token: &Value) {
+    fn check(&mut self, token: &Value) {
         let token = token.int();
         assert!(token > self.0, "{token} after {}", self.0);
         self.0 = token;
     }
 }
 
-/// Checks that the locks came over as they were: nothing is known but owner and lease.
+/// Checks that the locks are adopted: their owners and leases are known, and nothing else.
 #[track_caller]
-fn assert_came_over(client: &mut Client, keys: &[&str], until: &Value) {
+fn assert_adopted(client: &mut Client, keys: &[&str], expiry: &Value) {
     assert_eq!(client.line("GPULOCK.LIST"), Value::Array(vec![]));
     for key in keys {
-        assert_eq!(call!(client, "PEXPIRETIME", key), *until, "{key}");
+        assert_eq!(call!(client, "PEXPIRETIME", key), *expiry, "{key}");
         assert!(call!(client, "GPULOCK.ACQUIRE", key, "a stranger").is_null());
         let seen = call!(client, "GPULOCK.INSPECT", key);
         assert_eq!(
@@ -50,25 +50,25 @@ fn assert_came_over(client: &mut Client, keys: &[&str], until: &Value) {
     }
 }
 
-/// Takes locks until one and the same moment.
+/// Acquires locks with the same expiry time, which is returned.
 #[track_caller]
-fn take(client: &mut Client, keys: &[&str], rising: &mut Rising) -> Value {
+fn acquire_until(client: &mut Client, keys: &[&str], tokens: &mut RisingTokens) -> Value {
     for key in keys {
-        rising.to(&call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", 600_000));
+        tokens.check(&call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", 600_000));
     }
-    let until = call!(client, "PEXPIRETIME", keys[0]);
+    let expiry = call!(client, "PEXPIRETIME", keys[0]);
     for key in keys {
-        assert_eq!(call!(client, "PEXPIREAT", key, until.int()), 1);
+        assert_eq!(call!(client, "PEXPIREAT", key, expiry.int()), 1);
     }
-    until
+    expiry
 }
 
-/// Hands the role of the primary over, without a write being lost.
+/// Makes a replica the primary without the loss of a write.
 #[track_caller]
 fn fail_over(from: &Server, to: &Server) {
     to.wait_caught_up_with(from);
     assert_eq!(from.client().line("FAILOVER"), "OK");
-    wait_until(DEADLINE, format!("{} to take over", to.name()), || {
+    wait_until(DEADLINE, format!("{} to be promoted", to.name()), || {
         to.info("replication")["role"] == "master"
     });
     from.wait_link_up();
@@ -78,24 +78,24 @@ fn a_failover_to_another_build_and_back_keeps_the_locks(flavour: &Flavour) {
     let one = flavour.server().named("one").start();
     let other = flavour.server().named("other build").module_path(module_that_panics());
     let two = other.replica_of(&one).start();
-    let mut rising = Rising::default();
-    let until = take(&mut one.client(), &["k", "kept"], &mut rising);
+    let mut tokens = RisingTokens::default();
+    let expiry = acquire_until(&mut one.client(), &["k", "kept"], &mut tokens);
     for (from, to) in [(&one, &two), (&two, &one)] {
-        let ask = "GPULOCK.ACQUIRE k you PX 600000 BLOCK 0 UNIQUE";
-        let mut old = waiter(from, ask);
+        let request = "GPULOCK.ACQUIRE k you PX 600000 BLOCK 0 UNIQUE";
+        let mut old = waiter(from, request);
         wait_queue(&mut from.client(), "k", &["you"]);
         fail_over(from, to);
         assert!(old.read().err().starts_with("UNBLOCKED "));
         let mut client = to.client();
-        assert_came_over(&mut client, &["k", "kept"], &until);
-        let mut waiter = waiter(to, ask);
+        assert_adopted(&mut client, &["k", "kept"], &expiry);
+        let mut waiter = waiter(to, request);
         wait_queue(&mut client, "k", &["you"]);
-        rising.to(&client.line("GPULOCK.ACQUIRE k me PX 600000 UNIQUE"));
+        tokens.check(&client.line("GPULOCK.ACQUIRE k me PX 600000 UNIQUE"));
         assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
-        rising.to(&waiter.read());
+        tokens.check(&waiter.read());
         assert_eq!(client.line("GPULOCK.RELEASE k you"), 1);
-        rising.to(&client.line("GPULOCK.ACQUIRE k me PX 600000"));
-        assert_eq!(call!(client, "PEXPIREAT", "k", until.int()), 1);
+        tokens.check(&client.line("GPULOCK.ACQUIRE k me PX 600000"));
+        assert_eq!(call!(client, "PEXPIREAT", "k", expiry.int()), 1);
     }
 }
 
@@ -109,33 +109,33 @@ fn replace_module(client: &mut Client, by: &Path) {
 fn another_build_loaded_in_place_keeps_the_locks(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let mut rising = Rising::default();
-    let until = take(&mut client, &["k", "kept"], &mut rising);
+    let mut tokens = RisingTokens::default();
+    let expiry = acquire_until(&mut client, &["k", "kept"], &mut tokens);
     for build in [module_that_panics(), module()] {
-        // Some servers close connections whose last command was one of the module's.
+        // Some servers close connections whose last command is one of the module's.
         let mut client = server.client();
         replace_module(&mut client, &build);
-        assert_came_over(&mut client, &["k", "kept"], &until);
-        rising.to(&client.line("GPULOCK.EXTEND k me PX 600000"));
-        assert_eq!(call!(client, "PEXPIREAT", "k", until.int()), 1);
-        rising.to(&client.line("GPULOCK.ACQUIRE free me"));
+        assert_adopted(&mut client, &["k", "kept"], &expiry);
+        tokens.check(&client.line("GPULOCK.EXTEND k me PX 600000"));
+        assert_eq!(call!(client, "PEXPIREAT", "k", expiry.int()), 1);
+        tokens.check(&client.line("GPULOCK.ACQUIRE free me"));
         assert_eq!(client.line("GPULOCK.RELEASE free me"), 1);
     }
 }
 
-fn a_server_without_the_module_that_takes_over_has_plain_keys(flavour: &Flavour) {
+fn a_promoted_server_without_the_module_has_plain_keys(flavour: &Flavour) {
     let mut primary = flavour.server().named("primary").start();
     let plain = flavour.server().named("plain").without_module();
     let plain = plain.replica_of(&primary).start();
-    let mut rising = Rising::default();
-    let until = take(&mut primary.client(), &["k", "kept"], &mut rising);
+    let mut tokens = RisingTokens::default();
+    let expiry = acquire_until(&mut primary.client(), &["k", "kept"], &mut tokens);
     plain.wait_caught_up_with(&primary);
     primary.kill9();
     let mut client = plain.client();
     assert_eq!(client.line("REPLICAOF NO ONE"), "OK");
-    // They are held for clients of the old kind, and released by them.
+    // Clients without the module respect and release them.
     for key in ["k", "kept"] {
-        assert_eq!(call!(client, "PEXPIRETIME", key), until);
+        assert_eq!(call!(client, "PEXPIRETIME", key), expiry);
         assert_eq!(call!(client, "SET", key, "you", "NX", "PX", 600_000), Value::Null);
     }
     let release = |client: &mut Client, owner: &str| {
@@ -144,14 +144,14 @@ fn a_server_without_the_module_that_takes_over_has_plain_keys(flavour: &Flavour)
     assert_eq!(release(&mut client, "you"), 0);
     assert_eq!(release(&mut client, "me"), 1);
     assert_eq!(client.line("SET k me NX PX 600000"), "OK");
-    assert_eq!(call!(client, "PEXPIREAT", "k", until.int()), 1);
+    assert_eq!(call!(client, "PEXPIREAT", "k", expiry.int()), 1);
 
-    // And the module takes over again.
+    // A server with the module takes over again.
     let next = flavour.server().named("next").replica_of(&plain).start();
     fail_over(&plain, &next);
     let mut client = next.client();
-    assert_came_over(&mut client, &["k", "kept"], &until);
-    rising.to(&client.line("GPULOCK.EXTEND k me PX 600000"));
+    assert_adopted(&mut client, &["k", "kept"], &expiry);
+    tokens.check(&client.line("GPULOCK.EXTEND k me PX 600000"));
     assert_eq!(client.line("GPULOCK.RELEASE kept me"), 1);
     plain.wait_caught_up_with(&next);
     assert_eq!(plain.client().line("KEYS *").list().len(), 1);

@@ -1,6 +1,6 @@
-//! The key is the only truth: what a server with the module writes, a server without it
-//! reads, follows and keeps. And over a restart or a failover the lock stays its owner's,
-//! with tokens that rise.
+//! The key is the source of truth: a server without the module can load, replicate and persist
+//! what a server with the module writes. After a restart or a failover owners keep their locks,
+//! and tokens rise.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
@@ -9,14 +9,14 @@ use crate::support::clock::DEADLINE;
 tests! {
     an_rdb_loads_in_a_server_without_the_module,
     an_append_only_file_loads_in_a_server_without_the_module,
-    a_replica_without_the_module_follows,
-    a_restart_keeps_locks_and_tokens_rise_over_it,
-    a_failover_keeps_locks_and_tokens_rise_over_it,
-    a_primary_that_became_a_replica_holds_nothing_and_follows,
-    debug_reload_keeps_holds_and_their_tokens,
+    a_replica_without_the_module_replicates_locks,
+    locks_survive_a_restart_and_tokens_keep_rising,
+    locks_survive_a_failover_and_tokens_keep_rising,
+    a_demoted_primary_holds_nothing_and_replicates,
+    debug_reload_keeps_holds_and_tokens,
 }
 
-/// Takes locks of several databases and kinds, and gives some back.
+/// Acquires locks of several databases and kinds, and releases some.
 fn use_locks(client: &mut Client) {
     for line in [
         "GPULOCK.ACQUIRE gpu:0 me PX 60000",
@@ -34,15 +34,15 @@ fn use_locks(client: &mut Client) {
         "SELECT 3",
         "GPULOCK.ACQUIRE gpu:0 you PX 90000",
     ] {
-        let answer = client.line(line);
-        assert!(!answer.is_err(), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(!reply.is_err(), "{line}: {reply:?}");
     }
     let owner = [&(0..=255).collect::<Vec<u8>>()[..], b"\r\n%s%n"].concat();
     assert!(call!(client, "GPULOCK.ACQUIRE", [0xff, 0, b'\r', b'\n'], owner).int() > 0);
     assert_eq!(client.line("SELECT 0"), "OK");
 }
 
-/// Every key with its value and the end of its lease, by database.
+/// Each key with its value and expiry time, by database.
 fn contents(server: &Server) -> Vec<(i64, Value, Value, Value)> {
     let mut client = server.client();
     let mut found = vec![];
@@ -52,8 +52,8 @@ fn contents(server: &Server) -> Vec<(i64, Value, Value, Value)> {
         keys.sort_by_key(|key| key.bytes().to_vec());
         for key in keys {
             let value = call!(client, "GET", key.bytes());
-            let until = call!(client, "PEXPIRETIME", key.bytes());
-            found.push((db, key, value, until));
+            let expiry = call!(client, "PEXPIRETIME", key.bytes());
+            found.push((db, key, value, expiry));
         }
     }
     found
@@ -95,10 +95,10 @@ fn an_append_only_file_loads_in_a_server_without_the_module(flavour: &Flavour) {
     }
 }
 
-fn a_replica_without_the_module_follows(flavour: &Flavour) {
+fn a_replica_without_the_module_replicates_locks(flavour: &Flavour) {
     let primary = flavour.start();
     let mut client = primary.client();
-    // Some before the full copy, some in the stream.
+    // Some locks before the full synchronization, some after it.
     assert!(client.line("GPULOCK.ACQUIRE early me").int() > 0);
     assert!(client.line("GPULOCK.ACQUIRE gone me").int() > 0);
     let replica =
@@ -118,7 +118,7 @@ fn a_replica_without_the_module_follows(flavour: &Flavour) {
     assert!(replica.client().line("GPULOCK.LIST").is_err(), "it has the module");
 }
 
-/// The lock is still its owner's, adopted; the owner gets a new token by EXTEND.
+/// Checks that the lock is adopted with its owner, which then gets a new token.
 #[track_caller]
 fn assert_adopted(client: &mut Client, key: &str, owner: &str, before: i64) -> i64 {
     let seen = call!(client, "GPULOCK.INSPECT", key);
@@ -136,25 +136,25 @@ fn assert_adopted(client: &mut Client, key: &str, owner: &str, before: i64) -> i
     token
 }
 
-fn a_restart_keeps_locks_and_tokens_rise_over_it(flavour: &Flavour) {
+fn locks_survive_a_restart_and_tokens_keep_rising(flavour: &Flavour) {
     for way in ["stop", "kill -9"] {
         let builder = flavour.server().arg("appendonly", "yes");
-        // Else what was answered last may not be in the file yet.
+        // Without this, the last writes may not be in the file yet.
         let mut server = builder.arg("appendfsync", "always").start();
         let mut client = server.client();
         let first = client.line("GPULOCK.ACQUIRE gpu:0 me PX 600000").int();
         let mut last = client.line("GPULOCK.ACQUIRE gpu:1 you PX 600000").int();
         assert!(last > first);
         assert_eq!(client.line("GPULOCK.RELEASE gpu:1 you"), 1);
-        // Twice, so that what was adopted is also kept.
+        // Twice, so that an adopted lock also survives a restart.
         for _ in 0..2 {
-            let until = client.line("PEXPIRETIME gpu:0").int();
+            let expiry = client.line("PEXPIRETIME gpu:0").int();
             if way == "kill -9" {
                 server.kill9();
             }
             server.restart();
             client = server.client();
-            assert_eq!(client.line("PEXPIRETIME gpu:0"), until, "{way}");
+            assert_eq!(client.line("PEXPIRETIME gpu:0"), expiry, "{way}");
             assert_eq!(client.line("GPULOCK.LIST"), Value::Array(vec![]), "{way}");
             last = assert_adopted(&mut client, "gpu:0", "me", last);
             let next = client.line("GPULOCK.ACQUIRE gpu:1 you PX 600000").int();
@@ -167,7 +167,7 @@ fn a_restart_keeps_locks_and_tokens_rise_over_it(flavour: &Flavour) {
     }
 }
 
-fn a_failover_keeps_locks_and_tokens_rise_over_it(flavour: &Flavour) {
+fn locks_survive_a_failover_and_tokens_keep_rising(flavour: &Flavour) {
     let mut primary = flavour.start();
     let replica = flavour.server().named("replica").replica_of(&primary).start();
     let mut client = primary.client();
@@ -185,7 +185,7 @@ fn a_failover_keeps_locks_and_tokens_rise_over_it(flavour: &Flavour) {
     assert!(client.line("GPULOCK.ACQUIRE gpu:1 you").int() > last);
 }
 
-fn a_primary_that_became_a_replica_holds_nothing_and_follows(flavour: &Flavour) {
+fn a_demoted_primary_holds_nothing_and_replicates(flavour: &Flavour) {
     let one = flavour.server().named("one").start();
     let two = flavour.server().named("two").replica_of(&one).start();
     let mut client = one.client();
@@ -205,7 +205,7 @@ fn a_primary_that_became_a_replica_holds_nothing_and_follows(flavour: &Flavour) 
     assert_eq!(client.line("EXISTS gpu:0"), 0);
 }
 
-fn debug_reload_keeps_holds_and_their_tokens(flavour: &Flavour) {
+fn debug_reload_keeps_holds_and_tokens(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     use_locks(&mut client);

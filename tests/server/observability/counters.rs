@@ -1,35 +1,26 @@
-//! The counters add up: after every step of a long random walk the table is what the keys
-//! say, the contract's law holds, and every place that tells the counters tells the same;
-//! and for a written-out session each counter is exactly what it should be.
+//! The counters are correct: after every step of a long random walk they match the keys, obey
+//! the counter law, and are the same in all replies; and in a fixed session each counter has
+//! the exact value.
 
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Value, call, send, wait_until};
 
+use crate::support::clock::DEADLINE;
+use crate::support::counter_law::assert_counter_law;
 use crate::support::counters::{Counters, flatten, stats};
 use crate::support::rng::{Pick, seeded_rng};
 
 tests! {
-    after_every_step_of_a_random_walk_the_table_is_what_the_keys_say,
-    in_a_written_out_session_every_counter_is_exact,
-    holds_are_counted_in_the_buckets_of_the_contract,
-    reset_stats_zeroes_all_but_the_locks_that_are_held,
-    the_locks_used_last_have_counters_of_their_own,
-    a_lock_in_use_keeps_its_counters_and_the_idle_one_used_least_recently_gives_way,
-    the_counters_of_what_is_not_tracked_never_fall_while_locks_give_way,
+    after_each_step_of_a_random_walk_the_counters_match_the_keys,
+    in_a_fixed_session_each_counter_is_exact,
+    holds_are_counted_in_the_documented_buckets,
+    resetstats_zeroes_all_counters_except_held_locks,
+    the_most_recently_used_locks_have_counters,
+    the_least_recently_used_idle_lock_loses_its_counters,
+    the_untracked_counters_never_decrease,
 }
-
-const ENDS: [&str; 8] = [
-    "releases",
-    "emergency_releases",
-    "expired",
-    "session_releases",
-    "removed",
-    "evicted",
-    "moved",
-    "undelivered",
-];
 
 const BOUNDS: [i64; 21] = [
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000,
@@ -37,11 +28,14 @@ const BOUNDS: [i64; 21] = [
 ];
 
 #[track_caller]
-fn law(counters: &Counters, what: &str) {
-    let begun = counters["acquired"] + counters["adopted"];
-    let ended: i64 = ENDS.iter().map(|name| counters[*name]).sum();
-    assert_eq!(begun, ended + counters["locks_held"], "{what}: {counters:?}");
-    assert_eq!(counters["hold_ms.count"], ended, "{what}: every end is a hold");
+fn assert_consistent(counters: &Counters, what: &str) {
+    assert_counter_law(counters);
+    let started = counters["acquired"] + counters["adopted"];
+    let ended = started - counters["locks_held"];
+    assert_eq!(
+        counters["hold_ms.count"], ended,
+        "{what}: each ended hold is in the histogram"
+    );
     assert_eq!(
         counters["normal_release_failures"],
         counters["ownership_violations"] + counters["release_script_errors"],
@@ -59,7 +53,7 @@ fn law(counters: &Counters, what: &str) {
     }
 }
 
-/// `INFO gpulock` in the form of STATS.
+/// `INFO gpulock` as counters of STATS.
 #[track_caller]
 fn from_info(info: &str) -> Counters {
     let mut counters = Counters::new();
@@ -79,7 +73,7 @@ fn from_info(info: &str) -> Counters {
     counters
 }
 
-/// The whole-number samples of METRICS by their name and labels as written.
+/// The integer samples of METRICS, by name and labels as written.
 fn samples(metrics: &str) -> BTreeMap<&str, i64> {
     let lines = metrics.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -88,7 +82,7 @@ fn samples(metrics: &str) -> BTreeMap<&str, i64> {
         .collect()
 }
 
-/// As METRICS names a counter of STATS.
+/// The name of a counter of STATS in METRICS.
 fn as_metric(prefix: &str, name: &str) -> String {
     match name {
         "locks_held" | "clients_waiting" => format!("{prefix}{name}"),
@@ -140,15 +134,14 @@ fn step(rng: &mut Rng) -> Vec<String> {
         ),
         93..=94 => format!("GPULOCK.LIST MATCH {key}"),
         95 => "DEBUG RELOAD".to_owned(),
-        // Time for leases to run out.
+        // Leases can end in this time.
         _ => "DEBUG SLEEP 0.002".to_owned(),
     };
     word.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Asks for everything at one moment: in one transaction, so that no lease can run out
-/// in between.
-fn look(client: &mut Client) -> Vec<Value> {
+/// Reads everything in one transaction, so that no lease can end in between.
+fn read_everything(client: &mut Client) -> Vec<Value> {
     let mut lines = vec!["MULTI".to_owned()];
     for db in 0..DATABASES {
         lines.push(format!("SELECT {db}"));
@@ -171,9 +164,9 @@ fn look(client: &mut Client) -> Vec<Value> {
 }
 
 #[track_caller]
-fn check(answers: &[Value], what: &str) {
-    let mut answers = answers.iter();
-    let mut next = || answers.next().expect("an answer to each question");
+fn check(replies: &[Value], what: &str) {
+    let mut replies = replies.iter();
+    let mut next = || replies.next().expect("a reply to each command");
     let mut listed = 0;
     for db in 0..DATABASES {
         next();
@@ -187,11 +180,11 @@ fn check(answers: &[Value], what: &str) {
         }
     }
     let server = flatten(next());
-    assert_eq!(server["locks_held"], listed, "locks_held is no lie: {what}");
-    law(&server, what);
+    assert_eq!(server["locks_held"], listed, "locks_held differs from LIST: {what}");
+    assert_consistent(&server, what);
     assert_eq!(server["internal_errors"], 0, "{what}");
     let info = next();
-    assert_eq!(from_info(&info.text()), server, "INFO says what STATS says: {what}");
+    assert_eq!(from_info(&info.text()), server, "INFO differs from STATS: {what}");
     let metrics = next().text();
     let samples = samples(&metrics);
     let plain: Vec<&String> = server.keys().filter(|name| !name.contains('.')).collect();
@@ -203,19 +196,23 @@ fn check(answers: &[Value], what: &str) {
     for db in 0..DATABASES {
         next();
         for key in KEYS {
-            let answer = next();
-            if answer.is_null() {
+            let reply = next();
+            if reply.is_null() {
                 continue;
             }
-            let own = flatten(answer);
-            law(&own, &format!("{key} in {db}: {what}"));
-            for (name, value) in &own {
+            let counters_of = flatten(reply);
+            assert_consistent(&counters_of, &format!("{key} in {db}: {what}"));
+            for (name, value) in &counters_of {
                 *tracked.entry(name.clone()).or_default() += value;
             }
-            for name in own.keys().filter(|name| !name.contains('.')) {
+            for name in counters_of.keys().filter(|name| !name.contains('.')) {
                 let labels = format!("{{db=\"{db}\",key=\"{key}\"}}");
                 let metric = as_metric("gpulock_lock_", name) + &labels;
-                assert_eq!(samples[metric.as_str()], own[name], "{metric}: {what}");
+                assert_eq!(
+                    samples[metric.as_str()],
+                    counters_of[name],
+                    "{metric}: {what}"
+                );
             }
         }
     }
@@ -227,7 +224,7 @@ fn check(answers: &[Value], what: &str) {
     }
 }
 
-fn after_every_step_of_a_random_walk_the_table_is_what_the_keys_say(flavour: &Flavour) {
+fn after_each_step_of_a_random_walk_the_counters_match_the_keys(flavour: &Flavour) {
     let mut rng = seeded_rng();
     let server = flavour.server().module_args(&["gpulock.events", "all"]).start();
     let mut client = server.client();
@@ -236,16 +233,16 @@ fn after_every_step_of_a_random_walk_the_table_is_what_the_keys_say(flavour: &Fl
         let db = rng.usize(..DATABASES);
         assert_eq!(call!(client, "SELECT", db), "OK");
         let step = step(&mut rng);
-        // Many are refused, and must leave all as it is.
-        let answer = client.cmd(&step);
-        steps.push(format!("{db}: {} -> {answer:?}", step.join(" ")));
+        // Many steps are refused, and must change nothing.
+        let reply = client.cmd(&step);
+        steps.push(format!("{db}: {} -> {reply:?}", step.join(" ")));
         let from = steps.len().saturating_sub(12);
-        check(&look(&mut client), &format!("{:#?}", &steps[from..]));
+        check(&read_everything(&mut client), &format!("{:#?}", &steps[from..]));
     }
 }
 
-fn in_a_written_out_session_every_counter_is_exact(flavour: &Flavour) {
-    // A step, and the counters that it moves.
+fn in_a_fixed_session_each_counter_is_exact(flavour: &Flavour) {
+    // A step, and the changes of the counters.
     #[rustfmt::skip]
     let session: &[(&str, &[(&str, i64)])] = &[
         ("GPULOCK.ACQUIRE a me",             &[("acquire_requests", 1), ("acquired", 1), ("locks_held", 1)]),
@@ -292,33 +289,33 @@ fn in_a_written_out_session_every_counter_is_exact(flavour: &Flavour) {
         ("GPULOCK.LIST",                     &[]),
         ("GPULOCK.LOG",                      &[]),
     ];
-    // So that the server looks at no key unasked in between.
+    // With hz 1, the server does not check keys in the background in between.
     let server = flavour.server().arg("hz", 1).start();
     let mut client = server.client();
     let mut expected = stats(&mut client);
     assert!(expected.values().all(|count| *count == 0), "{expected:?}");
-    for (step, moves) in session {
+    for (step, changes) in session {
         client.line(step);
-        let found = stats(&mut client);
-        for (name, by) in *moves {
+        let actual = stats(&mut client);
+        for (name, by) in *changes {
             *expected.get_mut(*name).expect("a counter") += by;
         }
-        // How long the holds were is the next test's.
+        // Another test checks the durations.
         let times = |name: &&String| {
             name.starts_with("hold_ms.")
                 && !name.ends_with("+Inf")
                 && !name.ends_with("count")
         };
-        let known = |counters: &Counters| {
+        let without_durations = |counters: &Counters| {
             let kept = counters.iter().filter(|(name, _)| !times(name));
             kept.map(|(name, n)| (name.clone(), *n)).collect::<Counters>()
         };
-        assert_eq!(known(&found), known(&expected), "{step}");
-        expected = found;
+        assert_eq!(without_durations(&actual), without_durations(&expected), "{step}");
+        expected = actual;
     }
 }
 
-fn holds_are_counted_in_the_buckets_of_the_contract(flavour: &Flavour) {
+fn holds_are_counted_in_the_documented_buckets(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.log-len", "1000"]).start();
     let mut client = server.client();
     for n in 0..60 {
@@ -326,12 +323,12 @@ fn holds_are_counted_in_the_buckets_of_the_contract(flavour: &Flavour) {
     }
     for n in 0..60 {
         let key = format!("gpu:{n}");
-        wait_until(std::time::Duration::from_secs(10), "time to pass", || {
+        wait_until(DEADLINE, "time to pass", || {
             call!(client, "GPULOCK.INSPECT", &key).field("held_ms").int() >= n * 2
         });
         assert_eq!(call!(client, "GPULOCK.FORCERELEASE", &key), "me");
     }
-    // The log tells each hold by itself.
+    // The log has the duration of each hold.
     let log = call!(client, "GPULOCK.LOG");
     let held: Vec<i64> =
         log.list().iter().map(|entry| entry.field("held_ms").int()).collect();
@@ -342,7 +339,7 @@ fn holds_are_counted_in_the_buckets_of_the_contract(flavour: &Flavour) {
     assert_eq!(stats["hold_ms.sum"], held.iter().sum::<i64>());
     for bound in BOUNDS {
         let below = held.iter().filter(|ms| **ms <= bound).count();
-        let below = i64::try_from(below).expect("not so many");
+        let below = i64::try_from(below).expect("a small number");
         assert_eq!(stats[&format!("hold_ms.{bound}")], below, "{bound} of {held:?}");
     }
     assert_eq!(stats["hold_ms.+Inf"], 60);
@@ -351,7 +348,7 @@ fn holds_are_counted_in_the_buckets_of_the_contract(flavour: &Flavour) {
     assert_eq!(stats["wait_ms.count"], 0);
 }
 
-fn reset_stats_zeroes_all_but_the_locks_that_are_held(flavour: &Flavour) {
+fn resetstats_zeroes_all_counters_except_held_locks(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for line in [
@@ -373,21 +370,21 @@ fn reset_stats_zeroes_all_but_the_locks_that_are_held(flavour: &Flavour) {
             assert_eq!(*count, i64::from(kept), "{name}");
         }
     }
-    // What is held goes on as it was.
+    // Held locks are unchanged.
     assert!(client.line("GPULOCK.INSPECT a").field("token").int() > 0);
     assert_eq!(client.line("GPULOCK.INSPECT a").field("adopted"), 0);
     assert_eq!(client.line("GPULOCK.RELEASE a me"), 1);
-    law(&stats(&mut client), "after the reset");
+    assert_consistent(&stats(&mut client), "after the reset");
 }
 
-fn the_locks_used_last_have_counters_of_their_own(flavour: &Flavour) {
+fn the_most_recently_used_locks_have_counters(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.tracked-keys", "3"]).start();
     let mut client = server.client();
-    let own = |client: &mut Client, key: &str| {
-        let answer = call!(client, "GPULOCK.STATS", "KEY", key);
-        (!answer.is_null()).then(|| flatten(&answer))
+    let counters_of = |client: &mut Client, key: &str| {
+        let reply = call!(client, "GPULOCK.STATS", "KEY", key);
+        (!reply.is_null()).then(|| flatten(&reply))
     };
-    // A database's lock is not that of another.
+    // The same key in another database is another lock.
     for (db, key) in [(0, "a"), (1, "a"), (0, "b"), (0, "c"), (1, "b")] {
         assert_eq!(call!(client, "SELECT", db), "OK");
         for _ in 0..3 {
@@ -400,35 +397,33 @@ fn the_locks_used_last_have_counters_of_their_own(flavour: &Flavour) {
         [(0, "a", false), (1, "a", false), (0, "b", true), (0, "c", true), (1, "b", true)]
     {
         assert_eq!(call!(client, "SELECT", db), "OK");
-        let own = own(&mut client, key);
-        assert_eq!(own.is_some(), tracked, "{key} in {db}");
-        if let Some(own) = own {
-            assert_eq!((own["acquired"], own["releases"]), (3, 3));
-            assert_eq!(own["stale_releases"], 1);
+        let counters_of = counters_of(&mut client, key);
+        assert_eq!(counters_of.is_some(), tracked, "{key} in {db}");
+        if let Some(counters_of) = counters_of {
+            assert_eq!((counters_of["acquired"], counters_of["releases"]), (3, 3));
+            assert_eq!(counters_of["stale_releases"], 1);
         }
     }
-    assert_eq!(own(&mut client, "never"), None);
+    assert_eq!(counters_of(&mut client, "never"), None);
     let metrics = client.line("GPULOCK.METRICS").text();
     let samples = samples(&metrics);
     assert_eq!(samples["gpulock_untracked_acquired_total"], 6);
     assert_eq!(samples["gpulock_acquired_total"], 15);
-    // A smaller limit takes them from those used least recently, and a larger one gives
-    // none back by itself.
+    // A smaller limit drops the counters of the locks used least recently, and a larger one
+    // does not restore them.
     assert_eq!(client.line("CONFIG SET gpulock.tracked-keys 1"), "OK");
-    assert_eq!(own(&mut client, "b").expect("the last one used")["acquired"], 3);
+    assert_eq!(counters_of(&mut client, "b").expect("the last one used")["acquired"], 3);
     client.line("SELECT 0");
-    assert_eq!(own(&mut client, "b"), None);
-    assert_eq!(own(&mut client, "c"), None);
+    assert_eq!(counters_of(&mut client, "b"), None);
+    assert_eq!(counters_of(&mut client, "c"), None);
     let metrics = client.line("GPULOCK.METRICS").text();
     assert!(metrics.contains("gpulock_untracked_acquired_total 12\n"), "{metrics}");
     assert_eq!(client.line("CONFIG SET gpulock.tracked-keys 0"), "OK");
     client.line("SELECT 1");
-    assert_eq!(own(&mut client, "b"), None);
+    assert_eq!(counters_of(&mut client, "b"), None);
 }
 
-fn a_lock_in_use_keeps_its_counters_and_the_idle_one_used_least_recently_gives_way(
-    flavour: &Flavour,
-) {
+fn the_least_recently_used_idle_lock_loses_its_counters(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.tracked-keys", "3"]).start();
     let mut client = server.client();
     let mut waiter = server.client();
@@ -442,14 +437,14 @@ fn a_lock_in_use_keeps_its_counters_and_the_idle_one_used_least_recently_gives_w
         assert!(call!(client, "GPULOCK.ACQUIRE", key, "me").int() > 0);
         assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
     };
-    // One is held, one only waited for, and one idle.
+    // One lock is held, one is only waited for, and one is idle.
     assert!(client.line("GPULOCK.ACQUIRE a me").int() > 0);
     call!(client, "SET", "b", vec![b'x'; 2000]);
     send!(waiter, "GPULOCK.ACQUIRE", "b", "you", "BLOCK", 0);
     server.wait_blocked(1);
     use_once(&mut client, "c");
     assert_eq!(tracked(&mut client), "abc");
-    // Only the idle one gives way, however long ago the others were used.
+    // Only the idle lock loses its counters, however long ago the others were used.
     for (key, expected) in [("d", "abd"), ("e", "abe")] {
         use_once(&mut client, key);
         assert_eq!(tracked(&mut client), expected);
@@ -458,7 +453,7 @@ fn a_lock_in_use_keeps_its_counters_and_the_idle_one_used_least_recently_gives_w
     assert!(waiter.read().int() > 0);
     call!(waiter, "GPULOCK.RELEASE", "b", "you");
     client.line("GPULOCK.RELEASE a me");
-    // e is the one used least recently; a RELEASE that fails is a use as well.
+    // e was used least recently; a failed RELEASE is a use as well.
     use_once(&mut client, "f");
     assert_eq!(tracked(&mut client), "abf");
     client.line("GPULOCK.RELEASE b stranger");
@@ -466,9 +461,7 @@ fn a_lock_in_use_keeps_its_counters_and_the_idle_one_used_least_recently_gives_w
     assert_eq!(tracked(&mut client), "bfg");
 }
 
-fn the_counters_of_what_is_not_tracked_never_fall_while_locks_give_way(
-    flavour: &Flavour,
-) {
+fn the_untracked_counters_never_decrease(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.tracked-keys", "4"]).start();
     let mut client = server.client();
     let mut rng = seeded_rng();

@@ -1,34 +1,34 @@
-//! Looking at locks: what LIST shows, in which order and by which patterns, and what
-//! INSPECT tells. Looking changes nothing.
+//! LIST and INSPECT: their fields, order and patterns. They change nothing.
 
 use std::time::{Duration, Instant};
 
 use gpulock_testkit::{Client, Flavour, Value, call, wait_until};
 
+use crate::support::clock::DEADLINE;
 use crate::support::rng::{Pick, seeded_rng};
 
 tests! {
-    the_lock_held_longest_comes_first_and_the_adopted_last,
-    each_lock_is_shown_with_the_fields_of_the_contract,
-    a_thousand_are_shown_when_no_limit_is_given,
-    each_database_lists_its_own,
-    patterns_match_as_the_servers_own_do,
-    patterns_of_any_bytes_match_as_the_servers_own_do,
-    a_pattern_may_have_1024_bytes,
-    no_pattern_keeps_the_server_whatever_the_names,
-    inspect_tells_all_that_is_known_of_a_lock,
-    a_lock_that_somebody_else_took_over_is_listed_with_its_new_holder,
-    looking_changes_nothing_a_client_can_see,
-    a_lock_whose_end_the_call_itself_finds_is_listed_once,
+    locks_are_sorted_by_hold_time_with_adopted_ones_last,
+    each_row_has_the_documented_fields,
+    the_default_limit_is_1000,
+    list_returns_locks_of_the_selected_database,
+    patterns_match_like_those_of_keys,
+    patterns_of_any_bytes_match_like_those_of_keys,
+    a_pattern_can_have_1024_bytes,
+    no_pattern_blocks_the_server,
+    inspect_returns_everything_known_about_a_lock,
+    an_overwritten_lock_is_listed_with_its_new_owner,
+    inspect_and_list_change_nothing,
+    a_lock_whose_end_list_notices_is_listed_once,
 }
 
-/// The keys of LIST in its order.
+/// The keys in the reply of LIST.
 #[track_caller]
 fn keys(client: &mut Client, line: &str) -> Vec<String> {
     client.line(line).list().iter().map(|row| row.field("key").text()).collect()
 }
 
-/// The names of a map's fields in the order sent.
+/// The names of a map's fields, in order.
 fn names(map: &Value) -> Vec<String> {
     match map {
         Value::Map(pairs) => pairs.iter().map(|(name, _)| name.text()).collect(),
@@ -36,7 +36,7 @@ fn names(map: &Value) -> Vec<String> {
     }
 }
 
-fn the_lock_held_longest_comes_first_and_the_adopted_last(flavour: &Flavour) {
+fn locks_are_sorted_by_hold_time_with_adopted_ones_last(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for line in [
@@ -49,7 +49,7 @@ fn the_lock_held_longest_comes_first_and_the_adopted_last(flavour: &Flavour) {
         "GPULOCK.ACQUIRE second me",
         "GPULOCK.ACQUIRE c me",
         "GPULOCK.RELEASE given-back me",
-        // Renewals make no lock younger, and no adopted one known.
+        // A renewal changes neither the start of a hold nor an adopted lock.
         "GPULOCK.EXTEND b me",
         "GPULOCK.ACQUIRE a me UNIQUE",
         "GPULOCK.EXTEND second somebody",
@@ -69,7 +69,7 @@ fn the_lock_held_longest_comes_first_and_the_adopted_last(flavour: &Flavour) {
     assert!(held.is_sorted_by(|longer, shorter| longer >= shorter), "{held:?}");
 }
 
-fn each_lock_is_shown_with_the_fields_of_the_contract(flavour: &Flavour) {
+fn each_row_has_the_documented_fields(flavour: &Flavour) {
     let server = flavour.start();
     let mut plain = server.client();
     let token = plain.line("GPULOCK.ACQUIRE k me PX 50000").int();
@@ -97,7 +97,7 @@ fn each_lock_is_shown_with_the_fields_of_the_contract(flavour: &Flavour) {
     assert!(matches!(rows.list()[0], Value::Map(_)), "RESP3 has maps");
 }
 
-fn a_thousand_are_shown_when_no_limit_is_given(flavour: &Flavour) {
+fn the_default_limit_is_1000(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let lines: Vec<String> =
@@ -109,11 +109,11 @@ fn a_thousand_are_shown_when_no_limit_is_given(flavour: &Flavour) {
     let first = |n: usize| (0..n).map(|n| format!("gpu:{n}")).collect::<Vec<_>>();
     assert_eq!(keys(&mut client, "GPULOCK.LIST"), first(1_000));
     assert_eq!(keys(&mut client, "GPULOCK.LIST LIMIT 5000"), first(1_200));
-    // Only what matches counts.
+    // LIMIT counts only matching locks.
     assert_eq!(keys(&mut client, "GPULOCK.LIST MATCH *:1199 LIMIT 1"), ["gpu:1199"]);
 }
 
-fn each_database_lists_its_own(flavour: &Flavour) {
+fn list_returns_locks_of_the_selected_database(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("GPULOCK.ACQUIRE zero me");
@@ -127,7 +127,7 @@ fn each_database_lists_its_own(flavour: &Flavour) {
     assert!(client.line("GPULOCK.LIST").list().is_empty());
 }
 
-/// Compares MATCH with KEYS for random keys and patterns out of `alphabet`.
+/// Compares MATCH with KEYS for random keys and patterns of the bytes in `alphabet`.
 #[track_caller]
 fn compare_patterns(client: &mut Client, alphabet: &[u8], shortest: usize) {
     let mut rng = seeded_rng();
@@ -141,36 +141,36 @@ fn compare_patterns(client: &mut Client, alphabet: &[u8], shortest: usize) {
     let mut matched = 0;
     for _ in 0..3_000 {
         let pattern = word(1, 8);
-        let mut own: Vec<Vec<u8>> = call!(client, "KEYS", &pattern)
+        let mut native: Vec<Vec<u8>> = call!(client, "KEYS", &pattern)
             .list()
             .iter()
             .map(|key| key.bytes().to_vec())
             .collect();
-        let mut ours: Vec<Vec<u8>> = call!(client, "GPULOCK.LIST", "MATCH", &pattern)
+        let mut module: Vec<Vec<u8>> = call!(client, "GPULOCK.LIST", "MATCH", &pattern)
             .list()
             .iter()
             .map(|row| row.field("key").bytes().to_vec())
             .collect();
-        own.sort();
-        ours.sort();
-        assert_eq!(ours, own, "pattern {}", pattern.escape_ascii());
-        matched += usize::from(!own.is_empty());
+        native.sort();
+        module.sort();
+        assert_eq!(module, native, "pattern {}", pattern.escape_ascii());
+        matched += usize::from(!native.is_empty());
     }
-    assert!(matched > 100, "patterns that match nothing compare nothing");
+    assert!(matched > 100, "too few patterns matched a key");
 }
 
-fn patterns_match_as_the_servers_own_do(flavour: &Flavour) {
+fn patterns_match_like_those_of_keys(flavour: &Flavour) {
     let server = flavour.start();
     compare_patterns(&mut server.client(), b"aabc-]^[*?\\", 1);
 }
 
-fn patterns_of_any_bytes_match_as_the_servers_own_do(flavour: &Flavour) {
+fn patterns_of_any_bytes_match_like_those_of_keys(flavour: &Flavour) {
     let server = flavour.start();
-    // The keys may be empty, too.
+    // Keys can be empty.
     compare_patterns(&mut server.client(), b"a\x01\x7f\x80\xff\xc3\xa4-]^[[*?\\", 0);
 }
 
-fn a_pattern_may_have_1024_bytes(flavour: &Flavour) {
+fn a_pattern_can_have_1024_bytes(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let key = vec![b'k'; 1024];
@@ -178,12 +178,12 @@ fn a_pattern_may_have_1024_bytes(flavour: &Flavour) {
     let listed = call!(client, "GPULOCK.LIST", "MATCH", &key);
     assert_eq!(listed.list()[0].field("key").bytes(), key);
     for long in [1025, 150_000] {
-        let answer = call!(client, "GPULOCK.LIST", "MATCH", vec![b'*'; long]);
-        assert_eq!(answer.err(), "ERR MATCH must be at most 1024 bytes long");
+        let reply = call!(client, "GPULOCK.LIST", "MATCH", vec![b'*'; long]);
+        assert_eq!(reply.err(), "ERR MATCH must be at most 1024 bytes long");
     }
 }
 
-fn no_pattern_keeps_the_server_whatever_the_names(flavour: &Flavour) {
+fn no_pattern_blocks_the_server(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     call!(client, "GPULOCK.ACQUIRE", "gpu:1", "me").int();
@@ -192,26 +192,31 @@ fn no_pattern_keeps_the_server_whatever_the_names(flavour: &Flavour) {
         call!(client, "GPULOCK.ACQUIRE", key, "me").int();
     }
     call!(client, "GPULOCK.ACQUIRE", "gpu:2", "me").int();
-    let of_1024 = |repeated: &[u8]| {
+    let pattern_of_1024 = |repeated: &[u8]| {
         let body = repeated.repeat(1022 / repeated.len());
         [b"*", &body[..], b"b"].concat()
     };
-    let began = Instant::now();
-    for pattern in [of_1024(b"a"), of_1024(b"a*"), of_1024(b"?"), of_1024(b"[a-b]")] {
-        let answer = call!(client, "GPULOCK.LIST", "MATCH", &pattern);
+    let start = Instant::dirty_after();
+    for pattern in [
+        pattern_of_1024(b"a"),
+        pattern_of_1024(b"a*"),
+        pattern_of_1024(b"?"),
+        pattern_of_1024(b"[a-b]"),
+    ] {
+        let reply = call!(client, "GPULOCK.LIST", "MATCH", &pattern);
         let text = String::from_utf8_lossy(&pattern[..8]).into_owned();
-        // Either the pattern fails early, or the call gives up. What it found is not
-        // shown, because more might have matched.
-        let gave_up = answer.is_err();
-        assert_eq!(gave_up, !text.starts_with("*a*"), "{text}: {answer:?}");
-        if gave_up {
+        // Either the pattern fails early, or the call gives up. It discards the rows found so
+        // far, because other locks might have matched.
+        let gives_up = reply.is_err();
+        assert_eq!(gives_up, !text.starts_with("*a*"), "{text}: {reply:?}");
+        if gives_up {
             let error = "ERR LIST has to look at too much: use a MATCH that fits fewer \
                              or is simpler, or a lower LIMIT";
-            assert_eq!(answer.err(), error, "{text}");
+            assert_eq!(reply.err(), error, "{text}");
         }
     }
-    // A second each where nothing gives up.
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // Without the limit each pattern would take a second.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     for (pattern, expected) in [
         ("gpu:*", &["gpu:1", "gpu:2"][..]),
         ("*:2", &["gpu:2"]),
@@ -220,13 +225,13 @@ fn no_pattern_keeps_the_server_whatever_the_names(flavour: &Flavour) {
     ] {
         assert_eq!(keys(&mut client, &format!("GPULOCK.LIST MATCH {pattern}")), expected);
     }
-    // What is found before the work is used up fills the reply.
+    // The rows that are found before the limit of work are returned.
     let line = format!("GPULOCK.LIST LIMIT 1 MATCH {}1", "?".repeat(4));
     assert_eq!(keys(&mut client, &line), ["gpu:1"]);
     assert_eq!(client.line("GPULOCK.LIST").list().len(), 22);
 }
 
-fn inspect_tells_all_that_is_known_of_a_lock(flavour: &Flavour) {
+fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
     const FIELDS: [&str; 10] = [
         "owner",
         "token",
@@ -254,7 +259,7 @@ fn inspect_tells_all_that_is_known_of_a_lock(flavour: &Flavour) {
     for unknown in ["session", "grace_ms", "reserved_for"] {
         assert_eq!(inspected.field(unknown), Value::Null, "{unknown}");
     }
-    wait_until(Duration::from_secs(10), "the hold to grow older", || {
+    wait_until(DEADLINE, "time to pass", || {
         client.line("GPULOCK.INSPECT k").field("held_ms").int() > 5
     });
     let inspected = server.client3().line("GPULOCK.INSPECT k");
@@ -269,32 +274,32 @@ fn inspect_tells_all_that_is_known_of_a_lock(flavour: &Flavour) {
     assert_eq!(inspected.field("adopted"), 1);
     assert_eq!(inspected.field("token"), Value::Null);
     assert_eq!(inspected.field("held_ms"), Value::Null);
-    // To look is not to adopt.
+    // INSPECT does not adopt a lock.
     assert_eq!(keys(&mut client, "GPULOCK.LIST"), ["k"]);
     client.line("GPULOCK.RELEASE k me");
     assert_eq!(client.line("GPULOCK.INSPECT k"), Value::Null);
 }
 
-fn a_lock_that_somebody_else_took_over_is_listed_with_its_new_holder(flavour: &Flavour) {
-    // So that nobody else looks in between.
+fn an_overwritten_lock_is_listed_with_its_new_owner(flavour: &Flavour) {
+    // With hz 1, no background check runs in between.
     let server = flavour.server().arg("hz", 1).start();
     let mut client = server.client();
-    for others in ["", "GPULOCK.ACQUIRE other me", "SET other x"] {
+    for other_command in ["", "GPULOCK.ACQUIRE other me", "SET other x"] {
         client.line("FLUSHALL");
         client.line("GPULOCK.ACQUIRE k me");
-        if !others.is_empty() {
-            client.line(others);
+        if !other_command.is_empty() {
+            client.line(other_command);
             client.line("GPULOCK.ACQUIRE other you");
         }
         client.line("SET k successor");
         let rows = client.line("GPULOCK.LIST MATCH k");
-        let [row] = rows.list() else { panic!("{others:?}: {rows:?}") };
-        assert_eq!(row.field("owner"), "successor", "{others:?}");
+        let [row] = rows.list() else { panic!("{other_command:?}: {rows:?}") };
+        assert_eq!(row.field("owner"), "successor", "{other_command:?}");
         assert_eq!(row.field("held_ms"), Value::Null);
     }
 }
 
-fn looking_changes_nothing_a_client_can_see(flavour: &Flavour) {
+fn inspect_and_list_change_nothing(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("GPULOCK.ACQUIRE k me PX 50000");
@@ -309,13 +314,13 @@ fn looking_changes_nothing_a_client_can_see(flavour: &Flavour) {
     }
     watcher.line("MULTI");
     assert_ne!(watcher.line("EXEC"), Value::NullArray, "WATCH saw a change");
-    let now = server.info_int("persistence", "rdb_changes_since_last_save");
-    assert_eq!(now, dirty);
+    let dirty_after = server.info_int("persistence", "rdb_changes_since_last_save");
+    assert_eq!(dirty_after, dirty);
     assert_eq!(server.info_int("stats", "keyspace_misses"), misses);
 }
 
-/// The call itself finds that the hold has ended: the lock is only waited for from then on.
-fn a_lock_whose_end_the_call_itself_finds_is_listed_once(flavour: &Flavour) {
+/// LIST itself notices the end of the hold, and the lock is then only waited for.
+fn a_lock_whose_end_list_notices_is_listed_once(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut waiter) = (server.client(), server.client());
     assert!(client.line("GPULOCK.ACQUIRE k holder").int() > 0);
