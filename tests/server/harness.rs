@@ -93,8 +93,13 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
 
 /// Marks the running case as ignored: `return skip("reason")`.
 pub(crate) fn skip(reason: &str) {
-    eprintln!("{SKIPPED}{reason}");
+    note_skipped(reason);
     IS_SKIPPED.store(true, Ordering::Relaxed);
+}
+
+/// Prints the reason why a part of the running case is skipped.
+pub(crate) fn note_skipped(reason: &str) {
+    eprintln!("{SKIPPED}{reason}");
 }
 
 /// The cases of a test: one for each server.

@@ -74,7 +74,11 @@ mod queue {
     pub(crate) mod fifo;
     pub(crate) mod hand_off;
     pub(crate) mod leaving;
+    pub(crate) mod many_waiters;
+    pub(crate) mod races;
     pub(crate) mod subscribed_clients;
+    pub(crate) mod visibility;
+    pub(crate) mod waiting;
 }
 mod replication {
     pub(crate) mod native_commands;
@@ -96,7 +100,11 @@ fn all_tests() -> Vec<Test> {
         locks::TESTS,
         queue::fifo::TESTS,
         queue::hand_off::TESTS,
+        queue::waiting::TESTS,
         queue::leaving::TESTS,
+        queue::races::TESTS,
+        queue::many_waiters::TESTS,
+        queue::visibility::TESTS,
         queue::subscribed_clients::TESTS,
         unique_owners::TESTS,
         lock_sets::acquireany::TESTS,

@@ -1,6 +1,5 @@
-//! Who uses no lock notices nothing of the module: other people's commands do not reach
-//! it, and what it does in the background is none of their business. (What it costs in
-//! time is measured in docs/benchmarks.md.)
+//! The module does not affect clients that use no locks: their commands do not reach it, and
+//! its background work changes nothing for them. (docs/benchmarks.md has the cost in time.)
 
 use std::collections::BTreeSet;
 
@@ -10,22 +9,22 @@ use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;
 
 tests! {
-    commands_on_other_keys_leave_the_locks_alone,
-    keyspace_notifications_stay_as_the_operator_set_them,
-    the_background_calls_no_command,
-    the_background_leaves_the_keys_as_they_are,
+    commands_on_other_keys_do_not_affect_locks,
+    the_module_does_not_change_notify_keyspace_events,
+    background_work_calls_no_command,
+    background_work_does_not_change_keys,
 }
 
-/// Waits until the background has looked at the keys of all locks once more: until it
-/// finds one that was taken away just now.
+/// Waits until the background sweep has checked all locks again, by deleting a key and waiting
+/// until the sweep notices.
 #[track_caller]
-fn wait_background(client: &mut Client, sacrifice: &str) {
+fn wait_sweep(client: &mut Client, sacrifice: &str) {
     let held = stats(client)["locks_held"];
     assert_eq!(call!(client, "DEL", sacrifice), 1);
-    wait_until(DEADLINE, "the background to look", || stats(client)["locks_held"] < held);
+    wait_until(DEADLINE, "the background sweep", || stats(client)["locks_held"] < held);
 }
 
-fn commands_on_other_keys_leave_the_locks_alone(flavour: &Flavour) {
+fn commands_on_other_keys_do_not_affect_locks(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for n in 0..20 {
@@ -58,9 +57,9 @@ fn commands_on_other_keys_leave_the_locks_alone(flavour: &Flavour) {
     assert!(client.line("GPULOCK.LOG").list().is_empty());
 }
 
-fn keyspace_notifications_stay_as_the_operator_set_them(flavour: &Flavour) {
-    for wanted in ["", "KEx"] {
-        let server = flavour.server().arg("notify-keyspace-events", wanted).start();
+fn the_module_does_not_change_notify_keyspace_events(flavour: &Flavour) {
+    for flags in ["", "KEx"] {
+        let server = flavour.server().arg("notify-keyspace-events", flags).start();
         let mut client = server.client();
         let setting = |client: &mut Client| {
             let setting = client.line("CONFIG GET notify-keyspace-events");
@@ -70,17 +69,17 @@ fn keyspace_notifications_stay_as_the_operator_set_them(flavour: &Flavour) {
             letters.into_iter().collect::<String>()
         };
         let at_start = setting(&mut client);
-        assert_eq!(at_start.len(), wanted.len());
+        assert_eq!(at_start.len(), flags.len());
         client.line("GPULOCK.ACQUIRE a me");
         client.line("GPULOCK.ACQUIRE b me");
-        wait_background(&mut client, "a");
+        wait_sweep(&mut client, "a");
         client.line("GPULOCK.RELEASE b me");
         assert_eq!(setting(&mut client), at_start);
         assert_eq!(client.line("PUBSUB NUMPAT"), 0);
     }
 }
 
-fn the_background_calls_no_command(flavour: &Flavour) {
+fn background_work_calls_no_command(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for key in ["a", "b", "c", "d"] {
@@ -88,20 +87,20 @@ fn the_background_calls_no_command(flavour: &Flavour) {
     }
     assert_eq!(client.line("CONFIG RESETSTAT"), "OK");
     for sacrifice in ["a", "b", "c"] {
-        wait_background(&mut client, sacrifice);
+        wait_sweep(&mut client, sacrifice);
     }
     let called: BTreeSet<String> = client.info("commandstats").into_keys().collect();
     let own = ["cmdstat_config|resetstat", "cmdstat_del", "cmdstat_gpulock.stats"];
     let called: BTreeSet<String> =
         called.into_iter().map(|name| name.to_lowercase()).collect();
-    let foreign: Vec<_> =
+    let other: Vec<_> =
         called.iter().filter(|name| !own.contains(&name.as_str())).collect();
-    assert!(foreign.is_empty(), "{foreign:?}");
-    assert!(called.contains("cmdstat_del"), "the statistics are on: {called:?}");
+    assert!(other.is_empty(), "{other:?}");
+    assert!(called.contains("cmdstat_del"), "statistics are enabled: {called:?}");
 }
 
-fn the_background_leaves_the_keys_as_they_are(flavour: &Flavour) {
-    // Without the decay of each minute.
+fn background_work_does_not_change_keys(flavour: &Flavour) {
+    // Without the decay every minute.
     let builder = flavour.server().arg("lfu-decay-time", 0);
     let server = builder.arg("maxmemory-policy", "allkeys-lfu").start();
     let mut client = server.client();
@@ -127,12 +126,12 @@ fn the_background_leaves_the_keys_as_they_are(flavour: &Flavour) {
         (fields, dirty.clone())
     };
     let before = (shape(&mut client), counts(&mut client));
-    wait_background(&mut client, "sacrifice");
-    wait_background(&mut client, "another");
+    wait_sweep(&mut client, "sacrifice");
+    wait_sweep(&mut client, "another");
     let (hits, dirty) = counts(&mut client);
     assert_eq!(shape(&mut client), before.0);
     assert_eq!(hits, before.1.0);
-    // Two keys were deleted, by this test.
+    // This test deleted two keys.
     let number = |text: &str| text.parse::<i64>().expect("a number");
     assert_eq!(number(&dirty), number(&before.1.1) + 2);
 }

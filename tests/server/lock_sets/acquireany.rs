@@ -1,8 +1,9 @@
 //! `GPULOCK.ACQUIREANY` without a wait: it grants the requested number of locks, in the order
 //! of the keys, or none; and a refused call changes nothing.
 
-use gpulock_testkit::{Client, Cluster, Flavour, Server, Value, call};
+use gpulock_testkit::{Client, Cluster, Flavour, Value, call};
 
+use crate::support::aof::commands_since;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
 use crate::support::locks::{acquire_each, granted};
@@ -216,16 +217,6 @@ fn tokens_rise_over_all_grants(flavour: &Flavour) {
     assert_counters(&mut client, 0, 0);
 }
 
-/// The commands in the append-only file after the first `before`.
-fn written_since(server: &Server, before: usize) -> Vec<Vec<String>> {
-    let mut commands = server.aof().split_off(before);
-    for words in &mut commands {
-        words[0] = words[0].to_uppercase();
-    }
-    commands.retain(|words| words[0] != "SELECT");
-    commands
-}
-
 fn a_lock_set_is_replicated_as_one_transaction(flavour: &Flavour) {
     let server =
         flavour.server().arg("appendonly", "yes").arg("appendfsync", "always").start();
@@ -238,7 +229,7 @@ fn a_lock_set_is_replicated_as_one_transaction(flavour: &Flavour) {
     assert_eq!(keys_of(&reply), ["c", "a"]);
     let end = client.line("PEXPIRETIME c").int().to_string();
     assert_eq!(client.line("PEXPIRETIME a").int().to_string(), end);
-    let mut written = written_since(&server, before);
+    let mut written = commands_since(&server, before);
     assert_eq!(written.len(), 4, "{written:?}");
     assert_eq!((&*written[0][0], &*written[3][0]), ("MULTI", "EXEC"));
     written[1..3].sort();
@@ -247,7 +238,7 @@ fn a_lock_set_is_replicated_as_one_transaction(flavour: &Flavour) {
     // A refused call writes nothing.
     let before = server.aof().len();
     assert!(client.line("GPULOCK.ACQUIREANY 3 a b d me COUNT 3").is_null());
-    assert_eq!(written_since(&server, before), Vec::<Vec<String>>::new());
+    assert_eq!(commands_since(&server, before), Vec::<Vec<String>>::new());
     replica.wait_caught_up_with(&server);
     for (key, owner) in [("a", "me"), ("b", "other"), ("c", "me")] {
         assert_eq!(call!(reader, "GET", key), owner);

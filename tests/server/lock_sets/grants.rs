@@ -2,6 +2,7 @@
 
 use gpulock_testkit::{Flavour, Value, call};
 
+use crate::support::aof::commands_since;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
 use crate::support::lock_sets::{AT_ONCE, BOTH, TwoLocks, join_as, release, served};
@@ -94,9 +95,8 @@ fn a_lock_set_granted_after_a_wait_is_replicated_as_one_transaction(flavour: &Fl
     release(&mut actor, &["k2"], "holder");
     assert_eq!(served(&mut both), ["k1", "k2"]);
     let end = actor.line("PEXPIRETIME k1").int().to_string();
-    let mut written = server.aof().split_off(before);
-    written.retain(|words| words[0].to_uppercase() != "SELECT");
-    let frame: Vec<_> = written.iter().map(|words| words[0].to_uppercase()).collect();
+    let mut written = commands_since(&server, before);
+    let frame: Vec<_> = written.iter().map(|words| &*words[0]).collect();
     assert_eq!(frame, ["MULTI", "SET", "SET", "EXEC"], "{written:?}");
     written[1..3].sort();
     assert_eq!(written[1][1..], ["k1", "both", "PXAT", &end]);

@@ -1,21 +1,21 @@
-//! GPULOCK.LOG tells what went wrong: every kind with its fields, the newest first,
-//! repetitions folded, bounded in length and in what it keeps of names.
+//! GPULOCK.LOG: each kind of entry with its fields, the newest first, repetitions counted,
+//! limited in length and in the length of names.
 
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::Instant;
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 
-use crate::support::clock::DEADLINE;
+use crate::support::clock::{DEADLINE, unix_ms};
 
 tests! {
-    every_kind_is_told_with_its_fields,
+    each_kind_of_entry_has_its_fields,
     a_long_hold_is_logged_once,
-    the_newest_comes_first_and_a_count_shows_only_so_many,
-    a_repetition_is_counted_and_not_told_again,
-    the_clients_line_is_the_one_of_client_list_and_scripts_have_none,
-    owners_and_keys_are_cut_and_the_log_has_its_length,
-    an_eviction_policy_that_may_take_locks_is_warned_of,
-    the_newest_entry_costs_the_same_in_a_long_log,
+    entries_are_newest_first_and_limited_by_the_count,
+    a_repetition_is_counted_in_one_entry,
+    the_client_is_shown_as_in_client_list_and_is_null_for_scripts,
+    names_are_truncated_and_the_log_has_at_most_log_len_entries,
+    an_eviction_policy_that_can_evict_locks_is_warned_about,
+    reading_the_newest_entry_takes_the_same_time_in_a_long_log,
 }
 
 const FIELDS: [&str; 11] = [
@@ -23,17 +23,12 @@ const FIELDS: [&str; 11] = [
     "unix_ms", "count",
 ];
 
-fn unix_ms() -> i64 {
-    let since = UNIX_EPOCH.elapsed().expect("a clock after 1970");
-    i64::try_from(since.as_millis()).expect("a date in this age")
-}
-
 #[track_caller]
 fn log(client: &mut Client) -> Vec<Value> {
     call!(client, "GPULOCK.LOG").list().to_vec()
 }
 
-/// One field of every entry.
+/// A field of all entries.
 #[track_caller]
 fn all(client: &mut Client, field: &str) -> Vec<String> {
     let shown = |value: Value| match value {
@@ -44,7 +39,7 @@ fn all(client: &mut Client, field: &str) -> Vec<String> {
     log(client).iter().map(|entry| shown(entry.field(field))).collect()
 }
 
-/// Waits for the newest entry to be of a kind, and returns it.
+/// Waits until the newest entry is of a kind, and returns it.
 #[track_caller]
 fn newest(client: &mut Client, kind: &str) -> Value {
     wait_until(DEADLINE, format!("{kind} in the log"), || {
@@ -53,12 +48,12 @@ fn newest(client: &mut Client, kind: &str) -> Value {
     log(client).remove(0)
 }
 
-/// Checks fields against what is written for them; `null` stands for null.
+/// Checks fields of an entry; `null` is null.
 #[track_caller]
-fn tells(entry: &Value, expected: &[(&str, &str)]) {
-    for (field, wanted) in expected {
+fn assert_fields(entry: &Value, expected: &[(&str, &str)]) {
+    for (field, value) in expected {
         let found = entry.field(field);
-        match *wanted {
+        match *value {
             "null" => assert_eq!(found, Value::Null, "{field} of {entry:?}"),
             text => match found {
                 Value::Int(number) => {
@@ -70,7 +65,7 @@ fn tells(entry: &Value, expected: &[(&str, &str)]) {
     }
 }
 
-/// The id in an entry's client line.
+/// The client id in an entry.
 #[track_caller]
 fn client_id(entry: &Value) -> i64 {
     let line = entry.field("client").text();
@@ -78,56 +73,71 @@ fn client_id(entry: &Value) -> i64 {
     id.unwrap_or_else(|| panic!("no id in {line:?}"))
 }
 
-fn every_kind_is_told_with_its_fields(flavour: &Flavour) {
+fn each_kind_of_entry_has_its_fields(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let began = unix_ms();
+    let start = unix_ms();
     client.line("SELECT 3");
     let token = client.line("GPULOCK.ACQUIRE k me PX 100000").int().to_string();
     let id = client.id();
 
     client.line("GPULOCK.RELEASE k you REASON why");
     let entry = newest(&mut client, "ownership_violation");
-    tells(&entry, &[("db", "3"), ("key", "k"), ("holder", "me"), ("token", &token)]);
-    tells(&entry, &[("caller", "you"), ("reason", "why"), ("count", "1")]);
+    assert_fields(
+        &entry,
+        &[("db", "3"), ("key", "k"), ("holder", "me"), ("token", &token)],
+    );
+    assert_fields(&entry, &[("caller", "you"), ("reason", "why"), ("count", "1")]);
     assert_eq!(client_id(&entry), id);
     assert!((0..100_000).contains(&entry.field("held_ms").int()));
 
     client.line("GPULOCK.RELEASE free you");
     let entry = newest(&mut client, "stale_release");
-    tells(&entry, &[("db", "3"), ("key", "free"), ("holder", "null")]);
-    tells(&entry, &[("token", "null"), ("held_ms", "null"), ("caller", "you")]);
-    tells(&entry, &[("reason", "normal")]);
+    assert_fields(&entry, &[("db", "3"), ("key", "free"), ("holder", "null")]);
+    assert_fields(&entry, &[("token", "null"), ("held_ms", "null"), ("caller", "you")]);
+    assert_fields(&entry, &[("reason", "normal")]);
     assert_eq!(client_id(&entry), id);
 
     client.line("GPULOCK.FORCERELEASE k OWNER me");
     let entry = newest(&mut client, "forced");
-    tells(&entry, &[("key", "k"), ("holder", "me"), ("token", &token)]);
-    tells(&entry, &[("caller", "me"), ("reason", "forced")]);
+    assert_fields(&entry, &[("key", "k"), ("holder", "me"), ("token", &token)]);
+    assert_fields(&entry, &[("caller", "me"), ("reason", "forced")]);
     assert_eq!(client_id(&entry), id);
     assert!((0..100_000).contains(&entry.field("held_ms").int()));
 
     client.line("GPULOCK.ACQUIRE k me PX 100000");
     client.line("GPULOCK.FORCERELEASE k REASON hung");
-    tells(&log(&mut client)[0], &[("caller", "null"), ("reason", "hung")]);
+    assert_fields(&log(&mut client)[0], &[("caller", "null"), ("reason", "hung")]);
 
     let token = client.line("GPULOCK.ACQUIRE k me PX 1").int().to_string();
     let entry = newest(&mut client, "expired");
-    tells(&entry, &[("key", "k"), ("holder", "me"), ("token", &token)]);
-    tells(&entry, &[("caller", "null"), ("client", "null"), ("reason", "timeout")]);
+    assert_fields(&entry, &[("key", "k"), ("holder", "me"), ("token", &token)]);
+    assert_fields(
+        &entry,
+        &[("caller", "null"), ("client", "null"), ("reason", "timeout")],
+    );
     assert!((1..10_000).contains(&entry.field("held_ms").int()));
 
     let token = client.line("GPULOCK.ACQUIRE k me").int().to_string();
     client.line("DEL k");
     let entry = newest(&mut client, "removed");
-    tells(&entry, &[("db", "3"), ("key", "k"), ("holder", "me"), ("token", &token)]);
-    tells(&entry, &[("caller", "null"), ("client", "null"), ("reason", "removed")]);
+    assert_fields(
+        &entry,
+        &[("db", "3"), ("key", "k"), ("holder", "me"), ("token", &token)],
+    );
+    assert_fields(
+        &entry,
+        &[("caller", "null"), ("client", "null"), ("reason", "removed")],
+    );
 
     assert_eq!(client.line("CONFIG SET gpulock.warn-hold 5"), "OK");
     let token = client.line("GPULOCK.ACQUIRE k me").int().to_string();
     let entry = newest(&mut client, "long_hold");
-    tells(&entry, &[("db", "3"), ("key", "k"), ("holder", "me"), ("token", &token)]);
-    tells(&entry, &[("caller", "null"), ("client", "null")]);
+    assert_fields(
+        &entry,
+        &[("db", "3"), ("key", "k"), ("holder", "me"), ("token", &token)],
+    );
+    assert_fields(&entry, &[("caller", "null"), ("client", "null")]);
     assert!(entry.field("held_ms").int() >= 5);
 
     for mut client in [server.client(), server.client3()] {
@@ -138,10 +148,10 @@ fn every_kind_is_told_with_its_fields(flavour: &Flavour) {
             };
             assert_eq!(names, FIELDS);
             let at = entry.field("unix_ms").int();
-            assert!((began..=unix_ms()).contains(&at), "{at} is not now");
+            assert!((start..=unix_ms()).contains(&at), "{at} is not the current time");
         }
     }
-    // What went well is not told.
+    // Successful calls are not logged.
     client.line("GPULOCK.LOG RESET");
     for line in ["GPULOCK.EXTEND k me", "GPULOCK.ACQUIRE k you", "GPULOCK.RELEASE k me"] {
         client.line(line);
@@ -154,14 +164,14 @@ fn a_long_hold_is_logged_once(flavour: &Flavour) {
     let mut client = server.client();
     client.line("GPULOCK.ACQUIRE a me");
     newest(&mut client, "long_hold");
-    // When the next one's turn has come, so has the first one's again.
+    // By the time the second hold is logged, the first was checked again.
     client.line("GPULOCK.ACQUIRE b me");
     wait_until(DEADLINE, "the second long hold", || log(&mut client).len() > 1);
     assert_eq!(all(&mut client, "key"), ["b", "a"]);
     assert_eq!(all(&mut client, "count"), ["1", "1"]);
 }
 
-fn the_newest_comes_first_and_a_count_shows_only_so_many(flavour: &Flavour) {
+fn entries_are_newest_first_and_limited_by_the_count(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for key in ["a", "b", "c"] {
@@ -178,7 +188,7 @@ fn the_newest_comes_first_and_a_count_shows_only_so_many(flavour: &Flavour) {
     assert!(log(&mut client).is_empty());
 }
 
-fn a_repetition_is_counted_and_not_told_again(flavour: &Flavour) {
+fn a_repetition_is_counted_in_one_entry(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let mut another = server.client();
@@ -188,14 +198,14 @@ fn a_repetition_is_counted_and_not_told_again(flavour: &Flavour) {
     }
     assert_eq!(all(&mut client, "count"), ["5"]);
     assert_eq!(client_id(&log(&mut client)[0]), client.id());
-    // Somebody else does the same: told of the last who did.
+    // Another client does the same: the entry shows the most recent client.
     wait_until(DEADLINE, "the next millisecond", || unix_ms() > first + 1);
     let last = unix_ms();
     another.line("GPULOCK.RELEASE k me");
     assert_eq!(all(&mut client, "count"), ["6"]);
     assert_eq!(client_id(&log(&mut client)[0]), another.id());
     assert!(log(&mut client)[0].field("unix_ms").int() >= last);
-    // Anything that differs is told by itself, also when it was told before.
+    // Any difference makes a new entry, even if there is an older equal one.
     for line in [
         "GPULOCK.RELEASE k you",
         "GPULOCK.RELEASE k you REASON other",
@@ -211,43 +221,43 @@ fn a_repetition_is_counted_and_not_told_again(flavour: &Flavour) {
     assert_eq!(all(&mut client, "count"), ["1", "1", "1", "1", "1", "1", "6"]);
 }
 
-fn the_clients_line_is_the_one_of_client_list_and_scripts_have_none(flavour: &Flavour) {
+fn the_client_is_shown_as_in_client_list_and_is_null_for_scripts(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("CLIENT SETNAME worker-7");
     client.line("SELECT 2");
     client.line("GPULOCK.RELEASE k me");
-    let told = log(&mut client)[0].field("client").text();
+    let logged = log(&mut client)[0].field("client").text();
     let id = client.id();
-    let own = call!(server.client(), "CLIENT", "LIST", "ID", id).text();
+    let listed = call!(server.client(), "CLIENT", "LIST", "ID", id).text();
     let parts = |line: &str| -> Vec<(String, String)> {
         let parts = line.trim_end().split(' ').filter_map(|part| part.split_once('='));
         parts.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
-    let (told, own) = (parts(&told), parts(&own));
+    let (logged, listed) = (parts(&logged), parts(&listed));
     let names = |parts: &[(String, String)]| -> Vec<String> {
         parts.iter().map(|(name, _)| name.clone()).collect()
     };
-    assert_eq!(names(&told), names(&own));
+    assert_eq!(names(&logged), names(&listed));
     for name in ["id", "addr", "laddr", "fd", "name", "db", "user", "resp"] {
         let find = |parts: &[(String, String)]| {
             parts.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone())
         };
-        assert_eq!(find(&told), find(&own), "{name}");
+        assert_eq!(find(&logged), find(&listed), "{name}");
     }
-    assert!(told.contains(&("cmd".into(), "GPULOCK.RELEASE".into())), "{told:?}");
+    assert!(logged.contains(&("cmd".into(), "GPULOCK.RELEASE".into())), "{logged:?}");
 
     call!(client, "EVAL", "return redis.call('GPULOCK.RELEASE', KEYS[1], 'x')", 1, "k");
     let entry = newest(&mut client, "stale_release");
-    tells(&entry, &[("caller", "x"), ("client", "null")]);
-    // A transaction is the client's own doing.
+    assert_fields(&entry, &[("caller", "x"), ("client", "null")]);
+    // In a transaction, the client is known.
     client.line("MULTI");
     client.line("GPULOCK.RELEASE k y");
     client.line("EXEC");
     assert_eq!(client_id(&log(&mut client)[0]), id);
 }
 
-fn owners_and_keys_are_cut_and_the_log_has_its_length(flavour: &Flavour) {
+fn names_are_truncated_and_the_log_has_at_most_log_len_entries(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.log-len", "3"]).start();
     let mut client = server.client();
     let long = |byte: u8, len: usize| vec![byte; len];
@@ -268,19 +278,22 @@ fn owners_and_keys_are_cut_and_the_log_has_its_length(flavour: &Flavour) {
     assert!(log(&mut client).is_empty());
 }
 
-fn an_eviction_policy_that_may_take_locks_is_warned_of(flavour: &Flavour) {
-    let warned = |server: &Server| {
+fn an_eviction_policy_that_can_evict_locks_is_warned_about(flavour: &Flavour) {
+    let assert_warned = |server: &Server| {
         let mut client = server.client();
         let entry = newest(&mut client, "warning");
-        tells(&entry, &[("db", "null"), ("key", "null"), ("holder", "null")]);
-        tells(&entry, &[("token", "null"), ("caller", "null"), ("held_ms", "null")]);
+        assert_fields(&entry, &[("db", "null"), ("key", "null"), ("holder", "null")]);
+        assert_fields(
+            &entry,
+            &[("token", "null"), ("caller", "null"), ("held_ms", "null")],
+        );
         assert!(entry.field("reason").text().contains("maxmemory-policy"), "{entry:?}");
         server.wait_log("maxmemory-policy");
         client.line("GPULOCK.LOG RESET");
     };
     for policy in ["allkeys-lru", "volatile-ttl"] {
         let server = flavour.server().arg("maxmemory-policy", policy).start();
-        warned(&server);
+        assert_warned(&server);
     }
     let server = flavour.start();
     let mut client = server.client();
@@ -291,22 +304,22 @@ fn an_eviction_policy_that_may_take_locks_is_warned_of(flavour: &Flavour) {
         if policy == "noeviction" {
             assert!(log(&mut client).is_empty());
         } else {
-            warned(&server);
+            assert_warned(&server);
         }
     }
 }
 
-fn the_newest_entry_costs_the_same_in_a_long_log(flavour: &Flavour) {
+fn reading_the_newest_entry_takes_the_same_time_in_a_long_log(flavour: &Flavour) {
     let limit = ["gpulock.log-len", "50000"];
     let server = flavour.server().module_args(&limit).start();
     let mut client = server.client();
     let fastest = |client: &mut Client| {
         let times = (0..20).map(|_| {
-            let began = Instant::now();
+            let start = Instant::now();
             assert_eq!(client.line("GPULOCK.LOG 1").list().len(), 1);
-            began.elapsed()
+            start.elapsed()
         });
-        times.min().expect("twenty of them")
+        times.min().expect("several times")
     };
     client.line("GPULOCK.RELEASE k me");
     let short = fastest(&mut client);

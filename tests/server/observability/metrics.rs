@@ -1,26 +1,26 @@
-//! GPULOCK.METRICS is Prometheus text (0.0.4) that any parser reads, whatever the keys,
-//! and says what STATS says. The parser here is strict: what the format leaves open it
-//! refuses.
+//! GPULOCK.METRICS is Prometheus text (0.0.4) for any keys, with the values of STATS. The
+//! parser here is strict: it rejects what the format leaves open.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use gpulock_testkit::{Client, Flavour, call, workspace};
 
+use crate::harness::note_skipped;
 use crate::support::counters::{Counters, flatten, stats};
 
 tests! {
-    the_text_says_what_stats_says,
-    hostile_keys_make_labels_that_parse_and_never_collide,
-    long_names_neither_grow_the_text_nor_keep_counters_from_others,
-    at_most_1024_locks_are_shown_those_used_last_and_the_sums_stay_exact,
-    the_text_parses_when_nothing_was_ever_locked,
+    metrics_have_the_values_of_stats,
+    labels_of_hostile_keys_are_valid_and_unique,
+    long_names_do_not_grow_the_text_or_displace_other_counters,
+    the_1024_most_recently_used_locks_have_series_and_the_sums_are_exact,
+    metrics_without_any_lock_are_valid,
 }
 
-tests_without_server! { the_parser_refuses_what_is_no_metrics_text }
+tests_without_server! { the_parser_rejects_invalid_text }
 
 type Labels = BTreeMap<String, String>;
 
@@ -31,7 +31,7 @@ struct Family {
     samples: BTreeMap<(String, Labels), f64>,
 }
 
-/// Takes a name off the front of `text`.
+/// Removes a name from the start of `text`.
 fn name<'a>(text: &mut &'a str, colons: bool) -> Result<&'a str, String> {
     let fits = |(place, c): (usize, char)| {
         let starts = c.is_ascii_alphabetic() || c == '_' || (colons && c == ':');
@@ -39,7 +39,7 @@ fn name<'a>(text: &mut &'a str, colons: bool) -> Result<&'a str, String> {
     };
     let end = text.char_indices().find(|at| fits(*at)).map_or(text.len(), |(at, _)| at);
     if end == 0 {
-        return Err(format!("no name at {text:?}"));
+        return Err(format!("expected a name at {text:?}"));
     }
     let (name, rest) = text.split_at(end);
     *text = rest;
@@ -47,11 +47,11 @@ fn name<'a>(text: &mut &'a str, colons: bool) -> Result<&'a str, String> {
 }
 
 fn expect(text: &mut &str, token: &str) -> Result<(), String> {
-    *text = text.strip_prefix(token).ok_or(format!("no {token:?} at {text:?}"))?;
+    *text = text.strip_prefix(token).ok_or(format!("expected {token:?} at {text:?}"))?;
     Ok(())
 }
 
-/// Takes a quoted value off the front of `text`, its escapes undone.
+/// Removes a quoted value from the start of `text`, and unescapes it.
 fn quoted(text: &mut &str) -> Result<String, String> {
     expect(text, "\"")?;
     let mut value = String::new();
@@ -63,10 +63,10 @@ fn quoted(text: &mut &str) -> Result<String, String> {
                 Some('\\') => '\\',
                 Some('"') => '"',
                 Some('n') => '\n',
-                other => return Err(format!("no escape: {other:?}")),
+                other => return Err(format!("invalid escape: {other:?}")),
             }),
             Some(c) => value.push(c),
-            None => return Err("a value without an end".to_owned()),
+            None => return Err("an unterminated value".to_owned()),
         }
     }
     *text = characters.as_str();
@@ -83,7 +83,7 @@ fn labels(text: &mut &str) -> Result<Labels, String> {
         let label = name(text, false)?.to_owned();
         expect(text, "=")?;
         if labels.insert(label.clone(), quoted(text)?).is_some() {
-            return Err(format!("label {label} twice"));
+            return Err(format!("duplicate label {label}"));
         }
         if !text.starts_with(',') {
             break;
@@ -96,20 +96,21 @@ fn labels(text: &mut &str) -> Result<Labels, String> {
 
 fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
-    // The family whose HELP was read last: all its lines stand together.
+    // The family of the last HELP line: all its lines are consecutive.
     let mut current = String::new();
-    let body = text.strip_suffix('\n').ok_or("the last line has no end")?;
+    let body = text.strip_suffix('\n').ok_or("the last line is not terminated")?;
     for mut line in body.split('\n') {
         if let Some(mut rest) = line.strip_prefix("# HELP ") {
             current = name(&mut rest, true)?.to_owned();
             expect(&mut rest, " ")?;
             if rest.is_empty() || families.contains_key(&current) {
-                return Err(format!("HELP of {current} is empty or comes twice"));
+                return Err(format!("HELP of {current} is empty or duplicate"));
             }
             families.insert(current.clone(), Family::default());
             continue;
         }
-        let family = families.get_mut(&current).ok_or("no HELP before the first line")?;
+        let family =
+            families.get_mut(&current).ok_or("expected HELP on the first line")?;
         if let Some(mut rest) = line.strip_prefix("# TYPE ") {
             let of = name(&mut rest, true)?;
             if of != current || !family.kind.is_empty() || !family.samples.is_empty() {
@@ -123,7 +124,8 @@ fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
         let labels = labels(&mut line)?;
         expect(&mut line, " ")?;
         let value = line.parse::<f64>().map_err(|error| format!("{error}: {line:?}"))?;
-        let part = sample.strip_prefix(current.as_str()).ok_or("a stray sample")?;
+        let part =
+            sample.strip_prefix(current.as_str()).ok_or("a sample outside its family")?;
         let (fits, has_le) = match family.kind.as_str() {
             "counter" => (part.is_empty() && current.ends_with("_total"), false),
             "gauge" => (part.is_empty() && !current.ends_with("_total"), false),
@@ -136,7 +138,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
             return Err(format!("{sample} {labels:?} {value} in {current}"));
         }
         if family.samples.insert((sample.clone(), labels.clone()), value).is_some() {
-            return Err(format!("{sample} {labels:?} comes twice"));
+            return Err(format!("{sample} {labels:?} is duplicate"));
         }
     }
     Ok(families)
@@ -150,50 +152,49 @@ fn metrics(client: &mut Client) -> BTreeMap<String, Family> {
     parse(&text).unwrap_or_else(|error| panic!("{error} in:\n{text}"))
 }
 
-/// The promtool that runs here: on PATH, or where `tools/setup.sh cli` unpacks it.
+/// The promtool to use: on PATH, or where `tools/setup.sh cli` unpacks it.
 fn promtool() -> Option<&'static Path> {
     static FOUND: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let unpacked = workspace().join("target/tools/prometheus/usr/bin/promtool");
         let runs = |program: &PathBuf| {
-            let asked = Command::new(program).arg("--version").output();
-            asked.is_ok_and(|output| output.status.success())
+            let version = Command::new(program).arg("--version").output();
+            version.is_ok_and(|output| output.status.success())
         };
         let found = [PathBuf::from("promtool"), unpacked].into_iter().find(runs);
         if found.is_none() {
-            // Past the test harness, which keeps what tests that pass print.
-            let line = "\nSKIPPED: promtool check metrics: no promtool runs here; \
-                        tools/setup.sh cli installs it\n";
-            io::stderr().write_all(line.as_bytes()).expect("writing to standard error");
+            note_skipped(
+                "promtool check metrics: promtool is missing; tools/setup.sh cli installs it",
+            );
         }
         found
     });
     FOUND.as_deref()
 }
 
-/// Prometheus' own check of the format.
+/// Checks the text with Prometheus' own tool.
 fn check_with_promtool(text: &str) {
     let Some(promtool) = promtool() else { return };
-    let mut judge = Command::new(promtool)
+    let mut check = Command::new(promtool)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("starting promtool");
-    let mut input = judge.stdin.take().expect("a pipe");
+    let mut input = check.stdin.take().expect("a pipe");
     input.write_all(text.as_bytes()).expect("writing to promtool");
     drop(input);
-    let output = judge.wait_with_output().expect("promtool");
-    // 1: it does not parse. 3: it parses, and the judge has wishes.
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_ne!(output.status.code(), Some(1), "{said}");
+    let output = check.wait_with_output().expect("promtool");
+    // 1: a syntax error. 3: style warnings only.
+    let output_text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_ne!(output.status.code(), Some(1), "{output_text}");
 }
 
-/// The samples of one lock, of the server, or of the untracked, in the form of STATS.
+/// The samples of a lock, of the server or of untracked locks, named as in STATS.
 fn as_stats(
     families: &BTreeMap<String, Family>,
     prefix: &str,
-    wanted: &Labels,
+    of_labels: &Labels,
 ) -> Counters {
     let mut counters = Counters::new();
     #[expect(clippy::cast_possible_truncation, reason = "whole numbers, far below 2^53")]
@@ -208,7 +209,7 @@ fn as_stats(
         for ((sample, labels), value) in samples {
             let mut rest = labels.clone();
             let le = rest.remove("le");
-            if rest != *wanted {
+            if rest != *of_labels {
                 continue;
             }
             let name = match (kind.as_str(), le) {
@@ -234,7 +235,7 @@ fn as_stats(
     counters
 }
 
-fn the_text_says_what_stats_says(flavour: &Flavour) {
+fn metrics_have_the_values_of_stats(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.tracked-keys", "2"]).start();
     let mut client = server.client();
     for line in [
@@ -261,13 +262,17 @@ fn the_text_says_what_stats_says(flavour: &Flavour) {
     assert_eq!(as_stats(&families, "gpulock_", &Labels::new()), server);
     let mut rest = server;
     assert_eq!(rest.remove("internal_errors"), Some(0));
-    // a is held; b and c gave way to d, which was used last.
+    // a is held; b and c lost their counters to d, which was used last.
     for key in ["a", "d"] {
         let labels =
             [("db", "0"), ("key", key)].map(|(n, v)| (n.to_owned(), v.to_owned()));
-        let own = flatten(&call!(client, "GPULOCK.STATS", "KEY", key));
-        assert_eq!(as_stats(&families, "gpulock_lock_", &labels.into()), own, "{key}");
-        for (name, value) in own {
+        let of_lock = flatten(&call!(client, "GPULOCK.STATS", "KEY", key));
+        assert_eq!(
+            as_stats(&families, "gpulock_lock_", &labels.into()),
+            of_lock,
+            "{key}"
+        );
+        for (name, value) in of_lock {
             *rest.get_mut(&name).expect("the server counts it too") -= value;
         }
     }
@@ -280,7 +285,7 @@ fn the_text_says_what_stats_says(flavour: &Flavour) {
     }
 }
 
-fn hostile_keys_make_labels_that_parse_and_never_collide(flavour: &Flavour) {
+fn labels_of_hostile_keys_are_valid_and_unique(flavour: &Flavour) {
     let hostile: &[&[u8]] = &[
         b"",
         b"plain",
@@ -324,7 +329,7 @@ fn hostile_keys_make_labels_that_parse_and_never_collide(flavour: &Flavour) {
     call!(client, "GPULOCK.ACQUIRE", b"\xff", "me").int();
     let families = metrics(&mut client);
     let acquired = &families["gpulock_lock_acquired_total"].samples;
-    // Every lock has its series, and counted as often as it was taken.
+    // Each lock has its own series with the number of its grants.
     assert_eq!(acquired.len(), hostile.len() + 1);
     let mut keys = BTreeSet::new();
     let mut counts = Vec::new();
@@ -338,7 +343,7 @@ fn hostile_keys_make_labels_that_parse_and_never_collide(flavour: &Flavour) {
     counts.sort_by_key(|count| count.parse::<u64>().expect("a number"));
     let expected: Vec<String> = (1..=hostile.len()).map(|n| n.to_string()).collect();
     assert_eq!(counts, expected);
-    // What is text stands as it is; what is not, as \xHH.
+    // Text is unchanged; other bytes are \xHH.
     for key in ["", "plain", "\"", "\\", "\n", "\\n", "\0", "\u{e4}", "# HELP x y"] {
         assert!(keys.contains(key), "{key:?}");
     }
@@ -347,7 +352,7 @@ fn hostile_keys_make_labels_that_parse_and_never_collide(flavour: &Flavour) {
     }
 }
 
-/// Acquires and gives back many locks at once.
+/// Acquires and releases many locks in pipelines.
 fn use_locks(client: &mut Client, keys: &[Vec<u8>]) {
     for keys in keys.chunks(500) {
         for key in keys {
@@ -361,8 +366,8 @@ fn use_locks(client: &mut Client, keys: &[Vec<u8>]) {
     }
 }
 
-/// The number of locks that have series of their own. Theirs and the rest add up to what the
-/// server counts.
+/// The number of locks with their own series. Checks that these and the untracked ones add up
+/// to the counters of the server.
 #[track_caller]
 fn locks_shown(text: &str) -> usize {
     let families = parse(text).unwrap_or_else(|error| panic!("{error}"));
@@ -379,7 +384,7 @@ fn locks_shown(text: &str) -> usize {
     families.get("gpulock_lock_acquired_total").map_or(0, |family| family.samples.len())
 }
 
-fn long_names_neither_grow_the_text_nor_keep_counters_from_others(flavour: &Flavour) {
+fn long_names_do_not_grow_the_text_or_displace_other_counters(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let ordinary: Vec<_> =
@@ -397,7 +402,7 @@ fn long_names_neither_grow_the_text_nor_keep_counters_from_others(flavour: &Flav
         let has_counters = !call!(client, "GPULOCK.STATS", "KEY", &names[1099]).is_null();
         assert_eq!(has_counters, len <= 128, "names of {len} bytes");
         assert_eq!(text.contains("mine"), has_counters, "names of {len} bytes");
-        // Another user's lock is the next to be tracked and shown.
+        // The lock of another user still gets counters and series.
         let other = format!("other:{len}");
         use_locks(&mut client, &[other.clone().into_bytes()]);
         assert_eq!(call!(client, "GPULOCK.STATS", "KEY", &other).field("acquired"), 1);
@@ -408,7 +413,7 @@ fn long_names_neither_grow_the_text_nor_keep_counters_from_others(flavour: &Flav
     assert!((100..1024).contains(&shown), "{shown}");
 }
 
-fn at_most_1024_locks_are_shown_those_used_last_and_the_sums_stay_exact(
+fn the_1024_most_recently_used_locks_have_series_and_the_sums_are_exact(
     flavour: &Flavour,
 ) {
     let limit = ["gpulock.tracked-keys", "3000"];
@@ -416,7 +421,7 @@ fn at_most_1024_locks_are_shown_those_used_last_and_the_sums_stay_exact(
     let mut client = server.client();
     let names: Vec<_> = (0..2500).map(|n| format!("gpu:{n}").into_bytes()).collect();
     use_locks(&mut client, &names);
-    // Held now, so used more recently than any that is idle.
+    // It is held, so it was used more recently than any idle lock.
     call!(client, "GPULOCK.ACQUIRE", "gpu:7", "me").int();
     use_locks(&mut client, &[b"gpu:0".to_vec()]);
     let text = client.line("GPULOCK.METRICS").text();
@@ -426,12 +431,12 @@ fn at_most_1024_locks_are_shown_those_used_last_and_the_sums_stay_exact(
     {
         assert_eq!(text.contains(&format!("key=\"gpu:{key}\"")), is_shown, "gpu:{key}");
         // All of them have counters.
-        let own = call!(client, "GPULOCK.STATS", "KEY", format!("gpu:{key}"));
-        assert_eq!(own.field("acquired"), if [0, 7].contains(&key) { 2 } else { 1 });
+        let of_lock = call!(client, "GPULOCK.STATS", "KEY", format!("gpu:{key}"));
+        assert_eq!(of_lock.field("acquired"), if [0, 7].contains(&key) { 2 } else { 1 });
     }
 }
 
-fn the_text_parses_when_nothing_was_ever_locked(flavour: &Flavour) {
+fn metrics_without_any_lock_are_valid(flavour: &Flavour) {
     let server = flavour.start();
     let families = metrics(&mut server.client());
     assert_eq!(families["gpulock_locks_held"].kind, "gauge");
@@ -440,10 +445,10 @@ fn the_text_parses_when_nothing_was_ever_locked(flavour: &Flavour) {
     assert!(counters.values().all(|count| *count == 0));
 }
 
-fn the_parser_refuses_what_is_no_metrics_text() {
+fn the_parser_rejects_invalid_text() {
     let head = "# HELP a_total x\n# TYPE a_total counter\n";
     assert!(parse(&format!("{head}a_total{{k=\"\\\\ \\\" \\n\"}} 1\n")).is_ok());
-    for wrong in [
+    for invalid in [
         "a_total 1",
         "a_total 1\na_total 1\n",
         "b_total 1\n",
@@ -456,6 +461,6 @@ fn the_parser_refuses_what_is_no_metrics_text() {
         "# HELP a_total x\n",
         "\n",
     ] {
-        assert!(parse(&format!("{head}{wrong}")).is_err(), "{wrong:?}");
+        assert!(parse(&format!("{head}{invalid}")).is_err(), "{invalid:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! Helpers that several topics share.
 
+pub(crate) mod aof;
 pub(crate) mod background_load;
 pub(crate) mod call_generator;
 pub(crate) mod clock;

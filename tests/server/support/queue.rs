@@ -5,6 +5,10 @@ use std::time::Duration;
 use gpulock_testkit::{Client, Server, Value, call, wait_until};
 
 use super::clock::DEADLINE;
+use super::counters::stats;
+
+/// Options of a waiter that waits until it is granted the lock.
+pub(crate) const NO_TIMEOUT: &str = "PX 100000 BLOCK 0";
 
 /// The owners in the wait queue of a lock, in order; those that only have a kept position in
 /// parentheses.
@@ -73,6 +77,28 @@ pub(crate) fn join_queue(
     let client = waiter(server, &format!("GPULOCK.ACQUIRE {key} {owner} {options}"));
     wait_queue_length(observer, key, before + 1);
     client
+}
+
+/// A waiter that joins the queue of `k` without a timeout, and its client id.
+#[track_caller]
+pub(crate) fn join_queue_with_id(
+    server: &Server,
+    observer: &mut Client,
+    owner: &str,
+) -> (Client, i64) {
+    let before = queue_length(observer, "k");
+    let mut client = server.client();
+    let id = client.id();
+    client.send_lines(&[&format!("GPULOCK.ACQUIRE k {owner} {NO_TIMEOUT}")]);
+    wait_queue_length(observer, "k", before + 1);
+    (client, id)
+}
+
+/// Checks that the server has no waiter and no blocked client.
+#[track_caller]
+pub(crate) fn assert_no_waiters(client: &mut Client) {
+    assert_eq!(stats(client)["clients_waiting"], 0);
+    assert_eq!(client.info("clients")["blocked_clients"], "0");
 }
 
 /// Checks that a waiter has no reply. The server sends replies that are due before it reads
