@@ -12,6 +12,8 @@ use gpulock_testkit::{
 use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;
 use crate::support::events::{next_event, subscriber};
+use crate::support::locks::acquire;
+use crate::support::server_variants::server_variants;
 
 tests! {
     each_end_is_noticed_within_a_second_without_a_command,
@@ -80,27 +82,6 @@ const ENDS: &[End] = &[
     End { next: None, counter: "expired", reason: "timeout", ..removed("over-soon", &["GPULOCK.EXTEND over-soon me PX 1"]) },
 ];
 
-fn starts(flavour: &Flavour) -> [(&'static str, Builder); 3] {
-    [
-        ("default", flavour.server()),
-        ("hz 1", flavour.server().arg("hz", 1)),
-        ("no active expiry", flavour.server()),
-    ]
-}
-
-fn start(how: &str, builder: Builder) -> Server {
-    let server = builder.start();
-    if how == "no active expiry" {
-        assert_eq!(call!(server.client(), "DEBUG", "SET-ACTIVE-EXPIRE", 0), "OK");
-    }
-    server
-}
-
-#[track_caller]
-fn acquire(client: &mut Client, key: &str) -> i64 {
-    call!(client, "GPULOCK.ACQUIRE", key, "me", "PX", 100_000).int()
-}
-
 #[track_caller]
 fn run(client: &mut Client, end: &End) {
     for step in end.steps {
@@ -150,12 +131,11 @@ fn wait_held(client: &mut Client, held: i64, timeout: Duration, what: &str) {
 }
 
 fn each_end_is_noticed_within_a_second_without_a_command(flavour: &Flavour) {
-    for (how, builder) in starts(flavour) {
-        let server = start(how, builder);
+    for (how, server) in server_variants(flavour) {
         let mut client = server.client();
         let mut subscriber = subscriber(&server, EVENTS);
         for end in ENDS {
-            acquire(&mut client, end.key);
+            acquire(&mut client, end.key, "me");
         }
         for end in ENDS {
             run(&mut client, end);
@@ -203,7 +183,7 @@ fn each_end_is_noticed_at_once_by_a_command_that_names_the_key(flavour: &Flavour
             assert_eq!(call!(client, "FLUSHALL"), "OK");
             assert!(call!(client, "GPULOCK.LIST").list().is_empty());
             let mut subscriber = subscriber(&server, EVENTS);
-            acquire(&mut client, end.key);
+            acquire(&mut client, end.key, "me");
             assert_eq!(client.line("GPULOCK.RESETSTATS"), "OK");
             run(&mut client, end);
             if end.counter == "expired" {
@@ -231,8 +211,7 @@ fn each_end_is_noticed_at_once_by_a_command_that_names_the_key(flavour: &Flavour
 }
 
 fn flushed_and_swapped_locks_end_as_removed(flavour: &Flavour) {
-    for (how, builder) in starts(flavour) {
-        let server = start(how, builder);
+    for (how, server) in server_variants(flavour) {
         let mut client = server.client();
         let all = [
             "FLUSHALL",
@@ -247,7 +226,7 @@ fn flushed_and_swapped_locks_end_as_removed(flavour: &Flavour) {
             client.line("GPULOCK.RESETSTATS");
             let mut subscriber = subscriber(&server, EVENTS);
             for key in ["a", "b", "c"] {
-                acquire(&mut client, key);
+                acquire(&mut client, key, "me");
             }
             assert_eq!(client.line(flush), "OK");
             wait_held(&mut client, 0, NOTICED_WITHIN, flush);
@@ -262,8 +241,8 @@ fn flushed_and_swapped_locks_end_as_removed(flavour: &Flavour) {
 fn a_swapped_database_has_other_holders(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    acquire(&mut client, "k");
-    acquire(&mut client, "gone");
+    acquire(&mut client, "k", "me");
+    acquire(&mut client, "gone", "me");
     client.line("SELECT 1");
     client.line("SET k other PX 100000");
     assert_eq!(client.line("SWAPDB 0 1"), "OK");
@@ -278,7 +257,7 @@ fn a_swapped_database_has_other_holders(flavour: &Flavour) {
 fn a_lease_changed_by_other_commands_is_followed(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
-    let token = acquire(&mut client, "k");
+    let token = acquire(&mut client, "k", "me");
     let lease = |client: &mut Client| client.line("GPULOCK.INSPECT k").field("lease_ms");
     let listed = |client: &mut Client| {
         client.line("GPULOCK.LIST").list()[0].field("lease_ms").int()
@@ -356,7 +335,7 @@ fn a_value_of_the_same_length_with_the_same_lease_is_noticed(flavour: &Flavour) 
     let server = flavour.start();
     let mut client = server.client();
     for command in ["GPULOCK.INSPECT k", "GPULOCK.LIST", "GPULOCK.RELEASE k me"] {
-        acquire(&mut client, "k");
+        acquire(&mut client, "k", "me");
         client.line("GPULOCK.RESETSTATS");
         assert_eq!(client.line("SET k he KEEPTTL"), "OK");
         client.line(command);
@@ -371,7 +350,7 @@ fn evicted_locks_are_counted_and_published_as_evicted(flavour: &Flavour) {
     let mut client = server.client();
     let mut subscriber = subscriber(&server, EVENTS);
     for n in 0..10 {
-        acquire(&mut client, &format!("gpu:{n}"));
+        acquire(&mut client, &format!("gpu:{n}"), "me");
     }
     client.line("GPULOCK.LOG RESET");
     assert_eq!(client.line("CONFIG SET maxmemory 1"), "OK");
@@ -399,9 +378,9 @@ fn a_demoted_server_holds_no_lock_until_it_is_promoted(flavour: &Flavour) {
     let server = flavour.server().named("replica").start();
     let mut client = server.client();
     let mut subscriber = subscriber(&server, EVENTS);
-    let before = acquire(&mut client, "mine");
-    acquire(&mut client, "also");
-    let other = acquire(&mut primary.client(), "theirs");
+    let before = acquire(&mut client, "mine", "me");
+    acquire(&mut client, "also", "me");
+    let other = acquire(&mut primary.client(), "theirs", "me");
     assert_eq!(call!(client, "REPLICAOF", "127.0.0.1", primary.port()), "OK");
     assert_eq!(stats(&mut client)["locks_held"], 0);
     assert_ends(&mut client, &[("removed", 2)], "a role change");
@@ -416,7 +395,7 @@ fn a_demoted_server_holds_no_lock_until_it_is_promoted(flavour: &Flavour) {
     assert_eq!(client.line("REPLICAOF NO ONE"), "OK");
     assert_eq!(client.line("GPULOCK.ACQUIRE theirs you"), Value::Null);
     assert_ends(&mut client, &[("removed", 2), ("adopted", 1)], "promoted again");
-    let after = acquire(&mut client, "mine");
+    let after = acquire(&mut client, "mine", "me");
     assert!(after > before && after > other);
     assert_eq!(client.line("GPULOCK.RELEASE theirs me"), 1);
 }
@@ -462,7 +441,7 @@ fn a_lock_in_a_migrated_slot_is_counted_as_moved_and_held_on_the_target(
     let (source, target) = (&cluster.nodes()[from], &cluster.nodes()[to]);
     let (mut here, mut there) = (source.client(), target.client());
     let mut subscriber = subscriber(source, EVENTS);
-    let token = acquire(&mut here, "k");
+    let token = acquire(&mut here, "k", "me");
     let set = |client: &mut Client, state: &str, node: usize| {
         let id = cluster.id(node);
         assert_eq!(call!(client, "CLUSTER", "SETSLOT", slot, state, id), "OK");

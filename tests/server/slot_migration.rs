@@ -1,8 +1,8 @@
-//! Slots of a cluster move to and fro, key by key and as a whole, while clients contend for
-//! the locks in them, wait for one or several, let leases and sessions end: never two hold
-//! one lock, tokens rise, nobody waits in vain.
+//! Slots of a cluster migrate back and forth, key by key and as a whole, while clients compete
+//! for the locks in them: no lock has two holders, tokens rise, and all waiters are granted
+//! their locks.
 //!
-//! Each slot moves `GPULOCK_MOVES` times (10 if not set).
+//! Each slot migrates `GPULOCK_MOVES` times (default: 10).
 
 use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
@@ -21,87 +21,87 @@ tests! {
     slots_that_move_under_contending_clients_give_no_lock_to_two,
 }
 
-const CONTENDERS: [&str; 5] = ["a", "b", "c", "d", "e"];
+const WORKERS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-/// What they want: the locks of two slots, in one of them also both at once.
-const SETS: [&[&str]; 4] =
+/// The lock sets of the workers: locks in two slots, and two in one slot.
+const LOCK_SETS: [&[&str]; 4] =
     [&["{one}:0"], &["{one}:1"], &["{one}:0", "{one}:1"], &["{two}:0"]];
 
-/// How often each slot moves.
-fn moves() -> usize {
+/// The number of migrations of each slot.
+fn migrate() -> usize {
     let given = std::env::var("GPULOCK_MOVES").ok();
-    given.map_or(10, |text| text.parse().expect("GPULOCK_MOVES is a number"))
+    given.map_or(10, |text| text.parse().expect("GPULOCK_MOVES: a number"))
 }
 
-/// How a slot moves.
+/// How a slot migrates.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum Method {
     KeyByKey,
-    AsAWhole,
+    WholeSlot,
 }
 
-/// A slot, a lock in it, and the node where it is.
+/// A slot, a lock in it, and its current node.
 struct Slot {
     number: i64,
     lock: &'static str,
-    at: usize,
+    node_index: usize,
 }
 
 impl Slot {
     fn of(cluster: &Cluster, lock: &'static str) -> Self {
-        Self { number: cluster.slot(lock), lock, at: cluster.primary_index(lock) }
+        Self { number: cluster.slot(lock), lock, node_index: cluster.primary_index(lock) }
     }
 
     #[track_caller]
-    fn moves(&mut self, cluster: &Cluster, to: usize, way: Way) {
-        match way {
-            Way::KeyByKey => self.move_key_by_key(cluster, to),
-            Way::AsAWhole => self.move_as_a_whole(cluster, to),
+    fn migrate(&mut self, cluster: &Cluster, to: usize, method: Method) {
+        match method {
+            Method::KeyByKey => self.migrate_key_by_key(cluster, to),
+            Method::WholeSlot => self.migrate_whole_slot(cluster, to),
         }
-        self.at = to;
+        self.node_index = to;
         wait_agreed(cluster);
     }
 
     #[track_caller]
-    fn move_key_by_key(&self, cluster: &Cluster, to: usize) {
+    fn migrate_key_by_key(&self, cluster: &Cluster, to: usize) {
         let nodes = cluster.nodes();
         let set = |node: usize, state: &str, other: usize| {
             let (mut client, id) = (nodes[node].client(), cluster.id(other));
             let set = call!(client, "CLUSTER", "SETSLOT", self.number, state, id);
             assert_eq!(set, "OK", "{state} at {}", nodes[node].name());
         };
-        set(to, "IMPORTING", self.at);
-        set(self.at, "MIGRATING", to);
-        let (mut source, port) = (nodes[self.at].client(), nodes[to].port());
+        set(to, "IMPORTING", self.node_index);
+        set(self.node_index, "MIGRATING", to);
+        let (mut source, port) = (nodes[self.node_index].client(), nodes[to].port());
         loop {
             let keys = call!(source, "CLUSTER", "GETKEYSINSLOT", self.number, 100);
             let Some(key) = keys.list().first() else { break };
-            // NOKEY, too, when its lock was released meanwhile.
+            // NOKEY if its lock was released in the meantime.
             let moved =
                 call!(source, "MIGRATE", "127.0.0.1", port, key.bytes(), 0, 5_000);
             assert!(!moved.is_err(), "{moved:?}");
         }
-        // First where it goes: in between it would be nobody's.
-        let third = nodes.len() - self.at - to;
-        for node in [to, self.at, third] {
+        // The target first: otherwise no node would serve the slot in between.
+        let third = nodes.len() - self.node_index - to;
+        for node in [to, self.node_index, third] {
             set(node, "NODE", to);
         }
     }
 
     #[track_caller]
-    fn move_as_a_whole(&self, cluster: &Cluster, to: usize) {
+    fn migrate_whole_slot(&self, cluster: &Cluster, to: usize) {
         let (slot, id) = (self.number, cluster.id(to));
         let migrate = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {id}");
-        assert_eq!(cluster.nodes()[self.at].client().line(&migrate), "OK");
+        assert_eq!(cluster.nodes()[self.node_index].client().line(&migrate), "OK");
         let mut there = cluster.nodes()[to].client();
-        wait_until(DEADLINE, format!("slot {slot} to move"), || {
+        wait_until(DEADLINE, format!("slot {slot} to migrate"), || {
             !call!(there, "GPULOCK.INSPECT", self.lock).is_err()
         });
     }
 }
 
-/// Waits until all nodes see the same owners of slots, in the same epochs. Before that the
-/// next move may be undone by what a node said earlier.
+/// Waits until all nodes agree on the slots and their epochs. Otherwise an earlier message of a
+/// node may revert the next migration.
 #[track_caller]
 fn wait_agreed(cluster: &Cluster) {
     // id, address, flags, primary, ping, pong, epoch, link, slots …
@@ -119,14 +119,13 @@ fn wait_agreed(cluster: &Cluster) {
     });
 }
 
-/// Waits until the clock is where each node's tokens began, ten seconds ahead of it: only
-/// then do the tokens of two nodes compare.
+/// Tokens start ten seconds ahead of the clock. Waits until the clock has reached them, because
+/// only then are the tokens of two nodes comparable.
 #[track_caller]
 fn wait_comparable(cluster: &Cluster) {
     for (number, node) in cluster.nodes().iter().enumerate() {
         let mut keys = (0..).map(|n| format!("probe:{n}"));
-        let key =
-            keys.find(|key| cluster.primary_index(key) == number).expect("some key");
+        let key = keys.find(|key| cluster.primary_index(key) == number).expect("a key");
         let mut client = node.client();
         let what = format!("the tokens of {} to follow the clock", node.name());
         wait_until(DEADLINE, what, || {
@@ -138,25 +137,26 @@ fn wait_comparable(cluster: &Cluster) {
     }
 }
 
-/// Moves each slot to and fro while clients contend for its locks.
+/// Migrates each slot back and forth while clients compete for its locks.
 #[track_caller]
-fn move_under_load(cluster: &Cluster, way: Way) {
-    let witness = Ownership::default();
-    let contenders = CONTENDERS.map(|name| {
-        let mut contender = ClusterWorker::new(name, cluster, &SETS, &witness);
-        move || contender.hold_once()
+fn migrate_under_load(cluster: &Cluster, method: Method) {
+    let ownership = Ownership::default();
+    let workers = WORKERS.map(|name| {
+        let mut worker = ClusterWorker::new(name, cluster, &LOCK_SETS, &ownership);
+        move || worker.hold_once()
     });
-    with_background_load(contenders.into(), || {
+    with_background_load(workers.into(), || {
         let mut slots = ["{one}:0", "{two}:0"].map(|lock| Slot::of(cluster, lock));
         let mut rng = seeded_rng();
-        for _ in 0..moves() {
+        for _ in 0..migrate() {
             for slot in &mut slots {
-                let others = (0..cluster.nodes().len()).filter(|node| *node != slot.at);
+                let others =
+                    (0..cluster.nodes().len()).filter(|node| *node != slot.node_index);
                 let to = rng.pick(&others.collect::<Vec<_>>());
-                slot.moves(cluster, to, way);
-                let before = witness.grants_of(slot.lock);
+                slot.migrate(cluster, to, method);
+                let before = ownership.grants_of(slot.lock);
                 wait_until(DEADLINE, "a grant after the move", || {
-                    witness.grants_of(slot.lock) > before
+                    ownership.grants_of(slot.lock) > before
                 });
             }
         }
@@ -165,15 +165,15 @@ fn move_under_load(cluster: &Cluster, way: Way) {
         let of = |node: &Server| stats(&mut node.client())[name];
         cluster.nodes().iter().map(of).sum::<i64>()
     };
-    for happened in ["moved", "acquired_after_wait", "expired", "session_releases"] {
-        assert!(total(happened) > 0, "{way:?}: {happened}");
-        eprintln!("{way:?}: {} {happened}", total(happened));
+    for counter in ["moved", "acquired_after_wait", "expired", "session_releases"] {
+        assert!(total(counter) > 0, "{method:?}: {counter}");
+        eprintln!("{method:?}: {} {counter}", total(counter));
     }
 }
 
-/// Waits until all locks have ended, and checks the books of each node.
+/// Waits until all holds have ended, and checks the counters of each node.
 #[track_caller]
-fn assert_all_over(cluster: &Cluster) {
+fn assert_all_ended(cluster: &Cluster) {
     for node in cluster.nodes() {
         let mut client = node.client();
         let mut seen = Counters::new();
@@ -189,13 +189,13 @@ fn assert_all_over(cluster: &Cluster) {
 fn slots_that_move_under_contending_clients_give_no_lock_to_two(flavour: &Flavour) {
     let cluster = Cluster::start(flavour, 3);
     wait_comparable(&cluster);
-    move_under_load(&cluster, Way::KeyByKey);
-    assert_all_over(&cluster);
+    migrate_under_load(&cluster, Method::KeyByKey);
+    assert_all_ended(&cluster);
     if flavour.is_valkey() && flavour.version() >= (9, 0, 0) {
         for node in cluster.nodes() {
             assert_eq!(node.client().line("GPULOCK.RESETSTATS"), "OK");
         }
-        move_under_load(&cluster, Way::AsAWhole);
-        assert_all_over(&cluster);
+        migrate_under_load(&cluster, Method::WholeSlot);
+        assert_all_ended(&cluster);
     }
 }

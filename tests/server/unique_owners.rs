@@ -1,5 +1,5 @@
-//! What `UNIQUE` gives an owner: the same token when it asks again, one place in a line,
-//! and a place that is kept while it is away. What an owner without it does not get.
+//! UNIQUE owners: a repeated call returns the same token, and an owner has one position in a
+//! queue, which is kept while it is disconnected. Owners without UNIQUE have neither.
 
 use std::time::{Duration, Instant};
 
@@ -11,38 +11,36 @@ use crate::support::counters::stats;
 use crate::support::queue::{queue_of, wait_queue, waiter};
 
 tests! {
-    a_retry_after_a_lost_reply_answers_the_same_token_and_renews_the_lease,
-    a_retry_after_a_wait_answers_the_token_of_the_grant,
-    a_renewed_lease_lets_the_line_wait_for_its_new_end,
-    an_adopted_lock_answers_one_token_from_its_first_renewal_on,
-    asking_again_takes_over_the_place_and_the_older_call_gets_null,
-    a_call_that_does_not_wait_may_take_the_lock_in_the_turn_of_the_older_one,
-    a_client_that_waits_in_slices_keeps_its_turn,
-    a_client_whose_connection_is_lost_keeps_its_turn,
-    a_kept_place_is_passed_over_while_its_owner_is_away_and_stays_in_front,
-    a_lost_grant_with_a_session_is_undelivered_and_its_owners_place_is_kept,
-    a_free_lock_is_not_kept_for_those_who_are_away,
-    a_place_is_gone_after_place_keep,
-    without_place_keep_no_place_is_kept,
-    client_unblock_keeps_no_place,
-    a_role_change_keeps_no_place,
-    kept_places_count_towards_max_waiters,
-    an_owner_without_unique_is_one_of_many_of_that_name,
+    a_retry_returns_the_same_token_and_renews_the_lease,
+    a_retry_after_a_wait_returns_the_token_of_the_grant,
+    waiters_wait_for_the_end_of_a_renewed_lease,
+    an_adopted_lock_keeps_the_token_of_its_first_renewal,
+    a_newer_call_takes_over_the_position_and_the_older_returns_null,
+    a_call_without_block_can_use_the_position_of_the_older_call,
+    repeated_short_waits_keep_the_position,
+    a_lost_connection_keeps_the_position,
+    a_kept_position_is_skipped_while_its_owner_is_disconnected_and_stays_first,
+    an_undelivered_grant_with_a_session_keeps_the_owners_position,
+    a_free_lock_is_not_reserved_for_a_kept_position,
+    a_kept_position_ends_after_place_keep,
+    without_place_keep_no_position_is_kept,
+    client_unblock_keeps_no_position,
+    a_role_change_keeps_no_position,
+    kept_positions_count_towards_max_waiters,
+    without_unique_each_call_has_its_own_position,
 }
 
-/// Nothing more was said on this connection before this moment.
+/// Checks that a connection received nothing else before this moment.
 #[track_caller]
-fn says_nothing_more(client: &mut Client) {
+fn assert_nothing_received(client: &mut Client) {
     assert_eq!(client.line("ECHO nothing-more"), "nothing-more");
 }
 
-fn a_retry_after_a_lost_reply_answers_the_same_token_and_renews_the_lease(
-    flavour: &Flavour,
-) {
+fn a_retry_returns_the_same_token_and_renews_the_lease(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut other) = (server.client(), server.client());
     let first = client.line("GPULOCK.ACQUIRE k me PX 50000 UNIQUE").int();
-    // The answer comes at once, over whichever connection and with whatever options.
+    // The reply comes without a wait, on any connection and with any options.
     for retry in [
         "GPULOCK.ACQUIRE k me PX 90000 UNIQUE",
         "GPULOCK.ACQUIRE k me PX 90000 UNIQUE BLOCK 0",
@@ -53,14 +51,14 @@ fn a_retry_after_a_lost_reply_answers_the_same_token_and_renews_the_lease(
         assert!((80_000..=90_000).contains(&client.line("PTTL k").int()), "{retry}");
         assert_eq!(other.line("GPULOCK.EXTEND k me PX 50000"), first);
     }
-    // Renewed is not granted anew.
+    // A renewal does not count as a grant.
     let stats = stats(&mut client);
     assert_eq!((stats["acquired"], stats["renewed"], stats["refused"]), (1, 3, 0));
     assert_eq!(client.line("GPULOCK.ACQUIRE k you UNIQUE"), Value::Null);
     assert_counters(&mut client, 1, 0);
 }
 
-fn a_retry_after_a_wait_answers_the_token_of_the_grant(flavour: &Flavour) {
+fn a_retry_after_a_wait_returns_the_token_of_the_grant(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut other) = (server.client(), server.client());
     client.line("GPULOCK.ACQUIRE k holder UNIQUE");
@@ -70,14 +68,14 @@ fn a_retry_after_a_wait_answers_the_token_of_the_grant(flavour: &Flavour) {
     wait_queue(&mut client, "k", &["me", "next"]);
     assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
     let token = me.read().int();
-    // The one who holds passes nobody who waits.
+    // The holder renews its lock without passing the queue.
     assert_eq!(other.line("GPULOCK.ACQUIRE k me PX 90000 UNIQUE BLOCK 0"), token);
     assert!(client.line("PTTL k").int() > 80_000);
     assert_eq!(queue_of(&mut client, "k"), ["next"]);
     assert_counters(&mut client, 1, 1);
 }
 
-fn a_renewed_lease_lets_the_line_wait_for_its_new_end(flavour: &Flavour) {
+fn waiters_wait_for_the_end_of_a_renewed_lease(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("GPULOCK.ACQUIRE k me PX 2000 UNIQUE");
@@ -88,12 +86,12 @@ fn a_renewed_lease_lets_the_line_wait_for_its_new_end(flavour: &Flavour) {
     assert_eq!(clock.read(), Value::Null);
     assert_eq!(client.line("GPULOCK.INSPECT k").field("token"), token);
     assert_eq!(queue_of(&mut client, "k"), ["next"]);
-    // A shorter one is the end that counts as well.
+    // A shorter lease also counts.
     assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 20 UNIQUE"), token);
     assert!(next.read().int() > token);
 }
 
-fn an_adopted_lock_answers_one_token_from_its_first_renewal_on(flavour: &Flavour) {
+fn an_adopted_lock_keeps_the_token_of_its_first_renewal(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     assert_eq!(client.line("SET k me PX 50000"), "OK");
@@ -113,7 +111,7 @@ fn an_adopted_lock_answers_one_token_from_its_first_renewal_on(flavour: &Flavour
     assert_counters(&mut client, 1, 0);
 }
 
-fn asking_again_takes_over_the_place_and_the_older_call_gets_null(flavour: &Flavour) {
+fn a_newer_call_takes_over_the_position_and_the_older_returns_null(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("GPULOCK.ACQUIRE k holder");
@@ -121,7 +119,7 @@ fn asking_again_takes_over_the_place_and_the_older_call_gets_null(flavour: &Flav
     wait_queue(&mut client, "k", &["me"]);
     let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
     wait_queue(&mut client, "k", &["me", "next"]);
-    // Elsewhere it has a place of its own.
+    // For other keys and databases it has separate positions.
     client.line("GPULOCK.ACQUIRE j holder");
     let _other_key = waiter(&server, "GPULOCK.ACQUIRE j me BLOCK 0 UNIQUE");
     wait_queue(&mut client, "j", &["me"]);
@@ -145,66 +143,64 @@ fn asking_again_takes_over_the_place_and_the_older_call_gets_null(flavour: &Flav
     assert_eq!((stats["waits_abandoned"], stats["wait_timeouts"]), (1, 0));
     assert_counters(&mut client, 3, 4);
 
-    // What the new call said is what counts.
+    // The options of the newer call apply.
     assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
     let token = newer.read().int();
     assert!(client.line("PTTL k").int() > 80_000);
-    says_nothing_more(&mut older);
+    assert_nothing_received(&mut older);
     assert_eq!(newer.line("GPULOCK.RELEASE k me"), 1);
     assert!(next.read().int() > token);
 }
 
-fn a_call_that_does_not_wait_may_take_the_lock_in_the_turn_of_the_older_one(
-    flavour: &Flavour,
-) {
+fn a_call_without_block_can_use_the_position_of_the_older_call(flavour: &Flavour) {
     let server = flavour.start();
-    let (mut client, mut free) = (server.client(), server.client());
+    let (mut client, mut caller) = (server.client(), server.client());
     client.line("GPULOCK.ACQUIRE k holder");
     let mut older = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
     wait_queue(&mut client, "k", &["me"]);
     let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0 UNIQUE");
     wait_queue(&mut client, "k", &["me", "next"]);
-    // Not next's: it is not its turn.
-    free.send_lines(&["DEL k", "GPULOCK.ACQUIRE k me UNIQUE"]);
-    assert_eq!(free.read(), 1);
-    let token = free.read().int();
+    // The first position in the queue is me's, not next's.
+    caller.send_lines(&["DEL k", "GPULOCK.ACQUIRE k me UNIQUE"]);
+    assert_eq!(caller.read(), 1);
+    let token = caller.read().int();
     assert_eq!(older.read(), Value::Null);
     assert_eq!(queue_of(&mut client, "k"), ["next"]);
     let _third = waiter(&server, "GPULOCK.ACQUIRE k third BLOCK 0 UNIQUE");
     wait_queue(&mut client, "k", &["next", "third"]);
-    free.send_lines(&["DEL k", "GPULOCK.ACQUIRE k third UNIQUE"]);
-    assert_eq!((free.read(), free.read()), (Value::Int(1), Value::Null));
+    caller.send_lines(&["DEL k", "GPULOCK.ACQUIRE k third UNIQUE"]);
+    assert_eq!((caller.read(), caller.read()), (Value::Int(1), Value::Null));
     assert!(next.read().int() > token);
     assert_counters(&mut client, 1, 1);
 }
 
-fn a_client_that_waits_in_slices_keeps_its_turn(flavour: &Flavour) {
+fn repeated_short_waits_keep_the_position(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut me) = (server.client(), server.client());
     client.line("GPULOCK.ACQUIRE k holder");
     assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 2 UNIQUE"), Value::Null);
     let mut others = Vec::new();
-    let mut line = vec!["(me)".to_owned()];
+    let mut queue = vec!["(me)".to_owned()];
     for n in 0..20 {
-        // Each time one more queues behind, some of them UNIQUE.
+        // Each time, another waiter joins behind, some of them UNIQUE.
         let owner = format!("o{n}");
         let unique = if n % 2 == 0 { "UNIQUE" } else { "" };
         others.push(waiter(
             &server,
             &format!("GPULOCK.ACQUIRE k {owner} BLOCK 0 {unique}"),
         ));
-        line.push(owner);
-        wait_until(DEADLINE, "one more in the line", || {
-            queue_of(&mut client, "k") == line
-        });
+        queue.push(owner);
+        wait_until(DEADLINE, "one more waiter", || queue_of(&mut client, "k") == queue);
         assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 2 UNIQUE"), Value::Null);
-        assert_eq!(queue_of(&mut client, "k"), line);
+        assert_eq!(queue_of(&mut client, "k"), queue);
     }
     assert_eq!(stats(&mut client)["wait_timeouts"], 21);
     assert_counters(&mut client, 1, 20);
     me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
-    line[0] = "me".to_owned();
-    wait_until(DEADLINE, "its owner to be back", || queue_of(&mut client, "k") == line);
+    queue[0] = "me".to_owned();
+    wait_until(DEADLINE, "the owner to reconnect", || {
+        queue_of(&mut client, "k") == queue
+    });
     assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
     let mut last = me.read().int();
     assert_eq!(me.line("GPULOCK.RELEASE k me"), 1);
@@ -217,10 +213,10 @@ fn a_client_that_waits_in_slices_keeps_its_turn(flavour: &Flavour) {
     assert_counters(&mut client, 0, 0);
 }
 
-/// A way to lose a connection: its own end of it, somebody else's, its id.
+/// Closes a connection, with another connection and the client id.
 type Loss = (&'static str, fn(Client, &mut Client, i64));
 
-fn a_client_whose_connection_is_lost_keeps_its_turn(flavour: &Flavour) {
+fn a_lost_connection_keeps_the_position(flavour: &Flavour) {
     let losses: [Loss; 4] = [
         ("FIN", |lost, _, _| drop(lost)),
         ("RST", |lost, _, _| lost.reset()),
@@ -258,7 +254,7 @@ fn a_client_whose_connection_is_lost_keeps_its_turn(flavour: &Flavour) {
     assert!(me.read().int() > 0);
 }
 
-fn a_kept_place_is_passed_over_while_its_owner_is_away_and_stays_in_front(
+fn a_kept_position_is_skipped_while_its_owner_is_disconnected_and_stays_first(
     flavour: &Flavour,
 ) {
     let server = flavour.start();
@@ -279,11 +275,9 @@ fn a_kept_place_is_passed_over_while_its_owner_is_away_and_stays_in_front(
     assert_eq!(queue_of(&mut client, "k"), ["third"]);
 }
 
-/// The server tells of the closed connection before it tells that the answer was not taken:
-/// the lock must not end with its session first.
-fn a_lost_grant_with_a_session_is_undelivered_and_its_owners_place_is_kept(
-    flavour: &Flavour,
-) {
+/// The server reports the closed connection before the undelivered reply: the session must not
+/// end the hold first.
+fn an_undelivered_grant_with_a_session_keeps_the_owners_position(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut me) = (server.client(), server.client());
     client.line("GPULOCK.ACQUIRE k holder");
@@ -305,14 +299,14 @@ fn a_lost_grant_with_a_session_is_undelivered_and_its_owners_place_is_kept(
     assert!(me.read().int() > 0);
 }
 
-fn a_free_lock_is_not_kept_for_those_who_are_away(flavour: &Flavour) {
+fn a_free_lock_is_not_reserved_for_a_kept_position(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut me) = (server.client(), server.client());
     client.line("GPULOCK.ACQUIRE k holder");
     assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
     assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
     assert_eq!(client.line("EXISTS k"), 0);
-    // Free, and still a place is kept: both are told.
+    // The reply shows both the free lock and the kept position.
     let seen = client.line("GPULOCK.INSPECT k");
     for name in ["owner", "token", "lease_ms", "held_ms", "session", "adopted"] {
         assert_eq!(seen.field(name), Value::Null, "{name}");
@@ -321,13 +315,13 @@ fn a_free_lock_is_not_kept_for_those_who_are_away(flavour: &Flavour) {
     assert!(client.line("GPULOCK.ACQUIRE k newcomer").int() > 0);
     assert_eq!(queue_of(&mut client, "k"), ["(me)"]);
     assert_eq!(client.line("GPULOCK.RELEASE k newcomer"), 1);
-    // Its owner finds the lock free, and the place is used up.
+    // The owner acquires the free lock, which ends its position.
     assert!(me.line("GPULOCK.ACQUIRE k me UNIQUE").int() > 0);
     assert!(queue_of(&mut client, "k").is_empty());
     assert_counters(&mut client, 1, 0);
 }
 
-fn a_place_is_gone_after_place_keep(flavour: &Flavour) {
+fn a_kept_position_ends_after_place_keep(flavour: &Flavour) {
     const KEEP: Duration = Duration::from_secs(2);
     let server = flavour.server().module_args(&["gpulock.place-keep", "2000"]).start();
     let (mut client, mut me) = (server.client(), server.client());
@@ -341,23 +335,23 @@ fn a_place_is_gone_after_place_keep(flavour: &Flavour) {
             left
         } else {
             let left = Instant::now();
-            let answer = me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE");
-            assert_eq!(answer, Value::Null);
+            let reply = me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE");
+            assert_eq!(reply, Value::Null);
             left
         };
         let next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
         wait_queue(&mut client, "k", &["(me)", "next"]);
         wait_queue(&mut client, "k", &["next"]);
         let kept = left.elapsed();
-        // Times are kept in whole milliseconds, cut off; and a busy machine adds some.
+        // Times are truncated to whole milliseconds, and a busy machine adds some.
         let least = KEEP - Duration::from_millis(1);
         assert!((least..KEEP * 3).contains(&kept), "kept for {kept:?}");
-        // Whoever comes back now stands last.
+        // An owner that returns later joins last.
         let again = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
         wait_queue(&mut client, "k", &["next", "me"]);
         assert_eq!(client.line("FLUSHALL"), "OK");
         drop((next, again));
-        wait_until(DEADLINE, "nobody to be there", || {
+        wait_until(DEADLINE, "the end of all waits", || {
             client.line("FLUSHALL");
             client.line("GPULOCK.INSPECT k").is_null()
         });
@@ -365,7 +359,7 @@ fn a_place_is_gone_after_place_keep(flavour: &Flavour) {
     assert_counters(&mut client, 0, 0);
 }
 
-fn without_place_keep_no_place_is_kept(flavour: &Flavour) {
+fn without_place_keep_no_position_is_kept(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.place-keep", "0"]).start();
     let (mut client, mut me) = (server.client(), server.client());
     client.line("GPULOCK.ACQUIRE k holder");
@@ -377,7 +371,7 @@ fn without_place_keep_no_place_is_kept(flavour: &Flavour) {
     wait_queue(&mut client, "k", &[]);
 }
 
-fn client_unblock_keeps_no_place(flavour: &Flavour) {
+fn client_unblock_keeps_no_position(flavour: &Flavour) {
     let server = flavour.start();
     let (mut client, mut me) = (server.client(), server.client());
     let id = me.id();
@@ -401,7 +395,7 @@ fn client_unblock_keeps_no_place(flavour: &Flavour) {
             _ => assert_eq!(me.read(), Value::Null),
         }
         assert!(queue_of(&mut client, "k").is_empty(), "{how}");
-        says_nothing_more(&mut me);
+        assert_nothing_received(&mut me);
     }
     let stats = stats(&mut client);
     let counted = i64::from(flavour.can_unblock());
@@ -410,7 +404,7 @@ fn client_unblock_keeps_no_place(flavour: &Flavour) {
     assert_counters(&mut client, 1, 0);
 }
 
-fn a_role_change_keeps_no_place(flavour: &Flavour) {
+fn a_role_change_keeps_no_position(flavour: &Flavour) {
     let primary = flavour.server().named("primary").start();
     let server = flavour.server().named("replica").start();
     let (mut client, mut away) = (server.client(), server.client());
@@ -419,7 +413,7 @@ fn a_role_change_keeps_no_place(flavour: &Flavour) {
     let mut me = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
     wait_queue(&mut client, "k", &["(away)", "me"]);
     assert_eq!(call!(client, "REPLICAOF", "127.0.0.1", primary.port()), "OK");
-    // The server closes the connection of whom it tells this.
+    // The server closes connections after this error.
     assert!(me.read().err().starts_with("UNBLOCKED "));
     me = server.client();
     assert!(queue_of(&mut client, "k").is_empty());
@@ -432,7 +426,7 @@ fn a_role_change_keeps_no_place(flavour: &Flavour) {
     wait_queue(&mut client, "k", &["first", "me"]);
 }
 
-fn kept_places_count_towards_max_waiters(flavour: &Flavour) {
+fn kept_positions_count_towards_max_waiters(flavour: &Flavour) {
     let server = flavour.server().module_args(&["gpulock.max-waiters", "2"]).start();
     let (mut client, mut me) = (server.client(), server.client());
     client.line("GPULOCK.ACQUIRE k holder");
@@ -441,14 +435,14 @@ fn kept_places_count_towards_max_waiters(flavour: &Flavour) {
     wait_queue(&mut client, "k", &["(me)", "next"]);
     for (refused, key) in [(1, "k"), (2, "j")] {
         client.line("GPULOCK.ACQUIRE j holder");
-        let answer = call!(client, "GPULOCK.ACQUIRE", key, "third", "BLOCK", 0);
-        assert!(answer.err().starts_with("MAXWAITERS "), "{answer:?}");
-        // The second ACQUIRE of j was refused as well.
+        let reply = call!(client, "GPULOCK.ACQUIRE", key, "third", "BLOCK", 0);
+        assert!(reply.err().starts_with("MAXWAITERS "), "{reply:?}");
+        // The second ACQUIRE of j was refused, too.
         assert_eq!(stats(&mut client)["refused"], refused * 2 - 1);
     }
-    // What does not wait is not refused for that.
+    // A call that does not wait is not refused for that reason.
     assert_eq!(client.line("GPULOCK.ACQUIRE k third"), Value::Null);
-    // Its own place is nobody else's, and no second one.
+    // A repeated call takes over its own position.
     for _ in 0..3 {
         assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
     }
@@ -464,16 +458,16 @@ fn kept_places_count_towards_max_waiters(flavour: &Flavour) {
     assert!(again.read().int() > 0);
 }
 
-fn an_owner_without_unique_is_one_of_many_of_that_name(flavour: &Flavour) {
+fn without_unique_each_call_has_its_own_position(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     let token = client.line("GPULOCK.ACQUIRE k me PX 50000").int();
-    // It is refused like anyone else, also by a lock that it got by UNIQUE.
+    // It is refused like other owners, even if it acquired the lock with UNIQUE.
     assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 90000"), Value::Null);
     assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 50000 UNIQUE"), token);
     assert_eq!(client.line("GPULOCK.ACQUIRE k me PX 90000 BLOCK 1"), Value::Null);
     assert!(client.line("PTTL k").int() <= 50_000);
-    // Nor has it a place: it stands as often as it asks, and leaves nothing behind.
+    // Each of its calls has a position of its own, which is not kept.
     assert!(queue_of(&mut client, "k").is_empty());
     let mut calls = Vec::new();
     for n in 1..=3 {
@@ -482,7 +476,7 @@ fn an_owner_without_unique_is_one_of_many_of_that_name(flavour: &Flavour) {
     }
     drop(calls.remove(1));
     wait_queue(&mut client, "k", &["you", "you"]);
-    // The UNIQUE one of that name is somebody else again.
+    // A UNIQUE owner of the same name has its own position.
     let mut unique = waiter(&server, "GPULOCK.ACQUIRE k you BLOCK 0 UNIQUE");
     wait_queue(&mut client, "k", &["you", "you", "you"]);
     let mut last = server.client();

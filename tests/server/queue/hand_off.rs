@@ -1,6 +1,6 @@
-//! Whatever frees a lock, the next in line has it: at once when a GPULOCK command did it,
-//! within ten milliseconds when any other did, or its lease was over; also when the server's
-//! own clock ticks once a second, and when it never looks for keys that are over.
+//! When a lock becomes free, the next waiter is granted it: at once after a GPULOCK command,
+//! within ten milliseconds after another command or the end of the lease; also with `hz 1` and
+//! without the server's active expiry.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,32 +13,31 @@ use crate::support::counters::stats;
 use crate::support::locks::acquire;
 use crate::support::median::median;
 use crate::support::queue::{
-    assert_no_reply, join_queue, queue_length, wait_queue_length,
+    NO_TIMEOUT, assert_no_reply, join_queue, queue_length, wait_queue_length,
 };
+use crate::support::server_variants::server_variants;
 
 tests! {
-    whatever_takes_the_key_away_the_next_has_the_lock_within_ten_milliseconds,
-    a_release_hands_over_in_the_same_instant,
-    when_the_lease_is_over_the_next_has_the_lock_within_ten_milliseconds,
-    a_lease_that_was_taken_away_wakes_nobody,
-    a_lock_that_was_overwritten_is_held_by_the_new_one_and_the_line_waits_on,
-    who_overwrites_a_lock_that_is_waited_for_is_adopted_unasked,
-    what_is_no_lock_and_who_can_be_no_owner_is_waited_for_as_well,
-    only_the_lines_of_the_databases_that_were_emptied_move_on,
-    three_hundred_lines_freed_together_are_served_at_once,
-    whatever_workers_do_to_the_key_the_line_never_stands_still,
+    the_next_waiter_is_granted_a_removed_key_within_ten_milliseconds,
+    a_release_hands_the_lock_off_at_once,
+    the_next_waiter_is_granted_an_expired_lock_within_ten_milliseconds,
+    a_removed_lease_does_not_wake_the_waiter,
+    the_queue_waits_for_a_value_that_overwrote_the_lock,
+    a_value_that_overwrites_a_lock_with_waiters_is_adopted_in_the_background,
+    waiters_also_wait_for_other_types_and_invalid_owners,
+    only_waiters_of_flushed_databases_are_granted,
+    three_hundred_locks_removed_at_once_are_granted_at_once,
+    workers_that_remove_the_key_in_any_way_never_block_the_queue,
 }
 
-const FOREVER: &str = "PX 100000 BLOCK 0";
-
-/// The contract's ten milliseconds.
+/// The documented ten milliseconds.
 const WITHIN: Duration = Duration::from_millis(10);
 
-/// The same for hundreds at once, whose answers are read one by one. A look from time to time
+/// The limit for hundreds of locks at once, whose replies are read one by one. Periodic checks
 /// would take twice as long.
 const ALL_WITHIN: Duration = Duration::from_millis(50);
 
-/// Ways in which the key `k`, held by `holder`, goes away: all of it in one write.
+/// Commands in one write that remove the key `k`, which `holder` holds.
 #[rustfmt::skip]
 const WAYS: &[&[&str]] = &[
     &["GPULOCK.RELEASE k holder"],
@@ -70,37 +69,21 @@ const WAYS: &[&[&str]] = &[
     &["MULTI", "GPULOCK.RELEASE k holder", "EXEC"],
 ];
 
-/// Ways in which its lease is over soon.
+/// Commands that make the lease end soon.
 #[rustfmt::skip]
-const SOON_OVER: &[&[&str]] = &[
+const ENDING_LEASES: &[&[&str]] = &[
     &["GPULOCK.EXTEND k holder PX 15"],
     &["GPULOCK.ACQUIRE k holder UNIQUE PX 15"],
     &["PEXPIRE k 15"],
     &["GETEX k PX 15"],
     &["SET k holder PX 15"],
-    // Renewed from outside, shortened, taken away and given anew: the last word counts.
+    // Leases that other commands extend, shorten or remove: the last command counts.
     &["GPULOCK.EXTEND k holder PX 10", "PEXPIRE k 30"],
     &["GPULOCK.EXTEND k holder PX 10", "PERSIST k", "PEXPIRE k 30"],
     &["PEXPIRE k 10", "GPULOCK.EXTEND k holder PX 30"],
     &["GPULOCK.EXTEND k holder PX 30", "PEXPIRE k 10"],
     &["PERSIST k", "GPULOCK.EXTEND k holder PX 15"],
 ];
-
-fn starts(flavour: &Flavour) -> [(&'static str, Builder); 3] {
-    [
-        ("as it is", flavour.server()),
-        ("hz 1", flavour.server().arg("hz", 1)),
-        ("no active expiry", flavour.server()),
-    ]
-}
-
-fn start(how: &str, builder: Builder) -> Server {
-    let server = builder.start();
-    if how == "no active expiry" {
-        assert_eq!(call!(server.client(), "DEBUG", "SET-ACTIVE-EXPIRE", 0), "OK");
-    }
-    server
-}
 
 fn since_epoch() -> Duration {
     UNIX_EPOCH.elapsed().expect("a clock after 1970")
@@ -110,19 +93,19 @@ fn from_ms(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).expect("not negative"))
 }
 
-/// Carries out lines in one write.
+/// Sends several commands in one write; none may fail.
 #[track_caller]
-fn in_one_write(client: &mut Client, lines: &[&str]) {
+fn run(client: &mut Client, lines: &[&str]) {
     client.send_lines(lines);
     for line in lines {
-        let answer = client.read();
-        assert!(!answer.is_err(), "{line}: {answer:?}");
+        let reply = client.read();
+        assert!(!reply.is_err(), "{line}: {reply:?}");
     }
 }
 
-/// Holds `k` as the module's own grant, or as somebody's who never heard of the module.
+/// Lets `holder` hold `k`, either granted by the module or set by another command.
 #[track_caller]
-fn hold(client: &mut Client, adopted: bool) {
+fn set_holder(client: &mut Client, adopted: bool) {
     client.line("FLUSHALL");
     if adopted {
         assert_eq!(client.line("SET k holder NX PX 100000"), "OK");
@@ -131,101 +114,96 @@ fn hold(client: &mut Client, adopted: bool) {
     }
 }
 
-/// Shows the middles of all ways: the fastest, the middle and the slowest of them.
-fn show(flavour: &Flavour, how: &str, mut middles: Vec<(Duration, String)>) {
-    middles.sort();
-    let of = |at: usize| format!("{:.1?} ({})", middles[at].0, middles[at].1);
-    let last = middles.len() - 1;
+/// Prints the fastest, the median and the slowest of several medians.
+fn print_medians(flavour: &Flavour, how: &str, mut medians: Vec<(Duration, String)>) {
+    medians.sort();
+    let of = |at: usize| format!("{:.1?} ({})", medians[at].0, medians[at].1);
+    let last = medians.len() - 1;
     eprintln!("{flavour}, {how}: {}, {}, {}", of(0), of(last / 2), of(last));
 }
 
-fn whatever_takes_the_key_away_the_next_has_the_lock_within_ten_milliseconds(
-    flavour: &Flavour,
-) {
-    for (how, builder) in starts(flavour) {
-        let server = start(how, builder);
+fn the_next_waiter_is_granted_a_removed_key_within_ten_milliseconds(flavour: &Flavour) {
+    for (how, server) in server_variants(flavour) {
         let mut actor = server.client();
-        let mut middles = vec![];
+        let mut medians = vec![];
         for way in WAYS {
             for adopted in [false, true] {
                 let what = format!("{way:?}, {how}, adopted: {adopted}");
                 let took = median(&what, WITHIN, || {
-                    hold(&mut actor, adopted);
-                    let mut waiter = join_queue(&server, &mut actor, "k", "w", FOREVER);
-                    in_one_write(&mut actor, way);
+                    set_holder(&mut actor, adopted);
+                    let mut waiter =
+                        join_queue(&server, &mut actor, "k", "w", NO_TIMEOUT);
+                    run(&mut actor, way);
                     let freed = Instant::now();
                     assert!(waiter.read().int() > 0, "{what}");
                     let took = freed.elapsed();
                     assert_eq!(actor.line("GPULOCK.RELEASE k w"), 1, "{what}");
                     took
                 });
-                middles.push((took, format!("{way:?}")));
+                medians.push((took, format!("{way:?}")));
             }
         }
-        show(flavour, how, middles);
+        print_medians(flavour, how, medians);
         let stats = stats(&mut actor);
         assert_eq!((stats["clients_waiting"], stats["waits_abandoned"]), (0, 0));
     }
 }
 
-/// No later command meets the lock free.
-fn a_release_hands_over_in_the_same_instant(flavour: &Flavour) {
+/// No later command finds the lock free.
+fn a_release_hands_the_lock_off_at_once(flavour: &Flavour) {
     let server = flavour.start();
     let mut actor = server.client();
-    for frees in [
+    for freeing in [
         &["GPULOCK.RELEASE k holder"][..],
         &["GPULOCK.FORCERELEASE k"],
         &["EVAL redis.call('GPULOCK.RELEASE',KEYS[1],'holder') 1 k"],
         &["MULTI", "GPULOCK.RELEASE k holder", "EXEC"],
     ] {
-        hold(&mut actor, false);
-        let mut waiter = join_queue(&server, &mut actor, "k", "w", FOREVER);
-        actor.send_lines(&[frees, &["GET k"]].concat());
-        for _ in frees {
+        set_holder(&mut actor, false);
+        let mut waiter = join_queue(&server, &mut actor, "k", "w", NO_TIMEOUT);
+        actor.send_lines(&[freeing, &["GET k"]].concat());
+        for _ in freeing {
             actor.read();
         }
-        assert_eq!(actor.read(), "w", "{frees:?}");
+        assert_eq!(actor.read(), "w", "{freeing:?}");
         assert!(waiter.read().int() > 0);
     }
 }
 
-fn when_the_lease_is_over_the_next_has_the_lock_within_ten_milliseconds(
-    flavour: &Flavour,
-) {
-    for (how, builder) in starts(flavour) {
-        let server = start(how, builder);
+fn the_next_waiter_is_granted_an_expired_lock_within_ten_milliseconds(flavour: &Flavour) {
+    for (how, server) in server_variants(flavour) {
         let mut actor = server.client();
-        let mut middles = vec![];
-        for way in SOON_OVER {
+        let mut medians = vec![];
+        for way in ENDING_LEASES {
             for adopted in [false, true] {
                 let what = format!("{way:?}, {how}, adopted: {adopted}");
                 let took = median(&what, WITHIN, || {
-                    hold(&mut actor, adopted);
-                    let mut waiter = join_queue(&server, &mut actor, "k", "w", FOREVER);
+                    set_holder(&mut actor, adopted);
+                    let mut waiter =
+                        join_queue(&server, &mut actor, "k", "w", NO_TIMEOUT);
                     actor.send_lines(&[way, &["PEXPIRETIME k"][..]].concat());
                     for _ in *way {
                         actor.read();
                     }
                     let end = from_ms(actor.read().int());
                     assert!(waiter.read().int() > 0, "{what}");
-                    let over = since_epoch().checked_sub(end);
+                    let delay = since_epoch().checked_sub(end);
                     assert_eq!(actor.line("GPULOCK.RELEASE k w"), 1, "{what}");
-                    over.unwrap_or_else(|| panic!("before the end: {what}"))
+                    delay.unwrap_or_else(|| panic!("before the end: {what}"))
                 });
-                middles.push((took, format!("{way:?}")));
+                medians.push((took, format!("{way:?}")));
             }
         }
-        show(flavour, how, middles);
+        print_medians(flavour, how, medians);
     }
 }
 
-fn a_lease_that_was_taken_away_wakes_nobody(flavour: &Flavour) {
-    for (how, builder) in starts(flavour) {
-        let server = start(how, builder);
+fn a_removed_lease_does_not_wake_the_waiter(flavour: &Flavour) {
+    for (how, server) in server_variants(flavour) {
         let mut actor = server.client();
-        hold(&mut actor, false);
-        let mut waiter = join_queue(&server, &mut actor, "k", "w", FOREVER);
-        in_one_write(&mut actor, &["GPULOCK.EXTEND k holder PX 20", "PERSIST k"]);
+        set_holder(&mut actor, false);
+        let mut waiter = join_queue(&server, &mut actor, "k", "w", NO_TIMEOUT);
+        run(&mut actor, &["GPULOCK.EXTEND k holder PX 20", "PERSIST k"]);
         let end = since_epoch() + Duration::from_millis(20 + 50);
         wait_until(DEADLINE, "the end that the lease had", || since_epoch() > end);
         assert_no_reply(&mut actor, &mut waiter);
@@ -237,13 +215,13 @@ fn a_lease_that_was_taken_away_wakes_nobody(flavour: &Flavour) {
     }
 }
 
-/// What overwrites the lock `k`, and who holds it then.
+/// Commands that overwrite the lock `k`, and its owner then.
 #[rustfmt::skip]
 const OVERWRITES: &[(&[&str], &str)] = &[
     (&["SET k other PX 90000"],                    "other"),
     (&["SET k other"],                             "other"),
     (&["SET k other KEEPTTL"],                     "other"),
-    // As long as the one before.
+    // A value of the same length.
     (&["SET k banker PX 90000"],                   "banker"),
     (&["GETSET k other"],                          "other"),
     (&["APPEND k s"],                              "holders"),
@@ -257,28 +235,26 @@ const OVERWRITES: &[(&[&str], &str)] = &[
     (&["INCRBY new 41", "RENAME new k", "INCR k"], "42"),
 ];
 
-fn a_lock_that_was_overwritten_is_held_by_the_new_one_and_the_line_waits_on(
-    flavour: &Flavour,
-) {
+fn the_queue_waits_for_a_value_that_overwrote_the_lock(flavour: &Flavour) {
     let server = flavour.start();
     let mut actor = server.client();
     for (way, other) in OVERWRITES {
         for adopted in [false, true] {
-            for ends in ["RELEASE", "DEL", "PEXPIRE"] {
-                let what = format!("{way:?}, {ends}, adopted: {adopted}");
-                hold(&mut actor, adopted);
-                let mut waiter = join_queue(&server, &mut actor, "k", "w", FOREVER);
-                in_one_write(&mut actor, way);
+            for freeing in ["RELEASE", "DEL", "PEXPIRE"] {
+                let what = format!("{way:?}, {freeing}, adopted: {adopted}");
+                set_holder(&mut actor, adopted);
+                let mut waiter = join_queue(&server, &mut actor, "k", "w", NO_TIMEOUT);
+                run(&mut actor, way);
                 let seen = actor.line("GPULOCK.INSPECT k");
                 assert_eq!(seen.field("owner"), *other, "{what}");
                 assert_eq!(seen.field("waiting"), 1, "{what}");
                 assert_no_reply(&mut actor, &mut waiter);
-                let answer = match ends {
+                let reply = match freeing {
                     "RELEASE" => call!(actor, "GPULOCK.RELEASE", "k", other),
                     "DEL" => call!(actor, "DEL", "k"),
                     _ => call!(actor, "PEXPIRE", "k", 5),
                 };
-                assert_eq!(answer, 1, "{what}");
+                assert_eq!(reply, 1, "{what}");
                 assert!(waiter.read().int() > 0, "{what}");
                 assert_eq!(actor.line("GET k"), "w", "{what}");
                 assert_eq!(actor.line("GPULOCK.RELEASE k w"), 1, "{what}");
@@ -287,11 +263,13 @@ fn a_lock_that_was_overwritten_is_held_by_the_new_one_and_the_line_waits_on(
     }
 }
 
-fn who_overwrites_a_lock_that_is_waited_for_is_adopted_unasked(flavour: &Flavour) {
+fn a_value_that_overwrites_a_lock_with_waiters_is_adopted_in_the_background(
+    flavour: &Flavour,
+) {
     let server = flavour.start();
     let mut actor = server.client();
-    hold(&mut actor, false);
-    let _waiter = join_queue(&server, &mut actor, "k", "w", FOREVER);
+    set_holder(&mut actor, false);
+    let _waiter = join_queue(&server, &mut actor, "k", "w", NO_TIMEOUT);
     for (n, other) in ["first", "second!", "third"].into_iter().enumerate() {
         assert_eq!(call!(actor, "SET", "k", other), "OK");
         wait_until(DEADLINE, "the adoption", || {
@@ -308,9 +286,8 @@ fn who_overwrites_a_lock_that_is_waited_for_is_adopted_unasked(flavour: &Flavour
     }
 }
 
-fn what_is_no_lock_and_who_can_be_no_owner_is_waited_for_as_well(flavour: &Flavour) {
-    for (how, builder) in starts(flavour) {
-        let server = start(how, builder);
+fn waiters_also_wait_for_other_types_and_invalid_owners(flavour: &Flavour) {
+    for (how, server) in server_variants(flavour) {
         let mut actor = server.client();
         let long = format!("SET k {}", "x".repeat(1025));
         for way in [
@@ -320,12 +297,13 @@ fn what_is_no_lock_and_who_can_be_no_owner_is_waited_for_as_well(flavour: &Flavo
             &[&long],
             &["EVAL redis.call('SET',KEYS[1],'') 1 k"],
         ] {
-            for ends in ["DEL k", "PEXPIRE k 20", "PEXPIRE k -1"] {
-                let what = format!("{way:?}, {ends}, {how}");
+            for freeing in ["DEL k", "PEXPIRE k 20", "PEXPIRE k -1"] {
+                let what = format!("{way:?}, {freeing}, {how}");
                 median(&what, WITHIN, || {
-                    hold(&mut actor, false);
-                    let mut waiter = join_queue(&server, &mut actor, "k", "w", FOREVER);
-                    in_one_write(&mut actor, way);
+                    set_holder(&mut actor, false);
+                    let mut waiter =
+                        join_queue(&server, &mut actor, "k", "w", NO_TIMEOUT);
+                    run(&mut actor, way);
                     wait_until(DEADLINE, "the end of the hold", || {
                         stats(&mut actor)["locks_held"] == 0
                     });
@@ -337,16 +315,16 @@ fn what_is_no_lock_and_who_can_be_no_owner_is_waited_for_as_well(flavour: &Flavo
                         assert_eq!(seen.field("owner"), Value::Null, "{what}");
                     }
                     assert_no_reply(&mut actor, &mut waiter);
-                    actor.send_lines(&[ends, "PEXPIRETIME k"]);
+                    actor.send_lines(&[freeing, "PEXPIRETIME k"]);
                     assert_eq!(actor.read(), 1);
                     let end = match actor.read().int() {
                         ..=0 => since_epoch(),
                         end => from_ms(end),
                     };
                     assert!(waiter.read().int() > 0, "{what}");
-                    let over = since_epoch().checked_sub(end);
+                    let delay = since_epoch().checked_sub(end);
                     assert_eq!(actor.line("GPULOCK.RELEASE k w"), 1, "{what}");
-                    over.unwrap_or_else(|| panic!("before the end: {what}"))
+                    delay.unwrap_or_else(|| panic!("before the end: {what}"))
                 });
             }
         }
@@ -354,7 +332,7 @@ fn what_is_no_lock_and_who_can_be_no_owner_is_waited_for_as_well(flavour: &Flavo
     }
 }
 
-fn only_the_lines_of_the_databases_that_were_emptied_move_on(flavour: &Flavour) {
+fn only_waiters_of_flushed_databases_are_granted(flavour: &Flavour) {
     let server = flavour.start();
     let mut actors: Vec<_> = (0..3).map(|_| server.client()).collect();
     let mut waiters = vec![];
@@ -373,7 +351,7 @@ fn only_the_lines_of_the_databases_that_were_emptied_move_on(flavour: &Flavour) 
         assert_no_reply(&mut actors[db], &mut waiters[db]);
         assert_eq!(queue_length(&mut actors[db], "k"), 1);
     }
-    // A line stays in its database: the lock of the other one comes to it.
+    // A queue belongs to its database: after SWAPDB it waits for the other lock.
     actors[1].line("SET k banker");
     assert_eq!(actors[0].line("SWAPDB 0 1"), "OK");
     assert_eq!(actors[0].line("GPULOCK.INSPECT k").field("owner"), "banker");
@@ -387,13 +365,13 @@ fn only_the_lines_of_the_databases_that_were_emptied_move_on(flavour: &Flavour) 
     }
 }
 
-fn three_hundred_lines_freed_together_are_served_at_once(flavour: &Flavour) {
-    const LINES: usize = 300;
+fn three_hundred_locks_removed_at_once_are_granted_at_once(flavour: &Flavour) {
+    const LOCKS: usize = 300;
     let server = flavour.start();
     let mut actor = server.client();
-    let names: Vec<_> = (0..LINES).map(|n| format!("k{n}")).collect();
+    let names: Vec<_> = (0..LOCKS).map(|n| format!("k{n}")).collect();
     let mut clients: Vec<_> = names.iter().map(|_| server.client()).collect();
-    let mut middles = vec![];
+    let mut medians = vec![];
     for way in ["FLUSHALL".to_owned(), format!("DEL {}", names.join(" "))] {
         let what = way.split(' ').next().expect("a command").to_owned();
         let took = median(&what, ALL_WITHIN, || {
@@ -402,7 +380,7 @@ fn three_hundred_lines_freed_together_are_served_at_once(flavour: &Flavour) {
                 client.line("PING");
                 client.send(&["GPULOCK.ACQUIRE", name, "w", "BLOCK", "0"]);
             }
-            server.wait_blocked(LINES as i64);
+            server.wait_blocked(LOCKS as i64);
             actor.line(&way);
             let freed = Instant::now();
             for client in &mut clients {
@@ -414,17 +392,17 @@ fn three_hundred_lines_freed_together_are_served_at_once(flavour: &Flavour) {
             }
             took
         });
-        middles.push((took, what));
+        medians.push((took, what));
     }
-    show(flavour, "300 lines", middles);
+    print_medians(flavour, "300 locks", medians);
 }
 
-/// No wake-up is ever lost: many workers, each with its own idea of how to give back.
-fn whatever_workers_do_to_the_key_the_line_never_stands_still(flavour: &Flavour) {
+/// Workers that remove the key in many ways: no waiter is forgotten.
+fn workers_that_remove_the_key_in_any_way_never_block_the_queue(flavour: &Flavour) {
     const WORKERS: usize = 8;
     const ROUNDS: usize = 60;
     let server = flavour.start();
-    let served: BTreeMap<usize, usize> = thread::scope(|scope| {
+    let rounds: BTreeMap<usize, usize> = thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
             .map(|n| {
                 let server = &server;
@@ -432,8 +410,8 @@ fn whatever_workers_do_to_the_key_the_line_never_stands_still(flavour: &Flavour)
                     let mut client = server.client();
                     let owner = format!("w{n}");
                     for round in 0..ROUNDS {
-                        let ask = ["GPULOCK.ACQUIRE", "k", &owner, "BLOCK", "0"];
-                        assert!(client.cmd(&ask).int() > 0);
+                        let request = ["GPULOCK.ACQUIRE", "k", &owner, "BLOCK", "0"];
+                        assert!(client.cmd(&request).int() > 0);
                         assert_eq!(client.line("GET k"), &*owner);
                         client.line(match (n + round) % 6 {
                             0 => "DEL k",
@@ -450,7 +428,7 @@ fn whatever_workers_do_to_the_key_the_line_never_stands_still(flavour: &Flavour)
             .collect();
         workers.into_iter().map(|worker| worker.join().expect("a worker")).collect()
     });
-    assert_eq!(served.len(), WORKERS);
+    assert_eq!(rounds.len(), WORKERS);
     let mut client = server.client();
     wait_until(DEADLINE, "the lock to be free", || {
         client.line("GPULOCK.INSPECT k").is_null()

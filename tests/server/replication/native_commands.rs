@@ -1,26 +1,26 @@
-//! Whatever a command of the module does to the keyspace looks as the native command does
-//! it: to subscribers, to WATCH, to client-side caches, to the dirty counter, to the
-//! statistics of the keyspace and to the append-only file.
+//! Each change of the keyspace by the module looks like that of the native command: to
+//! subscribers, WATCH, client-side caches, the dirty counter, the keyspace statistics and the
+//! append-only file.
 
 use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 
 use crate::support::clock::DEADLINE;
 
 tests! {
-    what_changes_a_lock_is_noticed_as_the_native_command_is,
-    what_changes_nothing_is_not_noticed,
-    a_lease_that_ran_out_unnoticed_ends_as_for_the_native_command,
-    transactions_scripts_and_functions_are_replicated_as_with_native_commands,
-    the_file_and_the_replicas_get_plain_commands_with_the_very_time_of_the_key,
-    no_command_of_the_module_is_ever_in_the_file,
-    looks_in_the_background_leave_no_trace,
-    a_lock_is_saved_byte_for_byte_as_set_is,
-    a_look_deletes_no_key_where_a_native_read_would_not,
+    changes_of_a_lock_look_like_native_commands,
+    calls_that_change_nothing_have_no_visible_effect,
+    an_expired_key_ends_as_for_the_native_command,
+    transactions_scripts_and_functions_replicate_like_native_commands,
+    the_file_and_replicas_get_plain_commands_with_the_exact_expiry_time,
+    the_file_contains_no_command_of_the_module,
+    background_checks_have_no_visible_effect,
+    a_lock_is_saved_exactly_like_the_value_of_set,
+    a_read_deletes_no_expired_key_where_native_reads_do_not,
 }
 
-/// All that others can notice of some calls.
+/// What other clients can observe of some calls.
 #[derive(Debug, PartialEq)]
-struct Noticed {
+struct Observed {
     /// Channel and message of each keyspace notification.
     notifications: Vec<(String, String)>,
     watch_aborted: bool,
@@ -28,11 +28,11 @@ struct Noticed {
     dirty: i64,
     hits: i64,
     misses: i64,
-    /// What the append-only file got, absolute times replaced by `<ms>`.
+    /// The commands in the append-only file, with absolute times as `<ms>`.
     stream: Vec<String>,
 }
 
-impl Noticed {
+impl Observed {
     fn nothing() -> Self {
         Self {
             notifications: vec![],
@@ -46,8 +46,8 @@ impl Noticed {
     }
 }
 
-/// A server whose every trace can be read.
-fn transparent(flavour: &Flavour) -> Server {
+/// A server on which all effects can be observed.
+fn observable(flavour: &Flavour) -> Server {
     flavour
         .server()
         .arg("appendonly", "yes")
@@ -56,15 +56,15 @@ fn transparent(flavour: &Flavour) -> Server {
         .start()
 }
 
-/// Does the calls, each a line, and tells what others noticed. All of it is about the key
-/// `k`, which `before` prepares.
-fn noticed(server: &Server, before: &[&str], calls: &[&str]) -> Noticed {
+/// Runs `calls` and returns what others observe of them. All of it concerns the key `k`, which
+/// `before` prepares.
+fn observe(server: &Server, before: &[&str], calls: &[&str]) -> Observed {
     let mut actor = server.client();
     let prepare = |actor: &mut Client| {
         actor.line("DEL k");
         for line in before {
-            let answer = actor.line(line);
-            assert!(!answer.is_err(), "{line}: {answer:?}");
+            let reply = actor.line(line);
+            assert!(!reply.is_err(), "{line}: {reply:?}");
         }
     };
     prepare(&mut actor);
@@ -91,8 +91,8 @@ fn noticed(server: &Server, before: &[&str], calls: &[&str]) -> Noticed {
     let [dirty, hits, misses] = counters(&mut actor);
 
     for line in calls {
-        let answer = actor.line(line);
-        assert!(!answer.is_err(), "{line}: {answer:?}");
+        let reply = actor.line(line);
+        assert!(!reply.is_err(), "{line}: {reply:?}");
     }
 
     let after = counters(&mut actor);
@@ -121,7 +121,7 @@ fn noticed(server: &Server, before: &[&str], calls: &[&str]) -> Noticed {
         }
         cache_invalidated |= keys.iter().any(|key| *key == "k");
     }
-    Noticed {
+    Observed {
         notifications,
         watch_aborted,
         cache_invalidated,
@@ -132,8 +132,8 @@ fn noticed(server: &Server, before: &[&str], calls: &[&str]) -> Noticed {
     }
 }
 
-/// The append-only file, a line each command, absolute times replaced by `<ms>`, and
-/// without the choice of the database, which only the first command of all needs.
+/// The append-only file with one command a line and absolute times as `<ms>`; without SELECT,
+/// which only the first command needs.
 fn stream(server: &Server) -> Vec<String> {
     let is_time = |word: &str| word.len() == 13 && word.parse::<u64>().is_ok();
     server
@@ -149,23 +149,23 @@ fn stream(server: &Server) -> Vec<String> {
         .collect()
 }
 
-/// A moment in the far future, for leases and native expiries alike.
-const LATER: &str = "9000000000000";
+/// An expiry time in the far future, for leases and native commands.
+const FAR_FUTURE: &str = "9000000000000";
 
 #[track_caller]
-fn assert_same(server: &Server, before: &[&str], ours: &[&str], natives: &[&str]) {
-    let native = noticed(server, before, natives);
-    let module = noticed(server, before, ours);
-    assert_eq!(module, native, "{ours:?} beside {natives:?} on {}", server.name());
-    assert_ne!(module, Noticed::nothing(), "{ours:?} was not noticed at all");
+fn assert_same(server: &Server, before: &[&str], calls: &[&str], native_calls: &[&str]) {
+    let native = observe(server, before, native_calls);
+    let module = observe(server, before, calls);
+    assert_eq!(module, native, "{calls:?} and {native_calls:?} on {}", server.name());
+    assert_ne!(module, Observed::nothing(), "{calls:?} had no effect");
 }
 
-fn what_changes_a_lock_is_noticed_as_the_native_command_is(flavour: &Flavour) {
-    let server = transparent(flavour);
+fn changes_of_a_lock_look_like_native_commands(flavour: &Flavour) {
+    let server = observable(flavour);
     let held = ["GPULOCK.ACQUIRE k me PX 60000 UNIQUE"];
     let adopted = ["SET k me PX 60000"];
     let set = ["SET k me PX 60000"];
-    let expire = [&*format!("PEXPIREAT k {LATER}")];
+    let expire = [&*format!("PEXPIREAT k {FAR_FUTURE}")];
     let del = ["DEL k"];
     let acquire = ["GPULOCK.ACQUIRE k me PX 60000"];
     assert_same(&server, &[], &acquire, &set);
@@ -190,8 +190,8 @@ fn what_changes_a_lock_is_noticed_as_the_native_command_is(flavour: &Flavour) {
     }
 }
 
-fn what_changes_nothing_is_not_noticed(flavour: &Flavour) {
-    let server = transparent(flavour);
+fn calls_that_change_nothing_have_no_visible_effect(flavour: &Flavour) {
+    let server = observable(flavour);
     let held = ["GPULOCK.ACQUIRE k me PX 60000"];
     let adopted = ["SET k me PX 60000"];
     for before in [&held, &adopted] {
@@ -213,8 +213,8 @@ fn what_changes_nothing_is_not_noticed(flavour: &Flavour) {
             "GPULOCK.RESETSTATS",
             "INFO gpulock",
         ] {
-            let seen = noticed(&server, before, &[line]);
-            assert_eq!(seen, Noticed::nothing(), "{line} on {}", server.name());
+            let seen = observe(&server, before, &[line]);
+            assert_eq!(seen, Observed::nothing(), "{line} on {}", server.name());
         }
     }
     for line in [
@@ -223,32 +223,30 @@ fn what_changes_nothing_is_not_noticed(flavour: &Flavour) {
         "GPULOCK.FORCERELEASE k",
         "GPULOCK.INSPECT k",
     ] {
-        let seen = noticed(&server, &[], &[line]);
-        assert_eq!(seen, Noticed::nothing(), "{line} on {}", server.name());
+        let seen = observe(&server, &[], &[line]);
+        assert_eq!(seen, Observed::nothing(), "{line} on {}", server.name());
     }
 }
 
-fn a_lease_that_ran_out_unnoticed_ends_as_for_the_native_command(flavour: &Flavour) {
-    let server = transparent(flavour);
+fn an_expired_key_ends_as_for_the_native_command(flavour: &Flavour) {
+    let server = observable(flavour);
     let mut client = server.client();
     assert_eq!(client.line("DEBUG SET-ACTIVE-EXPIRE 0"), "OK");
-    // The key is over, and still there until somebody looks.
-    let over = |take: &str| {
-        let calls = ["PEXPIRE k 1", "DEBUG SLEEP 0.01", take];
-        noticed(&server, &["SET k you PX 60000"], &calls)
+    // The lease has ended, and the key exists until a command finds it expired.
+    let expired = |acquire: &str| {
+        let calls = ["PEXPIRE k 1", "DEBUG SLEEP 0.01", acquire];
+        observe(&server, &["SET k you PX 60000"], &calls)
     };
-    let native = over("SET k me NX PX 60000");
-    let module = over("GPULOCK.ACQUIRE k me PX 60000");
+    let native = expired("SET k me NX PX 60000");
+    let module = expired("GPULOCK.ACQUIRE k me PX 60000");
     let names: Vec<_> =
         module.notifications.iter().map(|(_, message)| message.as_str()).collect();
     assert!(names.contains(&"expired"), "{names:?}");
     assert_eq!(module, native, "{flavour}");
 }
 
-fn transactions_scripts_and_functions_are_replicated_as_with_native_commands(
-    flavour: &Flavour,
-) {
-    let server = transparent(flavour);
+fn transactions_scripts_and_functions_replicate_like_native_commands(flavour: &Flavour) {
+    let server = observable(flavour);
     let mut client = server.client();
     let library = "#!lua name=locks
             redis.register_function('ours', function(keys)
@@ -260,24 +258,24 @@ fn transactions_scripts_and_functions_are_replicated_as_with_native_commands(
                 redis.call('PEXPIREAT', keys[1], args[1])
                 return redis.call('DEL', keys[1]) end)";
     assert_eq!(call!(client, "FUNCTION", "LOAD", library), "locks");
-    let ours = [
+    let calls = [
         "GPULOCK.ACQUIRE k me PX 60000",
         "GPULOCK.EXTEND k me PX 60000",
         "GPULOCK.RELEASE k me",
     ];
-    let expire = format!("PEXPIREAT k {LATER}");
+    let expire = format!("PEXPIREAT k {FAR_FUTURE}");
     let native = ["SET k me PX 60000", &*expire, "DEL k"];
     let in_multi =
         |calls: &[&'static str; 3]| [&["MULTI"][..], calls, &["EXEC"]].concat();
     let native: [&'static str; 3] = native.map(|line| &*line.to_owned().leak());
-    assert_same(&server, &[], &in_multi(&ours), &in_multi(&native));
-    let fcall = format!("FCALL native 1 k {LATER}");
+    assert_same(&server, &[], &in_multi(&calls), &in_multi(&native));
+    let fcall = format!("FCALL native 1 k {FAR_FUTURE}");
     assert_same(&server, &[], &["FCALL ours 1 k"], &[&fcall]);
 
-    // Scripts have spaces, so that they are kept by their digests.
+    // Scripts contain spaces, so they are called by digest.
     let load =
         |client: &mut Client, body: &str| call!(client, "SCRIPT", "LOAD", body).text();
-    let ours = load(
+    let calls = load(
         &mut client,
         "redis.call('GPULOCK.ACQUIRE', KEYS[1], 'me', 'PX', 60000)
              redis.call('GPULOCK.EXTEND', KEYS[1], 'me', 'PX', 60000)
@@ -289,15 +287,15 @@ fn transactions_scripts_and_functions_are_replicated_as_with_native_commands(
              redis.call('PEXPIREAT', KEYS[1], ARGV[1])
              return redis.call('DEL', KEYS[1])",
     );
-    let ours = format!("EVALSHA {ours} 1 k");
-    let native = format!("EVALSHA {native} 1 k {LATER}");
-    assert_same(&server, &[], &[&ours], &[&native]);
+    let calls = format!("EVALSHA {calls} 1 k");
+    let native = format!("EVALSHA {native} 1 k {FAR_FUTURE}");
+    assert_same(&server, &[], &[&calls], &[&native]);
 }
 
-fn the_file_and_the_replicas_get_plain_commands_with_the_very_time_of_the_key(
+fn the_file_and_replicas_get_plain_commands_with_the_exact_expiry_time(
     flavour: &Flavour,
 ) {
-    let server = transparent(flavour);
+    let server = observable(flavour);
     let replica = flavour.server().named("replica").replica_of(&server).start();
     let mut monitor = replica.monitor();
     let mut client = server.client();
@@ -305,33 +303,36 @@ fn the_file_and_the_replicas_get_plain_commands_with_the_very_time_of_the_key(
     let mut expect = |words: &[&str]| {
         expected.push(words.iter().map(|word| (*word).to_owned()).collect());
     };
-    let until = |client: &mut Client| client.line("PEXPIRETIME k").int().to_string();
+    let expiry = |client: &mut Client| client.line("PEXPIRETIME k").int().to_string();
     client.line("GPULOCK.ACQUIRE k me PX 60000");
-    expect(&["SET", "k", "me", "PXAT", &until(&mut client)]);
+    expect(&["SET", "k", "me", "PXAT", &expiry(&mut client)]);
     client.line("GPULOCK.EXTEND k me PX 70000");
-    expect(&["PEXPIREAT", "k", &until(&mut client)]);
+    expect(&["PEXPIREAT", "k", &expiry(&mut client)]);
     client.line("GPULOCK.ACQUIRE k me EX 80 UNIQUE");
     client.line("GPULOCK.EXTEND k me");
-    // A millisecond may have passed between the two; the key shows the last.
+    // The time of the first may be a millisecond earlier; the key has that of the second.
     expect(&["PEXPIREAT", "k", "*"]);
-    expect(&["PEXPIREAT", "k", &until(&mut client)]);
+    expect(&["PEXPIREAT", "k", &expiry(&mut client)]);
     client.line("GPULOCK.RELEASE k me");
     expect(&["DEL", "k"]);
     client.line("GPULOCK.ACQUIRE k me");
-    expect(&["SET", "k", "me", "PXAT", &until(&mut client)]);
+    expect(&["SET", "k", "me", "PXAT", &expiry(&mut client)]);
     client.line("GPULOCK.FORCERELEASE k");
     expect(&["DEL", "k"]);
     client.line("SET the-end 1");
 
-    let is = |got: &[String], expected: &[String]| {
-        got.len() == expected.len()
-            && got.iter().zip(expected).all(|(got, word)| got == word || word == "*")
+    let matches = |actual: &[String], expected: &[String]| {
+        actual.len() == expected.len()
+            && actual
+                .iter()
+                .zip(expected)
+                .all(|(actual, word)| actual == word || word == "*")
     };
     let written: Vec<_> =
         server.aof().into_iter().filter(|c| c.get(1).is_some_and(|k| k == "k")).collect();
     assert_eq!(written.len(), expected.len(), "{written:?}");
-    for (got, expected) in written.iter().zip(&expected) {
-        assert!(is(got, expected), "{got:?} in the file, for {expected:?}");
+    for (actual, expected) in written.iter().zip(&expected) {
+        assert!(matches(actual, expected), "{actual:?} in the file, for {expected:?}");
     }
 
     let mut replicated: Vec<Vec<String>> = vec![];
@@ -346,12 +347,12 @@ fn the_file_and_the_replicas_get_plain_commands_with_the_very_time_of_the_key(
             _ => {}
         }
     }
-    assert_eq!(replicated, written, "to the replica as to the file");
+    assert_eq!(replicated, written, "the replica and the file get the same commands");
     replica.wait_caught_up_with(&server);
 }
 
-fn no_command_of_the_module_is_ever_in_the_file(flavour: &Flavour) {
-    let server = transparent(flavour);
+fn the_file_contains_no_command_of_the_module(flavour: &Flavour) {
+    let server = observable(flavour);
     let mut client = server.client();
     for line in [
         "GPULOCK.ACQUIRE k me",
@@ -384,8 +385,8 @@ fn no_command_of_the_module_is_ever_in_the_file(flavour: &Flavour) {
     assert!(names.iter().all(|name| plain.contains(&name.as_str())), "{names:?}");
 }
 
-fn looks_in_the_background_leave_no_trace(flavour: &Flavour) {
-    let server = transparent(flavour);
+fn background_checks_have_no_visible_effect(flavour: &Flavour) {
+    let server = observable(flavour);
     let mut client = server.client();
     for i in 0..20 {
         assert!(call!(client, "GPULOCK.ACQUIRE", format!("gpu:{i}"), "me").int() > 0);
@@ -397,8 +398,8 @@ fn looks_in_the_background_leave_no_trace(flavour: &Flavour) {
     let written = stream(&server).len();
     assert_eq!(client.line("DEL gpu:19"), 1);
     let before = client.info("stats");
-    // That the end of one was found proves that all were looked at.
-    wait_until(DEADLINE, "the deleted lock to be found out", || {
+    // The check that notices this end has checked all locks.
+    wait_until(DEADLINE, "the deletion to be noticed", || {
         client.line("GPULOCK.STATS").field("removed") == 1
     });
     let after = client.info("stats");
@@ -413,7 +414,7 @@ fn looks_in_the_background_leave_no_trace(flavour: &Flavour) {
             let message = subscriber.read();
             let text = format!("{message:?}");
             if text.contains("__keyspace") {
-                assert!(text.contains(expected), "{text} where {expected} was due");
+                assert!(text.contains(expected), "{text} instead of {expected}");
                 break;
             }
         }
@@ -423,9 +424,9 @@ fn looks_in_the_background_leave_no_trace(flavour: &Flavour) {
     }
 }
 
-/// `OBJECT ENCODING` is no promise: the module may store an owner `raw` where SET stores it
-/// `embstr` or `int`.
-fn a_lock_is_saved_byte_for_byte_as_set_is(flavour: &Flavour) {
+/// `OBJECT ENCODING` is not compared: the module may store an owner as `raw` where SET stores
+/// it as `embstr` or `int`.
+fn a_lock_is_saved_exactly_like_the_value_of_set(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for owner in ["me".to_owned(), "12345".to_owned(), "o".repeat(36), "o".repeat(300)] {
@@ -439,36 +440,36 @@ fn a_lock_is_saved_byte_for_byte_as_set_is(flavour: &Flavour) {
     }
 }
 
-fn a_look_deletes_no_key_where_a_native_read_would_not(flavour: &Flavour) {
-    let primary = transparent(flavour);
+fn a_read_deletes_no_expired_key_where_native_reads_do_not(flavour: &Flavour) {
+    let primary = observable(flavour);
     let mut client = primary.client();
     assert_eq!(client.line("DEBUG SET-ACTIVE-EXPIRE 0"), "OK");
     let replica = flavour.server().named("replica").replica_of(&primary).start();
-    // A replica just linked gets the stream only after its first acknowledgement.
+    // A new replica gets the stream only after its first acknowledgement.
     assert_eq!(client.line("SET warm 1"), "OK");
     replica.wait_caught_up_with(&primary);
-    // On a primary that is paused, and on replicas of both kinds, a key whose time is
-    // over is gone for readers, and stays until the primary says that it is deleted.
-    for place in ["paused", "read-only replica", "writable replica"] {
-        let mut reader = match place {
+    // On a paused primary and on replicas of both kinds, readers do not see an expired key, and
+    // it is not deleted until the primary deletes it.
+    for role in ["paused", "read-only replica", "writable replica"] {
+        let mut reader = match role {
             "paused" => primary.client(),
             _ => replica.client(),
         };
-        let read_only = if place == "writable replica" { "no" } else { "yes" };
+        let read_only = if role == "writable replica" { "no" } else { "yes" };
         let set = call!(reader, "CONFIG", "SET", "replica-read-only", read_only);
         assert_eq!(set, "OK");
-        // Else the primary's own look deletes it for all.
+        // Without the pause, the primary would delete it.
         let pause = "CLIENT PAUSE 20000 WRITE";
         client.send_lines(&["GPULOCK.ACQUIRE k me PX 300", pause]);
         assert!(client.read().int() > 0);
         assert_eq!(client.read(), "OK");
         replica.wait_caught_up_with(&primary);
         wait_until(DEADLINE, "the end of the lease", || reader.line("GET k").is_null());
-        assert_eq!(reader.line("DBSIZE"), 2, "after GET, {place}");
+        assert_eq!(reader.line("DBSIZE"), 2, "after GET, {role}");
         for line in ["GPULOCK.INSPECT k", "GPULOCK.LIST", "GPULOCK.STATS KEY k"] {
-            let answer = reader.line(line);
-            assert!(!answer.is_err(), "{line}: {answer:?}");
-            assert_eq!(reader.line("DBSIZE"), 2, "after {line}, {place}");
+            let reply = reader.line(line);
+            assert!(!reply.is_err(), "{line}: {reply:?}");
+            assert_eq!(reader.line("DBSIZE"), 2, "after {line}, {role}");
         }
         assert_eq!(client.line("CLIENT UNPAUSE"), "OK");
         assert!(client.line("GPULOCK.INSPECT k").is_null());

@@ -1,7 +1,7 @@
-//! The module spares the server the plain commands that nobody would get
-//! (src/server/passing_on.rs). So whoever begins to listen, at any moment and under load,
-//! must have all: a replica that comes or comes back, one that is promoted, an append-only
-//! file. The replicas have no module: anything but plain commands would be an error there.
+//! The module omits the plain commands while no replica or file receives them
+//! (src/server/replication.rs). A new receiver, at any time and under load, must miss nothing:
+//! a new or reconnected replica, a promoted one, an append-only file. The replicas have no
+//! module, so any command except plain ones would fail there.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,29 +9,30 @@ use std::thread;
 use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 
+use crate::support::background_load::with_background_load;
 use crate::support::clock::DEADLINE;
 use crate::support::rng::{Pick, seeded_rng};
 
 tests! {
-    a_replica_that_comes_under_load_lacks_nothing,
-    a_replica_that_comes_while_the_server_saves_lacks_nothing,
-    a_replica_that_was_away_comes_back_by_the_backlog_and_lacks_nothing,
-    a_replica_that_is_promoted_passes_on_at_once,
-    an_append_only_file_that_begins_under_load_lacks_nothing,
-    changes_count_for_saving_though_nobody_listens,
+    a_new_replica_under_load_misses_nothing,
+    a_new_replica_during_a_snapshot_misses_nothing,
+    a_reconnected_replica_misses_nothing,
+    a_promoted_replica_replicates_at_once,
+    an_append_only_file_enabled_under_load_misses_nothing,
+    changes_count_for_snapshots_without_a_receiver,
 }
 
 const KEYS: usize = 200;
 
-/// A server that soon forgets a replica that left, and looks around often.
-fn alone(flavour: &Flavour) -> Server {
+/// A server that soon drops the backlog of a disconnected replica, and has frequent ticks.
+fn server_without_replicas(flavour: &Flavour) -> Server {
     flavour.server().arg("repl-backlog-ttl", 1).arg("hz", 100).start()
 }
 
-/// Waits until the module must have found out that nobody listens: it asks once a second.
-fn wait_unheard(server: &Server) {
+/// Waits until the module knows that nothing receives its writes: it checks once a second.
+fn wait_no_receiver(server: &Server) {
     let of = |section: &str, field: &str| server.info_int(section, field);
-    wait_until(DEADLINE, "the backlog to go", || {
+    wait_until(DEADLINE, "the backlog to be freed", || {
         of("replication", "repl_backlog_active") == 0
     });
     let since = of("server", "uptime_in_seconds");
@@ -40,42 +41,26 @@ fn wait_unheard(server: &Server) {
     });
 }
 
-/// Takes, renews and gives back at random while `work` goes on, in pipelines, transactions,
-/// scripts and hand-offs. The locks outlive the test.
-fn under_load(server: &Server, work: impl FnOnce()) {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for owner in ["one", "two"] {
-            let (mut client, mut rng, done) = (server.client(), seeded_rng(), &done);
-            scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    let lines: Vec<String> =
-                        (0..20).map(|_| a_command(&mut rng, owner)).collect();
-                    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-                    client.send_lines(&lines);
-                    for line in lines {
-                        let answer = client.read();
-                        assert!(!answer.is_err(), "{line}: {answer:?}");
-                    }
-                }
-            });
+/// While `work` runs, acquires, renews and releases at random, in pipelines, scripts and
+/// hand-offs. The leases are longer than the test.
+fn with_load(server: &Server, work: impl FnOnce()) {
+    let workers = ["one", "two"].map(|owner| {
+        let (mut client, mut rng) = (server.client(), seeded_rng());
+        move || {
+            let lines: Vec<String> =
+                (0..20).map(|_| random_command(&mut rng, owner)).collect();
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            client.send_lines(&lines);
+            for line in lines {
+                let reply = client.read();
+                assert!(!reply.is_err(), "{line}: {reply:?}");
+            }
         }
-        // Also when the work fails, or the threads would go on for ever.
-        let _ended = Raised(&done);
-        work();
     });
+    with_background_load(workers.into(), work);
 }
 
-/// Raises the flag when it is dropped.
-struct Raised<'a>(&'a AtomicBool);
-
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn a_command(rng: &mut Rng, owner: &str) -> String {
+fn random_command(rng: &mut Rng, owner: &str) -> String {
     let key = rng.usize(..KEYS);
     let other = (key + 1 + rng.usize(..KEYS - 1)) % KEYS;
     let lease_s = rng.pick(&[80_000, 81_000]);
@@ -90,7 +75,7 @@ fn a_command(rng: &mut Rng, owner: &str) -> String {
     }
 }
 
-/// Every lock with its owner and the end of its lease.
+/// The owner and the expiry time of each lock.
 fn contents(server: &Server) -> Vec<(Value, Value)> {
     let mut client = server.client();
     let of = |client: &mut Client, key: usize| {
@@ -100,10 +85,10 @@ fn contents(server: &Server) -> Vec<(Value, Value)> {
 }
 
 #[track_caller]
-fn assert_follows(replica: &Server, primary: &Server) {
+fn assert_same_contents(replica: &Server, primary: &Server) {
     replica.wait_caught_up_with(primary);
-    let (has, should) = (contents(replica), contents(primary));
-    assert_eq!(has, should, "{} lacks something of {}", replica.name(), primary.name());
+    let (actual, expected) = (contents(replica), contents(primary));
+    assert_eq!(actual, expected, "{} differs from {}", replica.name(), primary.name());
 }
 
 fn follow(replica: &Server, primary: &Server) {
@@ -112,65 +97,63 @@ fn follow(replica: &Server, primary: &Server) {
     replica.wait_link_up();
 }
 
-fn a_replica_that_comes_under_load_lacks_nothing(flavour: &Flavour) {
-    let primary = alone(flavour);
+fn a_new_replica_under_load_misses_nothing(flavour: &Flavour) {
+    let primary = server_without_replicas(flavour);
     let replica = flavour.server().named("replica").without_module().start();
     for diskless in ["yes", "no"] {
         let setting = ["CONFIG", "SET", "repl-diskless-sync", diskless];
         assert_eq!(primary.client().cmd(&setting), "OK");
-        wait_unheard(&primary);
-        under_load(&primary, || follow(&replica, &primary));
-        assert_follows(&replica, &primary);
+        wait_no_receiver(&primary);
+        with_load(&primary, || follow(&replica, &primary));
+        assert_same_contents(&replica, &primary);
         assert_eq!(replica.client().line("REPLICAOF NO ONE"), "OK");
     }
 }
 
-fn a_replica_that_comes_while_the_server_saves_lacks_nothing(flavour: &Flavour) {
-    let primary = alone(flavour);
+fn a_new_replica_during_a_snapshot_misses_nothing(flavour: &Flavour) {
+    let primary = server_without_replicas(flavour);
     let replica = flavour.server().named("replica").without_module().start();
-    wait_unheard(&primary);
-    under_load(&primary, || {
+    wait_no_receiver(&primary);
+    with_load(&primary, || {
         assert!(!primary.client().line("BGSAVE").is_err());
         follow(&replica, &primary);
     });
-    assert_follows(&replica, &primary);
+    assert_same_contents(&replica, &primary);
 }
 
-fn a_replica_that_was_away_comes_back_by_the_backlog_and_lacks_nothing(
-    flavour: &Flavour,
-) {
-    // However long the way back takes.
+fn a_reconnected_replica_misses_nothing(flavour: &Flavour) {
+    // The backlog is large enough for any delay.
     let primary = flavour.server().arg("hz", 100).arg("repl-backlog-size", "100mb");
     let primary = primary.start();
     let replica =
         flavour.server().named("replica").without_module().replica_of(&primary).start();
-    under_load(&primary, || {
+    with_load(&primary, || {
         let closed = primary.client().line("CLIENT KILL TYPE replica");
         assert!(closed.int() > 0, "{closed:?}");
-        let came_back = || primary.info_int("stats", "sync_partial_ok") > 0;
-        wait_until(DEADLINE, "the replica to come back", came_back);
+        let reconnected = || primary.info_int("stats", "sync_partial_ok") > 0;
+        wait_until(DEADLINE, "the replica to reconnect", reconnected);
         replica.wait_link_up();
     });
-    assert_follows(&replica, &primary);
+    assert_same_contents(&replica, &primary);
 }
 
-fn a_replica_that_is_promoted_passes_on_at_once(flavour: &Flavour) {
+fn a_promoted_replica_replicates_at_once(flavour: &Flavour) {
     let primary = flavour.start();
-    let heir = flavour.server().named("heir").replica_of(&primary).start();
-    let below =
-        flavour.server().named("below").without_module().replica_of(&heir).start();
-    assert_eq!(heir.client().line("REPLICAOF NO ONE"), "OK");
-    assert!(heir.client().line("GPULOCK.ACQUIRE 7 me EX 80000").int() > 0);
-    assert_follows(&below, &heir);
-    under_load(&heir, || follow(&primary, &heir));
-    assert_follows(&below, &heir);
-    assert_follows(&primary, &heir);
+    let promoted = flavour.server().named("promoted").replica_of(&primary).start();
+    let other =
+        flavour.server().named("other").without_module().replica_of(&promoted).start();
+    assert_eq!(promoted.client().line("REPLICAOF NO ONE"), "OK");
+    assert!(promoted.client().line("GPULOCK.ACQUIRE 7 me EX 80000").int() > 0);
+    assert_same_contents(&other, &promoted);
+    with_load(&promoted, || follow(&primary, &promoted));
+    assert_same_contents(&other, &promoted);
+    assert_same_contents(&primary, &promoted);
 }
 
-fn an_append_only_file_that_begins_under_load_lacks_nothing(flavour: &Flavour) {
-    let server = alone(flavour);
-    wait_unheard(&server);
-    under_load(&server, || {
+fn an_append_only_file_enabled_under_load_misses_nothing(flavour: &Flavour) {
+    let server = server_without_replicas(flavour);
+    wait_no_receiver(&server);
+    with_load(&server, || {
         assert_eq!(server.client().line("CONFIG SET appendonly yes"), "OK");
         wait_until(DEADLINE, "the first file", || {
             server.info("persistence")["aof_rewrite_in_progress"] == "0"
@@ -185,9 +168,9 @@ fn an_append_only_file_that_begins_under_load_lacks_nothing(flavour: &Flavour) {
     }
 }
 
-fn changes_count_for_saving_though_nobody_listens(flavour: &Flavour) {
-    let server = alone(flavour);
-    wait_unheard(&server);
+fn changes_count_for_snapshots_without_a_receiver(flavour: &Flavour) {
+    let server = server_without_replicas(flavour);
+    wait_no_receiver(&server);
     let mut client = server.client();
     let changes = || server.info_int("persistence", "rdb_changes_since_last_save");
     for (line, expected) in [
@@ -200,8 +183,8 @@ fn changes_count_for_saving_though_nobody_listens(flavour: &Flavour) {
         ("GPULOCK.FORCERELEASE a", 1),
     ] {
         let before = changes();
-        let answer = client.line(line);
-        assert!(!answer.is_err(), "{line}: {answer:?}");
+        let reply = client.line(line);
+        assert!(!reply.is_err(), "{line}: {reply:?}");
         assert_eq!(changes() - before, expected, "{flavour}: {line}");
     }
 }

@@ -17,3 +17,4 @@ pub(crate) mod queue;
 pub(crate) mod raw_connection;
 pub(crate) mod rng;
 pub(crate) mod server_state;
+pub(crate) mod server_variants;

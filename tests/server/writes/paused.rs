@@ -1,7 +1,6 @@
-//! While the server is paused, hands over or waits to shut down, and where a slot leaves,
-//! the module writes nothing of its own initiative: a write would abort the server, or
-//! give one lock to two. Deadlines hold all the same, and everything is made good
-//! afterwards.
+//! While the server is paused, fails over or waits to shut down, and while a slot migrates, the
+//! module writes nothing by itself: a write would crash the server or give a lock two owners.
+//! Waits still time out, and afterwards all deferred work runs.
 
 use std::time::{Duration, Instant};
 
@@ -12,30 +11,30 @@ use crate::support::counters::stats;
 use crate::support::queue::{queue_of, wait_queue};
 
 tests! {
-    all_is_made_good_after_a_pause_of_writes,
-    all_is_made_good_after_a_pause_of_everything,
-    all_is_made_good_after_a_failover_that_is_given_up,
-    all_is_made_good_after_a_shutdown_that_is_given_up,
-    after_a_failover_nothing_is_made_good_on_the_old_primary,
-    a_shutdown_that_goes_on_ends_well,
-    on_a_server_that_became_a_replica_in_the_pause_nothing_is_made_good,
-    a_lock_that_is_migrated_under_its_waiters_has_one_holder,
-    in_a_slot_that_leaves_a_release_passes_the_lock_on_and_a_delete_does_not,
-    in_a_slot_that_leaves_a_lease_that_ends_passes_nothing_on,
-    a_slot_without_keys_moves_from_under_its_waiters,
-    slots_migrate_as_a_whole_with_the_module_loaded,
+    deferred_work_runs_after_a_pause_of_writes,
+    deferred_work_runs_after_a_pause_of_all_commands,
+    deferred_work_runs_after_an_aborted_failover,
+    deferred_work_runs_after_an_aborted_shutdown,
+    deferred_work_ends_on_the_old_primary_after_a_failover,
+    a_continued_shutdown_succeeds,
+    deferred_work_ends_on_a_server_demoted_in_the_pause,
+    a_migrated_lock_with_waiters_has_one_holder,
+    in_a_migrating_slot_a_release_hands_off_and_a_delete_does_not,
+    in_a_migrating_slot_an_expired_lock_is_not_handed_off,
+    waiters_in_a_slot_that_migrates_without_keys_get_tryagain,
+    waiters_in_a_slot_that_migrates_as_a_whole_get_tryagain,
 }
 
-/// How long those wait who tell, by their null, that all else is over: the leases and
-/// graces that end meanwhile are shorter.
+/// The wait timeout of clients whose null shows that the pause has lasted long enough: leases
+/// and grace periods that end in it are shorter.
 const DEADLINE_MS: u64 = 2_500;
 
-/// How long a pause is that cannot be lifted, since it stops that command too.
+/// The duration of a pause of all commands, which cannot be ended early.
 const PAUSE_MS: u64 = 6_000;
 
 const MOVING: &str = "TRYAGAIN the slot of this lock is moving, ask again";
 
-/// How the server is kept from being written.
+/// Why the server cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     PauseWrite,
@@ -58,14 +57,14 @@ impl Stop {
         }
     }
 
-    /// Lifts it, and answers when it was over.
+    /// Ends it, and returns the time of its end.
     #[track_caller]
     fn end(self, client: &mut Client, stopped: Instant) -> Instant {
-        let began = Instant::now();
+        let start = Instant::now();
         let line = match self {
             Self::PauseWrite => "CLIENT UNPAUSE",
-            // It answers when the server finds the pause over. Redis 7.0 does so up to a
-            // tenth of a second late: idle, it reads the clock no oftener.
+            // The reply comes when the server notices the end of the pause. Redis 7.0 does so up
+            // to a tenth of a second late: when idle, it reads the clock every 100 ms.
             Self::PauseAll => {
                 assert_eq!(client.line("PING"), "PONG");
                 assert!(stopped.elapsed() > Duration::from_millis(PAUSE_MS - 50));
@@ -75,11 +74,11 @@ impl Stop {
             Self::Shutdown => "SHUTDOWN ABORT",
         };
         assert_eq!(client.line(line), "OK");
-        began
+        start
     }
 }
 
-/// A primary with an append-only file, and, where it takes one, a replica.
+/// A primary with an append-only file and, if needed, a replica.
 struct Pair {
     server: Server,
     replica: Option<Server>,
@@ -97,7 +96,7 @@ impl Pair {
         Self { server, replica }
     }
 
-    /// Nothing that is written from now on reaches the replica.
+    /// Makes the replica receive no further writes.
     fn freeze_replica(&mut self) {
         if let Some(replica) = &mut self.replica {
             replica.freeze();
@@ -111,40 +110,40 @@ impl Pair {
     }
 }
 
-/// What happens to a lock while the server may not be written, or in the same turn of the
-/// loop just before.
+/// What happens to each lock while the server cannot be written, or in the same iteration of
+/// the event loop just before.
 const LOCKS: [&str; 6] = [
-    // Its lease ends.
-    "lease",   // The holder's connection closes.
-    "session", // Likewise, and the grace ends too.
-    "grace",   // The connection had closed before, and the grace ends.
+    // The lease ends.
+    "lease",   // The holder disconnects.
+    "session", // The holder disconnects, and the grace period ends.
+    "grace",   // The holder disconnected before, and the grace period ends.
     "running",
-    // Released, and the one who was granted it is gone before it heard: it passes on at once.
+    // It is released, and its new holder disconnects before the reply: it is handed off at once.
     "taken", // Another command deletes the key.
     "deleted",
 ];
 
-/// A server with a line of `first`, `second` and `late` at each lock, which then may not
-/// be written.
-struct Scene {
-    /// The first of the line who lives, by lock.
-    heirs: Vec<(&'static str, &'static str, Client)>,
-    /// Who waits behind them.
+/// A server with the waiters `first`, `second` and `late` for each lock, which then cannot be
+/// written.
+struct Locks {
+    /// The first connected waiter of each lock.
+    next_waiters: Vec<(&'static str, &'static str, Client)>,
+    /// The waiters behind them.
     others: Vec<Client>,
-    /// The one who was granted `taken` and closed in the same turn.
+    /// The waiter that was granted `taken` and killed in the same iteration.
     killed: Option<Client>,
-    /// Those whose time is over meanwhile, and since when they waited.
+    /// The waiters that time out in the meantime, and the start of their waits.
     late: Vec<(Client, Instant)>,
-    /// Those that are to close.
+    /// The connections to close.
     holders: Vec<Client>,
-    /// The connection that stopped the server.
+    /// The connection that stopped the writes.
     _admin: Client,
     stopped: Instant,
 }
 
-impl Scene {
+impl Locks {
     #[track_caller]
-    fn set(pair: &mut Pair, stop: Stop) -> Self {
+    fn prepare(pair: &mut Pair, stop: Stop) -> Self {
         let server = &pair.server;
         let (mut client, mut admin) = (server.client(), server.client());
         let mut holders = Vec::new();
@@ -165,36 +164,37 @@ impl Scene {
                 _ => {}
             }
         }
-        let (mut heirs, mut others, mut late) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut next_waiters, mut others, mut late) =
+            (Vec::new(), Vec::new(), Vec::new());
         let (mut kill, mut killed, mut passed) = (String::new(), None, None);
         for key in LOCKS {
-            let ask = |owner: &str| {
+            let join = |owner: &str| {
                 let mut one = server.client();
                 let id = one.id();
                 send!(one, "GPULOCK.ACQUIRE", key, owner, "PX", 600_000, "BLOCK", 0);
                 (one, id)
             };
-            let (first, id) = ask("first");
+            let (first, id) = join("first");
             wait_queue(&mut client, key, &["first"]);
-            let (second, _) = ask("second");
+            let (second, _) = join("second");
             wait_queue(&mut client, key, &["first", "second"]);
             if key == "taken" {
                 kill = format!("CLIENT KILL ID {id}");
                 (killed, passed) = (Some(first), Some(second));
             } else {
-                heirs.push((key, "first", first));
+                next_waiters.push((key, "first", first));
                 others.push(second);
             }
         }
         pair.freeze_replica();
         for key in LOCKS {
             let mut one = pair.server.client();
-            let began = Instant::now();
+            let start = Instant::now();
             send!(one, "GPULOCK.ACQUIRE", key, "late", "BLOCK", DEADLINE_MS);
-            late.push((one, began));
+            late.push((one, start));
         }
         drop(running);
-        wait_until(DEADLINE, "the grace to run", || {
+        wait_until(DEADLINE, "the grace period", || {
             !client.line("GPULOCK.INSPECT running").field("grace_ms").is_null()
         });
         let begin = stop.begin();
@@ -203,7 +203,7 @@ impl Scene {
             "GPULOCK.EXTEND lease holder PX 100",
             "GPULOCK.RELEASE taken holder",
             &kill,
-            // Every command of ours finds done what the end of a connection asks for.
+            // A command of the module runs the deferred work for closed connections first.
             "GPULOCK.INSPECT taken",
             "DEL deleted",
             &begin,
@@ -215,57 +215,62 @@ impl Scene {
         if stop != Stop::Shutdown {
             assert_eq!(admin.read(), "OK");
         }
-        assert!(passed.expect("who waited behind it").read().int() > 0);
+        assert!(passed.expect("the second waiter").read().int() > 0);
         if stop == Stop::Shutdown {
-            // It answers when it is given up; that it has begun the log tells.
+            // It has no reply before it is aborted; the log shows its start.
             pair.server.wait_log("aiting for replicas before shutting down");
         }
-        Self { heirs, others, killed, late, holders, _admin: admin, stopped }
+        Self { next_waiters, others, killed, late, holders, _admin: admin, stopped }
     }
 
-    /// Lets pass what is to happen in the pause, and checks that nobody is granted
-    /// anything.
+    /// Waits until everything has happened that happens in the pause, and checks that no lock is
+    /// granted.
     #[track_caller]
-    fn let_pass(&mut self, stop: Stop) {
+    fn wait_through(&mut self, stop: Stop) {
         self.holders.clear();
-        for (late, began) in &mut self.late {
+        for (late, start) in &mut self.late {
             assert_eq!(late.read(), Value::Null);
-            let took = began.elapsed();
-            // Deadlines are kept in whole milliseconds, cut off.
+            let took = start.elapsed();
+            // Times are truncated to whole milliseconds.
             let deadline = Duration::from_millis(DEADLINE_MS - 1);
-            let late_by = took.checked_sub(deadline).expect("not before its time");
+            let late_by = took.checked_sub(deadline).expect("not early");
             assert!(late_by < Duration::from_secs(2), "{stop:?}: {late_by:?} late");
         }
         assert!(
             stop != Stop::PauseAll
                 || self.stopped.elapsed() < Duration::from_millis(PAUSE_MS - 100),
-            "too slow a machine"
+            "the machine is too slow"
         );
-        for (key, _, heir) in &mut self.heirs {
-            assert_eq!(heir.read_within(Duration::ZERO), None, "{stop:?}: {key}");
+        for (key, _, next) in &mut self.next_waiters {
+            assert_eq!(next.read_within(Duration::ZERO), None, "{stop:?}: {key}");
         }
     }
 }
 
-/// How long it took after the pause until each lock was its heir's; and nobody else has
-/// one.
+/// The time from the end of the pause to each grant. Checks that no other client is granted a
+/// lock.
 #[track_caller]
-fn made_good(scene: &mut Scene, pair: &Pair, over: Instant, stop: Stop) -> Vec<Duration> {
+fn assert_deferred_work_done(
+    locks: &mut Locks,
+    pair: &Pair,
+    end: Instant,
+    stop: Stop,
+) -> Vec<Duration> {
     let mut took = Vec::new();
-    for (key, _, heir) in &mut scene.heirs {
-        let answer = heir.read();
-        took.push(Instant::now().saturating_duration_since(over));
-        assert!(matches!(answer, Value::Int(1..)), "{stop:?}: {key}: {answer:?}");
+    for (key, _, next) in &mut locks.next_waiters {
+        let reply = next.read();
+        took.push(Instant::now().saturating_duration_since(end));
+        assert!(matches!(reply, Value::Int(1..)), "{stop:?}: {key}: {reply:?}");
     }
-    if let Some(killed) = &mut scene.killed {
+    if let Some(killed) = &mut locks.killed {
         killed.wait_closed();
     }
     let mut client = pair.server.client();
-    for (key, owner, _) in &scene.heirs {
+    for (key, owner, _) in &locks.next_waiters {
         assert_eq!(call!(client, "GET", key), *owner, "{stop:?}: {key}");
         assert_eq!(queue_of(&mut client, key), ["second"], "{stop:?}: {key}");
     }
-    for other in &mut scene.others {
+    for other in &mut locks.others {
         assert_eq!(other.read_within(Duration::ZERO), None, "{stop:?}");
     }
     let stats = stats(&mut client);
@@ -284,7 +289,7 @@ fn made_good(scene: &mut Scene, pair: &Pair, over: Instant, stop: Stop) -> Vec<D
     took
 }
 
-/// The owners that the keys show.
+/// The owners of the locks.
 #[track_caller]
 fn owners(server: &Server) -> Vec<Value> {
     let mut client = server.client();
@@ -292,69 +297,69 @@ fn owners(server: &Server) -> Vec<Value> {
 }
 
 #[track_caller]
-fn all_is_made_good_after(flavour: &Flavour, stop: Stop) {
+fn assert_deferred_work_runs_after(flavour: &Flavour, stop: Stop) {
     let mut pair = Pair::start(flavour, stop);
-    let mut scene = Scene::set(&mut pair, stop);
-    scene.let_pass(stop);
-    let over = stop.end(&mut pair.server.client(), scene.stopped);
-    let mut took = made_good(&mut scene, &pair, over, stop);
+    let mut locks = Locks::prepare(&mut pair, stop);
+    locks.wait_through(stop);
+    let end = stop.end(&mut pair.server.client(), locks.stopped);
+    let mut took = assert_deferred_work_done(&mut locks, &pair, end, stop);
     pair.thaw_replica();
-    let owners_now = owners(&pair.server);
+    let owners_after = owners(&pair.server);
     if let Some(replica) = &pair.replica {
         replica.wait_link_up();
         replica.wait_caught_up_with(&pair.server);
-        assert_eq!(owners(replica), owners_now, "{stop:?}");
+        assert_eq!(owners(replica), owners_after, "{stop:?}");
     }
-    // What the file says is what was so.
+    // The append-only file has the same owners.
     pair.server.restart();
-    assert_eq!(owners(&pair.server), owners_now, "{stop:?}");
+    assert_eq!(owners(&pair.server), owners_after, "{stop:?}");
     took.sort();
     let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
     eprintln!("{stop:?} on {flavour}: median {median:?}, worst {worst:?}");
     assert!(median < Duration::from_millis(500), "{stop:?}: {median:?}");
 }
 
-fn all_is_made_good_after_a_pause_of_writes(flavour: &Flavour) {
-    all_is_made_good_after(flavour, Stop::PauseWrite);
+fn deferred_work_runs_after_a_pause_of_writes(flavour: &Flavour) {
+    assert_deferred_work_runs_after(flavour, Stop::PauseWrite);
 }
 
-fn all_is_made_good_after_a_pause_of_everything(flavour: &Flavour) {
-    all_is_made_good_after(flavour, Stop::PauseAll);
+fn deferred_work_runs_after_a_pause_of_all_commands(flavour: &Flavour) {
+    assert_deferred_work_runs_after(flavour, Stop::PauseAll);
 }
 
-fn all_is_made_good_after_a_failover_that_is_given_up(flavour: &Flavour) {
-    all_is_made_good_after(flavour, Stop::Failover);
+fn deferred_work_runs_after_an_aborted_failover(flavour: &Flavour) {
+    assert_deferred_work_runs_after(flavour, Stop::Failover);
 }
 
-fn all_is_made_good_after_a_shutdown_that_is_given_up(flavour: &Flavour) {
-    all_is_made_good_after(flavour, Stop::Shutdown);
+fn deferred_work_runs_after_an_aborted_shutdown(flavour: &Flavour) {
+    assert_deferred_work_runs_after(flavour, Stop::Shutdown);
 }
 
-fn after_a_failover_nothing_is_made_good_on_the_old_primary(flavour: &Flavour) {
+fn deferred_work_ends_on_the_old_primary_after_a_failover(flavour: &Flavour) {
     let mut pair = Pair::start(flavour, Stop::Failover);
-    let mut scene = Scene::set(&mut pair, Stop::Failover);
-    scene.let_pass(Stop::Failover);
+    let mut locks = Locks::prepare(&mut pair, Stop::Failover);
+    locks.wait_through(Stop::Failover);
     pair.thaw_replica();
-    for (key, _, heir) in &mut scene.heirs {
-        let answer = heir.read();
-        assert!(answer.err().starts_with("UNBLOCKED "), "{key}: {answer:?}");
+    for (key, _, next) in &mut locks.next_waiters {
+        let reply = next.read();
+        assert!(reply.err().starts_with("UNBLOCKED "), "{key}: {reply:?}");
     }
     let old = &pair.server;
     let new = pair.replica.as_ref().expect("a replica");
-    wait_until(DEADLINE, "the replica to be the primary", || {
+    wait_until(DEADLINE, "the replica to be promoted", || {
         new.info("replication")["role"] == "master"
     });
     old.wait_link_up();
     old.wait_caught_up_with(new);
     assert_eq!(owners(old), owners(new));
-    // What was owed ended with the role: the lease alone holds.
+    // The deferred work ended with the role: these locks end with their leases.
     let mut client = new.client();
     for key in ["session", "grace"] {
         assert_eq!(call!(client, "GET", key), "holder");
         assert_eq!(call!(client, "GPULOCK.ACQUIRE", key, "next"), Value::Null);
         assert!(call!(client, "PTTL", key).int() > 100_000);
     }
-    // What the release had granted, and had passed on, had been written before the pause.
+    // The hand-off of the released lock was written before the pause.
     assert_eq!(call!(client, "GET", "taken"), "second");
     for key in ["lease", "running", "deleted"] {
         assert!(call!(client, "GPULOCK.ACQUIRE", key, "next").int() > 0, "{key}");
@@ -362,18 +367,18 @@ fn after_a_failover_nothing_is_made_good_on_the_old_primary(flavour: &Flavour) {
     assert_eq!(stats(&mut old.client())["locks_held"], 0);
 }
 
-fn a_shutdown_that_goes_on_ends_well(flavour: &Flavour) {
+fn a_continued_shutdown_succeeds(flavour: &Flavour) {
     let mut pair = Pair::start(flavour, Stop::Shutdown);
-    let mut scene = Scene::set(&mut pair, Stop::Shutdown);
-    scene.let_pass(Stop::Shutdown);
+    let mut locks = Locks::prepare(&mut pair, Stop::Shutdown);
+    locks.wait_through(Stop::Shutdown);
     pair.thaw_replica();
-    for (key, _, heir) in &mut scene.heirs {
-        match heir.try_read(DEADLINE) {
+    for (key, _, next) in &mut locks.next_waiters {
+        match next.try_read(DEADLINE) {
             Err(_) => {}
-            Ok(answer) => panic!("{key}: {answer:?}"),
+            Ok(reply) => panic!("{key}: {reply:?}"),
         }
     }
-    wait_until(DEADLINE, "the server to be down", || !pair.server.is_running());
+    wait_until(DEADLINE, "the server to exit", || !pair.server.is_running());
     let replica = pair.replica.as_ref().expect("a replica");
     let left = owners(replica);
     pair.server.restart();
@@ -382,42 +387,40 @@ fn a_shutdown_that_goes_on_ends_well(flavour: &Flavour) {
     assert_eq!(left[1], "holder");
 }
 
-fn on_a_server_that_became_a_replica_in_the_pause_nothing_is_made_good(
-    flavour: &Flavour,
-) {
+fn deferred_work_ends_on_a_server_demoted_in_the_pause(flavour: &Flavour) {
     let primary = flavour.server().named("primary").start();
-    let mut theirs = primary.client();
+    let mut other = primary.client();
     for key in LOCKS {
-        let held = call!(theirs, "GPULOCK.ACQUIRE", key, "theirs", "PX", 600_000);
+        let held = call!(other, "GPULOCK.ACQUIRE", key, "other", "PX", 600_000);
         assert!(held.int() > 0);
     }
     let stop = Stop::PauseWrite;
     let mut pair = Pair::start(flavour, stop);
-    let mut scene = Scene::set(&mut pair, stop);
-    scene.let_pass(stop);
+    let mut locks = Locks::prepare(&mut pair, stop);
+    locks.wait_through(stop);
     let mut client = pair.server.client();
     assert_eq!(call!(client, "REPLICAOF", "127.0.0.1", primary.port()), "OK");
-    for (key, _, heir) in &mut scene.heirs {
-        let answer = heir.read();
-        assert!(answer.err().starts_with("UNBLOCKED "), "{key}: {answer:?}");
+    for (key, _, next) in &mut locks.next_waiters {
+        let reply = next.read();
+        assert!(reply.err().starts_with("UNBLOCKED "), "{key}: {reply:?}");
     }
     assert_eq!(client.line("CLIENT UNPAUSE"), "OK");
     pair.server.wait_link_up();
     pair.server.wait_caught_up_with(&primary);
     assert_eq!(owners(&pair.server), owners(&primary));
-    assert_eq!(owners(&primary), vec![Value::Bulk(b"theirs".to_vec()); LOCKS.len()]);
+    assert_eq!(owners(&primary), vec![Value::Bulk(b"other".to_vec()); LOCKS.len()]);
     assert_eq!(stats(&mut client)["locks_held"], 0);
 }
 
-/// Two primaries, and a slot that is to go from one to the other.
-struct Move {
+/// Two primaries, and a slot that migrates from one to the other.
+struct Migration {
     cluster: Cluster,
     slot: i64,
     from: usize,
     to: usize,
 }
 
-impl Move {
+impl Migration {
     #[track_caller]
     fn prepare(flavour: &Flavour) -> Self {
         let cluster =
@@ -435,24 +438,24 @@ impl Move {
     }
 
     #[track_caller]
-    fn set(&self, on: &Server, state: &str, node: usize) {
+    fn set_slot(&self, on: &Server, state: &str, node: usize) {
         let (mut client, id) = (on.client(), self.cluster.id(node));
         assert_eq!(call!(client, "CLUSTER", "SETSLOT", self.slot, state, id), "OK");
     }
 
     #[track_caller]
     fn begin(&self) {
-        self.set(self.target(), "IMPORTING", self.from);
-        self.set(self.source(), "MIGRATING", self.to);
+        self.set_slot(self.target(), "IMPORTING", self.from);
+        self.set_slot(self.source(), "MIGRATING", self.to);
     }
 
     #[track_caller]
     fn end(&self) {
-        self.set(self.target(), "NODE", self.to);
-        self.set(self.source(), "NODE", self.to);
+        self.set_slot(self.target(), "NODE", self.to);
+        self.set_slot(self.source(), "NODE", self.to);
     }
 
-    /// Two who wait for `k` on the source, the first of them by UNIQUE.
+    /// Two waiters for `k` on the source, the first of them UNIQUE.
     #[track_caller]
     fn waiters(&self, client: &mut Client) -> [Client; 2] {
         let (mut first, mut second) = (self.source().client(), self.source().client());
@@ -464,134 +467,133 @@ impl Move {
     }
 }
 
-/// Checks that each is told once, within a second and what a busy machine adds, to ask again.
+/// Checks that each waiter gets one TRYAGAIN error, within a second on an idle machine.
 #[track_caller]
-fn told_to_ask_again(waiters: &mut [Client], since: Instant) {
+fn assert_tryagain(waiters: &mut [Client], since: Instant) {
     for waiter in &mut *waiters {
         assert_eq!(waiter.read().err(), MOVING);
     }
     let took = since.elapsed();
-    eprintln!("told after {took:?}");
+    eprintln!("TRYAGAIN after {took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
     for waiter in waiters {
         assert_eq!(waiter.line("PING"), "PONG");
     }
 }
 
-/// Checks that `me` holds the lock at the target, and that it goes on to the next there.
+/// Checks that `me` holds the lock on the target, which is handed off there.
 #[track_caller]
-fn goes_on_at_the_target(moved: &Move) {
-    let mut there = moved.target().client();
-    assert_eq!(there.line("GET k"), "me");
-    let mut next = moved.target().client();
+fn assert_held_on_target(migration: &Migration) {
+    let mut target = migration.target().client();
+    assert_eq!(target.line("GET k"), "me");
+    let mut next = migration.target().client();
     next.send_lines(&["GPULOCK.ACQUIRE k next BLOCK 0"]);
-    wait_queue(&mut there, "k", &["next"]);
-    assert_eq!(there.line("GPULOCK.RELEASE k me"), 1);
+    wait_queue(&mut target, "k", &["next"]);
+    assert_eq!(target.line("GPULOCK.RELEASE k me"), 1);
     assert!(next.read().int() > 0);
-    let mut here = moved.source().client();
-    assert!(here.line("GPULOCK.INSPECT k").err().starts_with("MOVED "));
-    assert_eq!(stats(&mut here)["locks_held"], 0);
+    let mut source = migration.source().client();
+    assert!(source.line("GPULOCK.INSPECT k").err().starts_with("MOVED "));
+    assert_eq!(stats(&mut source)["locks_held"], 0);
 }
 
-fn a_lock_that_is_migrated_under_its_waiters_has_one_holder(flavour: &Flavour) {
-    let moved = Move::prepare(flavour);
-    let mut client = moved.source().client();
-    let mut holder = moved.source().client();
+fn a_migrated_lock_with_waiters_has_one_holder(flavour: &Flavour) {
+    let migration = Migration::prepare(flavour);
+    let mut client = migration.source().client();
+    let mut holder = migration.source().client();
     let held = "GPULOCK.ACQUIRE k me PX 600000 SESSION";
     assert!(holder.line(held).int() > 0);
-    let mut waiters = moved.waiters(&mut client);
-    moved.begin();
-    // Half-way, and all is as before.
+    let mut waiters = migration.waiters(&mut client);
+    migration.begin();
+    // While the slot migrates, nothing has changed.
     assert_eq!(queue_of(&mut client, "k"), ["first", "second"]);
     let since = Instant::now();
-    let port = moved.target().port();
-    let answer = call!(client, "MIGRATE", "127.0.0.1", port, "k", 0, 5_000);
-    assert_eq!(answer, "OK");
-    told_to_ask_again(&mut waiters, since);
-    // The session ended with the lock's time here.
+    let port = migration.target().port();
+    let reply = call!(client, "MIGRATE", "127.0.0.1", port, "k", 0, 5_000);
+    assert_eq!(reply, "OK");
+    assert_tryagain(&mut waiters, since);
+    // The session ended here when the lock was migrated.
     drop(holder);
     let stats = stats(&mut client);
     assert_eq!((stats["moved"], stats["acquired_after_wait"]), (1, 0));
     assert_eq!((stats["session_releases"], stats["clients_waiting"]), (0, 0));
-    moved.end();
-    goes_on_at_the_target(&moved);
+    migration.end();
+    assert_held_on_target(&migration);
 }
 
-fn in_a_slot_that_leaves_a_release_passes_the_lock_on_and_a_delete_does_not(
-    flavour: &Flavour,
-) {
-    let moved = Move::prepare(flavour);
-    let mut client = moved.source().client();
+fn in_a_migrating_slot_a_release_hands_off_and_a_delete_does_not(flavour: &Flavour) {
+    let migration = Migration::prepare(flavour);
+    let mut client = migration.source().client();
     assert!(client.line("GPULOCK.ACQUIRE k me PX 600000").int() > 0);
-    let mut waiters = moved.waiters(&mut client);
-    moved.begin();
-    // The key is here, and so is the lock.
+    let mut waiters = migration.waiters(&mut client);
+    migration.begin();
+    // The key is still here, and so is the lock.
     assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
     assert!(waiters[0].read().int() > 0);
     assert_eq!(queue_of(&mut client, "k"), ["second"]);
     let since = Instant::now();
     assert_eq!(client.line("DEL k"), 1);
-    told_to_ask_again(&mut waiters[1..], since);
-    moved.end();
-    let mut there = moved.target().client();
-    assert!(there.line("GPULOCK.ACQUIRE k me").int() > 0);
-    goes_on_at_the_target(&moved);
+    assert_tryagain(&mut waiters[1..], since);
+    migration.end();
+    let mut target = migration.target().client();
+    assert!(target.line("GPULOCK.ACQUIRE k me").int() > 0);
+    assert_held_on_target(&migration);
 }
 
-fn in_a_slot_that_leaves_a_lease_that_ends_passes_nothing_on(flavour: &Flavour) {
-    let moved = Move::prepare(flavour);
-    let mut client = moved.source().client();
+fn in_a_migrating_slot_an_expired_lock_is_not_handed_off(flavour: &Flavour) {
+    let migration = Migration::prepare(flavour);
+    let mut client = migration.source().client();
     assert!(client.line("GPULOCK.ACQUIRE k me PX 600000").int() > 0);
-    let mut waiters = moved.waiters(&mut client);
-    moved.begin();
+    let mut waiters = migration.waiters(&mut client);
+    migration.begin();
     let since = Instant::now();
     assert!(client.line("GPULOCK.EXTEND k me PX 1").int() > 0);
-    told_to_ask_again(&mut waiters, since);
+    assert_tryagain(&mut waiters, since);
     assert_eq!(stats(&mut client)["acquired_after_wait"], 0);
-    moved.end();
-    let mut there = moved.target().client();
-    assert!(there.line("GPULOCK.ACQUIRE k me").int() > 0);
-    goes_on_at_the_target(&moved);
+    migration.end();
+    let mut target = migration.target().client();
+    assert!(target.line("GPULOCK.ACQUIRE k me").int() > 0);
+    assert_held_on_target(&migration);
 }
 
-fn a_slot_without_keys_moves_from_under_its_waiters(flavour: &Flavour) {
-    let moved = Move::prepare(flavour);
-    let mut client = moved.source().client();
+fn waiters_in_a_slot_that_migrates_without_keys_get_tryagain(flavour: &Flavour) {
+    let migration = Migration::prepare(flavour);
+    let mut client = migration.source().client();
     assert!(client.line("GPULOCK.ACQUIRE k me PX 600000").int() > 0);
-    let mut waiters = moved.waiters(&mut client);
-    let id = moved.cluster.id(moved.to);
+    let mut waiters = migration.waiters(&mut client);
+    let id = migration.cluster.id(migration.to);
     let since = Instant::now();
-    client.send_lines(&["DEL k", &format!("CLUSTER SETSLOT {} NODE {id}", moved.slot)]);
+    client
+        .send_lines(&["DEL k", &format!("CLUSTER SETSLOT {} NODE {id}", migration.slot)]);
     assert_eq!(client.read(), 1);
     assert_eq!(client.read(), "OK");
-    moved.set(moved.target(), "NODE", moved.to);
-    told_to_ask_again(&mut waiters, since);
+    migration.set_slot(migration.target(), "NODE", migration.to);
+    assert_tryagain(&mut waiters, since);
     assert_eq!(stats(&mut client)["acquired_after_wait"], 0);
-    let mut there = moved.target().client();
-    assert!(there.line("GPULOCK.ACQUIRE k me").int() > 0);
-    goes_on_at_the_target(&moved);
+    let mut target = migration.target().client();
+    assert!(target.line("GPULOCK.ACQUIRE k me").int() > 0);
+    assert_held_on_target(&migration);
 }
 
-fn slots_migrate_as_a_whole_with_the_module_loaded(flavour: &Flavour) {
+fn waiters_in_a_slot_that_migrates_as_a_whole_get_tryagain(flavour: &Flavour) {
     if !flavour.is_valkey() || flavour.version() < (9, 0, 0) {
         return;
     }
-    let moved = Move::prepare(flavour);
-    let mut client = moved.source().client();
+    let migration = Migration::prepare(flavour);
+    let mut client = migration.source().client();
     assert!(client.line("GPULOCK.ACQUIRE k me PX 600000 SESSION").int() > 0);
-    let mut waiters = moved.waiters(&mut client);
-    let (slot, id) = (moved.slot, moved.cluster.id(moved.to));
+    let mut waiters = migration.waiters(&mut client);
+    let (slot, id) = (migration.slot, migration.cluster.id(migration.to));
     let migrate = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {id}");
     assert_eq!(client.line(&migrate), "OK");
-    let mut waiting = moved.source().client();
-    wait_until(DEADLINE, "the slot to move", || {
+    let mut waiting = migration.source().client();
+    wait_until(DEADLINE, "the slot to migrate", || {
         waiting.line("GPULOCK.INSPECT k").is_err()
     });
-    told_to_ask_again(&mut waiters, Instant::now());
+    assert_tryagain(&mut waiters, Instant::now());
     let stats = stats(&mut client);
     assert_eq!((stats["moved"], stats["acquired_after_wait"]), (1, 0));
-    wait_until(DEADLINE, "the target to know", || {
-        !moved.target().client().line("GET k").is_err()
+    wait_until(DEADLINE, "the target to serve the slot", || {
+        !migration.target().client().line("GET k").is_err()
     });
-    goes_on_at_the_target(&moved);
+    assert_held_on_target(&migration);
 }

@@ -1,7 +1,6 @@
-//! While the server refuses the writes of clients, the module hands no lock over either: what
-//! it wrote then would be in no file, and after a crash the lock would have two owners. When
-//! writes are accepted again, everything follows. `min-replicas-to-write` has a file of its
-//! own: cut_off_primary.rs.
+//! While the server refuses writes of clients, the module hands no lock off: its write would be
+//! in no file, and after a crash the lock would have two owners. When the server accepts writes
+//! again, all deferred work runs. `failover::isolated_primary` tests `min-replicas-to-write`.
 
 use std::fs;
 use std::process::Command;
@@ -14,18 +13,18 @@ use crate::support::counters::stats;
 use crate::support::queue::{wait_queue, waiter};
 
 tests! {
-    nothing_is_handed_over_while_the_append_only_file_cannot_grow,
-    nothing_is_handed_over_while_snapshots_fail,
+    no_lock_is_handed_off_while_the_append_only_file_cannot_grow,
+    no_lock_is_handed_off_while_snapshots_fail,
     a_crash_while_writes_are_refused_leaves_no_second_owner,
-    a_void_item_does_not_open_the_way_for_the_next_one,
+    a_void_deferred_item_does_not_let_the_next_one_run,
 }
 
-/// The lease that ends while writes are refused, in ms, and how long a client waits whose null
-/// says that it is over.
+/// The lease that ends while writes are refused, and the longer wait timeout of a client whose
+/// null shows that it has ended, in ms.
 const LEASE_MS: u64 = 4_000;
 const DEADLINE_MS: u64 = 5_000;
 
-/// How a server comes to refuse all writes, and how it accepts them again.
+/// Why a server refuses writes.
 #[derive(Clone, Copy, Debug)]
 enum Refusal {
     /// The append-only file cannot grow.
@@ -34,7 +33,7 @@ enum Refusal {
     Snapshot,
 }
 
-/// The size in bytes at which the append-only file cannot grow any more.
+/// The maximum size of the append-only file in bytes.
 const FILE_LIMIT: &str = "--fsize=200000:unlimited";
 
 impl Refusal {
@@ -61,7 +60,7 @@ impl Refusal {
                 });
             }
             Self::Snapshot => {
-                // A folder stands where the snapshot should go.
+                // A folder has the name of the snapshot.
                 fs::create_dir(server.dir().join("dump.rdb")).expect("a folder");
                 assert_eq!(call!(client, "CONFIG", "SET", "save", "3600 1"), "OK");
                 wait_until(DEADLINE, "writes to be refused", || {
@@ -83,7 +82,7 @@ impl Refusal {
                         "--fsize=unlimited:unlimited",
                     ])
                     .status();
-                assert!(lifted.expect("prlimit is there").success());
+                assert!(lifted.expect("prlimit is installed").success());
             }
             Self::Snapshot => {
                 assert_eq!(call!(client, "CONFIG", "SET", "save", ""), "OK");
@@ -92,43 +91,43 @@ impl Refusal {
     }
 }
 
-fn is_refused(answer: &Value) -> bool {
-    answer.is_err() && answer.err().starts_with("MISCONF ")
+fn is_refused(reply: &Value) -> bool {
+    reply.is_err() && reply.err().starts_with("MISCONF ")
 }
 
 #[track_caller]
-fn nothing_is_handed_over_while(flavour: &Flavour, refusal: Refusal) {
+fn assert_no_hand_off_while(flavour: &Flavour, refusal: Refusal) {
     let server = refusal.server(flavour);
     let mut client = server.client();
-    let take = |key: &str, options: &str| {
+    let acquire = |key: &str, options: &str| {
         let mut holder = server.client();
-        let ask = format!("GPULOCK.ACQUIRE {key} holder PX 600000 {options}");
-        assert!(holder.line(&ask).int() > 0);
+        let request = format!("GPULOCK.ACQUIRE {key} holder PX 600000 {options}");
+        assert!(holder.line(&request).int() > 0);
         holder
     };
     let holders = [
-        take("session", "SESSION"),
-        take("grace", "SESSION GRACE 100"),
-        take("reserving", "SESSION"),
+        acquire("session", "SESSION"),
+        acquire("grace", "SESSION GRACE 100"),
+        acquire("reserving", "SESSION"),
     ];
-    let _holder = take("lease", "");
-    // A set has collected `free`; when it leaves, `free` is the next waiter's.
-    let ask = "GPULOCK.ACQUIREANY 2 free reserving set COUNT 2 BLOCK 0";
-    let set = waiter(&server, ask);
+    let _holder = acquire("lease", "");
+    // `free` is reserved for a lock set; when its waiter leaves, the next waiter gets it.
+    let request = "GPULOCK.ACQUIREANY 2 free reserving set COUNT 2 BLOCK 0";
+    let lock_set = waiter(&server, request);
     let mut waiting = Vec::new();
     for key in ["session", "grace", "lease", "free"] {
         let next = waiter(&server, &format!("GPULOCK.ACQUIRE {key} next BLOCK 0"));
-        let line: &[&str] = if key == "free" { &["set", "next"] } else { &["next"] };
-        wait_queue(&mut client, key, line);
+        let queue: &[&str] = if key == "free" { &["set", "next"] } else { &["next"] };
+        wait_queue(&mut client, key, queue);
         waiting.push((key, next));
     }
     let renewed = call!(client, "GPULOCK.EXTEND", "lease", "holder", "PX", LEASE_MS);
     assert!(renewed.int() > 0);
-    let ask = format!("GPULOCK.ACQUIRE lease late BLOCK {DEADLINE_MS}");
-    let mut late = waiter(&server, &ask);
+    let request = format!("GPULOCK.ACQUIRE lease late BLOCK {DEADLINE_MS}");
+    let mut late = waiter(&server, &request);
 
     refusal.begin(&server, &mut client);
-    drop((holders, set));
+    drop((holders, lock_set));
     assert_eq!(late.read(), Value::Null, "{refusal:?}");
     for (key, next) in &mut waiting {
         assert_eq!(next.read_within(Duration::ZERO), None, "{refusal:?}: {key}");
@@ -145,16 +144,16 @@ fn nothing_is_handed_over_while(flavour: &Flavour, refusal: Refusal) {
         assert_eq!(call!(client, "GET", *key), "next", "{refusal:?}: {key}");
     }
     let stats = stats(&mut client);
-    let ends = ["session_releases", "expired", "internal_errors"].map(|it| stats[it]);
+    let ends = ["session_releases", "expired", "internal_errors"].map(|name| stats[name]);
     assert_eq!(ends, [3, 1, 0], "{refusal:?}");
 }
 
-fn nothing_is_handed_over_while_the_append_only_file_cannot_grow(flavour: &Flavour) {
-    nothing_is_handed_over_while(flavour, Refusal::Aof);
+fn no_lock_is_handed_off_while_the_append_only_file_cannot_grow(flavour: &Flavour) {
+    assert_no_hand_off_while(flavour, Refusal::Aof);
 }
 
-fn nothing_is_handed_over_while_snapshots_fail(flavour: &Flavour) {
-    nothing_is_handed_over_while(flavour, Refusal::Snapshot);
+fn no_lock_is_handed_off_while_snapshots_fail(flavour: &Flavour) {
+    assert_no_hand_off_while(flavour, Refusal::Snapshot);
 }
 
 fn a_crash_while_writes_are_refused_leaves_no_second_owner(flavour: &Flavour) {
@@ -169,14 +168,14 @@ fn a_crash_while_writes_are_refused_leaves_no_second_owner(flavour: &Flavour) {
     assert_eq!(late.read(), Value::Null);
     server.kill9();
     server.restart();
-    // The file has the first owner, so the next one must not have been told of a grant.
+    // The file has the first owner, so the next waiter must not have been granted the lock.
     assert_eq!(server.client().line("GET k"), "holder");
     next.wait_closed();
 }
 
-/// What is deferred may become void before its turn comes. The work behind it is not done
-/// unasked.
-fn a_void_item_does_not_open_the_way_for_the_next_one(flavour: &Flavour) {
+/// A deferred item may become void before its turn. The check for refused writes still applies
+/// to the next item.
+fn a_void_deferred_item_does_not_let_the_next_one_run(flavour: &Flavour) {
     let server = Refusal::Snapshot.server(flavour);
     let mut client = server.client();
     let (mut first, mut second) = (server.client(), server.client());
@@ -186,13 +185,13 @@ fn a_void_item_does_not_open_the_way_for_the_next_one(flavour: &Flavour) {
     wait_queue(&mut client, "k", &["next"]);
     let mut late = waiter(&server, "GPULOCK.ACQUIRE k late BLOCK 6000");
     Refusal::Snapshot.begin(&server, &mut client);
-    let gone = first.id();
+    let id = first.id();
     drop(first);
     wait_until(DEADLINE, "the first connection to be closed", || {
-        !client.line("CLIENT LIST").text().contains(&format!("id={gone} "))
+        !client.line("CLIENT LIST").text().contains(&format!("id={id} "))
     });
     drop(second);
-    // The lease of `void` ends meanwhile, and with it what its session is owed.
+    // The lease of `void` ends in the meantime, and with it the deferred end of its session.
     assert_eq!(late.read(), Value::Null);
     assert_eq!(next.read_within(Duration::ZERO), None);
     assert_eq!(client.line("GET k"), "holder");
