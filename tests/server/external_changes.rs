@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use gpulock_testkit::{
-    Builder, Client, Cluster, Flavour, Server, Value, call, wait_until,
-};
+use gpulock_testkit::{Client, Cluster, Flavour, Value, call, wait_until};
 
 use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;

@@ -20,8 +20,6 @@ mod external_changes;
 mod locks;
 mod memory;
 mod overhead;
-mod sessions;
-mod slot_migration;
 mod unique_owners;
 mod acl {
     pub(crate) mod keys;
@@ -84,6 +82,15 @@ mod replication {
     pub(crate) mod native_commands;
     pub(crate) mod propagation;
 }
+mod sessions {
+    pub(crate) mod connection;
+    pub(crate) mod disconnect;
+    pub(crate) mod grace_period;
+}
+mod slot_migration {
+    pub(crate) mod contention;
+    pub(crate) mod waiters;
+}
 mod writes {
     pub(crate) mod paused;
     pub(crate) mod refused;
@@ -115,7 +122,9 @@ fn all_tests() -> Vec<Test> {
         lock_sets::sessions::TESTS,
         lock_sets::storm::TESTS,
         deadlock::TESTS,
-        sessions::TESTS,
+        sessions::disconnect::TESTS,
+        sessions::grace_period::TESTS,
+        sessions::connection::TESTS,
         external_changes::TESTS,
         atomicity::TESTS,
         batches::TESTS,
@@ -146,7 +155,8 @@ fn all_tests() -> Vec<Test> {
         failover::cluster::TESTS,
         failover::isolated_primary::TESTS,
         failover::sentinel::TESTS,
-        slot_migration::TESTS,
+        slot_migration::contention::TESTS,
+        slot_migration::waiters::TESTS,
         module::lifecycle::TESTS,
         module::panics::TESTS,
         module::upgrade::TESTS,

@@ -67,6 +67,11 @@ impl Flavour {
         self.is_valkey() || self.version() >= (7, 4, 0)
     }
 
+    /// Whether `CLUSTER MIGRATESLOTS` exists: on Valkey since 9.0.
+    pub fn migrates_whole_slots(&self) -> bool {
+        self.is_valkey() && self.version() >= (9, 0, 0)
+    }
+
     /// Major, minor and patch version of Redis or of Valkey.
     pub const fn version(&self) -> (u32, u32, u32) {
         self.version

@@ -69,7 +69,7 @@ fn assert_replica(client: &mut Client, key: &str, owner: &str) {
 }
 
 fn owners_keep_their_locks_when_the_primary_is_killed(flavour: &Flavour) {
-    let (mut primary, replica) = pair(flavour);
+    let (mut primary, promoted) = pair(flavour);
     // This replica is never promoted.
     let other = flavour.server().named("other").arg("replica-priority", 0);
     let other = other.replica_of(&primary).start();
@@ -81,20 +81,20 @@ fn owners_keep_their_locks_when_the_primary_is_killed(flavour: &Flavour) {
     let mut waiters = three_waiters(&primary, "tied");
     let mut last = acquire(&mut client, "free", "tts");
     assert_eq!(client.line("GPULOCK.RELEASE free tts"), 1);
-    for replica in [&replica, &other] {
+    for replica in [&promoted, &other] {
         replica.wait_caught_up_with(&primary);
     }
     primary.kill9();
     for client in waiters.iter_mut().chain([&mut holder]) {
         client.wait_closed();
     }
-    sentinel.detect_failure_and_promote(&replica);
+    sentinel.detect_failure_and_promote(&promoted);
 
     let mut client = sentinel.connect_to_primary();
     assert_adopted(&mut client, "tied", "asr");
     assert_adopted(&mut client, "plain", "ocr");
     // The waiters queue in the order in which they reconnect.
-    let mut waiters = three_waiters(&replica, "tied");
+    let mut waiters = three_waiters(&promoted, "tied");
     let mut assert_rising = |token: i64| {
         assert!(token > last, "{token} after {last}");
         last = token;
@@ -116,7 +116,7 @@ fn owners_keep_their_locks_when_the_primary_is_killed(flavour: &Flavour) {
     primary.restart();
     for replica in [&primary, &other] {
         sentinel.wait_replicates(replica);
-        replica.wait_caught_up_with(&replica);
+        replica.wait_caught_up_with(&promoted);
         assert_replica(&mut replica.client(), "plain", "ocr");
         assert_eq!(replica.client().line("EXISTS tied"), 0);
     }

@@ -186,9 +186,10 @@ fn an_unload_is_refused_during_a_wait_or_grace_period_and_works_afterwards(
     // A grace period that ends, and one in which the owner reconnects.
     let grace = |client: &mut Client, key: &str, ms: i64| {
         let mut holder = server.client();
-        let send = ["PX", "600000", "UNIQUE", "SESSION", "GRACE", &ms.to_string()];
+        let options = ["PX", "600000", "UNIQUE", "SESSION", "GRACE", &ms.to_string()];
         assert!(
-            holder.cmd(&[&["GPULOCK.ACQUIRE", key, "s"], &send[..]].concat()).int() > 0
+            holder.cmd(&[&["GPULOCK.ACQUIRE", key, "s"], &options[..]].concat()).int()
+                > 0
         );
         drop(holder);
         wait_until(DEADLINE, "the grace", || {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use gpulock_testkit::{Builder, Client, Flavour, Server, Value, call, wait_until};
+use gpulock_testkit::{Client, Flavour, Value, call, wait_until};
 
 use crate::support::clock::DEADLINE;
 use crate::support::counters::stats;

@@ -3,9 +3,6 @@
 //! a new or reconnected replica, a promoted one, an append-only file. The replicas have no
 //! module, so any command except plain ones would fail there.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
 use fastrand::Rng;
 use gpulock_testkit::{Client, Flavour, Server, Value, call, wait_until};
 

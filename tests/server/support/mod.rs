@@ -18,3 +18,4 @@ pub(crate) mod raw_connection;
 pub(crate) mod rng;
 pub(crate) mod server_state;
 pub(crate) mod server_variants;
+pub(crate) mod sessions;

@@ -9,6 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use gpulock_testkit::{Cluster, Flavour, Server, call, wait_until};
 
+use crate::harness::skip;
 use crate::support::background_load::with_background_load;
 use crate::support::clock::DEADLINE;
 use crate::support::cluster_worker::ClusterWorker;
@@ -18,7 +19,8 @@ use crate::support::ownership::Ownership;
 use crate::support::rng::{Pick, seeded_rng};
 
 tests! {
-    slots_that_move_under_contending_clients_give_no_lock_to_two,
+    locks_in_slots_that_migrate_key_by_key_have_one_holder,
+    locks_in_slots_that_migrate_as_a_whole_have_one_holder,
 }
 
 const WORKERS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -186,16 +188,24 @@ fn assert_all_ended(cluster: &Cluster) {
     }
 }
 
-fn slots_that_move_under_contending_clients_give_no_lock_to_two(flavour: &Flavour) {
+fn locks_in_slots_that_migrate_key_by_key_have_one_holder(flavour: &Flavour) {
+    contend_while_slots_migrate(flavour, Method::KeyByKey);
+}
+
+fn locks_in_slots_that_migrate_as_a_whole_have_one_holder(flavour: &Flavour) {
+    if !flavour.migrates_whole_slots() {
+        return skip("this server has no CLUSTER MIGRATESLOTS");
+    }
+    contend_while_slots_migrate(flavour, Method::WholeSlot);
+}
+
+#[track_caller]
+fn contend_while_slots_migrate(flavour: &Flavour, method: Method) {
     let cluster = Cluster::start(flavour, 3);
     wait_comparable(&cluster);
-    migrate_under_load(&cluster, Method::KeyByKey);
-    assert_all_ended(&cluster);
-    if flavour.is_valkey() && flavour.version() >= (9, 0, 0) {
-        for node in cluster.nodes() {
-            assert_eq!(node.client().line("GPULOCK.RESETSTATS"), "OK");
-        }
-        migrate_under_load(&cluster, Method::WholeSlot);
-        assert_all_ended(&cluster);
+    for node in cluster.nodes() {
+        assert_eq!(node.client().line("GPULOCK.RESETSTATS"), "OK");
     }
+    migrate_under_load(&cluster, method);
+    assert_all_ended(&cluster);
 }
