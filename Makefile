@@ -62,7 +62,8 @@ chaos: build need-server ## Load, faults and a checker on the installed server (
 .PHONY: fuzz
 fuzz: build need-server ## A million calls, right, wrong and garbage (CALLS=, SEED=)
 	SERVERS="$(installed) $(SERVERS)" GPULOCK_FUZZ="$(CALLS)" GPULOCK_SEED="$(SEED)" \
-		$(CARGO) test --locked -p gpulock --test fuzz_calls -- --nocapture --test-threads=1
+		$(CARGO) test --locked -p gpulock --test server input::fuzz -- \
+			--nocapture --test-threads=1
 
 # The core forbids unsafe code, so that there is nothing for a sanitizer to find: without one
 # the stable toolchain will do.
