@@ -195,7 +195,7 @@ fn each_end_is_noticed_at_once_by_a_command_that_names_the_key(flavour: &Flavour
                 "GPULOCK.FORCERELEASE" => {
                     call!(client, command, end.key, "OWNER", "no")
                 }
-                _ => call!(client, command, end.key, "nobody"),
+                _ => call!(client, command, end.key, "stranger"),
             };
             // RESETSTATS counts a held lock as adopted.
             let again = i64::from(end.next.is_some());
@@ -247,7 +247,7 @@ fn a_swapped_database_has_other_holders(flavour: &Flavour) {
     wait_held(&mut client, 1, NOTICED_WITHIN, "SWAPDB");
     assert_ends(&mut client, &[("removed", 2), ("adopted", 1)], "SWAPDB");
     // The swapped locks are still held, and are adopted where they are now.
-    assert_eq!(client.line("GPULOCK.ACQUIRE k nobody"), Value::Null);
+    assert_eq!(client.line("GPULOCK.ACQUIRE k stranger"), Value::Null);
     assert_eq!(client.line("GPULOCK.INSPECT k").field("owner"), "me");
     assert_eq!(stats(&mut client)["locks_held"], 2);
 }

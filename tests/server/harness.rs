@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gpulock_testkit::{Flavour, servers};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-/// Names the one case that this process runs.
+/// The environment of a process that runs one case: the test and the server program.
 const CASE: &str = "GPULOCK_TEST_CASE";
+const SERVER: &str = "GPULOCK_TEST_SERVER";
 
 /// Starts the line with the reason why a case, or a part of it, was skipped.
 const SKIPPED: &str = "SKIPPED: ";
@@ -128,7 +129,7 @@ fn run_in_process(
     let mut command = Command::new(env::current_exe()?);
     command.env(CASE, name).stdin(Stdio::null());
     if let Some(server) = server {
-        command.env("SERVERS", server.program());
+        command.env(SERVER, server.program());
     }
     let Output { status, stdout, stderr } = if nocapture {
         let status = command.status()?;
@@ -165,7 +166,10 @@ fn run_case(tests: &[Test], name: &str) -> ExitCode {
     let test = tests.iter().find(|test| test.name() == name).expect("a known test");
     match test.run {
         Run::Once(test) => test(),
-        Run::OnEachServer(test) => servers().iter().for_each(test),
+        Run::OnEachServer(test) => {
+            let program = env::var_os(SERVER).expect("the server program");
+            test(&Flavour::new(program));
+        }
     }
     if IS_SKIPPED.load(Ordering::Relaxed) {
         return ExitCode::from(EXIT_SKIPPED as u8);

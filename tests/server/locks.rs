@@ -261,8 +261,8 @@ fn forcerelease_releases_any_hold_and_returns_its_owner(flavour: &Flavour) {
     token(&call!(client, "GPULOCK.ACQUIRE", "k", "me"));
     assert_eq!(call!(client, "GPULOCK.FORCERELEASE", "k"), "me");
     assert_eq!(call!(client, "EXISTS", "k"), 0);
-    assert_eq!(call!(client, "SET", "k", "somebody", "PX", LONG), "OK");
-    assert_eq!(call!(client, "GPULOCK.FORCERELEASE", "k", "REASON", "x"), "somebody");
+    assert_eq!(call!(client, "SET", "k", "outsider", "PX", LONG), "OK");
+    assert_eq!(call!(client, "GPULOCK.FORCERELEASE", "k", "REASON", "x"), "outsider");
     assert_eq!(call!(client, "EXISTS", "k"), 0);
 }
 
@@ -334,13 +334,13 @@ fn a_plain_set_is_adopted_by_the_first_command_that_names_it(flavour: &Flavour) 
         ("GPULOCK.RELEASE k other", 0),
         ("GPULOCK.EXTEND k other", 0),
         ("GPULOCK.ACQUIRE k other", 1),
-        ("GPULOCK.ACQUIRE k somebody", 1),
-        ("GPULOCK.ACQUIRE k somebody UNIQUE", 1),
-        ("GPULOCK.EXTEND k somebody", 1),
-        ("GPULOCK.RELEASE k somebody", 1),
+        ("GPULOCK.ACQUIRE k outsider", 1),
+        ("GPULOCK.ACQUIRE k outsider UNIQUE", 1),
+        ("GPULOCK.EXTEND k outsider", 1),
+        ("GPULOCK.RELEASE k outsider", 1),
         ("GPULOCK.FORCERELEASE k", 1),
     ] {
-        client.line("SET k somebody NX PX 100000");
+        client.line("SET k outsider NX PX 100000");
         let reply = client.line(step);
         assert!(!reply.is_err(), "{step}: {reply:?}");
         adopted += adopts;

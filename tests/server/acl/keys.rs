@@ -28,7 +28,7 @@ fn with_alice(flavour: &Flavour, rules: &[&str]) -> Server {
     let mut client = server.client();
     // The entries of the foreign key are the older ones.
     for key in NAMES.iter().rev() {
-        assert!(call!(client, "GPULOCK.ACQUIRE", key, "somebody").int() > 0);
+        assert!(call!(client, "GPULOCK.ACQUIRE", key, "outsider").int() > 0);
         assert_eq!(call!(client, "GPULOCK.RELEASE", key, "a-stranger"), 0);
     }
     set_rules(&server, rules);
@@ -101,8 +101,8 @@ fn commands_on_keys_without_permission_are_refused(flavour: &Flavour) {
     for line in [
         "GPULOCK.ACQUIRE yours:1 me",
         "GPULOCK.ACQUIRE yours:2 me",
-        "GPULOCK.RELEASE yours:1 somebody",
-        "GPULOCK.EXTEND yours:1 somebody",
+        "GPULOCK.RELEASE yours:1 outsider",
+        "GPULOCK.EXTEND yours:1 outsider",
         "GPULOCK.FORCERELEASE yours:1",
         "GPULOCK.INSPECT yours:1",
         "GPULOCK.STATS KEY yours:1",
@@ -111,7 +111,7 @@ fn commands_on_keys_without_permission_are_refused(flavour: &Flavour) {
         assert_eq!(client.line(line).err(), client.line("GET yours:1").err(), "{line}");
     }
     let mut admin = server.client();
-    assert_eq!(admin.line("GET yours:1"), "somebody");
+    assert_eq!(admin.line("GET yours:1"), "outsider");
     assert_eq!(admin.line("EXISTS yours:2"), 0);
     for line in [
         "GPULOCK.ACQUIRE mine:2 me",
@@ -132,13 +132,13 @@ fn a_read_only_key_can_be_inspected_but_not_acquired(flavour: &Flavour) {
     let mut client = alice(&server);
     for line in [
         "GPULOCK.ACQUIRE mine:2 me",
-        "GPULOCK.RELEASE mine:1 somebody",
-        "GPULOCK.EXTEND mine:1 somebody",
+        "GPULOCK.RELEASE mine:1 outsider",
+        "GPULOCK.EXTEND mine:1 outsider",
         "GPULOCK.FORCERELEASE mine:1",
     ] {
         assert!(client.line(line).err().starts_with("NOPERM"), "{line}");
     }
-    assert_eq!(client.line("GPULOCK.INSPECT mine:1").field("owner"), "somebody");
+    assert_eq!(client.line("GPULOCK.INSPECT mine:1").field("owner"), "outsider");
     assert_eq!(client.line("GPULOCK.LIST").list().len(), 1);
     assert_eq!(client.line("GPULOCK.STATS KEY mine:1").field("acquired"), 1);
 }
@@ -282,8 +282,8 @@ fn the_category_read_grants_the_read_commands(flavour: &Flavour) {
     }
     for line in [
         "GPULOCK.ACQUIRE mine:2 me",
-        "GPULOCK.RELEASE mine:1 somebody",
-        "GPULOCK.EXTEND mine:1 somebody",
+        "GPULOCK.RELEASE mine:1 outsider",
+        "GPULOCK.EXTEND mine:1 outsider",
         "GPULOCK.FORCERELEASE mine:1",
         "GPULOCK.RESETSTATS",
         "GPULOCK.LOG",
@@ -305,7 +305,7 @@ fn locks_in_databases_without_permission_are_omitted(flavour: &Flavour) {
     load_relay(&server);
     let mut admin = server.client();
     admin.line("SELECT 1");
-    for line in ["GPULOCK.ACQUIRE hidden:1 somebody", "GPULOCK.RELEASE hidden:1 me"] {
+    for line in ["GPULOCK.ACQUIRE hidden:1 outsider", "GPULOCK.RELEASE hidden:1 me"] {
         assert!(!admin.line(line).is_err(), "{line}");
     }
     let commands = [&["GPULOCK.METRICS"][..], &["GPULOCK.LOG"], &["GPULOCK.LOG", "1"]];

@@ -78,7 +78,7 @@ fn start(flavour: &Flavour) -> Server {
     for Recipe { rules, .. } in recipes() {
         assert_eq!(admin.line(&format!("ACL SETUSER {rules}")), "OK", "{rules}");
     }
-    assert!(admin.line("GPULOCK.ACQUIRE foreign:0 somebody").int() > 0);
+    assert!(admin.line("GPULOCK.ACQUIRE foreign:0 outsider").int() > 0);
     assert_eq!(admin.line("GPULOCK.RELEASE foreign:0 a-stranger"), 0);
     server
 }
@@ -189,7 +189,7 @@ fn a_worker_can_use_locks_and_nothing_else(flavour: &Flavour) {
         &[
             "GPULOCK.ACQUIRE foreign:0 asr",
             "GPULOCK.ACQUIREANY 2 gpu_lock:2 foreign:0 asr",
-            "GPULOCK.RELEASE foreign:0 somebody",
+            "GPULOCK.RELEASE foreign:0 outsider",
             "GPULOCK.INSPECT foreign:0",
             "GPULOCK.FORCERELEASE gpu_lock:0",
             "GPULOCK.LIST",

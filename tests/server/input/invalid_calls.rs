@@ -214,9 +214,9 @@ fn make_keys(client: &mut Client) {
     for line in [
         "GPULOCK.ACQUIRE held me PX 600000",
         "GPULOCK.ACQUIRE other you EX 600 UNIQUE",
-        "SET adopted somebody PX 600000",
+        "SET adopted outsider PX 600000",
         "GPULOCK.ACQUIRE adopted me",
-        "SET endless somebody",
+        "SET endless outsider",
         "RPUSH list x",
         "SADD set x",
         "ZADD zset 1 x",
@@ -488,7 +488,7 @@ fn without_memory_locks_are_renewed_and_released_but_not_granted(flavour: &Flavo
         let key = format!("gpu:{i}");
         assert!(call!(client, "GPULOCK.ACQUIRE", key, "me", "UNIQUE").int() > 0);
     }
-    client.line("SET outside somebody PX 60000");
+    client.line("SET outside outsider PX 60000");
     let token = client.line("GPULOCK.INSPECT gpu:0").field("token");
     assert_eq!(client.line("CONFIG SET maxmemory 1"), "OK");
     let native = client.line("SET free me");
@@ -502,11 +502,11 @@ fn without_memory_locks_are_renewed_and_released_but_not_granted(flavour: &Flavo
     assert_eq!(client.line("GPULOCK.ACQUIRE gpu:0 me UNIQUE PX 50000"), token);
     assert_eq!(client.line("GPULOCK.EXTEND gpu:0 me PX 70000"), token);
     assert!(client.line("PTTL gpu:0").int() > 60_000);
-    assert!(client.line("GPULOCK.EXTEND outside somebody").int() > token.int());
+    assert!(client.line("GPULOCK.EXTEND outside outsider").int() > token.int());
     assert_eq!(client.line("GPULOCK.RELEASE gpu:1 me"), 1);
     assert_eq!(client.line("GPULOCK.RELEASE gpu:2 you"), 0);
     assert_eq!(client.line("GPULOCK.FORCERELEASE gpu:2"), "me");
-    assert_eq!(client.line("GPULOCK.RELEASE outside somebody"), 1);
+    assert_eq!(client.line("GPULOCK.RELEASE outside outsider"), 1);
     let script = "redis.call('GPULOCK.EXTEND', KEYS[1], 'me')
             return redis.call('GPULOCK.RELEASE', KEYS[1], 'me')";
     assert_eq!(call!(client, "EVAL", script, 1, "gpu:3"), 1);

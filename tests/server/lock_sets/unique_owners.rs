@@ -88,7 +88,8 @@ fn a_disconnected_unique_owner_keeps_its_position_but_no_reserved_lock(
     let line = ["both", "next", "third"];
     let mut third = join_as(&scene.server, &mut scene.actor, third, "k1", &line);
     assert_eq!(scene.both.read(), Value::Null);
-    // While its owner is disconnected, the reserved lock goes to the next waiter. Its position is kept.
+    // While its owner is disconnected, the reserved lock goes to the next waiter, and its
+    // position is kept.
     assert!(next.read_within(AT_ONCE).expect("served at once").int() > 0);
     assert_eq!(queue_of(&mut scene.actor, "k1"), ["(both)", "third"]);
     assert_eq!(queue_of(&mut scene.actor, "k2"), ["(both)", "third"]);

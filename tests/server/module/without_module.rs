@@ -28,9 +28,9 @@ fn use_locks(client: &mut Client) {
         "GPULOCK.RELEASE gpu:3 me",
         "GPULOCK.ACQUIRE gpu:4 me",
         "GPULOCK.FORCERELEASE gpu:4",
-        "SET gpu:5 somebody PX 60000",
+        "SET gpu:5 outsider PX 60000",
         "GPULOCK.ACQUIRE gpu:5 me",
-        "GPULOCK.EXTEND gpu:5 somebody PX 90000",
+        "GPULOCK.EXTEND gpu:5 outsider PX 90000",
         "SELECT 3",
         "GPULOCK.ACQUIRE gpu:0 you PX 90000",
     ] {

@@ -40,19 +40,19 @@ fn locks_are_sorted_by_hold_time_with_adopted_ones_last(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     for line in [
-        "SET adopted somebody PX 100000",
+        "SET adopted outsider PX 100000",
         "GPULOCK.ACQUIRE adopted me",
         "GPULOCK.ACQUIRE b me",
         "GPULOCK.ACQUIRE given-back me",
         "GPULOCK.ACQUIRE a me",
-        "SET second somebody PX 100000",
+        "SET second outsider PX 100000",
         "GPULOCK.ACQUIRE second me",
         "GPULOCK.ACQUIRE c me",
         "GPULOCK.RELEASE given-back me",
         // A renewal changes neither the start of a hold nor an adopted lock.
         "GPULOCK.EXTEND b me",
         "GPULOCK.ACQUIRE a me UNIQUE",
-        "GPULOCK.EXTEND second somebody",
+        "GPULOCK.EXTEND second outsider",
     ] {
         assert!(!client.line(line).is_err(), "{line}");
     }
@@ -73,7 +73,7 @@ fn each_row_has_the_documented_fields(flavour: &Flavour) {
     let server = flavour.start();
     let mut plain = server.client();
     let token = plain.line("GPULOCK.ACQUIRE k me PX 50000").int();
-    plain.line("SET old somebody");
+    plain.line("SET old outsider");
     plain.line("GPULOCK.ACQUIRE old me");
     for mut client in [server.client(), server.client3()] {
         let rows = client.line("GPULOCK.LIST");
@@ -88,7 +88,7 @@ fn each_row_has_the_documented_fields(flavour: &Flavour) {
         assert!((1..=50_000).contains(&granted.field("lease_ms").int()));
         assert!((0..=50_000).contains(&granted.field("held_ms").int()));
         assert_eq!(granted.field("waiting"), 0);
-        assert_eq!(adopted.field("owner"), "somebody");
+        assert_eq!(adopted.field("owner"), "outsider");
         assert_eq!(adopted.field("token"), Value::Null);
         assert_eq!(adopted.field("lease_ms"), -1);
         assert_eq!(adopted.field("held_ms"), Value::Null);
@@ -266,10 +266,10 @@ fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
     assert!(matches!(inspected, Value::Map(_)), "RESP3 has maps");
     assert_eq!(names(&inspected), FIELDS);
 
-    client.line("SET old somebody");
+    client.line("SET old outsider");
     let inspected = client.line("GPULOCK.INSPECT old");
     assert_eq!(names(&inspected), FIELDS);
-    assert_eq!(inspected.field("owner"), "somebody");
+    assert_eq!(inspected.field("owner"), "outsider");
     assert_eq!(inspected.field("lease_ms"), -1);
     assert_eq!(inspected.field("adopted"), 1);
     assert_eq!(inspected.field("token"), Value::Null);

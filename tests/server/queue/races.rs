@@ -248,11 +248,11 @@ fn a_simultaneous_grant_and_timeout_give_one_reply(flavour: &Flavour) {
                 send!(client, "GPULOCK.ACQUIRE", "k", owner, "PX", 100_000, "BLOCK", ms);
             };
             join_as_one_of_many(&mut pair.first, "first", 5);
-            wait_until(DEADLINE, "the first to ask", || {
+            wait_until(DEADLINE, "the first request", || {
                 stats(&mut actor)["acquire_requests"] > requests
             });
             join_as_one_of_many(&mut pair.second, "second", 0);
-            wait_until(DEADLINE, "the second to ask", || {
+            wait_until(DEADLINE, "the second request", || {
                 stats(&mut actor)["acquire_requests"] > requests + 1
             });
             for reply in in_one_write(&mut actor, steps, false) {
