@@ -108,9 +108,9 @@ fn acquire(client: &mut Client, key: &str, owner: &str) -> i64 {
 /// The queue of a lock, sorted by owner.
 #[track_caller]
 fn sorted_queue(client: &mut Client, key: &str) -> Vec<String> {
-    let mut line = queue_of(client, key);
-    line.sort();
-    line
+    let mut queue = queue_of(client, key);
+    queue.sort();
+    queue
 }
 
 /// Waits for a lock on any node, releases it, and returns the token.

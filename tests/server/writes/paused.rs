@@ -103,17 +103,16 @@ impl Pair {
     }
 }
 
-/// What happens to each lock while the server cannot be written, or in the same iteration of
-/// the event loop just before.
+/// Locks by what happens to them while the server cannot be written, or in the same iteration
+/// of the event loop just before.
+#[rustfmt::skip]
 const LOCKS: [&str; 6] = [
-    // The lease ends.
-    "lease",   // The holder disconnects.
-    "session", // The holder disconnects, and the grace period ends.
-    "grace",   // The holder disconnected before, and the grace period ends.
-    "running",
-    // It is released, and its new holder disconnects before the reply: it is handed off at once.
-    "taken", // Another command deletes the key.
-    "deleted",
+    "lease",    // The lease ends.
+    "session",  // The holder disconnects.
+    "grace",    // The holder disconnects, and the grace period ends.
+    "running",  // The holder disconnected before, and the grace period ends.
+    "released", // Its new holder is killed in the same iteration: it is handed off at once.
+    "deleted",  // Another command deletes the key.
 ];
 
 /// A server with the waiters `first`, `second` and `late` for each lock, which then cannot be
@@ -123,7 +122,7 @@ struct Locks {
     next_waiters: Vec<(&'static str, &'static str, Client)>,
     /// The waiters behind them.
     others: Vec<Client>,
-    /// The waiter that was granted `taken` and killed in the same iteration.
+    /// The waiter that was granted `released` and killed in the same iteration.
     killed: Option<Client>,
     /// The waiters that time out in the meantime, and the start of their waits.
     late: Vec<(Client, Instant)>,
@@ -159,7 +158,7 @@ impl Locks {
         }
         let (mut next_waiters, mut others, mut late) =
             (Vec::new(), Vec::new(), Vec::new());
-        let (mut kill, mut killed, mut passed) = (String::new(), None, None);
+        let (mut kill, mut killed, mut handed_off) = (String::new(), None, None);
         for key in LOCKS {
             let join = |owner: &str| {
                 let mut one = server.client();
@@ -171,9 +170,9 @@ impl Locks {
             wait_queue(&mut client, key, &["first"]);
             let (second, _) = join("second");
             wait_queue(&mut client, key, &["first", "second"]);
-            if key == "taken" {
+            if key == "released" {
                 kill = format!("CLIENT KILL ID {id}");
-                (killed, passed) = (Some(first), Some(second));
+                (killed, handed_off) = (Some(first), Some(second));
             } else {
                 next_waiters.push((key, "first", first));
                 others.push(second);
@@ -194,10 +193,10 @@ impl Locks {
         let stopped = Instant::now();
         admin.send_lines(&[
             "GPULOCK.EXTEND lease holder PX 100",
-            "GPULOCK.RELEASE taken holder",
+            "GPULOCK.RELEASE released holder",
             &kill,
             // A command of the module runs the deferred work for closed connections first.
-            "GPULOCK.INSPECT taken",
+            "GPULOCK.INSPECT released",
             "DEL deleted",
             &begin,
         ]);
@@ -208,7 +207,7 @@ impl Locks {
         if stop != Stop::Shutdown {
             assert_eq!(admin.read(), "OK");
         }
-        assert!(passed.expect("the second waiter").read().int() > 0);
+        assert!(handed_off.expect("the second waiter").read().int() > 0);
         if stop == Stop::Shutdown {
             // It has no reply before it is aborted; the log shows its start.
             pair.server.wait_log("aiting for replicas before shutting down");
@@ -353,7 +352,7 @@ fn deferred_work_ends_on_the_old_primary_after_a_failover(flavour: &Flavour) {
         assert!(call!(client, "PTTL", key).int() > 100_000);
     }
     // The hand-off of the released lock was written before the pause.
-    assert_eq!(call!(client, "GET", "taken"), "second");
+    assert_eq!(call!(client, "GET", "released"), "second");
     for key in ["lease", "running", "deleted"] {
         assert!(call!(client, "GPULOCK.ACQUIRE", key, "next").int() > 0, "{key}");
     }
