@@ -54,7 +54,7 @@ const fn replaced(key: &'static str, steps: &'static [&'static str]) -> End {
     End { next: Some("other"), ..removed(key, steps) }
 }
 
-/// Each lock is held by `me` for 100 s.
+/// Each lock is held by `me`.
 #[rustfmt::skip]
 const ENDS: &[End] = &[
     removed("del",          &["DEL del"]),

@@ -4,6 +4,7 @@
 use gpulock_testkit::{Client, Flavour, Server, Value, call};
 
 use crate::harness::skip;
+use crate::support::relay::{RELAY, load_relay};
 
 tests! {
     commands_on_keys_without_permission_are_refused,
@@ -52,7 +53,6 @@ const WAYS: [&str; 6] = ["plainly", "in RESP3", "MULTI", "EVAL", "EVAL_RO", "FCA
 
 /// Sends a command in one of [`WAYS`].
 fn send_in(client: &mut Client, way: &str, words: &[&str]) -> Value {
-    let script = "return redis.call(unpack(ARGV))";
     match way {
         "plainly" => client.cmd(words),
         "in RESP3" => {
@@ -66,16 +66,9 @@ fn send_in(client: &mut Client, way: &str, words: &[&str]) -> Value {
             assert_eq!(client.cmd(words), "QUEUED");
             client.line("EXEC").list()[0].clone()
         }
-        "EVAL" | "EVAL_RO" => client.cmd(&[&[way, script, "0"], words].concat()),
+        "EVAL" | "EVAL_RO" => client.cmd(&[&[way, RELAY, "0"], words].concat()),
         _ => client.cmd(&[&["FCALL", "relay", "0"], words].concat()),
     }
-}
-
-fn load_relay(server: &Server) {
-    let library = "#!lua name=relay
-        redis.register_function('relay', function(_, args)
-            return redis.call(unpack(args)) end)";
-    assert_eq!(call!(server.client(), "FUNCTION", "LOAD", library), "relay");
 }
 
 /// Whether a reply contains the text anywhere.

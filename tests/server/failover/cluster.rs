@@ -13,6 +13,7 @@ use crate::support::cluster_client::ClusterClient;
 use crate::support::cluster_worker::ClusterWorker;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
+use crate::support::locks::acquire;
 use crate::support::ownership::Ownership;
 use crate::support::queue::{queue_of, wait_queue, waiter};
 
@@ -97,12 +98,6 @@ impl Nodes {
 fn wait_replicates(old: &Server, new: &Server) {
     old.wait_link_up();
     old.wait_caught_up_with(new);
-}
-
-/// Acquires a lock for 600 s.
-#[track_caller]
-fn acquire(client: &mut Client, key: &str, owner: &str) -> i64 {
-    call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 600_000).int()
 }
 
 /// The queue of a lock, sorted by owner.

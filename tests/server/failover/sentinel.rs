@@ -8,6 +8,7 @@ use crate::support::background_load::with_background_load;
 use crate::support::clock::DEADLINE;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
+use crate::support::locks::acquire;
 use crate::support::queue::{wait_queue, waiter};
 
 tests! {
@@ -22,12 +23,6 @@ fn pair(flavour: &Flavour) -> (Server, Server) {
     let primary = server("primary").start();
     let replica = server("replica").replica_of(&primary).start();
     (primary, replica)
-}
-
-/// Acquires a lock for 600 s.
-#[track_caller]
-fn acquire(client: &mut Client, key: &str, owner: &str) -> i64 {
-    call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 600_000).int()
 }
 
 /// Three UNIQUE owners that wait for a lock.

@@ -1,7 +1,9 @@
 //! Each reply in both protocols, and for each way of sending a command: directly, in a
 //! transaction, from a script or a function, in another database.
 
-use gpulock_testkit::{Client, Flavour, Server, Value, call};
+use gpulock_testkit::{Client, Flavour, Value, call};
+
+use crate::support::relay::{RELAY, load_relay};
 
 tests! {
     replies_have_the_same_content_in_both_protocols,
@@ -171,17 +173,6 @@ fn replies_in_a_transaction_are_the_same(flavour: &Flavour) {
             assert_eq!(shape(together), shape(alone), "{line}");
         }
     }
-}
-
-/// Sends a command and returns its reply.
-const RELAY: &str = "return redis.call(unpack(ARGV))";
-
-fn load_relay(server: &Server) {
-    let library = format!(
-        "#!lua name=relay\n\
-         redis.register_function('relay', function(_, ARGV) {RELAY} end)"
-    );
-    assert_eq!(call!(server.client(), "FUNCTION", "LOAD", library), "relay");
 }
 
 /// Log entries without a client: a script has none.

@@ -2,13 +2,13 @@
 
 use gpulock_testkit::{Client, Value, call};
 
-/// Acquires a lock for 100 s, and returns the token.
+/// Acquires a lock for 600 s, longer than any test, and returns the token.
 #[track_caller]
 pub(crate) fn acquire(client: &mut Client, key: &str, owner: &str) -> i64 {
-    call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 100_000).int()
+    call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 600_000).int()
 }
 
-/// Acquires several locks for 100 s, one by one.
+/// Acquires several locks, one by one.
 #[track_caller]
 pub(crate) fn acquire_each(client: &mut Client, keys: &[&str], owner: &str) {
     for key in keys {

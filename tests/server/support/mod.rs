@@ -15,6 +15,7 @@ pub(crate) mod median;
 pub(crate) mod ownership;
 pub(crate) mod queue;
 pub(crate) mod raw_connection;
+pub(crate) mod relay;
 pub(crate) mod rng;
 pub(crate) mod server_state;
 pub(crate) mod server_variants;
