@@ -36,7 +36,8 @@ run: build need-server ## Start a server with the module in the foreground, from
 check: lint under-test ## What to run all day: lints, the rules, one server
 	$(CARGO) test --locked -q -p gpulock-core
 	$(CARGO) test --locked -q -p gpulock-model --test random_steps
-	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock -- --quiet
+	$(CARGO) test --locked -q -p gpulock --lib
+	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock --test server -- --quiet
 
 .PHONY: test
 test: need-tests lint under-test ## Everything: lints, units, the installed server and SERVERS=, examples
