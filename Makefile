@@ -36,7 +36,8 @@ run: build need-server ## Start a server with the module and redis.conf in the f
 check: lint under-test ## For daily use: lints, unit tests, tests on one server
 	$(CARGO) test --locked -q -p gpulock-core
 	$(CARGO) test --locked -q -p gpulock-model --test random_steps
-	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock
+	$(CARGO) test --locked -q -p gpulock --lib
+	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock --test server -- --quiet
 
 .PHONY: test
 test: need-tests lint under-test ## All tests: lints, units, the installed server and SERVERS=, examples
@@ -62,7 +63,8 @@ chaos: build need-server ## Test the installed server under load and faults, wit
 .PHONY: fuzz
 fuzz: build need-server ## Send a million random calls, valid and invalid (CALLS=, SEED=)
 	SERVERS="$(installed) $(SERVERS)" GPULOCK_FUZZ="$(CALLS)" GPULOCK_SEED="$(SEED)" \
-		$(CARGO) test --locked -p gpulock --test fuzz_calls -- --nocapture --test-threads=1
+		$(CARGO) test --locked -p gpulock --test server input::fuzz -- \
+			--nocapture --test-threads=1
 
 # The core forbids unsafe code, so a sanitizer would find nothing. Without one, the stable toolchain
 # is sufficient.

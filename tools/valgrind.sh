@@ -1,16 +1,15 @@
 #!/bin/bash
-# The server tests with every server under valgrind's memcheck. What follows goes to
-# `cargo test -p gpulock`:
+# Runs the server tests with every server under valgrind's memcheck. Arguments are passed to
+# `cargo test -p gpulock --test server`:
 #
-#     tools/valgrind.sh                      all of them, on the servers in SERVERS
-#     tools/valgrind.sh --test fuzz_calls    some
+#     tools/valgrind.sh                all tests, on the servers in SERVERS
+#     tools/valgrind.sh input::fuzz    some tests
 #
-# Debian's servers keep their memory with jemalloc, which they load as a library. memcheck is
-# told to stand in for it, so that it sees every block, those of the module among them; that
-# it does is shown first. The judgement is about the module's memory alone: errors, and blocks
-# that nothing points to any more, with the module in their stack. Tests that fail are named,
-# and do not count: a server that is thirty times slower keeps few promises about time, and
-# `make test` judges those.
+# Debian's servers load jemalloc as a library. memcheck replaces it, so that it sees every
+# block, including those of the module; the script first proves that it does. Only the module's
+# memory counts: errors, and unreachable blocks, with the module in their stack. Failed tests
+# are listed and do not count: under valgrind a server is thirty times slower and misses time
+# limits, which `make test` checks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,8 +20,8 @@ logs=$(tools/target.sh)/valgrind
 rm -rf "$logs"
 mkdir -p "$logs"
 
-# A wrapper turns into the server, so what is executed is followed; what is forked, to save,
-# is silent. A module that was unloaded still has its name in the stacks.
+# Follow a wrapper that executes the server, but not the processes that it forks to save.
+# Keep the names of an unloaded module in the stacks.
 under="valgrind --trace-children=yes --child-silent-after-fork=yes --keep-debuginfo=yes
     --soname-synonyms=somalloc=*jemalloc* --leak-check=full --num-callers=40
     --errors-for-leak-kinds=definite --xml=yes"
@@ -35,10 +34,10 @@ tests() { # FOLDER LEAK-KINDS ARGUMENT...
     shift 2
     mkdir "$folder"
     GPULOCK_UNDER="${under//$'\n'/ } --show-leak-kinds=$kinds --xml-file=$folder/%p.xml" \
-        cargo test --locked -p gpulock --no-fail-fast "$@"
+        cargo test --locked -p gpulock --test server "$@"
 }
 
-# What was said with the module in the stack: the file, the kind, and the calls.
+# Prints the complaints with the module in the stack: the file, the kind and the calls.
 about_the_module() { # FOLDER
     find "$1" -name '*.xml' -exec awk '
         BEGIN { RS = "</error>" }
@@ -51,7 +50,7 @@ about_the_module() { # FOLDER
         }' {} +
 }
 
-tests proof all --test take_and_give_back the_key_holds_the_owner >"$logs/proof.log" 2>&1 ||
+tests proof all locks::a_held_lock_contains_its_owner_and_refuses_others >"$logs/proof.log" 2>&1 ||
     { cat "$logs/proof.log" >&2; fail "no server runs under valgrind here"; }
 [ "$(about_the_module "$logs/proof" | grep -c StillReachable)" -gt 0 ] ||
     fail "memcheck does not see the module's blocks: does the server load jemalloc as a library?"
@@ -64,12 +63,12 @@ tests run definite "${arguments[@]}" --test-threads=1 ${skips[@]+"${skips[@]}"} 
 
 about_the_module "$logs/run" >"$logs/found"
 servers=$(grep -l '</valgrindoutput>' -r "$logs/run" | wc -l)
-echo "$servers servers ran to their end under valgrind: $(grep -c '<kind>' "$logs/found" || true) complaints about the module"
+echo "$servers servers exited under valgrind: $(grep -c '<kind>' "$logs/found" || true) complaints about the module"
 if [ -s "$logs/found" ]; then
     cat "$logs/found"
-    fail "the module is not clean: $logs/run has all of it"
+    fail "the module has memory errors: see $logs/run"
 fi
 ran=$(grep -c '^test .* ok$' "$logs/tests.log") ||
-    fail "no test ran to its end: $logs/tests.log tells why"
-echo "$ran tests held, and these did not, which are about time or memory unless you see why not:"
+    fail "no test passed: see $logs/tests.log"
+echo "$ran tests passed; these failed, which is expected of tests of time and memory:"
 grep '^test .*FAILED$' "$logs/tests.log" || echo "(none)"

@@ -60,7 +60,7 @@ fn settings_from(arguments: &[&[u8]]) -> Result<Settings, String> {
     let mut settings = Settings::default();
     for pair in arguments.chunks(2) {
         let [name, value] = pair else {
-            return Err("the module's arguments are pairs of name and value".to_owned());
+            return Err("module arguments must be name-value pairs".to_owned());
         };
         settings.set(name, value)?;
     }

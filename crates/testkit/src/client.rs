@@ -1,5 +1,5 @@
-//! A raw client over TCP: it sends exactly what a test says and shows exactly what the
-//! server answers. Sending and reading are apart, for pipelines and blocked clients.
+//! A raw client over TCP: it sends the bytes of a test and returns the replies of the server
+//! unchanged. Sending and reading are separate, for pipelines and blocked clients.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::Value;
 
-/// How long a reply may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time that a reply may take before a test fails.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Sends a command whose arguments may be text, bytes or numbers, and returns the
-/// answer: `call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 1000)`.
+/// Sends a command whose arguments may be text, bytes or numbers, and returns the reply: `call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 1000)`.
 #[macro_export]
 macro_rules! call {
     ($client:expr, $($arg:expr),+ $(,)?) => {
@@ -21,7 +20,7 @@ macro_rules! call {
     };
 }
 
-/// Like [`call!`], but leaves the answer to be read later.
+/// Like [`call!`], but does not read the reply.
 #[macro_export]
 macro_rules! send {
     ($client:expr, $($arg:expr),+ $(,)?) => {
@@ -29,9 +28,9 @@ macro_rules! send {
     };
 }
 
-/// What can stand as an argument in [`call!`] and [`send!`].
+/// An argument of [`call!`] and [`send!`].
 pub trait Arg {
-    /// The argument as it goes over the wire.
+    /// The bytes of the argument.
     fn bytes(&self) -> Vec<u8>;
 }
 
@@ -62,20 +61,20 @@ impl<T: Arg + ?Sized> Arg for &T {
 /// One connection to a server. Dropping it closes the connection.
 pub struct Client {
     stream: TcpStream,
-    /// Read off the socket and not yet parsed.
+    /// Received and not parsed yet.
     unread: Vec<u8>,
-    /// Pushes that came while [`Client::cmd`] waited for its answer.
+    /// Pushes that arrived while [`Client::cmd`] waited for its reply.
     pushes: VecDeque<Value>,
-    /// Whom a failure names.
+    /// The name of the server in panics.
     server: String,
 }
 
 impl Client {
-    /// Connects to a port of this machine; `server` names it in failures.
+    /// Connects to a port of this machine; `server` is its name in panics.
     pub fn connect(port: u16, server: &str) -> io::Result<Self> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
         Ok(Self {
             stream,
             unread: Vec::new(),
@@ -84,16 +83,16 @@ impl Client {
         })
     }
 
-    /// Sends a command and returns its answer. Pushes on the way are set aside for
-    /// [`Client::push_within`]; so in RESP3, where the answer to SUBSCRIBE is itself a
-    /// push, use [`Client::send`] and [`Client::read`] for that.
+    /// Sends a command and returns its reply. Pushes before it are kept for
+    /// [`Client::push_within`]. In RESP3 the reply to SUBSCRIBE is itself a push: use
+    /// [`Client::send`] and [`Client::read`].
     #[track_caller]
     pub fn cmd(&mut self, args: &[impl AsRef<[u8]>]) -> Value {
         self.send(args);
         loop {
             match self.read() {
                 push @ Value::Push(_) => self.pushes.push_back(push),
-                answer => return answer,
+                reply => return reply,
             }
         }
     }
@@ -104,13 +103,13 @@ impl Client {
         self.cmd(&line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// Sends a command and does not wait for its answer.
+    /// Sends a command and does not wait for its reply.
     #[track_caller]
     pub fn send(&mut self, args: &[impl AsRef<[u8]>]) {
         self.send_raw(&encode(args));
     }
 
-    /// Like [`Client::send`], where the server may be gone.
+    /// Like [`Client::send`], for a server that may be down.
     ///
     /// # Errors
     /// When the connection is closed.
@@ -118,14 +117,14 @@ impl Client {
         self.stream.write_all(&encode(args))
     }
 
-    /// Sends several commands in one write, so that the server meets them in one turn
-    /// of its loop; [`Client::read`] each answer.
+    /// Sends several commands in one write, so that the server reads them in one iteration of
+    /// its event loop; [`Client::read`] each reply.
     #[track_caller]
     pub fn send_lines(&mut self, lines: &[&str]) {
         self.send_raw(&encode_lines(lines));
     }
 
-    /// Like [`Client::send_lines`], where the server may be gone.
+    /// Like [`Client::send_lines`], for a server that may be down.
     ///
     /// # Errors
     /// When the connection is closed.
@@ -141,38 +140,37 @@ impl Client {
         }
     }
 
-    /// The next value, answer or push; panics when none comes in 20 s or the connection
-    /// is closed.
+    /// The next reply or push. Panics when none arrives within 20 s or the connection is
+    /// closed.
     #[track_caller]
     pub fn read(&mut self) -> Value {
-        match self.try_read(PATIENCE) {
+        match self.try_read(REPLY_TIMEOUT) {
             Ok(Some(value)) => value,
-            Ok(None) => panic!("{}: no answer within {PATIENCE:?}", self.server),
-            Err(error) => panic!("{}: no answer: {error}", self.server),
+            Ok(None) => panic!("{}: no reply within {REPLY_TIMEOUT:?}", self.server),
+            Err(error) => panic!("{}: no reply: {error}", self.server),
         }
     }
 
-    /// The next value if it comes in time. What came of it already is kept for the next
-    /// read.
+    /// The next value, if it arrives in time. An incomplete value is kept for the next read.
     #[track_caller]
-    pub fn read_within(&mut self, patience: Duration) -> Option<Value> {
-        match self.try_read(patience) {
+    pub fn read_within(&mut self, timeout: Duration) -> Option<Value> {
+        match self.try_read(timeout) {
             Ok(value) => value,
-            Err(error) => panic!("{}: no answer: {error}", self.server),
+            Err(error) => panic!("{}: no reply: {error}", self.server),
         }
     }
 
-    /// Like [`Client::read_within`]; that the server closed the connection is an error
-    /// to look at, no panic.
-    pub fn try_read(&mut self, patience: Duration) -> io::Result<Option<Value>> {
-        let deadline = Instant::now() + patience;
+    /// Like [`Client::read_within`], but returns an error when the server closed the
+    /// connection.
+    pub fn try_read(&mut self, timeout: Duration) -> io::Result<Option<Value>> {
+        let deadline = Instant::now() + timeout;
         loop {
             let parsed = Value::parse(&self.unread).map_err(io::Error::other)?;
             if let Some((value, used)) = parsed {
                 self.unread.drain(..used);
                 return Ok(Some(value));
             }
-            // A socket takes no time-out of zero: it would mean "none".
+            // Zero is not a valid timeout of a socket.
             let left = deadline.saturating_duration_since(Instant::now());
             self.stream.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
             let mut chunk = [0; 65536];
@@ -192,30 +190,32 @@ impl Client {
         }
     }
 
-    /// The next push, one set aside first.
+    /// The next push, kept ones first.
     #[track_caller]
-    pub fn push_within(&mut self, patience: Duration) -> Option<Value> {
-        self.pushes.pop_front().or_else(|| self.read_within(patience))
+    pub fn push_within(&mut self, timeout: Duration) -> Option<Value> {
+        self.pushes.pop_front().or_else(|| self.read_within(timeout))
     }
 
-    /// Waits until the server closes this connection, and panics when it does not, or
-    /// says something before.
+    /// Waits until the server closes this connection. Panics when it does not, or when it sends
+    /// something before.
     #[track_caller]
     pub fn wait_closed(&mut self) {
-        match self.try_read(PATIENCE) {
+        match self.try_read(REPLY_TIMEOUT) {
             Err(_) => {}
             Ok(Some(value)) => panic!("{}: {value:?} before the close", self.server),
-            Ok(None) => panic!("{}: still connected after {PATIENCE:?}", self.server),
+            Ok(None) => {
+                panic!("{}: still connected after {REPLY_TIMEOUT:?}", self.server)
+            }
         }
     }
 
-    /// Changes this connection to RESP3 and returns what the server says of itself.
+    /// Switches this connection to RESP3 and returns the reply of HELLO.
     #[track_caller]
     pub fn hello3(&mut self) -> BTreeMap<String, Value> {
         call!(self, "HELLO", 3).map()
     }
 
-    /// The number by which the server knows this connection.
+    /// The client id of this connection.
     #[track_caller]
     pub fn id(&mut self) -> i64 {
         call!(self, "CLIENT", "ID").int()
@@ -232,13 +232,12 @@ impl Client {
             .collect()
     }
 
-    /// Says that nothing more will be sent (FIN), and can still read.
+    /// Closes the sending side (FIN); reading still works.
     pub fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("shutting down a socket");
     }
 
-    /// Ends the connection with a reset (RST), as a machine that crashed and came back
-    /// would.
+    /// Closes the connection with a reset (RST), like a machine that crashed and restarted.
     pub fn reset(self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         // SAFETY: the descriptor is open as long as `self.stream` lives, and pointer and
@@ -256,7 +255,7 @@ impl Client {
     }
 }
 
-/// A command as it goes over the wire: an array of bulk strings.
+/// A command in the protocol: an array of bulk strings.
 pub fn encode(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
     for arg in args {
@@ -268,7 +267,7 @@ pub fn encode(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
     bytes
 }
 
-/// Several commands, each in one line, behind one another.
+/// Several commands, one a line.
 fn encode_lines(lines: &[&str]) -> Vec<u8> {
     lines
         .iter()

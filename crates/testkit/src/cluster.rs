@@ -1,5 +1,5 @@
-//! Several servers as one cluster, joined by the commands themselves, so that no tool
-//! of some release is needed.
+//! Several servers as a cluster. Commands create it, so that the tests need no tool of a
+//! certain release.
 
 use std::time::Duration;
 
@@ -11,33 +11,36 @@ const SLOTS: usize = 16384;
 /// A running cluster.
 pub struct Cluster {
     nodes: Vec<Server>,
-    tune: Box<dyn Fn(Builder) -> Builder>,
+    configure: Box<dyn Fn(Builder) -> Builder>,
     flavour: Flavour,
 }
 
 impl Cluster {
-    /// Starts so many primaries, the slots dealt out evenly, and waits until each finds
-    /// the cluster whole.
+    /// Starts primaries with an equal share of the slots, and waits until each reports a
+    /// healthy cluster.
     #[track_caller]
     pub fn start(flavour: &Flavour, primaries: usize) -> Self {
         Self::start_with(flavour, primaries, |builder| builder)
     }
 
-    /// Like [`Cluster::start`], with more said to every node:
+    /// Like [`Cluster::start`], with settings for each node:
     /// `|node| node.arg("appendonly", "yes")`.
     #[track_caller]
     pub fn start_with(
         flavour: &Flavour,
         primaries: usize,
-        tune: impl Fn(Builder) -> Builder + 'static,
+        configure: impl Fn(Builder) -> Builder + 'static,
     ) -> Self {
-        let mut cluster =
-            Self { nodes: Vec::new(), tune: Box::new(tune), flavour: flavour.clone() };
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            configure: Box::new(configure),
+            flavour: flavour.clone(),
+        };
         for i in 0..primaries {
             let node = cluster.start_node();
             let mut client = node.client();
-            // Nodes that start alone all have epoch 0; settling the collision would take
-            // them a while.
+            // Nodes that start alone all have epoch 0, and resolving the collision takes
+            // time.
             assert_eq!(call!(client, "CLUSTER", "SET-CONFIG-EPOCH", i + 1), "OK");
             let first = i * SLOTS / primaries;
             let last = (i + 1) * SLOTS / primaries - 1;
@@ -46,7 +49,7 @@ impl Cluster {
             cluster.introduce(&node);
             cluster.nodes.push(node);
         }
-        cluster.wait_whole();
+        cluster.wait_healthy();
         cluster
     }
 
@@ -60,15 +63,15 @@ impl Cluster {
         &mut self.nodes[index]
     }
 
-    /// Starts a replica of the node `primary`, waits until it follows, and returns its
-    /// index among [`Cluster::nodes`].
+    /// Starts a replica of the node `primary`, waits until its link is up, and returns its
+    /// index in [`Cluster::nodes`].
     #[track_caller]
     pub fn add_replica(&mut self, primary: usize) -> usize {
         let id = self.id(primary);
         let node = self.start_node();
         self.introduce(&node);
         self.nodes.push(node);
-        self.wait_whole();
+        self.wait_healthy();
         let replica = &self.nodes[self.nodes.len() - 1];
         let mut client = replica.client();
         assert_eq!(call!(client, "CLUSTER", "REPLICATE", &id), "OK");
@@ -76,7 +79,7 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// The name of a node within the cluster.
+    /// The id of a node in the cluster.
     #[track_caller]
     pub fn id(&self, node: usize) -> String {
         call!(self.nodes[node].client(), "CLUSTER", "MYID").text()
@@ -88,15 +91,15 @@ impl Cluster {
         call!(self.nodes[0].client(), "CLUSTER", "KEYSLOT", key).int()
     }
 
-    /// The primary that serves a key now, as the first node that runs knows it.
+    /// The primary that serves a key, according to the first node.
     #[track_caller]
-    pub fn owner(&self, key: &str) -> &Server {
-        &self.nodes[self.owner_index(key)]
+    pub fn primary_of(&self, key: &str) -> &Server {
+        &self.nodes[self.primary_index(key)]
     }
 
-    /// Its index among [`Cluster::nodes`].
+    /// The index of that primary in [`Cluster::nodes`].
     #[track_caller]
-    pub fn owner_index(&self, key: &str) -> usize {
+    pub fn primary_index(&self, key: &str) -> usize {
         let slot = self.slot(key);
         // [[first slot, last slot, [address, port, id, …], replicas …], …]
         let slots = call!(self.nodes[0].client(), "CLUSTER", "SLOTS");
@@ -114,9 +117,9 @@ impl Cluster {
         }
     }
 
-    /// Waits until every node knows all the others and finds the cluster whole.
+    /// Waits until every node knows all others and reports a healthy cluster.
     #[track_caller]
-    pub fn wait_whole(&self) {
+    pub fn wait_healthy(&self) {
         let ready = |node: &Server| {
             let info = call!(node.client(), "CLUSTER", "INFO").text();
             let has = |field: String| info.lines().any(|line| line == field);
@@ -125,17 +128,17 @@ impl Cluster {
                 && has(format!("cluster_slots_ok:{SLOTS}"))
         };
         for node in &self.nodes {
-            let what = format!("{} to find the cluster whole", node.name());
+            let what = format!("{} to report a healthy cluster", node.name());
             wait_until(DEADLINE + Duration::from_secs(30), what, || ready(node));
         }
     }
 
     fn start_node(&self) -> Server {
         let label = format!("node {}", self.nodes.len());
-        (self.tune)(self.flavour.server().cluster().named(&label)).start()
+        (self.configure)(self.flavour.server().cluster().named(&label)).start()
     }
 
-    /// Makes `node` known to all that run: sooner done than by gossip.
+    /// Introduces `node` to every other node, which is faster than gossip.
     fn introduce(&self, node: &Server) {
         let mut client = node.client();
         for other in &self.nodes {

@@ -1,4 +1,4 @@
-//! The servers under test, and the module they load: found through the environment, so
+//! The servers under test and the module that they load. The environment selects them, so
 //! that one test suite serves every release of Redis and Valkey.
 
 use std::env;
@@ -20,21 +20,23 @@ pub struct Flavour {
 }
 
 impl Flavour {
-    /// The flavour of a server program, which is asked for its version.
+    /// The flavour of a server program, by the output of `--version`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
-        let said = match Command::new(&program).arg("--version").output() {
+        let version = match Command::new(&program).arg("--version").output() {
             Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
             Err(error) => panic!("{} does not start: {error}", program.display()),
         };
         // "Redis server v=7.0.15 sha=…", "Valkey server v=8.1.1 …"
-        let number = said
+        let number = version
             .split_whitespace()
             .find_map(|word| word.strip_prefix("v="))
-            .unwrap_or_else(|| panic!("{}: no server: {said:?}", program.display()));
+            .unwrap_or_else(|| {
+                panic!("{} is not a server: {version:?}", program.display())
+            });
         let mut numbers = number.split('.').map(|part| part.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
-        let valkey = said.starts_with("Valkey");
+        let valkey = version.starts_with("Valkey");
         let brand = if valkey { "valkey" } else { "redis" };
         Self {
             name: format!("{brand} {number}"),
@@ -54,28 +56,33 @@ impl Flavour {
         &self.program
     }
 
-    /// Whether it is a Valkey. Prefer asking for the ability itself where one can.
+    /// Whether it is Valkey. Where possible, test for a feature instead.
     pub const fn is_valkey(&self) -> bool {
         self.valkey
     }
 
-    /// Whether `CLIENT UNBLOCK` can reach a client that waits in a module: not before
-    /// Redis 7.4.
+    /// Whether `CLIENT UNBLOCK` unblocks a client that is blocked in a module: on Valkey, and
+    /// on Redis since 7.4.
     pub fn can_unblock(&self) -> bool {
         self.is_valkey() || self.version() >= (7, 4, 0)
     }
 
-    /// Major, minor and patch number, in its brand's own counting.
+    /// Whether `CLUSTER MIGRATESLOTS` exists: on Valkey since 9.0.
+    pub fn migrates_whole_slots(&self) -> bool {
+        self.is_valkey() && self.version() >= (9, 0, 0)
+    }
+
+    /// Major, minor and patch version of Redis or of Valkey.
     pub const fn version(&self) -> (u32, u32, u32) {
         self.version
     }
 
-    /// A server of this flavour, to be told more and started.
+    /// A server of this flavour, to be configured and started.
     pub fn server(&self) -> Builder {
         Server::builder(self)
     }
 
-    /// A server of this flavour with the module, as it is without settings.
+    /// Starts a server of this flavour with the module and default settings.
     #[track_caller]
     pub fn start(&self) -> Server {
         self.server().start()
@@ -88,9 +95,9 @@ impl fmt::Display for Flavour {
     }
 }
 
-/// The servers to test against: `SERVERS`, a list of programs, of folders that hold a
-/// program `server`, or of folders of such folders, parted by spaces or colons; without
-/// it the installed one. Relative paths count from the top of the repository.
+/// The servers to test against: `SERVERS` lists programs, folders with a program `server`, or
+/// folders of such folders, separated by spaces or colons. The default is the installed
+/// server. Relative paths start at the top of the repository.
 pub fn servers() -> Vec<Flavour> {
     let listed = env::var("SERVERS").unwrap_or_default();
     let mut programs: Vec<PathBuf> = listed
@@ -98,7 +105,7 @@ pub fn servers() -> Vec<Flavour> {
         .filter(|word| !word.is_empty())
         .flat_map(|word| {
             let found = programs_at(word);
-            assert!(!found.is_empty(), "SERVERS names {word:?}, where no server is");
+            assert!(!found.is_empty(), "SERVERS: no server at {word:?}");
             found
         })
         .collect();
@@ -119,8 +126,8 @@ fn printed_by(script: &str, args: &[&str]) -> PathBuf {
     let script = workspace().join(script);
     let output = Command::new(&script).args(args).output();
     let output = output.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {complaint}", script.display());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {error}", script.display());
     let path = String::from_utf8(output.stdout).expect("a path in UTF-8");
     PathBuf::from(path.trim_end())
 }
@@ -152,14 +159,14 @@ fn programs_at(word: &str) -> Vec<PathBuf> {
     below
 }
 
-/// Runs a test on each of [`servers`], on all of them even when one fails, and says at
-/// the end on which it did.
+/// Runs a test on each of [`servers`], also after a failure, and panics with the names of
+/// those on which it failed.
 #[track_caller]
 pub fn on_every_server(test: impl Fn(&Flavour)) {
     let failed: Vec<String> = servers()
         .into_iter()
         .filter(|flavour| {
-            // Shown only when the test fails, ahead of what it says.
+            // The test harness shows this, ahead of the panic, only when the test fails.
             eprintln!("---- on {flavour}");
             catch_unwind(AssertUnwindSafe(|| test(flavour))).is_err()
         })
@@ -188,8 +195,25 @@ fn from_environment(variable: &str, default: &str) -> PathBuf {
     }
 }
 
-/// The top of the repository.
+/// The top of the repository. It is found at run time: a target folder that was copied to
+/// another checkout belongs to that checkout.
 pub fn workspace() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).expect("crates/testkit lies two below the top").to_owned()
+    static TOP: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        // `cargo test` and `cargo run` set the variable; a program that is run directly is in
+        // the target folder.
+        let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        [manifest, env::current_dir().ok(), env::current_exe().ok()]
+            .into_iter()
+            .flatten()
+            .find_map(|path| {
+                path.ancestors().find(|path| is_workspace(path)).map(Path::to_owned)
+            })
+            .expect("run this within the repository, or with CARGO_MANIFEST_DIR set")
+    };
+    TOP.get_or_init(find).clone()
+}
+
+fn is_workspace(folder: &Path) -> bool {
+    folder.join("crates/testkit/Cargo.toml").is_file()
 }

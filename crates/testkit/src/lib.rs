@@ -1,5 +1,5 @@
-//! Starts real Redis and Valkey servers with the module, and speaks to them. Nothing in
-//! here is a mock, and nothing sleeps in place of a condition.
+//! Starts real Redis and Valkey servers with the module and talks to them. There are no
+//! mocks, and nothing sleeps where it can wait for a condition.
 //!
 //! ```no_run
 //! use gpulock_testkit::{call, on_every_server};
@@ -12,10 +12,10 @@
 //! ```
 //!
 //! # Layout
-//! - [`flavour`]: which servers and which build of the module are under test
-//! - [`server`]: one server process, from its start to the look through its log
-//! - [`cluster`]: several of them as a cluster
-//! - [`sentinel`]: one that watches others and promotes a replica
+//! - [`flavour`]: the servers and the build of the module under test
+//! - [`server`]: one server process, from its start to the check of its log
+//! - [`cluster`]: several servers as a cluster
+//! - [`sentinel`]: a Sentinel, which monitors servers and promotes a replica
 //! - [`client`], [`value`]: the protocol
 //! - [`wait`]: waiting for a condition
 

@@ -1,15 +1,17 @@
-//! One Sentinel: the same program as the servers, which watches a primary and promotes a
-//! replica. It fails over when a test says so, never because a busy machine was slow.
+//! A Sentinel: the same program as the servers, which monitors a primary and promotes a
+//! replica. It fails over only when a test asks for it, not because the machine is slow.
 
 use crate::server::DEADLINE;
 use crate::{Client, Server, call, wait_until};
 
-/// What the Sentinel calls the primary and its replicas.
+/// The name of the primary in the Sentinel.
 const NAME: &str = "watched";
 
-/// After how many ms without an answer a server is taken for dead: never, and soon.
-const PATIENT: u32 = 3_600_000;
-const ALERT: u32 = 500;
+/// The time in ms without a reply after which the Sentinel considers a server down: in effect
+/// never.
+const NEVER: u32 = 3_600_000;
+/// The same, while a failover is wanted.
+const SOON: u32 = 500;
 
 /// A running Sentinel.
 pub struct Sentinel {
@@ -24,39 +26,40 @@ struct Primary {
 }
 
 impl Primary {
-    fn is_settled_on(&self, heir: &Server) -> bool {
-        self.port == heir.port() && !self.is_failing_over
+    fn has_failed_over_to(&self, replica: &Server) -> bool {
+        self.port == replica.port() && !self.is_failing_over
     }
 }
 
 impl Sentinel {
-    /// Starts one that watches `primary`, and waits until it knows so many replicas.
+    /// Starts a Sentinel that monitors `primary`, and waits until it knows this number of
+    /// replicas.
     #[track_caller]
     pub fn start(primary: &Server, replicas: usize) -> Self {
-        let watched = format!("monitor {NAME} 127.0.0.1 {} 1", primary.port());
+        let monitor = format!("monitor {NAME} 127.0.0.1 {} 1", primary.port());
         let server = Server::builder(primary.flavour())
             .named("sentinel")
             .without_module()
             .sentinel()
-            .arg("sentinel", watched)
-            .arg("sentinel", format!("down-after-milliseconds {NAME} {PATIENT}"))
-            // A failover that came to nothing is tried again after twice that.
+            .arg("sentinel", monitor)
+            .arg("sentinel", format!("down-after-milliseconds {NAME} {NEVER}"))
+            // The Sentinel retries an aborted failover after twice this time.
             .arg("sentinel", format!("failover-timeout {NAME} 1000"))
             .start();
         let sentinel = Self { server };
-        sentinel.hurry();
+        sentinel.speed_up();
         let what = format!("the sentinel to know {replicas} replicas");
         wait_until(DEADLINE, what, || sentinel.primary().replicas == replicas);
         sentinel
     }
 
-    /// Lets it ask its servers twice a second how they are, demote at once who should be a
-    /// replica, and never believe, on a busy machine, that the clock was stepped. Asking
-    /// oftener would be slower: it trusts an answer for three periods, and asks once a
-    /// second while the primary is down.
-    fn hurry(&self) {
+    /// Makes the Sentinel query its servers twice a second, demote servers without a delay,
+    /// and never enter TILT mode on a busy machine. Shorter periods would be slower: the
+    /// Sentinel trusts a reply for three periods, and queries once a second while the primary
+    /// is down.
+    fn speed_up(&self) {
         for (name, ms) in
-            [("INFO-PERIOD", 500), ("PUBLISH-PERIOD", 100), ("TILT-TRIGGER", PATIENT)]
+            [("INFO-PERIOD", 500), ("PUBLISH-PERIOD", 100), ("TILT-TRIGGER", NEVER)]
         {
             assert_eq!(
                 call!(self.client(), "SENTINEL", "DEBUG", name, ms),
@@ -66,9 +69,9 @@ impl Sentinel {
         }
     }
 
-    /// A new connection to the primary, found as clients find it.
+    /// A new connection to the primary that the Sentinel reports.
     #[track_caller]
-    pub fn to_primary(&self) -> Client {
+    pub fn connect_to_primary(&self) -> Client {
         let port = self.primary().port;
         match Client::connect(port, &format!("the primary on port {port}")) {
             Ok(client) => client,
@@ -76,42 +79,42 @@ impl Sentinel {
         }
     }
 
-    /// Lets it find out that the primary does not answer, and waits until it has promoted
-    /// `heir` and told the others.
+    /// Makes the Sentinel notice that the primary is down, and waits until it has promoted
+    /// `replica` and reconfigured the other servers.
     #[track_caller]
-    pub fn fails_over_to(&self, heir: &Server) {
-        let mut patience = PATIENT;
-        wait_until(DEADLINE, format!("{} to be promoted", heir.name()), || {
+    pub fn detect_failure_and_promote(&self, replica: &Server) {
+        let mut down_after = NEVER;
+        wait_until(DEADLINE, format!("{} to be promoted", replica.name()), || {
             let primary = self.primary();
-            // Only until it begins, so that it does not take the heir for dead as well.
-            let has_begun = primary.is_failing_over || primary.port == heir.port();
-            let wanted = if has_begun { PATIENT } else { ALERT };
-            if patience != wanted {
-                self.set_patience(wanted);
-                patience = wanted;
+            // Only until the failover begins, or the replica may be considered down as well.
+            let has_begun = primary.is_failing_over || primary.port == replica.port();
+            let wanted = if has_begun { NEVER } else { SOON };
+            if down_after != wanted {
+                self.set_down_after(wanted);
+                down_after = wanted;
             }
-            primary.is_settled_on(heir)
+            primary.has_failed_over_to(replica)
         });
     }
 
-    /// Asks it for a failover from a primary that lives, and waits as
-    /// [`Sentinel::fails_over_to`] does.
+    /// Requests a failover from a running primary, and waits like
+    /// [`Sentinel::detect_failure_and_promote`].
     #[track_caller]
-    pub fn fail_over_orderly_to(&self, heir: &Server) {
-        wait_until(DEADLINE, format!("{} to be promoted", heir.name()), || {
+    pub fn failover_to(&self, replica: &Server) {
+        wait_until(DEADLINE, format!("{} to be promoted", replica.name()), || {
             let primary = self.primary();
-            // One that finds no replica that it heard of just now is given up: ask again.
-            if primary.port != heir.port() && !primary.is_failing_over {
+            // The Sentinel aborts a failover without a replica that replied recently: retry.
+            if primary.port != replica.port() && !primary.is_failing_over {
                 call!(self.client(), "SENTINEL", "FAILOVER", NAME);
             }
-            primary.is_settled_on(heir)
+            primary.has_failed_over_to(replica)
         });
     }
 
-    /// Waits until `replica` follows the primary, as the Sentinel hears. It closes all
-    /// connections to a server whose role it changes: none are closed any more then.
+    /// Waits until the Sentinel reports that `replica` follows the primary. After that, the
+    /// Sentinel closes no more connections, as it does when it changes a server's role.
     #[track_caller]
-    pub fn wait_follows(&self, replica: &Server) {
+    pub fn wait_replicates(&self, replica: &Server) {
         let (port, primary) =
             (replica.port().to_string(), self.primary().port.to_string());
         wait_until(DEADLINE, format!("{} to follow", replica.name()), || {
@@ -125,23 +128,23 @@ impl Sentinel {
         });
     }
 
-    /// Stops it in its tracks: nobody is promoted or demoted.
+    /// Stops its process (SIGSTOP): it neither promotes nor demotes a server.
     pub fn freeze(&mut self) {
         self.server.freeze();
     }
 
-    /// Lets it go on.
+    /// Resumes its process.
     pub fn thaw(&mut self) {
         self.server.thaw();
     }
 
-    fn set_patience(&self, ms: u32) {
+    fn set_down_after(&self, ms: u32) {
         let set =
             call!(self.client(), "SENTINEL", "SET", NAME, "down-after-milliseconds", ms);
         assert_eq!(set, "OK");
     }
 
-    /// What it says of the primary, all at one moment.
+    /// The state of the primary in one reply.
     fn primary(&self) -> Primary {
         let seen = call!(self.client(), "SENTINEL", "MASTER", NAME);
         Primary {

@@ -1,5 +1,5 @@
-//! One server process: started on a port and in a folder of its own, stopped by its pid.
-//! However a test ends, the server's log is looked through for a crash or a panic.
+//! One server process with its own port and folder. At the end of a test the server's log is
+//! checked for a crash or a panic.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,15 +18,15 @@ use tempfile::TempDir;
 
 use crate::{Client, Flavour, Value, call, module, wait_until};
 
-/// How long a start, a stop or a replication link may take: far more than any needs, so
-/// that only what hangs fails.
+/// The deadline for a start, a stop or a replication link: only a server that hangs reaches
+/// it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What must not stand in the log of a server.
+/// Texts that must not be in the log of a server.
 const CRASHES: [&str; 3] = ["REDIS BUG REPORT", "VALKEY BUG REPORT", "ASSERTION FAILED"];
 const PANIC: &str = "panicked";
 
-/// What a server is told before it starts; made by [`Flavour::server`].
+/// The settings of a server before it starts; created by [`Flavour::server`].
 #[derive(Clone)]
 pub struct Builder {
     flavour: Flavour,
@@ -44,29 +44,29 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A name for failures, where a test has several servers.
+    /// A name for panics, for tests with several servers.
     #[must_use]
     pub fn named(mut self, label: &str) -> Self {
         label.clone_into(&mut self.label);
         self
     }
 
-    /// A directive, written as it would stand in a `redis.conf`; over what the kit sets
-    /// itself it wins. An empty value becomes `""`.
+    /// A directive of `redis.conf`. It overrides the settings of the test kit. An empty value
+    /// becomes `""`.
     #[must_use]
     pub fn arg(mut self, name: &str, value: impl ToString) -> Self {
         self.args.push((name.to_owned(), value.to_string()));
         self
     }
 
-    /// What follows the module's path: names and values.
+    /// The module's arguments: names and values.
     #[must_use]
     pub fn module_args(mut self, args: &[&str]) -> Self {
         self.module_args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 
-    /// The server as its maker built it.
+    /// A server without the module.
     #[must_use]
     pub fn without_module(mut self) -> Self {
         self.module = None;
@@ -80,9 +80,9 @@ impl Builder {
         self
     }
 
-    /// Starts from a configuration file that itself loads the module, as the project's
-    /// `redis.conf`. `target/release/libgpulock.so` is the module under test as seen from
-    /// where the server starts.
+    /// Starts with a configuration file that loads the module itself, such as the project's
+    /// `redis.conf`. In the server's folder, `target/release/libgpulock.so` is the module under
+    /// test.
     #[must_use]
     pub fn conf(mut self, path: impl Into<PathBuf>) -> Self {
         self.conf = Some(path.into());
@@ -96,16 +96,16 @@ impl Builder {
         self
     }
 
-    /// Runs the server under another program, as valgrind: that program and its arguments.
-    /// It has to turn into the server (`exec`), not to start it: the process that the kit
-    /// started is the one that it waits for and stops.
+    /// Runs the server under another program, such as valgrind: that program and its
+    /// arguments. The program must `exec` the server: the test kit waits for and stops the
+    /// process that it started.
     #[must_use]
     pub fn under(mut self, words: &[&str]) -> Self {
         self.under.extend(words.iter().map(|word| (*word).to_owned()));
         self
     }
 
-    /// A node of a cluster, still alone; see [`crate::Cluster`].
+    /// A node of a cluster that knows no other node yet; see [`crate::Cluster`].
     #[must_use]
     pub const fn cluster(mut self) -> Self {
         self.cluster = true;
@@ -119,41 +119,39 @@ impl Builder {
         self.arg("replicaof", format!("127.0.0.1 {}", primary.port()))
     }
 
-    /// No keeper of keys, but one that watches others; see [`crate::Sentinel`].
+    /// A Sentinel; see [`crate::Sentinel`].
     #[must_use]
     pub(crate) const fn sentinel(mut self) -> Self {
         self.sentinel = true;
         self
     }
 
-    /// Lets the log speak of panics: for tests that cause them.
+    /// Accepts panics in the log, for tests that cause them.
     #[must_use]
     pub const fn expect_panics(mut self) -> Self {
         self.panics_expected = true;
         self
     }
 
-    /// Starts the server, waits until it answers, and panics with its log when it does
-    /// not.
+    /// Starts the server and waits until it replies. Panics with its log when it does not.
     #[track_caller]
     pub fn start(self) -> Server {
         match self.try_start() {
             Ok(server) => server,
-            Err(why) => panic!("{why}"),
+            Err(error) => panic!("{error}"),
         }
     }
 
-    /// Like [`Builder::start`]; that the server refused to start is a result to look at:
-    /// what it said.
+    /// Like [`Builder::start`], but returns the output of a server that does not start.
     pub fn try_start(self) -> Result<Server, String> {
         if let Some(module) = &self.module {
             assert!(
                 module.is_file(),
-                "{} is not there: build the module first (make build)",
+                "{} does not exist: build the module first (make build)",
                 module.display()
             );
         }
-        // Between the look for a free port and its use anyone may take it.
+        // Another process may take the free port before the server does.
         for _ in 0..20 {
             let dir = TempDir::with_prefix("gpulock-").expect("making a folder");
             let port = free_port();
@@ -179,23 +177,22 @@ impl Builder {
                     return Ok(server);
                 }
                 Err(Refusal::PortTaken) => server.refused = true,
-                Err(Refusal::Exited(why)) => {
+                Err(Refusal::Exited(error)) => {
                     server.refused = true;
-                    return Err(why);
+                    return Err(error);
                 }
             }
         }
-        Err(format!("{}: found no free port", self.flavour))
+        Err(format!("{}: no free port", self.flavour))
     }
 
-    /// How long it may take to start or to stop. Programs like valgrind make everything
-    /// some fifty times slower.
-    const fn patience(&self) -> Duration {
+    /// The deadline for a start or a stop. Under valgrind a server is about fifty times slower.
+    const fn deadline(&self) -> Duration {
         if self.under.is_empty() { DEADLINE } else { Duration::from_secs(180) }
     }
 
-    /// The configuration goes through a file, not the command line, so that CONFIG
-    /// REWRITE works and is there after a restart.
+    /// Writes the configuration to a file, so that CONFIG REWRITE works and its changes
+    /// survive a restart.
     fn write_conf(&self, dir: &Path, port: u16) {
         let mut conf = String::new();
         let mut add = |name: &str, value: &str| {
@@ -216,7 +213,7 @@ impl Builder {
         add("save", "");
         add("enable-debug-command", "yes");
         add("enable-module-command", "yes");
-        // Waiting for more replicas to turn up would cost every such test five seconds.
+        // By default a primary waits five seconds for more replicas.
         add("repl-diskless-sync-delay", "0");
         if self.cluster {
             add("cluster-enabled", "yes");
@@ -237,8 +234,8 @@ impl Builder {
     }
 }
 
-/// A running server. Dropping it stops it, and panics when it crashed, hung, or when a
-/// panic stands in its log.
+/// A running server. Dropping it stops it, and panics when it crashed or hung, or when its log
+/// contains a panic.
 pub struct Server {
     name: String,
     builder: Builder,
@@ -246,19 +243,19 @@ pub struct Server {
     child: Child,
     dir: TempDir,
     frozen: bool,
-    /// It never came up, and that was reported already.
+    /// It did not start, which was reported already.
     refused: bool,
     killed: bool,
 }
 
-/// Why a server did not come up.
+/// Why a server did not start.
 enum Refusal {
     PortTaken,
     Exited(String),
 }
 
 impl Server {
-    /// A server of this flavour with the module, to be told more and started.
+    /// A server of this flavour with the module, to be configured and started.
     pub fn builder(flavour: &Flavour) -> Builder {
         Builder {
             flavour: flavour.clone(),
@@ -276,7 +273,7 @@ impl Server {
         }
     }
 
-    /// How failures name it.
+    /// Its name in panics.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -286,22 +283,22 @@ impl Server {
         &self.builder.flavour
     }
 
-    /// Where it listens, on the loopback interface.
+    /// Its port on the loopback interface.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its folder, which goes with it.
+    /// Its folder, which is deleted with it.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// All it wrote so far, over restarts.
+    /// Its log so far, across restarts.
     pub fn log(&self) -> String {
         let bytes = fs::read(self.dir().join("server.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -324,8 +321,8 @@ impl Server {
         client
     }
 
-    /// A connection on which every command that the server carries out is read, one
-    /// line each, also what it replicates.
+    /// A connection in MONITOR mode, which receives each command that the server executes, also
+    /// replicated ones.
     #[track_caller]
     pub fn monitor(&self) -> Client {
         let mut client = self.client();
@@ -333,13 +330,13 @@ impl Server {
         client
     }
 
-    /// A section of INFO, by field, asked over a connection of its own.
+    /// A section of INFO, by field, read over a new connection.
     #[track_caller]
     pub fn info(&self, section: &str) -> BTreeMap<String, String> {
         self.client().info(section)
     }
 
-    /// A field of INFO that is a number.
+    /// A numeric field of INFO.
     #[track_caller]
     pub fn info_int(&self, section: &str, field: &str) -> i64 {
         let info = self.info(section);
@@ -349,13 +346,13 @@ impl Server {
         }
     }
 
-    /// Bytes in use, as the server counts them.
+    /// Used memory in bytes, as the server reports it.
     #[track_caller]
     pub fn used_memory(&self) -> i64 {
         self.info_int("memory", "used_memory")
     }
 
-    /// Waits until exactly so many clients are blocked.
+    /// Waits until exactly this number of clients is blocked.
     #[track_caller]
     pub fn wait_blocked(&self, clients: i64) {
         let mut client = self.client();
@@ -366,7 +363,7 @@ impl Server {
         );
     }
 
-    /// Waits until this replica follows its primary.
+    /// Waits until the link of this replica to its primary is up.
     #[track_caller]
     pub fn wait_link_up(&self) {
         let mut client = self.client();
@@ -376,7 +373,7 @@ impl Server {
         });
     }
 
-    /// Waits until this replica has all that `primary` wrote before the call.
+    /// Waits until this replica has all writes that `primary` executed before the call.
     #[track_caller]
     pub fn wait_caught_up_with(&self, primary: &Self) {
         let written = primary.info_int("replication", "master_repl_offset");
@@ -388,7 +385,7 @@ impl Server {
         });
     }
 
-    /// Waits until the log holds `text`.
+    /// Waits until the log contains `text`.
     #[track_caller]
     pub fn wait_log(&self, text: &str) {
         wait_until(DEADLINE, format!("{text:?} in the log of {}", self.name), || {
@@ -419,8 +416,8 @@ impl Server {
         commands
     }
 
-    /// Stops it with SHUTDOWN NOSAVE, which keeps the append-only file but writes no RDB
-    /// (SAVE first where that is wanted), and panics unless it ends well.
+    /// Stops it with SHUTDOWN NOSAVE, which writes the append-only file but no RDB file (call
+    /// SAVE for one). Panics unless it exits successfully.
     #[track_caller]
     pub fn stop(&mut self) {
         let status = self.shut_down();
@@ -432,20 +429,21 @@ impl Server {
         }
     }
 
-    /// Kills it at once, as a power cut would.
+    /// Kills it without a shutdown (SIGKILL).
     pub fn kill9(&mut self) {
         self.killed = true;
         self.child.kill().expect("killing the server");
         self.child.wait().expect("waiting for the server");
     }
 
-    /// Starts it again, stopping it first when it runs: same folder, port and settings.
+    /// Restarts it in the same folder, with the same port and settings. Stops it first if it is
+    /// running.
     #[track_caller]
     pub fn restart(&mut self) {
         if self.exit_status().is_none() {
             self.stop();
         }
-        // The port may be some other connection's own for a moment.
+        // Another connection may use the port for a moment.
         let start = Instant::now();
         loop {
             let log_before = self.log().len();
@@ -458,77 +456,77 @@ impl Server {
                     thread::sleep(Duration::from_millis(50));
                 }
                 Err(Refusal::PortTaken) => panic!("{}: its port is taken", self.name),
-                Err(Refusal::Exited(why)) => {
+                Err(Refusal::Exited(error)) => {
                     self.refused = true;
-                    panic!("{why}");
+                    panic!("{error}");
                 }
             }
         }
     }
 
-    /// Stops its process in its tracks (SIGSTOP), as a machine that hangs would.
+    /// Stops its process (SIGSTOP), like a machine that hangs.
     pub fn freeze(&mut self) {
         self.signal(libc::SIGSTOP);
         self.frozen = true;
     }
 
-    /// Lets a frozen process go on.
+    /// Resumes a frozen process.
     pub fn thaw(&mut self) {
         self.signal(libc::SIGCONT);
         self.frozen = false;
     }
 
-    /// Whether its process is there.
+    /// Whether its process exists.
     pub fn is_running(&mut self) -> bool {
         self.exit_status().is_none()
     }
 
     fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("asking for the server's exit status")
+        self.child.try_wait().expect("reading the server's exit status")
     }
 
     fn signal(&mut self, signal: libc::c_int) {
         if self.exit_status().is_none() {
             let pid = libc::pid_t::try_from(self.child.id()).expect("a pid fits");
-            // SAFETY: takes numbers only. The child was not reaped, so that the pid is
-            // still its own.
+            // SAFETY: takes numbers only. The child was not reaped, so the pid is still its
+            // own.
             unsafe { libc::kill(pid, signal) };
         }
     }
 
-    /// Waits until it answers as itself. `log_before` is the length of the log before
-    /// this start.
+    /// Waits until this process replies on its port. `log_before` is the length of the log
+    /// before this start.
     fn wait_ready(&mut self, log_before: usize) -> Result<(), Refusal> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.exit_status() {
                 let log = self.log();
-                let said = log.get(log_before..).unwrap_or(&log);
-                if said.contains("Address already in use") {
+                let output = log.get(log_before..).unwrap_or(&log);
+                if output.contains("Address already in use") {
                     return Err(Refusal::PortTaken);
                 }
-                let why = format!("{} did not start: {status}\n{said}", self.name);
-                return Err(Refusal::Exited(why));
+                let error = format!("{} did not start: {status}\n{output}", self.name);
+                return Err(Refusal::Exited(error));
             }
-            match self.who_answers() {
+            match self.listening_pid() {
                 Some(pid) if pid == self.pid() => return Ok(()),
-                // Somebody else has the port, and our own server is about to notice.
+                // Another process has the port, and the server is about to notice.
                 Some(_) | None => {}
             }
-            if start.elapsed() > self.builder.patience() {
-                let why = format!("{} does not answer\n{}", self.name, self.log());
+            if start.elapsed() > self.builder.deadline() {
+                let error = format!("{} does not reply\n{}", self.name, self.log());
                 self.kill9();
-                return Err(Refusal::Exited(why));
+                return Err(Refusal::Exited(error));
             }
             thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// The pid of the server that answers on the port and has loaded its data. One that
-    /// wants a password first is taken for our own.
-    fn who_answers(&self) -> Option<u32> {
+    /// The pid of the server that replies on the port and has loaded its data. A server that
+    /// requires a password counts as this one.
+    fn listening_pid(&self) -> Option<u32> {
         let ask = |client: &mut Client, command: &[&str]| {
-            // One that refuses to start may close it at any moment.
+            // A server that fails to start may close the connection at any time.
             client.try_send(command).ok()?;
             client.try_read(DEADLINE).ok().flatten()
         };
@@ -546,7 +544,7 @@ impl Server {
         }
     }
 
-    /// Asks it to end and waits for that; `None` when it had to be killed.
+    /// Shuts it down and waits for its end; `None` when it had to be killed.
     fn shut_down(&mut self) -> Option<ExitStatus> {
         if self.frozen {
             self.thaw();
@@ -554,19 +552,19 @@ impl Server {
         if let Some(status) = self.exit_status() {
             return Some(status);
         }
-        // NOW and FORCE: without a wait for replicas, whatever state they are in.
-        let asked = Client::connect(self.port, &self.name).and_then(|mut client| {
-            // A server that is just crashing may close it before it has read anything.
+        // NOW and FORCE: do not wait for replicas.
+        let reply = Client::connect(self.port, &self.name).and_then(|mut client| {
+            // A server that crashes may close the connection before it reads anything.
             client.try_send(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"])?;
             client.try_read(DEADLINE)
         });
-        match asked {
+        match reply {
             Err(error) if error.kind() != ErrorKind::ConnectionRefused => {}
-            // It answered an error (a password, say), or nothing at all.
+            // It returned an error (a missing password, for example) or no reply.
             _ => self.signal(libc::SIGTERM),
         }
         let start = Instant::now();
-        while start.elapsed() < self.builder.patience() {
+        while start.elapsed() < self.builder.deadline() {
             if let Some(status) = self.exit_status() {
                 return Some(status);
             }
@@ -576,8 +574,8 @@ impl Server {
         None
     }
 
-    /// What is wrong with a server that was stopped.
-    fn complaint(&self, status: Option<ExitStatus>) -> Option<String> {
+    /// The failure of a stopped server.
+    fn failure(&self, status: Option<ExitStatus>) -> Option<String> {
         let log = self.log();
         let mut forbidden = CRASHES.to_vec();
         if !self.builder.panics_expected {
@@ -593,16 +591,16 @@ impl Server {
         }
     }
 
-    /// The part of the log that tells most: from a crash or panic on, else the end.
-    fn end_of_log(&self) -> String {
+    /// The relevant part of the log: from a crash or panic on, else its end.
+    fn log_excerpt(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        let telling = |line: &&str| {
+        let is_failure = |line: &&str| {
             line.contains(PANIC) || CRASHES.iter().any(|crash| line.contains(crash))
         };
         let from = lines
             .iter()
-            .position(telling)
+            .position(is_failure)
             .map_or(lines.len().saturating_sub(40), |crash| crash.saturating_sub(10));
         let shown: Vec<&str> = lines.into_iter().skip(from).take(120).collect();
         format!("---- log of {}\n{}\n----", self.name, shown.join("\n"))
@@ -612,13 +610,13 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if thread::panicking() {
-            // The test has failed already: help to find out why, and do no more. A server
-            // that ended by itself is reaped here as well.
+            // The test has failed already: only print the log. A server that exited by itself
+            // is reaped here as well.
             if self.exit_status().is_none() {
                 self.kill9();
             }
             if !self.refused {
-                eprintln!("{}", self.end_of_log());
+                eprintln!("{}", self.log_excerpt());
             }
             return;
         }
@@ -626,14 +624,14 @@ impl Drop for Server {
         if self.refused {
             return;
         }
-        if let Some(complaint) = self.complaint(status) {
-            panic!("{complaint}\n{}", self.end_of_log());
+        if let Some(failure) = self.failure(status) {
+            panic!("{failure}\n{}", self.log_excerpt());
         }
     }
 }
 
-/// Starts the process. Its output is its log, so that what the module or the loader says
-/// on stderr stands there too.
+/// Starts the process. Its output is its log, which includes errors of the module and of the
+/// dynamic loader on stderr.
 fn spawn(builder: &Builder, dir: &Path) -> Child {
     let log = File::options()
         .create(true)
@@ -655,8 +653,8 @@ fn spawn(builder: &Builder, dir: &Path) -> Child {
         .unwrap_or_else(|error| panic!("{} does not start: {error}", words[0].display()))
 }
 
-/// What every server runs under, as valgrind in `tools/valgrind.sh`: `GPULOCK_UNDER`, a
-/// program and its arguments.
+/// The program that every server runs under, with its arguments: `GPULOCK_UNDER`, for example
+/// valgrind in `tools/valgrind.sh`.
 fn under_all() -> Vec<String> {
     let words = env::var("GPULOCK_UNDER").unwrap_or_default();
     words.split_whitespace().map(str::to_owned).collect()
@@ -669,7 +667,7 @@ fn free_port() -> u16 {
         .port()
 }
 
-/// A word as a configuration file wants it.
+/// A word, quoted for a configuration file.
 fn quoted(word: &str) -> String {
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -1,13 +1,13 @@
-//! What a server answers: every type of RESP2 and RESP3, how it is read off the wire,
-//! and short ways for a test to look into it (`answer.int()`, `answer == "OK"`).
+//! The replies of a server: every type of RESP2 and RESP3, their parser, and short accessors
+//! for tests (`reply.int()`, `reply == "OK"`).
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// One reply, or one push, of a server.
 ///
-/// RESP2 has two nulls. They are kept apart ([`Value::Null`], [`Value::NullArray`])
-/// because clients see the difference; [`Value::is_null`] takes both.
+/// RESP2 has two nulls, [`Value::Null`] and [`Value::NullArray`], and clients see the
+/// difference. [`Value::is_null`] accepts both.
 #[derive(Clone, PartialEq)]
 pub enum Value {
     /// `:1`
@@ -28,7 +28,7 @@ pub enum Value {
     Map(Vec<(Value, Value)>),
     /// `~2 …`
     Set(Vec<Value>),
-    /// `>2 …`: not an answer to a command.
+    /// `>2 …`: not a reply to a command.
     Push(Vec<Value>),
     /// `,1.5`
     Double(f64),
@@ -41,7 +41,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The integer, or a panic that shows what came instead.
+    /// The integer. Panics on another type.
     #[track_caller]
     pub fn int(&self) -> i64 {
         match self {
@@ -60,13 +60,13 @@ impl Value {
         }
     }
 
-    /// A string of any kind as text; bytes that are no UTF-8 are replaced.
+    /// A string of any kind as text; bytes that are not UTF-8 are replaced.
     #[track_caller]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
 
-    /// The text of the error, its code included.
+    /// The text of the error with its code.
     #[track_caller]
     pub fn err(&self) -> &str {
         match self {
@@ -94,8 +94,8 @@ impl Value {
         }
     }
 
-    /// A map by the text of its keys: RESP3's own, or the flat array that RESP2 has for
-    /// it. A key that comes twice is a panic.
+    /// A map by the text of its keys: a RESP3 map, or the flat array of RESP2. Panics on a
+    /// duplicate key.
     #[track_caller]
     pub fn map(&self) -> BTreeMap<String, Self> {
         let pairs = match self {
@@ -108,13 +108,13 @@ impl Value {
         };
         let mut map = BTreeMap::new();
         for (key, value) in pairs {
-            let twice = map.insert(key.text(), value);
-            assert!(twice.is_none(), "{key:?} comes twice in {self:?}");
+            let duplicate = map.insert(key.text(), value);
+            assert!(duplicate.is_none(), "duplicate key {key:?} in {self:?}");
         }
         map
     }
 
-    /// One field of a map; panics when there is none.
+    /// One field of a map. Panics when it is missing.
     #[track_caller]
     pub fn field(&self, name: &str) -> Self {
         match self.map().remove(name) {
@@ -123,8 +123,8 @@ impl Value {
         }
     }
 
-    /// Reads one value off the front of `bytes`: the value and how many bytes it took,
-    /// `None` while it is not complete, an error when it is no RESP.
+    /// Parses one value at the start of `bytes` and returns it with its length in bytes;
+    /// `None` when it is incomplete, an error when it is not RESP.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
         let mut reader = Reader { bytes, at: 0 };
         match reader.value() {
@@ -135,7 +135,7 @@ impl Value {
     }
 }
 
-/// Text, and an integer answered as one, can be compared as such.
+/// Compares strings with text, and integers with integers.
 impl PartialEq<str> for Value {
     fn eq(&self, other: &str) -> bool {
         match self {
@@ -158,7 +158,7 @@ impl PartialEq<i64> for Value {
     }
 }
 
-/// As `redis-cli` would show it, on one line.
+/// Like `redis-cli`, on one line.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -195,7 +195,7 @@ fn write_bytes(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     }
 }
 
-/// Why no value could be read.
+/// Why the reader returned no value.
 enum Stop {
     Incomplete,
     Malformed(String),
@@ -214,7 +214,7 @@ impl<'a> Reader<'a> {
         let rest = std::str::from_utf8(rest).map_err(|_| malformed(line));
         Ok(match kind {
             b'+' => Value::Simple(rest?.to_owned()),
-            // Errors may quote what a client sent, and that need not be UTF-8.
+            // Errors may quote bytes of a client, which need not be UTF-8.
             b'-' => Value::Error(String::from_utf8_lossy(&line[1..]).into_owned()),
             b':' => Value::Int(rest?.parse().map_err(|_| malformed(line))?),
             b',' => Value::Double(rest?.parse().map_err(|_| malformed(line))?),
@@ -252,7 +252,7 @@ impl<'a> Reader<'a> {
                 Value::Map(self.pairs(length(line)?.ok_or_else(|| malformed(line))?)?)
             }
             b'|' => {
-                // Attributes tell about the value that follows; no test needs them.
+                // Attributes describe the value that follows; no test needs them.
                 self.pairs(length(line)?.ok_or_else(|| malformed(line))?)?;
                 self.value()?
             }
@@ -268,7 +268,7 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| Ok((self.value()?, self.value()?))).collect()
     }
 
-    /// The bytes up to the next CR LF, which is passed over.
+    /// The bytes up to the next CR LF, which is skipped.
     fn line(&mut self) -> Result<&'a [u8], Stop> {
         let rest = &self.bytes[self.at..];
         let end =
@@ -277,7 +277,7 @@ impl<'a> Reader<'a> {
         Ok(&rest[..end])
     }
 
-    /// `length` bytes, which may hold CR LF, and the CR LF after them.
+    /// `length` bytes, which may contain CR LF, and the CR LF after them.
     fn body(&mut self, length: usize) -> Result<&'a [u8], Stop> {
         let rest = &self.bytes[self.at..];
         if rest.len() < length.saturating_add(2) {
@@ -304,7 +304,7 @@ fn length(line: &[u8]) -> Result<Option<usize>, Stop> {
 }
 
 fn malformed(line: &[u8]) -> Stop {
-    Stop::Malformed(format!("no RESP: \"{}\"", line.escape_ascii()))
+    Stop::Malformed(format!("not RESP: \"{}\"", line.escape_ascii()))
 }
 
 #[cfg(test)]
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_type() {
+    fn every_type_is_parsed() {
         #[rustfmt::skip]
         let cases: &[(&[u8], Value)] = &[
             (b"+OK\r\n",                   Value::Simple("OK".into())),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_the_rest_wherever_it_is_cut() {
+    fn a_truncated_value_is_incomplete() {
         let whole = b"%2\r\n$1\r\na\r\n*2\r\n:1\r\n$2\r\n\r\n\r\n+b\r\n=5\r\ntxt:x\r\n";
         for cut in 0..whole.len() {
             assert_eq!(Value::parse(&whole[..cut]), Ok(None), "cut at {cut}");
@@ -365,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn takes_one_value_and_leaves_the_next() {
+    fn only_the_first_value_is_parsed() {
         assert_eq!(Value::parse(b":1\r\n:2\r\n"), Ok(Some((Value::Int(1), 4))));
     }
 
     #[test]
-    fn refuses_what_is_no_resp() {
+    fn invalid_input_is_rejected() {
         for bytes in
             [&b"\r\n"[..], b"?\r\n", b":x\r\n", b"$-2\r\n", b"$1\r\nabc\r\n", b"#x\r\n"]
         {
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_reads_the_same_in_both_protocols() {
+    fn a_map_is_the_same_in_both_protocols() {
         let resp2 = parsed(b"*4\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n$-1\r\n");
         let resp3 = parsed(b"%2\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n_\r\n");
         assert_eq!(resp2.map(), resp3.map());
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_text_as_text_and_bytes_as_bytes() {
+    fn debug_shows_text_as_text_and_bytes_as_bytes() {
         let value = Value::Array(vec![
             bulk("gpu:0"),
             Value::Bulk(b"\xff\n".to_vec()),

@@ -1,21 +1,24 @@
-//! Waiting for a condition, never for a time: a test that sleeps is slow on a fast
-//! machine and wrong on a slow one.
+//! Waiting for a condition instead of sleeping: a test that sleeps is slow on a fast machine
+//! and fails on a slow one.
 
 use std::fmt::Display;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Asks `holds` about every millisecond until it does; at the deadline panics with
-/// `what` was waited for.
+/// Calls `condition` about every millisecond until it returns true. Panics at the deadline
+/// with `what` it waited for.
 #[track_caller]
 pub fn wait_until(
     deadline: Duration,
     what: impl Display,
-    mut holds: impl FnMut() -> bool,
+    mut condition: impl FnMut() -> bool,
 ) {
     let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < deadline, "waited {deadline:?} in vain for: {what}");
+    while !condition() {
+        assert!(
+            start.elapsed() < deadline,
+            "timed out after {deadline:?} waiting for {what}"
+        );
         sleep(Duration::from_millis(1));
     }
 }
@@ -25,18 +28,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_when_the_condition_holds() {
-        let mut asked = 0;
+    fn returns_when_the_condition_holds() {
+        let mut calls = 0;
         wait_until(Duration::from_secs(10), "the third call", || {
-            asked += 1;
-            asked == 3
+            calls += 1;
+            calls == 3
         });
-        assert_eq!(asked, 3);
+        assert_eq!(calls, 3);
     }
 
     #[test]
-    #[should_panic(expected = "in vain for: a pig to fly")]
-    fn names_what_did_not_come() {
+    #[should_panic(expected = "waiting for a pig to fly")]
+    fn the_panic_names_the_condition() {
         wait_until(Duration::from_millis(5), "a pig to fly", || false);
     }
 }

@@ -1,5 +1,4 @@
-//! The kit itself, against every server and without the module: what it starts answers,
-//! comes back with its data, and is looked at when it ends.
+//! The test kit itself, on every server and without the module.
 
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
@@ -7,7 +6,7 @@ use std::time::{Duration, Instant};
 use gpulock_testkit::{Cluster, Value, call, on_every_server, send, wait_until};
 
 #[test]
-fn both_protocols_answer() {
+fn both_protocols_work() {
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         let mut resp2 = server.client();
@@ -30,18 +29,18 @@ fn both_protocols_answer() {
 }
 
 #[test]
-fn answers_can_be_read_late() {
+fn replies_can_be_read_later() {
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         let mut blocked = server.client();
         let mut other = server.client();
-        send!(blocked, "BLPOP", "line", 0);
+        send!(blocked, "BLPOP", "queue", 0);
         server.wait_blocked(1);
         assert_eq!(blocked.read_within(Duration::ZERO), None);
-        let asked = Instant::now();
+        let start = Instant::now();
         assert_eq!(blocked.read_within(Duration::from_millis(20)), None);
-        assert!(asked.elapsed() >= Duration::from_millis(20));
-        assert_eq!(call!(other, "RPUSH", "line", "you"), 1);
+        assert!(start.elapsed() >= Duration::from_millis(20));
+        assert_eq!(call!(other, "RPUSH", "queue", "you"), 1);
         assert_eq!(blocked.read().list()[1], "you");
 
         other.send_lines(&["INCR n", "INCR n"]);
@@ -56,7 +55,7 @@ fn answers_can_be_read_late() {
 }
 
 #[test]
-fn connections_end_as_told() {
+fn connections_close_in_each_way() {
     on_every_server(|flavour| {
         let server = flavour.server().without_module().start();
         let mut admin = server.client();
@@ -75,7 +74,7 @@ fn connections_end_as_told() {
                     client.wait_closed();
                 }
             }
-            wait_until(Duration::from_secs(10), format!("the end by {end}"), || {
+            wait_until(Duration::from_secs(10), format!("the close by {end}"), || {
                 call!(admin, "CLIENT", "LIST", "ID", id).text().trim().is_empty()
             });
         }
@@ -83,7 +82,7 @@ fn connections_end_as_told() {
 }
 
 #[test]
-fn data_is_there_after_kill_and_restart() {
+fn data_survives_a_kill_and_a_restart() {
     on_every_server(|flavour| {
         let mut server =
             flavour.server().without_module().arg("appendonly", "yes").start();
@@ -104,7 +103,7 @@ fn data_is_there_after_kill_and_restart() {
 }
 
 #[test]
-fn a_replica_follows() {
+fn a_replica_replicates() {
     on_every_server(|flavour| {
         let primary = flavour.server().without_module().named("primary").start();
         let mut replica = flavour.server().without_module().replica_of(&primary).start();
@@ -121,12 +120,12 @@ fn a_replica_follows() {
 }
 
 #[test]
-fn a_cluster_stands() {
+fn a_cluster_serves_keys() {
     on_every_server(|flavour| {
         let mut cluster = Cluster::start_with(flavour, 3, |node| node.without_module());
         assert_eq!(cluster.slot("{a}:0"), cluster.slot("{a}:1"));
-        assert_eq!(cluster.owner("k").client().line("SET k v"), "OK");
-        let primary = cluster.owner_index("k");
+        assert_eq!(cluster.primary_of("k").client().line("SET k v"), "OK");
+        let primary = cluster.primary_index("k");
         let elsewhere = &cluster.nodes()[(primary + 1) % 3];
         assert!(elsewhere.client().line("GET k").err().starts_with("MOVED"));
         let replica = cluster.add_replica(primary);
@@ -136,11 +135,11 @@ fn a_cluster_stands() {
 }
 
 #[test]
-fn what_goes_wrong_is_told() {
+fn failures_are_reported() {
     on_every_server(|flavour| {
         let builder = || flavour.server().without_module();
         let refused = builder().arg("maxmemory-policy", "nonsense").try_start();
-        assert!(refused.is_err_and(|said| said.contains("maxmemory-policy")));
+        assert!(refused.is_err_and(|output| output.contains("maxmemory-policy")));
 
         let crash = |crashes: fn(&mut gpulock_testkit::Client)| {
             let builder = builder();
@@ -148,17 +147,17 @@ fn what_goes_wrong_is_told() {
                 let server = builder.start();
                 crashes(&mut server.client());
             });
-            *caught.expect_err("the crash went unseen").downcast::<String>().unwrap()
+            *caught.expect_err("the crash was not reported").downcast::<String>().unwrap()
         };
-        let said = crash(|client| {
+        let message = crash(|client| {
             send!(client, "DEBUG", "SEGFAULT");
             client.wait_closed();
         });
-        assert!(said.contains("BUG REPORT"), "{said}");
-        let said = crash(|client| {
+        assert!(message.contains("BUG REPORT"), "{message}");
+        let message = crash(|client| {
             call!(client, "DEBUG", "LOG", "thread 'main' panicked");
         });
-        assert!(said.contains("\"panicked\" in its log"), "{said}");
+        assert!(message.contains("\"panicked\" in its log"), "{message}");
 
         let expected = builder().expect_panics().start();
         call!(expected.client(), "DEBUG", "LOG", "thread 'main' panicked");
@@ -166,7 +165,7 @@ fn what_goes_wrong_is_told() {
 }
 
 #[test]
-fn a_server_with_a_password_is_started_and_stopped() {
+fn a_server_with_a_password_starts_and_stops() {
     on_every_server(|flavour| {
         let mut server =
             flavour.server().without_module().arg("requirepass", "x").start();

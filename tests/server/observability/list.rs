@@ -1,0 +1,334 @@
+//! LIST and INSPECT: their fields, order and patterns. They change nothing.
+
+use std::time::{Duration, Instant};
+
+use gpulock_testkit::{Client, Flavour, Value, call, wait_until};
+
+use crate::support::clock::DEADLINE;
+use crate::support::rng::{Pick, seeded_rng};
+
+tests! {
+    locks_are_sorted_by_hold_time_with_adopted_ones_last,
+    each_row_has_the_documented_fields,
+    the_default_limit_is_1000,
+    list_returns_locks_of_the_selected_database,
+    patterns_match_like_those_of_keys,
+    patterns_of_any_bytes_match_like_those_of_keys,
+    a_pattern_can_have_1024_bytes,
+    no_pattern_blocks_the_server,
+    inspect_returns_everything_known_about_a_lock,
+    an_overwritten_lock_is_listed_with_its_new_owner,
+    inspect_and_list_change_nothing,
+    a_lock_whose_end_list_notices_is_listed_once,
+}
+
+/// The keys in the reply of LIST.
+#[track_caller]
+fn keys(client: &mut Client, line: &str) -> Vec<String> {
+    client.line(line).list().iter().map(|row| row.field("key").text()).collect()
+}
+
+/// The names of a map's fields, in order.
+fn names(map: &Value) -> Vec<String> {
+    match map {
+        Value::Map(pairs) => pairs.iter().map(|(name, _)| name.text()).collect(),
+        flat => flat.list().iter().step_by(2).map(Value::text).collect(),
+    }
+}
+
+fn locks_are_sorted_by_hold_time_with_adopted_ones_last(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    for line in [
+        "SET adopted outsider PX 100000",
+        "GPULOCK.ACQUIRE adopted me",
+        "GPULOCK.ACQUIRE b me",
+        "GPULOCK.ACQUIRE given-back me",
+        "GPULOCK.ACQUIRE a me",
+        "SET second outsider PX 100000",
+        "GPULOCK.ACQUIRE second me",
+        "GPULOCK.ACQUIRE c me",
+        "GPULOCK.RELEASE given-back me",
+        // A renewal changes neither the start of a hold nor an adopted lock.
+        "GPULOCK.EXTEND b me",
+        "GPULOCK.ACQUIRE a me UNIQUE",
+        "GPULOCK.EXTEND second outsider",
+    ] {
+        assert!(!client.line(line).is_err(), "{line}");
+    }
+    let expected = ["b", "a", "c", "adopted", "second"];
+    assert_eq!(keys(&mut client, "GPULOCK.LIST"), expected);
+    for limit in 0..=6 {
+        let listed = keys(&mut client, &format!("GPULOCK.LIST LIMIT {limit}"));
+        assert_eq!(listed, expected[..limit.min(5)]);
+    }
+    assert_eq!(keys(&mut client, "GPULOCK.LIST limit 2 match [bc]*"), ["b", "c"]);
+    let rows = client.line("GPULOCK.LIST");
+    let held: Vec<i64> =
+        rows.list()[..3].iter().map(|row| row.field("held_ms").int()).collect();
+    assert!(held.is_sorted_by(|longer, shorter| longer >= shorter), "{held:?}");
+}
+
+fn each_row_has_the_documented_fields(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut plain = server.client();
+    let token = plain.line("GPULOCK.ACQUIRE k me PX 50000").int();
+    plain.line("SET old outsider");
+    plain.line("GPULOCK.ACQUIRE old me");
+    for mut client in [server.client(), server.client3()] {
+        let rows = client.line("GPULOCK.LIST");
+        let [granted, adopted] = rows.list() else { panic!("{rows:?}") };
+        for row in [granted, adopted] {
+            let expected = ["key", "owner", "token", "lease_ms", "held_ms", "waiting"];
+            assert_eq!(names(row), expected);
+        }
+        assert_eq!(granted.field("key"), "k");
+        assert_eq!(granted.field("owner"), "me");
+        assert_eq!(granted.field("token"), token);
+        assert!((1..=50_000).contains(&granted.field("lease_ms").int()));
+        assert!((0..=50_000).contains(&granted.field("held_ms").int()));
+        assert_eq!(granted.field("waiting"), 0);
+        assert_eq!(adopted.field("owner"), "outsider");
+        assert_eq!(adopted.field("token"), Value::Null);
+        assert_eq!(adopted.field("lease_ms"), -1);
+        assert_eq!(adopted.field("held_ms"), Value::Null);
+    }
+    let rows = server.client3().line("GPULOCK.LIST");
+    assert!(matches!(rows.list()[0], Value::Map(_)), "RESP3 has maps");
+}
+
+fn the_default_limit_is_1000(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let lines: Vec<String> =
+        (0..1_200).map(|n| format!("GPULOCK.ACQUIRE gpu:{n} me")).collect();
+    client.send_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    for _ in &lines {
+        client.read().int();
+    }
+    let first = |n: usize| (0..n).map(|n| format!("gpu:{n}")).collect::<Vec<_>>();
+    assert_eq!(keys(&mut client, "GPULOCK.LIST"), first(1_000));
+    assert_eq!(keys(&mut client, "GPULOCK.LIST LIMIT 5000"), first(1_200));
+    // LIMIT counts only matching locks.
+    assert_eq!(keys(&mut client, "GPULOCK.LIST MATCH *:1199 LIMIT 1"), ["gpu:1199"]);
+}
+
+fn list_returns_locks_of_the_selected_database(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    client.line("GPULOCK.ACQUIRE zero me");
+    client.line("SELECT 5");
+    client.line("GPULOCK.ACQUIRE five me");
+    assert_eq!(keys(&mut client, "GPULOCK.LIST"), ["five"]);
+    assert_eq!(client.line("GPULOCK.INSPECT zero"), Value::Null);
+    client.line("SELECT 0");
+    assert_eq!(keys(&mut client, "GPULOCK.LIST"), ["zero"]);
+    client.line("SELECT 1");
+    assert!(client.line("GPULOCK.LIST").list().is_empty());
+}
+
+/// Compares MATCH with KEYS for random keys and patterns of the bytes in `alphabet`.
+#[track_caller]
+fn compare_patterns(client: &mut Client, alphabet: &[u8], shortest: usize) {
+    let mut rng = seeded_rng();
+    let mut word = |least: usize, most: usize| -> Vec<u8> {
+        let length = least + rng.usize(..most - least + 1);
+        (0..length).map(|_| rng.pick(alphabet)).collect()
+    };
+    for _ in 0..120 {
+        call!(client, "GPULOCK.ACQUIRE", word(shortest, 5), "me");
+    }
+    let mut matched = 0;
+    for _ in 0..3_000 {
+        let pattern = word(1, 8);
+        let mut native: Vec<Vec<u8>> = call!(client, "KEYS", &pattern)
+            .list()
+            .iter()
+            .map(|key| key.bytes().to_vec())
+            .collect();
+        let mut module: Vec<Vec<u8>> = call!(client, "GPULOCK.LIST", "MATCH", &pattern)
+            .list()
+            .iter()
+            .map(|row| row.field("key").bytes().to_vec())
+            .collect();
+        native.sort();
+        module.sort();
+        assert_eq!(module, native, "pattern {}", pattern.escape_ascii());
+        matched += usize::from(!native.is_empty());
+    }
+    assert!(matched > 100, "too few patterns matched a key");
+}
+
+fn patterns_match_like_those_of_keys(flavour: &Flavour) {
+    let server = flavour.start();
+    compare_patterns(&mut server.client(), b"aabc-]^[*?\\", 1);
+}
+
+fn patterns_of_any_bytes_match_like_those_of_keys(flavour: &Flavour) {
+    let server = flavour.start();
+    // Keys can be empty.
+    compare_patterns(&mut server.client(), b"a\x01\x7f\x80\xff\xc3\xa4-]^[[*?\\", 0);
+}
+
+fn a_pattern_can_have_1024_bytes(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let key = vec![b'k'; 1024];
+    call!(client, "GPULOCK.ACQUIRE", &key, "me").int();
+    let listed = call!(client, "GPULOCK.LIST", "MATCH", &key);
+    assert_eq!(listed.list()[0].field("key").bytes(), key);
+    for long in [1025, 150_000] {
+        let reply = call!(client, "GPULOCK.LIST", "MATCH", vec![b'*'; long]);
+        assert_eq!(reply.err(), "ERR MATCH must be at most 1024 bytes long");
+    }
+}
+
+fn no_pattern_blocks_the_server(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    call!(client, "GPULOCK.ACQUIRE", "gpu:1", "me").int();
+    for n in 0..20 {
+        let key = [n.to_string().into_bytes(), vec![b'a'; 300_000]].concat();
+        call!(client, "GPULOCK.ACQUIRE", key, "me").int();
+    }
+    call!(client, "GPULOCK.ACQUIRE", "gpu:2", "me").int();
+    let pattern_of_1024 = |repeated: &[u8]| {
+        let body = repeated.repeat(1022 / repeated.len());
+        [b"*", &body[..], b"b"].concat()
+    };
+    let start = Instant::now();
+    for pattern in [
+        pattern_of_1024(b"a"),
+        pattern_of_1024(b"a*"),
+        pattern_of_1024(b"?"),
+        pattern_of_1024(b"[a-b]"),
+    ] {
+        let reply = call!(client, "GPULOCK.LIST", "MATCH", &pattern);
+        let text = String::from_utf8_lossy(&pattern[..8]).into_owned();
+        // Either the pattern fails early, or the call gives up. It discards the rows found so
+        // far, because other locks might have matched.
+        let gives_up = reply.is_err();
+        assert_eq!(gives_up, !text.starts_with("*a*"), "{text}: {reply:?}");
+        if gives_up {
+            let error = "ERR LIST would take too long: use a more specific or simpler MATCH \
+                             pattern, or a lower LIMIT";
+            assert_eq!(reply.err(), error, "{text}");
+        }
+    }
+    // Without the limit each pattern would take a second.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    for (pattern, expected) in [
+        ("gpu:*", &["gpu:1", "gpu:2"][..]),
+        ("*:2", &["gpu:2"]),
+        ("*b*", &[]),
+        ("*u:[12]", &["gpu:1", "gpu:2"]),
+    ] {
+        assert_eq!(keys(&mut client, &format!("GPULOCK.LIST MATCH {pattern}")), expected);
+    }
+    // The rows that are found before the limit of work are returned.
+    let line = format!("GPULOCK.LIST LIMIT 1 MATCH {}1", "?".repeat(4));
+    assert_eq!(keys(&mut client, &line), ["gpu:1"]);
+    assert_eq!(client.line("GPULOCK.LIST").list().len(), 22);
+}
+
+fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
+    const FIELDS: [&str; 10] = [
+        "owner",
+        "token",
+        "lease_ms",
+        "held_ms",
+        "session",
+        "grace_ms",
+        "adopted",
+        "reserved_for",
+        "waiting",
+        "waiters",
+    ];
+    let server = flavour.start();
+    let mut client = server.client();
+    assert_eq!(client.line("GPULOCK.INSPECT k"), Value::Null);
+    let token = client.line("GPULOCK.ACQUIRE k me PX 50000").int();
+    let inspected = client.line("GPULOCK.INSPECT k");
+    assert_eq!(names(&inspected), FIELDS);
+    assert_eq!(inspected.field("owner"), "me");
+    assert_eq!(inspected.field("token"), token);
+    assert!((1..=50_000).contains(&inspected.field("lease_ms").int()));
+    assert_eq!(inspected.field("adopted"), 0);
+    assert_eq!(inspected.field("waiting"), 0);
+    assert!(inspected.field("waiters").list().is_empty());
+    for unknown in ["session", "grace_ms", "reserved_for"] {
+        assert_eq!(inspected.field(unknown), Value::Null, "{unknown}");
+    }
+    wait_until(DEADLINE, "time to pass", || {
+        client.line("GPULOCK.INSPECT k").field("held_ms").int() > 5
+    });
+    let inspected = server.client3().line("GPULOCK.INSPECT k");
+    assert!(matches!(inspected, Value::Map(_)), "RESP3 has maps");
+    assert_eq!(names(&inspected), FIELDS);
+
+    client.line("SET old outsider");
+    let inspected = client.line("GPULOCK.INSPECT old");
+    assert_eq!(names(&inspected), FIELDS);
+    assert_eq!(inspected.field("owner"), "outsider");
+    assert_eq!(inspected.field("lease_ms"), -1);
+    assert_eq!(inspected.field("adopted"), 1);
+    assert_eq!(inspected.field("token"), Value::Null);
+    assert_eq!(inspected.field("held_ms"), Value::Null);
+    // INSPECT does not adopt a lock.
+    assert_eq!(keys(&mut client, "GPULOCK.LIST"), ["k"]);
+    client.line("GPULOCK.RELEASE k me");
+    assert_eq!(client.line("GPULOCK.INSPECT k"), Value::Null);
+}
+
+fn an_overwritten_lock_is_listed_with_its_new_owner(flavour: &Flavour) {
+    // With hz 1, no background check runs in between.
+    let server = flavour.server().arg("hz", 1).start();
+    let mut client = server.client();
+    for other_command in ["", "GPULOCK.ACQUIRE other me", "SET other x"] {
+        client.line("FLUSHALL");
+        client.line("GPULOCK.ACQUIRE k me");
+        if !other_command.is_empty() {
+            client.line(other_command);
+            client.line("GPULOCK.ACQUIRE other you");
+        }
+        client.line("SET k successor");
+        let rows = client.line("GPULOCK.LIST MATCH k");
+        let [row] = rows.list() else { panic!("{other_command:?}: {rows:?}") };
+        assert_eq!(row.field("owner"), "successor", "{other_command:?}");
+        assert_eq!(row.field("held_ms"), Value::Null);
+    }
+}
+
+fn inspect_and_list_change_nothing(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    client.line("GPULOCK.ACQUIRE k me PX 50000");
+    client.line("SET number 42");
+    client.line("GPULOCK.ACQUIRE number me");
+    let mut watcher = server.client();
+    watcher.line("WATCH k number free");
+    let dirty = server.info_int("persistence", "rdb_changes_since_last_save");
+    let misses = server.info_int("stats", "keyspace_misses");
+    for line in ["GPULOCK.INSPECT k", "GPULOCK.INSPECT free", "GPULOCK.LIST"] {
+        client.line(line);
+    }
+    watcher.line("MULTI");
+    assert_ne!(watcher.line("EXEC"), Value::NullArray, "WATCH saw a change");
+    let dirty_after = server.info_int("persistence", "rdb_changes_since_last_save");
+    assert_eq!(dirty_after, dirty);
+    assert_eq!(server.info_int("stats", "keyspace_misses"), misses);
+}
+
+/// LIST itself notices the end of the hold, and the lock is then only waited for.
+fn a_lock_whose_end_list_notices_is_listed_once(flavour: &Flavour) {
+    let server = flavour.start();
+    let (mut client, mut waiter) = (server.client(), server.client());
+    assert!(client.line("GPULOCK.ACQUIRE k holder").int() > 0);
+    assert!(waiter.line("GPULOCK.ACQUIRE k waiter UNIQUE BLOCK 1").is_null());
+    client.send_lines(&["DEL k", "GPULOCK.LIST"]);
+    assert_eq!(client.read(), 1);
+    let list = client.read();
+    let keys: Vec<String> =
+        list.list().iter().map(|row| row.field("key").text()).collect();
+    assert_eq!(keys, ["k"]);
+}
