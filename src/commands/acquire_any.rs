@@ -1,7 +1,7 @@
 //! `GPULOCK.ACQUIREANY`: acquires any n of a set of locks, all or none, or waits for them.
 
 use gpulock_core::engine::commands::{self, Outcome};
-use gpulock_core::engine::probe::state_of;
+use gpulock_core::engine::read::state_of;
 use gpulock_core::state::key_state::OwnedKeyState;
 use gpulock_core::{CommandError, Name, request};
 

@@ -1,6 +1,6 @@
 //! `GPULOCK.INSPECT`: reports the state of one lock.
 
-use gpulock_core::engine::probe::state_of;
+use gpulock_core::engine::read::state_of;
 use gpulock_core::report::inspect::{Inspection, Position};
 use gpulock_core::state::lease::Left;
 use gpulock_core::state::lock::Bytes;

@@ -2,15 +2,15 @@
 //! reference says.
 
 use gpulock_core::engine::commands::{self, Outcome};
-use gpulock_core::engine::probe::state_of;
+use gpulock_core::engine::read::state_of;
 use gpulock_core::report::list::Listed;
 use gpulock_core::request::{AcquireAny, Extend, ForceRelease, Release};
 use gpulock_core::rules::deadlock::DeadlockCheck;
-use gpulock_core::rules::wait::{Waiting, Wanted};
-use gpulock_core::state::event::Text;
+use gpulock_core::rules::wait::Waiting;
 use gpulock_core::state::key_state::{OwnedKeyState, is_valid_owner};
+use gpulock_core::state::log::Text;
 use gpulock_core::state::outbox::Grant;
-use gpulock_core::state::wait_queue::Ticket;
+use gpulock_core::state::wait_queue::{Ticket, Wanted};
 use gpulock_core::{CommandError, LockManager};
 
 use crate::call::{Call, OWNERS};

@@ -3,7 +3,8 @@
 
 use crate::engine::hand_off;
 use crate::engine::keyspace::Keyspace;
-use crate::engine::probe::{end_if_set_again, open_lock, probe, state_of};
+use crate::engine::probe::probe;
+use crate::engine::read::{end_if_set_again, open_lock, state_of};
 use crate::error::CommandError;
 use crate::report::list::Listed;
 use crate::request::{Acquire, AcquireAny, Extend, ForceRelease, Release};
@@ -13,13 +14,13 @@ use crate::rules::deadlock::DeadlockCheck;
 use crate::rules::extend::Extended;
 use crate::rules::force_release::Forced;
 use crate::rules::release::Released;
-use crate::rules::wait::{Waiting, Wanted};
+use crate::rules::wait::Waiting;
 use crate::state::arena::Id;
 use crate::state::hash_tag;
 use crate::state::key_state::OwnedKeyState;
 use crate::state::lock::Name;
 use crate::state::outbox::Grant;
-use crate::state::wait_queue::Ticket;
+use crate::state::wait_queue::{Ticket, Wanted};
 
 /// What became of a call that asks for locks.
 #[derive(Clone, Debug, PartialEq, Eq)]

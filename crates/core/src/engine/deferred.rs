@@ -3,7 +3,7 @@
 
 use crate::engine::hand_off;
 use crate::engine::keyspace::{Keyspace, Permission};
-use crate::engine::probe::{name_of, open_lock, state_in_cluster};
+use crate::engine::read::{name_of, open_lock, state_in_cluster};
 use crate::rules::session::DeferredOutcome;
 use crate::state::clock::Now;
 use crate::state::deferred::Deferred;

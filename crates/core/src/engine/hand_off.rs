@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::engine::keyspace::Keyspace;
-use crate::engine::probe::{name_of, open_lock, state_in_cluster};
+use crate::engine::read::{name_of, open_lock, state_in_cluster};
 use crate::rules::hand_off::HandOff;
 use crate::rules::lock_set::KeyWrite;
 use crate::state::arena::Id;

@@ -2,6 +2,7 @@
 //! over the [`Keyspace`], so the module, the model checker and the fuzzer run the same code.
 //!
 //! - [`keyspace`]: what the engine needs from a server.
+//! - [`read`]: what a key shows.
 //! - [`probe`]: read one key that no command names, and act on what has changed.
 //! - [`hand_off`]: write the keys of locks that pass to the next waiter.
 //! - [`deferred`]: carry out work that had to wait until the server accepts writes.
@@ -15,6 +16,7 @@ pub mod deferred;
 pub mod hand_off;
 pub mod keyspace;
 pub mod probe;
+pub mod read;
 pub mod tick;
 
 pub use keyspace::{Keyspace, Permission};

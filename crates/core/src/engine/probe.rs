@@ -1,11 +1,11 @@
-//! Reading keys. A probe reads the key of a lock that no command names: a hold whose key is gone
-//! is ended, and the lock passes to the next waiter.
+//! A probe: the engine reads the key of a lock that no command names. A hold whose key is gone ends, and
+//! the lock passes to the next waiter.
 
 use crate::engine::hand_off;
 use crate::engine::keyspace::{Keyspace, Permission};
+use crate::engine::read::{open_lock, state_in_cluster};
 use crate::state::arena::Id;
-use crate::state::key_state::{Expires, KeyState};
-use crate::state::lock::{Bytes, Name};
+use crate::state::key_state::KeyState;
 
 /// Probes a lock. A free lock with waiters is left to a later probe while the server refuses
 /// the write that would hand it over.
@@ -22,88 +22,11 @@ pub fn probe<K: Keyspace>(keys: &mut K, id: Id) {
         let leads_to_write = state == KeyState::Absent
             && (keys.in_cluster()
                 || keys.with_manager(|manager| manager.has_waiters(id)));
-        if leads_to_write && keys.permission(&name.key) == Permission::Refused {
+        if leads_to_write && keys.permission(name.borrow().key) == Permission::Refused {
             return;
         }
         let now = keys.now();
         let next = keys.with_manager(|manager| manager.probed(id, &state, now));
         hand_off::take_free_lock(keys, key, next);
     });
-}
-
-/// The name of a lock, for the time in which nothing of the manager is borrowed.
-pub(crate) struct OwnedName {
-    db: u32,
-    key: Bytes,
-}
-
-impl OwnedName {
-    pub(crate) fn borrow(&self) -> Name<'_> {
-        Name { db: self.db, key: &self.key }
-    }
-}
-
-/// Opens the key of a lock that the manager knows.
-pub(crate) fn open_lock<K: Keyspace>(
-    keys: &mut K,
-    id: Id,
-) -> Option<(K::Key, OwnedName)> {
-    let name = name_of(keys, id)?;
-    let key = keys.open(name.borrow())?;
-    Some((key, name))
-}
-
-/// The name of a lock that the manager knows.
-pub(crate) fn name_of<K: Keyspace>(keys: &mut K, id: Id) -> Option<OwnedName> {
-    keys.with_manager(|manager| {
-        let lock = manager.table().get(id)?;
-        Some(OwnedName { db: lock.db, key: lock.key.clone() })
-    })
-}
-
-/// What a key shows. A hold that ended before the key was set again by the same owner is
-/// ended first.
-pub fn state_of<'k, K: Keyspace>(
-    keys: &mut K,
-    key: &'k K::Key,
-    name: Name<'_>,
-) -> KeyState<'k> {
-    let Some(expires) = keys.expiry(key) else { return keys.state(key) };
-    end_if_set_again(keys, key, name, expires);
-    keys.string_state(key, expires)
-}
-
-/// The same for a key that the current command does not name: in a cluster another node may
-/// hold a key that is absent here.
-pub(crate) fn state_in_cluster<'k, K: Keyspace>(
-    keys: &mut K,
-    key: &'k K::Key,
-    name: Name<'_>,
-) -> KeyState<'k> {
-    match state_of(keys, key, name) {
-        KeyState::Absent if is_elsewhere(keys, name.key) => KeyState::Elsewhere,
-        state => state,
-    }
-}
-
-fn is_elsewhere<K: Keyspace>(keys: &mut K, key: &[u8]) -> bool {
-    keys.in_cluster() && keys.permission(key) == Permission::Elsewhere
-}
-
-/// Ends the hold of a lock whose key was set again, to the same owner, after the lease was over.
-/// Returns whether it did.
-pub fn end_if_set_again<K: Keyspace>(
-    keys: &mut K,
-    key: &K::Key,
-    name: Name<'_>,
-    expires: Expires,
-) -> bool {
-    let other_lease = keys.with_manager(|manager| manager.other_lease(name, expires));
-    let Some(id) = other_lease else { return false };
-    let now = keys.now();
-    if !keys.with_manager(|manager| manager.is_lease_over(id, now)) || keys.is_ours(key) {
-        return false;
-    }
-    keys.with_manager(|manager| manager.key_was_set_again(id, expires, now));
-    true
 }

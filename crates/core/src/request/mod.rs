@@ -9,9 +9,8 @@ use crate::decimal::number;
 use crate::error::CommandError;
 use crate::report::glob::PATTERN_MAX;
 use crate::request::options::{flag, is, once, value};
-use crate::state::event::Text;
 use crate::state::key_state::is_valid_owner;
-use crate::state::log::cut;
+use crate::state::log::{Text, cut};
 use crate::state::token;
 
 /// The longest REASON, in bytes.

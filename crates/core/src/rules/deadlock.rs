@@ -6,10 +6,9 @@
 use std::collections::BTreeSet;
 
 use crate::manager::LockManager;
-use crate::rules::wait::Wanted;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
-use crate::state::wait_queue::{Ticket, Waiter};
+use crate::state::wait_queue::{Ticket, Waiter, Wanted};
 
 /// The number of locks that the search passes.
 const STEPS: usize = 1_000;

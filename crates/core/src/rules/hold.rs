@@ -6,11 +6,11 @@ use crate::manager::{Caller, Incident, LockManager};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::counters::bump;
-use crate::state::event::{End, Event, Text};
+use crate::state::event::{End, Event};
 use crate::state::key_state::Expires;
 use crate::state::lease;
 use crate::state::lock::{Bytes, Hold, NO_END, Name, Session};
-use crate::state::log::cut;
+use crate::state::log::{Text, cut};
 use crate::state::settings::Events;
 
 /// What a new hold begins with.

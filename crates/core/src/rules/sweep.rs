@@ -10,9 +10,8 @@
 use crate::manager::{Caller, Incident, LockManager};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
-use crate::state::event::Text;
 use crate::state::lock::{Lock, Name};
-use crate::state::log::{Kind, cut};
+use crate::state::log::{Kind, Text, cut};
 
 /// The locks that the walk through memory passes in a millisecond.
 const MEMORY_PER_MS: u64 = 36;

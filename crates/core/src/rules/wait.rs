@@ -23,7 +23,7 @@ use crate::state::lease;
 use crate::state::lock::{Bytes, Hold, Name};
 use crate::state::log::Kind;
 use crate::state::outbox::WaitReply;
-use crate::state::wait_queue::{Left, Locks, Ticket, Waiter};
+use crate::state::wait_queue::{Left, Locks, Ticket, Waiter, Wanted};
 
 /// What became of a call that may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,21 +81,6 @@ impl LeaveReason {
             | Self::Disconnected => None,
         }
     }
-}
-
-/// The locks that a call waits for.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    /// The number of the database.
-    pub db: u32,
-    /// The keys, the preferred one first.
-    pub keys: &'a [&'a [u8]],
-    /// How many of them, all at once.
-    pub count: usize,
-    /// The call names a lock set.
-    pub of_set: bool,
-    /// Indexes into `keys` of the locks that are free and that no waiter is before the caller for.
-    pub free: &'a [usize],
 }
 
 impl LockManager {

@@ -5,7 +5,6 @@
 use std::marker::PhantomData;
 
 use crate::state::arena::{Arena, Id};
-use crate::state::lock::Lock;
 
 /// The neighbours of a lock in a list.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,33 +25,16 @@ impl Links {
     }
 }
 
-/// A kind of list: where a lock stores its links.
+/// A kind of list: where an item stores its links.
 pub(crate) trait Linked {
-    /// The links; none when the lock cannot be in this kind of list.
-    fn links(lock: &mut Lock) -> Option<&mut Links>;
+    /// The items.
+    type Item;
+
+    /// The links; none when the item cannot be in this kind of list.
+    fn links(item: &mut Self::Item) -> Option<&mut Links>;
 }
 
-/// Lists of held locks.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Held;
-
-impl Linked for Held {
-    fn links(lock: &mut Lock) -> Option<&mut Links> {
-        Some(&mut lock.links)
-    }
-}
-
-/// Lists of locks with their own counters.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tracked;
-
-impl Linked for Tracked {
-    fn links(lock: &mut Lock) -> Option<&mut Links> {
-        lock.own.as_deref_mut().map(|own| &mut own.links)
-    }
-}
-
-/// A list of locks in the order in which they were added.
+/// A list of items in the order in which they were added.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AgeList<K> {
     oldest: Option<Id>,
@@ -78,10 +60,10 @@ impl<K: Linked> AgeList<K> {
     }
 
     /// Adds a lock at the newest end.
-    pub(crate) fn push(&mut self, locks: &mut Arena<Lock>, id: Id) {
-        let Some(links) = locks.get_mut(id).and_then(K::links) else { return };
+    pub(crate) fn push(&mut self, items: &mut Arena<K::Item>, id: Id) {
+        let Some(links) = items.get_mut(id).and_then(K::links) else { return };
         *links = Links { older: self.newest, newer: None };
-        match self.newest.and_then(|newest| K::links(locks.get_mut(newest)?)) {
+        match self.newest.and_then(|newest| K::links(items.get_mut(newest)?)) {
             Some(neighbour) => neighbour.newer = Some(id),
             None => self.oldest = Some(id),
         }
@@ -90,14 +72,14 @@ impl<K: Linked> AgeList<K> {
     }
 
     /// Removes a lock from this list.
-    pub(crate) fn remove(&mut self, locks: &mut Arena<Lock>, id: Id) {
-        let Some(links) = locks.get_mut(id).and_then(K::links) else { return };
+    pub(crate) fn remove(&mut self, items: &mut Arena<K::Item>, id: Id) {
+        let Some(links) = items.get_mut(id).and_then(K::links) else { return };
         let links = std::mem::take(links);
-        match links.older.and_then(|older| K::links(locks.get_mut(older)?)) {
+        match links.older.and_then(|older| K::links(items.get_mut(older)?)) {
             Some(older) => older.newer = links.newer,
             None => self.oldest = links.newer,
         }
-        match links.newer.and_then(|newer| K::links(locks.get_mut(newer)?)) {
+        match links.newer.and_then(|newer| K::links(items.get_mut(newer)?)) {
             Some(newer) => newer.older = links.older,
             None => self.newest = links.older,
         }

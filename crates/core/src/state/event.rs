@@ -6,10 +6,7 @@ use std::borrow::Cow;
 use crate::state::clock::Now;
 use crate::state::counters::Counters;
 use crate::state::lock::Bytes;
-use crate::state::log::Kind;
-
-/// Text from a client, or a constant of the module.
-pub type Text = Cow<'static, [u8]>;
+use crate::state::log::{Kind, Text};
 
 /// How a hold ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,13 @@
 //! The log of problems with locks, newest first, with a limited length. Repeated entries are folded
 //! into one. The module decides which entries a user may read.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::state::clock::Now;
-use crate::state::event::Text;
+
+/// Text from a client, or a constant of the module.
+pub type Text = Cow<'static, [u8]>;
 
 /// Keys and owners are truncated to this length, in bytes.
 const NAME_MAX: usize = 128;

@@ -11,7 +11,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use crate::state::age_list::{AgeList, Held, Tracked};
+use crate::state::age_list::{AgeList, Linked, Links};
 use crate::state::arena::{Arena, Id};
 use crate::state::counters::Counters;
 use crate::state::lock::{Hold, Lock, NO_END, Name, Session};
@@ -32,6 +32,30 @@ const TRIES: usize = 8;
 
 /// The capacity that the list of locks to forget keeps.
 const IDLE_CAPACITY: usize = 1_024;
+
+/// Lists of held locks.
+#[derive(Clone, Debug, Default)]
+struct Held;
+
+impl Linked for Held {
+    type Item = Lock;
+
+    fn links(lock: &mut Lock) -> Option<&mut Links> {
+        Some(&mut lock.links)
+    }
+}
+
+/// Lists of locks with their own counters.
+#[derive(Clone, Debug, Default)]
+struct Tracked;
+
+impl Linked for Tracked {
+    type Item = Lock;
+
+    fn links(lock: &mut Lock) -> Option<&mut Links> {
+        lock.own.as_deref_mut().map(|own| &mut own.links)
+    }
+}
 
 /// The locks.
 #[derive(Clone, Debug)]

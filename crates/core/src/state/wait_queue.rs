@@ -72,6 +72,21 @@ pub struct Waiter {
     pub(crate) left: Option<Left>,
 }
 
+/// The locks that a call waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The number of the database.
+    pub db: u32,
+    /// The keys, the preferred one first.
+    pub keys: &'a [&'a [u8]],
+    /// How many of them, all at once.
+    pub count: usize,
+    /// The call names a lock set.
+    pub of_set: bool,
+    /// Indexes into `keys` of the locks that are free and that no waiter is before the caller for.
+    pub free: &'a [usize],
+}
+
 /// A waiter that has left and is not removed from its queues yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
