@@ -16,9 +16,7 @@ use crate::redis::main_thread::MainThread;
 use crate::redis::panic_boundary::catch_panics;
 use crate::redis::write_permission;
 
-/// The keys of the server during one callback. Nothing else runs before the callback returns, so a
-/// refusal applies to all of its work, and outside a cluster a permission does as well; in a cluster
-/// each key may have moved.
+/// The keys of the server during one callback. Nothing else runs before the callback returns, so one refusal applies to all of its work. One permission does too, except in a cluster, where each key may have moved.
 pub(crate) struct ServerKeys<'a> {
     context: Context<'a>,
     /// The client's command that this is a part of; none: work on the module's own initiative.
@@ -71,7 +69,7 @@ impl<'a> Keyspace for ServerKeys<'a> {
     }
 
     fn permission(&mut self, key: &[u8]) -> Permission {
-        // The server has accepted the command, whose other keys are in the same slot.
+        // The server has accepted the command, and outside a cluster that permits all its keys.
         if self.call.is_some() && !self.in_cluster() {
             return Permission::Granted;
         }

@@ -5,7 +5,7 @@ use gpulock_core::rules::wait::LeaveReason;
 use gpulock_core::state::wait_queue::Ticket;
 use gpulock_core::{CommandError, request};
 
-use crate::entry::waiters::Waiters;
+use crate::entry::blocked_client_events::Waiters;
 use crate::manager::{now, with_manager};
 use crate::redis::blocked_client;
 use crate::redis::call::Call;

@@ -1,7 +1,7 @@
 //! Every command passes here: deferred work runs before and after it, and its effects are delivered.
 
-use crate::entry::background::run_deferred_around_command;
-use crate::entry::flush::flush;
+use crate::entry::deferred_work::run_deferred_around_command;
+use crate::entry::delivery::deliver;
 use crate::injected_panics::{IN_COMMAND, panic_at};
 use crate::redis::call::Call;
 use crate::redis::command_spec::{Command, Dispatch};
@@ -20,6 +20,6 @@ impl Dispatch for Dispatcher {
             call.reply().error(error);
         }
         run_deferred_around_command(context);
-        flush(context);
+        deliver(context);
     }
 }

@@ -4,14 +4,14 @@ use gpulock_core::LockManager;
 use gpulock_core::state::settings::Settings;
 
 use crate::commands;
-use crate::entry::settings::ManagerSettings;
+use crate::entry::settings_store::ManagerSettings;
 use crate::entry::{config_checks, events};
 use crate::manager::{now, set_manager, with_manager};
 use crate::redis::context::Context;
 use crate::redis::exports::Module;
 use crate::redis::{
     blocked_client, config, detached_context, info_section, needed_commands,
-    panic_boundary, replication, server_events, static_strings, unload,
+    panic_boundary, replication_listeners, server_events, static_strings, unload,
 };
 use crate::report::info::Info;
 
@@ -46,7 +46,7 @@ impl Module for Gpulock {
         static_strings::forget();
         detached_context::free();
         server_events::forget();
-        replication::listeners_may_have_changed();
+        replication_listeners::listeners_may_have_changed();
         blocked_client::forget();
     }
 

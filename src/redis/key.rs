@@ -10,7 +10,7 @@ use gpulock_core::state::key_state::{Expires, KeyMeta, OWNER_MAX};
 use super::api::{OK, api, flag, raw};
 use super::context::{Context, log_warning};
 use super::panic_boundary::count_internal_error;
-use super::replication;
+use super::replication_listeners;
 use super::static_strings;
 use super::string::{OwnedString, StringRef, slice};
 
@@ -268,14 +268,15 @@ impl<'a> Key<'a> {
     }
 
     /// Replicates the plain command, which `replicate` builds, and counts the change for the
-    /// server's saving. When there is no listener, the client's own command takes its place: the
-    /// server only counts then, and reads neither.
+    /// server's saving. Without a listener the client's own command is passed instead: the server reads neither, it only counts the change.
     fn replicate(
         &self,
         replicate: impl FnOnce(*mut raw::RedisModuleCtx, *mut raw::RedisModuleString) -> c_int,
     ) {
         let ctx = self.context.as_ptr();
-        if matches!(self.opened, Opened::ForCommand) && replication::has_no_listeners() {
+        if matches!(self.opened, Opened::ForCommand)
+            && replication_listeners::has_no_listeners()
+        {
             // SAFETY: the context is that of a command.
             unsafe { api!(RedisModule_ReplicateVerbatim(ctx)) };
         } else if replicate(ctx, self.name) != OK {

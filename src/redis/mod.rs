@@ -23,7 +23,7 @@ pub(crate) mod key;
 pub(crate) mod main_thread;
 pub(crate) mod needed_commands;
 pub(crate) mod panic_boundary;
-pub(crate) mod replication;
+pub(crate) mod replication_listeners;
 pub(crate) mod reply;
 pub(crate) mod server_events;
 pub(crate) mod server_info;

@@ -35,7 +35,9 @@ fn reports(server: &Server, name: &str) -> usize {
     let log = server.log();
     let message = format!("<gpulock> caught an internal error: injected at {name} (");
     let entries = log.lines().filter(|line| line.contains(&message));
-    entries.inspect(|line| assert!(line.contains("injected_panics.rs:"), "{line}")).count()
+    entries
+        .inspect(|line| assert!(line.contains("injected_panics.rs:"), "{line}"))
+        .count()
 }
 
 /// Checks that other commands work.

@@ -1,5 +1,4 @@
-//! The keys of a lock that passes on: to one waiter, or, with others that were reserved, to a
-//! waiter for a lock set. The rules decide who is next.
+//! Writes the keys when a lock passes on: to one waiter, or, with other reserved locks, to a waiter for a lock set. The rules decide who is next.
 
 use std::collections::BTreeSet;
 

@@ -18,7 +18,7 @@ pub fn probe<K: Keyspace>(keys: &mut K, id: Id) {
             return;
         }
         let state = state_in_cluster(keys, &key, name.borrow());
-        // In a cluster a refusal also hides whether another node serves the key.
+        // In a cluster a refusal does not tell whether the key is free or on another node.
         let leads_to_write = state == KeyState::Absent
             && (keys.in_cluster()
                 || keys.with_manager(|manager| manager.has_waiters(id)));

@@ -5,9 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::manager::LockManager;
+use crate::error::CommandError;
+use crate::manager::{Caller, Incident, LockManager};
+use crate::request::Acquire;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
+use crate::state::lock::{Hold, Name};
+use crate::state::log::Kind;
 use crate::state::wait_queue::{Ticket, Waiter, Wanted};
 
 /// The number of locks that the search passes.
@@ -68,6 +72,38 @@ impl LockManager {
         let is_own = |id: &Id| locks.len() > 1 && self.holds(*id, owner);
         let begin = locks.iter().filter(|id| !is_own(id));
         self.search(owner, begin.copied().take(STEPS).collect(), READS, now).0
+    }
+
+    /// Refuses a wait that would close a cycle: counts and logs it, and returns the error.
+    pub(crate) fn refuse_deadlock(
+        &mut self,
+        wanted: Wanted<'_>,
+        request: &Acquire<'_>,
+        cycle: Cycle,
+        client: u64,
+        now: Now,
+    ) -> CommandError {
+        let Cycle { locks, chain } = cycle;
+        let Some((id, key)) = locks
+            .first()
+            .and_then(|id| self.table.get(*id).map(|lock| (*id, lock.key.clone())))
+        else {
+            return CommandError::Internal;
+        };
+        let counted = (wanted.keys.len() == 1).then_some(id);
+        self.count(counted, |counters| &mut counters.deadlocks);
+        let hold = self.table.hold(id).cloned();
+        let incident = Incident {
+            name: Name { db: wanted.db, key: &key },
+            kind: Kind::Deadlock,
+            holder: hold.as_ref().map(|hold| &*hold.owner),
+            token: hold.as_ref().and_then(Hold::token),
+            held_ms: hold.as_ref().and_then(|hold| hold.held_ms(now)),
+            reason: chain.clone().into_bytes().into(),
+            caller: Caller { owner: Some(request.owner), client: Some(client) },
+        };
+        self.log_incident(incident, now);
+        CommandError::Deadlock { chain }
     }
 
     /// Goes from lock to holder, and from there to the locks that the holder waits for, until the

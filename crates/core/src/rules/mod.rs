@@ -17,4 +17,5 @@ pub mod release;
 mod role;
 pub mod session;
 mod sweep;
+mod undelivered;
 pub mod wait;

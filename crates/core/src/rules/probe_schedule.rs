@@ -1,6 +1,4 @@
-//! When to probe a lock without a command: at the end of its lease, while a client waits for it or a
-//! grace period runs; and every few milliseconds if clients wait for it, because other commands
-//! delete keys without notice.
+//! When to probe a lock without a command: at the end of its lease, if a client waits for it or a grace period runs; and every few milliseconds while clients wait for it, because other commands delete keys without notice.
 
 use crate::manager::LockManager;
 use crate::state::arena::Id;
@@ -29,7 +27,7 @@ impl LockManager {
     /// period runs, and no work is deferred.
     pub fn next_wake_ms(&self, now: Now) -> Option<u64> {
         const NEVER: u64 = u64::MAX;
-        // The clock may have been stepped back.
+        // After the clock was stepped back, `next_ms` is too far ahead.
         let far = now.ms().saturating_add(PROBE_EVERY_MS);
         let (probe, deadline) = match self.queues.clients() {
             // A kept position that expires has no effect of its own.
@@ -57,7 +55,7 @@ impl LockManager {
     pub fn due_queues(&mut self, now: Now, due: &mut Vec<Id>) {
         self.probes.checked_ms = now.ms();
         due.extend(self.table.due_alarms(now.ms()).take(ENDS_AT_A_TIME));
-        // The clock may have been stepped back.
+        // After the clock was stepped back, `next_ms` is too far ahead.
         let far = now.ms().saturating_add(PROBE_EVERY_MS);
         if now.ms() < self.probes.next_ms && self.probes.next_ms <= far {
             return;

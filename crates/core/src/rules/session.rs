@@ -1,17 +1,15 @@
-//! Sessions: a hold that ends with the connection that acquired it. Also the other deferred work on
-//! single locks: grants that did not arrive, and reserved locks that pass on.
+//! Sessions: a hold that ends with the connection that acquired it. Its end is deferred work, which is
+//! dispatched here.
 
 use crate::manager::{Caller, LockManager};
 use crate::rules::hand_off::HandOff;
 use crate::rules::wait::LeaveReason;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
-use crate::state::deferred::{Deferred, Lost};
+use crate::state::deferred::Deferred;
 use crate::state::event::End;
 use crate::state::key_state::KeyState;
-use crate::state::lock::{Bytes, Name, Session};
-use crate::state::outbox::Grant;
-use crate::state::wait_queue::{Locks, Waiter};
+use crate::state::lock::Session;
 
 /// What to write to the key of a lock with deferred work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,18 +36,6 @@ impl LockManager {
         if self.table.first_tied(client).is_some() {
             self.deferred.end_session(client, self.budget.of_session(), now);
         }
-    }
-
-    /// A waiter was gone before it received its grants: they are taken back.
-    pub fn undelivered(&mut self, grants: &[Grant], waiter: &Waiter, set: &[Bytes]) {
-        self.deferred.take_back(grants, waiter.clone(), set);
-    }
-
-    /// A waiter may not have its grants, because its user has lost the permission: they are taken
-    /// back, and its position is not restored.
-    pub fn not_permitted(&mut self, grants: &[Grant], waiter: &Waiter) {
-        let waiter = Waiter { unique: false, ..waiter.clone() };
-        self.deferred.take_back(grants, waiter, &[]);
     }
 
     /// The lock, or one of the locks, of the next deferred work.
@@ -96,48 +82,6 @@ impl LockManager {
             | Deferred::Session(_)
             | Deferred::Recount { .. } => DeferredOutcome::Nothing,
         }
-    }
-
-    /// Takes a grant back, unless its owner has acquired the lock again meanwhile and so got the
-    /// token.
-    fn take_back(
-        &mut self,
-        id: Id,
-        token: u64,
-        lost: &Lost,
-        now: Now,
-    ) -> DeferredOutcome {
-        let hold = self.table.hold(id);
-        if hold.is_none_or(|hold| hold.token() != Some(token) || hold.renewed) {
-            return DeferredOutcome::Nothing;
-        }
-        self.restore_position(id, lost, now);
-        self.end(id, End::Undelivered, Caller::default(), now);
-        DeferredOutcome::Ended(self.hand_off_next(id, now))
-    }
-
-    /// Restores the position of a UNIQUE waiter whose grant is taken back, unless that was done for
-    /// another lock of its set, or its owner has a newer position in one of these queues.
-    fn restore_position(&mut self, id: Id, lost: &Lost, now: Now) {
-        let Lost { waiter, set } = lost;
-        let Some(db) = self.table.get(id).map(|lock| lock.db) else { return };
-        if !waiter.unique || self.settings.place_keep == 0 {
-            return;
-        }
-        let is_queued = |lock: &Id| self.queues.position_of(&waiter.owner, *lock);
-        let find = |key: &Bytes| self.table.find(Name { db, key });
-        let mut locks: Locks = set.iter().filter_map(find).collect();
-        if set.is_empty() {
-            locks.clone_from(&waiter.locks);
-        }
-        if locks.iter().any(|lock| is_queued(lock).is_some()) {
-            return;
-        }
-        if !set.is_empty() {
-            let mut make = |key| self.table.find_or_make(Name { db, key });
-            locks = set.iter().filter_map(|key| make(key.as_slice())).collect();
-        }
-        self.keep_position(&Waiter { locks, ..waiter.clone() }, now);
     }
 
     /// Ends a hold whose connection closed, or leaves it its grace period.

@@ -13,15 +13,14 @@
 //! | the cluster slot moves | an error | `waits_abandoned` | given up |
 
 use crate::error::CommandError;
-use crate::manager::{Caller, Incident, LockManager, counted_for};
+use crate::manager::{LockManager, counted_for};
 use crate::request::Acquire;
-use crate::rules::deadlock::{Cycle, DeadlockCheck};
+use crate::rules::deadlock::DeadlockCheck;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::counters::Counters;
 use crate::state::lease;
-use crate::state::lock::{Bytes, Hold, Name};
-use crate::state::log::Kind;
+use crate::state::lock::{Bytes, Name};
 use crate::state::outbox::WaitReply;
 use crate::state::wait_queue::{Left, Locks, Ticket, Waiter, Wanted};
 
@@ -217,38 +216,6 @@ impl LockManager {
             && waiter.locks.len() == locks.len()
             && locks.iter().all(is_in_queue);
         same.then_some(*ticket)
-    }
-
-    /// Counts and logs a wait that would have closed a cycle.
-    fn refuse_deadlock(
-        &mut self,
-        wanted: Wanted<'_>,
-        request: &Acquire<'_>,
-        cycle: Cycle,
-        client: u64,
-        now: Now,
-    ) -> CommandError {
-        let Cycle { locks, chain } = cycle;
-        let Some((id, key)) = locks
-            .first()
-            .and_then(|id| self.table.get(*id).map(|lock| (*id, lock.key.clone())))
-        else {
-            return CommandError::Internal;
-        };
-        let counted = (wanted.keys.len() == 1).then_some(id);
-        self.count(counted, |counters| &mut counters.deadlocks);
-        let hold = self.table.hold(id).cloned();
-        let incident = Incident {
-            name: Name { db: wanted.db, key: &key },
-            kind: Kind::Deadlock,
-            holder: hold.as_ref().map(|hold| &*hold.owner),
-            token: hold.as_ref().and_then(Hold::token),
-            held_ms: hold.as_ref().and_then(|hold| hold.held_ms(now)),
-            reason: chain.clone().into_bytes().into(),
-            caller: Caller { owner: Some(request.owner), client: Some(client) },
-        };
-        self.log_incident(incident, now);
-        CommandError::Deadlock { chain }
     }
 
     fn add_waiter(&mut self, waiter: Waiter) -> Ticket {

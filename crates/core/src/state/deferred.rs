@@ -16,8 +16,7 @@ use crate::state::wait_queue::{Ticket, WaitQueues, Waiter};
 /// Work on one lock, or on the lock set of one waiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deferred {
-    /// A client's connection closed: the end of each lock tied to it, which
-    /// [`DeferredQueue::take`] returns one by one.
+    /// A client's connection closed. [`DeferredQueue::take`] returns a `SessionEnd` for each lock tied to it.
     Session(EndingSession),
     /// The connection closed that this lock was tied to.
     SessionEnd {
@@ -86,7 +85,7 @@ impl Deferred {
 pub struct DeferredQueue {
     /// Work that is due at once, the oldest first.
     work: VecDeque<Deferred>,
-    /// Sessions of which more ends than may end at once.
+    /// Sessions with more locks than may end at once.
     sessions: VecDeque<EndingSession>,
     /// The clients whose session has ended while locks are tied to them.
     closed_clients: BTreeSet<u64>,
@@ -145,9 +144,7 @@ impl DeferredQueue {
         }
     }
 
-    /// The lock, or one of the locks, of the next item; none without work. Items that have become
-    /// void are dropped: otherwise the server would be asked about the lock of the item behind
-    /// one, and the void item carried out with that answer.
+    /// The lock, or one of the locks, of the next item; none without work. Void items are dropped first: otherwise the permission for the lock of the next item would be used for the void item.
     pub(crate) fn next_lock(&mut self, table: &Table, queues: &WaitQueues) -> Option<Id> {
         while let Some(work) = self.work.front() {
             let lock = match work {
@@ -175,8 +172,7 @@ impl DeferredQueue {
         None
     }
 
-    /// The oldest item that is due at once. Of a session these are the first locks only, one at a
-    /// time, with the items of others in between.
+    /// The oldest item that is due at once. Of a session it returns only the first locks, one for each call, alternating with other items.
     pub(crate) fn take(
         &mut self,
         table: &mut Table,

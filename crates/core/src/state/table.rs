@@ -16,8 +16,7 @@ use crate::state::arena::{Arena, Id};
 use crate::state::counters::Counters;
 use crate::state::lock::{Hold, Lock, NO_END, Name, Session};
 
-/// The number of hash tables in the index by name: with a million locks, each has a thousand
-/// entries, which one insertion moves in a fifth of a millisecond.
+/// The number of hash tables in the index by name: with a million locks, each has a thousand entries; the insertion that grows one moves them in a fifth of a millisecond.
 const SHARDS: usize = 1024;
 
 /// A hash table shrinks when at most an eighth of it is used, but not below this capacity.
@@ -110,8 +109,7 @@ impl Table {
     }
 
     /// The lock of this name, created if the table does not have it. A new lock gets counters of
-    /// its own unless its key is long. The tracked locks may exceed the limit after this, because
-    /// this must not remove a lock whose id a caller still uses; [`Table::forget_idle`] does.
+    /// its own unless its key is long. The tracked locks may exceed the limit after this: untracking a lock here could free an id that a caller still uses. [`Table::forget_idle`] removes the surplus.
     pub(crate) fn find_or_make(&mut self, name: Name<'_>) -> Option<Id> {
         let hash = self.hasher.hash_one(name);
         let Self { locks, index, .. } = self;
@@ -289,8 +287,7 @@ impl Table {
 
     // ---- Locks that are no longer needed
 
-    /// Forgets the locks that have become idle, and takes their own counters from the tracked
-    /// locks above the limit. Called after each command and event, when no caller holds the id of
+    /// Forgets the locks that have become idle, and removes the counters of the tracked locks above the limit. Called after each command and event, when no caller holds the id of
     /// an idle lock.
     #[inline]
     pub(crate) fn forget_idle(&mut self) {
@@ -367,8 +364,7 @@ impl Table {
         }
     }
 
-    /// The least recently used tracked lock that is idle. A lock in use that is met on the way
-    /// counts as used now; after some of those the search ends.
+    /// The least recently used tracked lock that is idle. Each lock in use that it meets counts as used now; after [`TRIES`] of them it gives up.
     fn least_used(&mut self) -> Option<Id> {
         for _ in 0..TRIES {
             let id = self.tracked.oldest()?;
@@ -380,7 +376,7 @@ impl Table {
         None
     }
 
-    /// Takes their own counters from all idle locks.
+    /// Removes the counters of all idle locks.
     pub(crate) fn untrack_idle(&mut self) {
         let is_idle = |id: &Id| self.locks.get(*id).is_some_and(Lock::is_idle);
         let idle: Vec<Id> = self.tracked().filter(is_idle).collect();
@@ -407,7 +403,7 @@ impl Table {
         std::iter::successors(id, |id| self.tracked_after(*id))
     }
 
-    /// The tracked lock that was used next before this one.
+    /// The next less recently used tracked lock.
     pub fn tracked_after(&self, id: Id) -> Option<Id> {
         self.locks.get(id)?.own.as_deref()?.links.older()
     }

@@ -16,13 +16,11 @@
 //! ```
 //!
 //! Removing a waiter takes a step for each of its locks. A waiter with many locks, or one that
-//! leaves while others are being removed, is only marked ([`Left`]). Its deadline becomes the
-//! beginning of time, because no rule grants a lock to a waiter whose deadline has passed.
+//! leaves while others are being removed, is only marked ([`Left`]). Its deadline is set to 0. That has passed, so no rule grants it a lock.
 //! [`LockManager::expire_waits`] removes it.
 //!
 //! A waiter for several locks has a position in the queue of each, with the same sequence number.
-//! Of any two waiters the same one is earlier wherever they meet, so no two can wait for each
-//! other.
+//! Two waiters have the same order in every queue that they share, so they never wait for each other.
 //!
 //! [`LockManager::expire_waits`]: crate::LockManager::expire_waits
 
@@ -83,7 +81,7 @@ pub struct Wanted<'a> {
     pub count: usize,
     /// The call names a lock set.
     pub of_set: bool,
-    /// Indexes into `keys` of the locks that are free and that no waiter is before the caller for.
+    /// Indexes into `keys`: the free locks for which no waiter is ahead of the caller.
     pub free: &'a [usize],
 }
 
@@ -122,10 +120,10 @@ impl Waiter {
     }
 }
 
-/// The locks that a waiter waits for. A few of them, and so nearly always, need no allocation.
+/// The locks that a waiter waits for. Up to four need no allocation; more are rare.
 pub type Locks = SmallVec<[Id; 4]>;
 
-/// The number of waiters that have left which [`WaitQueues::first_other`] skips.
+/// The number of waiters that have left and that [`WaitQueues::first_other`] skips at most.
 const SKIPPED: usize = 16;
 
 /// All queues.
@@ -291,7 +289,7 @@ impl WaitQueues {
         self.by_ticket.get(&ticket)
     }
 
-    /// A waiter, to change what it misses.
+    /// A waiter, to change `missing` or `recount_deferred`.
     pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
         self.by_ticket.get_mut(&ticket)
     }
@@ -310,8 +308,7 @@ impl WaitQueues {
         self.connected.range(queue(lock)).next().map(|(_, ticket)| *ticket)
     }
 
-    /// The first connected waiter of a queue other than `own`. Waiters that have left are skipped;
-    /// after some of those the next one is returned although it has left, to bound the time.
+    /// The first connected waiter of a queue other than `own`. To bound the time, at most [`SKIPPED`] waiters that have left are skipped; the next one is returned even if it has left.
     pub(crate) fn first_other(&self, lock: Id, own: Option<Ticket>) -> Option<Ticket> {
         let waiters = self.connected.range(queue(lock)).map(|(_, ticket)| *ticket);
         let mut others = waiters.filter(|ticket| Some(*ticket) != own);
@@ -360,7 +357,7 @@ impl WaitQueues {
         })
     }
 
-    /// The number of positions that are no longer kept and not removed yet, without those given up.
+    /// The number of kept waiters whose time is over and that are not removed yet. Given-up ones do not count.
     pub(crate) fn count_keeps_over(&self, now: Now) -> usize {
         let is_over = |waiter: &&Waiter| {
             waiter.left.is_none_or(Left::keeps_position) && waiter.is_keep_over(now)

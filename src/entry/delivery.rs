@@ -6,14 +6,14 @@ use gpulock_core::CommandError;
 use gpulock_core::state::outbox::WaitReply;
 
 use crate::broken_rules;
-use crate::entry::background::arm_timer;
+use crate::entry::timer::arm_timer;
 use crate::manager::with_manager;
 use crate::redis::context::Context;
 use crate::redis::{acl, blocked_client};
 use crate::report::event_message::{channel, message};
 
 /// Delivers everything that waits for delivery, and arms the timer.
-pub(super) fn flush(context: Context<'_>) {
+pub(super) fn deliver(context: Context<'_>) {
     let has_output = with_manager(|manager| {
         manager.forget_idle();
         manager.outbox().has_any()

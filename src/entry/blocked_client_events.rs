@@ -5,8 +5,8 @@ use gpulock_core::rules::wait::LeaveReason;
 use gpulock_core::state::outbox::WaitReply;
 use gpulock_core::state::wait_queue::Ticket;
 
-use crate::entry::background::run_deferred_between_commands;
-use crate::entry::flush::flush;
+use crate::entry::deferred_work::run_deferred_between_commands;
+use crate::entry::delivery::deliver;
 use crate::manager::{now, with_manager};
 use crate::redis::blocked_client::BlockedClientEvents;
 use crate::redis::detached_context;
@@ -18,7 +18,7 @@ impl BlockedClientEvents for Waiters {
     fn left(ticket: Ticket, reason: LeaveReason) {
         with_manager(|manager| manager.leave(ticket, reason, now()));
         if let Some(context) = detached_context::get() {
-            flush(context);
+            deliver(context);
         }
     }
 
@@ -30,7 +30,7 @@ impl BlockedClientEvents for Waiters {
         take_back(reply);
         run_deferred_between_commands();
         if let Some(context) = detached_context::get() {
-            flush(context);
+            deliver(context);
         }
     }
 }

@@ -1,0 +1,31 @@
+//! Deferred work around commands and between them. Otherwise the timer carries it out.
+
+use gpulock_core::engine::{Keyspace, deferred};
+
+use crate::keyspace::ServerKeys;
+use crate::manager::{now, with_manager};
+use crate::redis::context::Context;
+use crate::redis::detached_context;
+
+/// Carries out the deferred work before and after a command, so that GPULOCK commands find it done.
+/// Not within a script, a transaction or another module's command: the timer does it right after
+/// them. In a cluster the timer does it as well, because a command may touch keys of its own slot
+/// only.
+pub(super) fn run_deferred_around_command(context: Context<'_>) {
+    if with_manager(|manager| manager.deferred().has_work()) {
+        let flags = context.flags();
+        if !flags.denies_blocking() && !flags.in_cluster() && context.is_of_client() {
+            run_deferred_between_commands();
+        }
+    }
+}
+
+/// Carries out the deferred work at once. Only where no command is being executed.
+pub(super) fn run_deferred_between_commands() {
+    let Some(context) = detached_context::get() else { return };
+    let mut keys = ServerKeys::in_background(context);
+    if keys.may_start() {
+        let began = now();
+        deferred::run(&mut keys, began);
+    }
+}
