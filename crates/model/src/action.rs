@@ -1,54 +1,54 @@
-//! One step of a world: what somebody does, or what happens.
+//! The steps of a world, and those that may follow in a scope.
 
 use gpulock_core::state::settings::{Events, Settings};
 
 use crate::call::OWNERS;
 use crate::flaw::Flaw;
-use crate::holds::Tie;
+use crate::holds::SessionTie;
 use crate::keyspace::{KEYS, Value, name};
-use crate::scope::{KEEP_MS, LEASE_MS, LOOK_MS, Offer, Scope};
+use crate::scope::{Feature, KEEP_MS, LEASE_MS, PROBE_MS, Scope};
 use crate::world::{World, Writes};
 
-/// The value of an outsider who knows nothing of owners.
-const STRANGER: &[u8] = b"stranger";
+/// A value that is not one of the owners.
+const FOREIGN_OWNER: &[u8] = b"stranger";
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each says what it is; `Offer` and `How` tell more")]
+#[expect(missing_docs, reason = "see `Feature` and `CallTemplate`")]
 pub enum Action {
-    Call { client: usize, how: usize },
+    Call { client: usize, template: usize },
     Release { client: usize, key: usize },
     Extend { client: usize, key: usize },
-    Force { key: usize },
+    ForceRelease { key: usize },
     Disconnect { client: usize },
     Unblock { client: usize, with_error: bool },
     Delete { key: usize },
     Set { key: usize },
     SetOwner { key: usize, client: usize },
     Persist { key: usize },
-    Look { key: usize },
+    Probe { key: usize },
     Tick,
-    Pass,
+    AdvanceClock,
     EndTurn,
     Writes(Writes),
     ResetStats,
 }
 
 impl Scope {
-    /// The world in which it begins.
+    /// The initial world.
     pub fn begin(&self, flaw: Flaw) -> World {
         let settings = Settings {
             default_lease: LEASE_MS,
             place_keep: KEEP_MS,
-            // What nobody looks at here would only be copied.
+            // Never read here, and costs time to copy.
             tracked_keys: 0,
             log_len: 0,
             events: Events::Off,
             ..Default::default()
         };
         let mut world = World::new(settings, flaw);
-        world.defers_longer = self.has(Offer::DefersLonger);
-        if self.has(Offer::SmallBudgets) {
+        world.defers_to_turn_end = self.has(Feature::DefersToTurnEnd);
+        if self.has(Feature::SmallBudgets) {
             world.use_small_budgets();
         }
         world
@@ -57,33 +57,33 @@ impl Scope {
     /// Takes a step.
     pub fn take(&self, world: &mut World, action: Action) {
         match action {
-            Action::Call { client, how } => {
-                world.acquire(&self.asks[how].request(client))
+            Action::Call { client, template } => {
+                world.acquire(&self.calls[template].call(client))
             }
             Action::Release { client, key } => world.release(key, client, None),
             Action::Extend { client, key } => world.extend(key, client, None),
-            Action::Force { key } => world.force(key, None, None),
+            Action::ForceRelease { key } => world.force_release(key, None, None),
             Action::Disconnect { client } => world.drop_client(client),
             Action::Unblock { client, with_error } => world.unblock(client, with_error),
             Action::Delete { key } => world.delete(key),
-            Action::Set { key } => world.set(key, STRANGER, Some(LEASE_MS)),
+            Action::Set { key } => world.set(key, FOREIGN_OWNER, Some(LEASE_MS)),
             Action::SetOwner { key, client } => {
                 world.set(key, OWNERS[client], Some(LEASE_MS));
             }
             Action::Persist { key } => world.expire(key, None),
-            Action::Look { key } => world.probe(key),
+            Action::Probe { key } => world.probe(key),
             Action::Tick => world.tick(),
-            Action::Pass => world.pass(LOOK_MS.cast_signed()),
+            Action::AdvanceClock => world.advance_clock(PROBE_MS.cast_signed()),
             Action::EndTurn => world.end_turn(),
             Action::Writes(writes) => world.set_writes(writes),
             Action::ResetStats => world.reset_stats(),
         }
-        if !self.has(Offer::LongTurns) && world.writes() != Writes::WithinCommand {
+        if !self.has(Feature::LongTurns) && world.writes() != Writes::WithinCommand {
             world.end_turn();
         }
     }
 
-    /// What may happen next.
+    /// The steps that may follow.
     pub fn actions(&self, world: &World, actions: &mut Vec<Action>) {
         if world.breach().is_some() {
             return;
@@ -96,112 +96,112 @@ impl Scope {
         }
     }
 
-    /// What clients ask, each while it does not wait.
+    /// The commands of clients that do not wait.
     fn commands(&self, world: &World, actions: &mut Vec<Action>) {
         let idle = |client: &usize| !world.is_waiting(*client);
         for client in (0..self.clients).filter(idle) {
-            let asks = 0..self.asks.len();
-            actions.extend(asks.map(|how| Action::Call { client, how }));
+            let templates = 0..self.calls.len();
+            actions.extend(templates.map(|template| Action::Call { client, template }));
             for key in (0..self.locks).filter(|key| holds(world, client, *key)) {
-                if self.has(Offer::Release) {
+                if self.has(Feature::Release) {
                     actions.push(Action::Release { client, key });
                 }
-                if self.has(Offer::Extend) {
+                if self.has(Feature::Extend) {
                     actions.push(Action::Extend { client, key });
                 }
             }
         }
-        if !self.has(Offer::WrongRelease) {
+        if !self.has(Feature::ReleaseByAnother) {
             return;
         }
         for key in (0..self.locks).filter(|key| is_known(world, *key)) {
-            // One of them stands for all: it changes nothing but counters.
+            // One client is enough: the command changes nothing but counters.
             let mut others = (0..self.clients).filter(idle);
             let other = others.find(|client| !holds(world, *client, key));
             actions.extend(other.map(|client| Action::Release { client, key }));
         }
     }
 
-    /// What happens to connections, of which something waits or is tied to them.
+    /// Events of the connections of clients that wait or to which locks are tied.
     fn connections(&self, world: &World, actions: &mut Vec<Action>) {
         for client in 0..self.clients {
             let waits = world.queue.find_connection(world.connection(client)).is_some();
-            if self.has(Offer::Disconnect)
-                && (world.is_waiting(client) || has_tie(world, client))
+            if self.has(Feature::Disconnect)
+                && (world.is_waiting(client) || has_session(world, client))
             {
                 actions.push(Action::Disconnect { client });
             }
-            if self.has(Offer::Unblock) && waits {
+            if self.has(Feature::Unblock) && waits {
                 actions.push(Action::Unblock { client, with_error: false });
             }
-            if self.has(Offer::UnblockWithError) && waits {
+            if self.has(Feature::UnblockWithError) && waits {
                 actions.push(Action::Unblock { client, with_error: true });
             }
         }
     }
 
-    /// What operators and outsiders do to keys.
+    /// What operators and other clients do to keys.
     fn keys(&self, world: &World, actions: &mut Vec<Action>) {
         for key in 0..self.locks {
             let text = world.keys.text(key);
-            if self.has(Offer::Force) && text.is_some() {
-                actions.push(Action::Force { key });
+            if self.has(Feature::ForceRelease) && text.is_some() {
+                actions.push(Action::ForceRelease { key });
             }
-            if self.has(Offer::Delete) && text.is_some() {
+            if self.has(Feature::Delete) && text.is_some() {
                 actions.push(Action::Delete { key });
             }
-            if self.has(Offer::Persist) && world.keys.until_ms(key).is_some() {
+            if self.has(Feature::Persist) && world.keys.until_ms(key).is_some() {
                 actions.push(Action::Persist { key });
             }
-            if self.has(Offer::Set) {
+            if self.has(Feature::Set) {
                 actions.push(Action::Set { key });
             }
-            if self.has(Offer::SetOwner) {
+            if self.has(Feature::SetOwner) {
                 let owners = 0..self.clients;
                 actions.extend(owners.map(|client| Action::SetOwner { key, client }));
             }
-            if self.has(Offer::Look) && is_known(world, key) {
-                actions.push(Action::Look { key });
+            if self.has(Feature::Probe) && is_known(world, key) {
+                actions.push(Action::Probe { key });
             }
         }
     }
 
-    /// Writes are accepted no longer, or again.
-    fn changes_of_writes(&self, world: &World, actions: &mut Vec<Action>) {
+    /// Changes of whether the server accepts writes.
+    fn write_changes(&self, world: &World, actions: &mut Vec<Action>) {
         if world.writes() != Writes::Accepted {
             actions.push(Action::Writes(Writes::Accepted));
             return;
         }
-        let offered = REFUSALS.iter().filter(|(offer, _)| self.has(*offer));
-        actions.extend(offered.map(|(_, writes)| Action::Writes(*writes)));
+        let refusals = REFUSALS.iter().filter(|(feature, _)| self.has(*feature));
+        actions.extend(refusals.map(|(_, writes)| Action::Writes(*writes)));
     }
 
-    /// What the server does by itself.
+    /// What the server does on its own.
     fn server(&self, world: &World, actions: &mut Vec<Action>) {
-        self.changes_of_writes(world, actions);
+        self.write_changes(world, actions);
         if world.writes() == Writes::WithinCommand {
             return;
         }
         actions.push(Action::Tick);
-        // Nobody's time is over within a turn of the loop.
+        // The clock does not advance within a turn of the event loop.
         if world.in_flight.is_empty() && !world.manager.deferred().has_work() {
             if time_matters(world) {
-                actions.push(Action::Pass);
+                actions.push(Action::AdvanceClock);
             }
         } else {
             actions.push(Action::EndTurn);
         }
-        if self.has(Offer::ResetStats) {
+        if self.has(Feature::ResetStats) {
             actions.push(Action::ResetStats);
         }
     }
 }
 
-/// How the server may come to refuse writes.
-const REFUSALS: [(Offer, Writes); 3] = [
-    (Offer::Pause, Writes::Paused),
-    (Offer::Refuse, Writes::Refused),
-    (Offer::LongCommand, Writes::WithinCommand),
+/// The ways in which the server refuses writes.
+const REFUSALS: [(Feature, Writes); 3] = [
+    (Feature::Pause, Writes::Paused),
+    (Feature::RefuseWrites, Writes::Refused),
+    (Feature::LongCommand, Writes::WithinCommand),
 ];
 
 fn holds(world: &World, client: usize, key: usize) -> bool {
@@ -212,14 +212,14 @@ fn is_known(world: &World, key: usize) -> bool {
     world.manager.table().find(name(key)).is_some()
 }
 
-fn has_tie(world: &World, client: usize) -> bool {
+fn has_session(world: &World, client: usize) -> bool {
     let connection = world.connection(client);
     world.holds.iter().flatten().any(
-        |held| matches!(held.session, Tie::To { connection: to, .. } if to == connection),
+        |held| matches!(held.session, SessionTie::Connected { connection: to, .. } if to == connection),
     )
 }
 
-/// Something ends by itself, or is looked at again.
+/// Whether something ends with time or is probed again.
 fn time_matters(world: &World) -> bool {
     let ends = |key: usize| matches!(world.keys.get(key), Some(Value::Text(_, Some(_))));
     (0..KEYS.len()).any(ends) || !world.queue.positions().is_empty()

@@ -1,23 +1,24 @@
-//! What a client asks for, and how.
+//! A call of ACQUIRE or ACQUIREANY.
 
 use gpulock_core::request::Acquire;
 use gpulock_core::rules::acquire::CallerContext;
 
 use crate::keyspace::KEYS;
 
-/// The owners' names.
+/// The owners.
 pub const OWNERS: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
 
-/// Who asks for what, and how.
+/// A call of ACQUIRE or ACQUIREANY.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Who asks: a client has one connection at a time.
+    /// The client that calls. It has one connection at a time.
     pub client: usize,
-    /// One lock, or those of a set, the one liked best first: places in [`KEYS`].
+    /// The key of ACQUIRE, or the lock set of ACQUIREANY in order of preference: indexes into
+    /// [`KEYS`].
     pub keys: Vec<usize>,
-    /// How many of the set; none: it is one lock alone that is asked for.
+    /// `COUNT` of ACQUIREANY; none for ACQUIRE.
     pub count: Option<usize>,
-    /// For whom: a place in [`OWNERS`].
+    /// The owner: an index into [`OWNERS`].
     pub owner: usize,
     /// `PX`
     pub lease_ms: Option<u64>,
@@ -27,12 +28,12 @@ pub struct Call {
     pub block_ms: Option<u64>,
     /// `SESSION GRACE`
     pub session_grace_ms: Option<u64>,
-    /// The server is not out of memory.
+    /// Whether the server has memory left.
     pub has_memory: bool,
 }
 
 impl Call {
-    /// How many locks it wants.
+    /// The number of locks to acquire.
     pub(crate) fn wants(&self) -> usize {
         self.count.unwrap_or(1)
     }

@@ -1,24 +1,24 @@
-//! When two worlds are the same: everything that can influence what happens from now on, and
-//! nothing else, in words. Worlds with equal words go on alike, so one of them is explored.
+//! Which worlds are equivalent. A world is encoded as words that contain everything that can influence its
+//! future and nothing else. Worlds with equal words have the same future, so only one of them is explored.
 //!
-//! What is changed or left out, and why that is sound:
+//! What is normalized or left out, and why that is sound:
 //!
-//! - **Times** count from now: the rules compare and add times, and nothing else. Of times
-//!   that are past only the order counts: nothing is added to them.
-//! - **Tokens, tickets, turns** count by rank: they are compared, and the next one is larger
-//!   than all there are.
-//! - **Names** of clients, who are owners too: worlds that differ only in who is who are the
-//!   same, since all may do the same. Of all ways to name them the one with the smallest
-//!   hash stands for all. Locks are not renamed: sets like them in an order.
-//! - **Connections** that are closed count by their age: a number never comes back.
-//! - **Counters, log, histograms, events**, and since when something is held or waited for,
-//!   are told and not asked, while `max-hold` and `warn-hold` are 0, as they are here. The
-//!   law of the counters is looked at after each step, before worlds are compared.
-//! - **The walk through all locks** (`LockManager::due`) is never asked: looks come in any order.
-//! - **Indexes** (by name, owner, client, deadline, age) say nothing that is not in what they
-//!   point at; that none is missing or left over is a law of its own.
+//! - **Times** are relative to now: the rules compare times and add durations, and nothing else. Of past
+//!   times only the order is encoded, because nothing is added to them.
+//! - **Tokens, tickets and sequence numbers** are encoded as ranks: they are compared, and the next one is
+//!   larger than all existing ones.
+//! - **Clients**, which are also the owners, are interchangeable: all may make the same calls, so worlds
+//!   that differ by a permutation of the clients are equivalent. The smallest hash over all permutations
+//!   represents them. Locks are not permuted, because lock sets are ordered.
+//! - **Closed connections** are encoded by age, because a connection number is never reused.
+//! - **Counters, log, histograms, events**, and the begin of holds and waits are reported but never read
+//!   while `max-hold` and `warn-hold` are 0, as they are here. The law of the counters is checked after
+//!   each step, before worlds are compared.
+//! - **The order of the sweep** (`LockManager::due`) is not used: probes come in any order.
+//! - **Indexes** (by name, owner, client, deadline, age) contain only what their entries contain. A law
+//!   checks that they are complete and have no leftovers.
 //!
-//! The test below goes on from pairs of worlds that are the same, and compares.
+//! The test below takes the same steps from pairs of equivalent worlds and compares the results.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -30,48 +30,48 @@ use gpulock_core::state::outbox::Grant;
 use gpulock_core::state::wait_queue::{Ticket, Waiter};
 
 use crate::call::OWNERS;
-use crate::holds::{Held, Tie};
+use crate::holds::{Held, SessionTie};
 use crate::keyspace::{Value, name};
-use crate::queue::{Position, Waits};
-use crate::scope::LOOK_MS;
+use crate::queue::{Position, PositionState};
+use crate::scope::PROBE_MS;
 use crate::world::{CLIENTS, InFlight, World, Writes};
 
-/// Words at least this large name clients and owners.
-const NAMES: u64 = 1 << 63;
+/// The bit that marks the words of clients and owners.
+const CLIENT_BIT: u64 = 1 << 63;
 
-/// What is said where there is nothing.
+/// The word for an absent value.
 const NONE: u64 = u64::MAX >> 1;
 
-/// The word for now; past times are below it, future ones above.
+/// The word for the current time. Past times are below it, future times above.
 const NOW: u64 = 1 << 40;
 
-/// The number that stands for a world and all that are the same.
+/// A hash that is equal for equivalent worlds.
 pub(crate) fn fingerprint(world: &World, clients: usize, locks: usize) -> u64 {
     let words = words(world, locks);
-    let ways = permutations(clients);
-    ways.iter().map(|way| hash(&words, way)).min().unwrap_or_default()
+    let orders = permutations(clients);
+    orders.iter().map(|order| hash(&words, order)).min().unwrap_or_default()
 }
 
-fn hash(words: &[u64], way: &[u64]) -> u64 {
+fn hash(words: &[u64], order: &[u64]) -> u64 {
     let mut hasher = FixedState::with_seed(0).build_hasher();
     for word in words {
-        hasher.write_u64(match usize::try_from(word ^ NAMES) {
-            Ok(at) if at < way.len() => NAMES | way[at],
+        hasher.write_u64(match usize::try_from(word ^ CLIENT_BIT) {
+            Ok(at) if at < order.len() => CLIENT_BIT | order[at],
             _ => *word,
         });
     }
     hasher.finish()
 }
 
-/// All ways to name so many.
+/// All permutations of the numbers below `count`.
 fn permutations(count: usize) -> Vec<Vec<u64>> {
     let mut all = vec![Vec::new()];
     for new in 0..count {
-        let longer = |way: Vec<u64>| {
-            (0..=way.len()).map(move |at| {
-                let mut way = way.clone();
-                way.insert(at, new as u64);
-                way
+        let longer = |order: Vec<u64>| {
+            (0..=order.len()).map(move |at| {
+                let mut order = order.clone();
+                order.insert(at, new as u64);
+                order
             })
         };
         all = all.into_iter().flat_map(longer).collect();
@@ -79,35 +79,35 @@ fn permutations(count: usize) -> Vec<Vec<u64>> {
     all
 }
 
-/// A world in words.
+/// The words of a world.
 pub(crate) fn words(world: &World, locks: usize) -> Vec<u64> {
     let (out, past, ranks) =
         (Vec::with_capacity(256), Vec::new(), Ranks::of(world, locks));
-    let mut view = View { world, out, past, ranks };
-    view.breach();
+    let mut encoder = Encoder { world, out, past, ranks };
+    encoder.breach();
     for key in 0..locks {
-        view.key(key);
-        view.lock(key);
+        encoder.key(key);
+        encoder.lock(key);
     }
-    view.positions();
-    view.line();
-    view.deferred();
-    view.portions();
-    view.on_their_way();
-    view.looks(locks);
-    view.rank_past();
-    view.out
+    encoder.manager_positions();
+    encoder.model_positions();
+    encoder.deferred();
+    encoder.partial_work();
+    encoder.grants_in_flight();
+    encoder.probe_round(locks);
+    encoder.rank_past();
+    encoder.out
 }
 
-/// Numbers of which only the order counts, in order.
+/// The values that are encoded as ranks, sorted.
 #[derive(Default)]
 struct Ranks {
     tokens: Vec<u64>,
     tickets: Vec<Ticket>,
-    /// Turns of the keeper's places, and of our own.
-    turns: Vec<u64>,
-    own_turns: Vec<u64>,
-    /// The tickets of the keeper's places, the earliest place first.
+    /// The sequence numbers of the positions of the lock manager, and of the model's own ones.
+    manager_seqs: Vec<u64>,
+    model_seqs: Vec<u64>,
+    /// The tickets of the positions of the lock manager, in queue order.
     positions: Vec<Ticket>,
 }
 
@@ -127,31 +127,31 @@ impl Ranks {
         let seq = |ticket: &Ticket| manager.queues().get(*ticket).map(|it| it.seq);
         ranks.positions.sort_by_key(seq);
         ranks.positions.dedup();
-        ranks.turns.extend(ranks.positions.iter().filter_map(seq));
+        ranks.manager_seqs.extend(ranks.positions.iter().filter_map(seq));
         ranks.tickets.extend(&ranks.positions);
         ranks.tickets.extend(world.queue.positions().iter().filter_map(Position::ticket));
         ranks
-            .own_turns
+            .model_seqs
             .extend(world.queue.positions().iter().map(|position| position.seq));
         for in_flight in world.in_flight.iter().chain(&world.undelivered) {
             ranks.tokens.extend(in_flight.grants.iter().map(|grant| grant.token));
-            ranks.turns.push(in_flight.waiter.seq);
-            ranks.own_turns.push(in_flight.position.seq);
+            ranks.manager_seqs.push(in_flight.waiter.seq);
+            ranks.model_seqs.push(in_flight.position.seq);
         }
         for deferred in manager.deferred().work() {
             if let Deferred::Undelivered { token, lost, .. } = deferred {
                 ranks.tokens.push(*token);
-                ranks.turns.push(lost.waiter.seq);
+                ranks.manager_seqs.push(lost.waiter.seq);
             }
         }
         ranks.tokens.sort_unstable();
         ranks.tokens.dedup();
         ranks.tickets.sort_unstable();
         ranks.tickets.dedup();
-        ranks.turns.sort_unstable();
-        ranks.turns.dedup();
-        ranks.own_turns.sort_unstable();
-        ranks.own_turns.dedup();
+        ranks.manager_seqs.sort_unstable();
+        ranks.manager_seqs.dedup();
+        ranks.model_seqs.sort_unstable();
+        ranks.model_seqs.dedup();
         ranks
     }
 }
@@ -160,15 +160,15 @@ fn rank<T: Ord>(of: &[T], value: &T) -> u64 {
     of.binary_search(value).map_or(NONE, |at| at as u64)
 }
 
-struct View<'w> {
+struct Encoder<'w> {
     world: &'w World,
     out: Vec<u64>,
-    /// Past times, each with the place of its word.
+    /// Past times, each with the index of its word.
     past: Vec<(u64, usize)>,
     ranks: Ranks,
 }
 
-impl View<'_> {
+impl Encoder<'_> {
     fn word(&mut self, word: u64) {
         self.out.push(word);
     }
@@ -185,7 +185,7 @@ impl View<'_> {
         self.word(if ms == NO_END { NONE } else { NOW + ms.saturating_sub(now_ms) });
     }
 
-    /// Puts past times in their order, the last one first.
+    /// Encodes past times as ranks, the latest first.
     fn rank_past(&mut self) {
         self.past.sort_unstable_by(|one, other| other.cmp(one));
         let (mut rank, mut last) = (0, None);
@@ -203,10 +203,10 @@ impl View<'_> {
         }
     }
 
-    /// An owner, or a value that is none's.
+    /// An owner, or another value.
     fn text(&mut self, text: &[u8]) {
         match OWNERS.iter().position(|owner| *owner == text) {
-            Some(owner) => self.word(NAMES | owner as u64),
+            Some(owner) => self.word(CLIENT_BIT | owner as u64),
             None => self.word(FixedState::with_seed(0).hash_one(text) >> 1),
         }
     }
@@ -214,7 +214,7 @@ impl View<'_> {
     fn connection(&mut self, connection: u64) {
         let client = connection % CLIENTS as u64;
         let now = self.world.connections[client as usize];
-        self.word(NAMES | client);
+        self.word(CLIENT_BIT | client);
         self.word(now - connection / CLIENTS as u64);
     }
 
@@ -237,7 +237,7 @@ impl View<'_> {
         }
     }
 
-    /// What a key shows, and who holds it by right.
+    /// The value of a key, and the expected hold.
     fn key(&mut self, key: usize) {
         match self.world.keys.get(key) {
             None => self.word(0),
@@ -247,7 +247,9 @@ impl View<'_> {
                 self.maybe_time(*until_ms);
             }
         }
-        self.flag(self.world.shown_free[key]);
+        let keys = &self.world.keys;
+        self.flag(keys.get(key).is_some() && keys.is_ours(key));
+        self.flag(self.world.known_free[key]);
         match &self.world.holds[key] {
             None => self.word(NONE),
             Some(held) => self.held(held),
@@ -260,13 +262,14 @@ impl View<'_> {
         self.flag(held.renewed);
         self.flag(held.lost);
         self.flag(held.ended);
+        self.flag(held.set_after_end);
         match held.session {
-            Tie::No => self.word(0),
-            Tie::To { connection, grace_ms } => {
+            SessionTie::None => self.word(0),
+            SessionTie::Connected { connection, grace_ms } => {
                 self.connection(connection);
                 self.word(grace_ms);
             }
-            Tie::Closed { closed_ms, until_ms } => {
+            SessionTie::Closed { closed_ms, until_ms } => {
                 self.word(1);
                 self.time(until_ms);
                 self.flag(closed_ms == until_ms);
@@ -274,7 +277,7 @@ impl View<'_> {
         }
     }
 
-    /// What the keeper knows of a lock.
+    /// The lock manager's record of a lock.
     fn lock(&mut self, key: usize) {
         let table = self.world.manager.table();
         let id = table.find(name(key));
@@ -313,12 +316,12 @@ impl View<'_> {
         }
     }
 
-    /// The places that the keeper knows, the earliest first.
-    fn positions(&mut self) {
-        let lines = self.world.manager.queues();
+    /// The positions that the lock manager knows, in queue order.
+    fn manager_positions(&mut self) {
+        let queues = self.world.manager.queues();
         let tickets = std::mem::take(&mut self.ranks.positions);
         for ticket in &tickets {
-            let Some(waiter) = lines.get(*ticket) else { continue };
+            let Some(waiter) = queues.get(*ticket) else { continue };
             self.word(rank(&self.ranks.tickets, ticket));
             self.waiter(waiter);
             self.maybe_connection(waiter.client);
@@ -336,9 +339,9 @@ impl View<'_> {
         self.word(NONE);
     }
 
-    /// What of a waiter lasts longer than its call.
+    /// What the lock manager keeps of a waiter after its call.
     fn waiter(&mut self, waiter: &Waiter) {
-        self.word(rank(&self.ranks.turns, &waiter.seq));
+        self.word(rank(&self.ranks.manager_seqs, &waiter.seq));
         for id in &waiter.locks {
             self.id(*id);
         }
@@ -351,8 +354,8 @@ impl View<'_> {
         self.word(waiter.session_grace_ms.unwrap_or(NONE));
     }
 
-    /// The places as they must be.
-    fn line(&mut self) {
+    /// The expected positions.
+    fn model_positions(&mut self) {
         for position in self.world.queue.positions() {
             self.position(position);
         }
@@ -360,15 +363,15 @@ impl View<'_> {
     }
 
     fn position(&mut self, position: &Position) {
-        self.word(rank(&self.ranks.own_turns, &position.seq));
+        self.word(rank(&self.ranks.model_seqs, &position.seq));
         position.keys.iter().for_each(|key| self.word(*key as u64));
         self.word(position.wants as u64);
         self.flag(position.of_set);
-        self.word(NAMES | position.owner as u64);
+        self.word(CLIENT_BIT | position.owner as u64);
         self.flag(position.unique);
-        match position.waits {
-            Waits::Kept { until_ms } => self.time(until_ms),
-            Waits::Client { connection, ticket, deadline_ms } => {
+        match position.state {
+            PositionState::Kept { until_ms } => self.time(until_ms),
+            PositionState::Connected { connection, ticket, deadline_ms } => {
                 self.connection(connection);
                 self.word(rank(&self.ranks.tickets, &ticket));
                 self.maybe_time(deadline_ms);
@@ -409,8 +412,8 @@ impl View<'_> {
         self.word(NONE);
     }
 
-    /// What is done in portions.
-    fn portions(&mut self) {
+    /// Work that is limited by a budget, and the rest of the budget.
+    fn partial_work(&mut self) {
         let deferred = self.world.manager.deferred();
         let sessions: Vec<_> = deferred.sessions().copied().collect();
         let mut closed_clients: Vec<_> = deferred.closed_clients().collect();
@@ -425,16 +428,16 @@ impl View<'_> {
         }
     }
 
-    /// A connection that closed, and when.
+    /// A connection that closed, and the time since then.
     fn closed(&mut self, client: u64, closed_ms: u64) {
         self.connection(client);
-        // No grace is longer.
+        // No grace period is longer.
         let ago_ms = self.world.now().ms_since(closed_ms);
-        self.word(ago_ms.min(LOOK_MS));
+        self.word(ago_ms.min(PROBE_MS));
     }
 
-    /// Grants of which nobody was told yet, or ever will be.
-    fn on_their_way(&mut self) {
+    /// Grants that their clients have not received, and those that they never will.
+    fn grants_in_flight(&mut self) {
         let world = self.world;
         for in_flight in world.in_flight.iter().chain(&world.undelivered) {
             self.in_flight(in_flight);
@@ -459,13 +462,13 @@ impl View<'_> {
         self.word(NONE);
     }
 
-    /// Where the keeper looks next, and where it keeps what it hears of next.
-    fn looks(&mut self, locks: usize) {
+    /// The next probe, and the identifiers of the next new locks.
+    fn probe_round(&mut self, locks: usize) {
         let now_ms = self.world.now().ms();
-        let looks = self.world.manager.probe_round();
-        self.word(looks.last.map_or(NONE, |id| id.index() as u64));
-        self.word(looks.next_ms.saturating_sub(now_ms).min(LOOK_MS + 1));
-        self.word(now_ms.saturating_sub(looks.checked_ms).min(2));
+        let round = self.world.manager.probe_round();
+        self.word(round.last.map_or(NONE, |id| id.index() as u64));
+        self.word(round.next_ms.saturating_sub(now_ms).min(PROBE_MS + 1));
+        self.word(now_ms.saturating_sub(round.checked_ms).min(2));
         for id in self.world.manager.table().next_ids(locks) {
             self.id(id);
         }
@@ -482,8 +485,9 @@ mod tests {
     use crate::flaw::Flaw;
     use crate::scope::{SCOPES, Scope};
 
-    /// How many pairs of a scope to compare, and how far to go on from each.
+    /// The number of pairs to compare in each scope.
     const PAIRS: usize = 150;
+    /// The number of steps to take from each pair.
     const STEPS: usize = 12;
 
     fn actions(scope: &Scope, world: &World) -> Vec<Action> {
@@ -492,16 +496,21 @@ mod tests {
         actions
     }
 
-    /// Goes on from both in the same way, and compares what follows.
-    fn go_on_alike(scope: &Scope, mut one: World, mut other: World, dice: &mut u64) {
+    /// A random action, from a linear congruential generator.
+    fn choose(actions: &[Action], seed: &mut u64) -> Action {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        actions[(*seed >> 33) as usize % actions.len()]
+    }
+
+    /// Takes the same random steps from both worlds, and compares the results.
+    fn follow_both(scope: &Scope, mut one: World, mut other: World, seed: &mut u64) {
         for _ in 0..STEPS {
             let may = actions(scope, &one);
             assert_eq!(may, actions(scope, &other), "{}", scope.name);
             if may.is_empty() {
                 return;
             }
-            *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let action = may[(*dice >> 33) as usize % may.len()];
+            let action = choose(&may, seed);
             scope.take(&mut one, action);
             scope.take(&mut other, action);
             let (one, other) = (words(&one, scope.locks), words(&other, scope.locks));
@@ -510,22 +519,21 @@ mod tests {
     }
 
     #[test]
-    fn worlds_that_are_the_same_go_on_alike() {
+    fn equivalent_worlds_stay_equivalent() {
         for scope in &SCOPES {
-            let (mut met, mut pairs, mut dice) = (HashMap::new(), 0, 7u64);
+            let (mut visited, mut pairs, mut seed) = (HashMap::new(), 0, 7u64);
             while pairs < PAIRS {
                 let mut world = scope.begin(Flaw::None);
                 for _ in 0..STEPS {
                     let may = actions(scope, &world);
-                    dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    let action = may[(dice >> 33) as usize % may.len()];
+                    let action = choose(&may, &mut seed);
                     scope.take(&mut world, action);
-                    match met.entry(words(&world, scope.locks)) {
+                    match visited.entry(words(&world, scope.locks)) {
                         Entry::Vacant(new) => drop(new.insert(world.clone())),
                         Entry::Occupied(old) => {
                             pairs += 1;
                             let old = old.get().clone();
-                            go_on_alike(scope, old, world.clone(), &mut dice);
+                            follow_both(scope, old, world.clone(), &mut seed);
                         }
                     }
                 }

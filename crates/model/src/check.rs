@@ -1,54 +1,52 @@
-//! What is looked at after each step: the keeper beside the line and the holds as the
-//! contract has them. Nothing is changed in here but the note of a breach; what must follow
-//! later is in `after.rs`.
+//! The checks after each step: the lock manager compared with the queue and the holds as the command
+//! reference defines them. They change nothing but the record of the breach.
 
 use gpulock_core::state::arena::Id;
 
 use crate::call::OWNERS;
-use crate::holds::Tie;
+use crate::holds::SessionTie;
 use crate::keyspace::{KEYS, name};
 use crate::law::Law;
 use crate::queue::Position;
 use crate::world::{World, Writes};
 
 impl World {
-    /// What must hold at every moment.
+    /// Checks what must hold after every step.
     pub(crate) fn check(&mut self) {
-        self.note_ended_leases();
+        self.mark_ended_leases();
         self.forget_ended_holds();
         self.check_holds();
         self.check_counters();
         self.check_tables();
-        self.check_lines();
-        if !self.owes_still() {
+        self.check_queues();
+        if !self.has_unfinished_work() {
             self.check_sessions();
             let has_deferred = self.manager.deferred().has_any();
-            self.require(Law::NoLostWakeUp, !has_deferred, "what is owed is made good");
-            self.check_wake_ups(|world, key| world.shown_free[key]);
+            self.require(Law::NoLostWakeUp, !has_deferred, "no deferred work is left");
+            self.check_wake_ups(|world, key| world.known_free[key]);
         }
     }
 
-    /// What is owed could not be made good yet.
-    fn owes_still(&self) -> bool {
+    /// Whether deferred work may still be pending.
+    fn has_unfinished_work(&self) -> bool {
         self.writes != Writes::Accepted
-            || self.defers_longer && self.manager.deferred().has_any()
+            || self.defers_to_turn_end && self.manager.deferred().has_any()
             || self.small_budgets && self.is_behind()
     }
 
-    /// More is to be done, a portion at a time.
+    /// Whether work is left that exceeded its budget.
     pub(crate) fn is_behind(&self) -> bool {
-        let owes_later =
-            self.manager.deferred().has_any() && !self.manager.deferred().has_work();
-        owes_later || self.manager.is_behind(self.now())
+        let deferred = self.manager.deferred();
+        deferred.has_any() && !deferred.has_work() || self.manager.is_behind(self.now())
     }
 
-    /// What is held is what the keys show.
+    /// Each key shows the holder of its lock.
     fn check_holds(&mut self) {
         for key in 0..KEYS.len() {
             let shown = self.keys.text(key);
             let held = self.holds[key].as_ref().filter(|held| !held.ended);
             let agrees = held.is_none_or(|held| shown == Some(&*held.owner));
-            self.require(Law::MutualExclusion, agrees, "the key shows who holds it");
+            self.require(Law::MutualExclusion, agrees, "the key shows the holder");
         }
     }
 
@@ -64,9 +62,13 @@ impl World {
         let within = tracked().count() as u64 <= limit;
         let law = self.manager.counters().held_by_law();
         let adds_up = law == table.held() && law == held;
-        self.require(Law::CountersAddUp, adds_up, "taken less ended is held");
-        self.require(Law::CountersAddUp, own, "also for each lock");
-        self.require(Law::Tidiness, within, "at most tracked-keys locks are tracked");
+        self.require(
+            Law::CountersAddUp,
+            adds_up,
+            "holds begun less holds ended are held",
+        );
+        self.require(Law::CountersAddUp, own, "the counters of each lock add up");
+        self.require(Law::Bookkeeping, within, "at most tracked-keys locks are tracked");
     }
 
     fn check_tables(&mut self) {
@@ -76,45 +78,51 @@ impl World {
             lock.is_none_or(|lock| lock.is_idle() && lock.own.is_none())
         };
         let none_idle = !ids.into_iter().any(is_idle);
-        self.require(Law::Tidiness, none_idle, "nothing is known of idle locks");
+        self.require(Law::Bookkeeping, none_idle, "no record of an idle lock is kept");
     }
 
-    fn check_lines(&mut self) {
-        let lines = self.manager.queues();
-        // What the clock ends, the keeper ends with its next portion.
+    fn check_queues(&mut self) {
+        let queues = self.manager.queues();
+        // The lock manager removes kept positions whose time is over within its next budget.
         let over = self.manager.count_keeps_over(self.now());
-        let ours = self
+        let expected = self
             .queue
             .positions()
             .iter()
             .filter(|position| !position.is_over(self.now()));
-        let are_known = lines.len() - over == ours.count()
-            && lines.clients() == self.queue.connected().count();
+        let are_known = queues.len() - over == expected.count()
+            && queues.clients() == self.queue.connected().count();
         let one_each = self.queue.positions().iter().enumerate().all(|(at, position)| {
-            let meets = |other: &&Position| {
+            let overlaps = |other: &&Position| {
                 position.unique
                     && other.unique
                     && other.owner == position.owner
                     && other.keys.iter().any(|key| position.keys.contains(key))
             };
-            self.queue.positions()[..at].iter().filter(meets).count() == 0
+            self.queue.positions()[..at].iter().filter(overlaps).count() == 0
         });
-        self.require(Law::Tidiness, are_known, "every place is known");
-        self.require(Law::Tidiness, one_each, "an owner has one place in a line");
+        self.require(
+            Law::Bookkeeping,
+            are_known,
+            "the lock manager knows every position",
+        );
+        self.require(Law::Bookkeeping, one_each, "an owner has one position in a queue");
     }
 
     fn check_sessions(&mut self) {
         for key in 0..KEYS.len() {
             let session = self.holds[key].as_ref().filter(|held| !held.ended);
             let session = session.map(|held| held.session);
-            let Some(Tie::Closed { closed_ms, until_ms }) = session else { continue };
+            let Some(SessionTie::Closed { closed_ms, until_ms }) = session else {
+                continue;
+            };
             let key_ends = self.keys.until_ms(key).is_some_and(|ms| ms <= until_ms);
             let ends = key_ends && until_ms > closed_ms;
-            self.require(Law::Sessions, ends, "it ends with its grace");
+            self.require(Law::Sessions, ends, "the hold ends with its grace period");
         }
     }
 
-    /// Nobody waits who could be served by locks that are free, of those that `counts`.
+    /// No waiter could be served by the free locks that `counts` accepts.
     pub(crate) fn check_wake_ups(&mut self, counts: impl Fn(&Self, usize) -> bool) {
         let is_served = (0..self.queue.positions().len()).all(|at| {
             let position = &self.queue.positions()[at];
@@ -127,14 +135,18 @@ impl World {
             !position.is_connected()
                 || position.keys.iter().filter(has).count() < position.wants
         });
-        self.require(Law::NoLostWakeUp, is_served, "who can be served is served");
+        self.require(
+            Law::NoLostWakeUp,
+            is_served,
+            "a waiter that can be served is served",
+        );
     }
 
-    /// Whether the keeper knows that a lock is held by who waits for the others of its set.
+    /// Whether the lock manager knows that the owner of a position holds a lock.
     fn is_held_by(&self, key: usize, position: &Position) -> bool {
         let id = self.manager.table().find(name(key));
         let hold = id.and_then(|id| self.manager.table().get(id)?.hold.as_ref());
-        // An adopted lock may be overwritten unnoticed: see `LockManager::agrees`.
+        // The manager may not notice that the key of an adopted hold is overwritten.
         hold.is_some_and(|hold| {
             Some(&*hold.owner) == self.keys.text(key)
                 && *hold.owner == *OWNERS[position.owner]

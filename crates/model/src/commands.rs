@@ -1,5 +1,4 @@
-//! What clients do: each command runs the engine, and its outcome is compared with what the command
-//! reference says.
+//! The commands of clients. Each runs the engine, and its outcome is compared with the command reference.
 
 use gpulock_core::engine::commands::{self, Outcome};
 use gpulock_core::engine::read::state_of;
@@ -16,14 +15,14 @@ use gpulock_core::{CommandError, LockManager};
 use crate::call::{Call, OWNERS};
 use crate::engine_keys::{Current, Write};
 use crate::flaw::Flaw;
-use crate::holds::{Held, Tie};
+use crate::holds::{Held, SessionTie};
 use crate::keyspace::name;
 use crate::law::Law;
-use crate::queue::Waits;
+use crate::queue::PositionState;
 use crate::world::World;
 
 impl World {
-    /// ACQUIRE, or ACQUIREANY. Nothing while the client waits.
+    /// ACQUIRE, or ACQUIREANY. No effect while the client waits.
     pub fn acquire(&mut self, call: &Call) {
         if !self.is_waiting(call.client) {
             match call.count {
@@ -40,28 +39,37 @@ impl World {
         let opened = self.open_named(key);
         let was_absent = self.keys.get(key).is_none();
         let was_own = self.keys.text(key) == Some(OWNERS[call.owner]);
-        let others = self.queue.first_but(key, |it| it.is_own(call)).is_some();
+        let others =
+            self.queue.first_except(key, |it| it.is_superseded_by(call)).is_some();
         let (request, caller) = (call.request(), call.caller(connection));
         let outcome = commands::acquire(self, opened, name(key), &request, caller);
-        self.waits_ended();
-        self.shown_free[key] |=
+        self.remove_ended_waits();
+        self.known_free[key] |=
             was_absent && self.keys.get(key).is_none() && is_decided(&outcome);
         match outcome {
             Ok(Outcome::Granted(token)) => match self.current.named_write {
                 Some(Write::Expire) => {
                     let is_right = call.unique && was_own;
-                    self.require(Law::MutualExclusion, is_right, "renewed its own");
-                    self.receive_grant(key, token, tie(call, connection));
+                    self.require(
+                        Law::MutualExclusion,
+                        is_right,
+                        "a UNIQUE owner renews only its own lock",
+                    );
+                    self.receive_grant(key, token, session_of(call, connection));
                 }
                 _ => {
-                    self.granted_at_once(call, &[key]);
-                    self.receive_token(key, token, tie(call, connection));
+                    self.check_immediate_grant(call, &[key]);
+                    self.receive_token(key, token, session_of(call, connection));
                 }
             },
             Ok(Outcome::Refused | Outcome::Waits(_)) => {
                 let is_right = !was_absent || others;
-                self.require(Law::NoLostWakeUp, is_right, "refused when held");
-                self.waits(call, &outcome);
+                self.require(
+                    Law::NoLostWakeUp,
+                    is_right,
+                    "ACQUIRE is refused only when the lock is held",
+                );
+                self.check_wait(call, &outcome);
             }
             Err(_) => self.check_deadlock(call, &outcome),
         }
@@ -88,39 +96,40 @@ impl World {
         let request = AcquireAny { keys: call.names(), count, how: call.request() };
         let caller = call.caller(connection);
         let outcome = commands::acquire_any(self, 0, &request, &states, caller);
-        self.waits_ended();
-        // A free lock that its owner waits for in another call is left to the next probe.
+        self.remove_ended_waits();
+        // A free lock for which the owner waits in another call is left to the next probe.
         if is_decided(&outcome) && !call.unique {
             for key in &absent {
-                self.shown_free[*key] |= self.keys.get(*key).is_none();
+                self.known_free[*key] |= self.keys.get(*key).is_none();
             }
         }
         match &outcome {
             Ok(Outcome::Granted(grants)) => {
                 let is_whole = grants.len() == count;
-                self.require(Law::AllOrNone, is_whole, "as many as were asked for");
+                self.require(Law::AllOrNothing, is_whole, "COUNT locks are granted");
                 let got = self.keys_of(grants);
                 let renewed = got.iter().filter(|key| held.contains(key)).count();
                 let counts_held = renewed == held.len().min(count);
-                self.require(Law::AllOrNone, counts_held, "what is held counts first");
+                self.require(Law::AllOrNothing, counts_held, "held locks count first");
                 self.check_preference(call, &got, &held);
-                self.receive_grants(call.owner, grants, tie(call, connection));
+                self.receive_grants(call.owner, grants, session_of(call, connection));
             }
             Ok(Outcome::Refused | Outcome::Waits(_)) => {
-                let could_be_had = |key: &&usize| {
-                    let first = self.queue.first_but(**key, |it| it.is_own(call));
+                let is_available = |key: &&usize| {
+                    let first =
+                        self.queue.first_except(**key, |it| it.is_superseded_by(call));
                     self.keys.get(**key).is_none() && first.is_none()
                 };
-                let free = absent.iter().filter(could_be_had).count();
+                let free = absent.iter().filter(is_available).count();
                 let too_few = free + held.len() < count;
                 let is_behind = self.small_budgets && self.is_behind();
                 let is_right = too_few || is_behind;
                 self.require(
                     Law::NoLostWakeUp,
                     is_right,
-                    "refused when too few are free",
+                    "ACQUIREANY is refused only when too few locks are free",
                 );
-                self.waits(call, &outcome);
+                self.check_wait(call, &outcome);
             }
             Err(_) => self.check_deadlock(call, &outcome),
         }
@@ -131,65 +140,75 @@ impl World {
         grants.iter().filter_map(|grant| self.key_named(&grant.key)).collect()
     }
 
-    /// The first free locks in the order of the call are granted.
+    /// Checks that the first available locks in the order of the call are granted.
     fn check_preference(&mut self, call: &Call, got: &[usize], held: &[usize]) {
         let order = |key: &usize| call.keys.iter().position(|other| other == key);
-        self.require(Law::Order, got.is_sorted_by_key(order), "in the order of the keys");
+        self.require(
+            Law::Order,
+            got.is_sorted_by_key(order),
+            "locks are granted in the order of the keys",
+        );
         let new: Vec<usize> =
             got.iter().copied().filter(|key| !held.contains(key)).collect();
         let Some(last) = new.last() else { return };
         let passed = call.keys.iter().filter(|key| order(key) < order(last));
-        let could_be_had = |key: &usize| {
-            let first = self.queue.first_but(*key, |position| position.is_own(call));
+        let is_available = |key: &usize| {
+            let first =
+                self.queue.first_except(*key, |position| position.is_superseded_by(call));
             self.keys.get(*key).is_none() && first.is_none()
         };
         let mut passed = passed.filter(|key| !got.contains(key));
-        let are_first = !passed.any(could_be_had);
-        self.require(Law::Order, are_first, "the preferred free ones");
-        self.granted_at_once(call, &new);
+        let are_first = !passed.any(is_available);
+        self.require(Law::Order, are_first, "the first available locks are granted");
+        self.check_immediate_grant(call, &new);
     }
 
-    /// A call was granted locks at once: no connected waiter was before it, and the other calls of
-    /// its owner in these queues are over.
-    fn granted_at_once(&mut self, call: &Call, new: &[usize]) {
+    /// Checks that a call that was granted locks at once passed no connected waiter. The other calls of
+    /// its owner in these queues end.
+    fn check_immediate_grant(&mut self, call: &Call, new: &[usize]) {
         let own = self.queue.positions().iter().enumerate();
         let own: Vec<(usize, bool)> = own
-            .filter(|(_, it)| it.is_own(call))
-            .map(|(at, it)| (at, it.is_same(call)))
+            .filter(|(_, it)| it.is_superseded_by(call))
+            .map(|(at, it)| (at, it.is_repeated_by(call)))
             .collect();
         let position = match own[..] {
             [(at, true)] => at,
             _ => usize::MAX,
         };
         for key in new {
-            let first = self.queue.first_but(*key, |position| position.is_own(call));
+            let first =
+                self.queue.first_except(*key, |position| position.is_superseded_by(call));
             let is_first = first.is_none_or(|first| position < first);
-            self.require(Law::Order, is_first, "no waiter is passed over");
+            self.require(Law::Order, is_first, "no waiter is passed");
         }
-        self.queue.retain(|position| !position.is_own(call));
+        self.queue.retain(|position| !position.is_superseded_by(call));
     }
 
-    /// A call was not granted: it may wait now.
-    fn waits<T>(&mut self, call: &Call, outcome: &Result<Outcome<T>, CommandError>) {
+    /// Queues a call that waits, and checks that it closes no cycle.
+    fn check_wait<T>(&mut self, call: &Call, outcome: &Result<Outcome<T>, CommandError>) {
         if let Ok(Outcome::Waits(ticket)) = outcome {
-            self.begin_wait(call, *ticket);
-            let is_cycle = call.unique && self.is_cycle(call);
-            self.require(Law::Deadlocks, !is_cycle, "a cycle is refused");
+            self.enqueue(call, *ticket);
+            let closes_cycle = call.unique && self.closes_cycle(call);
+            self.require(
+                Law::Deadlocks,
+                !closes_cycle,
+                "a wait that closes a cycle is refused",
+            );
         }
     }
 
-    fn begin_wait(&mut self, call: &Call, ticket: Ticket) {
+    fn enqueue(&mut self, call: &Call, ticket: Ticket) {
         let connection = self.connection(call.client);
-        let waits = self.new_wait(connection, ticket, call.block_ms);
-        self.queue.begin(call, waits);
+        let state = self.new_wait(connection, ticket, call.block_ms);
+        self.queue.begin(call, state);
     }
 
-    /// A call waits again, without a look at its locks first.
+    /// Queues a call without reading its keys first.
     pub(crate) fn wait_again(
         &mut self,
         call: &Call,
         connection: Option<u64>,
-    ) -> Option<Waits> {
+    ) -> Option<PositionState> {
         let connection = connection?;
         let (keys, count, of_set) = (call.names(), call.wants(), call.count.is_some());
         let wanted = Wanted { db: 0, keys: &keys, count, of_set, free: &[] };
@@ -201,41 +220,55 @@ impl World {
         }
     }
 
+    /// Checks that a call that was refused as a deadlock would close a cycle.
     fn check_deadlock<T>(
         &mut self,
         call: &Call,
         outcome: &Result<Outcome<T>, CommandError>,
     ) {
         if let Err(CommandError::Deadlock { .. }) = outcome {
-            let is_cycle = call.unique && self.is_cycle(call);
-            self.require(Law::Deadlocks, is_cycle, "no false alarm");
+            let closes_cycle = call.unique && self.closes_cycle(call);
+            self.require(
+                Law::Deadlocks,
+                closes_cycle,
+                "a refused wait would close a cycle",
+            );
         }
     }
 
-    /// RELEASE by an owner; `right_token` none: without TOKEN.
+    /// RELEASE by an owner, with the right TOKEN, a wrong one, or none.
     pub fn release(&mut self, key: usize, owner: usize, right_token: Option<bool>) {
-        let token = self.token_to_give(key, right_token);
+        let token = self.token_argument(key, right_token);
         let opened = self.open_named(key);
         let may_release = self.keys.text(key) == Some(OWNERS[owner]);
         let reason = Text::Borrowed(b"normal");
         let request = Release { owner: OWNERS[owner], token, reason };
-        // A hold without a token matches any.
+        // Every TOKEN matches a hold without a token.
         let held = self.holds[key].as_ref().filter(|held| !held.ended);
         let token_matches =
             right_token != Some(false) || held.is_none_or(|held| held.token.is_none());
-        let before = self.may_end(key, may_release && token_matches);
+        let before = self.allow_end(key, may_release && token_matches);
         let released = commands::release(self, opened, name(key), request, Some(1));
-        self.may_end_no_longer(key, before, released == Ok(true));
+        self.finish_end(key, before, released == Ok(true));
         if released == Ok(false) {
             let is_right = !may_release || token.is_some();
-            self.require(Law::MutualExclusion, is_right, "the owner can release");
+            self.require(
+                Law::MutualExclusion,
+                is_right,
+                "the owner can release its lock",
+            );
         }
         self.finish_step();
     }
 
-    /// FORCERELEASE, with OWNER and TOKEN if they are given.
-    pub fn force(&mut self, key: usize, owner: Option<usize>, right_token: Option<bool>) {
-        let token = self.token_to_give(key, right_token);
+    /// FORCERELEASE, with or without OWNER and TOKEN.
+    pub fn force_release(
+        &mut self,
+        key: usize,
+        owner: Option<usize>,
+        right_token: Option<bool>,
+    ) {
+        let token = self.token_argument(key, right_token);
         let opened = self.open_named(key);
         let holder = self.keys.text(key).map(<[u8]>::to_vec);
         let is_meant = holder.as_deref().is_some_and(|holder| {
@@ -246,25 +279,29 @@ impl World {
             token,
             reason: Text::Borrowed(b"forced"),
         };
-        let before = self.may_end(key, is_meant);
+        let before = self.allow_end(key, is_meant);
         let forced = commands::force_release(self, opened, name(key), request, None);
         let from = forced.ok().flatten();
-        self.may_end_no_longer(key, before, from.is_some());
+        self.finish_end(key, before, from.is_some());
         if let Some(from) = from {
             let is_right = is_meant && holder.as_deref() == Some(&*from);
-            self.require(Law::MutualExclusion, is_right, "taken from its holder");
+            self.require(
+                Law::MutualExclusion,
+                is_right,
+                "FORCERELEASE returns the holder",
+            );
         }
         self.finish_step();
     }
 
-    /// The command may end the hold of a key, if `may_end`. Returns that hold.
-    fn may_end(&mut self, key: usize, may_end: bool) -> Option<Held> {
+    /// Allows the command to end the hold of a key, if `may_end`. Returns that hold.
+    fn allow_end(&mut self, key: usize, may_end: bool) -> Option<Held> {
         self.current.may_end = may_end.then_some(key);
         if may_end { self.holds[key].take() } else { None }
     }
 
-    /// The command is over. A hold that it did not end goes on.
-    fn may_end_no_longer(&mut self, key: usize, before: Option<Held>, ended: bool) {
+    /// Finishes the command. A hold that it did not end continues.
+    fn finish_end(&mut self, key: usize, before: Option<Held>, ended: bool) {
         if !ended && before.is_some() {
             self.holds[key] = before;
         }
@@ -279,11 +316,19 @@ impl World {
         let request = Extend { owner: OWNERS[owner], lease_ms, token: None };
         match commands::extend(self, opened, name(key), &request) {
             Ok(Some(token)) => {
-                self.require(Law::MutualExclusion, is_own, "extended by its owner");
-                self.receive_grant(key, token, Tie::No);
+                self.require(
+                    Law::MutualExclusion,
+                    is_own,
+                    "only the owner extends a lock",
+                );
+                self.receive_grant(key, token, SessionTie::None);
             }
             Ok(None) => {
-                self.require(Law::MutualExclusion, !is_own, "the owner can extend");
+                self.require(
+                    Law::MutualExclusion,
+                    !is_own,
+                    "the owner can extend its lock",
+                );
             }
             Err(_) => {}
         }
@@ -300,15 +345,19 @@ impl World {
             let owner = self.keys.text(key).filter(|it| is_valid_owner(it));
             let shown = inspection.and_then(|inspection| inspection.owner);
             let is_right = shown.as_deref() == owner;
-            self.require(Law::MutualExclusion, is_right, "INSPECT shows the key");
+            self.require(
+                Law::MutualExclusion,
+                is_right,
+                "INSPECT shows the owner in the key",
+            );
         }
         self.finish_step();
     }
 
-    /// LIST: afterwards everything that is known is what the keys show.
+    /// LIST. Each row must show what the key shows.
     pub fn list(&mut self) {
-        // It hands nothing off: what it finds free is left to the next probe.
-        let shown_free = self.shown_free;
+        // LIST does not hand off: what it finds free is left to the next probe.
+        let known_free = self.known_free;
         for id in self.manager.table().by_age().collect::<Vec<_>>() {
             let Some(key) = self.key_of(id) else { continue };
             if let Listed::Row(row) = commands::list_row(self, id) {
@@ -316,10 +365,14 @@ impl World {
                     Some(owner) => self.keys.text(key) == Some(&*owner),
                     None => row.waiting > 0,
                 };
-                self.require(Law::MutualExclusion, is_right, "LIST shows the keys");
+                self.require(
+                    Law::MutualExclusion,
+                    is_right,
+                    "LIST shows the owners in the keys",
+                );
             }
         }
-        self.shown_free = shown_free;
+        self.known_free = known_free;
         self.finish_step();
     }
 
@@ -332,18 +385,18 @@ impl World {
         self.manager.reset_stats();
         let adopted = self.manager.counters().adopted;
         let are_held = adopted == self.manager.table().held();
-        self.require(Law::CountersAddUp, are_held, "what is held counts as adopted");
+        self.require(Law::CountersAddUp, are_held, "held locks count as adopted");
         self.finish_step();
     }
 
-    /// The token of a lock, or another one.
-    fn token_to_give(&self, key: usize, right: Option<bool>) -> Option<u64> {
+    /// The TOKEN argument for a lock: the right one, a wrong one, or none.
+    fn token_argument(&self, key: usize, right: Option<bool>) -> Option<u64> {
         let token = self.token(key).unwrap_or(77);
         right.map(|right| if right { token } else { token + 1 })
     }
 }
 
-/// Whether the manager has decided who gets a free lock. Errors that come first leave that open.
+/// Whether the lock manager has decided which waiter gets a free lock. Some errors come before that.
 fn is_decided<T>(outcome: &Result<Outcome<T>, CommandError>) -> bool {
     !matches!(
         outcome,
@@ -354,10 +407,10 @@ fn is_decided<T>(outcome: &Result<Outcome<T>, CommandError>) -> bool {
     )
 }
 
-/// What a grant to this call is tied to.
-fn tie(call: &Call, connection: u64) -> Tie {
+/// The session of a grant to a call.
+fn session_of(call: &Call, connection: u64) -> SessionTie {
     match call.session_grace_ms {
-        Some(grace_ms) => Tie::To { connection, grace_ms },
-        None => Tie::No,
+        Some(grace_ms) => SessionTie::Connected { connection, grace_ms },
+        None => SessionTie::None,
     }
 }

@@ -1,35 +1,34 @@
-//! Circles as the contract has them, followed through what the keys show: what the keeper
-//! refuses is compared with this.
+//! Deadlocks as the command reference defines them, found from what the keys show. The refusals of the
+//! lock manager are compared with them.
 
 use std::collections::BTreeSet;
 
 use crate::call::{Call, OWNERS};
 use crate::keyspace::name;
-use crate::queue::{Position, Waits};
+use crate::queue::{Position, PositionState};
 use crate::world::World;
 
 impl World {
-    /// Whether the owner, if it waits for all of these, waits for itself.
-    pub(crate) fn is_cycle(&self, request: &Call) -> bool {
-        let is_other =
-            |call: &&Position| !call.keys.iter().any(|key| request.keys.contains(key));
-        if request.wants() < request.keys.len()
-            || self.calls_of(request.owner).any(|it| is_other(&it))
-        {
+    /// Whether the owner of a call would wait for itself.
+    pub(crate) fn closes_cycle(&self, call: &Call) -> bool {
+        let is_other = |position: &Position| {
+            !position.keys.iter().any(|key| call.keys.contains(key))
+        };
+        if call.wants() < call.keys.len() || self.unique_waits(call.owner).any(is_other) {
             return false;
         }
-        let mut reached: BTreeSet<usize> = request.keys.iter().copied().collect();
-        if request.keys.len() > 1 {
-            reached.retain(|key| self.certain_holder(*key) != Some(request.owner));
+        let mut reached: BTreeSet<usize> = call.keys.iter().copied().collect();
+        if call.keys.len() > 1 {
+            reached.retain(|key| self.known_holder(*key) != Some(call.owner));
         }
         loop {
             let before = reached.clone();
             for key in &before {
-                let Some(holder) = self.certain_holder(*key) else { continue };
-                if holder == request.owner {
+                let Some(holder) = self.known_holder(*key) else { continue };
+                if holder == call.owner {
                     return true;
                 }
-                reached.extend(self.needs(holder));
+                reached.extend(self.missing_locks(holder));
             }
             if reached == before {
                 return false;
@@ -37,32 +36,34 @@ impl World {
         }
     }
 
-    fn calls_of(&self, owner: usize) -> impl Iterator<Item = &Position> {
+    /// The positions at which a UNIQUE owner waits.
+    fn unique_waits(&self, owner: usize) -> impl Iterator<Item = &Position> {
         self.queue
             .connected()
             .filter(move |position| position.unique && position.owner == owner)
     }
 
-    /// The locks that an owner lacks, if it waits in one call alone, for all of its locks.
-    fn needs(&self, owner: usize) -> Vec<usize> {
-        let mut calls = self.calls_of(owner);
-        let (Some(call), None) = (calls.next(), calls.next()) else { return Vec::new() };
-        let is_over = matches!(call.waits, Waits::Client { deadline_ms: Some(ms), .. }
+    /// The locks that an owner lacks; none unless it waits in a single call, for all its locks.
+    fn missing_locks(&self, owner: usize) -> Vec<usize> {
+        let mut waits = self.unique_waits(owner);
+        let (Some(wait), None) = (waits.next(), waits.next()) else { return Vec::new() };
+        let is_over = matches!(wait.state, PositionState::Connected { deadline_ms: Some(ms), .. }
             if ms <= self.now().ms());
-        if call.wants < call.keys.len() || is_over {
+        if wait.wants < wait.keys.len() || is_over {
             return Vec::new();
         }
-        let keys = call.keys.iter().copied();
-        keys.filter(|key| self.certain_holder(*key) != Some(owner)).collect()
+        let keys = wait.keys.iter().copied();
+        keys.filter(|key| self.known_holder(*key) != Some(owner)).collect()
     }
 
-    /// Who holds a lock that the keeper granted to a UNIQUE owner, and that is not owed an end.
-    fn certain_holder(&self, key: usize) -> Option<usize> {
+    /// The UNIQUE owner to which the lock manager granted a lock, unless the hold's session is ending.
+    fn known_holder(&self, key: usize) -> Option<usize> {
         let value = self.keys.text(key)?;
         let id = self.manager.table().find(name(key))?;
         let hold = self.manager.table().get(id)?.hold.as_ref()?;
         let is_ending = self.manager.is_ending(hold.session);
-        let is_sure = !hold.adopted && hold.unique && !is_ending && *hold.owner == *value;
-        is_sure.then(|| OWNERS.iter().position(|owner| *owner == value)).flatten()
+        let is_certain =
+            !hold.adopted && hold.unique && !is_ending && *hold.owner == *value;
+        is_certain.then(|| OWNERS.iter().position(|owner| *owner == value)).flatten()
     }
 }

@@ -1,5 +1,5 @@
-//! The keyspace that the engine runs on in the model: the keys of the world, in memory. Each write is
-//! checked against what must be true of the world. The flaws that a keyspace can have are here.
+//! The keyspace on which the engine runs in the model. It checks each write against the expected state of
+//! the world, and implements the flaws of a keyspace.
 
 use gpulock_core::engine::{Keyspace, Permission};
 use gpulock_core::state::key_state::{Expires, KeyMeta};
@@ -7,40 +7,40 @@ use gpulock_core::{KeyState, LockManager, Name, Now};
 
 use crate::call::OWNERS;
 use crate::flaw::Flaw;
-use crate::holds::Tie;
+use crate::holds::SessionTie;
 use crate::keyspace::{KEYS, Value};
 use crate::law::Law;
 use crate::world::{World, Writes};
 
-/// A key that the engine has opened, and what it showed then.
+/// A key that the engine has opened, with its value at that time.
 pub struct OpenKey {
     pub(crate) at: usize,
     pub(crate) value: Option<Value>,
-    /// The current command names it.
+    /// Whether the current command names it.
     is_named: bool,
 }
 
-/// The command that is being executed, as the checks need to know it.
+/// The command that is being executed, as far as the checks need it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Current {
-    /// The owner that it names.
+    /// The owner in its arguments.
     pub(crate) owner: Option<usize>,
     /// The key whose hold it may end.
     pub(crate) may_end: Option<usize>,
-    /// What it wrote to the key that it names.
+    /// Its write to the key that it names.
     pub(crate) named_write: Option<Write>,
-    /// The number of keys that it wrote besides that.
+    /// The number of its writes to other keys.
     other_writes: usize,
 }
 
 impl Current {
-    /// A command that names this owner.
+    /// A command with this owner.
     pub(crate) fn of(owner: usize) -> Self {
         Self { owner: Some(owner), ..Self::default() }
     }
 }
 
-/// What was written to a key.
+/// A write to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
     Set,
@@ -93,8 +93,8 @@ impl Keyspace for World {
         true
     }
 
-    /// The clock of the world stands still, so the smallest budget ends after one step of work that
-    /// can wait.
+    /// The clock of the world does not advance within a step, so the smallest budget ends after one
+    /// piece of work that can wait.
     fn is_time_up(&self, _: Now, _: u64) -> bool {
         self.small_budgets && !self.manager.deferred().has_work()
     }
@@ -102,7 +102,7 @@ impl Keyspace for World {
     fn open(&mut self, name: Name<'_>) -> Option<OpenKey> {
         let at = self.key_named(name.key)?;
         let mut key = self.open_key(at, false);
-        if let Some(value) = self.false_value(at) {
+        if let Some(value) = self.flawed_value(at) {
             key.value = Some(value);
         }
         Some(key)
@@ -128,16 +128,16 @@ impl Keyspace for World {
     fn state<'k>(&mut self, key: &'k OpenKey) -> KeyState<'k> {
         self.keys.read(key.at);
         let ends_early =
-            self.flaw == Flaw::ExpiresEarly && self.keys.is_over_soon(key.at);
+            self.flaw == Flaw::ExpiresEarly && self.keys.expires_soon(key.at);
         match &key.value {
             Some(Value::Text(value, expires)) if !ends_early => {
                 KeyState::String { value, expires: (*expires).into() }
             }
             Some(Value::Other) => KeyState::OtherType,
             _ => {
-                // What a probe finds free, the manager must hand off.
+                // The lock manager must hand off what a probe finds free.
                 if !key.is_named && self.writes == Writes::Accepted {
-                    self.shown_free[key.at] |= self.keys.get(key.at).is_none();
+                    self.known_free[key.at] |= self.keys.get(key.at).is_none();
                 }
                 KeyState::Absent
             }
@@ -173,22 +173,26 @@ impl Keyspace for World {
             self.end_hold(key.at);
             return;
         }
-        if self.flaw == Flaw::WritesHalfASet && self.count_write(key, Write::Set) > 1 {
+        let other_writes = self.count_write(key, Write::Set);
+        if self.flaw == Flaw::WritesHalfASet && other_writes > 1 {
             return;
         }
-        self.count_write(key, Write::Set);
         let may_set = self.keys.get(key.at).is_none()
             || self.current.may_end == Some(key.at)
             || self.is_ended_by_module(key.at);
-        self.require(Law::MutualExclusion, may_set, "set when absent, or released");
+        self.require(
+            Law::MutualExclusion,
+            may_set,
+            "a key is set only when absent or released",
+        );
         self.begin_hold(key.at, owner, until_ms);
     }
 
     fn expire(&mut self, key: &mut OpenKey, until_ms: u64) {
         self.count_write(key, Write::Expire);
-        self.write_key();
+        self.check_write();
         let Some(owner) = self.keys.text(key.at).map(<[u8]>::to_vec) else {
-            self.require(Law::MutualExclusion, false, "renewed when it is held");
+            self.require(Law::MutualExclusion, false, "only a held lock is renewed");
             return;
         };
         let is_callers =
@@ -196,7 +200,11 @@ impl Keyspace for World {
         let is_allowed = is_callers
             || self.is_grace(key.at, until_ms)
             || self.is_waiting_for_set(&owner);
-        self.require(Law::Sessions, is_allowed, "cut to its grace, or renewed");
+        self.require(
+            Law::Sessions,
+            is_allowed,
+            "a lease is renewed or cut to its grace period",
+        );
         self.keys.expire(key.at, Some(until_ms));
     }
 
@@ -207,24 +215,24 @@ impl Keyspace for World {
 }
 
 impl World {
-    /// Opens the key that a command names.
+    /// Opens a key that the current command names.
     pub(crate) fn open_named(&mut self, at: usize) -> OpenKey {
         self.open_key(at, true)
     }
 
     fn open_key(&mut self, at: usize, is_named: bool) -> OpenKey {
-        self.note_ended_leases();
+        self.mark_ended_leases();
         let value = self.keys.open(at);
         OpenKey { at, value, is_named }
     }
 
-    /// What a broken keyspace shows of a key that the current command does not name.
-    fn false_value(&self, at: usize) -> Option<Value> {
+    /// The wrong value that a flawed keyspace shows for a key that the current command does not name.
+    fn flawed_value(&self, at: usize) -> Option<Value> {
         let id = self.manager.table().find(crate::keyspace::name(at))?;
         let lock = self.manager.table().get(id)?;
         let is_stale = match self.flaw {
             Flaw::ShowsStaleKeys => true,
-            Flaw::BelievesInCycles => self.current.owner.is_some(),
+            Flaw::SkipsDeadlockProbes => self.current.owner.is_some(),
             Flaw::ForgetsSets if lock.reserved => {
                 return Some(Value::Text(b"stranger"[..].into(), None));
             }
@@ -234,7 +242,7 @@ impl World {
         Some(Value::Text(hold.owner.clone(), Some(hold.until_ms)))
     }
 
-    /// Counts a write, and returns the number of writes to keys that the command does not name.
+    /// Counts a write. Returns the number of writes to keys that the command does not name.
     fn count_write(&mut self, key: &OpenKey, write: Write) -> usize {
         if key.is_named {
             self.current.named_write = Some(write);
@@ -244,26 +252,26 @@ impl World {
         self.current.other_writes
     }
 
-    /// Whether the module itself may end the hold now: its grant never arrived, or its session is
-    /// over.
+    /// Whether the module itself may end a hold now: its grant was not delivered, or its session is over.
     pub(crate) fn is_ended_by_module(&self, key: usize) -> bool {
         let Some(held) = &self.holds[key] else { return false };
         if self.keys.text(key) != Some(&*held.owner) {
             return false;
         }
         let is_lost = held.lost && !held.renewed;
-        let is_over = matches!(held.session, Tie::Closed { closed_ms, until_ms }
+        let is_over = matches!(held.session, SessionTie::Closed { closed_ms, until_ms }
             if until_ms <= self.now().ms() || until_ms == closed_ms);
         is_lost || is_over
     }
 
+    /// Whether a new expiry cuts a lease to the grace period of its closed session.
     fn is_grace(&self, key: usize, until_ms: u64) -> bool {
         let session = self.holds[key].as_ref().map(|held| held.session);
-        let is_grace =
-            matches!(session, Some(Tie::Closed { until_ms: end, .. }) if end == until_ms);
+        let is_grace = matches!(session, Some(SessionTie::Closed { until_ms: end, .. }) if end == until_ms);
         is_grace && self.keys.until_ms(key).is_none_or(|until| until > until_ms)
     }
 
+    /// Whether a UNIQUE owner waits for a lock set. That renews the locks that it holds.
     fn is_waiting_for_set(&self, owner: &[u8]) -> bool {
         let mut waiters = self.queue.connected();
         waiters.any(|it| it.unique && it.of_set && OWNERS[it.owner] == owner)

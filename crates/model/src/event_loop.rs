@@ -1,5 +1,5 @@
-//! The server's event loop: replies reach waiting clients at the end of a turn, and a client may be gone
-//! before its reply arrives. Also the timer and the cron.
+//! The server's event loop, timer and cron. Waiting clients receive their replies at the end of a turn, and
+//! may be gone by then.
 
 use gpulock_core::engine::{Keyspace, probe, tick};
 use gpulock_core::rules::wait::LeaveReason;
@@ -8,18 +8,18 @@ use gpulock_core::state::wait_queue::Ticket;
 
 use crate::call::OWNERS;
 use crate::flaw::Flaw;
-use crate::holds::Tie;
+use crate::holds::SessionTie;
 use crate::keyspace::name;
 use crate::law::Law;
-use crate::queue::Waits;
+use crate::queue::PositionState;
 use crate::world::{InFlight, World};
 
 impl World {
-    /// Takes the replies of the manager. Grants are in flight until the turn ends.
+    /// Takes the replies of the lock manager. Grants stay in flight until the turn ends.
     pub(crate) fn take_replies(&mut self) {
         while let Some((ticket, reply)) = self.manager.outbox().take_reply() {
             let Some(at) = self.queue.find(ticket) else {
-                self.require(Law::Tidiness, false, "a reply is for a waiter");
+                self.require(Law::Bookkeeping, false, "every reply goes to a waiter");
                 continue;
             };
             match reply {
@@ -28,12 +28,13 @@ impl World {
                     let position = self.queue.remove(at);
                     let connection = position.connection().unwrap_or_default();
                     let session = match waiter.session_grace_ms {
-                        Some(grace_ms) => Tie::To { connection, grace_ms },
-                        None => Tie::No,
+                        Some(grace_ms) => SessionTie::Connected { connection, grace_ms },
+                        None => SessionTie::None,
                     };
                     self.receive_grants(position.owner, &grants, session);
-                    let sent = InFlight { connection, position, grants, waiter, set };
-                    self.in_flight.push(sent);
+                    let in_flight =
+                        InFlight { connection, position, grants, waiter, set };
+                    self.in_flight.push(in_flight);
                 }
                 WaitReply::Null => self.leave_position(at, true),
                 WaitReply::Error(_) => drop(self.queue.remove(at)),
@@ -41,61 +42,69 @@ impl World {
         }
     }
 
-    /// A waiter is granted what it wants, all of it, and no waiter was before it.
+    /// Checks that a waiter is granted all the locks that it wants, and is the first in their queues.
     fn check_grants(&mut self, at: usize, grants: &[Grant]) {
         let wants = self.queue.positions()[at].wants;
-        self.require(Law::AllOrNone, grants.len() == wants, "as many as it wants");
+        self.require(
+            Law::AllOrNothing,
+            grants.len() == wants,
+            "a waiter gets as many locks as it wants",
+        );
         for grant in grants {
             let key = self.key_named(&grant.key);
             if let Some(key) = key.filter(|key| self.is_unreceived(*key)) {
                 let is_first = self.queue.first(key) == Some(at);
-                self.require(Law::Order, is_first, "the first in the queue is served");
+                self.require(
+                    Law::Order,
+                    is_first,
+                    "the first waiter in the queue is served",
+                );
             }
         }
     }
 
-    /// An owner receives its grants. Each key shows it.
+    /// An owner receives its grants. Each key must show it.
     pub(crate) fn receive_grants(
         &mut self,
         owner: usize,
         grants: &[Grant],
-        session: Tie,
+        session: SessionTie,
     ) {
         for grant in grants {
             let Some(key) = self.key_named(&grant.key) else { continue };
             let shows = self.keys.text(key) == Some(OWNERS[owner]);
-            self.require(Law::AllOrNone, shows, "each key of a set is written");
+            self.require(Law::AllOrNothing, shows, "each key of a lock set is written");
             self.receive_grant(key, grant.token, session);
         }
     }
 
-    /// A client receives a grant, or a renewal.
-    pub(crate) fn receive_grant(&mut self, key: usize, token: u64, session: Tie) {
+    /// A client receives a new or a renewed hold.
+    pub(crate) fn receive_grant(&mut self, key: usize, token: u64, session: SessionTie) {
         if self.is_unreceived(key) {
             self.receive_token(key, token, session);
             return;
         }
         self.receive_renewal(key, token);
-        if session != Tie::No
+        if session != SessionTie::None
             && let Some(held) = &mut self.holds[key]
         {
             held.session = session;
         }
     }
 
-    /// A wait ends without a grant. The position of a UNIQUE owner may be kept.
+    /// Ends a wait without a grant. The position of a UNIQUE owner may be kept.
     pub(crate) fn leave_position(&mut self, at: usize, may_be_kept: bool) {
         let keep_ms = self.manager.settings().place_keep;
         let until_ms = self.now().ms() + keep_ms;
         let position = self.queue.position(at);
         if position.unique && may_be_kept && keep_ms > 0 {
-            position.waits = Waits::Kept { until_ms };
+            position.state = PositionState::Kept { until_ms };
         } else {
             self.queue.remove(at);
         }
     }
 
-    /// The turn of the server's loop ends: the grants in flight arrive.
+    /// The turn of the event loop ends: clients receive the grants in flight.
     pub fn end_turn(&mut self) {
         if self.flaw != Flaw::DropsTheWaiter {
             self.in_flight.clear();
@@ -108,7 +117,7 @@ impl World {
     pub fn tick(&mut self) {
         let now = self.now();
         tick::tick(self);
-        self.waits_ended();
+        self.remove_ended_waits();
         if self.flaw == Flaw::CallsAgainAtEachTick {
             self.first_calls_again();
         }
@@ -116,17 +125,21 @@ impl World {
         let wake_ms = self.manager.next_wake_ms(now);
         let wakes = wake_ms.is_some_and(|ms| ms <= now.ms() + 6);
         let wakes = wakes || self.waiting() == 0;
-        self.require(Law::NoLostWakeUp, wakes, "the timer fires again while one waits");
+        self.require(
+            Law::NoLostWakeUp,
+            wakes,
+            "the timer fires again while a client waits",
+        );
     }
 
     /// The server's cron runs.
     pub fn cron(&mut self) {
         tick::cron(self);
-        self.waits_ended();
+        self.remove_ended_waits();
         self.finish_step();
     }
 
-    /// One lock is probed, as the sweep does at its own time.
+    /// Probes one lock, as the sweep does in its own order.
     pub fn probe(&mut self, key: usize) {
         let known = self.manager.table().find(name(key));
         if let Some(id) = known.filter(|_| self.may_start()) {
@@ -135,15 +148,15 @@ impl World {
         self.finish_step();
     }
 
-    /// The manager has ended waits: positions that are no longer kept are gone.
-    pub(crate) fn waits_ended(&mut self) {
+    /// Removes the waits and kept positions that the lock manager has ended.
+    pub(crate) fn remove_ended_waits(&mut self) {
         let now = self.now();
         self.take_replies();
         self.queue.retain(|position| !position.is_over(now));
     }
 
-    /// A client is gone before its grants arrive.
-    fn take_back(&mut self, lost: InFlight) {
+    /// Reports to the lock manager that a client was gone before it received its grants.
+    fn report_undelivered(&mut self, lost: InFlight) {
         for grant in &lost.grants {
             let key = self.key_named(&grant.key);
             if let Some(held) = key.and_then(|key| self.holds[key].as_mut()) {
@@ -159,11 +172,12 @@ impl World {
         let (now, connection) = (self.now(), self.connection(client));
         self.connections[client] += 1;
         for held in self.holds.iter_mut().flatten() {
-            if let Tie::To { connection: tied_to, grace_ms } = held.session
+            if let SessionTie::Connected { connection: tied_to, grace_ms } = held.session
                 && tied_to == connection
             {
                 let closed_ms = now.ms();
-                held.session = Tie::Closed { closed_ms, until_ms: closed_ms + grace_ms };
+                held.session =
+                    SessionTie::Closed { closed_ms, until_ms: closed_ms + grace_ms };
             }
         }
         if let Some(at) = self.queue.find_connection(connection) {
@@ -174,14 +188,14 @@ impl World {
                 self.in_flight.extract_if(.., |it| it.connection == connection);
             if let Some(first) = lost.next() {
                 drop(lost);
-                self.take_back(first);
+                self.report_undelivered(first);
             }
             self.manager.client_gone(connection, now);
         }
         self.finish_step();
     }
 
-    /// `CLIENT UNBLOCK`, with or without `ERROR`. Nothing when the client does not wait.
+    /// `CLIENT UNBLOCK`, with or without `ERROR`. No effect when the client does not wait.
     pub fn unblock(&mut self, client: usize, with_error: bool) {
         let now = self.now();
         let reason = match with_error {
@@ -192,34 +206,38 @@ impl World {
             let ticket = self.queue.positions()[at].ticket();
             self.leave_position(at, false);
             let left = ticket.and_then(|ticket| self.manager.leave(ticket, reason, now));
-            self.require(Law::Tidiness, left.is_some(), "a waiter is known to wait");
+            self.require(
+                Law::Bookkeeping,
+                left.is_some(),
+                "the lock manager knows the waiter",
+            );
         }
         self.finish_step();
     }
 
-    /// A flaw: the first waiter leaves and calls again.
+    /// The flaw [`Flaw::CallsAgainAtEachTick`]: the first waiter leaves and calls again.
     fn first_calls_again(&mut self) {
         let Some(position) = self.queue.connected().next() else { return };
-        let (call, connection) = (position.call_again(), position.connection());
+        let (call, connection) = (position.to_call(), position.connection());
         let at =
             self.queue.positions().iter().position(|it| it.connection() == connection);
         let Some(ticket) = position.ticket() else { return };
         let now = self.now();
         self.manager.leave(ticket, LeaveReason::UnblockedWithError, now);
         if let (Some(at), Some(new)) = (at, self.wait_again(&call, connection)) {
-            self.queue.position(at).waits = new;
+            self.queue.position(at).state = new;
         }
     }
 
-    /// The wait of a call, for the queue.
+    /// The state of a position at which a client begins to wait.
     pub(crate) fn new_wait(
         &self,
         connection: u64,
         ticket: Ticket,
         block_ms: Option<u64>,
-    ) -> Waits {
+    ) -> PositionState {
         let now_ms = self.now().ms();
         let deadline_ms = block_ms.filter(|ms| *ms > 0).map(|ms| now_ms + ms);
-        Waits::Client { connection, ticket, deadline_ms }
+        PositionState::Connected { connection, ticket, deadline_ms }
     }
 }

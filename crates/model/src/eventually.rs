@@ -1,60 +1,60 @@
-//! What must follow from every state: looked at on a copy of the world, which goes on
-//! without anybody who asks for anything new.
+//! What must follow from every state. It is checked on a copy of the world in which no client makes a
+//! new call.
 
 use crate::call::OWNERS;
 use crate::keyspace::KEYS;
 use crate::law::{Breach, Law};
 use crate::world::{World, Writes};
 
-/// More portions than there is work for.
-const PORTIONS: usize = 100;
+/// More budgets than the work can take.
+const MAX_BUDGETS: usize = 100;
 
 impl World {
-    /// The law that is broken here, or will be whatever clients do.
-    pub fn breach_here_or_after(&self) -> Option<Breach> {
-        self.breach().or_else(|| self.breach_after())
+    /// The law that is broken now, or that will be broken whatever clients do.
+    pub fn breach_now_or_later(&self) -> Option<Breach> {
+        self.breach().or_else(|| self.breach_later())
     }
 
-    fn breach_after(&self) -> Option<Breach> {
-        let mut calm = self.clone();
-        calm.set_writes(Writes::Accepted);
-        calm.end_turn();
-        calm.tick_until_quiet();
-        calm.serve_all();
-        calm.breach()
+    fn breach_later(&self) -> Option<Breach> {
+        let mut later = self.clone();
+        later.set_writes(Writes::Accepted);
+        later.end_turn();
+        later.tick_until_idle();
+        later.release_until_served();
+        later.breach()
     }
 
-    /// The timer comes, and again: not later than the second time, when the clock was
-    /// stepped back a little, nobody waits for a lock that is free.
-    pub fn tick_until_quiet(&mut self) {
-        for _ in 0..PORTIONS {
+    /// Fires the timer until no work is left. Then no waiter waits for a free lock. Two ticks are
+    /// enough for that, even when the clock was stepped back a little.
+    pub fn tick_until_idle(&mut self) {
+        for _ in 0..MAX_BUDGETS {
             for _ in 0..2 {
-                self.pass(6);
+                self.advance_clock(6);
                 self.tick();
             }
             if !self.is_behind() {
                 break;
             }
         }
-        self.require(Law::NoLostWakeUp, !self.is_behind(), "the rest is done as well");
+        self.require(Law::NoLostWakeUp, !self.is_behind(), "all deferred work gets done");
         self.check_wake_ups(|_, _| true);
     }
 
-    /// Everything is given up again and again: everybody who waits is served.
-    pub fn serve_all(&mut self) {
+    /// Releases all locks again and again. Then every waiter is served.
+    pub fn release_until_served(&mut self) {
         for _ in 0..=self.queue.positions().len() {
             for key in 0..KEYS.len() {
-                self.give_up(key);
+                self.release_or_delete(key);
             }
             self.end_turn();
-            self.tick_until_quiet();
+            self.tick_until_idle();
         }
-        let nobody = self.waiting() == 0 && self.in_flight.is_empty();
-        self.require(Law::NoStarvation, nobody, "everybody who waits is served");
+        let is_served = self.waiting() == 0 && self.in_flight.is_empty();
+        self.require(Law::NoStarvation, is_served, "every waiter is served");
     }
 
-    /// Whoever holds a lock gives it back, or takes it away from under the keeper.
-    fn give_up(&mut self, key: usize) {
+    /// The holder releases a lock. A value that is not an owner is deleted.
+    fn release_or_delete(&mut self, key: usize) {
         let holder = self.keys.text(key);
         match OWNERS.iter().position(|owner| Some(*owner) == holder) {
             Some(owner) => self.release(key, owner, None),

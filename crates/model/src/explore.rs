@@ -1,6 +1,6 @@
-//! The worlds of a scope as a model that `stateright` explores, breadth first. A keeper with
-//! all its tables is large, so a state is not a world but the way that leads to it, and the
-//! world is made anew when it is its turn: from the last one, which went nearly the same way.
+//! The worlds of a scope as a model that `stateright` explores, breadth first. A world is large, because
+//! it contains the tables of a lock manager. A state is therefore the path to a world, and the world is
+//! rebuilt from the previously visited one, whose path is nearly the same.
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
@@ -17,50 +17,50 @@ use crate::law::{Breach, Law};
 use crate::scope::Scope;
 use crate::world::World;
 
-/// How far to go.
+/// The limits of an exploration.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// At most so many steps from the beginning.
+    /// The maximum number of steps from the initial world.
     pub depth: usize,
-    /// At most so long; the rest is left unexplored.
+    /// The time limit. What is left by then stays unexplored.
     pub time: Duration,
 }
 
-/// What was explored.
+/// The result of an exploration.
 #[derive(Clone, Debug)]
 pub struct Explored {
-    /// Worlds that differ.
+    /// The number of different worlds.
     pub states: usize,
-    /// Steps taken.
+    /// The number of steps taken.
     pub steps: usize,
-    /// All worlds that so many steps lead to were looked at.
+    /// The depth up to which every world was checked.
     pub depth: usize,
-    /// There are no others.
+    /// Whether every reachable world was checked.
     pub exhausted: bool,
-    /// How long it took.
+    /// The duration.
     pub time: Duration,
-    /// What was found.
-    pub breach: Option<Found>,
+    /// The first counterexample.
+    pub counterexample: Option<Counterexample>,
 }
 
-/// Explores a scope around a shell with this flaw.
+/// Explores a scope, with a flaw.
 pub fn explore(scope: &'static Scope, flaw: Flaw, bounds: Bounds) -> Explored {
     let begin = Instant::now();
-    let worlds = Worlds {
+    let model = WorldModel {
         scope,
         flaw,
         depth: bounds.depth,
         until: begin + bounds.time,
         stopped_at: Arc::new(AtomicUsize::new(usize::MAX)),
         deepest: Arc::new(AtomicUsize::new(0)),
-        found: Arc::new(OnceLock::new()),
+        counterexample: Arc::new(OnceLock::new()),
     };
-    let (stopped_at, deepest) = (worlds.stopped_at.clone(), worlds.deepest.clone());
-    let found = worlds.found.clone();
-    let checker = worlds.checker().finish_when(HasDiscoveries::AnyFailures);
+    let (stopped_at, deepest) = (model.stopped_at.clone(), model.deepest.clone());
+    let counterexample = model.counterexample.clone();
+    let checker = model.checker().finish_when(HasDiscoveries::AnyFailures);
     let checker = checker.spawn_bfs().join();
     let stopped_at = stopped_at.load(Ordering::Relaxed);
-    let breach = found.get().cloned();
+    let counterexample = counterexample.get().cloned();
     Explored {
         states: checker.unique_state_count(),
         steps: checker.state_count(),
@@ -68,40 +68,40 @@ pub fn explore(scope: &'static Scope, flaw: Flaw, bounds: Bounds) -> Explored {
             usize::MAX => deepest.load(Ordering::Relaxed),
             stopped_at => stopped_at.saturating_sub(1),
         },
-        exhausted: stopped_at == usize::MAX && breach.is_none(),
+        exhausted: stopped_at == usize::MAX && counterexample.is_none(),
         time: begin.elapsed(),
-        breach,
+        counterexample,
     }
 }
 
 /// The model.
-struct Worlds {
+struct WorldModel {
     scope: &'static Scope,
     flaw: Flaw,
     depth: usize,
     until: Instant,
-    /// How many steps led to the first state that was not explored.
+    /// The depth of the first state that was not explored.
     stopped_at: Arc<AtomicUsize>,
-    /// The most steps that led to any.
+    /// The depth of the deepest explored state.
     deepest: Arc<AtomicUsize>,
-    /// The first breach, and what was done until then: the shortest way, or one as short.
-    found: Arc<OnceLock<Found>>,
+    /// The first counterexample. No other one is shorter.
+    counterexample: Arc<OnceLock<Counterexample>>,
 }
 
-/// A law that was broken, and what was done until then.
-pub type Found = (Breach, Vec<Action>);
+/// A broken law, and the steps that led to it.
+pub type Counterexample = (Breach, Vec<Action>);
 
-/// The way to a world.
+/// A world, as the path to it.
 #[derive(Clone, Debug)]
 struct State {
-    way: Arc<Step>,
+    path: Arc<Step>,
     fingerprint: u64,
 }
 
-/// The last step of a way.
+/// The last step of a path, and the path before it.
 #[derive(Debug)]
 struct Step {
-    /// None: the beginning.
+    /// None for the initial world.
     before: Option<(Arc<Step>, Action)>,
     depth: usize,
 }
@@ -119,7 +119,7 @@ impl PartialEq for State {
 }
 
 impl Step {
-    /// All that was done on the way.
+    /// All steps of the path.
     fn actions(&self) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut step = self;
@@ -132,34 +132,34 @@ impl Step {
     }
 }
 
-/// The worlds along the way that was gone last.
+/// The worlds along the most recent path.
 #[derive(Default)]
-struct Trail {
+struct Replay {
     worlds: Vec<(Arc<Step>, World)>,
-    /// The breach in the last of them, or what must follow from it.
+    /// The cached result for the last world: the law that is broken in it or later.
     breach: Option<Option<Breach>>,
 }
 
 thread_local! {
-    static TRAIL: RefCell<Trail> = RefCell::default();
+    static REPLAY: RefCell<Replay> = RefCell::default();
 }
 
-impl Trail {
-    /// Goes to the end of a way.
-    fn go(&mut self, model: &Worlds, way: &Arc<Step>) {
-        if self.worlds.last().is_some_and(|(last, _)| Arc::ptr_eq(last, way)) {
+impl Replay {
+    /// Rebuilds the worlds along a path.
+    fn follow(&mut self, model: &WorldModel, path: &Arc<Step>) {
+        if self.worlds.last().is_some_and(|(last, _)| Arc::ptr_eq(last, path)) {
             return;
         }
         self.breach = None;
-        self.worlds.truncate(way.depth + 1);
-        let stands = |at: usize| {
+        self.worlds.truncate(path.depth + 1);
+        let is_common = |at: usize| {
             let step = self.worlds.get(at).map(|(step, _)| step);
-            step.is_some_and(|step| Arc::ptr_eq(step, way_at(way, at)))
+            step.is_some_and(|step| Arc::ptr_eq(step, step_at(path, at)))
         };
-        let common = (0..=way.depth).rev().find(|at| stands(*at));
+        let common = (0..=path.depth).rev().find(|at| is_common(*at));
         self.worlds.truncate(common.map_or(0, |at| at + 1));
-        for at in self.worlds.len()..=way.depth {
-            let step = way_at(way, at);
+        for at in self.worlds.len()..=path.depth {
+            let step = step_at(path, at);
             let world = match (&step.before, self.worlds.last()) {
                 (Some((_, action)), Some((_, world))) => {
                     let mut world = world.clone();
@@ -177,9 +177,9 @@ impl Trail {
     }
 }
 
-/// The step on a way that has so many before it.
-fn way_at(way: &Arc<Step>, depth: usize) -> &Arc<Step> {
-    let mut step = way;
+/// The step of a path at a depth.
+fn step_at(path: &Arc<Step>, depth: usize) -> &Arc<Step> {
+    let mut step = path;
     while let Some((before, _)) = &step.before
         && step.depth > depth
     {
@@ -188,23 +188,23 @@ fn way_at(way: &Arc<Step>, depth: usize) -> &Arc<Step> {
     step
 }
 
-impl Worlds {
-    /// Does something with the world of a state.
-    fn at<T>(&self, state: &State, look: impl FnOnce(&World) -> T) -> Option<T> {
-        TRAIL.with_borrow_mut(|trail| {
-            trail.go(self, &state.way);
-            trail.world().map(look)
+impl WorldModel {
+    /// Reads the world of a state.
+    fn at<T>(&self, state: &State, read: impl FnOnce(&World) -> T) -> Option<T> {
+        REPLAY.with_borrow_mut(|replay| {
+            replay.follow(self, &state.path);
+            replay.world().map(read)
         })
     }
 
-    /// The law that is broken in a state, or in what must follow from it.
+    /// The law that is broken in a state, or that will be broken later.
     fn breach(&self, state: &State) -> Option<Breach> {
-        TRAIL.with_borrow_mut(|trail| {
-            trail.go(self, &state.way);
-            let known = trail.breach;
-            let look = || trail.world().and_then(World::breach_here_or_after);
-            let breach = known.unwrap_or_else(look);
-            trail.breach = Some(breach);
+        REPLAY.with_borrow_mut(|replay| {
+            replay.follow(self, &state.path);
+            let known = replay.breach;
+            let check = || replay.world().and_then(World::breach_now_or_later);
+            let breach = known.unwrap_or_else(check);
+            replay.breach = Some(breach);
             breach
         })
     }
@@ -213,22 +213,22 @@ impl Worlds {
         let depth = before.as_ref().map_or(0, |(before, _)| before.depth + 1);
         let Scope { clients, locks, .. } = *self.scope;
         let fingerprint = canonical::fingerprint(world, clients, locks);
-        State { way: Arc::new(Step { before, depth }), fingerprint }
+        State { path: Arc::new(Step { before, depth }), fingerprint }
     }
 
-    /// Whether a state is one of those that are looked at.
-    fn is_within(&self, state: &State) -> bool {
-        let depth = state.way.depth;
-        let is_within = depth <= self.depth && self.goes_on();
-        match is_within {
+    /// Whether a state is within the limits. Records how far the exploration gets.
+    fn is_within_bounds(&self, state: &State) -> bool {
+        let depth = state.path.depth;
+        let is_within_bounds = depth <= self.depth && self.continues();
+        match is_within_bounds {
             true => self.deepest.fetch_max(depth, Ordering::Relaxed),
             false => self.stopped_at.fetch_min(depth, Ordering::Relaxed),
         };
-        is_within
+        is_within_bounds
     }
 }
 
-impl Model for Worlds {
+impl Model for WorldModel {
     type State = State;
     type Action = Action;
 
@@ -237,7 +237,7 @@ impl Model for Worlds {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if self.is_within(state) {
+        if self.is_within_bounds(state) {
             self.at(state, |world| self.scope.actions(world, actions));
         }
     }
@@ -246,7 +246,7 @@ impl Model for Worlds {
         self.at(state, |world| {
             let mut world = world.clone();
             self.scope.take(&mut world, action);
-            self.state(Some((state.way.clone(), action)), &world)
+            self.state(Some((state.path.clone(), action)), &world)
         })
     }
 
@@ -255,33 +255,34 @@ impl Model for Worlds {
     }
 }
 
-/// A law as a property.
-fn property(law: Law) -> Property<Worlds> {
+/// A law as a property of the model.
+fn property(law: Law) -> Property<WorldModel> {
     macro_rules! always {
         ($($law:ident)*) => {
             match law {
-                $(Law::$law => Property::always(Law::$law.name(), |model: &Worlds, state| {
-                    model.keeps(state, Law::$law)
+                $(Law::$law => Property::always(Law::$law.name(), |model: &WorldModel, state| {
+                    model.holds(state, Law::$law)
                 }),)*
             }
         };
     }
-    always!(MutualExclusion RisingTokens Order NoLostWakeUp NoStarvation CountersAddUp
-        AllOrNone Deadlocks Permission Sessions Tidiness)
+    always!(MutualExclusion IncreasingTokens Order NoLostWakeUp NoStarvation CountersAddUp
+        AllOrNothing Deadlocks WritePermission Sessions Bookkeeping)
 }
 
-impl Worlds {
-    /// Whether a law is kept in a state; what comes after the first breach, or too late, is
-    /// not looked at.
-    fn keeps(&self, state: &State, law: Law) -> bool {
-        if !self.goes_on() {
+impl WorldModel {
+    /// Whether a law holds in a state. True also after the first breach and after the time limit.
+    fn holds(&self, state: &State, law: Law) -> bool {
+        if !self.continues() {
             return true;
         }
         let breach = self.breach(state).filter(|breach| breach.law == law);
-        breach.is_none_or(|breach| self.found.set((breach, state.way.actions())).is_err())
+        breach.is_none_or(|breach| {
+            self.counterexample.set((breach, state.path.actions())).is_err()
+        })
     }
 
-    fn goes_on(&self) -> bool {
-        self.found.get().is_none() && Instant::now() < self.until
+    fn continues(&self) -> bool {
+        self.counterexample.get().is_none() && Instant::now() < self.until
     }
 }

@@ -1,5 +1,5 @@
-//! What happens without a command of the module's: other clients' commands, the clock, the
-//! server's pauses and roles.
+//! What happens outside the module: other clients' commands, the clock, and the server's pauses and role
+//! changes.
 
 use gpulock_core::CommandError;
 use gpulock_core::state::lock::Bytes;
@@ -32,19 +32,19 @@ impl World {
         self.finish_step();
     }
 
-    /// `PEXPIRE`, or `PERSIST`: the hold goes on, with the new end.
+    /// `PEXPIRE`, or `PERSIST`. The hold continues with the new expiry.
     pub fn expire(&mut self, key: usize, ttl_ms: Option<u64>) {
         let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
         self.keys.expire(key, until_ms);
-        // A session whose end is still owed ends the hold all the same.
-        let is_owed_an_end = self.is_owed_an_end(key);
-        if let Some(held) = self.holds[key].as_mut().filter(|_| !is_owed_an_end) {
+        // A session that is already ending still ends the hold.
+        let is_ending = self.is_session_ending(key);
+        if let Some(held) = self.holds[key].as_mut().filter(|_| !is_ending) {
             held.forget_closed_session();
         }
         self.finish_step();
     }
 
-    fn is_owed_an_end(&self, key: usize) -> bool {
+    fn is_session_ending(&self, key: usize) -> bool {
         let id = self.manager.table().find(name(key));
         let hold = id.and_then(|id| self.manager.table().get(id)?.hold.as_ref());
         hold.is_some_and(|hold| self.manager.is_ending(hold.session))
@@ -59,44 +59,44 @@ impl World {
         self.finish_step();
     }
 
-    /// Time goes by; negative: the clock is stepped back.
-    pub fn pass(&mut self, ms: i64) {
+    /// Moves the clock; negative: it is stepped back.
+    pub fn advance_clock(&mut self, ms: i64) {
         self.keys.step_clock(ms);
-        // What was over may not be over any more, as far as anybody can tell.
+        // By the new time, an ended lease may not be over.
         if ms < 0 {
-            self.holds.iter_mut().flatten().for_each(|held| held.over = false);
+            self.holds.iter_mut().flatten().for_each(|held| held.set_after_end = false);
         }
         self.finish_step();
     }
 
-    /// Keys may be written no longer, or again.
+    /// Changes whether keys may be written.
     pub fn set_writes(&mut self, writes: Writes) {
         self.writes = writes;
         self.finish_step();
     }
 
-    /// The settings change.
+    /// Changes the settings.
     pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
         self.manager.configure(change);
         self.finish_step();
     }
 
-    /// The server becomes a replica, and a primary again: nobody waits any more, each was
-    /// told once, and nothing is held as far as is known.
+    /// The server becomes a replica and then a primary again. Each waiter gets one reply, and the lock
+    /// manager has no record of queues and holds.
     pub fn demote(&mut self) {
         let now = self.now();
         self.manager.demoted(now);
         let waiting = self.waiting();
-        let mut told = 0;
-        while let Some((_, answer)) = self.manager.outbox().take_reply() {
-            told += usize::from(answer == WaitReply::Error(CommandError::Unblocked));
+        let mut replied = 0;
+        while let Some((_, reply)) = self.manager.outbox().take_reply() {
+            replied += usize::from(reply == WaitReply::Error(CommandError::Unblocked));
         }
-        self.require(Law::Tidiness, told == waiting, "each waiter is told once");
+        self.require(Law::Bookkeeping, replied == waiting, "each waiter gets one reply");
         self.queue = Queue::default();
         let is_empty =
             self.manager.queues().is_empty() && self.manager.table().held() == 0;
-        self.require(Law::Tidiness, is_empty, "nothing is held, nobody waits");
-        self.shown_free = [false; KEYS.len()];
+        self.require(Law::Bookkeeping, is_empty, "a demotion clears queues and holds");
+        self.known_free = [false; KEYS.len()];
         self.holds = Default::default();
         self.manager.promoted(now);
         self.finish_step();

@@ -1,42 +1,42 @@
-//! Broken shells, made on purpose: a checker that never failed proves nothing. Each does one
-//! thing that a module around the same rules could do wrong.
+//! Deliberate flaws in the code around the lock manager. Each is a mistake that a module could make; the
+//! tests show that the checks detect it.
 
-/// What the shell does wrong.
+/// What the keyspace or the event loop does wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Flaw {
     /// Nothing.
     #[default]
     None,
-    /// RELEASE tells the rules the holder's name instead of the caller's.
+    /// RELEASE passes the holder's name instead of the caller's to the lock manager.
     ReleasesForAnyone,
-    /// A hand-off grants the lock, and its waiter is never told.
+    /// A hand-off grants the lock, but its waiter never gets a reply.
     DropsTheWaiter,
-    /// A hand-off grants the lock, and its key is never written.
+    /// A hand-off grants the lock, but its key is never written.
     DropsTheHandOff,
-    /// What is owed is never made good.
+    /// Deferred work is never done.
     ForgetsDeferredWork,
-    /// What does not fit into the first portion is never done.
+    /// Work that exceeds the first budget is never done.
     ForgetsTheRest,
-    /// Keys of locks that are waited for are not looked at.
+    /// Keys of locks with waiters are not read.
     ShowsStaleKeys,
-    /// A set that seems complete is not given its share.
+    /// The locks reserved for a lock set are not granted when the set is complete.
     ForgetsSets,
-    /// Of a share only the first key is written.
+    /// Only the first key of a lock set is written.
     WritesHalfASet,
-    /// The first waiter asks anew at each tick, and loses its turn.
+    /// The first waiter calls again at each tick, and loses its position.
     CallsAgainAtEachTick,
-    /// A key is taken for absent when its lease is over soon.
+    /// A key whose lease ends soon counts as absent.
     ExpiresEarly,
-    /// Connections close, and the keeper is not told.
+    /// The lock manager is not notified of closed connections.
     IgnoresDisconnects,
-    /// What seems a circle is taken for one, and its keys are not looked at.
-    BelievesInCycles,
-    /// Deferred work is carried out although writes are refused.
+    /// A suspected cycle is reported without probing its keys.
+    SkipsDeadlockProbes,
+    /// Deferred work is done although writes are refused.
     WritesWhenRefused,
-    /// Free locks are handed over although writes are refused.
+    /// Free locks are handed off although writes are refused.
     HandsOverWhenRefused,
-    /// Deferred work is carried out in the middle of somebody else's command.
+    /// Deferred work is done in the middle of another client's command.
     WritesWithinCommands,
-    /// RESETSTATS begins with a new keeper, when nobody waits.
+    /// RESETSTATS starts with a new lock manager when no client waits.
     ResetsByStartingOver,
 }

@@ -1,46 +1,46 @@
-//! Who holds what as the contract has it: a hold begins with a grant and ends by its owner,
-//! by its time, or by somebody who may end it. What the keeper says is compared with it, and
-//! never copied into it.
+//! Holds as the command reference defines them: a hold begins with a grant and ends by its owner, by its
+//! lease, or by a client that may end it. The lock manager's record is compared with them and never
+//! copied into them.
 
 use gpulock_core::state::lock::Bytes;
 
 use crate::keyspace::KEYS;
 
-/// A lock that was granted, and that nobody with the right to do so has ended.
+/// The hold of a granted lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) owner: Bytes,
-    /// None: the grant was not heard of yet.
+    /// None until the owner receives the grant.
     pub(crate) token: Option<u64>,
-    /// Its owner asked again or extended, and so knows of it.
+    /// The owner has called ACQUIRE again or EXTEND, and so knows that it holds the lock.
     pub(crate) renewed: bool,
-    pub(crate) session: Tie,
-    /// The grant never reached its client, and may be taken back.
+    pub(crate) session: SessionTie,
+    /// The client was gone before it received the grant, so the module may revoke it.
     pub(crate) lost: bool,
-    /// Its time was over, or somebody else wrote or deleted its key: the lock is nobody's by
-    /// right. Kept while the keeper may not have noticed.
+    /// The lease is over, or another client wrote or deleted the key: the lock is free by the rules.
+    /// The hold is kept until the lock manager notices.
     pub(crate) ended: bool,
-    /// Its time was over, and its key was set anew since.
-    pub(crate) over: bool,
+    /// The key was set again after the lease had ended.
+    pub(crate) set_after_end: bool,
 }
 
-/// Whether a hold ends with a connection.
+/// The connection that a hold is tied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tie {
-    No,
-    /// With this one, by so much grace.
-    To {
+pub(crate) enum SessionTie {
+    None,
+    /// The connection is open.
+    Connected {
         connection: u64,
         grace_ms: u64,
     },
-    /// That one closed, and the hold is over then.
+    /// The connection has closed, and the hold ends with the grace period.
     Closed {
         closed_ms: u64,
         until_ms: u64,
     },
 }
 
-/// What is held under each key.
+/// The hold of each key.
 pub(crate) type Holds = [Option<Held>; KEYS.len()];
 
 impl Held {
@@ -49,18 +49,18 @@ impl Held {
             owner: Bytes::from_slice(owner),
             token: None,
             renewed: false,
-            session: Tie::No,
+            session: SessionTie::None,
             lost: false,
             ended: false,
-            over: false,
+            set_after_end: false,
         }
     }
 
-    /// Its owner renews it, or somebody gives its key another end: a closed session is
-    /// forgotten.
+    /// The owner renews the hold, or another client changes the expiry of its key: a closed session no
+    /// longer ends it.
     pub(crate) fn forget_closed_session(&mut self) {
-        if matches!(self.session, Tie::Closed { .. }) {
-            self.session = Tie::No;
+        if matches!(self.session, SessionTie::Closed { .. }) {
+            self.session = SessionTie::None;
         }
     }
 }

@@ -1,32 +1,32 @@
-//! Keys in memory, as simple as can be: each with a value and an expiry, and a clock. What a server does
-//! with keys on its own (expiry) is here; locks are not.
+//! An in-memory keyspace: keys with values and expiries, and a clock. It expires keys and knows nothing
+//! of locks.
 
 use gpulock_core::state::lock::Bytes;
 use gpulock_core::{Name, Now};
 
-/// The keys of all worlds.
+/// The keys of every world.
 pub const KEYS: [&[u8]; 4] = [b"gpu:0", b"gpu:1", b"gpu:2", b""];
 
-/// What stands under a key.
+/// The value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A string, and when its time is over, in ms since the epoch.
+    /// A string, and when it expires, in ms since the epoch; none: never.
     Text(Bytes, Option<u64>),
-    /// Anything else.
+    /// A value of another type.
     Other,
 }
 
-/// The keys, and the clock by which they end.
+/// The keys, and the clock by which they expire.
 #[derive(Clone, Debug)]
 pub struct MemoryKeys {
     keys: [Option<Value>; KEYS.len()],
-    /// Whether the module wrote the value, or has read it: both take it out of the key.
+    /// Whether the module wrote the value or has read it before: see `Keyspace::is_ours`.
     ours: [bool; KEYS.len()],
     micros: u64,
 }
 
 impl MemoryKeys {
-    /// No keys, at this time.
+    /// An empty keyspace at this time.
     pub(crate) fn new(micros: u64) -> Self {
         Self { keys: Default::default(), ours: Default::default(), micros }
     }
@@ -36,22 +36,21 @@ impl MemoryKeys {
         Now::from_micros(self.micros)
     }
 
-    /// Steps the clock.
+    /// Moves the clock, forward or back.
     pub(crate) fn step_clock(&mut self, ms: i64) {
         self.micros = self.micros.saturating_add_signed(ms * 1000);
     }
 
-    /// What stands under a key at this time: one lives through the millisecond in which it
-    /// ends.
+    /// The value of a key now. A key is still present in the millisecond in which it expires.
     pub fn get(&self, key: usize) -> Option<&Value> {
-        let is_over = |value: &Value| match value {
+        let is_expired = |value: &Value| match value {
             Value::Text(_, Some(until_ms)) => self.now().ms() > *until_ms,
             _ => false,
         };
-        self.keys[key].as_ref().filter(|value| !is_over(value))
+        self.keys[key].as_ref().filter(|value| !is_expired(value))
     }
 
-    /// The string under a key.
+    /// The string at a key.
     pub fn text(&self, key: usize) -> Option<&[u8]> {
         match self.get(key) {
             Some(Value::Text(text, _)) => Some(text),
@@ -59,7 +58,7 @@ impl MemoryKeys {
         }
     }
 
-    /// When a key ends.
+    /// When a key expires.
     pub fn until_ms(&self, key: usize) -> Option<u64> {
         match self.get(key) {
             Some(Value::Text(_, until_ms)) => *until_ms,
@@ -67,51 +66,51 @@ impl MemoryKeys {
         }
     }
 
-    /// True when a key ends within this millisecond or has five left at most.
-    pub(crate) fn is_over_soon(&self, key: usize) -> bool {
+    /// Whether a key expires within 5 ms.
+    pub(crate) fn expires_soon(&self, key: usize) -> bool {
         self.until_ms(key).is_some_and(|until_ms| until_ms <= self.now().ms() + 5)
     }
 
-    /// Puts a value under a key, or takes it away.
+    /// Sets a key, or deletes it.
     pub(crate) fn put(&mut self, key: usize, value: Option<Value>) {
         self.keys[key] = value;
     }
 
-    /// Puts a value under a key as the module does.
+    /// Sets a key as the module does.
     pub(crate) fn put_ours(&mut self, key: usize, value: Value) {
         self.put(key, Some(value));
         self.ours[key] = true;
     }
 
-    /// Puts a value under a key, or takes it away, as other clients do.
+    /// Sets a key, or deletes it, as another client does.
     pub(crate) fn put_external_value(&mut self, key: usize, value: Option<Value>) {
         self.put(key, value);
         self.ours[key] = false;
     }
 
-    /// The module reads the value.
+    /// Notes that the module reads the value.
     pub(crate) fn read(&mut self, key: usize) {
         self.ours[key] = true;
     }
 
-    /// Whether the module wrote the value, or has read it.
+    /// Whether the module wrote the value or has read it.
     pub(crate) fn is_ours(&self, key: usize) -> bool {
         self.ours[key]
     }
 
-    /// Whether there is a value whose time is over, though nobody has deleted it yet.
-    pub(crate) fn is_over(&self, key: usize) -> bool {
+    /// Whether the key has expired and is not deleted yet.
+    pub(crate) fn is_expired(&self, key: usize) -> bool {
         self.keys[key].is_some() && self.get(key).is_none()
     }
 
-    /// Gives a key another end. False when it is no string.
-    pub(crate) fn expire(&mut self, key: usize, until_ms: Option<u64>) -> bool {
-        let Some(Value::Text(text, _)) = self.get(key).cloned() else { return false };
-        self.put(key, Some(Value::Text(text, until_ms)));
-        true
+    /// Changes the expiry of a string.
+    pub(crate) fn expire(&mut self, key: usize, until_ms: Option<u64>) {
+        if let Some(Value::Text(text, _)) = self.get(key).cloned() {
+            self.put(key, Some(Value::Text(text, until_ms)));
+        }
     }
 
-    /// Opens a key, and returns what it shows. An expired key is deleted by that.
+    /// Opens a key and returns its value. This deletes an expired key.
     pub(crate) fn open(&mut self, key: usize) -> Option<Value> {
         let value = self.get(key).cloned();
         self.put(key, value.clone());
@@ -119,7 +118,7 @@ impl MemoryKeys {
     }
 }
 
-/// The name of the lock under a key.
+/// The name of the lock at a key.
 pub(crate) fn name(key: usize) -> Name<'static> {
     Name { db: 0, key: KEYS[key] }
 }

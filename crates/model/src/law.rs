@@ -1,76 +1,76 @@
-//! The laws that a world must keep, by name, and the first breach of one. When a law is
-//! looked at is said where it is: with each step, or in `after.rs`.
+//! The laws that a world must keep, and the breach of one. `check.rs` and the steps themselves check
+//! them; `eventually.rs` checks what must follow later.
 
 use std::fmt;
 
-/// What must hold whatever happens.
+/// What must hold in every world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Law {
-    /// A lock is granted when nobody holds it: the holder gave it back, or its lease was
-    /// over, or somebody with the right to do so took it away. Nobody else ends a hold.
+    /// A lock is granted only while it is free. A hold ends only by a release of its owner, by the end
+    /// of its lease or session, by a forced release, or by another client's write to the key.
     MutualExclusion,
-    /// Each grant has a larger token than all before.
-    RisingTokens,
-    /// First come, first served, on every lock.
+    /// Each grant has a larger token than all grants before it.
+    IncreasingTokens,
+    /// Each queue is served in order.
     Order,
-    /// A lock that is free is not left to lie while somebody waits who could have it.
+    /// No lock stays free while a waiter could have it.
     NoLostWakeUp,
-    /// When everything is given up, everybody who waits is served.
+    /// When all locks are released again and again, every waiter is served.
     NoStarvation,
-    /// What was taken, less what ended, is what is held.
+    /// The number of holds begun, less those ended, is the number of held locks.
     CountersAddUp,
-    /// A set is granted whole or not at all.
-    AllOrNone,
-    /// A wait is refused as a circle exactly when it would close one.
+    /// A lock set is granted completely or not at all.
+    AllOrNothing,
+    /// A wait is refused as a deadlock exactly when it would close a cycle.
     Deadlocks,
-    /// No key is written while the server refuses the writes of clients, nor in the middle of
-    /// somebody else's command.
-    Permission,
-    /// A lock outlives the connection that it is tied to by its grace and no more.
+    /// No key is written while the server refuses the writes of clients, nor in the middle of another
+    /// client's command.
+    WritePermission,
+    /// A lock outlives the connection that it is tied to by its grace period at most.
     Sessions,
-    /// Nobody is forgotten and nothing is remembered for nothing: each place is known, each
-    /// answer is for somebody who waits, an owner has one place in a line.
-    Tidiness,
+    /// The record is complete and has no leftovers: every position is known, every reply goes to a
+    /// waiter, and a UNIQUE owner has one position in a queue.
+    Bookkeeping,
 }
 
 impl Law {
-    /// All of them.
+    /// All laws.
     pub const ALL: [Self; 11] = [
         Self::MutualExclusion,
-        Self::RisingTokens,
+        Self::IncreasingTokens,
         Self::Order,
         Self::NoLostWakeUp,
         Self::NoStarvation,
         Self::CountersAddUp,
-        Self::AllOrNone,
+        Self::AllOrNothing,
         Self::Deadlocks,
-        Self::Permission,
+        Self::WritePermission,
         Self::Sessions,
-        Self::Tidiness,
+        Self::Bookkeeping,
     ];
 
-    /// In words.
+    /// The name, as in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::MutualExclusion => "mutual exclusion",
-            Self::RisingTokens => "rising tokens",
+            Self::IncreasingTokens => "increasing tokens",
             Self::Order => "first come, first served",
             Self::NoLostWakeUp => "no lost wake-up",
-            Self::NoStarvation => "nobody starves",
-            Self::CountersAddUp => "the counters add up",
-            Self::AllOrNone => "all or none",
-            Self::Deadlocks => "circles, and no false alarm",
-            Self::Permission => "nothing is written that a client could not write",
+            Self::NoStarvation => "no starvation",
+            Self::CountersAddUp => "counters add up",
+            Self::AllOrNothing => "all or nothing",
+            Self::Deadlocks => "exact deadlock detection",
+            Self::WritePermission => "no write without permission",
             Self::Sessions => "sessions end with their connection",
-            Self::Tidiness => "nobody forgotten, nothing left behind",
+            Self::Bookkeeping => "complete record without leftovers",
         }
     }
 }
 
-/// A law that was broken, and how.
+/// A broken law.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Breach {
-    /// Which.
+    /// The law.
     pub law: Law,
     /// What was expected.
     pub expected: &'static str,
@@ -78,6 +78,6 @@ pub struct Breach {
 
 impl fmt::Display for Breach {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.law.name(), self.expected)
+        write!(out, "{}: expected that {}", self.law.name(), self.expected)
     }
 }

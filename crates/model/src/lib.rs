@@ -1,16 +1,16 @@
-//! The rules of locking, explored exhaustively: the lock manager and the engine that ship, on a keyspace
-//! in memory, and every order of steps.
+//! Model checker for the lock manager. It runs the lock manager and the engine that ship on an in-memory
+//! keyspace, explores every order of steps, and checks a set of laws after each step.
 //!
 //! # Layout
-//! - [`world`]: a server in small. [`keyspace`]: its keys and clock. `engine_keys`: how the engine uses
-//!   them, with a check of each write. `commands`, [`call`]: what clients do. `event_loop`: how replies
-//!   reach waiting clients. `external`: everything else that happens to keys.
-//! - `queue`, `holds`, `cycle`: queues, holds and deadlocks as the command reference has them, kept by
-//!   other means than the manager's. [`law`]: what must hold. `check`: whether it does. `eventually`:
-//!   whether it will.
+//! - [`world`]: a minimal server. [`keyspace`]: its keys and clock. `engine_keys`: the engine's access to
+//!   them; checks each write. `commands`, [`call`]: what clients do. `event_loop`: the delivery of replies
+//!   to waiting clients. `external`: everything else that happens to keys.
+//! - `queue`, `holds`, `cycle`: queues, holds and deadlocks as the command reference defines them,
+//!   implemented independently of the lock manager. [`law`]: the laws. `check`: checks them after each
+//!   step. `eventually`: checks what must follow later.
 //! - [`scenario`]: steps of every kind, for random tests and the fuzzer.
-//! - [`scope`], [`action`]: what is explored. `canonical`: when two worlds are the same. [`explore`]: the
-//!   model. [`flaw`]: broken keyspaces and event loops that must be detected.
+//! - [`scope`], [`action`]: what is explored. `canonical`: which worlds are equivalent. [`explore`]: the
+//!   exploration. [`flaw`]: broken keyspaces and event loops that the checks must detect.
 
 pub mod action;
 pub mod call;

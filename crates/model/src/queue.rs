@@ -1,59 +1,59 @@
-//! The line as the contract has it: one list of all who wait, in the order in which they
-//! came. It knows nothing of the keeper's maps, and is what they are compared with.
+//! The wait queues as the command reference defines them: one list of all positions, in queue order. It
+//! is independent of the lock manager's data structures, which are compared with it.
 
 use gpulock_core::Now;
 use gpulock_core::state::wait_queue::Ticket;
 
 use crate::call::Call;
 
-/// A place in the line of one lock, or of several.
+/// A position in the queue of one lock, or in the queues of a lock set.
 #[derive(Clone, Debug)]
 pub(crate) struct Position {
-    /// Smaller is earlier.
+    /// The order in the queues, the smallest first.
     pub(crate) seq: u64,
     pub(crate) keys: Vec<usize>,
     pub(crate) wants: usize,
     pub(crate) of_set: bool,
     pub(crate) owner: usize,
     pub(crate) unique: bool,
-    pub(crate) waits: Waits,
+    pub(crate) state: PositionState,
 }
 
-/// Who stands at a place.
+/// Whether a client waits at a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waits {
-    /// A client, by this connection, in this call.
-    Client { connection: u64, ticket: Ticket, deadline_ms: Option<u64> },
-    /// Nobody: the place is kept until then.
+pub(crate) enum PositionState {
+    /// A client waits, on this connection and in the call with this ticket.
+    Connected { connection: u64, ticket: Ticket, deadline_ms: Option<u64> },
+    /// No client waits; the position is kept until then.
     Kept { until_ms: u64 },
 }
 
 impl Position {
     pub(crate) fn is_connected(&self) -> bool {
-        matches!(self.waits, Waits::Client { .. })
+        matches!(self.state, PositionState::Connected { .. })
     }
 
-    /// Its place was kept long enough.
+    /// Whether it is a kept position whose time is over.
     pub(crate) fn is_over(&self, now: Now) -> bool {
-        matches!(self.waits, Waits::Kept { until_ms } if until_ms <= now.ms())
+        matches!(self.state, PositionState::Kept { until_ms } if until_ms <= now.ms())
     }
 
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        match self.waits {
-            Waits::Client { ticket, .. } => Some(ticket),
-            Waits::Kept { .. } => None,
+        match self.state {
+            PositionState::Connected { ticket, .. } => Some(ticket),
+            PositionState::Kept { .. } => None,
         }
     }
 
     pub(crate) fn connection(&self) -> Option<u64> {
-        match self.waits {
-            Waits::Client { connection, .. } => Some(connection),
-            Waits::Kept { .. } => None,
+        match self.state {
+            PositionState::Connected { connection, .. } => Some(connection),
+            PositionState::Kept { .. } => None,
         }
     }
 
-    /// What its client asked for.
-    pub(crate) fn call_again(&self) -> Call {
+    /// A call for the same locks, without a timeout.
+    pub(crate) fn to_call(&self) -> Call {
         Call {
             client: 0,
             keys: self.keys.clone(),
@@ -67,48 +67,45 @@ impl Position {
         }
     }
 
-    /// It is that owner's who asks, and stands in one of the lines that are asked about.
-    pub(crate) fn is_own(&self, request: &Call) -> bool {
-        request.unique
+    /// Whether a call replaces this position: both are of the same UNIQUE owner and share a queue.
+    pub(crate) fn is_superseded_by(&self, call: &Call) -> bool {
+        call.unique
             && self.unique
-            && self.owner == request.owner
-            && self.keys.iter().any(|key| request.keys.contains(key))
+            && self.owner == call.owner
+            && self.keys.iter().any(|key| call.keys.contains(key))
     }
 
-    /// It waits for just what is asked for now.
-    pub(crate) fn is_same(&self, request: &Call) -> bool {
-        let is_asked = |key: &usize| request.keys.contains(key);
-        self.wants == request.wants()
-            && self.keys.len() == request.keys.len()
-            && self.keys.iter().all(is_asked)
+    /// Whether a call asks for the same locks.
+    pub(crate) fn is_repeated_by(&self, call: &Call) -> bool {
+        self.wants == call.wants()
+            && self.keys.len() == call.keys.len()
+            && self.keys.iter().all(|key| call.keys.contains(key))
     }
 }
 
-/// All who wait, and the places that are kept, the earliest first.
+/// All positions, in queue order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
     positions: Vec<Position>,
-    turns: u64,
+    last_seq: u64,
 }
 
 impl Queue {
-    /// The places.
     pub(crate) fn positions(&self) -> &[Position] {
         &self.positions
     }
 
-    /// A place.
     pub(crate) fn position(&mut self, at: usize) -> &mut Position {
         &mut self.positions[at]
     }
 
-    /// A turn later than all before.
-    pub(crate) fn next_turn(&mut self) -> u64 {
-        self.turns += 1;
-        self.turns
+    /// A sequence number after all others.
+    pub(crate) fn next_seq(&mut self) -> u64 {
+        self.last_seq += 1;
+        self.last_seq
     }
 
-    /// Puts a place where its turn is.
+    /// Inserts a position where its sequence number belongs.
     pub(crate) fn insert(&mut self, position: Position) {
         let at = self.positions.partition_point(|other| other.seq < position.seq);
         self.positions.insert(at, position);
@@ -122,58 +119,59 @@ impl Queue {
         self.positions.retain(keep);
     }
 
-    /// Who waits, and is there.
+    /// The connected waiters.
     pub(crate) fn connected(&self) -> impl Iterator<Item = &Position> {
         self.positions.iter().filter(|position| position.is_connected())
     }
 
-    /// Where the place of this call is.
+    /// The index of the position of a call.
     pub(crate) fn find(&self, ticket: Ticket) -> Option<usize> {
         self.positions.iter().position(|position| position.ticket() == Some(ticket))
     }
 
-    /// Where the client of this connection waits.
+    /// The index of the position at which the client of a connection waits.
     pub(crate) fn find_connection(&self, connection: u64) -> Option<usize> {
         self.positions
             .iter()
             .position(|position| position.connection() == Some(connection))
     }
 
-    /// The first in the line of a key who is there.
+    /// The index of the first connected waiter in the queue of a key.
     pub(crate) fn first(&self, key: usize) -> Option<usize> {
-        self.first_but(key, |_| false)
+        self.first_except(key, |_| false)
     }
 
-    /// The first in the line of a key who is there, those left out but for.
-    pub(crate) fn first_but(
+    /// The index of the first connected waiter in the queue of a key that is not `ignored`.
+    pub(crate) fn first_except(
         &self,
         key: usize,
-        but: impl Fn(&Position) -> bool,
+        ignored: impl Fn(&Position) -> bool,
     ) -> Option<usize> {
         let is_it = |position: &Position| {
-            position.is_connected() && position.keys.contains(&key) && !but(position)
+            position.is_connected() && position.keys.contains(&key) && !ignored(position)
         };
         self.positions.iter().position(is_it)
     }
 
-    /// A new call's place: that of the call that it repeats, if there is no other of its
-    /// owner's in these lines, else a new one at the end.
-    pub(crate) fn begin(&mut self, request: &Call, waits: Waits) {
-        let own = self.positions.iter().filter(|position| position.is_own(request));
-        let own: Vec<(u64, bool)> = own.map(|p| (p.seq, p.is_same(request))).collect();
+    /// Queues a call. It takes over the position that it repeats if it supersedes no other one; else
+    /// its position is at the end.
+    pub(crate) fn begin(&mut self, call: &Call, state: PositionState) {
+        let own = self.positions.iter().filter(|it| it.is_superseded_by(call));
+        let own: Vec<(u64, bool)> =
+            own.map(|it| (it.seq, it.is_repeated_by(call))).collect();
         let seq = match own[..] {
             [(seq, true)] => seq,
-            _ => self.next_turn(),
+            _ => self.next_seq(),
         };
-        self.positions.retain(|position| !position.is_own(request));
+        self.positions.retain(|it| !it.is_superseded_by(call));
         self.insert(Position {
             seq,
-            keys: request.keys.clone(),
-            wants: request.wants(),
-            of_set: request.count.is_some(),
-            owner: request.owner,
-            unique: request.unique,
-            waits,
+            keys: call.keys.clone(),
+            wants: call.wants(),
+            of_set: call.count.is_some(),
+            owner: call.owner,
+            unique: call.unique,
+            state,
         });
     }
 }

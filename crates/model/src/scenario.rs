@@ -1,7 +1,6 @@
-//! A day in the life of a server: steps of every kind, with what the scopes leave out: equal
-//! owners, leases and waits of any length, values that are no owners, a clock that is stepped
-//! back, evictions, role changes, settings. Random tests and the fuzzer choose the steps;
-//! what must hold is asserted here.
+//! A sequence of steps of every kind. It includes what the scopes leave out: shared owners, leases and
+//! waits of any length, invalid owners, a clock that is stepped back, evictions, role changes, and
+//! settings. Random tests and the fuzzer choose the steps; the laws are asserted here.
 
 use gpulock_core::state::settings::{Events, Settings};
 
@@ -9,15 +8,15 @@ use crate::call::{Call, OWNERS};
 use crate::flaw::Flaw;
 use crate::world::{World, Writes};
 
-/// How many owners there are: fewer than clients, so that some share a name.
-pub const NAMES: usize = 3;
+/// The number of owners: fewer than clients, so that some clients share an owner.
+pub const OWNER_COUNT: usize = 3;
 
-/// How many entries the log may have.
+/// The maximum number of log entries.
 const LOG_LEN: u64 = 4;
 
-/// Something that happens. Keys, owners and clients go by their numbers, times are in ms.
+/// A step. Keys, owners and clients are indexes; times are in ms.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "called as what the world does then")]
+#[expect(missing_docs, reason = "named after the methods of `World`")]
 pub enum Step {
     Acquire(Call),
     DropClient { client: usize },
@@ -26,30 +25,30 @@ pub enum Step {
     Tick,
     Release { key: usize, owner: usize, right_token: Option<bool> },
     Extend { key: usize, owner: usize, lease_ms: u64 },
-    Force { key: usize, owner: Option<usize>, right_token: Option<bool> },
+    ForceRelease { key: usize, owner: Option<usize>, right_token: Option<bool> },
     Inspect { key: usize },
     List,
-    OutsideSet { key: usize, value: usize, ttl_ms: Option<u64> },
-    OutsideOther { key: usize },
-    OutsideDelete { key: usize },
-    OutsideExpiry { key: usize, ttl_ms: Option<u64> },
+    ExternalSet { key: usize, value: usize, ttl_ms: Option<u64> },
+    ExternalSetOther { key: usize },
+    ExternalDelete { key: usize },
+    ExternalExpire { key: usize, ttl_ms: Option<u64> },
     Evict { key: usize },
-    Pass { ms: i64 },
-    Sweep,
+    AdvanceClock { ms: i64 },
+    Cron,
     ResetStats,
-    Track { keys: u64 },
+    SetTrackedKeys { keys: u64 },
     Demote,
     Writes { writes: Writes },
 }
 
-/// A day that has begun. A law that is broken on it panics.
+/// A running scenario. It panics when a law is broken.
 pub struct Scenario {
     world: World,
     events: Events,
 }
 
 impl Scenario {
-    /// A day on which such events are told.
+    /// Begins a scenario in which these events are published.
     pub fn begin(events: Events) -> Self {
         let settings = Settings {
             default_lease: 250,
@@ -65,7 +64,7 @@ impl Scenario {
         Self { world: World::new(settings, Flaw::None), events }
     }
 
-    /// Work is cut into the smallest portions on this day.
+    /// Uses the smallest budgets for work.
     pub fn use_small_budgets(&mut self) {
         self.world.use_small_budgets();
     }
@@ -78,7 +77,7 @@ impl Scenario {
             return;
         }
         match step {
-            Step::Acquire(request) => world.acquire(&request),
+            Step::Acquire(call) => world.acquire(&call),
             Step::DropClient { client } => world.drop_client(client),
             Step::Unblock { client, with_error } => world.unblock(client, with_error),
             Step::EndTurn => world.end_turn(),
@@ -89,25 +88,25 @@ impl Scenario {
             Step::Extend { key, owner, lease_ms } => {
                 world.extend(key, owner, Some(lease_ms))
             }
-            Step::Force { key, owner, right_token } => {
-                world.force(key, owner, right_token)
+            Step::ForceRelease { key, owner, right_token } => {
+                world.force_release(key, owner, right_token)
             }
             Step::Inspect { key } => world.inspect(key),
             Step::List => world.list(),
-            Step::OutsideSet { key, value, ttl_ms } => {
+            Step::ExternalSet { key, value, ttl_ms } => {
                 world.set(key, &text(value), ttl_ms)
             }
-            Step::OutsideOther { key } => world.set_other(key),
-            Step::OutsideDelete { key } => world.delete(key),
-            Step::OutsideExpiry { key, ttl_ms } => world.expire(key, ttl_ms),
+            Step::ExternalSetOther { key } => world.set_other(key),
+            Step::ExternalDelete { key } => world.delete(key),
+            Step::ExternalExpire { key, ttl_ms } => world.expire(key, ttl_ms),
             Step::Evict { key } => world.evict(key),
-            // What was over, and would have been ended by the next portion, may be over no more
-            // when the clock is stepped back: nothing is promised then.
-            Step::Pass { ms } if ms < 0 && world.small_budgets => {}
-            Step::Pass { ms } => world.pass(ms),
-            Step::Sweep => world.cron(),
+            // With small budgets, ended leases may be pending that are no longer over when the
+            // clock is stepped back. The laws do not cover that.
+            Step::AdvanceClock { ms } if ms < 0 && world.small_budgets => {}
+            Step::AdvanceClock { ms } => world.advance_clock(ms),
+            Step::Cron => world.cron(),
             Step::ResetStats => world.reset_stats(),
-            Step::Track { keys } => {
+            Step::SetTrackedKeys { keys } => {
                 world.configure(|settings| settings.tracked_keys = keys)
             }
             Step::Demote => world.demote(),
@@ -116,23 +115,23 @@ impl Scenario {
         self.assert_lawful();
     }
 
-    /// Ends it: all is given up, and whoever waits is served.
+    /// Ends the scenario: all locks are released, and every waiter is served.
     #[track_caller]
     pub fn end(mut self) {
         self.world.set_writes(Writes::Accepted);
-        let log_len = usize::try_from(LOG_LEN).expect("a small number");
+        let log_len = usize::try_from(LOG_LEN).expect("LOG_LEN fits a usize");
         assert!(self.world.manager.log().entries().count() <= log_len);
         self.world.end_turn();
         self.world.list();
-        self.world.tick_until_quiet();
-        self.world.serve_all();
+        self.world.tick_until_idle();
+        self.world.release_until_served();
         self.assert_lawful();
-        let mut told = 0;
+        let mut events = 0;
         while let Some(event) = self.world.manager.outbox().take_event() {
             assert!(event.ended.is_some() || self.events == Events::All);
-            told += 1;
+            events += 1;
         }
-        assert!(told == 0 || self.events != Events::Off);
+        assert!(events == 0 || self.events != Events::Off);
     }
 
     #[track_caller]
@@ -141,24 +140,24 @@ impl Scenario {
     }
 }
 
-/// Whether a step can happen while the server takes writes like this.
+/// Whether a step can happen in this state of the server.
 fn can_happen(step: &Step, writes: Writes) -> bool {
-    let is_event = matches!(
+    let is_client_event = matches!(
         step,
         Step::DropClient { .. }
             | Step::Unblock { .. }
-            | Step::Pass { .. }
+            | Step::AdvanceClock { .. }
             | Step::Writes { writes: Writes::Accepted }
     );
-    let is_own = matches!(step, Step::Tick | Step::Sweep | Step::EndTurn);
+    let is_server_event = matches!(step, Step::Tick | Step::Cron | Step::EndTurn);
     match writes {
         Writes::Accepted => true,
-        Writes::Paused | Writes::Refused => is_event || is_own,
-        Writes::WithinCommand => is_event,
+        Writes::Paused | Writes::Refused => is_client_event || is_server_event,
+        Writes::WithinCommand => is_client_event,
     }
 }
 
-/// An owner, or what can be none.
+/// An owner, or an invalid one: empty or too long.
 fn text(n: usize) -> Vec<u8> {
     match n {
         3 => Vec::new(),

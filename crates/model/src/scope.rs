@@ -1,33 +1,33 @@
-//! What is explored: how many clients and locks, what clients may ask for, and what else may
-//! happen. Each scope is small enough to be gone through, and together they have everything.
+//! The scopes to explore: the number of clients and locks, the calls of clients, and what else may
+//! happen. Each is small enough to explore; together they cover all features.
 
-use self::Offer::{
-    DefersLonger, Delete, Disconnect, Extend, Force, LongCommand, LongTurns, Look, Pause,
-    Persist, Refuse, Release, ResetStats, Set, SetOwner, SmallBudgets, Unblock,
-    UnblockWithError, WrongRelease,
+use self::Feature::{
+    DefersToTurnEnd, Delete, Disconnect, Extend, ForceRelease, LongCommand, LongTurns,
+    Pause, Persist, Probe, RefuseWrites, Release, ReleaseByAnother, ResetStats, Set,
+    SetOwner, SmallBudgets, Unblock, UnblockWithError,
 };
 use crate::call::Call;
 
-/// The time between two looks of the module, in ms. The clock goes on by so much at a time,
-/// and all other times are multiples of it: so the very instant in which something ends is
-/// met, and the one after it.
-pub const LOOK_MS: u64 = 5;
+/// The time between two probes of a lock, in ms. The clock advances in steps of this length. All other
+/// times are multiples of it, so that the time at which something ends and the one after it are both
+/// explored.
+pub const PROBE_MS: u64 = 5;
 
-/// The lease of all grants, in ms: a key lives through its end, and is gone a look later.
-pub const LEASE_MS: u64 = 2 * LOOK_MS;
+/// The lease of every grant, in ms. A key is still present when it expires, and is absent one step later.
+pub const LEASE_MS: u64 = 2 * PROBE_MS;
 
-/// How long the places of UNIQUE owners are kept, in ms.
-pub const KEEP_MS: u64 = 2 * LOOK_MS;
+/// How long the positions of disconnected UNIQUE owners are kept, in ms.
+pub const KEEP_MS: u64 = 2 * PROBE_MS;
 
-/// `BLOCK` without an end.
-const FOR_EVER: Option<u64> = Some(0);
+/// `BLOCK 0`
+const NO_TIMEOUT: Option<u64> = Some(0);
 
-/// `BLOCK` with one.
-const A_WHILE: Option<u64> = Some(2 * LOOK_MS);
+/// `BLOCK` with a timeout.
+const SHORT_TIMEOUT: Option<u64> = Some(2 * PROBE_MS);
 
-/// A way to ask.
+/// A call that each client of a scope may make.
 #[derive(Clone, Copy, Debug)]
-pub struct How {
+pub struct CallTemplate {
     keys: &'static [usize],
     count: Option<usize>,
     unique: bool,
@@ -35,14 +35,14 @@ pub struct How {
     session_grace_ms: Option<u64>,
 }
 
-impl How {
-    const fn one(keys: &'static [usize]) -> Self {
+impl CallTemplate {
+    const fn acquire(keys: &'static [usize]) -> Self {
         let (unique, block_ms, session_grace_ms) = (false, None, None);
         Self { keys, count: None, unique, block_ms, session_grace_ms }
     }
 
-    const fn some(count: usize, keys: &'static [usize]) -> Self {
-        Self { count: Some(count), ..Self::one(keys) }
+    const fn acquire_any(count: usize, keys: &'static [usize]) -> Self {
+        Self { count: Some(count), ..Self::acquire(keys) }
     }
 
     const fn unique(self) -> Self {
@@ -57,8 +57,8 @@ impl How {
         Self { session_grace_ms: Some(grace_ms), ..self }
     }
 
-    /// A client asks this way. Each is its own owner.
-    pub(crate) fn request(&self, client: usize) -> Call {
+    /// The call of a client. Each client is its own owner.
+    pub(crate) fn call(&self, client: usize) -> Call {
         Call {
             client,
             keys: self.keys.to_vec(),
@@ -73,122 +73,125 @@ impl How {
     }
 }
 
-/// What may happen beside asking, the timer's tick and the clock's.
+/// What may happen besides calls, ticks of the timer and steps of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub enum Feature {
     /// RELEASE by the holder.
     Release,
-    /// RELEASE by somebody else.
-    WrongRelease,
+    /// RELEASE by another client.
+    ReleaseByAnother,
     /// EXTEND by the holder.
     Extend,
     /// FORCERELEASE.
-    Force,
-    /// A connection closes that waits or that a lock is tied to.
+    ForceRelease,
+    /// A connection closes while its client waits or a lock is tied to it.
     Disconnect,
     /// CLIENT UNBLOCK.
     Unblock,
     /// CLIENT UNBLOCK ERROR.
     UnblockWithError,
-    /// DEL by an outsider.
+    /// DEL by another client.
     Delete,
-    /// SET by an outsider.
+    /// SET by another client.
     Set,
-    /// SET by an outsider, with the name of one of the owners.
+    /// SET by another client, with one of the owners as the value.
     SetOwner,
-    /// PERSIST by an outsider.
+    /// PERSIST by another client.
     Persist,
-    /// A look at one lock, in any order.
-    Look,
+    /// A probe of one lock, in any order.
+    Probe,
     /// The server is paused for a time.
     Pause,
     /// The server refuses writes for a time.
-    Refuse,
+    RefuseWrites,
     /// A command takes long, and the server processes events meanwhile.
     LongCommand,
-    /// Who is granted a lock is told later, and may be gone by then.
+    /// Waiters receive their grants at the end of a turn, and may be gone by then.
     LongTurns,
-    /// What is owed is made good at the end of the turn.
-    DefersLonger,
+    /// Deferred work is done at the end of the turn.
+    DefersToTurnEnd,
     /// RESETSTATS.
     ResetStats,
-    /// Of what a client can make as large as it likes, one place or lock at a time is done.
+    /// Work that a client can make large is done one position or lock at a time.
     SmallBudgets,
 }
 
-/// What is explored.
+/// A scope.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// What it is called in tables.
+    /// The name, as in reports.
     pub name: &'static str,
-    /// How many clients.
+    /// The number of clients.
     pub clients: usize,
-    /// How many locks.
+    /// The number of locks.
     pub locks: usize,
-    /// What each client may ask for.
-    pub asks: &'static [How],
+    /// The calls that each client may make.
+    pub calls: &'static [CallTemplate],
     /// What else may happen.
-    pub offers: &'static [Offer],
+    pub features: &'static [Feature],
 }
 
 impl Scope {
-    pub(crate) fn has(&self, offer: Offer) -> bool {
-        self.offers.contains(&offer)
+    pub(crate) fn has(&self, offer: Feature) -> bool {
+        self.features.contains(&offer)
     }
 }
 
-/// What is asked for where keys may not be written at times: sessions end meanwhile.
-const WITH_SESSIONS: [How; 3] = [
-    How::one(&[0]).block(FOR_EVER).session(0),
-    How::one(&[1]).block(A_WHILE).unique().session(LOOK_MS),
-    How::some(2, &[0, 1]).block(FOR_EVER).session(0),
+/// The calls of the scopes in which keys cannot be written at times. Sessions end meanwhile.
+const WITH_SESSIONS: [CallTemplate; 3] = [
+    CallTemplate::acquire(&[0]).block(NO_TIMEOUT).session(0),
+    CallTemplate::acquire(&[1]).block(SHORT_TIMEOUT).unique().session(PROBE_MS),
+    CallTemplate::acquire_any(2, &[0, 1]).block(NO_TIMEOUT).session(0),
 ];
 
 /// All scopes.
 pub const SCOPES: [Scope; 15] = [
     Scope {
-        name: "one lock, to the end",
+        name: "one lock, exhaustive",
         clients: 2,
         locks: 1,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER),
-            How::one(&[0]).block(A_WHILE).unique().session(LOOK_MS),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[0]).block(SHORT_TIMEOUT).unique().session(PROBE_MS),
         ],
-        offers: &[Release, WrongRelease, Force, Disconnect, Unblock, Delete],
+        features: &[Release, ReleaseByAnother, ForceRelease, Disconnect, Unblock, Delete],
     },
     Scope {
-        name: "a gang, to the end",
+        name: "a lock set, exhaustive",
         clients: 2,
         locks: 2,
-        asks: &[How::one(&[0]).block(FOR_EVER), How::some(2, &[0, 1]).block(FOR_EVER)],
-        offers: &[Release, Force, Disconnect, Delete],
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire_any(2, &[0, 1]).block(NO_TIMEOUT),
+        ],
+        features: &[Release, ForceRelease, Disconnect, Delete],
     },
     Scope {
-        name: "a circle, to the end",
+        name: "a cycle, exhaustive",
         clients: 2,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER).unique(),
-            How::one(&[1]).block(FOR_EVER).unique(),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire(&[1]).block(NO_TIMEOUT).unique(),
         ],
-        offers: &[Release, Delete],
+        features: &[Release, Delete],
     },
     Scope {
-        name: "one lock, everything",
+        name: "one lock, all features",
         clients: 2,
         locks: 1,
-        asks: &[
-            How::one(&[0]),
-            How::one(&[0]).block(FOR_EVER),
-            How::one(&[0]).block(A_WHILE).unique(),
-            How::one(&[0]).block(FOR_EVER).session(0),
-            How::one(&[0]).block(A_WHILE).unique().session(LOOK_MS),
+        calls: &[
+            CallTemplate::acquire(&[0]),
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[0]).block(SHORT_TIMEOUT).unique(),
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).session(0),
+            CallTemplate::acquire(&[0]).block(SHORT_TIMEOUT).unique().session(PROBE_MS),
         ],
-        offers: &[
+        features: &[
             Release,
-            WrongRelease,
+            ReleaseByAnother,
             Extend,
-            Force,
+            ForceRelease,
             Disconnect,
             Unblock,
             UnblockWithError,
@@ -196,137 +199,150 @@ pub const SCOPES: [Scope; 15] = [
             Set,
             SetOwner,
             Persist,
-            Look,
+            Probe,
             ResetStats,
         ],
     },
     Scope {
-        name: "one lock, a line of three",
+        name: "one lock, three clients",
         clients: 3,
         locks: 1,
-        asks: &[
-            How::one(&[0]),
-            How::one(&[0]).block(FOR_EVER),
-            How::one(&[0]).block(A_WHILE).unique(),
-            How::one(&[0]).block(FOR_EVER).session(0),
+        calls: &[
+            CallTemplate::acquire(&[0]),
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[0]).block(SHORT_TIMEOUT).unique(),
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).session(0),
         ],
-        offers: &[Release, Force, Disconnect, Unblock, Delete, Look],
+        features: &[Release, ForceRelease, Disconnect, Unblock, Delete, Probe],
     },
     Scope {
-        name: "pools and gangs of two",
+        name: "lock sets of two keys",
         clients: 3,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER),
-            How::one(&[1]),
-            How::some(1, &[0, 1]).block(FOR_EVER),
-            How::some(2, &[0, 1]).block(FOR_EVER),
-            How::some(2, &[1, 0]).block(A_WHILE),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[1]),
+            CallTemplate::acquire_any(1, &[0, 1]).block(NO_TIMEOUT),
+            CallTemplate::acquire_any(2, &[0, 1]).block(NO_TIMEOUT),
+            CallTemplate::acquire_any(2, &[1, 0]).block(SHORT_TIMEOUT),
         ],
-        offers: &[Release, Force, Disconnect, Delete, Set, Look],
+        features: &[Release, ForceRelease, Disconnect, Delete, Set, Probe],
     },
     Scope {
-        name: "gangs of UNIQUE owners",
+        name: "lock sets of UNIQUE owners",
         clients: 2,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER).unique(),
-            How::one(&[1]).unique().session(0),
-            How::some(1, &[1, 0]).block(A_WHILE).unique(),
-            How::some(2, &[0, 1]).block(A_WHILE).unique().session(LOOK_MS),
-            How::some(2, &[0, 1]).block(FOR_EVER).unique(),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire(&[1]).unique().session(0),
+            CallTemplate::acquire_any(1, &[1, 0]).block(SHORT_TIMEOUT).unique(),
+            CallTemplate::acquire_any(2, &[0, 1])
+                .block(SHORT_TIMEOUT)
+                .unique()
+                .session(PROBE_MS),
+            CallTemplate::acquire_any(2, &[0, 1]).block(NO_TIMEOUT).unique(),
         ],
-        offers: &[
+        features: &[
             Release,
-            Force,
+            ForceRelease,
             Disconnect,
             Unblock,
             UnblockWithError,
             Delete,
             Set,
             SetOwner,
-            Look,
+            Probe,
         ],
     },
     Scope {
-        name: "gone before it was told",
+        name: "disconnect before the reply",
         clients: 3,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER),
-            How::one(&[1]).block(FOR_EVER).unique(),
-            How::some(1, &[0, 1]).block(FOR_EVER).unique(),
-            How::some(2, &[0, 1]).block(FOR_EVER).unique().session(LOOK_MS),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[1]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire_any(1, &[0, 1]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire_any(2, &[0, 1])
+                .block(NO_TIMEOUT)
+                .unique()
+                .session(PROBE_MS),
         ],
-        offers: &[Release, Force, Disconnect, Delete, LongTurns, DefersLonger],
+        features: &[
+            Release,
+            ForceRelease,
+            Disconnect,
+            Delete,
+            LongTurns,
+            DefersToTurnEnd,
+        ],
     },
     Scope {
-        name: "while it may not be written",
+        name: "while the server is paused",
         clients: 3,
         locks: 2,
-        asks: &WITH_SESSIONS,
-        offers: &[Release, Disconnect, Unblock, Delete, Pause],
+        calls: &WITH_SESSIONS,
+        features: &[Release, Disconnect, Unblock, Delete, Pause],
     },
     Scope {
         name: "while writes are refused",
         clients: 3,
         locks: 2,
-        asks: &WITH_SESSIONS,
-        offers: &[Release, Disconnect, Delete, Look, Refuse],
+        calls: &WITH_SESSIONS,
+        features: &[Release, Disconnect, Delete, Probe, RefuseWrites],
     },
     Scope {
-        name: "within somebody else's command",
+        name: "within another client's command",
         clients: 3,
         locks: 2,
-        asks: &WITH_SESSIONS,
-        offers: &[Release, Disconnect, Unblock, Delete, LongCommand, LongTurns],
+        calls: &WITH_SESSIONS,
+        features: &[Release, Disconnect, Unblock, Delete, LongCommand, LongTurns],
     },
     Scope {
-        name: "waits in portions",
+        name: "waits in small budgets",
         clients: 3,
         locks: 2,
-        asks: &[
-            How::one(&[0]).block(A_WHILE),
-            How::one(&[1]).block(FOR_EVER).unique(),
-            How::some(2, &[0, 1]).block(A_WHILE).unique(),
-            How::some(1, &[1, 0]).block(FOR_EVER).unique(),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(SHORT_TIMEOUT),
+            CallTemplate::acquire(&[1]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire_any(2, &[0, 1]).block(SHORT_TIMEOUT).unique(),
+            CallTemplate::acquire_any(1, &[1, 0]).block(NO_TIMEOUT).unique(),
         ],
-        offers: &[Release, Disconnect, Unblock, Delete, SmallBudgets],
+        features: &[Release, Disconnect, Unblock, Delete, SmallBudgets],
     },
     Scope {
-        name: "sessions in portions",
+        name: "sessions in small budgets",
         clients: 3,
         locks: 3,
-        asks: &[
-            How::some(3, &[0, 1, 2]).session(0),
-            How::some(2, &[0, 1]).unique().session(LOOK_MS),
-            How::some(2, &[1, 2]).unique(),
-            How::one(&[2]).block(FOR_EVER),
+        calls: &[
+            CallTemplate::acquire_any(3, &[0, 1, 2]).session(0),
+            CallTemplate::acquire_any(2, &[0, 1]).unique().session(PROBE_MS),
+            CallTemplate::acquire_any(2, &[1, 2]).unique(),
+            CallTemplate::acquire(&[2]).block(NO_TIMEOUT),
         ],
-        offers: &[Release, Extend, Disconnect, Delete, Pause, SmallBudgets],
+        features: &[Release, Extend, Disconnect, Delete, Pause, SmallBudgets],
     },
     Scope {
-        name: "circles",
+        name: "cycles",
         clients: 3,
         locks: 3,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER).unique(),
-            How::one(&[1]).block(FOR_EVER).unique(),
-            How::one(&[2]).block(FOR_EVER).unique(),
-            How::some(2, &[0, 1]).block(FOR_EVER).unique(),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire(&[1]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire(&[2]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire_any(2, &[0, 1]).block(NO_TIMEOUT).unique(),
         ],
-        offers: &[Release, Force, Disconnect, Delete],
+        features: &[Release, ForceRelease, Disconnect, Delete],
     },
     Scope {
         name: "four clients, three locks",
         clients: 4,
         locks: 3,
-        asks: &[
-            How::one(&[0]).block(FOR_EVER),
-            How::some(1, &[0, 1, 2]).block(FOR_EVER),
-            How::some(2, &[0, 1, 2]).block(FOR_EVER),
-            How::some(3, &[2, 1, 0]).block(FOR_EVER),
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire_any(1, &[0, 1, 2]).block(NO_TIMEOUT),
+            CallTemplate::acquire_any(2, &[0, 1, 2]).block(NO_TIMEOUT),
+            CallTemplate::acquire_any(3, &[2, 1, 0]).block(NO_TIMEOUT),
         ],
-        offers: &[Release, Disconnect, Delete],
+        features: &[Release, Disconnect, Delete],
     },
 ];

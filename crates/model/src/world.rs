@@ -1,7 +1,7 @@
-//! A server in small: its keys, its clients, and the lock manager that ships, driven by the engine that
-//! ships. Beside the manager, the world keeps queues and holds as the command reference has them, by
-//! other means; where the two differ, a law is broken. What the engine writes is checked in
-//! `engine_keys.rs`, what clients get in `commands.rs`.
+//! A minimal server: keys, clients, and the lock manager, driven by the engine that ships. The world also
+//! tracks queues and holds as the command reference defines them, independently of the lock manager.
+//! Where the two differ, a law is broken. `engine_keys.rs` checks what the engine writes, `commands.rs`
+//! checks the replies to clients.
 
 use gpulock_core::engine::{Keyspace, deferred};
 use gpulock_core::state::arena::Id;
@@ -13,10 +13,10 @@ use gpulock_core::{LockManager, Now};
 
 use crate::engine_keys::Current;
 use crate::flaw::Flaw;
-use crate::holds::{Held, Holds, Tie};
+use crate::holds::{Held, Holds, SessionTie};
 use crate::keyspace::{KEYS, MemoryKeys, Value, name};
 use crate::law::{Breach, Law};
-use crate::queue::{Position, Queue, Waits};
+use crate::queue::{Position, PositionState, Queue};
 
 /// The number of clients.
 pub const CLIENTS: usize = 6;
@@ -30,29 +30,31 @@ pub struct World {
     /// The lock manager.
     pub manager: LockManager,
     pub(crate) keys: MemoryKeys,
-    /// The waiters, in the order that is right.
+    /// The expected queues.
     pub(crate) queue: Queue,
-    /// The holds that are right.
+    /// The expected holds.
     pub(crate) holds: Holds,
+    /// The largest token that a client received.
     pub(crate) last_token: u64,
-    /// Grants that are not delivered yet: they are at the end of the turn of the server's loop.
+    /// Grants that their clients receive at the end of this turn of the event loop.
     pub(crate) in_flight: Vec<InFlight>,
-    /// Grants whose client was gone before they were delivered.
+    /// Grants whose client was gone before it received them.
     pub(crate) undelivered: Vec<InFlight>,
     /// The number of connections that each client has had.
     pub(crate) connections: [u64; CLIENTS],
-    /// Keys that are absent since the manager was shown that, or freed them, and had to decide who is
-    /// next.
-    pub(crate) shown_free: [bool; KEYS.len()],
+    /// Absent keys of which the lock manager knows that they are absent. It must have handed them off.
+    pub(crate) known_free: [bool; KEYS.len()],
     /// Whether keys may be written.
     pub(crate) writes: Writes,
-    /// Deferred work is done at the end of the turn, as in a cluster, where a command may not touch the
-    /// keys of others.
-    pub(crate) defers_longer: bool,
-    /// Work is cut into the smallest portions.
+    /// Whether deferred work is done at the end of the turn only, as in a cluster, where a command must
+    /// not touch keys that it does not name.
+    pub(crate) defers_to_turn_end: bool,
+    /// Whether work is limited to the smallest budgets.
     pub(crate) small_budgets: bool,
     pub(crate) flaw: Flaw,
+    /// The command that is being executed.
     pub(crate) current: Current,
+    /// The first breach.
     breach: Option<Breach>,
 }
 
@@ -61,23 +63,24 @@ pub struct World {
 pub enum Writes {
     /// The server accepts writes.
     Accepted,
-    /// The server is paused: it executes no command.
+    /// The server is paused and executes no commands.
     Paused,
-    /// The server refuses every write command, and goes on otherwise.
+    /// The server refuses write commands, and works otherwise.
     Refused,
-    /// A command of another client is being executed, and the server processes events
-    /// meanwhile: connections close, but no timer is fired.
+    /// The server processes events while it executes another client's command: connections close,
+    /// but no timer fires.
     WithinCommand,
 }
 
-/// A grant on its way to a client that waited.
+/// A grant on its way to a waiter.
 #[derive(Clone, Debug)]
 pub(crate) struct InFlight {
     pub(crate) connection: u64,
-    /// Its position.
+    /// The position at which the client waited.
     pub(crate) position: Position,
     pub(crate) grants: Vec<Grant>,
     pub(crate) waiter: Box<Waiter>,
+    /// The names of the lock set.
     pub(crate) set: Vec<Bytes>,
 }
 
@@ -94,9 +97,9 @@ impl World {
             in_flight: Vec::new(),
             undelivered: Vec::new(),
             connections: [0; CLIENTS],
-            shown_free: [false; KEYS.len()],
+            known_free: [false; KEYS.len()],
             writes: Writes::Accepted,
-            defers_longer: false,
+            defers_to_turn_end: false,
             small_budgets: false,
             flaw,
             current: Current::default(),
@@ -104,18 +107,18 @@ impl World {
         }
     }
 
-    /// Work is cut into the smallest portions from now on.
+    /// Limits work to the smallest budgets from now on.
     pub fn use_small_budgets(&mut self) {
         self.small_budgets = true;
         self.manager.set_budget(1);
     }
 
-    /// The law that was broken first.
+    /// The first breach.
     pub fn breach(&self) -> Option<Breach> {
         self.breach
     }
 
-    /// Notes a breach unless `holds`; the first one is kept.
+    /// Records a breach unless `holds`. Only the first one is kept.
     pub(crate) fn require(&mut self, law: Law, holds: bool, expected: &'static str) {
         if !holds {
             self.breach = self.breach.or(Some(Breach { law, expected }));
@@ -132,11 +135,14 @@ impl World {
         self.writes
     }
 
-    /// A key is about to be written: not while the server would refuse a client's write, and not in
-    /// the middle of another client's command.
-    pub(crate) fn write_key(&mut self) {
+    /// Checks that the module may write a key now.
+    pub(crate) fn check_write(&mut self) {
         let is_accepted = self.writes == Writes::Accepted;
-        self.require(Law::Permission, is_accepted, "written while writes are accepted");
+        self.require(
+            Law::WritePermission,
+            is_accepted,
+            "keys are written only while writes are accepted",
+        );
     }
 
     /// The keys.
@@ -144,44 +150,44 @@ impl World {
         &self.keys
     }
 
-    /// The number of a client's connection, and the client of a connection.
+    /// The number of a client's connection. Its remainder by [`CLIENTS`] is the client.
     pub(crate) fn connection(&self, client: usize) -> u64 {
         self.connections[client] * CLIENTS as u64 + client as u64
     }
 
-    /// Whether the client waits, or its grant is in flight.
+    /// Whether a client waits, or its grant is in flight.
     pub fn is_waiting(&self, client: usize) -> bool {
         let connection = self.connection(client);
         self.queue.find_connection(connection).is_some()
             || self.in_flight.iter().any(|in_flight| in_flight.connection == connection)
     }
 
-    /// The number of clients that wait.
+    /// The number of connected waiters.
     pub fn waiting(&self) -> usize {
         self.queue.connected().count()
     }
 
-    /// The token of a lock, as its holder knows it.
+    /// The token that the holder of a lock received.
     pub fn token(&self, key: usize) -> Option<u64> {
         self.holds[key].as_ref().and_then(|held| held.token)
     }
 
-    /// The index of a lock's key; none when nothing is known of the lock.
+    /// The index of a lock's key; none when the lock manager has no record of the lock.
     pub(crate) fn key_of(&self, id: Id) -> Option<usize> {
         let lock = self.manager.table().get(id)?;
         KEYS.iter().position(|key| *key == &*lock.key)
     }
 
-    /// Notes which leases have ended: their holds are over by right.
-    pub(crate) fn note_ended_leases(&mut self) {
+    /// Marks the holds whose leases have ended.
+    pub(crate) fn mark_ended_leases(&mut self) {
         for key in 0..KEYS.len() {
             if self.keys.get(key).is_none() {
-                self.end_hold_by_right(key);
+                self.mark_ended(key);
             }
         }
     }
 
-    /// Forgets the holds that are over by right and that the manager has ended.
+    /// Removes ended holds that the lock manager has ended, too.
     pub(crate) fn forget_ended_holds(&mut self) {
         for key in 0..KEYS.len() {
             let is_known = self.token(key).is_some_and(|it| self.manager_holds(key, it));
@@ -189,8 +195,8 @@ impl World {
         }
     }
 
-    /// A hold is over by right, and the manager may not know it yet.
-    pub(crate) fn end_hold_by_right(&mut self, key: usize) {
+    /// Marks a hold as ended. The lock manager may not know it yet.
+    pub(crate) fn mark_ended(&mut self, key: usize) {
         if let Some(held) = &mut self.holds[key] {
             held.ended = true;
         }
@@ -202,45 +208,49 @@ impl World {
         hold.is_some_and(|hold| hold.token() == Some(token))
     }
 
-    /// Whether a lock is free by right.
-    fn is_free_by_right(&self, key: usize) -> bool {
+    /// Whether a lock is free.
+    fn is_free(&self, key: usize) -> bool {
         self.holds[key].as_ref().is_none_or(|held| held.ended)
     }
 
-    /// Whether a lock is granted, and the grant is not received yet.
+    /// Whether a lock is granted and its owner has not received the grant.
     pub(crate) fn is_unreceived(&self, key: usize) -> bool {
         self.holds[key].as_ref().is_some_and(|held| held.token.is_none())
     }
 
-    /// A key is set to the owner that was granted its lock.
+    /// The module sets a key to the owner of a new hold.
     pub(crate) fn begin_hold(&mut self, key: usize, owner: &[u8], until_ms: u64) {
         self.end_by_module(key);
-        let is_free = self.is_free_by_right(key);
-        self.require(Law::MutualExclusion, is_free, "granted when it is free");
-        self.write_key();
+        let is_free = self.is_free(key);
+        self.require(Law::MutualExclusion, is_free, "a lock is granted only when free");
+        self.check_write();
         self.holds[key] = Some(Held::new(owner));
-        self.shown_free[key] = false;
+        self.known_free[key] = false;
         let value = Value::Text(Bytes::from_slice(owner), Some(until_ms));
         self.keys.put_ours(key, value);
     }
 
-    /// A key is deleted because its lock is no longer held.
+    /// The module deletes a key whose hold has ended.
     pub(crate) fn end_hold(&mut self, key: usize) {
         self.end_by_module(key);
-        let is_free = self.is_free_by_right(key);
-        self.require(Law::MutualExclusion, is_free, "deleted when it is free");
-        self.write_key();
+        let is_free = self.is_free(key);
+        self.require(
+            Law::MutualExclusion,
+            is_free,
+            "a key is deleted only when its lock is free",
+        );
+        self.check_write();
         self.holds[key] = None;
         self.keys.put(key, None);
-        self.shown_free[key] = true;
+        self.known_free[key] = true;
     }
 
-    /// A client receives a grant, with this token.
-    pub(crate) fn receive_token(&mut self, key: usize, token: u64, session: Tie) {
+    /// A client receives the token of a new hold.
+    pub(crate) fn receive_token(&mut self, key: usize, token: u64, session: SessionTie) {
         self.require(
-            Law::RisingTokens,
+            Law::IncreasingTokens,
             token > self.last_token,
-            "larger than all before",
+            "a new token is larger than all before it",
         );
         self.last_token = self.last_token.max(token);
         if let Some(held) = &mut self.holds[key] {
@@ -249,34 +259,39 @@ impl World {
         }
     }
 
-    /// A client receives a renewal, with the token of the hold; an adopted hold gets its first one.
+    /// A client receives the token of a renewed hold. An adopted hold gets its first token.
     pub(crate) fn receive_renewal(&mut self, key: usize, token: u64) {
         if token > self.last_token {
-            let goes_on = self.holds[key].as_ref();
-            let goes_on = goes_on.is_some_and(|held| !held.ended && held.token.is_some());
+            let continues = self.holds[key].as_ref();
+            let continues =
+                continues.is_some_and(|held| !held.ended && held.token.is_some());
             self.require(
-                Law::RisingTokens,
-                !goes_on,
-                "a hold that goes on keeps its token",
+                Law::IncreasingTokens,
+                !continues,
+                "a continued hold keeps its token",
             );
             self.holds[key] = self.keys.text(key).map(Held::new);
-            self.receive_token(key, token, Tie::No);
+            self.receive_token(key, token, SessionTie::None);
         }
         let is_same = self.token(key) == Some(token);
-        self.require(Law::RisingTokens, is_same, "renewed with its own token");
+        self.require(
+            Law::IncreasingTokens,
+            is_same,
+            "a renewal returns the token of the hold",
+        );
         if let Some(held) = &mut self.holds[key] {
-            let is_over = std::mem::take(&mut held.over);
+            let was_over = std::mem::take(&mut held.set_after_end);
             held.renewed = true;
             held.ended = false;
-            self.require(Law::MutualExclusion, !is_over, "what was over is not renewed");
+            self.require(Law::MutualExclusion, !was_over, "an ended hold is not renewed");
         }
         if let Some(held) = &mut self.holds[key] {
             held.forget_closed_session();
         }
     }
 
-    /// The module ends a hold, if it may: a grant that did not arrive gives its waiter the position
-    /// back.
+    /// Ends a hold if the module itself may do that. The waiter of an undelivered grant gets its
+    /// position back.
     fn end_by_module(&mut self, key: usize) {
         if !self.is_ended_by_module(key) {
             return;
@@ -288,43 +303,43 @@ impl World {
         }
     }
 
-    /// A waiter that did not receive its grant gets its position back, once for all locks of a set.
+    /// Restores the position of the waiter that did not receive a grant, once for all locks of a set.
     fn restore_position(&mut self, token: u64) {
         let is_it = |grant: &Grant| grant.token == token;
         let mut lost = self.undelivered.iter();
         let Some(lost) = lost.find(|lost| lost.grants.iter().any(is_it)) else { return };
         let mut position = lost.position.clone();
         let is_queued = self.queue.positions().iter().any(|other| {
-            let meets = |key| other.keys.contains(key);
+            let overlaps = |key| other.keys.contains(key);
             other.unique
                 && other.owner == position.owner
-                && position.keys.iter().any(meets)
+                && position.keys.iter().any(overlaps)
         });
         let keep_ms = self.manager.settings().place_keep;
         if position.unique && keep_ms > 0 && !is_queued {
-            position.waits = Waits::Kept { until_ms: self.now().ms() + keep_ms };
+            position.state = PositionState::Kept { until_ms: self.now().ms() + keep_ms };
             self.queue.insert(position);
         }
     }
 
-    /// Deletes a key, or sets it, as other clients do: its hold is over by right.
+    /// Sets a key, or deletes it, as another client does. This ends its hold.
     pub(crate) fn put_external(&mut self, key: usize, value: Option<Value>) {
-        self.end_hold_by_right(key);
-        // A lease that others have shortened unnoticed is over as well, but that cannot be known.
-        let is_over = self.keys.is_over(key) && self.is_known_to_be_over(key);
+        self.mark_ended(key);
+        // The lock manager cannot know of the end of a lease that another client shortened unnoticed.
+        let is_over = self.keys.is_expired(key) && self.is_end_known(key);
         if let Some(held) = &mut self.holds[key] {
-            held.over |= is_over;
+            held.set_after_end |= is_over;
         }
-        self.shown_free[key] = false;
+        self.known_free[key] = false;
         self.keys.put_external_value(key, value);
     }
 
-    fn is_known_to_be_over(&self, key: usize) -> bool {
+    fn is_end_known(&self, key: usize) -> bool {
         let id = self.manager.table().find(name(key));
         id.is_some_and(|id| self.manager.is_lease_over(id, self.now()))
     }
 
-    /// Carries out the deferred work, if the server lets it start.
+    /// Does the deferred work if it may start.
     pub(crate) fn run_deferred(&mut self) {
         if self.may_start() {
             let began = self.now();
@@ -336,14 +351,15 @@ impl World {
         }
     }
 
-    /// What follows each step: deferred work is carried out, waiting clients get their replies, idle
-    /// locks are forgotten, and the laws are checked.
+    /// Finishes a step: waiters get their replies, deferred work is done, idle locks are forgotten, and
+    /// the laws are checked.
     pub(crate) fn finish_step(&mut self) {
         self.take_replies();
-        if !self.defers_longer {
+        if !self.defers_to_turn_end {
             self.run_deferred();
         }
         self.manager.forget_idle();
         self.check();
+        self.current = Current::default();
     }
 }

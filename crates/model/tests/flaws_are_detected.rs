@@ -1,5 +1,4 @@
-//! A checker that never failed proves nothing: each broken shell breaks a law, the one that
-//! is named here, within few steps.
+//! Each deliberate flaw breaks the law that its test names, within a few steps.
 
 use std::time::Duration;
 
@@ -9,95 +8,115 @@ use gpulock_model::law::Law;
 use gpulock_model::scope::{SCOPES, Scope};
 
 #[track_caller]
-fn is_caught(flaw: Flaw, scope: &str, law: Law) {
+fn assert_detected(flaw: Flaw, scope: &str, law: Law) {
     let is_it = |it: &&Scope| it.name == scope;
     let scope = SCOPES.iter().find(is_it).expect("a scope of this name");
     let bounds = Bounds { depth: 6, time: Duration::from_secs(120) };
     let explored = explore(scope, flaw, bounds);
-    let (breach, way) = explored.breach.expect("a broken shell is caught");
-    println!("{flaw:?}: {breach}, after {way:?}");
-    assert_eq!(breach.law, law, "{breach}, after {way:?}");
+    let (breach, path) = explored.counterexample.expect("a detected flaw");
+    println!("{flaw:?}: {breach}, after {path:?}");
+    assert_eq!(breach.law, law, "{breach}, after {path:?}");
 }
 
 #[test]
-fn a_release_without_the_owner_check() {
-    is_caught(Flaw::ReleasesForAnyone, "one lock, everything", Law::MutualExclusion);
+fn a_release_without_owner_check_is_detected() {
+    assert_detected(
+        Flaw::ReleasesForAnyone,
+        "one lock, all features",
+        Law::MutualExclusion,
+    );
 }
 
 #[test]
-fn a_hand_off_that_drops_the_waiter() {
-    is_caught(Flaw::DropsTheWaiter, "one lock, a line of three", Law::NoStarvation);
+fn a_dropped_waiter_is_detected() {
+    assert_detected(Flaw::DropsTheWaiter, "one lock, three clients", Law::NoStarvation);
 }
 
 #[test]
-fn a_hand_off_that_is_not_written() {
-    is_caught(Flaw::DropsTheHandOff, "one lock, a line of three", Law::AllOrNone);
+fn an_unwritten_hand_off_is_detected() {
+    assert_detected(Flaw::DropsTheHandOff, "one lock, three clients", Law::AllOrNothing);
 }
 
 #[test]
-fn half_a_share_that_is_written() {
-    is_caught(Flaw::WritesHalfASet, "pools and gangs of two", Law::AllOrNone);
+fn a_partly_written_lock_set_is_detected() {
+    assert_detected(Flaw::WritesHalfASet, "lock sets of two keys", Law::AllOrNothing);
 }
 
 #[test]
-fn a_share_that_is_not_given() {
-    is_caught(Flaw::ForgetsSets, "pools and gangs of two", Law::NoLostWakeUp);
+fn a_complete_lock_set_that_is_not_granted_is_detected() {
+    assert_detected(Flaw::ForgetsSets, "lock sets of two keys", Law::NoLostWakeUp);
 }
 
 #[test]
-fn what_is_owed_and_never_made_good() {
-    is_caught(Flaw::ForgetsDeferredWork, "one lock, everything", Law::Sessions);
-    is_caught(Flaw::ForgetsDeferredWork, "pools and gangs of two", Law::NoLostWakeUp);
+fn forgotten_deferred_work_is_detected() {
+    assert_detected(Flaw::ForgetsDeferredWork, "one lock, all features", Law::Sessions);
+    assert_detected(
+        Flaw::ForgetsDeferredWork,
+        "lock sets of two keys",
+        Law::NoLostWakeUp,
+    );
 }
 
 #[test]
-fn the_rest_that_never_follows_a_portion() {
-    is_caught(Flaw::ForgetsTheRest, "sessions in portions", Law::NoLostWakeUp);
+fn forgotten_work_beyond_the_first_budget_is_detected() {
+    assert_detected(Flaw::ForgetsTheRest, "sessions in small budgets", Law::NoLostWakeUp);
 }
 
 #[test]
-fn keys_that_are_not_looked_at() {
-    is_caught(Flaw::ShowsStaleKeys, "one lock, a line of three", Law::NoLostWakeUp);
+fn unread_keys_are_detected() {
+    assert_detected(Flaw::ShowsStaleKeys, "one lock, three clients", Law::NoLostWakeUp);
 }
 
 #[test]
-fn a_waiter_that_loses_its_turn() {
-    is_caught(Flaw::CallsAgainAtEachTick, "one lock, a line of three", Law::Order);
+fn a_waiter_that_loses_its_position_is_detected() {
+    assert_detected(Flaw::CallsAgainAtEachTick, "one lock, three clients", Law::Order);
 }
 
 #[test]
-fn a_lease_that_is_taken_for_over() {
-    is_caught(Flaw::ExpiresEarly, "one lock, a line of three", Law::MutualExclusion);
+fn a_lease_that_ends_early_is_detected() {
+    assert_detected(Flaw::ExpiresEarly, "one lock, three clients", Law::MutualExclusion);
 }
 
 #[test]
-fn connections_that_close_unheard() {
-    is_caught(Flaw::IgnoresDisconnects, "one lock, everything", Law::Sessions);
-    is_caught(Flaw::IgnoresDisconnects, "circles", Law::Tidiness);
+fn ignored_disconnects_are_detected() {
+    assert_detected(Flaw::IgnoresDisconnects, "one lock, all features", Law::Sessions);
+    assert_detected(Flaw::IgnoresDisconnects, "cycles", Law::Bookkeeping);
 }
 
 #[test]
-fn a_circle_that_is_not_looked_at() {
-    is_caught(Flaw::BelievesInCycles, "a circle, to the end", Law::Deadlocks);
+fn an_unprobed_cycle_is_detected() {
+    assert_detected(Flaw::SkipsDeadlockProbes, "a cycle, exhaustive", Law::Deadlocks);
 }
 
 #[test]
-fn deferred_work_that_is_done_though_writes_are_refused() {
-    is_caught(Flaw::WritesWhenRefused, "while writes are refused", Law::Permission);
+fn deferred_work_while_writes_are_refused_is_detected() {
+    assert_detected(
+        Flaw::WritesWhenRefused,
+        "while writes are refused",
+        Law::WritePermission,
+    );
 }
 
 #[test]
-fn a_free_lock_that_is_handed_over_though_writes_are_refused() {
-    is_caught(Flaw::HandsOverWhenRefused, "while writes are refused", Law::Permission);
+fn a_hand_off_while_writes_are_refused_is_detected() {
+    assert_detected(
+        Flaw::HandsOverWhenRefused,
+        "while writes are refused",
+        Law::WritePermission,
+    );
 }
 
 #[test]
-fn deferred_work_that_is_done_within_somebody_elses_command() {
-    let scope = "within somebody else's command";
-    is_caught(Flaw::WritesWithinCommands, scope, Law::Permission);
+fn deferred_work_within_another_command_is_detected() {
+    let scope = "within another client's command";
+    assert_detected(Flaw::WritesWithinCommands, scope, Law::WritePermission);
 }
 
 #[test]
-fn statistics_that_forget_the_tokens() {
-    is_caught(Flaw::ResetsByStartingOver, "one lock, everything", Law::RisingTokens);
+fn a_token_reset_by_resetstats_is_detected() {
+    assert_detected(
+        Flaw::ResetsByStartingOver,
+        "one lock, all features",
+        Law::IncreasingTokens,
+    );
 }

@@ -1,47 +1,38 @@
-//! Ways on which a law was once broken, each the shortest that was found.
+//! Steps that once broke a law, each the shortest sequence that was found.
 
 use gpulock_core::state::settings::Events;
-use gpulock_model::action::Action::{self, Call, Disconnect, EndTurn, Release};
-use gpulock_model::call::Call as How;
+use gpulock_model::action::Action;
+use gpulock_model::call::Call;
 use gpulock_model::flaw::Flaw;
 use gpulock_model::scenario::{Scenario, Step};
 use gpulock_model::scope::{SCOPES, Scope};
 use gpulock_model::world::Writes;
 
+/// Takes actions in a scope. No law may be broken after any of them.
 #[track_caller]
-fn is_kept(scope: &str, way: &[Action]) {
+fn explore_path(scope: &str, path: &[Action]) {
     let is_it = |it: &&Scope| it.name == scope;
     let scope = SCOPES.iter().find(is_it).expect("a scope of this name");
     let mut world = scope.begin(Flaw::None);
-    for action in way {
+    for action in path {
         scope.take(&mut world, *action);
         assert_eq!(world.breach(), None, "after {action:?}");
     }
 }
 
-/// A grant for one of two locks was lost, and in the same turn its owner asked for the other:
-/// the place that was kept for it made two in that line.
-#[test]
-fn an_owner_who_asks_before_its_lost_grant_is_taken_back_has_one_place() {
-    is_kept(
-        "gone before it was told",
-        &[
-            Call { client: 0, how: 3 },
-            Call { client: 1, how: 2 },
-            Release { client: 0, key: 0 },
-            Disconnect { client: 1 },
-            Call { client: 1, how: 1 },
-            EndTurn,
-        ],
-    );
+/// Runs a scenario, which asserts the laws itself.
+fn run_scenario(steps: impl IntoIterator<Item = Step>) {
+    let mut scenario = Scenario::begin(Events::Release);
+    steps.into_iter().for_each(|step| scenario.take(step));
+    scenario.end();
 }
 
-fn one(client: usize, key: usize, owner: usize, block_ms: u64) -> How {
-    How { count: None, ..all_of(client, &[key], owner, block_ms) }
+fn acquire(client: usize, key: usize, owner: usize, block_ms: u64) -> Call {
+    Call { count: None, ..acquire_all(client, &[key], owner, block_ms) }
 }
 
-fn all_of(client: usize, keys: &[usize], owner: usize, block_ms: u64) -> How {
-    How {
+fn acquire_all(client: usize, keys: &[usize], owner: usize, block_ms: u64) -> Call {
+    Call {
         client,
         keys: keys.to_vec(),
         count: Some(keys.len()),
@@ -54,66 +45,93 @@ fn all_of(client: usize, keys: &[usize], owner: usize, block_ms: u64) -> How {
     }
 }
 
-/// Days assert the laws themselves.
-fn is_lawful(way: impl IntoIterator<Item = Step>) {
-    let mut day = Scenario::begin(Events::Release);
-    way.into_iter().for_each(|step| day.take(step));
-    day.end();
+/// The grant of one of two locks was not delivered, and in the same turn its owner called for the
+/// other lock. The position kept for the grant was a second one in the queue of that lock.
+#[test]
+fn a_call_before_an_undelivered_grant_is_revoked_keeps_one_position() {
+    explore_path(
+        "disconnect before the reply",
+        &[
+            Action::Call { client: 0, template: 3 },
+            Action::Call { client: 1, template: 2 },
+            Action::Release { client: 0, key: 0 },
+            Action::Disconnect { client: 1 },
+            Action::Call { client: 1, template: 1 },
+            Action::EndTurn,
+        ],
+    );
 }
 
-/// A free lock that nobody had looked at: the first in its line had waited long enough and
-/// nobody had told it yet, the second was the asker's own call for a set. It was sent to
-/// the end of an empty line, until the next tick.
+/// Both waiters before the caller were obsolete: the first had timed out, but had no reply yet; the
+/// second was the caller's own call for a lock set. The caller waited for a free lock until the next
+/// tick.
 #[test]
-fn whoever_asks_is_not_kept_waiting_by_whose_time_is_over() {
-    is_lawful([
-        Step::Acquire(one(0, 0, 0, 1)),
-        Step::Acquire(all_of(1, &[0, 1], 2, 205)),
-        Step::Acquire(all_of(2, &[1, 0], 1, 265)),
-        Step::Pass { ms: 206 },
-        Step::Acquire(one(3, 1, 1, 127)),
+fn an_expired_waiter_does_not_block_a_call() {
+    run_scenario([
+        Step::Acquire(acquire(0, 0, 0, 1)),
+        Step::Acquire(acquire_all(1, &[0, 1], 2, 205)),
+        Step::Acquire(acquire_all(2, &[1, 0], 1, 265)),
+        Step::AdvanceClock { ms: 206 },
+        Step::Acquire(acquire(3, 1, 1, 127)),
     ]);
 }
 
-/// A lock was set aside for two of four, which were complete at the moment at which somebody
-/// asked for it: the set was served, with others, and the asker waited for a free lock.
+/// A lock was reserved for a waiter for two of four locks, and a call for that lock made the module
+/// notice that two were free. The waiter was granted other locks, and the caller waited for the
+/// reserved lock, which was free.
 #[test]
-fn whoever_asks_is_not_kept_waiting_by_a_set_that_takes_others() {
-    let two_of_four = How { count: Some(2), ..all_of(0, &[2, 3, 1, 0], 0, 141) };
-    is_lawful([
-        Step::OutsideSet { key: 1, value: 0, ttl_ms: None },
-        Step::Acquire(all_of(3, &[3, 2, 1, 0], 2, 15)),
+fn a_lock_set_granted_other_locks_does_not_block_a_call() {
+    let two_of_four = Call { count: Some(2), ..acquire_all(0, &[2, 3, 1, 0], 0, 141) };
+    run_scenario([
+        Step::ExternalSet { key: 1, value: 0, ttl_ms: None },
+        Step::Acquire(acquire_all(3, &[3, 2, 1, 0], 2, 15)),
         Step::Acquire(two_of_four),
-        Step::Pass { ms: 110 },
-        Step::Acquire(one(4, 0, 1, 19)),
+        Step::AdvanceClock { ms: 110 },
+        Step::Acquire(acquire(4, 0, 1, 19)),
     ]);
 }
 
-/// Others took the end off a lease, and nobody looked before the old end: the hold was taken
-/// for ended and adopted, and lost its token.
+/// Another client removed the expiry of a key, and the key was not read before the old expiry. The
+/// hold counted as ended, was adopted, and lost its token.
 #[test]
-fn a_lease_without_an_end_is_the_same_hold() {
-    let mine = How { block_ms: None, ..one(0, 2, 2, 0) };
-    is_lawful([
-        Step::Acquire(mine.clone()),
-        Step::OutsideExpiry { key: 2, ttl_ms: None },
+fn a_persisted_lease_is_the_same_hold() {
+    let call = Call { block_ms: None, ..acquire(0, 2, 2, 0) };
+    run_scenario([
+        Step::Acquire(call.clone()),
+        Step::ExternalExpire { key: 2, ttl_ms: None },
         Step::Writes { writes: Writes::Paused },
-        Step::Pass { ms: 300 },
+        Step::AdvanceClock { ms: 300 },
         Step::Writes { writes: Writes::Accepted },
-        Step::Acquire(mine),
+        Step::Acquire(call),
     ]);
 }
 
-/// The clock was stepped back during a pause: the timer was to come when the clock would be
-/// where it had been.
+/// The clock was stepped back during a pause. The timer was not due before the clock reached its
+/// former time again.
 #[test]
-fn a_clock_stepped_back_in_a_pause_does_not_put_off_the_timer() {
-    is_lawful([
-        Step::OutsideSet { key: 3, value: 0, ttl_ms: None },
-        Step::Acquire(How { unique: false, ..one(0, 3, 0, 0) }),
+fn a_clock_step_back_in_a_pause_does_not_delay_the_timer() {
+    run_scenario([
+        Step::ExternalSet { key: 3, value: 0, ttl_ms: None },
+        Step::Acquire(Call { unique: false, ..acquire(0, 3, 0, 0) }),
         Step::Tick,
         Step::Writes { writes: Writes::Paused },
-        Step::Pass { ms: -400 },
+        Step::AdvanceClock { ms: -400 },
         Step::Tick,
+    ]);
+}
+
+/// After a forced hand-off, another client set the key of an expired lease. The former owner's
+/// RELEASE and the new owner's EXTEND must follow the key.
+#[test]
+fn a_release_of_an_overwritten_key_does_not_hide_its_owner() {
+    let call = Call { unique: false, block_ms: None, ..acquire(0, 1, 0, 0) };
+    run_scenario([
+        Step::Acquire(call.clone()),
+        Step::Acquire(Call { owner: 2, lease_ms: Some(1), block_ms: Some(0), ..call }),
+        Step::ForceRelease { key: 1, owner: None, right_token: None },
+        Step::AdvanceClock { ms: 2 },
+        Step::ExternalSet { key: 1, value: 2, ttl_ms: None },
+        Step::Release { key: 1, owner: 0, right_token: None },
+        Step::Extend { key: 1, owner: 2, lease_ms: 1 },
     ]);
 }

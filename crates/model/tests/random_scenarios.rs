@@ -1,23 +1,29 @@
-//! Random days: longer ways than can be explored. What may happen on them stands in
-//! `gpulock_model::scenario`, here only how they are drawn.
+//! Random scenarios: longer than the paths that can be explored. The steps and the checks are in
+//! `gpulock_model::scenario`; this file only generates the steps.
 
 use gpulock_core::state::settings::Events;
 use gpulock_model::call::Call;
 use gpulock_model::keyspace::KEYS;
-use gpulock_model::scenario::{NAMES, Scenario, Step};
+use gpulock_model::scenario::{OWNER_COUNT, Scenario, Step};
 use gpulock_model::world::{CLIENTS, Writes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-fn request() -> impl Strategy<Value = Call> {
+fn call() -> impl Strategy<Value = Call> {
     let wait = prop::option::weighted(0.7, prop_oneof![Just(0u64), 1..300u64]);
     let session = prop::option::weighted(0.3, prop_oneof![Just(0u64), 1..100u64]);
-    let who = (0..CLIENTS, keys(), 0..NAMES);
+    let target = (0..CLIENTS, keys(), 0..OWNER_COUNT);
     let lease = prop::option::of(1..300u64);
-    let how = (any::<bool>(), prop::bool::weighted(0.95));
-    (who, lease, wait, session, how).prop_map(
-        |((client, (keys, count), owner), lease_ms, block_ms, session_grace_ms, how)| {
-            let (unique, has_memory) = how;
+    let flags = (any::<bool>(), prop::bool::weighted(0.95));
+    (target, lease, wait, session, flags).prop_map(
+        |(
+            (client, (keys, count), owner),
+            lease_ms,
+            block_ms,
+            session_grace_ms,
+            flags,
+        )| {
+            let (unique, has_memory) = flags;
             Call {
                 client,
                 keys,
@@ -33,7 +39,7 @@ fn request() -> impl Strategy<Value = Call> {
     )
 }
 
-/// One lock, or some of a set.
+/// The key of ACQUIRE, or the keys and COUNT of ACQUIREANY.
 fn keys() -> impl Strategy<Value = (Vec<usize>, Option<usize>)> {
     let all: Vec<usize> = (0..KEYS.len()).collect();
     let set = prop::sample::subsequence(all, 1..=KEYS.len()).prop_shuffle();
@@ -46,43 +52,43 @@ fn keys() -> impl Strategy<Value = (Vec<usize>, Option<usize>)> {
     ]
 }
 
-/// How the server may come to refuse writes.
+/// The ways in which the server refuses writes.
 fn refusal() -> impl Strategy<Value = Writes> {
     prop::sample::select(vec![Writes::Paused, Writes::Refused, Writes::WithinCommand])
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let key = 0..KEYS.len();
-    let owner = 0..NAMES;
-    let right = || prop::option::weighted(0.3, any::<bool>());
+    let owner = 0..OWNER_COUNT;
+    let right_token = || prop::option::weighted(0.3, any::<bool>());
     prop_oneof![
-        14 => request().prop_map(Step::Acquire),
+        14 => call().prop_map(Step::Acquire),
         2 => (0..CLIENTS).prop_map(|client| Step::DropClient { client }),
         1 => (0..CLIENTS, any::<bool>())
             .prop_map(|(client, with_error)| Step::Unblock { client, with_error }),
         6 => Just(Step::EndTurn),
         4 => Just(Step::Tick),
-        6 => (key.clone(), owner.clone(), right()).prop_map(|(key, owner, right_token)| {
+        6 => (key.clone(), owner.clone(), right_token()).prop_map(|(key, owner, right_token)| {
             Step::Release { key, owner, right_token }
         }),
         3 => (key.clone(), owner.clone(), 1..300u64)
             .prop_map(|(key, owner, lease_ms)| Step::Extend { key, owner, lease_ms }),
-        2 => (key.clone(), prop::option::of(owner), right())
-            .prop_map(|(key, owner, right_token)| Step::Force { key, owner, right_token }),
+        2 => (key.clone(), prop::option::of(owner), right_token())
+            .prop_map(|(key, owner, right_token)| Step::ForceRelease { key, owner, right_token }),
         1 => key.clone().prop_map(|key| Step::Inspect { key }),
         1 => Just(Step::List),
         2 => (key.clone(), 0..5usize, prop::option::of(1..300u64))
-            .prop_map(|(key, value, ttl_ms)| Step::OutsideSet { key, value, ttl_ms }),
-        1 => key.clone().prop_map(|key| Step::OutsideOther { key }),
-        1 => key.clone().prop_map(|key| Step::OutsideDelete { key }),
+            .prop_map(|(key, value, ttl_ms)| Step::ExternalSet { key, value, ttl_ms }),
+        1 => key.clone().prop_map(|key| Step::ExternalSetOther { key }),
+        1 => key.clone().prop_map(|key| Step::ExternalDelete { key }),
         1 => (key.clone(), prop::option::of(1..300u64))
-            .prop_map(|(key, ttl_ms)| Step::OutsideExpiry { key, ttl_ms }),
+            .prop_map(|(key, ttl_ms)| Step::ExternalExpire { key, ttl_ms }),
         1 => key.prop_map(|key| Step::Evict { key }),
-        4 => (0..200i64).prop_map(|ms| Step::Pass { ms }),
-        1 => (0..500i64).prop_map(|ms| Step::Pass { ms: -ms }),
-        3 => Just(Step::Sweep),
+        4 => (0..200i64).prop_map(|ms| Step::AdvanceClock { ms }),
+        1 => (0..500i64).prop_map(|ms| Step::AdvanceClock { ms: -ms }),
+        3 => Just(Step::Cron),
         1 => Just(Step::ResetStats),
-        1 => (0..4u64).prop_map(|keys| Step::Track { keys }),
+        1 => (0..4u64).prop_map(|keys| Step::SetTrackedKeys { keys }),
         1 => Just(Step::Demote),
         2 => refusal().prop_map(|writes| Step::Writes { writes }),
         6 => Just(Step::Writes { writes: Writes::Accepted }),
@@ -93,18 +99,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_law_is_kept_and_in_the_end_everybody_is_served(
+    fn no_law_is_broken_and_every_waiter_is_served_in_the_end(
         steps in vec(step(), 1..120),
         events in prop::sample::select(vec![Events::Off, Events::Release, Events::All]),
         small_budgets in any::<bool>(),
     ) {
-        let mut day = Scenario::begin(events);
+        let mut scenario = Scenario::begin(events);
         if small_budgets {
-            day.use_small_budgets();
+            scenario.use_small_budgets();
         }
         for step in steps {
-            day.take(step);
+            scenario.take(step);
         }
-        day.end();
+        scenario.end();
     }
 }
