@@ -1,5 +1,4 @@
-//! The glob against the simplest matcher there can be, one that tries every way: for each
-//! pattern and text both must say the same.
+//! Glob patterns: the matcher must agree with a naive one that tries every possibility.
 #![no_main]
 
 use std::ffi::c_char;
@@ -7,35 +6,37 @@ use std::ffi::c_char;
 use gpulock_core::report::glob::matches;
 use libfuzzer_sys::fuzz_target;
 
-/// More stars than these take the simple matcher too long.
-const STARS: usize = 4;
+/// The naive matcher is too slow for more stars than this.
+const MAX_STARS: usize = 4;
 
-fuzz_target!(|halves: (&[u8], &[u8])| {
-    let (pattern, text) = halves;
+fuzz_target!(|input: (&[u8], &[u8])| {
+    let (pattern, text) = input;
     let mut steps = u64::MAX;
-    let fitted = matches(pattern, text, &mut steps) == Some(true);
-    let most = (pattern.len() as u64 + 1) * (text.len() as u64 + 1);
-    assert!(u64::MAX - steps <= most);
+    let is_match = matches(pattern, text, &mut steps) == Some(true);
+    let max_steps = (pattern.len() as u64 + 1) * (text.len() as u64 + 1);
+    assert!(u64::MAX - steps <= max_steps);
     let stars = pattern.iter().filter(|byte| **byte == b'*').count();
-    if stars > STARS || text.len() > 32 {
+    if stars > MAX_STARS || text.len() > 32 {
         return;
     }
     let expected = match text {
-        // As the server has it: an empty text fits no other pattern, not even two stars.
+        // As in the server, an empty text matches no other pattern, not even two stars.
         [] => matches!(pattern, [] | [b'*']),
-        _ => tries_all(pattern, text),
+        _ => matches_naively(pattern, text),
     };
-    assert_eq!(fitted, expected);
+    assert_eq!(is_match, expected);
 });
 
-/// `glob-style` as the server's manual explains it, without any cleverness.
-fn tries_all(pattern: &[u8], text: &[u8]) -> bool {
+/// Glob-style matching as the server's manual describes it, without optimizations.
+fn matches_naively(pattern: &[u8], text: &[u8]) -> bool {
     match pattern {
         [] => text.is_empty(),
-        [b'*', rest @ ..] => (0..=text.len()).any(|skip| tries_all(rest, &text[skip..])),
+        [b'*', rest @ ..] => {
+            (0..=text.len()).any(|skip| matches_naively(rest, &text[skip..]))
+        }
         _ => {
             let [byte, text @ ..] = text else { return false };
-            let (fits, rest) = match pattern {
+            let (matches, rest) = match pattern {
                 [b'?', rest @ ..] => (true, rest),
                 [b'[', b'^', class @ ..] => {
                     let (has, rest) = class_has(class, *byte);
@@ -46,12 +47,13 @@ fn tries_all(pattern: &[u8], text: &[u8]) -> bool {
                 [literal, rest @ ..] => (literal == byte, rest),
                 [] => return false,
             };
-            fits && tries_all(rest, text)
+            matches && matches_naively(rest, text)
         }
     }
 }
 
-/// Reads a class byte by byte, as C would.
+/// Reads a character class byte by byte, as C does. Returns whether the class contains the byte, and
+/// what follows the class.
 fn class_has(class: &[u8], byte: u8) -> (bool, &[u8]) {
     let signed = |byte: u8| c_char::from_ne_bytes([byte]);
     let (mut at, mut has) = (0, false);

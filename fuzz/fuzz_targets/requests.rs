@@ -1,6 +1,6 @@
-//! Reading a command's arguments: whatever the bytes, no panic; what is refused says why in
-//! one clean line; and what is taken keeps the limits of the contract, and is read the same
-//! again when it is written out in the plainest form.
+//! Parsers of command arguments. No input may panic. A rejection is one line of clean text. An accepted
+//! request is within the limits of the command reference, and its canonical form parses to the same
+//! request.
 #![no_main]
 
 use gpulock_core::CommandError;
@@ -9,142 +9,143 @@ use gpulock_core::request::{
 };
 use libfuzzer_sys::fuzz_target;
 
-const MOST: u64 = (1 << 53) - 1;
+/// The largest number that an option takes.
+const NUMBER_MAX: u64 = (1 << 53) - 1;
 
-/// Words are parted by this byte, so that the fuzzer finds it easy to add and drop one.
+/// Separates the arguments. A single byte makes it easy for the fuzzer to add and remove arguments.
 const SEPARATOR: u8 = b' ';
 
-fuzz_target!(|line: (u8, &[u8])| {
-    let (command, line) = line;
-    // No words at all can be had as well.
+fuzz_target!(|input: (u8, &[u8])| {
+    let (command, line) = input;
+    // An empty line is no arguments, not one empty argument.
     let words: Vec<&[u8]> = match line {
         [] => Vec::new(),
         line => line.split(|byte| *byte == SEPARATOR).collect(),
     };
     let args = || words.iter().copied();
     match command % 8 {
-        0 => taken(Acquire::parse(args()), acquire),
-        1 => taken(AcquireAny::parse(args()), acquire_any),
-        2 => taken(Release::parse(args()), release),
-        3 => taken(Extend::parse(args()), extend),
-        4 => taken(ForceRelease::parse(args()), force_release),
-        5 => taken(List::parse(args()), list),
-        6 => taken(request::stats(args()), stats),
-        _ => taken(request::log(args()), log),
+        0 => check(Acquire::parse(args()), acquire),
+        1 => check(AcquireAny::parse(args()), acquire_any),
+        2 => check(Release::parse(args()), release),
+        3 => check(Extend::parse(args()), extend),
+        4 => check(ForceRelease::parse(args()), force_release),
+        5 => check(List::parse(args()), list),
+        6 => check(request::stats(args()), stats),
+        _ => check(request::log(args()), log),
     }
 });
 
-/// Looks at a request that was taken, and at the words of a refusal.
-fn taken<T>(parsed: Result<T, CommandError>, look: impl Fn(T)) {
+/// Checks an accepted request, or the text of a rejection.
+fn check<T>(parsed: Result<T, CommandError>, check_request: impl Fn(T)) {
     match parsed {
-        Ok(request) => look(request),
+        Ok(request) => check_request(request),
         Err(error) => {
-            let said = error.to_string();
-            assert!(said.starts_with("ERR "), "{said}");
-            assert!(!said.contains(['\r', '\n', '\0']), "{said:?}");
+            let text = error.to_string();
+            assert!(text.starts_with("ERR "), "{text}");
+            assert!(!text.contains(['\r', '\n', '\0']), "{text:?}");
         }
     }
 }
 
-fn acquire(asked: Acquire<'_>) {
-    is_owner(asked.owner);
-    let mut plain = vec![asked.owner.to_vec()];
-    plain.extend(options_of(&asked));
-    assert_eq!(Acquire::parse(slices(&plain)), Ok(asked));
+fn acquire(request: Acquire<'_>) {
+    assert_owner(request.owner);
+    let mut canonical = vec![request.owner.to_vec()];
+    canonical.extend(options_of(&request));
+    assert_eq!(Acquire::parse(slices(&canonical)), Ok(request));
 }
 
-fn acquire_any(asked: AcquireAny<'_>) {
-    is_owner(asked.how.owner);
-    assert!((1..=1024).contains(&asked.keys.len()));
-    assert!((1..=asked.keys.len()).contains(&asked.count));
-    for (position, key) in asked.keys.iter().enumerate() {
-        assert!(!asked.keys[..position].contains(key), "a key twice");
+fn acquire_any(request: AcquireAny<'_>) {
+    assert_owner(request.how.owner);
+    assert!((1..=1024).contains(&request.keys.len()));
+    assert!((1..=request.keys.len()).contains(&request.count));
+    for (position, key) in request.keys.iter().enumerate() {
+        assert!(!request.keys[..position].contains(key), "the same key twice");
     }
-    let mut plain = vec![number(asked.keys.len() as u64)];
-    plain.extend(asked.keys.iter().map(|key| key.to_vec()));
-    plain.push(asked.how.owner.to_vec());
-    plain.extend(options_of(&asked.how));
-    plain.extend([b"COUNT".to_vec(), number(asked.count as u64)]);
-    assert_eq!(AcquireAny::parse(slices(&plain)), Ok(asked));
+    let mut canonical = vec![number(request.keys.len() as u64)];
+    canonical.extend(request.keys.iter().map(|key| key.to_vec()));
+    canonical.push(request.how.owner.to_vec());
+    canonical.extend(options_of(&request.how));
+    canonical.extend([b"COUNT".to_vec(), number(request.count as u64)]);
+    assert_eq!(AcquireAny::parse(slices(&canonical)), Ok(request));
 }
 
-fn release(asked: Release<'_>) {
-    is_owner(asked.owner);
-    is_token(asked.token);
-    assert!(asked.reason.len() <= 64);
-    let mut plain = vec![asked.owner.to_vec()];
-    plain.extend(option("TOKEN", asked.token));
-    plain.extend([b"REASON".to_vec(), asked.reason.to_vec()]);
-    assert_eq!(Release::parse(slices(&plain)), Ok(asked));
+fn release(request: Release<'_>) {
+    assert_owner(request.owner);
+    assert_token(request.token);
+    assert!(request.reason.len() <= 64);
+    let mut canonical = vec![request.owner.to_vec()];
+    canonical.extend(option("TOKEN", request.token));
+    canonical.extend([b"REASON".to_vec(), request.reason.to_vec()]);
+    assert_eq!(Release::parse(slices(&canonical)), Ok(request));
 }
 
-fn extend(asked: Extend<'_>) {
-    is_owner(asked.owner);
-    is_token(asked.token);
-    is_lease(asked.lease_ms);
-    let mut plain = vec![asked.owner.to_vec()];
-    plain.extend(option("PX", asked.lease_ms));
-    plain.extend(option("TOKEN", asked.token));
-    assert_eq!(Extend::parse(slices(&plain)), Ok(asked));
+fn extend(request: Extend<'_>) {
+    assert_owner(request.owner);
+    assert_token(request.token);
+    assert_lease(request.lease_ms);
+    let mut canonical = vec![request.owner.to_vec()];
+    canonical.extend(option("PX", request.lease_ms));
+    canonical.extend(option("TOKEN", request.token));
+    assert_eq!(Extend::parse(slices(&canonical)), Ok(request));
 }
 
-fn force_release(asked: ForceRelease<'_>) {
-    asked.owner.into_iter().for_each(is_owner);
-    is_token(asked.token);
-    assert!(asked.reason.len() <= 64);
-    let owner = asked.owner.map(|owner| [b"OWNER".to_vec(), owner.to_vec()]);
-    let mut plain: Vec<Vec<u8>> = owner.into_iter().flatten().collect();
-    plain.extend(option("TOKEN", asked.token));
-    plain.extend([b"REASON".to_vec(), asked.reason.to_vec()]);
-    assert_eq!(ForceRelease::parse(slices(&plain)), Ok(asked));
+fn force_release(request: ForceRelease<'_>) {
+    request.owner.into_iter().for_each(assert_owner);
+    assert_token(request.token);
+    assert!(request.reason.len() <= 64);
+    let owner = request.owner.map(|owner| [b"OWNER".to_vec(), owner.to_vec()]);
+    let mut canonical: Vec<Vec<u8>> = owner.into_iter().flatten().collect();
+    canonical.extend(option("TOKEN", request.token));
+    canonical.extend([b"REASON".to_vec(), request.reason.to_vec()]);
+    assert_eq!(ForceRelease::parse(slices(&canonical)), Ok(request));
 }
 
-fn list(asked: List<'_>) {
-    assert!(asked.limit <= MOST);
-    let pattern = asked.pattern.map(|pattern| [b"MATCH".to_vec(), pattern.to_vec()]);
-    let mut plain: Vec<Vec<u8>> = pattern.into_iter().flatten().collect();
-    plain.extend(option("LIMIT", Some(asked.limit)));
-    assert_eq!(List::parse(slices(&plain)), Ok(asked));
+fn list(request: List<'_>) {
+    assert!(request.limit <= NUMBER_MAX);
+    let pattern = request.pattern.map(|pattern| [b"MATCH".to_vec(), pattern.to_vec()]);
+    let mut canonical: Vec<Vec<u8>> = pattern.into_iter().flatten().collect();
+    canonical.extend(option("LIMIT", Some(request.limit)));
+    assert_eq!(List::parse(slices(&canonical)), Ok(request));
 }
 
-fn stats(asked: request::Stats<'_>) {
-    let key = asked.map(|key| [b"KEY".to_vec(), key.to_vec()]);
-    let plain: Vec<Vec<u8>> = key.into_iter().flatten().collect();
-    assert_eq!(request::stats(slices(&plain)), Ok(asked));
+fn stats(stats: request::Stats<'_>) {
+    let key = stats.map(|key| [b"KEY".to_vec(), key.to_vec()]);
+    let canonical: Vec<Vec<u8>> = key.into_iter().flatten().collect();
+    assert_eq!(request::stats(slices(&canonical)), Ok(stats));
 }
 
-fn log(asked: Log) {
-    let plain = match asked {
+fn log(log: Log) {
+    let canonical = match log {
         Log::Show(count) => count.map(number).into_iter().collect(),
         Log::Reset => vec![b"RESET".to_vec()],
     };
-    assert_eq!(request::log(slices(&plain)), Ok(asked));
+    assert_eq!(request::log(slices(&canonical)), Ok(log));
 }
 
-fn is_owner(owner: &[u8]) {
+fn assert_owner(owner: &[u8]) {
     assert!((1..=1024).contains(&owner.len()));
 }
 
-fn is_token(token: Option<u64>) {
-    assert!(token.is_none_or(|token| (1..=MOST).contains(&token)));
+fn assert_token(token: Option<u64>) {
+    assert!(token.is_none_or(|token| (1..=NUMBER_MAX).contains(&token)));
 }
 
-fn is_lease(lease_ms: Option<u64>) {
-    assert!(lease_ms.is_none_or(|ms| (1..=MOST).contains(&ms)));
+fn assert_lease(lease_ms: Option<u64>) {
+    assert!(lease_ms.is_none_or(|ms| (1..=NUMBER_MAX).contains(&ms)));
 }
 
-/// The options of ACQUIRE, each with its number in ms.
-fn options_of(asked: &Acquire<'_>) -> Vec<Vec<u8>> {
-    is_lease(asked.lease_ms);
-    let is_time = |ms: Option<u64>| assert!(ms.is_none_or(|ms| ms <= MOST));
-    is_time(asked.block_ms);
-    is_time(asked.session_grace_ms);
-    let mut plain = option("PX", asked.lease_ms);
-    plain.extend(option("BLOCK", asked.block_ms));
-    plain.extend(asked.unique.then(|| b"UNIQUE".to_vec()));
-    plain.extend(asked.session_grace_ms.map(|_| b"SESSION".to_vec()));
-    plain.extend(option("GRACE", asked.session_grace_ms));
-    plain
+/// The options of ACQUIRE, with times in ms.
+fn options_of(request: &Acquire<'_>) -> Vec<Vec<u8>> {
+    assert_lease(request.lease_ms);
+    let assert_time = |ms: Option<u64>| assert!(ms.is_none_or(|ms| ms <= NUMBER_MAX));
+    assert_time(request.block_ms);
+    assert_time(request.session_grace_ms);
+    let mut canonical = option("PX", request.lease_ms);
+    canonical.extend(option("BLOCK", request.block_ms));
+    canonical.extend(request.unique.then(|| b"UNIQUE".to_vec()));
+    canonical.extend(request.session_grace_ms.map(|_| b"SESSION".to_vec()));
+    canonical.extend(option("GRACE", request.session_grace_ms));
+    canonical
 }
 
 fn option(word: &str, value: Option<u64>) -> Vec<Vec<u8>> {

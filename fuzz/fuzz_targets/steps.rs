@@ -1,42 +1,41 @@
-//! The rules themselves: each input is a day in the life of a server, a list of steps that
-//! clients, outsiders and the clock take in the world of `crates/model`. What must hold
-//! after each step is said there.
+//! The rules of locking. Each input is a scenario of `crates/model`: a list of steps of clients, the server
+//! and the clock. The scenario checks the laws after each step.
 #![no_main]
 
 use gpulock_core::state::settings::Events;
 use gpulock_model::call::Call;
-use gpulock_model::scenario::{Scenario, NAMES, Step};
 use gpulock_model::keyspace::KEYS;
+use gpulock_model::scenario::{OWNER_COUNT, Scenario, Step};
 use gpulock_model::world::{CLIENTS, Writes};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
-/// A longer day shows nothing that these do not.
+/// The maximum number of steps. Longer scenarios find nothing more.
 const STEPS: usize = 200;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut bytes = Unstructured::new(bytes);
-    // Bytes that have come to their end give no error, only the first of each choice.
-    let _ = day(&mut bytes);
+    // The end of the bytes is no error: every later choice is the first one.
+    let _ = run(&mut bytes);
 });
 
-fn day(bytes: &mut Unstructured<'_>) -> Result<()> {
+fn run(bytes: &mut Unstructured<'_>) -> Result<()> {
     let events = *bytes.choose(&[Events::Off, Events::Release, Events::All])?;
-    let mut day = Scenario::begin(events);
+    let mut scenario = Scenario::begin(events);
     for _ in 0..STEPS {
         if bytes.is_empty() {
             break;
         }
-        day.take(step(bytes)?);
+        scenario.take(step(bytes)?);
     }
-    day.end();
+    scenario.end();
     Ok(())
 }
 
-/// The steps that there are, ACQUIRE most often.
+/// A step. ACQUIRE and ACQUIREANY are the most frequent ones.
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
     Ok(match bytes.int_in_range(0..=36)? {
-        0..=8 => Step::Acquire(request(bytes)?),
+        0..=8 => Step::Acquire(call(bytes)?),
         9..=10 => Step::DropClient { client: client(bytes)? },
         11 => Step::Unblock { client: client(bytes)?, with_error: bytes.arbitrary()? },
         12..=14 => Step::Tick,
@@ -52,18 +51,18 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
         },
         19 => Step::ForceRelease {
             key: key(bytes)?,
-            owner: perhaps(bytes, owner)?,
+            owner: optional(bytes, owner)?,
             right_token: bytes.arbitrary()?,
         },
         20 => Step::Inspect { key: key(bytes)? },
         21 => Step::ExternalSet {
             key: key(bytes)?,
             value: bytes.int_in_range(0..=4)?,
-            ttl_ms: perhaps(bytes, ttl)?,
+            ttl_ms: optional(bytes, ttl)?,
         },
         22 => Step::ExternalSetOther { key: key(bytes)? },
         23 => Step::ExternalDelete { key: key(bytes)? },
-        24 => Step::ExternalExpire { key: key(bytes)?, ttl_ms: perhaps(bytes, ttl)? },
+        24 => Step::ExternalExpire { key: key(bytes)?, ttl_ms: optional(bytes, ttl)? },
         25 => Step::Evict { key: key(bytes)? },
         26 => Step::AdvanceClock { ms: bytes.int_in_range(0..=199)? },
         27 => Step::AdvanceClock { ms: bytes.int_in_range(-499..=0)? },
@@ -84,22 +83,22 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
     })
 }
 
-fn request(bytes: &mut Unstructured<'_>) -> Result<Call> {
+fn call(bytes: &mut Unstructured<'_>) -> Result<Call> {
     let (keys, count) = keys(bytes)?;
     Ok(Call {
         client: client(bytes)?,
         keys,
         count,
         owner: owner(bytes)?,
-        lease_ms: perhaps(bytes, ttl)?,
+        lease_ms: optional(bytes, ttl)?,
         unique: bytes.arbitrary()?,
-        block_ms: perhaps(bytes, |bytes| bytes.int_in_range(0..=299))?,
-        session_grace_ms: perhaps(bytes, |bytes| bytes.int_in_range(0..=99))?,
+        block_ms: optional(bytes, |bytes| bytes.int_in_range(0..=299))?,
+        session_grace_ms: optional(bytes, |bytes| bytes.int_in_range(0..=99))?,
         has_memory: !bytes.ratio(1, 20)?,
     })
 }
 
-/// One lock, or some of a set, in any order.
+/// The key of ACQUIRE, or the keys and COUNT of ACQUIREANY, in any order.
 fn keys(bytes: &mut Unstructured<'_>) -> Result<(Vec<usize>, Option<usize>)> {
     if bytes.arbitrary()? {
         return Ok((vec![key(bytes)?], None));
@@ -115,7 +114,7 @@ fn keys(bytes: &mut Unstructured<'_>) -> Result<(Vec<usize>, Option<usize>)> {
     Ok((set, Some(count)))
 }
 
-fn perhaps<'b, T>(
+fn optional<'b, T>(
     bytes: &mut Unstructured<'b>,
     some: impl Fn(&mut Unstructured<'b>) -> Result<T>,
 ) -> Result<Option<T>> {
@@ -131,7 +130,7 @@ fn key(bytes: &mut Unstructured<'_>) -> Result<usize> {
 }
 
 fn owner(bytes: &mut Unstructured<'_>) -> Result<usize> {
-    bytes.choose_index(NAMES)
+    bytes.choose_index(OWNER_COUNT)
 }
 
 fn ttl(bytes: &mut Unstructured<'_>) -> Result<u64> {
