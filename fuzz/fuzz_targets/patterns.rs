@@ -52,8 +52,8 @@ fn matches_naively(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Reads a character class byte by byte, as C does. Returns whether the class contains the byte, and
-/// what follows the class.
+/// Reads a character class byte by byte, as C does. Returns whether the class contains the byte,
+/// and what follows the class.
 fn class_has(class: &[u8], byte: u8) -> (bool, &[u8]) {
     let signed = |byte: u8| c_char::from_ne_bytes([byte]);
     let (mut at, mut has) = (0, false);

@@ -1,6 +1,6 @@
-//! Parsers of command arguments. No input may panic. A rejection is one line of clean text. An accepted
-//! request is within the limits of the command reference, and its canonical form parses to the same
-//! request.
+//! Parsers of command arguments. No input may panic. A rejection is one line of clean text. An
+//! accepted request is within the limits of the command reference, and its canonical form parses to
+//! the same request.
 #![no_main]
 
 use gpulock_core::CommandError;

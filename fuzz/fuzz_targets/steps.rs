@@ -1,5 +1,5 @@
-//! The rules of locking. Each input is a scenario of `crates/model`: a list of steps of clients, the server
-//! and the clock. The scenario checks the laws after each step.
+//! The rules of locking. Each input is a scenario of `crates/model`: a list of steps of clients,
+//! the server and the clock. The scenario checks the laws after each step.
 #![no_main]
 
 use gpulock_core::state::settings::Events;

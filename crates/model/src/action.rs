@@ -214,9 +214,10 @@ fn is_known(world: &World, key: usize) -> bool {
 
 fn has_session(world: &World, client: usize) -> bool {
     let connection = world.connection(client);
-    world.holds.iter().flatten().any(
-        |held| matches!(held.session, SessionTie::Connected { connection: to, .. } if to == connection),
-    )
+    world.holds.iter().flatten().any(|held| match held.session {
+        SessionTie::Connected { connection: tied_to, .. } => tied_to == connection,
+        SessionTie::None | SessionTie::Closed { .. } => false,
+    })
 }
 
 /// Whether something ends with time or is probed again.

@@ -1,22 +1,23 @@
-//! Which worlds are equivalent. A world is encoded as words that contain everything that can influence its
-//! future and nothing else. Worlds with equal words have the same future, so only one of them is explored.
+//! Which worlds are equivalent. A world is encoded as words that contain everything that can
+//! influence its future and nothing else. Worlds with equal words have the same future, so only one
+//! of them is explored.
 //!
 //! What is normalized or left out, and why that is sound:
 //!
-//! - **Times** are relative to now: the rules compare times and add durations, and nothing else. Of past
-//!   times only the order is encoded, because nothing is added to them.
-//! - **Tokens, tickets and sequence numbers** are encoded as ranks: they are compared, and the next one is
-//!   larger than all existing ones.
-//! - **Clients**, which are also the owners, are interchangeable: all may make the same calls, so worlds
-//!   that differ by a permutation of the clients are equivalent. The smallest hash over all permutations
-//!   represents them. Locks are not permuted, because lock sets are ordered.
+//! - **Times** are relative to now: the rules compare times and add durations, and nothing else. Of
+//!   past times only the order is encoded, because nothing is added to them.
+//! - **Tokens, tickets and sequence numbers** are encoded as ranks: they are compared, and the next
+//!   one is larger than all existing ones.
+//! - **Clients**, which are also the owners, are interchangeable: all may make the same calls, so
+//!   worlds that differ by a permutation of the clients are equivalent. The smallest hash over all
+//!   permutations represents them. Locks are not permuted, because lock sets are ordered.
 //! - **Closed connections** are encoded by age, because a connection number is never reused.
-//! - **Counters, log, histograms, events**, and the begin of holds and waits are reported but never read
-//!   while `max-hold` and `warn-hold` are 0, as they are here. The law of the counters is checked after
-//!   each step, before worlds are compared.
+//! - **Counters, log, histograms, events**, and the begin of holds and waits are reported but never
+//!   read while `max-hold` and `warn-hold` are 0, as they are here. The law of the counters is
+//!   checked after each step, before worlds are compared.
 //! - **The order of the sweep** (`LockManager::due`) is not used: probes come in any order.
-//! - **Indexes** (by name, owner, client, deadline, age) contain only what their entries contain. A law
-//!   checks that they are complete and have no leftovers.
+//! - **Indexes** (by name, owner, client, deadline, age) contain only what their entries contain. A
+//!   law checks that they are complete and have no leftovers.
 //!
 //! The test below takes the same steps from pairs of equivalent worlds and compares the results.
 

@@ -1,5 +1,5 @@
-//! The checks after each step: the lock manager compared with the queue and the holds as the command
-//! reference defines them. They change nothing but the record of the breach.
+//! The checks after each step: the lock manager compared with the queue and the holds as the
+//! command reference defines them. They change nothing but the record of the breach.
 
 use gpulock_core::state::arena::Id;
 

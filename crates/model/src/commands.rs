@@ -1,4 +1,5 @@
-//! The commands of clients. Each runs the engine, and its outcome is compared with the command reference.
+//! The commands of clients. Each runs the engine, and its outcome is compared with the command
+//! reference.
 
 use gpulock_core::engine::commands::{self, Outcome};
 use gpulock_core::engine::read::state_of;
@@ -163,8 +164,8 @@ impl World {
         self.check_immediate_grant(call, &new);
     }
 
-    /// Checks that a call that was granted locks at once passed no connected waiter. The other calls of
-    /// its owner in these queues end.
+    /// Checks that a call that was granted locks at once passed no connected waiter. The other
+    /// calls of its owner in these queues end.
     fn check_immediate_grant(&mut self, call: &Call, new: &[usize]) {
         let own = self.queue.positions().iter().enumerate();
         let own: Vec<(usize, bool)> = own
@@ -396,7 +397,8 @@ impl World {
     }
 }
 
-/// Whether the lock manager has decided which waiter gets a free lock. Some errors come before that.
+/// Whether the lock manager has decided which waiter gets a free lock. Some errors come before
+/// that.
 fn is_decided<T>(outcome: &Result<Outcome<T>, CommandError>) -> bool {
     !matches!(
         outcome,

@@ -1,5 +1,5 @@
-//! Deadlocks as the command reference defines them, found from what the keys show. The refusals of the
-//! lock manager are compared with them.
+//! Deadlocks as the command reference defines them, found from what the keys show. The refusals of
+//! the lock manager are compared with them.
 
 use std::collections::BTreeSet;
 
@@ -56,7 +56,8 @@ impl World {
         keys.filter(|key| self.known_holder(*key) != Some(owner)).collect()
     }
 
-    /// The UNIQUE owner to which the lock manager granted a lock, unless the hold's session is ending.
+    /// The UNIQUE owner to which the lock manager granted a lock, unless the hold's session is
+    /// ending.
     fn known_holder(&self, key: usize) -> Option<usize> {
         let value = self.keys.text(key)?;
         let id = self.manager.table().find(name(key))?;

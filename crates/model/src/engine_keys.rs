@@ -1,5 +1,5 @@
-//! The keyspace on which the engine runs in the model. It checks each write against the expected state of
-//! the world, and implements the flaws of a keyspace.
+//! The keyspace on which the engine runs in the model. It checks each write against the expected
+//! state of the world, and implements the flaws of a keyspace.
 
 use gpulock_core::engine::{Keyspace, Permission};
 use gpulock_core::state::key_state::{Expires, KeyMeta};
@@ -226,7 +226,8 @@ impl World {
         OpenKey { at, value, is_named }
     }
 
-    /// The wrong value that a flawed keyspace shows for a key that the current command does not name.
+    /// The wrong value that a flawed keyspace shows for a key that the current command does not
+    /// name.
     fn flawed_value(&self, at: usize) -> Option<Value> {
         let id = self.manager.table().find(crate::keyspace::name(at))?;
         let lock = self.manager.table().get(id)?;
@@ -252,7 +253,8 @@ impl World {
         self.current.other_writes
     }
 
-    /// Whether the module itself may end a hold now: its grant was not delivered, or its session is over.
+    /// Whether the module itself may end a hold now: its grant was not delivered, or its session is
+    /// over.
     pub(crate) fn is_ended_by_module(&self, key: usize) -> bool {
         let Some(held) = &self.holds[key] else { return false };
         if self.keys.text(key) != Some(&*held.owner) {
@@ -267,7 +269,10 @@ impl World {
     /// Whether a new expiry cuts a lease to the grace period of its closed session.
     fn is_grace(&self, key: usize, until_ms: u64) -> bool {
         let session = self.holds[key].as_ref().map(|held| held.session);
-        let is_grace = matches!(session, Some(SessionTie::Closed { until_ms: end, .. }) if end == until_ms);
+        let is_grace = match session {
+            Some(SessionTie::Closed { until_ms: end_ms, .. }) => end_ms == until_ms,
+            _ => false,
+        };
         is_grace && self.keys.until_ms(key).is_none_or(|until| until > until_ms)
     }
 

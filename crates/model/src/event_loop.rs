@@ -1,5 +1,5 @@
-//! The server's event loop, timer and cron. Waiting clients receive their replies at the end of a turn, and
-//! may be gone by then.
+//! The server's event loop, timer and cron. Waiting clients receive their replies at the end of a
+//! turn, and may be gone by then.
 
 use gpulock_core::engine::{Keyspace, probe, tick};
 use gpulock_core::rules::wait::LeaveReason;
@@ -42,7 +42,8 @@ impl World {
         }
     }
 
-    /// Checks that a waiter is granted all the locks that it wants, and is the first in their queues.
+    /// Checks that a waiter is granted all the locks that it wants, and is the first in their
+    /// queues.
     fn check_grants(&mut self, at: usize, grants: &[Grant]) {
         let wants = self.queue.positions()[at].wants;
         self.require(

@@ -1,5 +1,5 @@
-//! What must follow from every state. It is checked on a copy of the world in which no client makes a
-//! new call.
+//! What must follow from every state. It is checked on a copy of the world in which no client makes
+//! a new call.
 
 use crate::call::OWNERS;
 use crate::keyspace::KEYS;

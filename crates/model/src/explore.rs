@@ -1,6 +1,6 @@
-//! The worlds of a scope as a model that `stateright` explores, breadth first. A world is large, because
-//! it contains the tables of a lock manager. A state is therefore the path to a world, and the world is
-//! rebuilt from the previously visited one, whose path is nearly the same.
+//! The worlds of a scope as a model that `stateright` explores, breadth first. A world is large,
+//! because it contains the tables of a lock manager. A state is therefore the path to a world, and
+//! the world is rebuilt from the previously visited one, whose path is nearly the same.
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};

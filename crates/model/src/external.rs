@@ -1,5 +1,5 @@
-//! What happens outside the module: other clients' commands, the clock, and the server's pauses and role
-//! changes.
+//! What happens outside the module: other clients' commands, the clock, and the server's pauses and
+//! role changes.
 
 use gpulock_core::CommandError;
 use gpulock_core::state::lock::Bytes;
@@ -81,8 +81,8 @@ impl World {
         self.finish_step();
     }
 
-    /// The server becomes a replica and then a primary again. Each waiter gets one reply, and the lock
-    /// manager has no record of queues and holds.
+    /// The server becomes a replica and then a primary again. Each waiter gets one reply, and the
+    /// lock manager has no record of queues and holds.
     pub fn demote(&mut self) {
         let now = self.now();
         self.manager.demoted(now);

@@ -1,5 +1,5 @@
-//! Deliberate flaws in the code around the lock manager. Each is a mistake that a module could make; the
-//! tests show that the checks detect it.
+//! Deliberate flaws in the code around the lock manager. Each is a mistake that a module could
+//! make; the tests show that the checks detect it.
 
 /// What the keyspace or the event loop does wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

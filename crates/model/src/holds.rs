@@ -1,6 +1,6 @@
-//! Holds as the command reference defines them: a hold begins with a grant and ends by its owner, by its
-//! lease, or by a client that may end it. The lock manager's record is compared with them and never
-//! copied into them.
+//! Holds as the command reference defines them: a hold begins with a grant and ends by its owner,
+//! by its lease, or by a client that may end it. The lock manager's record is compared with them
+//! and never copied into them.
 
 use gpulock_core::state::lock::Bytes;
 
@@ -17,8 +17,8 @@ pub(crate) struct Held {
     pub(crate) session: SessionTie,
     /// The client was gone before it received the grant, so the module may revoke it.
     pub(crate) lost: bool,
-    /// The lease is over, or another client wrote or deleted the key: the lock is free by the rules.
-    /// The hold is kept until the lock manager notices.
+    /// The lease is over, or another client wrote or deleted the key: the lock is free by the
+    /// rules. The hold is kept until the lock manager notices.
     pub(crate) ended: bool,
     /// The key was set again after the lease had ended.
     pub(crate) set_after_end: bool,
@@ -56,8 +56,8 @@ impl Held {
         }
     }
 
-    /// The owner renews the hold, or another client changes the expiry of its key: a closed session no
-    /// longer ends it.
+    /// The owner renews the hold, or another client changes the expiry of its key: a closed session
+    /// no longer ends it.
     pub(crate) fn forget_closed_session(&mut self) {
         if matches!(self.session, SessionTie::Closed { .. }) {
             self.session = SessionTie::None;

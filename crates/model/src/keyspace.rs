@@ -1,5 +1,5 @@
-//! An in-memory keyspace: keys with values and expiries, and a clock. It expires keys and knows nothing
-//! of locks.
+//! An in-memory keyspace: keys with values and expiries, and a clock. It expires keys and knows
+//! nothing of locks.
 
 use gpulock_core::state::lock::Bytes;
 use gpulock_core::{Name, Now};

@@ -1,13 +1,13 @@
-//! The laws that a world must keep, and the breach of one. `check.rs` and the steps themselves check
-//! them; `eventually.rs` checks what must follow later.
+//! The laws that a world must keep, and the breach of one. `check.rs` and the steps themselves
+//! check them; `eventually.rs` checks what must follow later.
 
 use std::fmt;
 
 /// What must hold in every world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Law {
-    /// A lock is granted only while it is free. A hold ends only by a release of its owner, by the end
-    /// of its lease or session, by a forced release, or by another client's write to the key.
+    /// A lock is granted only while it is free. A hold ends only by a release of its owner, by the
+    /// end of its lease or session, by a forced release, or by another client's write to the key.
     MutualExclusion,
     /// Each grant has a larger token than all grants before it.
     IncreasingTokens,
@@ -23,8 +23,8 @@ pub enum Law {
     AllOrNothing,
     /// A wait is refused as a deadlock exactly when it would close a cycle.
     Deadlocks,
-    /// No key is written while the server refuses the writes of clients, nor in the middle of another
-    /// client's command.
+    /// No key is written while the server refuses the writes of clients, nor in the middle of
+    /// another client's command.
     WritePermission,
     /// A lock outlives the connection that it is tied to by its grace period at most.
     Sessions,

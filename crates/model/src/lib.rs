@@ -1,16 +1,17 @@
-//! Model checker for the lock manager. It runs the lock manager and the engine that ship on an in-memory
-//! keyspace, explores every order of steps, and checks a set of laws after each step.
+//! Model checker for the lock manager. It runs the lock manager and the engine that ship on an
+//! in-memory keyspace, explores every order of steps, and checks a set of laws after each step.
 //!
 //! # Layout
-//! - [`world`]: a minimal server. [`keyspace`]: its keys and clock. `engine_keys`: the engine's access to
-//!   them; checks each write. `commands`, [`call`]: what clients do. `event_loop`: the delivery of replies
-//!   to waiting clients. `external`: everything else that happens to keys.
+//! - [`world`]: a minimal server. [`keyspace`]: its keys and clock. `engine_keys`: the engine's
+//!   access to them; checks each write. `commands`, [`call`]: what clients do. `event_loop`: the
+//!   delivery of replies to waiting clients. `external`: everything else that happens to keys.
 //! - `queue`, `holds`, `cycle`: queues, holds and deadlocks as the command reference defines them,
-//!   implemented independently of the lock manager. [`law`]: the laws. `check`: checks them after each
-//!   step. `eventually`: checks what must follow later.
+//!   implemented independently of the lock manager. [`law`]: the laws. `check`: checks them after
+//!   each step. `eventually`: checks what must follow later.
 //! - [`scenario`]: steps of every kind, for random tests and the fuzzer.
-//! - [`scope`], [`action`]: what is explored. `canonical`: which worlds are equivalent. [`explore`]: the
-//!   exploration. [`flaw`]: broken keyspaces and event loops that the checks must detect.
+//! - [`scope`], [`action`]: what is explored. `canonical`: which worlds are equivalent.
+//!   [`explore`]: the exploration. [`flaw`]: broken keyspaces and event loops that the checks must
+//!   detect.
 
 pub mod action;
 pub mod call;

@@ -1,4 +1,5 @@
-//! Explores all scopes, or those whose names contain a filter, and prints how far each was explored.
+//! Explores all scopes, or those whose names contain a filter, and prints how far each was
+//! explored.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
     if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Explores scopes until none is left. The remaining time is shared equally by the remaining scopes.
+/// Explores scopes until none is left. The remaining time is shared equally by the remaining
+/// scopes.
 fn run_job(work: &Mutex<Work>, jobs: u32, end: Instant) {
     let next = || {
         let mut work = work.lock().ok()?;

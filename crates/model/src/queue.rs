@@ -1,5 +1,5 @@
-//! The wait queues as the command reference defines them: one list of all positions, in queue order. It
-//! is independent of the lock manager's data structures, which are compared with it.
+//! The wait queues as the command reference defines them: one list of all positions, in queue
+//! order. It is independent of the lock manager's data structures, which are compared with it.
 
 use gpulock_core::Now;
 use gpulock_core::state::wait_queue::Ticket;
@@ -153,8 +153,8 @@ impl Queue {
         self.positions.iter().position(is_it)
     }
 
-    /// Queues a call. It takes over the position that it repeats if it supersedes no other one; else
-    /// its position is at the end.
+    /// Queues a call. It takes over the position that it repeats if it supersedes no other one;
+    /// else its position is at the end.
     pub(crate) fn begin(&mut self, call: &Call, state: PositionState) {
         let own = self.positions.iter().filter(|it| it.is_superseded_by(call));
         let own: Vec<(u64, bool)> =

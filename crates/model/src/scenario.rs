@@ -1,6 +1,6 @@
-//! A sequence of steps of every kind. It includes what the scopes leave out: shared owners, leases and
-//! waits of any length, invalid owners, a clock that is stepped back, evictions, role changes, and
-//! settings. Random tests and the fuzzer choose the steps; the laws are asserted here.
+//! A sequence of steps of every kind. It includes what the scopes leave out: shared owners, leases
+//! and waits of any length, invalid owners, a clock that is stepped back, evictions, role changes,
+//! and settings. Random tests and the fuzzer choose the steps; the laws are asserted here.
 
 use gpulock_core::state::settings::{Events, Settings};
 

@@ -8,12 +8,13 @@ use self::Feature::{
 };
 use crate::call::Call;
 
-/// The time between two probes of a lock, in ms. The clock advances in steps of this length. All other
-/// times are multiples of it, so that the time at which something ends and the one after it are both
-/// explored.
+/// The time between two probes of a lock, in ms. The clock advances in steps of this length. All
+/// other times are multiples of it, so that the time at which something ends and the one after it
+/// are both explored.
 pub const PROBE_MS: u64 = 5;
 
-/// The lease of every grant, in ms. A key is still present when it expires, and is absent one step later.
+/// The lease of every grant, in ms. A key is still present when it expires, and is absent one step
+/// later.
 pub const LEASE_MS: u64 = 2 * PROBE_MS;
 
 /// How long the positions of disconnected UNIQUE owners are kept, in ms.

@@ -1,7 +1,7 @@
-//! A minimal server: keys, clients, and the lock manager, driven by the engine that ships. The world also
-//! tracks queues and holds as the command reference defines them, independently of the lock manager.
-//! Where the two differ, a law is broken. `engine_keys.rs` checks what the engine writes, `commands.rs`
-//! checks the replies to clients.
+//! A minimal server: keys, clients, and the lock manager, driven by the engine that ships. The
+//! world also tracks queues and holds as the command reference defines them, independently of the
+//! lock manager. Where the two differ, a law is broken. `engine_keys.rs` checks what the engine
+//! writes, `commands.rs` checks the replies to clients.
 
 use gpulock_core::engine::{Keyspace, deferred};
 use gpulock_core::state::arena::Id;
@@ -42,12 +42,13 @@ pub struct World {
     pub(crate) undelivered: Vec<InFlight>,
     /// The number of connections that each client has had.
     pub(crate) connections: [u64; CLIENTS],
-    /// Absent keys of which the lock manager knows that they are absent. It must have handed them off.
+    /// Absent keys of which the lock manager knows that they are absent. It must have handed them
+    /// off.
     pub(crate) known_free: [bool; KEYS.len()],
     /// Whether keys may be written.
     pub(crate) writes: Writes,
-    /// Whether deferred work is done at the end of the turn only, as in a cluster, where a command must
-    /// not touch keys that it does not name.
+    /// Whether deferred work is done at the end of the turn only, as in a cluster, where a command
+    /// must not touch keys that it does not name.
     pub(crate) defers_to_turn_end: bool,
     /// Whether work is limited to the smallest budgets.
     pub(crate) small_budgets: bool,
@@ -303,7 +304,8 @@ impl World {
         }
     }
 
-    /// Restores the position of the waiter that did not receive a grant, once for all locks of a set.
+    /// Restores the position of the waiter that did not receive a grant, once for all locks of a
+    /// set.
     fn restore_position(&mut self, token: u64) {
         let is_it = |grant: &Grant| grant.token == token;
         let mut lost = self.undelivered.iter();
@@ -325,7 +327,8 @@ impl World {
     /// Sets a key, or deletes it, as another client does. This ends its hold.
     pub(crate) fn put_external(&mut self, key: usize, value: Option<Value>) {
         self.mark_ended(key);
-        // The lock manager cannot know of the end of a lease that another client shortened unnoticed.
+        // The lock manager cannot know of the end of a lease that another client shortened
+        // unnoticed.
         let is_over = self.keys.is_expired(key) && self.is_end_known(key);
         if let Some(held) = &mut self.holds[key] {
             held.set_after_end |= is_over;
@@ -351,8 +354,8 @@ impl World {
         }
     }
 
-    /// Finishes a step: waiters get their replies, deferred work is done, idle locks are forgotten, and
-    /// the laws are checked.
+    /// Finishes a step: waiters get their replies, deferred work is done, idle locks are forgotten,
+    /// and the laws are checked.
     pub(crate) fn finish_step(&mut self) {
         self.take_replies();
         if !self.defers_to_turn_end {

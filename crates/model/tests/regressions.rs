@@ -63,8 +63,8 @@ fn a_call_before_an_undelivered_grant_is_revoked_keeps_one_position() {
 }
 
 /// Both waiters before the caller were obsolete: the first had timed out, but had no reply yet; the
-/// second was the caller's own call for a lock set. The caller waited for a free lock until the next
-/// tick.
+/// second was the caller's own call for a lock set. The caller waited for a free lock until the
+/// next tick.
 #[test]
 fn an_expired_waiter_does_not_block_a_call() {
     run_scenario([
