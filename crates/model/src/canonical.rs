@@ -12,10 +12,10 @@
 //!   worlds that differ by a permutation of the clients are equivalent. The smallest hash over all
 //!   permutations represents them. Locks are not permuted, because lock sets are ordered.
 //! - **Closed connections** are encoded by age, because a connection number is never reused.
-//! - **Counters, log, histograms, events**, and the begin of holds and waits are reported but never
+//! - **Counters, log, histograms, events**, and the beginnings of holds and waits are reported but never
 //!   read while `max-hold` and `warn-hold` are 0, as they are here. The law of the counters is
 //!   checked after each step, before worlds are compared.
-//! - **The order of the sweep** (`LockManager::due`) is not used: probes come in any order.
+//! - **The sweep** (`LockManager::next_due`) does not run in a scope: probes come in any order.
 //! - **Indexes** (by name, owner, client, deadline, age) contain only what their entries contain. A
 //!   law checks that they are complete and have no leftovers.
 //!
@@ -49,15 +49,16 @@ const NOW: u64 = 1 << 40;
 /// A hash that is equal for equivalent worlds.
 pub(crate) fn fingerprint(world: &World, clients: usize, locks: usize) -> u64 {
     let words = words(world, locks);
-    let orders = permutations(clients);
-    orders.iter().map(|order| hash(&words, order)).min().unwrap_or_default()
+    let hashes = permutations(clients).into_iter().map(|names| hash(&words, &names));
+    hashes.min().unwrap_or_default()
 }
 
-fn hash(words: &[u64], order: &[u64]) -> u64 {
+/// The hash of a world whose clients are renamed.
+fn hash(words: &[u64], names: &[u64]) -> u64 {
     let mut hasher = FixedState::with_seed(0).build_hasher();
     for word in words {
         hasher.write_u64(match usize::try_from(word ^ CLIENT_BIT) {
-            Ok(at) if at < order.len() => CLIENT_BIT | order[at],
+            Ok(at) if at < names.len() => CLIENT_BIT | names[at],
             _ => *word,
         });
     }
@@ -68,11 +69,11 @@ fn hash(words: &[u64], order: &[u64]) -> u64 {
 fn permutations(count: usize) -> Vec<Vec<u64>> {
     let mut all = vec![Vec::new()];
     for new in 0..count {
-        let longer = |order: Vec<u64>| {
-            (0..=order.len()).map(move |at| {
-                let mut order = order.clone();
-                order.insert(at, new as u64);
-                order
+        let longer = |shorter: Vec<u64>| {
+            (0..=shorter.len()).map(move |at| {
+                let mut longer = shorter.clone();
+                longer.insert(at, new as u64);
+                longer
             })
         };
         all = all.into_iter().flat_map(longer).collect();
@@ -100,7 +101,7 @@ pub(crate) fn words(world: &World, locks: usize) -> Vec<u64> {
     encoder.out
 }
 
-/// The values that are encoded as ranks, sorted.
+/// The values that are encoded as ranks, each list sorted.
 #[derive(Default)]
 struct Ranks {
     tokens: Vec<u64>,
@@ -161,6 +162,7 @@ fn rank<T: Ord>(of: &[T], value: &T) -> u64 {
     of.binary_search(value).map_or(NONE, |at| at as u64)
 }
 
+/// Appends the words of a world to `out`.
 struct Encoder<'w> {
     world: &'w World,
     out: Vec<u64>,
@@ -249,6 +251,7 @@ impl Encoder<'_> {
             }
         }
         let keys = &self.world.keys;
+        self.flag(keys.is_expired(key));
         self.flag(keys.get(key).is_some() && keys.is_ours(key));
         self.flag(self.world.known_free[key]);
         match &self.world.holds[key] {
