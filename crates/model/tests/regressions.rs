@@ -120,10 +120,10 @@ fn a_clock_step_back_in_a_pause_does_not_delay_the_timer() {
     ]);
 }
 
-/// After a forced hand-off, another client set the key of an expired lease. The former owner's
-/// RELEASE and the new owner's EXTEND must follow the key.
+/// A lease had ended, and another client set the key to the same owner. A RELEASE by a different
+/// owner did not notice that, so the ended hold continued.
 #[test]
-fn a_release_of_an_overwritten_key_does_not_hide_its_owner() {
+fn a_key_set_to_the_same_owner_after_the_lease_is_a_new_hold() {
     let call = Call { unique: false, block_ms: None, ..acquire(0, 1, 0, 0) };
     run_scenario([
         Step::Acquire(call.clone()),
