@@ -35,7 +35,7 @@ run: build need-server ## Start a server with the module and redis.conf in the f
 .PHONY: check
 check: lint under-test ## For daily use: lints, unit tests, tests on one server
 	$(CARGO) test --locked -q -p gpulock-core
-	$(CARGO) test --locked -q -p gpulock-model --test random_steps
+	$(CARGO) test --locked -q -p gpulock-model --test random_scenarios
 	$(CARGO) test --locked -q -p gpulock --lib
 	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock --test server -- --quiet
 

@@ -5,7 +5,7 @@ use gpulock_core::state::settings::{Events, Settings};
 use crate::call::OWNERS;
 use crate::flaw::Flaw;
 use crate::holds::SessionTie;
-use crate::keyspace::{KEYS, Value, name};
+use crate::memory_keys::{KEYS, Value, name};
 use crate::scope::{Feature, KEEP_MS, LEASE_MS, PROBE_MS, Scope};
 use crate::world::{World, Writes};
 

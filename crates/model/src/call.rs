@@ -3,7 +3,7 @@
 use gpulock_core::request::Acquire;
 use gpulock_core::rules::acquire::CallerContext;
 
-use crate::keyspace::KEYS;
+use crate::memory_keys::KEYS;
 
 /// The owners.
 pub const OWNERS: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];

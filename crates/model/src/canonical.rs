@@ -32,7 +32,7 @@ use gpulock_core::state::wait_queue::{Ticket, Waiter};
 
 use crate::call::OWNERS;
 use crate::holds::{Held, SessionTie};
-use crate::keyspace::{Value, name};
+use crate::memory_keys::{Value, name};
 use crate::queue::{Position, PositionState};
 use crate::scope::PROBE_MS;
 use crate::world::{CLIENTS, InFlight, World, Writes};

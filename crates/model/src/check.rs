@@ -5,8 +5,8 @@ use gpulock_core::state::arena::Id;
 
 use crate::call::OWNERS;
 use crate::holds::SessionTie;
-use crate::keyspace::{KEYS, name};
 use crate::law::Law;
+use crate::memory_keys::{KEYS, name};
 use crate::queue::Position;
 use crate::world::{World, Writes};
 

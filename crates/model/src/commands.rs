@@ -14,11 +14,11 @@ use gpulock_core::state::wait_queue::{Ticket, Wanted};
 use gpulock_core::{CommandError, LockManager};
 
 use crate::call::{Call, OWNERS};
-use crate::engine_keys::{Current, Write};
 use crate::flaw::Flaw;
 use crate::holds::{Held, SessionTie};
-use crate::keyspace::name;
+use crate::keyspace::{Current, Write};
 use crate::law::Law;
+use crate::memory_keys::name;
 use crate::queue::PositionState;
 use crate::world::World;
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::call::{Call, OWNERS};
-use crate::keyspace::name;
+use crate::memory_keys::name;
 use crate::queue::{Position, PositionState};
 use crate::world::World;
 

@@ -9,8 +9,8 @@ use gpulock_core::state::wait_queue::Ticket;
 use crate::call::OWNERS;
 use crate::flaw::Flaw;
 use crate::holds::SessionTie;
-use crate::keyspace::name;
 use crate::law::Law;
+use crate::memory_keys::name;
 use crate::queue::PositionState;
 use crate::world::{InFlight, World};
 

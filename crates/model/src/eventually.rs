@@ -2,8 +2,8 @@
 //! a new call.
 
 use crate::call::OWNERS;
-use crate::keyspace::KEYS;
 use crate::law::{Breach, Law};
+use crate::memory_keys::KEYS;
 use crate::world::{World, Writes};
 
 /// More budgets than the work can take.

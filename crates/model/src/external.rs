@@ -6,8 +6,8 @@ use gpulock_core::state::lock::Bytes;
 use gpulock_core::state::outbox::WaitReply;
 use gpulock_core::state::settings::Settings;
 
-use crate::keyspace::{KEYS, Value, name};
 use crate::law::Law;
+use crate::memory_keys::{KEYS, Value, name};
 use crate::queue::Queue;
 use crate::world::{World, Writes};
 

@@ -4,7 +4,7 @@
 
 use gpulock_core::state::lock::Bytes;
 
-use crate::keyspace::KEYS;
+use crate::memory_keys::KEYS;
 
 /// The hold of a granted lock.
 #[derive(Clone, Debug, PartialEq, Eq)]

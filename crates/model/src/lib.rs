@@ -2,7 +2,7 @@
 //! in-memory keyspace, explores every order of steps, and checks a set of laws after each step.
 //!
 //! # Layout
-//! - [`world`]: a minimal server. [`keyspace`]: its keys and clock. `engine_keys`: the engine's
+//! - [`world`]: a minimal server. [`memory_keys`]: its keys and clock. `keyspace`: the engine's
 //!   access to them; checks each write. `commands`, [`call`]: what clients do. `event_loop`: the
 //!   delivery of replies to waiting clients. `external`: everything else that happens to keys.
 //! - `queue`, `holds`, `cycle`: queues, holds and deadlocks as the command reference defines them,
@@ -19,15 +19,15 @@ mod canonical;
 mod check;
 mod commands;
 mod cycle;
-mod engine_keys;
 mod event_loop;
 mod eventually;
 pub mod explore;
 mod external;
 pub mod flaw;
 mod holds;
-pub mod keyspace;
+mod keyspace;
 pub mod law;
+pub mod memory_keys;
 mod queue;
 pub mod scenario;
 pub mod scope;

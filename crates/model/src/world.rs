@@ -1,6 +1,6 @@
 //! A minimal server: keys, clients, and the lock manager, driven by the engine that ships. The
 //! world also tracks queues and holds as the command reference defines them, independently of the
-//! lock manager. Where the two differ, a law is broken. `engine_keys.rs` checks what the engine
+//! lock manager. Where the two differ, a law is broken. `keyspace.rs` checks what the engine
 //! writes, `commands.rs` checks the replies to clients.
 
 use gpulock_core::engine::{Keyspace, deferred};
@@ -11,11 +11,11 @@ use gpulock_core::state::settings::Settings;
 use gpulock_core::state::wait_queue::Waiter;
 use gpulock_core::{LockManager, Now};
 
-use crate::engine_keys::Current;
 use crate::flaw::Flaw;
 use crate::holds::{Held, Holds, SessionTie};
-use crate::keyspace::{KEYS, MemoryKeys, Value, name};
+use crate::keyspace::Current;
 use crate::law::{Breach, Law};
+use crate::memory_keys::{KEYS, MemoryKeys, Value, name};
 use crate::queue::{Position, PositionState, Queue};
 
 /// The number of clients.

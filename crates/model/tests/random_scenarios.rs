@@ -3,7 +3,7 @@
 
 use gpulock_core::state::settings::Events;
 use gpulock_model::call::Call;
-use gpulock_model::keyspace::KEYS;
+use gpulock_model::memory_keys::KEYS;
 use gpulock_model::scenario::{OWNER_COUNT, Scenario, Step};
 use gpulock_model::world::{CLIENTS, Writes};
 use proptest::collection::vec;
