@@ -17,5 +17,7 @@ pub mod release;
 mod role;
 pub mod session;
 mod sweep;
+#[cfg(test)]
+pub(crate) mod test_support;
 mod undelivered;
 pub mod wait;
