@@ -205,3 +205,236 @@ impl LockManager {
 fn is_available(candidates: &[Candidate], index: usize, as_what: Availability) -> bool {
     candidates.get(index).is_some_and(|candidate| candidate.availability == as_what)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Acquire;
+    use crate::rules::test_support::{
+        acquire, after, begin, client, counted, held, holder, id, in_session, manager,
+        name, queue, replies, request, shows, unique, wait, wait_for_set,
+    };
+    use crate::state::deferred::Deferred;
+
+    const KEYS: [&str; 3] = ["gpu:0", "gpu:1", "gpu:2"];
+
+    /// A call for `count` of three locks.
+    struct Case<'a> {
+        what: &'static str,
+        /// One letter a lock, see [`prepare`].
+        locks: &'static str,
+        count: usize,
+        how: Acquire<'a>,
+        caller: CallerContext,
+        /// The indexes of the locks that the caller gets, `=` if it held one before; or of the
+        /// free ones if it gets none.
+        outcome: Result<&'static str, CommandError>,
+        counted: &'static str,
+    }
+
+    /// Makes the record of a lock, and returns what its key shows. The lock is: `f`ree; held by
+    /// `m`e; held by an`o`ther owner; `s`et by another owner, and not known; free, but `w`aited
+    /// for; `r`eserved for a lock set of another waiter; an `e`mpty value; another `t`ype.
+    fn prepare(
+        manager: &mut LockManager,
+        key: &'static str,
+        letter: char,
+    ) -> OwnedKeyState {
+        let waiter = 20 + u64::from(key.as_bytes()[4]);
+        match letter {
+            'f' => OwnedKeyState::Absent,
+            'm' => {
+                held(manager, key, "me");
+                shows("me").into()
+            }
+            'o' => {
+                held(manager, key, "other");
+                shows("other").into()
+            }
+            's' => shows("other").into(),
+            'w' => {
+                wait(manager, key, &request("b"), waiter);
+                OwnedKeyState::Absent
+            }
+            'r' => {
+                wait_for_set(manager, &[key, "cpu"], 2, &request("b"), waiter);
+                manager.hand_off_next(id(manager, key), after(0));
+                OwnedKeyState::Absent
+            }
+            'e' => shows("").into(),
+            't' => OwnedKeyState::OtherType,
+            _ => unreachable!("{letter}"),
+        }
+    }
+
+    fn outcome(acquired: AcquiredAny) -> String {
+        match acquired {
+            AcquiredAny::Granted { writes, grants } => {
+                assert!(
+                    writes
+                        .iter()
+                        .map(|write| write.lock)
+                        .eq(grants.iter().map(|it| it.lock))
+                );
+                let shown = grants.iter().zip(&writes).map(|(grant, write)| {
+                    let index = char::from(grant.key[4]);
+                    format!("{index}{}", if write.renewed { "=" } else { "" })
+                });
+                format!("granted {}", shown.collect::<Vec<_>>().join(" "))
+            }
+            AcquiredAny::Contested { free } => {
+                let free: Vec<String> = free.iter().map(usize::to_string).collect();
+                format!("none, free: {}", free.join(" "))
+            }
+        }
+    }
+
+    fn check(case: &Case<'_>) {
+        let what = case.what;
+        let mut manager = manager();
+        let states: Vec<OwnedKeyState> = KEYS
+            .into_iter()
+            .zip(case.locks.chars())
+            .map(|(key, letter)| prepare(&mut manager, key, letter))
+            .collect();
+        begin(&mut manager);
+        let keys = KEYS.iter().map(|key| key.as_bytes()).collect();
+        let call = AcquireAny { keys, count: case.count, how: case.how };
+        let acquired = manager.acquire_any(0, &call, &states, case.caller, after(50));
+        let expected = case.outcome.clone().map(str::to_owned);
+        assert_eq!(acquired.map(outcome), expected, "{what}: outcome");
+        assert_eq!(counted(&manager), case.counted, "{what}: counters");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_first_free_locks_are_granted_or_none() {
+        let call = |what, locks, count, how, outcome, counted| {
+            let (caller, outcome) = (client(7), Ok(outcome));
+            check(&Case { what, locks, count, how, caller, outcome, counted });
+        };
+        call("the preferred one", "fff", 1, request("me"),
+            "granted 0", "acquire_requests acquired");
+        call("the preferred two", "fff", 2, request("me"),
+            "granted 0 1", "acquire_requests acquired=2");
+        call("held ones are skipped", "ofo", 1, request("me"),
+            "granted 1", "acquire_requests acquired");
+        call("too few: none is granted", "fof", 3, request("me"),
+            "none, free: 0 2", "acquire_requests refused");
+        call("none is free", "ooo", 1, request("me"),
+            "none, free: ", "acquire_requests refused");
+        call("those of the same owner do not count without UNIQUE", "mff", 2, request("me"),
+            "granted 1 2", "acquire_requests acquired=2");
+        call("with UNIQUE they count first", "ffm", 1, unique("me"),
+            "granted 2=", "acquire_requests renewed");
+        call("with UNIQUE only the rest is acquired", "fmf", 2, unique("me"),
+            "granted 0 1=", "acquire_requests acquired renewed");
+        call("at most COUNT of them", "mmm", 2, unique("me"),
+            "granted 0= 1=", "acquire_requests renewed=2");
+        call("with UNIQUE, too few: none is renewed", "moo", 2, unique("me"),
+            "none, free: ", "acquire_requests refused");
+        call("a string that the module did not write is adopted", "sff", 1, request("me"),
+            "granted 1", "acquire_requests acquired adopted");
+        call("an empty value is held, but not adopted", "eff", 1, request("me"),
+            "granted 1", "acquire_requests acquired");
+        call("a waiter comes first", "wff", 1, request("me"),
+            "granted 1", "acquire_requests acquired");
+        call("a reserved lock is not free", "rrf", 2, request("me"),
+            "none, free: 2", "acquire_requests refused");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn errors_and_callers() {
+        let script = CallerContext { client: None, may_wait: false, has_memory: true };
+        let no_memory = CallerContext { has_memory: false, ..client(7) };
+        let with_block = Acquire { block_ms: Some(0), ..request("me") };
+        let too_long = Acquire { lease_ms: Some(86_400_001), ..request("me") };
+        let call = |what, locks, count, how, caller, outcome, counted| {
+            check(&Case { what, locks, count, how, caller, outcome, counted });
+        };
+        call("another type, although a preferred lock is free", "fft", 1, request("me"), client(7),
+            Err(CommandError::WrongType), "acquire_requests");
+        call("SESSION without a connection", "fff", 1, in_session("me", 0), script,
+            Err(CommandError::SessionInScript), "acquire_requests");
+        call("a lease that is too long", "fff", 1, too_long, client(7),
+            Err(CommandError::LeaseTooLong { max_ms: 86_400_000 }), "acquire_requests");
+        call("no memory for new holds", "mff", 2, unique("me"), no_memory,
+            Err(CommandError::OutOfMemory), "acquire_requests");
+        call("a renewal needs no memory", "mff", 1, unique("me"), no_memory,
+            Ok("granted 0="), "acquire_requests renewed");
+        call("a refusal needs no memory", "ooo", 1, request("me"), no_memory,
+            Ok("none, free: "), "acquire_requests refused");
+        call("with BLOCK, the caller goes on waiting", "ooo", 1, with_block, client(7),
+            Ok("none, free: "), "acquire_requests");
+        call("BLOCK in a script is ignored", "ooo", 1, with_block, script,
+            Ok("none, free: "), "acquire_requests refused");
+    }
+
+    /// Asks for one of some locks, all of them free.
+    fn ask(manager: &mut LockManager, keys: &[&str], how: Acquire<'_>) -> String {
+        let states = vec![OwnedKeyState::Absent; keys.len()];
+        let keys = keys.iter().map(|key| key.as_bytes()).collect();
+        let call = AcquireAny { keys, count: 1, how };
+        let acquired = manager.acquire_any(0, &call, &states, client(7), after(0));
+        acquired.map_or_else(|error| error.to_string(), outcome)
+    }
+
+    #[test]
+    fn a_free_lock_with_waiters_is_handed_off_as_deferred_work() {
+        let mut manager = manager();
+        wait(&mut manager, "gpu:0", &request("b"), 2);
+        begin(&mut manager);
+        assert_eq!(ask(&mut manager, &KEYS, request("me")), "granted 1");
+        let lock = id(&manager, "gpu:0");
+        assert_eq!(manager.take_deferred(), Some(Deferred::HandOff { lock }));
+    }
+
+    #[test]
+    fn a_grant_gives_up_the_positions_of_the_unique_owner() {
+        let mut manager = manager();
+        held(&mut manager, "gpu:0", "other");
+        let earlier = wait(&mut manager, "gpu:0", &unique("me"), 2);
+        begin(&mut manager);
+        manager.reconcile_named(name("gpu:0"), &KeyState::Absent, after(0));
+        assert_eq!(ask(&mut manager, &KEYS, unique("me")), "granted 0");
+        assert_eq!(queue(&manager, "gpu:0"), "");
+        assert_eq!(replies(&mut manager), [(earlier, "null".to_owned())]);
+    }
+
+    #[test]
+    fn the_same_call_takes_over_its_turn() {
+        for (keys, expected) in [
+            (&["gpu:1", "gpu:0"][..], "granted 1"),
+            // This is another call, and `b` comes before it.
+            (&["gpu:0"], "none, free: "),
+        ] {
+            let mut manager = manager();
+            wait_for_set(&mut manager, &["gpu:0", "gpu:1"], 1, &unique("me"), 2);
+            wait_for_set(&mut manager, &["gpu:0", "gpu:1"], 1, &request("b"), 3);
+            manager.client_gone(2, after(0));
+            assert_eq!(ask(&mut manager, keys, unique("me")), expected, "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_call_for_one_lock_counts_in_the_counters_of_that_lock() {
+        for (keys, requests) in [(&["gpu:0"][..], 1), (&KEYS, 0)] {
+            let mut manager = manager();
+            acquire(&mut manager, "gpu:0", &unique("me"), 1);
+            let lock = id(&manager, "gpu:0");
+            manager.table.use_counters(lock).unwrap().acquire_requests = 0;
+            let mut states = vec![OwnedKeyState::Absent; keys.len()];
+            states[0] = shows("me").into();
+            let call = AcquireAny {
+                keys: keys.iter().map(|key| key.as_bytes()).collect(),
+                count: 1,
+                how: unique("me"),
+            };
+            manager.acquire_any(0, &call, &states, client(7), after(0)).unwrap();
+            let own = manager.table.use_counters(lock).unwrap();
+            assert_eq!((own.acquire_requests, own.renewed), (requests, 1), "{keys:?}");
+            assert_eq!(holder(&manager, "gpu:0"), "me");
+        }
+    }
+}
