@@ -102,3 +102,230 @@ impl LockManager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{
+        GPU, LEASE_END, acquire, adopted, after, begin, counted, held, holder, id,
+        in_session, logged, manager, name, published, request, shows, wait, wait_for_set,
+    };
+    use crate::state::deferred::Deferred;
+
+    /// A rule that begins `ms` milliseconds after the record was made.
+    struct Case<'a> {
+        what: &'static str,
+        /// Makes the record.
+        record: fn(&mut LockManager),
+        ms: u64,
+        /// What the key shows.
+        state: KeyState<'a>,
+        counted: &'static str,
+        logged: &'static str,
+        published: &'static [&'static str],
+        /// The holder afterwards.
+        holder: &'static str,
+    }
+
+    fn check(case: Case<'_>) {
+        let what = case.what;
+        let mut manager = manager();
+        (case.record)(&mut manager);
+        begin(&mut manager);
+        manager.reconcile_named(name(GPU), &case.state, after(case.ms));
+        assert_eq!(counted(&manager), case.counted, "{what}: counters");
+        assert_eq!(logged(&manager), case.logged, "{what}: log");
+        assert_eq!(published(&mut manager), case.published, "{what}: events");
+        assert_eq!(holder(&manager, GPU), case.holder, "{what}: holder");
+    }
+
+    /// The end of the lease, in ms after the record was made.
+    const END: u64 = LEASE_END - 1_000_000;
+
+    fn granted(manager: &mut LockManager) {
+        held(manager, GPU, "me");
+    }
+
+    fn adopted_hold(manager: &mut LockManager) {
+        adopted(manager, GPU, "me");
+    }
+
+    /// A hold whose connection closed and whose grace period of 5,000 ms runs.
+    fn in_grace_period(manager: &mut LockManager) {
+        acquire(manager, GPU, &in_session("me", 5_000), 7);
+        manager.client_gone(7, after(0));
+        let work = manager.take_deferred().unwrap();
+        assert!(matches!(work, Deferred::SessionEnd { .. }));
+        manager.run_deferred(work, &shows("me"), after(0));
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_hold_goes_on_or_ends_as_the_key_says() {
+        use KeyState::{Absent, Elsewhere, OtherType};
+        let too_long = "x".repeat(1025);
+        let case = |what, record, ms, state, counted, logged, published, holder| {
+            check(Case { what, record, ms, state, counted, logged, published, holder });
+        };
+        // a hold | its owner
+        case("a hold, its owner", granted, 50, shows("me"), "", "", &[], "me");
+        case("an adopted hold, its owner", adopted_hold, 50, shows("me"), "", "", &[],
+            "me, adopted");
+        case("a hold at the end of its lease, its owner with the same lease", granted, END,
+            shows("me"), "", "", &[], "me");
+        // a hold | nothing
+        case("a hold, nothing, before the end of its lease", granted, END - 1, Absent,
+            "removed", "removed", &["me: removed"], "free");
+        case("a hold, nothing, at the end of its lease", granted, END, Absent,
+            "expired", "expired", &["me: timeout"], "free");
+        case("a hold, nothing, at the end of its grace period", in_grace_period, 5_000, Absent,
+            "session_releases", "disconnected", &["me: disconnect"], "free");
+        case("a hold, nothing, before the end of its grace period", in_grace_period, 4_999,
+            Absent, "removed", "removed", &["me: removed"], "free");
+        case("an adopted hold, nothing, before the end: not published", adopted_hold, 50, Absent,
+            "removed", "removed", &[], "free");
+        case("an adopted hold, nothing, at the end: published", adopted_hold, END, Absent,
+            "expired", "expired", &["me: timeout"], "free");
+        // a hold | nothing, and the slot is gone
+        case("a hold, nothing, and the slot is gone", granted, 50, Elsewhere,
+            "moved", "", &[], "free");
+        case("a hold, nothing, and the slot is gone, at the end of its lease", granted, END,
+            Elsewhere, "moved", "", &[], "free");
+        case("an adopted hold, nothing, and the slot is gone", adopted_hold, 50, Elsewhere,
+            "moved", "", &[], "free");
+        // a hold | anything else
+        case("a hold, another owner: adopted", granted, 50, shows("other"),
+            "adopted removed", "removed", &["me: removed"], "other, adopted");
+        case("a hold, another owner at the end of its lease: adopted", granted, END,
+            shows("other"), "adopted expired", "expired", &["me: timeout"], "other, adopted");
+        case("an adopted hold, another owner: not adopted", adopted_hold, 50, shows("other"),
+            "removed", "removed", &[], "free");
+        case("a hold, an empty value: not adopted", granted, 50, shows(""),
+            "removed", "removed", &["me: removed"], "free");
+        case("a hold, a value of 1025 bytes: not adopted", granted, 50, shows(&too_long),
+            "removed", "removed", &["me: removed"], "free");
+        case("a hold, another type", granted, 50, OtherType,
+            "removed", "removed", &["me: removed"], "free");
+    }
+
+    #[test]
+    fn without_a_hold_nothing_is_adopted() {
+        for state in
+            [KeyState::Absent, KeyState::Elsewhere, shows("me"), KeyState::OtherType]
+        {
+            let mut manager = manager();
+            assert_eq!(manager.reconcile_named(name(GPU), &state, after(0)), None);
+            held(&mut manager, GPU, "me");
+            let known = manager.reconcile_named(name(GPU), &KeyState::Absent, after(0));
+            assert_eq!(known, Some(id(&manager, GPU)));
+            begin(&mut manager);
+            manager.reconcile_named(name(GPU), &state, after(0));
+            assert_eq!(
+                (counted(&manager), holder(&manager, GPU).as_str()),
+                (String::new(), "free"),
+                "{state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hold_takes_over_the_lease_that_the_key_shows() {
+        for (expires, until_ms) in [
+            (Expires::At(1_234_567), 1_234_567),
+            (Expires::Never, crate::state::lock::NO_END),
+            (Expires::Unread, LEASE_END),
+        ] {
+            let mut manager = manager();
+            held(&mut manager, GPU, "me");
+            let state = KeyState::String { value: b"me", expires };
+            manager.reconcile_named(name(GPU), &state, after(0));
+            let lock = id(&manager, GPU);
+            assert_eq!(
+                manager.table.hold(lock).unwrap().until_ms,
+                until_ms,
+                "{expires:?}"
+            );
+        }
+    }
+
+    /// Row: a hold whose lease is over | its owner, with another lease.
+    #[test]
+    #[rustfmt::skip]
+    fn a_lease_that_is_over_was_extended_in_time_or_the_key_was_set_again() {
+        let extended = Expires::At(LEASE_END + 9_000);
+        for (what, record, set_again, expected_counted, expected_holder) in [
+            ("extended in time", granted as fn(&mut LockManager), false, "", "me"),
+            ("set again", granted, true, "adopted expired", "me, adopted"),
+            ("adopted, extended in time", adopted_hold, false, "", "me, adopted"),
+            // The next rule that adopts holds adopts it again.
+            ("adopted, set again", adopted_hold, true, "expired", "free"),
+        ] {
+            let mut manager = manager();
+            record(&mut manager);
+            begin(&mut manager);
+            let now = after(END + 1);
+            let lock = id(&manager, GPU);
+            assert_eq!(manager.other_lease(name(GPU), extended), Some(lock), "{what}");
+            assert!(manager.is_lease_over(lock, now), "{what}");
+            if set_again {
+                manager.key_was_set_again(lock, extended, now);
+            }
+            let state = KeyState::String { value: b"me", expires: extended };
+            manager.reconcile(lock, &state, now);
+            assert_eq!(counted(&manager), expected_counted, "{what}: counters");
+            assert_eq!(holder(&manager, GPU), expected_holder, "{what}: holder");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_set_again_after_a_grace_period_ends_the_session() {
+        let mut manager = manager();
+        in_grace_period(&mut manager);
+        begin(&mut manager);
+        let lock = id(&manager, GPU);
+        manager.key_was_set_again(lock, Expires::At(LEASE_END), after(5_000));
+        assert_eq!(counted(&manager), "adopted session_releases");
+    }
+
+    #[test]
+    fn the_same_lease_is_no_other_lease() {
+        let mut manager = manager();
+        assert_eq!(manager.other_lease(name(GPU), Expires::Never), None, "not known");
+        held(&mut manager, GPU, "me");
+        let other = |expires| manager.other_lease(name(GPU), expires).is_some();
+        assert!(!other(Expires::At(LEASE_END)) && !other(Expires::Unread));
+        assert!(other(Expires::At(LEASE_END - 1)) && other(Expires::Never));
+        let lock = id(&manager, GPU);
+        let is_over = |ms| manager.is_lease_over(lock, after(ms));
+        assert_eq!((is_over(END - 1), is_over(END)), (false, true));
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_lock_stays_reserved_only_while_its_key_is_absent() {
+        for (state, expected) in [
+            (KeyState::Absent, "free, reserved"),
+            (shows("other"), "free"),
+            (KeyState::OtherType, "free"),
+            (KeyState::Elsewhere, "free"),
+        ] {
+            let mut manager = manager();
+            held(&mut manager, "gpu:1", "other");
+            wait_for_set(&mut manager, &[GPU, "gpu:1"], 2, &request("b"), 2);
+            manager.probed(id(&manager, GPU), &KeyState::Absent, after(0));
+            assert_eq!(holder(&manager, GPU), "free, reserved");
+            manager.reconcile_named(name(GPU), &state, after(0));
+            assert_eq!(holder(&manager, GPU), expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_hold_is_not_yet_a_hand_off() {
+        let mut manager = manager();
+        held(&mut manager, GPU, "me");
+        wait(&mut manager, GPU, &request("b"), 2);
+        manager.reconcile_named(name(GPU), &KeyState::Absent, after(0));
+        assert_eq!(holder(&manager, GPU), "free");
+        assert_eq!(manager.outbox.replies(), 0);
+    }
+}
