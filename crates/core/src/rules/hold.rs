@@ -168,3 +168,106 @@ impl LockManager {
         hold.is_none_or(|hold| hold.matches(token))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{
+        GPU, acquire, adopted, after, begin, counted, held, id, logged, manager,
+        published, unique,
+    };
+    use crate::state::settings::Settings;
+
+    /// How a hold ends.
+    struct Case {
+        end: End,
+        counted: &'static str,
+        logged: &'static str,
+        /// The reason in the event for a hold that the module granted.
+        of_granted: Option<&'static str>,
+        /// The same for an adopted hold.
+        of_adopted: Option<&'static str>,
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn each_end_is_counted_logged_and_published() {
+        let case = |end, counted, logged, of_granted, of_adopted| {
+            Case { end, counted, logged, of_granted, of_adopted }
+        };
+        let done = || Text::Borrowed(b"done");
+        for case in [
+            case(End::Released(done()), "releases", "", Some("done"), Some("done")),
+            case(End::Forced(done()), "emergency_releases", "forced", Some("done"), Some("done")),
+            case(End::Expired, "expired", "expired", Some("timeout"), Some("timeout")),
+            case(End::SessionClosed, "session_releases", "disconnected",
+                Some("disconnect"), Some("disconnect")),
+            case(End::Undelivered, "undelivered", "", Some("disconnect"), Some("disconnect")),
+            case(End::Removed, "removed", "removed", Some("removed"), None),
+            case(End::Evicted, "evicted", "removed", Some("evicted"), None),
+            case(End::Moved, "moved", "", None, None),
+        ] {
+            for is_adopted in [false, true] {
+                let what = format!("{:?}, adopted: {is_adopted}", case.end);
+                let mut manager = manager();
+                if is_adopted {
+                    adopted(&mut manager, GPU, "me");
+                } else {
+                    held(&mut manager, GPU, "me");
+                }
+                begin(&mut manager);
+                let lock = id(&manager, GPU);
+                manager.end(lock, case.end.clone(), Caller::default(), after(50));
+                let reason = if is_adopted { case.of_adopted } else { case.of_granted };
+                let event: Vec<String> =
+                    reason.iter().map(|reason| format!("me: {reason}")).collect();
+                assert_eq!(counted(&manager), case.counted, "{what}: counters");
+                assert_eq!(logged(&manager), case.logged, "{what}: log");
+                assert_eq!(published(&mut manager), event, "{what}: events");
+                assert_eq!(manager.counters.hold_ms.sum(), 50, "{what}: hold_ms");
+            }
+        }
+    }
+
+    #[test]
+    fn grants_are_published_with_events_all_only_and_nothing_with_off() {
+        for (events, expected) in [
+            (Events::Off, &[][..]),
+            (Events::Release, &["me: timeout"]),
+            (Events::All, &["me: acquired", "me: timeout"]),
+        ] {
+            let mut manager =
+                LockManager::new(Settings { events, ..Settings::default() }, 1, after(0));
+            held(&mut manager, GPU, "me");
+            let lock = id(&manager, GPU);
+            manager.end(lock, End::Expired, Caller::default(), after(50));
+            assert_eq!(published(&mut manager), expected, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_lock_without_a_hold_changes_nothing() {
+        let mut manager = manager();
+        held(&mut manager, GPU, "me");
+        let lock = id(&manager, GPU);
+        manager.end(lock, End::Expired, Caller::default(), after(0));
+        begin(&mut manager);
+        manager.end(lock, End::Expired, Caller::default(), after(0));
+        assert_eq!((counted(&manager), logged(&manager)), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn the_counters_always_add_up_to_the_locks_held() {
+        let mut manager = manager();
+        for key in ["gpu:0", "gpu:1", "gpu:2"] {
+            acquire(&mut manager, key, &unique("me"), 1);
+        }
+        adopted(&mut manager, "gpu:3", "me");
+        let ended = id(&manager, "gpu:1");
+        manager.end(ended, End::Evicted, Caller::default(), after(0));
+        assert_eq!((manager.table.held(), manager.counters.held_by_law()), (3, 3));
+        manager.reset_stats();
+        assert_eq!(counted(&manager), "adopted=3");
+        assert_eq!(manager.counters.held_by_law(), 3);
+    }
+}
