@@ -388,20 +388,15 @@ impl LockManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::test_support::{
+        GPU, NOW, acquire, after, begin, counted, held, id, logged, manager, name, queue,
+        replies, request, shows, unique, wait, wait_for_set,
+    };
+    use crate::state::key_state::KeyState;
     use crate::state::settings::Settings;
 
-    const BEGIN: Now = Now::from_ms(1_000_000);
-
-    fn manager() -> LockManager {
-        LockManager::new(
-            Settings { max_waiters: 100_000, ..Settings::default() },
-            1,
-            BEGIN,
-        )
-    }
-
     /// A call of its own owner that waits a second for one of some locks.
-    fn wait(
+    fn wait_a_second(
         manager: &mut LockManager,
         keys: &[String],
         owner: &str,
@@ -417,7 +412,7 @@ mod tests {
             session_grace_ms: None,
         };
         match manager
-            .wait(wanted, &request, client, &DeadlockCheck::Skipped, true, BEGIN)
+            .wait(wanted, &request, client, &DeadlockCheck::Skipped, true, NOW)
             .unwrap()
         {
             Waiting::Queued(ticket) => ticket,
@@ -440,9 +435,9 @@ mod tests {
     fn waits_that_expire_together_get_their_replies_and_are_removed_in_portions() {
         let mut manager = manager();
         for n in 0..200u64 {
-            wait(&mut manager, &keys("k", 100), &n.to_string(), n);
+            wait_a_second(&mut manager, &keys("k", 100), &n.to_string(), n);
         }
-        let over = |ms: u64| Now::from_ms(BEGIN.ms() + 1_000 + ms);
+        let over = |ms: u64| Now::from_ms(NOW.ms() + 1_000 + ms);
         let all = positions(&manager);
         manager.expire_waits(over(0));
         let budget = 128;
@@ -467,19 +462,19 @@ mod tests {
     fn connections_that_close_together_count_at_once_and_are_removed_in_portions() {
         let mut manager = manager();
         for n in 0..100u64 {
-            wait(&mut manager, &keys("k", 500), &n.to_string(), n);
+            wait_a_second(&mut manager, &keys("k", 500), &n.to_string(), n);
         }
         let all = positions(&manager);
         manager.settings.place_keep = 0;
-        (0..100).for_each(|client| manager.client_gone(client, BEGIN));
+        (0..100).for_each(|client| manager.client_gone(client, NOW));
         assert_eq!(manager.queues.clients(), 0);
         assert_eq!(manager.counters.waits_abandoned, 100);
         assert_eq!(manager.queues.len(), 0);
         let removed = all - positions(&manager);
         assert_eq!(removed, 1_500, "the call that exceeds a portion is finished");
         manager.deferred.clear();
-        assert_eq!(manager.next_wake_ms(BEGIN), Some(BEGIN.ms() + 1));
-        (1..100).for_each(|ms| manager.expire_waits(Now::from_ms(BEGIN.ms() + ms)));
+        assert_eq!(manager.next_wake_ms(NOW), Some(NOW.ms() + 1));
+        (1..100).for_each(|ms| manager.expire_waits(Now::from_ms(NOW.ms() + ms)));
         assert_eq!((positions(&manager), manager.queues.is_empty()), (0, true));
     }
 
@@ -488,11 +483,11 @@ mod tests {
         let mut manager = manager();
         let sets: Vec<_> = (0..50).map(|n| keys(&n.to_string(), 100)).collect();
         for (n, set) in sets.iter().enumerate() {
-            wait(&mut manager, set, "me", n as u64);
+            wait_a_second(&mut manager, set, "me", n as u64);
         }
         let all = positions(&manager);
         let one_of_each: Vec<String> = sets.iter().map(|set| set[0].clone()).collect();
-        let ticket = wait(&mut manager, &one_of_each, "me", 99);
+        let ticket = wait_a_second(&mut manager, &one_of_each, "me", 99);
         assert_eq!(all + 50 - positions(&manager), 1_100);
         assert_eq!((manager.queues.len(), manager.queues.clients()), (1, 1));
         assert_eq!(manager.outbox.replies(), 50);
@@ -505,7 +500,7 @@ mod tests {
             let position = |key| manager.queues.position_of(b"me", id(key)?);
             assert_eq!((position(&set[0]), position(&set[1])), (Some(ticket), None));
         }
-        (1..100).for_each(|ms| manager.expire_waits(Now::from_ms(BEGIN.ms() + ms)));
+        (1..100).for_each(|ms| manager.expire_waits(Now::from_ms(NOW.ms() + ms)));
         assert_eq!((positions(&manager), manager.queues.clients()), (50, 1));
     }
 
@@ -522,7 +517,7 @@ mod tests {
             manager.table.reserve(id);
         }
         manager.deferred.clear();
-        manager.end_wait(first, LeaveReason::Unblocked, BEGIN);
+        manager.end_wait(first, LeaveReason::Unblocked, NOW);
         assert_eq!(manager.deferred.work().count(), 2);
     }
 
@@ -532,8 +527,387 @@ mod tests {
         owner: &str,
         client: u64,
     ) -> Ticket {
-        let ticket = wait(manager, keys, owner, client);
+        let ticket = wait_a_second(manager, keys, owner, client);
         manager.queues.get_mut(ticket).unwrap().wants = keys.len();
         ticket
+    }
+
+    // ---- How a waiter leaves
+
+    /// A row of the table at the head of this file. `me` waits for `gpu:0` with UNIQUE for 50 ms.
+    struct Leaves {
+        because: &'static str,
+        /// Makes the waiter leave.
+        leave: fn(&mut LockManager, Ticket),
+        /// The reply that the module sends; none where the server or the caller replies.
+        gets: Option<&'static str>,
+        counted_as: &'static str,
+        /// The queue afterwards: a kept position is in parentheses.
+        queue: &'static str,
+        /// The queue afterwards if `me` waits without UNIQUE.
+        queue_without_unique: &'static str,
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn what_a_waiter_gets_how_it_counts_and_whether_its_position_is_kept() {
+        let leaves = |because, leave, gets, counted_as, queue, queue_without_unique| {
+            Leaves { because, leave, gets, counted_as, queue, queue_without_unique }
+        };
+        for case in [
+            leaves("it is granted the lock", |it, _| drop(it.hand_off_next(id(it, GPU), after(0))),
+                Some("granted gpu:0"), "acquired acquired_after_wait", "", ""),
+            leaves("its BLOCK time expires", |it, _| it.expire_waits(after(50)),
+                Some("null"), "wait_timeouts", "(me)", ""),
+            leaves("of CLIENT UNBLOCK",
+                |it, me| drop(it.leave(me, LeaveReason::Unblocked, after(0))),
+                None, "wait_timeouts", "", ""),
+            leaves("its connection closes", |it, _| it.client_gone(2, after(0)),
+                None, "waits_abandoned", "(me)", ""),
+            leaves("the server does not let its client block",
+                |it, me| drop(it.leave(me, LeaveReason::CannotBlock, after(0))),
+                None, "waits_abandoned", "(me)", ""),
+            leaves("of CLIENT UNBLOCK … ERROR",
+                |it, me| drop(it.leave(me, LeaveReason::UnblockedWithError, after(0))),
+                None, "waits_abandoned", "", ""),
+            leaves("the server becomes a replica", |it, _| it.demoted(after(0)),
+                Some("UNBLOCKED"), "waits_abandoned", "", ""),
+            leaves("the cluster slot moves",
+                |it, _| drop(it.probed(id(it, GPU), &KeyState::Elsewhere, after(0))),
+                Some("TRYAGAIN"), "waits_abandoned", "", ""),
+        ] {
+            for (is_unique, expected) in [(true, case.queue), (false, case.queue_without_unique)] {
+                let what = format!("{}, UNIQUE: {is_unique}", case.because);
+                let mut manager = manager();
+                let request = Acquire { unique: is_unique, block_ms: Some(50), ..request("me") };
+                let me = wait(&mut manager, GPU, &request, 2);
+                begin(&mut manager);
+                (case.leave)(&mut manager, me);
+                let gets: Vec<_> = case.gets.iter().map(|it| (me, (*it).to_owned())).collect();
+                assert_eq!(replies(&mut manager), gets, "{what}: reply");
+                assert_eq!(counted(&manager), case.counted_as, "{what}: counters");
+                assert_eq!(queue(&manager, GPU), expected, "{what}: queue");
+                assert_eq!(manager.queues.clients(), 0, "{what}: clients");
+            }
+        }
+    }
+
+    /// The row: it is granted its set.
+    #[test]
+    fn a_waiter_for_a_lock_set_gets_the_token_of_each_lock() {
+        let mut manager = manager();
+        let keys = ["gpu:0", "gpu:1"];
+        let me = wait_for_set(&mut manager, &keys, 2, &unique("me"), 2);
+        begin(&mut manager);
+        for key in keys {
+            manager.hand_off_next(id(&manager, key), NOW);
+        }
+        assert_eq!(manager.hand_off_set(me, NOW).map(|writes| writes.len()), Some(2));
+        assert_eq!(replies(&mut manager), [(me, "granted gpu:0 gpu:1".to_owned())]);
+        assert_eq!(counted(&manager), "acquired=2 acquired_after_wait=2");
+        assert_eq!((queue(&manager, "gpu:0"), manager.queues.len()), (String::new(), 0));
+    }
+
+    /// The row: its owner calls again.
+    #[test]
+    #[rustfmt::skip]
+    fn another_call_of_its_owner_ends_a_wait_and_takes_over_its_position_if_it_is_the_same() {
+        let again: fn(&mut LockManager, bool) = |it, is_unique| {
+            wait(it, GPU, &Acquire { unique: is_unique, ..request("me") }, 4);
+        };
+        let set: fn(&mut LockManager, bool) = |it, is_unique| {
+            let request = Acquire { unique: is_unique, ..request("me") };
+            wait_for_set(it, &[GPU, "gpu:1"], 1, &request, 4);
+        };
+        let other_lock: fn(&mut LockManager, bool) = |it, is_unique| {
+            wait(it, "gpu:1", &Acquire { unique: is_unique, ..request("me") }, 4);
+        };
+        for (what, call, is_unique, reply, expected_counted, expected_queue) in [
+            ("the same lock", again, true, Some("null"), "waits_abandoned", "me b"),
+            ("a lock set with that lock", set, true, Some("null"), "waits_abandoned", "b me"),
+            ("another lock", other_lock, true, None, "", "me b"),
+            ("the same lock, without UNIQUE", again, false, None, "", "me b me"),
+        ] {
+            let mut manager = manager();
+            held(&mut manager, GPU, "other");
+            let request = Acquire { unique: is_unique, ..request("me") };
+            let me = wait(&mut manager, GPU, &request, 2);
+            wait(&mut manager, GPU, &unique("b"), 3);
+            begin(&mut manager);
+            call(&mut manager, is_unique);
+            let reply: Vec<_> = reply.iter().map(|it| (me, (*it).to_owned())).collect();
+            assert_eq!(replies(&mut manager), reply, "{what}: reply");
+            assert_eq!(counted(&manager), expected_counted, "{what}: counters");
+            assert_eq!(queue(&manager, GPU), expected_queue, "{what}: queue");
+        }
+    }
+
+    #[test]
+    fn a_kept_position_ends_after_place_keep() {
+        let mut manager = manager();
+        wait(&mut manager, GPU, &unique("me"), 2);
+        begin(&mut manager);
+        manager.client_gone(2, NOW);
+        manager.expire_waits(after(9_999));
+        assert_eq!(queue(&manager, GPU), "(me)");
+        manager.expire_waits(after(10_000));
+        assert_eq!(queue(&manager, GPU), "");
+        assert_eq!(counted(&manager), "waits_abandoned", "its end does not count again");
+    }
+
+    #[test]
+    fn without_place_keep_no_position_is_kept() {
+        let settings = Settings { place_keep: 0, ..Settings::default() };
+        let mut manager = LockManager::new(settings, 1, NOW);
+        wait(&mut manager, GPU, &unique("me"), 2);
+        manager.client_gone(2, NOW);
+        assert_eq!(queue(&manager, GPU), "");
+    }
+
+    #[test]
+    fn a_wait_ends_once() {
+        let mut manager = manager();
+        let me = wait(&mut manager, GPU, &request("me"), 2);
+        assert!(manager.leave(me, LeaveReason::Unblocked, NOW).is_some());
+        assert!(manager.leave(me, LeaveReason::Disconnected, NOW).is_none());
+        assert_eq!(counted(&manager), "wait_timeouts");
+    }
+
+    // ---- How a client joins a queue
+
+    /// A call that waits for `gpu:0`.
+    fn call(
+        manager: &mut LockManager,
+        request: &Acquire<'_>,
+        client: u64,
+        has_memory: bool,
+        now: Now,
+    ) -> Result<Ticket, CommandError> {
+        let keys = [GPU.as_bytes()];
+        let wanted = Wanted { db: 0, keys: &keys, count: 1, of_set: false, free: &[] };
+        let skipped = DeadlockCheck::Skipped;
+        match manager.wait(wanted, request, client, &skipped, has_memory, now)? {
+            Waiting::Queued(ticket) => Ok(ticket),
+            Waiting::ProbeFirst(_) => unreachable!("deadlocks are not searched for"),
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_call_waits_unless_there_are_too_many_waiters_or_there_is_no_memory() {
+        let kept: fn(&mut LockManager) = |it| {
+            wait(it, GPU, &unique("me"), 2);
+            it.client_gone(2, NOW);
+        };
+        let waiting: fn(&mut LockManager) = |it| {
+            wait(it, GPU, &unique("me"), 2);
+        };
+        let nothing: fn(&mut LockManager) = |_| {};
+        let (too_many, no_memory) = (CommandError::MaxWaiters, CommandError::OutOfMemory);
+        let too_long = CommandError::LeaseTooLong { max_ms: 86_400_000 };
+        let long = Acquire { lease_ms: Some(86_400_001), ..unique("me") };
+        for (what, record, max_waiters, memory, request, error, expected_counted,
+            expected_queue) in [
+            ("there is room", waiting, 2, true, request("b"), None, "", "me b"),
+            ("max-waiters is reached", waiting, 1, true, request("b"), Some(too_many.clone()),
+                "refused", "me"),
+            ("kept positions count", kept, 1, true, request("b"), Some(too_many.clone()),
+                "refused", "(me)"),
+            ("max-waiters 0", nothing, 0, true, request("b"), Some(too_many.clone()), "refused",
+                ""),
+            ("the owner has a kept position", kept, 1, true, unique("me"), None, "", "me"),
+            ("the owner waits already", waiting, 1, true, unique("me"), None, "waits_abandoned",
+                "me"),
+            ("the owner waits already, without UNIQUE", waiting, 1, true, request("me"),
+                Some(too_many), "refused", "me"),
+            ("no memory", nothing, 9, false, request("b"), Some(no_memory), "", ""),
+            ("no memory, the owner has a kept position", kept, 9, false, unique("me"), None, "",
+                "me"),
+            ("the lease is too long", kept, 9, true, long, Some(too_long), "", "(me)"),
+        ] {
+            let mut manager = manager();
+            held(&mut manager, GPU, "other");
+            record(&mut manager);
+            begin(&mut manager);
+            manager.configure(|settings| settings.max_waiters = max_waiters);
+            let waits = call(&mut manager, &request, 4, memory, NOW);
+            assert_eq!(waits.err(), error, "{what}: error");
+            assert_eq!(counted(&manager), expected_counted, "{what}: counters");
+            assert_eq!(queue(&manager, GPU), expected_queue, "{what}: queue");
+        }
+    }
+
+    #[test]
+    fn block_0_waits_indefinitely() {
+        let mut manager = manager();
+        held(&mut manager, GPU, "other");
+        for (block_ms, deadline_ms) in [(0, None), (50, Some(after(50).ms()))] {
+            let request = Acquire { block_ms: Some(block_ms), ..request("me") };
+            let ticket = wait(&mut manager, GPU, &request, 2);
+            let waiter = manager.queues.get(ticket).unwrap();
+            assert_eq!(waiter.deadline_ms, deadline_ms, "BLOCK {block_ms}");
+        }
+        manager.expire_waits(Now::from_ms(u64::MAX / 1_000));
+        assert_eq!(queue(&manager, GPU), "me");
+    }
+
+    /// The sequence number of a waiter, and when its owner took the position.
+    fn position(manager: &LockManager, ticket: Ticket) -> (u64, u64) {
+        let waiter = manager.queues.get(ticket).unwrap();
+        (waiter.seq, waiter.since_ms)
+    }
+
+    #[test]
+    fn the_same_call_takes_over_a_kept_position_and_since_when_it_waits() {
+        let mut manager = manager();
+        held(&mut manager, GPU, "other");
+        let first = wait(&mut manager, GPU, &unique("me"), 2);
+        wait(&mut manager, GPU, &request("b"), 3);
+        let before = position(&manager, first);
+        manager.client_gone(2, after(10));
+        assert_eq!(queue(&manager, GPU), "(me) b");
+        let again = call(&mut manager, &unique("me"), 4, true, after(20)).unwrap();
+        assert_eq!(position(&manager, again), before);
+        assert_eq!(queue(&manager, GPU), "me b");
+    }
+
+    #[test]
+    fn a_position_that_is_no_longer_kept_is_not_taken_over() {
+        let mut manager = manager();
+        held(&mut manager, GPU, "other");
+        wait(&mut manager, GPU, &unique("me"), 2);
+        wait(&mut manager, GPU, &request("b"), 3);
+        manager.client_gone(2, NOW);
+        let again = call(&mut manager, &unique("me"), 4, true, after(10_000)).unwrap();
+        assert_eq!(queue(&manager, GPU), "b me");
+        assert_eq!(position(&manager, again).1, after(10_000).ms());
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_call_for_a_lock_set_is_the_same_with_the_same_locks_in_any_order_and_as_many() {
+        for (what, keys, count, expected) in [
+            ("the same", &["gpu:0", "gpu:1"][..], 1, "me b"),
+            ("in another order", &["gpu:1", "gpu:0"], 1, "me b"),
+            ("another COUNT", &["gpu:0", "gpu:1"], 2, "b me"),
+            ("fewer locks", &["gpu:0"], 1, "b me"),
+            ("more locks", &["gpu:0", "gpu:1", "gpu:2"], 1, "b me"),
+        ] {
+            let mut manager = manager();
+            held(&mut manager, "gpu:0", "other");
+            held(&mut manager, "gpu:1", "other");
+            wait_for_set(&mut manager, &["gpu:0", "gpu:1"], 1, &unique("me"), 2);
+            wait(&mut manager, "gpu:0", &request("b"), 3);
+            wait_for_set(&mut manager, keys, count, &unique("me"), 4);
+            assert_eq!(queue(&manager, "gpu:0"), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_becomes_the_first_for_a_free_lock_gets_it_as_deferred_work() {
+        let mut manager = manager();
+        wait(&mut manager, GPU, &request("me"), 2);
+        assert_eq!(manager.next_deferred_lock(), Some(id(&manager, GPU)));
+    }
+
+    // ---- Deadlocks
+
+    /// `me` holds `gpu:0` and waits for `gpu:1`, whose holder `other` waits for `gpu:0`.
+    fn close_cycle(
+        manager: &mut LockManager,
+        check: &DeadlockCheck,
+    ) -> Result<Waiting, CommandError> {
+        let keys = [&b"gpu:1"[..]];
+        let wanted = Wanted { db: 0, keys: &keys, count: 1, of_set: false, free: &[] };
+        manager.wait(wanted, &unique("me"), 1, check, true, NOW)
+    }
+
+    fn almost_a_cycle() -> LockManager {
+        let mut manager = manager();
+        acquire(&mut manager, "gpu:0", &unique("me"), 1);
+        acquire(&mut manager, "gpu:1", &unique("other"), 2);
+        wait(&mut manager, "gpu:0", &unique("other"), 2);
+        begin(&mut manager);
+        manager
+    }
+
+    #[test]
+    fn a_wait_that_closes_a_cycle_is_refused_after_its_locks_were_probed() {
+        let mut manager = almost_a_cycle();
+        let first = close_cycle(&mut manager, &DeadlockCheck::Probed(Vec::new()));
+        let Ok(Waiting::ProbeFirst(locks)) = first else { panic!("{first:?}") };
+        assert_eq!(locks, [id(&manager, "gpu:1"), id(&manager, "gpu:0")]);
+        assert_eq!(counted(&manager), "", "nothing is certain yet");
+        let chain = r#""me" -> "other" -> "me""#.to_owned();
+        let second = close_cycle(&mut manager, &DeadlockCheck::Probed(locks));
+        assert_eq!(second, Err(CommandError::Deadlock { chain }));
+        let lock = id(&manager, "gpu:1");
+        assert_eq!(manager.table.use_counters(lock).unwrap().deadlocks, 1);
+        assert_eq!(
+            (counted(&manager).as_str(), logged(&manager).as_str()),
+            ("deadlocks", "deadlock")
+        );
+        assert_eq!(queue(&manager, "gpu:1"), "");
+    }
+
+    #[test]
+    fn a_cycle_that_a_probe_has_broken_is_not_refused() {
+        let mut manager = almost_a_cycle();
+        let first = close_cycle(&mut manager, &DeadlockCheck::Probed(Vec::new()));
+        let Ok(Waiting::ProbeFirst(locks)) = first else { panic!("{first:?}") };
+        // Another command has overwritten the lock.
+        manager.reconcile_named(name("gpu:1"), &shows("third"), NOW);
+        let second = close_cycle(&mut manager, &DeadlockCheck::Probed(locks));
+        assert!(matches!(second, Ok(Waiting::Queued(_))), "{second:?}");
+    }
+
+    #[test]
+    fn a_cycle_whose_locks_cannot_be_probed_is_not_refused() {
+        let mut manager = almost_a_cycle();
+        let waits = close_cycle(&mut manager, &DeadlockCheck::Skipped);
+        assert!(matches!(waits, Ok(Waiting::Queued(_))), "{waits:?}");
+    }
+
+    #[test]
+    fn a_lock_set_that_is_complete_when_its_call_joins_the_queues_is_deferred_work() {
+        for (free, is_complete) in [(&[0, 1][..], true), (&[0], false)] {
+            let mut manager = manager();
+            let keys = [&b"gpu:0"[..], b"gpu:1"];
+            let wanted = Wanted { db: 0, keys: &keys, count: 2, of_set: true, free };
+            let check = DeadlockCheck::Skipped;
+            let waits = manager.wait(wanted, &request("me"), 2, &check, true, NOW);
+            assert!(matches!(waits, Ok(Waiting::Queued(_))), "{waits:?}");
+            assert_eq!(manager.take_deferred().is_some(), is_complete, "{free:?}");
+        }
+    }
+
+    #[test]
+    fn a_waiter_that_is_marked_as_left_keeps_its_position_if_and_as_long_as_it_may() {
+        for (reason, ms, expected) in [
+            (LeaveReason::TimedOut, 9_999, "(me)"),
+            (LeaveReason::TimedOut, 10_000, ""),
+            (LeaveReason::RoleChanged, 0, ""),
+        ] {
+            let mut manager = manager();
+            let ticket = wait(&mut manager, GPU, &unique("me"), 2);
+            manager.mark_left(ticket, LeaveReason::Disconnected, NOW);
+            assert_eq!(queue(&manager, GPU), "(me)");
+            manager.end_wait(ticket, reason, after(ms));
+            assert_eq!(queue(&manager, GPU), expected, "{reason:?} after {ms} ms");
+            assert_eq!(manager.counters.waits_abandoned, 1, "it counts once");
+        }
+    }
+
+    #[test]
+    fn a_waiter_that_is_marked_as_left_again_may_lose_its_kept_position() {
+        for (again, expected) in
+            [(LeaveReason::Disconnected, "(me)"), (LeaveReason::TakenOver, "")]
+        {
+            let mut manager = manager();
+            let ticket = wait(&mut manager, GPU, &unique("me"), 2);
+            manager.mark_left(ticket, LeaveReason::TimedOut, NOW);
+            manager.mark_left(ticket, again, NOW);
+            assert_eq!(queue(&manager, GPU), expected, "{again:?}");
+        }
     }
 }
