@@ -123,3 +123,199 @@ pub(crate) fn params_of(waiter: &Waiter) -> GrantParams<'_> {
         session: waiter.client.zip(waiter.session_grace_ms),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Acquire;
+    use crate::rules::test_support::{
+        GPU, after, begin, counted, held, holder, id, manager, name, queue, replies,
+        request, unique, wait, wait_for_set,
+    };
+    use crate::state::deferred::Deferred;
+    use crate::state::key_state::KeyState;
+    use crate::state::lock::Session;
+    use crate::state::settings::Settings;
+
+    /// A free lock is handed off, 50 ms after its queue was made.
+    struct Case {
+        what: &'static str,
+        /// Makes the queue.
+        queue: fn(&mut LockManager),
+        /// What to write to the key.
+        next: &'static str,
+        counted: &'static str,
+        holder: &'static str,
+        /// The queue afterwards.
+        left: &'static str,
+    }
+
+    fn text(next: HandOff) -> String {
+        match next {
+            HandOff::NoWaiter => "no waiter".to_owned(),
+            HandOff::Reserved => "reserved".to_owned(),
+            HandOff::Waiter(holder) => {
+                String::from_utf8_lossy(&holder.owner).into_owned()
+            }
+            HandOff::LockSet { .. } => "lock set".to_owned(),
+        }
+    }
+
+    fn waits_50_ms(owner: &str) -> Acquire<'_> {
+        Acquire { block_ms: Some(50), ..unique(owner) }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_free_lock_passes_to_the_first_connected_waiter() {
+        let granted = "acquired acquired_after_wait";
+        let case = |what, queue, next, counted, holder, left| {
+            Case { what, queue, next, counted, holder, left }
+        };
+        for case in [
+            case("no waiter",
+                |it| { held(it, GPU, "z");
+                    it.reconcile_named(name(GPU), &KeyState::Absent, after(0)); },
+                "no waiter", "", "free", ""),
+            case("the first waiter",
+                |it| { wait(it, GPU, &request("a"), 2); wait(it, GPU, &request("b"), 3); },
+                "a", granted, "a", "b"),
+            case("a kept position is skipped and stays",
+                |it| { wait(it, GPU, &unique("a"), 2); wait(it, GPU, &request("b"), 3);
+                    it.client_gone(2, after(0)); },
+                "b", granted, "b", "(a)"),
+            case("only a kept position",
+                |it| { wait(it, GPU, &unique("a"), 2); it.client_gone(2, after(0)); },
+                "no waiter", "", "free", "(a)"),
+            case("an expired waiter is skipped; its position is kept",
+                |it| { wait(it, GPU, &waits_50_ms("a"), 2); wait(it, GPU, &request("b"), 3); },
+                "b", "acquired acquired_after_wait wait_timeouts", "b", "(a)"),
+            case("only an expired waiter", |it| { wait(it, GPU, &waits_50_ms("a"), 2); },
+                "no waiter", "wait_timeouts", "free", "(a)"),
+            case("a waiter for a lock set reserves the lock",
+                |it| { wait_for_set(it, &[GPU, "gpu:1"], 2, &request("a"), 2);
+                    wait(it, GPU, &request("b"), 3); },
+                "reserved", "", "free, reserved", "a b"),
+            case("a waiter for one lock of a lock set",
+                |it| { wait_for_set(it, &[GPU, "gpu:1"], 1, &request("a"), 2); },
+                "a", granted, "a", ""),
+            case("the last lock of a lock set", |it| {
+                    wait_for_set(it, &[GPU, "gpu:1"], 2, &request("a"), 2);
+                    it.hand_off_next(id(it, "gpu:1"), after(0));
+                },
+                "lock set", "", "free, reserved", "a"),
+        ] {
+            let what = case.what;
+            let mut manager = manager();
+            (case.queue)(&mut manager);
+            begin(&mut manager);
+            let lock = id(&manager, GPU);
+            let next = manager.hand_off_next(lock, after(50));
+            assert_eq!(text(next), case.next, "{what}: to write");
+            assert_eq!(counted(&manager), case.counted, "{what}: counters");
+            assert_eq!(holder(&manager, GPU), case.holder, "{what}: holder");
+            assert_eq!(queue(&manager, GPU), case.left, "{what}: queue");
+        }
+    }
+
+    #[test]
+    fn an_expired_waiter_gets_null_and_the_next_one_the_lock() {
+        let mut manager = manager();
+        let a = wait(&mut manager, GPU, &waits_50_ms("a"), 2);
+        let b = wait(&mut manager, GPU, &request("b"), 3);
+        let lock = id(&manager, GPU);
+        manager.hand_off_next(lock, after(50));
+        let expected = [(a, "null".to_owned()), (b, "granted gpu:0".to_owned())];
+        assert_eq!(replies(&mut manager), expected);
+    }
+
+    #[test]
+    fn the_reply_holds_the_token_of_the_new_hold() {
+        let mut manager = manager();
+        let ticket = wait(&mut manager, GPU, &request("a"), 2);
+        let lock = id(&manager, GPU);
+        manager.hand_off_next(lock, after(50));
+        let hold = manager.table.hold(lock).unwrap().clone();
+        let (to, reply) = manager.outbox.take_reply().unwrap();
+        let WaitReply::Granted { grants, waiter, set } = reply else {
+            panic!("{reply:?}")
+        };
+        assert_eq!((to, waiter.client, set.len()), (ticket, Some(2), 0));
+        let token = hold.token().unwrap();
+        assert_eq!(
+            grants,
+            [Grant { lock, key: Bytes::from_slice(GPU.as_bytes()), token }]
+        );
+        assert_eq!(manager.counters.wait_ms.sum(), 50);
+    }
+
+    #[test]
+    fn the_new_hold_has_the_options_of_the_waiting_call() {
+        let mut manager = manager();
+        let request =
+            Acquire { lease_ms: Some(3_000), session_grace_ms: Some(9), ..unique("a") };
+        wait(&mut manager, GPU, &request, 2);
+        let lock = id(&manager, GPU);
+        let next = manager.hand_off_next(lock, after(50));
+        let until_ms = after(3_050).ms();
+        let owner = Bytes::from_slice(b"a");
+        assert_eq!(
+            next,
+            HandOff::Waiter(NewHolder { owner, until_ms }),
+            "the lease begins with the grant"
+        );
+        let hold = manager.table.hold(lock).unwrap();
+        assert_eq!(hold.until_ms, until_ms);
+        assert!(hold.unique);
+        assert_eq!(hold.session, Session::Tied { client: 2, grace_ms: 9 });
+    }
+
+    #[test]
+    fn a_lock_with_too_many_expired_waiters_is_reserved_until_they_are_removed() {
+        let settings = Settings { place_keep: 0, ..Settings::default() };
+        let mut manager = LockManager::new(settings, 1, after(0));
+        manager.budget.set_size(2);
+        for (owner, client) in ["a", "b", "c"].iter().zip(2..) {
+            wait(&mut manager, GPU, &waits_50_ms(owner), client);
+        }
+        wait(&mut manager, GPU, &request("d"), 9);
+        begin(&mut manager);
+        let lock = id(&manager, GPU);
+        assert_eq!(text(manager.hand_off_next(lock, after(50))), "reserved");
+        assert_eq!(counted(&manager), "wait_timeouts=3", "each gets null at once");
+        manager.expire_waits(after(51));
+        assert_eq!(queue(&manager, GPU), "d");
+        assert_eq!(manager.take_deferred(), Some(Deferred::HandOff { lock }));
+        assert_eq!(text(manager.hand_off_next(lock, after(51))), "d");
+    }
+
+    #[test]
+    fn the_reply_names_the_lock_set_of_a_unique_owner_that_may_come_back() {
+        for (request, keys) in [(unique("a"), 2), (request("a"), 0)] {
+            let mut manager = manager();
+            wait_for_set(&mut manager, &[GPU, "gpu:1"], 1, &request, 2);
+            let lock = id(&manager, GPU);
+            manager.hand_off_next(lock, after(0));
+            let reply = manager.outbox.take_reply();
+            let Some((_, WaitReply::Granted { set, .. })) = reply else {
+                panic!("{reply:?}")
+            };
+            assert_eq!(set.len(), keys, "UNIQUE: {}", request.unique);
+        }
+    }
+
+    #[test]
+    fn a_reserved_lock_that_is_handed_off_does_not_pass_on_again() {
+        let mut manager = manager();
+        held(&mut manager, "gpu:1", "other");
+        wait_for_set(&mut manager, &[GPU, "gpu:1"], 2, &request("a"), 2);
+        let lock = id(&manager, GPU);
+        assert_eq!(manager.hand_off_next(lock, after(0)), HandOff::Reserved);
+        wait(&mut manager, GPU, &request("b"), 3);
+        wait(&mut manager, GPU, &request("c"), 4);
+        manager.client_gone(2, after(0));
+        begin(&mut manager);
+        assert_eq!(text(manager.hand_off_next(lock, after(0))), "b");
+        assert!(!manager.deferred.has_any());
+    }
+}
