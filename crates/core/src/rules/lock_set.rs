@@ -218,3 +218,231 @@ pub(crate) fn choose<T: Copy>(
     }
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Acquire;
+    use crate::rules::test_support::{
+        NOW, acquire, adopted, after, begin, counted, held, holder, id, manager, name,
+        queue, replies, request, shows, unique, wait, wait_for_set,
+    };
+    use crate::state::deferred::Deferred;
+
+    const KEYS: [&str; 3] = ["gpu:0", "gpu:1", "gpu:2"];
+
+    #[test]
+    #[rustfmt::skip]
+    fn locks_are_chosen_in_the_order_of_the_set_and_held_ones_first() {
+        // One letter a lock: held by the owner, free, or unavailable. A chosen lock is its index;
+        // `=` says that it is held.
+        for (what, locks, wants, expected) in [
+            ("the preferred ones first", "fff", 2, "0 1"),
+            ("unavailable ones are skipped", "ufuf", 2, "1 3"),
+            ("held ones count first", "ffh", 1, "2="),
+            ("held ones and the first free one", "ffh", 2, "0 2="),
+            ("not more held ones than wanted", "hhh", 2, "0= 1="),
+            ("too few: as many as there are", "ufu", 2, "1"),
+            ("none", "uuu", 1, ""),
+        ] {
+            let indexes: Vec<usize> = (0..locks.len()).collect();
+            let chosen = choose(&indexes, wants, |index| match locks.as_bytes()[*index] {
+                b'h' => Availability::Held,
+                b'f' => Availability::Free,
+                _ => Availability::Unavailable,
+            });
+            let chosen: Vec<String> = chosen
+                .iter()
+                .map(|(index, held)| format!("{index}{}", if *held { "=" } else { "" }))
+                .collect();
+            assert_eq!(chosen.join(" "), expected, "{what}");
+        }
+    }
+
+    /// Each lock of the set is free now, and handed off.
+    fn free(manager: &mut LockManager, keys: &[&str]) -> Vec<HandOff> {
+        let ids: Vec<Id> = keys.iter().map(|key| id(manager, key)).collect();
+        ids.into_iter().map(|lock| manager.hand_off_next(lock, NOW)).collect()
+    }
+
+    /// The holders of the three locks.
+    fn holders(manager: &LockManager) -> [String; 3] {
+        KEYS.map(|key| holder(manager, key))
+    }
+
+    #[test]
+    fn free_locks_are_reserved_until_the_set_is_complete() {
+        let mut manager = manager();
+        held(&mut manager, "gpu:1", "other");
+        held(&mut manager, "gpu:2", "other");
+        let ticket = wait_for_set(&mut manager, &KEYS, 2, &request("me"), 2);
+        begin(&mut manager);
+        assert_eq!(free(&mut manager, &["gpu:0"]), [HandOff::Reserved]);
+        assert_eq!(holders(&manager), ["free, reserved", "other", "other"]);
+        assert!(manager.hand_off_set(ticket, NOW).is_none(), "one is missing");
+        manager.reconcile_named(name("gpu:2"), &KeyState::Absent, NOW);
+        let lock = id(&manager, "gpu:2");
+        assert_eq!(free(&mut manager, &["gpu:2"]), [HandOff::LockSet { ticket, lock }]);
+        let writes = manager.hand_off_set(ticket, NOW).unwrap();
+        let written: Vec<Id> = writes.iter().map(|write| write.lock).collect();
+        assert_eq!(written, [id(&manager, "gpu:0"), lock]);
+        assert!(writes.iter().all(|write| !write.renewed && *write.owner == *b"me"));
+        assert_eq!(holders(&manager), ["me", "other", "me"]);
+        assert_eq!(queue(&manager, "gpu:1"), "", "its position is used up");
+        assert_eq!(replies(&mut manager), [(ticket, "granted gpu:0 gpu:2".to_owned())]);
+        assert_eq!(counted(&manager), "acquired=2 acquired_after_wait=2 removed");
+    }
+
+    #[test]
+    fn a_lock_that_the_unique_owner_holds_counts_and_is_renewed() {
+        let mut manager = manager();
+        let token = acquire(&mut manager, "gpu:2", &unique("me"), 1);
+        let ticket = wait_for_set(&mut manager, &KEYS, 2, &unique("me"), 2);
+        begin(&mut manager);
+        assert!(matches!(free(&mut manager, &["gpu:0"])[..], [HandOff::LockSet { .. }]));
+        let writes = manager.hand_off_set(ticket, NOW).unwrap();
+        let renewed: Vec<bool> = writes.iter().map(|write| write.renewed).collect();
+        assert_eq!(renewed, [false, true]);
+        let hold = manager.table.hold(id(&manager, "gpu:2")).unwrap();
+        assert_eq!(hold.token(), Some(token), "a renewal keeps the token");
+        assert_eq!(counted(&manager), "acquired acquired_after_wait renewed");
+    }
+
+    #[test]
+    fn a_lock_that_the_owner_holds_does_not_count_without_unique() {
+        let mut manager = manager();
+        held(&mut manager, "gpu:2", "me");
+        wait_for_set(&mut manager, &KEYS, 2, &request("me"), 2);
+        assert_eq!(free(&mut manager, &["gpu:0"]), [HandOff::Reserved]);
+    }
+
+    #[test]
+    fn a_lock_that_the_owner_gets_meanwhile_leads_to_a_recount() {
+        let mut manager = manager();
+        held(&mut manager, "gpu:1", "other");
+        let ticket = wait_for_set(&mut manager, &KEYS, 2, &unique("me"), 2);
+        free(&mut manager, &["gpu:0"]);
+        begin(&mut manager);
+        adopted(&mut manager, "gpu:2", "me");
+        assert_eq!(manager.take_deferred(), Some(Deferred::Recount { ticket }));
+        assert!(manager.hand_off_set(ticket, NOW).is_some());
+        assert_eq!(holders(&manager), ["me", "other", "me, adopted"]);
+    }
+
+    #[test]
+    fn a_set_that_loses_a_reserved_lock_waits_for_it_again() {
+        let mut manager = manager();
+        let ticket = wait_for_set(&mut manager, &KEYS, 3, &request("me"), 2);
+        free(&mut manager, &KEYS);
+        begin(&mut manager);
+        // The engine probes each lock before it writes one: a plain SET took the second.
+        let mut probed = BTreeSet::new();
+        while let [lock, ..] = manager.unprobed_of(ticket, &probed)[..] {
+            let taken = lock == id(&manager, "gpu:1");
+            let state = if taken { shows("other") } else { KeyState::Absent };
+            manager.probed_for_set(lock, &state, NOW);
+            probed.insert(lock);
+        }
+        assert_eq!(manager.hand_off_set(ticket, NOW), None);
+        assert_eq!(
+            holders(&manager),
+            ["free, reserved", "other, adopted", "free, reserved"],
+            "none is granted"
+        );
+        assert_eq!(
+            (counted(&manager).as_str(), manager.outbox.replies()),
+            ("adopted", 0)
+        );
+        assert_eq!(queue(&manager, "gpu:1"), "me");
+    }
+
+    #[test]
+    fn another_free_lock_takes_the_place_of_a_lost_one() {
+        let mut manager = manager();
+        let ticket = wait_for_set(&mut manager, &KEYS, 2, &request("me"), 2);
+        free(&mut manager, &KEYS);
+        let locks = KEYS.map(|key| id(&manager, key));
+        let nothing = BTreeSet::new();
+        assert_eq!(manager.unprobed_of(ticket, &nothing), locks[..2]);
+        manager.probed_for_set(locks[0], &shows("other"), NOW);
+        let first = BTreeSet::from([locks[0]]);
+        assert_eq!(manager.unprobed_of(ticket, &first), locks[1..]);
+        manager.probed_for_set(locks[1], &KeyState::Absent, NOW);
+        manager.probed_for_set(locks[2], &KeyState::Absent, NOW);
+        assert!(manager.hand_off_set(ticket, NOW).is_some());
+        assert_eq!(holders(&manager), ["other, adopted", "me", "me"]);
+    }
+
+    #[test]
+    fn an_expired_waiter_for_a_set_gets_null_and_no_lock() {
+        let mut manager = manager();
+        let request = Acquire { block_ms: Some(50), ..request("me") };
+        let ticket = wait_for_set(&mut manager, &KEYS, 3, &request, 2);
+        free(&mut manager, &KEYS);
+        begin(&mut manager);
+        assert_eq!(manager.hand_off_set(ticket, after(50)), None);
+        assert_eq!(replies(&mut manager), [(ticket, "null".to_owned())]);
+        assert_eq!(counted(&manager), "wait_timeouts");
+        assert_eq!(holders(&manager), ["free", "free", "free"]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn when_its_waiter_leaves_a_reserved_lock_passes_to_the_next_one() {
+        let nobody: fn(&mut LockManager) = |_| {};
+        let one: fn(&mut LockManager) = |it| { wait(it, "gpu:0", &request("b"), 3); };
+        let set: fn(&mut LockManager) = |it| {
+            wait_for_set(it, &["gpu:0", "gpu:1"], 2, &request("b"), 3);
+        };
+        for (what, next, expected_work, expected_holder) in [
+            ("no other waiter", nobody, "", "free"),
+            ("a waiter for one lock", one, "hand-off", "free, reserved"),
+            ("a waiter for a lock set", set, "recount", "free, reserved"),
+        ] {
+            let mut manager = manager();
+            held(&mut manager, "gpu:1", "other");
+            let ticket = wait_for_set(&mut manager, &["gpu:0", "gpu:1"], 2, &request("me"), 2);
+            next(&mut manager);
+            free(&mut manager, &["gpu:0"]);
+            begin(&mut manager);
+            manager.leave(ticket, LeaveReason::Unblocked, NOW);
+            let work = match manager.deferred.work().next() {
+                None => "",
+                Some(Deferred::HandOff { .. }) => "hand-off",
+                Some(Deferred::Recount { .. }) => "recount",
+                other => panic!("{what}: {other:?}"),
+            };
+            assert_eq!(work, expected_work, "{what}: deferred work");
+            assert_eq!(holder(&manager, "gpu:0"), expected_holder, "{what}: lock");
+        }
+    }
+
+    #[test]
+    fn an_earlier_waiter_that_comes_back_gets_what_was_reserved_for_a_later_one() {
+        let mut manager = manager();
+        held(&mut manager, "gpu:1", "other");
+        let pair = ["gpu:0", "gpu:1"];
+        wait_for_set(&mut manager, &pair, 2, &unique("me"), 2);
+        let later = wait_for_set(&mut manager, &pair, 2, &request("b"), 3);
+        manager.client_gone(2, NOW);
+        free(&mut manager, &["gpu:0"]);
+        let lock = id(&manager, "gpu:0");
+        assert!(manager.is_reserved_for(lock, later));
+        let back = wait_for_set(&mut manager, &pair, 2, &unique("me"), 4);
+        assert!(manager.is_reserved_for(lock, back));
+        assert!(!manager.is_reserved_for(lock, later));
+    }
+
+    #[test]
+    fn the_locks_of_a_granted_set_do_not_pass_on_again() {
+        let mut manager = manager();
+        let pair = ["gpu:0", "gpu:1"];
+        let ticket = wait_for_set(&mut manager, &pair, 2, &request("me"), 2);
+        wait(&mut manager, "gpu:0", &request("b"), 3);
+        free(&mut manager, &pair);
+        begin(&mut manager);
+        assert!(manager.hand_off_set(ticket, NOW).is_some());
+        assert!(!manager.deferred.has_any());
+        assert_eq!(queue(&manager, "gpu:0"), "b");
+    }
+}
