@@ -123,6 +123,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::rules::test_support::{
+        GPU, LEASE_END, NOW, adopted_from_me, after, held, held_by_me, id, logged,
+        manager, name, request, wait,
+    };
     use crate::state::key_state::{Expires, KeyState};
     use crate::state::lock::{Hold, NO_END};
     use crate::state::settings::Settings;
@@ -179,5 +183,59 @@ mod tests {
         assert_eq!(turns.len(), 5_000);
         let (least, most) = (turns.values().min(), turns.values().max());
         assert!(most <= least.map(|least| least + 1).as_ref(), "{least:?} to {most:?}");
+    }
+
+    /// The locks that one portion finds.
+    fn portion(manager: &mut LockManager, now: Now) -> Vec<Id> {
+        manager.begin_sweep(now);
+        std::iter::from_fn(|| manager.next_due(now)).collect()
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn which_locks_a_portion_finds() {
+        for (what, record, late_ms, found) in [
+            // The walk through keys finds each held lock, the walk through memory only those
+            // whose lease is over: these are found twice.
+            ("a held lock", held_by_me as fn(&mut LockManager) -> Option<u64>, 100, 1),
+            ("an adopted lock", adopted_from_me, 100, 1),
+            ("a lock whose lease is over", held_by_me, LEASE_END - NOW.ms(), 2),
+            ("a free lock with a queue", |it| { wait(it, GPU, &request("b"), 2); None }, 100, 0),
+            ("a lock that is neither held nor waited for", |it| {
+                held_by_me(it);
+                it.reconcile_named(name(GPU), &KeyState::Absent, NOW);
+                None
+            }, 100, 0),
+        ] {
+            let mut manager = manager();
+            record(&mut manager);
+            let locks = portion(&mut manager, after(late_ms));
+            assert_eq!(locks, vec![id(&manager, GPU); found], "{what}");
+        }
+    }
+
+    #[test]
+    fn portions_do_not_follow_each_other_within_40_ms() {
+        let mut manager = manager();
+        held_by_me(&mut manager);
+        assert_eq!(portion(&mut manager, after(100)).len(), 1);
+        assert_eq!(portion(&mut manager, after(139)).len(), 0);
+        assert_eq!(portion(&mut manager, after(140)).len(), 1);
+        assert_eq!(portion(&mut manager, after(0)).len(), 1, "the clock is stepped back");
+    }
+
+    #[test]
+    fn a_lock_that_is_held_for_long_is_logged_once() {
+        let settings = Settings { warn_hold: 5_000, ..Settings::default() };
+        let mut manager = LockManager::new(settings, 1, NOW);
+        let token = held(&mut manager, GPU, "me");
+        portion(&mut manager, after(4_999));
+        assert_eq!(logged(&manager), "");
+        portion(&mut manager, after(5_100));
+        portion(&mut manager, after(6_000));
+        assert_eq!(logged(&manager), "long_hold");
+        let entry = manager.log.get(0).unwrap();
+        let seen = (entry.token, entry.held_ms, entry.count);
+        assert_eq!(seen, (Some(token), Some(5_100), 1));
     }
 }
