@@ -198,6 +198,7 @@ mod tests {
     use super::*;
     use crate::request::Acquire;
     use crate::rules::acquire::CallerContext;
+    use crate::rules::test_support as support;
     use crate::rules::wait::{LeaveReason, Waiting};
     use crate::state::key_state::KeyState;
     use crate::state::lock::Name;
@@ -316,5 +317,142 @@ mod tests {
         let (cycle, left) = manager.search(b"z", begin.clone(), READS, NOW);
         assert!(cycle.is_none());
         assert_eq!(left, READS - (STEPS - 1));
+    }
+
+    // ---- What is certain
+
+    /// Makes the rest of a cycle, or something that is not certain to be one: `me` holds `gpu:0`
+    /// and is about to wait for `gpu:1`.
+    type Record = fn(&mut LockManager);
+
+    fn holds(manager: &mut LockManager, key: &str, owner: &str, client: u64) {
+        support::acquire(manager, key, &support::unique(owner), client);
+    }
+
+    fn waits(manager: &mut LockManager, key: &str, owner: &str, client: u64) {
+        support::wait(manager, key, &support::unique(owner), client);
+    }
+
+    /// `other` holds `gpu:1`.
+    fn other_holds(manager: &mut LockManager) {
+        holds(manager, "gpu:1", "other", 2);
+    }
+
+    /// `other` holds `gpu:1` and waits for `gpu:0`.
+    fn other_waits(manager: &mut LockManager) {
+        other_holds(manager);
+        waits(manager, "gpu:0", "other", 2);
+    }
+
+    /// `other` waits for `count` locks of a lock set.
+    fn other_waits_for_set(manager: &mut LockManager, count: usize) {
+        let keys = ["gpu:0", "gpu:2"];
+        support::wait_for_set(manager, &keys, count, &support::unique("other"), 2);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn only_what_is_certain_is_a_cycle() {
+        for (what, record, is_cycle) in [
+            ("the holder waits for the lock of the caller", other_waits as Record, true),
+            ("the holder waits for nothing", other_holds, false),
+            ("the holder waits for a free lock",
+                |it| { other_holds(it); waits(it, "gpu:2", "other", 2); }, false),
+            ("the holder waits for the lock of a third owner, which waits for the caller's", |it| {
+                other_holds(it);
+                holds(it, "gpu:2", "third", 3);
+                waits(it, "gpu:2", "other", 2);
+                waits(it, "gpu:0", "third", 3);
+            }, true),
+            ("the holder waits without UNIQUE", |it| {
+                other_holds(it);
+                support::wait(it, "gpu:0", &support::request("other"), 2);
+            }, false),
+            ("the holder has acquired the lock without UNIQUE", |it| {
+                support::held(it, "gpu:1", "other");
+                waits(it, "gpu:0", "other", 2);
+            }, false),
+            ("the lock was not granted by the module", |it| {
+                support::adopted(it, "gpu:1", "other");
+                waits(it, "gpu:0", "other", 2);
+            }, false),
+            ("the holder waits in two calls",
+                |it| { other_waits(it); waits(it, "gpu:2", "other", 3); }, false),
+            ("only a kept position of the holder is left",
+                |it| { other_waits(it); it.client_gone(2, NOW); }, false),
+            ("the wait of the holder has expired", |it| {
+                other_holds(it);
+                let expired = Acquire { block_ms: Some(1), ..support::unique("other") };
+                support::wait(it, "gpu:0", &expired, 2);
+            }, false),
+            ("the holder needs all locks of its lock set",
+                |it| { other_holds(it); other_waits_for_set(it, 2); }, true),
+            ("another lock of its lock set could still serve the holder",
+                |it| { other_holds(it); other_waits_for_set(it, 1); }, false),
+            ("the session of the holder is about to end", |it| {
+                support::acquire(it, "gpu:1", &support::in_session("other", 0), 2);
+                waits(it, "gpu:0", "other", 3);
+                it.client_gone(2, NOW);
+            }, false),
+            ("the caller waits in another call already",
+                |it| { other_waits(it); waits(it, "gpu:2", "me", 4); }, false),
+            ("the caller waits for the same lock in another call, which ends with this one",
+                |it| { other_waits(it); waits(it, "gpu:1", "me", 4); }, true),
+        ] {
+            let mut manager = support::manager();
+            holds(&mut manager, "gpu:0", "me", 1);
+            record(&mut manager);
+            assert_eq!(closes_cycle(&mut manager, &["gpu:1"], 1), is_cycle, "{what}");
+        }
+    }
+
+    /// Whether `me` closes a cycle if it waits for `count` of these locks, one millisecond later.
+    fn closes_cycle(manager: &mut LockManager, keys: &[&str], count: usize) -> bool {
+        let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
+        let wanted = Wanted { db: 0, keys: &keys, count, of_set: true, free: &[] };
+        let make = |key: &&[u8]| manager.table.find_or_make(Name { db: 0, key }).unwrap();
+        let locks: Vec<Id> = keys.iter().map(make).collect();
+        let older = manager.own_positions(&locks, &support::unique("me"));
+        let now = support::after(1);
+        manager.cycle(b"me", wanted, &locks, &older, now).is_some()
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_call_for_a_lock_set_closes_a_cycle_only_if_it_needs_all_of_it() {
+        for (what, keys, count, is_cycle) in [
+            ("all", &["gpu:1", "gpu:2"][..], 2, true),
+            ("one of two", &["gpu:1", "gpu:2"], 1, false),
+            ("all, of which it holds one", &["gpu:0", "gpu:1"], 2, true),
+            ("all, of which none is in the cycle", &["gpu:2", "gpu:3"], 2, false),
+        ] {
+            let mut manager = support::manager();
+            holds(&mut manager, "gpu:0", "me", 1);
+            other_holds(&mut manager);
+            waits(&mut manager, "gpu:0", "other", 2);
+            assert_eq!(closes_cycle(&mut manager, keys, count), is_cycle, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_chain_is_quoted_escaped_and_cut() {
+        let long = [b'x'; 100];
+        let many: Vec<Vec<u8>> =
+            (0..10).map(|n: u32| n.to_string().into_bytes()).collect();
+        let ten: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+        let x64 = "x".repeat(64);
+        let cut = format!("\"{x64}\" -> \"b\" -> \"{x64}\"");
+        for (owners, expected) in [
+            (&[&b"a"[..], b"b", b"a"][..], r#""a" -> "b" -> "a""#.to_owned()),
+            (&[b"a\"\n", b"b"], r#""a\"\n" -> "b""#.to_owned()),
+            (&[&long, b"b", &long], cut),
+            (
+                &ten,
+                r#""0" -> "1" -> "2" -> "3" -> "4" -> "5" -> "6" -> ... -> "9""#
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(chain(owners), expected);
+        }
     }
 }
