@@ -17,6 +17,8 @@ pub mod hand_off;
 pub mod keyspace;
 pub mod probe;
 pub mod read;
+#[cfg(test)]
+mod test_keyspace;
 pub mod tick;
 
 pub use keyspace::{Keyspace, Permission};

@@ -30,3 +30,92 @@ pub fn probe<K: Keyspace>(keys: &mut K, id: Id) {
         hand_off::take_free_lock(keys, key, next);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::test_keyspace::TestKeyspace;
+    use crate::rules::test_support::{
+        GPU, LEASE_END, adopted, after, begin, counted, holder, queue, request, unique,
+    };
+
+    /// A server on which `me` holds the lock and `b` waits for it.
+    fn server() -> TestKeyspace {
+        let mut server = TestKeyspace::new();
+        server.acquire(GPU, &unique("me"), 1).unwrap();
+        server.wait(GPU, &request("b"), 2);
+        server.written();
+        begin(&mut server.manager);
+        server
+    }
+
+    fn probe_gpu(server: &mut TestKeyspace) {
+        let lock = server.id(GPU);
+        probe(server, lock);
+    }
+
+    #[test]
+    fn a_probe_hands_a_free_lock_to_the_first_waiter() {
+        let mut server = server();
+        probe_gpu(&mut server);
+        assert_eq!(server.owner(GPU), Some("me"), "it is not free");
+        server.delete_by_other(GPU);
+        probe_gpu(&mut server);
+        assert_eq!(server.written(), ["SET gpu:0 b"]);
+        assert_eq!(server.replies().len(), 1);
+    }
+
+    #[test]
+    fn a_free_lock_with_waiters_is_left_to_a_later_probe_while_writes_are_refused() {
+        let mut server = server();
+        server.delete_by_other(GPU);
+        server.permission = Permission::Refused;
+        probe_gpu(&mut server);
+        assert_eq!((server.written(), server.replies()), (vec![], vec![]));
+        assert_eq!(holder(&server.manager, GPU), "me", "the record is unchanged");
+        server.permission = Permission::Granted;
+        probe_gpu(&mut server);
+        assert_eq!(server.owner(GPU), Some("b"));
+    }
+
+    #[test]
+    fn without_waiters_a_hold_ends_although_writes_are_refused() {
+        let mut server = server();
+        server.manager.client_gone(2, after(0));
+        server.delete_by_other(GPU);
+        server.permission = Permission::Refused;
+        probe_gpu(&mut server);
+        assert_eq!(holder(&server.manager, GPU), "free");
+    }
+
+    #[test]
+    fn in_a_cluster_an_absent_key_may_be_served_by_another_node() {
+        for (permission, expected_counted, expected_queue) in [
+            (Permission::Elsewhere, "waits_abandoned moved", ""),
+            // A refusal hides whether it is.
+            (Permission::Refused, "", "b"),
+            (Permission::Granted, "acquired acquired_after_wait removed", ""),
+        ] {
+            let mut server = server();
+            server.in_cluster = true;
+            server.delete_by_other(GPU);
+            server.permission = permission;
+            probe_gpu(&mut server);
+            let counted = counted(&server.manager);
+            assert_eq!(counted, expected_counted, "{permission:?}");
+            assert_eq!(queue(&server.manager, GPU), expected_queue, "{permission:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_not_read_if_the_metadata_matches_the_record() {
+        let mut server = TestKeyspace::new();
+        adopted(&mut server.manager, GPU, "me");
+        server.set_by_other(GPU, "me", LEASE_END);
+        probe_gpu(&mut server);
+        assert_eq!(server.values_read, 0);
+        server.set_by_other(GPU, "me", LEASE_END + 1);
+        probe_gpu(&mut server);
+        assert_eq!(server.values_read, 1);
+    }
+}

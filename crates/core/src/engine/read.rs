@@ -81,3 +81,53 @@ pub fn end_if_set_again<K: Keyspace>(
     keys.with_manager(|manager| manager.key_was_set_again(id, expires, now));
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::test_keyspace::TestKeyspace;
+    use crate::rules::test_support::{
+        GPU, LEASE_END, begin, counted, holder, name, unique,
+    };
+    use crate::state::clock::Now;
+
+    /// A server on which `me` holds the lock.
+    fn server() -> TestKeyspace {
+        let mut server = TestKeyspace::new();
+        server.acquire(GPU, &unique("me"), 1).unwrap();
+        begin(&mut server.manager);
+        server
+    }
+
+    #[test]
+    fn a_hold_whose_key_was_set_again_after_its_lease_ends_first() {
+        for (what, by_other, expected_counted, expected_holder) in [
+            (
+                "set again by the same owner",
+                (|it| it.set_by_other(GPU, "me", 2_000_000)) as fn(&mut TestKeyspace),
+                "adopted expired",
+                "me, adopted",
+            ),
+            ("extended in time", |it| it.expire_by_other(GPU, 2_000_000), "", "me"),
+        ] {
+            let mut server = server();
+            by_other(&mut server);
+            server.now = Now::from_ms(LEASE_END + 50);
+            let key = server.open(name(GPU)).unwrap();
+            let state = state_of(&mut server, &key, name(GPU));
+            let expires = Expires::At(2_000_000);
+            assert_eq!(state, KeyState::String { value: b"me", expires }, "{what}");
+            assert_eq!(counted(&server.manager), expected_counted, "{what}");
+            assert_eq!(holder(&server.manager, GPU), expected_holder, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_set_again_before_the_lease_is_over_shows_the_same_hold() {
+        let mut server = server();
+        server.set_by_other(GPU, "me", 2_000_000);
+        let key = server.open(name(GPU)).unwrap();
+        state_of(&mut server, &key, name(GPU));
+        assert_eq!(counted(&server.manager), "");
+    }
+}
