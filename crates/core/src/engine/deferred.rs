@@ -67,3 +67,75 @@ fn run_one<K: Keyspace>(keys: &mut K, work: Deferred) {
         DeferredOutcome::Shortened { until_ms } => keys.expire(&mut key, until_ms),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::test_keyspace::TestKeyspace;
+    use crate::rules::test_support::{NOW, in_session};
+
+    /// A server on which the connection closed that this number of locks is tied to.
+    fn server(locks: usize) -> TestKeyspace {
+        let mut server = TestKeyspace::new();
+        for n in 0..locks {
+            server.acquire(&n.to_string(), &in_session("me", 0), 7).unwrap();
+        }
+        server.manager.client_gone(7, NOW);
+        server.written();
+        server
+    }
+
+    #[test]
+    fn deferred_work_stops_when_writes_are_refused_and_continues_later() {
+        let mut server = server(3);
+        server.permission = Permission::Refused;
+        run(&mut server, NOW);
+        assert_eq!(server.written(), [] as [&str; 0]);
+        assert!(server.manager.deferred().has_work());
+        server.permission = Permission::Granted;
+        server.writes_left = 1;
+        run(&mut server, NOW);
+        assert_eq!(server.written(), ["DEL 0"]);
+        assert_eq!(server.manager.table().held(), 2);
+        server.writes_left = 9;
+        run(&mut server, NOW);
+        assert_eq!(server.written(), ["DEL 1", "DEL 2"]);
+        assert!(!server.manager.deferred().has_any());
+    }
+
+    #[test]
+    fn deferred_work_stops_after_a_millisecond_and_continues_later() {
+        let mut server = server(5);
+        server.us_per_write = 400;
+        run(&mut server, NOW);
+        assert_eq!(server.written().len(), 3);
+        let began = server.now;
+        run(&mut server, began);
+        assert_eq!(server.written().len(), 2);
+    }
+
+    #[test]
+    fn the_rest_of_a_large_session_ends_after_other_work() {
+        let mut server = server(130);
+        run(&mut server, NOW);
+        assert_eq!(server.written().len(), 128);
+        run(&mut server, NOW);
+        assert_eq!(server.written().len(), 0);
+        server.permission = Permission::Refused;
+        run_sessions(&mut server, NOW);
+        assert_eq!(server.written().len(), 0);
+        server.permission = Permission::Granted;
+        run_sessions(&mut server, NOW);
+        assert_eq!(server.written().len(), 2);
+    }
+
+    #[test]
+    fn a_grace_period_sets_the_expiry_of_the_key() {
+        let mut server = TestKeyspace::new();
+        server.acquire("0", &in_session("me", 5_000), 7).unwrap();
+        server.manager.client_gone(7, NOW);
+        server.written();
+        run(&mut server, NOW);
+        assert_eq!(server.written(), ["PEXPIREAT 0"]);
+    }
+}
