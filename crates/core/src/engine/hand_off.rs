@@ -91,3 +91,91 @@ pub(crate) fn write_all<K: Keyspace>(keys: &mut K, writes: &[KeyWrite]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::deferred;
+    use crate::engine::test_keyspace::TestKeyspace;
+    use crate::rules::test_support::{LEASE_END, NOW, begin, holder, queue, request};
+
+    const PAIR: [&str; 2] = ["gpu:0", "gpu:1"];
+
+    /// A server on which `me` waits for `gpu:0` and `gpu:1`: the first is reserved for it, the
+    /// second is held by `other`.
+    fn server() -> (TestKeyspace, Ticket) {
+        let mut server = TestKeyspace::new();
+        server.acquire("gpu:1", &request("other"), 1).unwrap();
+        let ticket = server.wait_for_set(&PAIR, 2, request("me"), 2);
+        assert_eq!(holder(&server.manager, "gpu:0"), "free, reserved");
+        server.written();
+        begin(&mut server.manager);
+        (server, ticket)
+    }
+
+    #[test]
+    fn a_complete_lock_set_is_written_at_once() {
+        let (mut server, ticket) = server();
+        assert_eq!(server.release("gpu:1", "other"), Ok(true));
+        assert_eq!(server.written(), ["SET gpu:0 me", "SET gpu:1 me"], "without DEL");
+        assert_eq!(server.replies(), [(ticket, "granted gpu:0 gpu:1".to_owned())]);
+    }
+
+    #[test]
+    fn if_another_command_took_a_reserved_lock_only_the_released_key_is_deleted() {
+        let (mut server, _) = server();
+        server.set_by_other("gpu:0", "third", LEASE_END);
+        assert_eq!(server.release("gpu:1", "other"), Ok(true));
+        assert_eq!(server.written(), ["DEL gpu:1"]);
+        assert_eq!(holder(&server.manager, "gpu:0"), "third, adopted");
+        assert_eq!(holder(&server.manager, "gpu:1"), "free, reserved");
+        assert_eq!(queue(&server.manager, "gpu:0"), "me");
+    }
+
+    #[test]
+    fn a_released_key_that_the_lock_set_does_not_get_is_deleted() {
+        let mut server = TestKeyspace::new();
+        let three = ["gpu:0", "gpu:1", "gpu:2"];
+        for key in three {
+            server.acquire(key, &request("other"), 1).unwrap();
+        }
+        server.wait_for_set(&three, 2, request("me"), 2);
+        // A script frees the first two, which complete the set, but may not write them.
+        server.may_write_other_keys = false;
+        server.release("gpu:0", "other").unwrap();
+        server.release("gpu:1", "other").unwrap();
+        server.may_write_other_keys = true;
+        server.written();
+        assert_eq!(server.release("gpu:2", "other"), Ok(true));
+        assert_eq!(server.written(), ["SET gpu:0 me", "SET gpu:1 me", "DEL gpu:2"]);
+        assert_eq!(holder(&server.manager, "gpu:2"), "free");
+    }
+
+    #[test]
+    fn in_a_script_the_lock_set_is_deferred() {
+        let (mut server, ticket) = server();
+        server.may_write_other_keys = false;
+        assert_eq!(server.release("gpu:1", "other"), Ok(true));
+        assert_eq!(
+            server.written(),
+            ["DEL gpu:1"],
+            "only the key that the command names"
+        );
+        assert_eq!(server.replies(), []);
+        server.may_write_other_keys = true;
+        deferred::run(&mut server, NOW);
+        assert_eq!(server.written(), ["SET gpu:0 me", "SET gpu:1 me"]);
+        assert_eq!(server.replies(), [(ticket, "granted gpu:0 gpu:1".to_owned())]);
+    }
+
+    #[test]
+    fn in_a_script_one_lock_passes_to_its_waiter_at_once() {
+        let mut server = TestKeyspace::new();
+        server.acquire("gpu:0", &request("other"), 1).unwrap();
+        server.wait("gpu:0", &request("me"), 2);
+        server.written();
+        server.may_write_other_keys = false;
+        assert_eq!(server.release("gpu:0", "other"), Ok(true));
+        assert_eq!(server.written(), ["SET gpu:0 me"]);
+    }
+}
