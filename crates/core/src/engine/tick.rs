@@ -44,3 +44,65 @@ pub fn cron<K: Keyspace>(keys: &mut K) {
         now = keys.now();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::test_keyspace::TestKeyspace;
+    use crate::request::Acquire;
+    use crate::rules::test_support::{
+        GPU, after, holder, in_session, queue, request, unique,
+    };
+
+    /// A server on which `me` holds the lock, and `b`, for 50 ms, and `c` wait for it.
+    fn server() -> TestKeyspace {
+        let mut server = TestKeyspace::new();
+        server.acquire(GPU, &in_session("me", 0), 1).unwrap();
+        server.wait(GPU, &Acquire { block_ms: Some(50), ..unique("b") }, 2);
+        server.wait(GPU, &request("c"), 3);
+        server.written();
+        server
+    }
+
+    #[test]
+    fn the_timer_ends_waits_before_it_hands_off_locks() {
+        for (what, free) in [
+            ("deleted", (|it| it.delete_by_other(GPU)) as fn(&mut TestKeyspace)),
+            ("its session ended", |it| it.manager.client_gone(1, after(50))),
+        ] {
+            let mut server = server();
+            server.now = after(50);
+            free(&mut server);
+            tick(&mut server);
+            assert_eq!(server.written(), ["SET gpu:0 c"], "{what}");
+            let replies = server.replies().into_iter().map(|(_, reply)| reply);
+            assert_eq!(Vec::from_iter(replies), ["null", "granted gpu:0"], "{what}");
+            assert_eq!(queue(&server.manager, GPU), "(b)", "{what}");
+        }
+    }
+
+    #[test]
+    fn while_work_may_not_start_waits_end_but_nothing_is_written() {
+        for runs in [tick, cron] {
+            let mut server = server();
+            server.now = after(50);
+            server.delete_by_other(GPU);
+            server.may_start = false;
+            runs(&mut server);
+            assert_eq!(server.written(), [] as [&str; 0]);
+            assert_eq!(queue(&server.manager, GPU), "(b) c");
+        }
+    }
+
+    #[test]
+    fn the_cron_finds_a_deleted_key_that_no_client_waits_for() {
+        let mut server = TestKeyspace::new();
+        server.acquire(GPU, &request("me"), 1).unwrap();
+        server.delete_by_other(GPU);
+        server.now = after(100);
+        tick(&mut server);
+        assert_eq!(holder(&server.manager, GPU), "me", "the timer does not");
+        cron(&mut server);
+        assert_eq!(holder(&server.manager, GPU), "free");
+    }
+}
