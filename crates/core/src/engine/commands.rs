@@ -256,3 +256,183 @@ pub fn list_row<K: Keyspace>(keys: &mut K, id: Id) -> Listed {
     let now = keys.now();
     keys.with_manager(|manager| manager.list_row(id, &state, now))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::test_keyspace::TestKeyspace;
+    use crate::rules::test_support::{
+        GPU, LEASE_END, adopted, begin, counted, held, name, queue, request, unique,
+    };
+
+    #[test]
+    fn acquire_writes_the_owner_or_the_expiry_or_nothing() {
+        let mut server = TestKeyspace::new();
+        let granted = server.acquire(GPU, &unique("me"), 1);
+        let Ok(Outcome::Granted(token)) = granted else { panic!("{granted:?}") };
+        assert_eq!(server.written(), ["SET gpu:0 me"]);
+        assert_eq!(server.acquire(GPU, &unique("me"), 1), Ok(Outcome::Granted(token)));
+        assert_eq!(server.written(), ["PEXPIREAT gpu:0"]);
+        assert_eq!(server.acquire(GPU, &unique("other"), 2), Ok(Outcome::Refused));
+        assert_eq!(server.written(), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_free_lock_goes_to_a_waiter_before_the_caller() {
+        let mut server = TestKeyspace::new();
+        server.acquire(GPU, &request("me"), 1).unwrap();
+        server.wait(GPU, &request("b"), 2);
+        server.delete_by_other(GPU);
+        server.written();
+        let third = Acquire { block_ms: Some(0), ..request("c") };
+        assert!(matches!(server.acquire(GPU, &third, 3), Ok(Outcome::Waits(_))));
+        assert_eq!(server.written(), ["SET gpu:0 b"]);
+        assert_eq!(queue(&server.manager, GPU), "c");
+    }
+
+    #[test]
+    fn a_released_lock_passes_on_without_a_deletion() {
+        let mut server = TestKeyspace::new();
+        server.acquire(GPU, &request("me"), 1).unwrap();
+        server.wait(GPU, &request("b"), 2);
+        server.written();
+        assert_eq!(server.release(GPU, "other"), Ok(false));
+        assert_eq!(server.written(), [] as [&str; 0]);
+        assert_eq!(server.release(GPU, "me"), Ok(true));
+        assert_eq!(server.written(), ["SET gpu:0 b"]);
+        assert_eq!(server.release(GPU, "b"), Ok(true));
+        assert_eq!(server.written(), ["DEL gpu:0"]);
+    }
+
+    #[test]
+    fn acquire_any_writes_all_its_locks_or_none() {
+        let mut server = TestKeyspace::new();
+        server.acquire("gpu:1", &request("other"), 1).unwrap();
+        server.written();
+        let keys = ["gpu:0", "gpu:1", "gpu:2"];
+        assert_eq!(server.acquire_any(&keys, 3, request("me"), 2), Ok(Outcome::Refused));
+        assert_eq!(server.written(), [] as [&str; 0]);
+        assert!(server.acquire_any(&keys, 2, request("me"), 2).is_ok());
+        assert_eq!(server.written(), ["SET gpu:0 me", "SET gpu:2 me"]);
+    }
+
+    /// A server on which `me` holds `gpu:0`, and `other` holds `gpu:1` and waits for `gpu:0`.
+    fn almost_a_cycle() -> TestKeyspace {
+        let mut server = TestKeyspace::new();
+        server.acquire("gpu:0", &unique("me"), 1).unwrap();
+        server.acquire("gpu:1", &unique("other"), 2).unwrap();
+        server.wait("gpu:0", &unique("other"), 2);
+        server.written();
+        begin(&mut server.manager);
+        server
+    }
+
+    fn close_cycle(server: &mut TestKeyspace) -> Result<Outcome<u64>, CommandError> {
+        let request = Acquire { block_ms: Some(0), ..unique("me") };
+        server.acquire("gpu:1", &request, 1)
+    }
+
+    #[test]
+    fn a_wait_that_closes_a_cycle_is_refused() {
+        let mut server = almost_a_cycle();
+        let chain = r#""me" -> "other" -> "me""#.to_owned();
+        assert_eq!(close_cycle(&mut server), Err(CommandError::Deadlock { chain }));
+        assert_eq!(counted(&server.manager), "acquire_requests deadlocks");
+    }
+
+    #[test]
+    fn a_cycle_is_probed_first() {
+        let mut server = almost_a_cycle();
+        server.delete_by_other("gpu:0");
+        let waits = close_cycle(&mut server);
+        assert!(matches!(waits, Ok(Outcome::Waits(_))), "{waits:?}");
+        assert_eq!(server.written(), ["SET gpu:0 other"], "the probe hands it off");
+    }
+
+    #[test]
+    fn in_a_cluster_a_cycle_through_another_slot_cannot_be_probed() {
+        let mut server = almost_a_cycle();
+        server.in_cluster = true;
+        let waits = close_cycle(&mut server);
+        assert!(matches!(waits, Ok(Outcome::Waits(_))), "{waits:?}");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_row_of_list_shows_what_the_key_shows() {
+        for (what, by_other, expected) in [
+            ("its owner", (|it| it.set_by_other(GPU, "me", LEASE_END)) as fn(&mut TestKeyspace),
+                "me"),
+            ("nothing", |_| {}, "gone"),
+            ("another owner, which is adopted", |it| it.set_by_other(GPU, "other", LEASE_END),
+                "adopted"),
+        ] {
+            let mut server = TestKeyspace::new();
+            held(&mut server.manager, GPU, "me");
+            by_other(&mut server);
+            let lock = server.id(GPU);
+            let row = match list_row(&mut server, lock) {
+                Listed::Row(row) => String::from_utf8_lossy(&row.owner.unwrap()).into_owned(),
+                Listed::Gone => "gone".to_owned(),
+                Listed::Adopted => "adopted".to_owned(),
+            };
+            assert_eq!(row, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn force_release_deletes_an_adopted_lock() {
+        let mut server = TestKeyspace::new();
+        adopted(&mut server.manager, GPU, "me");
+        server.set_by_other(GPU, "me", LEASE_END);
+        let key = server.open(name(GPU)).unwrap();
+        let request = ForceRelease { owner: None, token: None, reason: b""[..].into() };
+        let forced = force_release(&mut server, key, name(GPU), request, None);
+        assert_eq!(forced, Ok(Some(b"me"[..].into())));
+        assert_eq!(server.written(), ["DEL gpu:0"]);
+    }
+
+    #[test]
+    fn in_a_cluster_a_cycle_within_one_slot_is_refused() {
+        let (held, wanted) = ("{node7}:gpu:0", "{node7}:gpu:1");
+        let mut server = TestKeyspace::new();
+        server.in_cluster = true;
+        server.acquire(held, &unique("me"), 1).unwrap();
+        server.acquire(wanted, &unique("other"), 2).unwrap();
+        server.wait(held, &unique("other"), 2);
+        let request = Acquire { block_ms: Some(0), ..unique("me") };
+        let refused = server.acquire(wanted, &request, 1);
+        assert!(matches!(refused, Err(CommandError::Deadlock { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_call_waits_for_one_lock_or_for_a_lock_set() {
+        let mut server = TestKeyspace::new();
+        server.acquire(GPU, &request("other"), 1).unwrap();
+        let one = server.wait(GPU, &request("me"), 2);
+        let set = server.wait_for_set(&[GPU], 1, request("me"), 3);
+        let is_of_set = |ticket| server.manager.queues().get(ticket).unwrap().of_set;
+        assert_eq!((is_of_set(one), is_of_set(set)), (false, true));
+    }
+
+    #[test]
+    fn a_release_after_the_end_of_the_lease_finds_out_whether_the_key_was_set_again() {
+        let again_until_ms = 2 * LEASE_END;
+        for (what, by_other, expected) in [
+            (
+                "set again by the same owner",
+                (|it, ms| it.set_by_other(GPU, "me", ms)) as fn(&mut TestKeyspace, u64),
+                "adopted releases expired",
+            ),
+            ("extended in time", |it, ms| it.expire_by_other(GPU, ms), "releases"),
+        ] {
+            let mut server = TestKeyspace::new();
+            server.acquire(GPU, &request("me"), 1).unwrap();
+            begin(&mut server.manager);
+            by_other(&mut server, again_until_ms);
+            server.now = crate::Now::from_ms(LEASE_END + 50);
+            assert_eq!(server.release(GPU, "me"), Ok(true), "{what}");
+            assert_eq!(counted(&server.manager), expected, "{what}");
+        }
+    }
+}
