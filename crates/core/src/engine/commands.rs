@@ -366,6 +366,10 @@ mod tests {
             ("nothing", |_| {}, "gone"),
             ("another owner, which is adopted", |it| it.set_by_other(GPU, "other", LEASE_END),
                 "adopted"),
+            ("its owner, set again after the end of the lease", |it| {
+                it.set_by_other(GPU, "me", 2 * LEASE_END);
+                it.now = crate::Now::from_ms(LEASE_END + 50);
+            }, "adopted"),
         ] {
             let mut server = TestKeyspace::new();
             held(&mut server.manager, GPU, "me");

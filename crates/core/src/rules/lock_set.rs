@@ -389,13 +389,13 @@ mod tests {
     #[test]
     #[rustfmt::skip]
     fn when_its_waiter_leaves_a_reserved_lock_passes_to_the_next_one() {
-        let nobody: fn(&mut LockManager) = |_| {};
+        let no_other: fn(&mut LockManager) = |_| {};
         let one: fn(&mut LockManager) = |it| { wait(it, "gpu:0", &request("b"), 3); };
         let set: fn(&mut LockManager) = |it| {
             wait_for_set(it, &["gpu:0", "gpu:1"], 2, &request("b"), 3);
         };
         for (what, next, expected_work, expected_holder) in [
-            ("no other waiter", nobody, "", "free"),
+            ("no other waiter", no_other, "", "free"),
             ("a waiter for one lock", one, "hand-off", "free, reserved"),
             ("a waiter for a lock set", set, "recount", "free, reserved"),
         ] {
