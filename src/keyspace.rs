@@ -76,7 +76,7 @@ impl<'a> Keyspace for ServerKeys<'a> {
         if let Some(permission) = self.permission.get() {
             return permission;
         }
-        let permission = write_permission::ask(self.context, key);
+        let permission = write_permission::check(self.context, key);
         let is_refused = permission == Permission::Refused;
         if is_refused || !self.in_cluster() {
             self.permission.set(Some(permission));

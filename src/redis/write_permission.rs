@@ -78,7 +78,7 @@ const DRY_RUN: &CStr = c"SEDv";
 const ERROR: c_int = 1;
 
 /// Checks whether the server accepts a write to this key now.
-pub(crate) fn ask(context: Context<'_>, key: &[u8]) -> Permission {
+pub(crate) fn check(context: Context<'_>, key: &[u8]) -> Permission {
     let format = if has_dry_runs(context) { DRY_RUN } else { EXECUTED };
     let check = Check::begin();
     let error = call(context, c"GPULOCK.EXTEND", format, &[key, b"-"]);

@@ -9,7 +9,7 @@ use crate::state::clock::Now;
 use crate::state::counters::{Counters, bump};
 use crate::state::deferred::DeferredQueue;
 use crate::state::lock::Name;
-use crate::state::log::{Entry, Kind, Log, Subject, Text, cut};
+use crate::state::log::{Entry, Kind, Log, Subject, Text, truncate};
 use crate::state::outbox::Outbox;
 use crate::state::probe_round::ProbeRound;
 use crate::state::settings::Settings;
@@ -223,9 +223,9 @@ impl LockManager {
         self.write_log(Entry {
             subject: Subject {
                 kind,
-                lock: Some((name.db, cut(name.key))),
-                holder: holder.map(cut),
-                caller: caller.owner.map(cut),
+                lock: Some((name.db, truncate(name.key))),
+                holder: holder.map(truncate),
+                caller: caller.owner.map(truncate),
                 reason,
             },
             token,

@@ -56,11 +56,11 @@ impl World {
         let tracked = || table.tracked().filter_map(|id| table.get(id));
         let own = tracked().all(|lock| {
             let held = u64::from(lock.hold.is_some());
-            lock.counters().is_some_and(|counters| counters.held_by_law() == held)
+            lock.counters().is_some_and(|counters| counters.expected_held() == held)
         });
         let limit = self.manager.settings().tracked_keys;
         let within = tracked().count() as u64 <= limit;
-        let law = self.manager.counters().held_by_law();
+        let law = self.manager.counters().expected_held();
         let adds_up = law == table.held() && law == held;
         self.require(
             Law::CountersAddUp,

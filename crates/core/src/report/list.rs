@@ -222,7 +222,7 @@ mod tests {
     fn manager_with(keys: &[(u32, &[u8])]) -> LockManager {
         let mut manager = LockManager::new(Settings::default(), 1, NOW);
         for (db, key) in keys {
-            let id = manager.table.find_or_make(Name { db: *db, key }).unwrap();
+            let id = manager.table.find_or_create(Name { db: *db, key }).unwrap();
             manager.table.begin_hold(id, Hold::new(b"me", Some(1), 0, NO_END));
         }
         manager

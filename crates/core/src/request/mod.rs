@@ -10,7 +10,7 @@ use crate::error::CommandError;
 use crate::report::glob::PATTERN_MAX;
 use crate::request::options::{flag, is, once, value};
 use crate::state::key_state::is_valid_owner;
-use crate::state::log::{Text, cut};
+use crate::state::log::{Text, truncate};
 use crate::state::token;
 
 /// The longest REASON, in bytes.
@@ -339,7 +339,7 @@ fn reason_value<'a>(
     if reason.len() > REASON_MAX {
         return Err(CommandError::Reason);
     }
-    Ok(Text::Owned(cut(reason).into_vec()))
+    Ok(Text::Owned(truncate(reason).into_vec()))
 }
 
 #[cfg(test)]

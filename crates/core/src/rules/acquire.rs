@@ -76,7 +76,7 @@ impl LockManager {
                 return Err(error);
             }
         };
-        let id = self.table.find_or_make(name).ok_or(CommandError::OutOfMemory)?;
+        let id = self.table.find_or_create(name).ok_or(CommandError::OutOfMemory)?;
         self.count(Some(id), |counters| &mut counters.acquire_requests);
         self.reconcile(id, state, now);
         let params = GrantParams {
@@ -182,7 +182,7 @@ impl LockManager {
             _ if request.session_grace_ms.is_some() && caller.client.is_none() => {
                 Err(CommandError::SessionInScript)
             }
-            _ => lease::asked(request.lease_ms, &self.settings),
+            _ => lease::requested(request.lease_ms, &self.settings),
         }
     }
 }

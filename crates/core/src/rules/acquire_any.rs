@@ -46,8 +46,7 @@ impl LockManager {
     ///
     /// # Errors
     /// When a key is not a string, the lease is too long, new holds would need memory, or there is
-    /// no connection to tie the locks to. Then nothing changes, except that expired waiters are
-    /// removed.
+    /// no connection to tie the locks to. Then no key changes.
     pub fn acquire_any(
         &mut self,
         db: u32,
@@ -64,7 +63,7 @@ impl LockManager {
         if request.how.session_grace_ms.is_some() && caller.client.is_none() {
             return Err(CommandError::SessionInScript);
         }
-        let lease_ms = lease::asked(request.how.lease_ms, &self.settings)?;
+        let lease_ms = lease::requested(request.how.lease_ms, &self.settings)?;
         let candidates = self.candidates(db, request, states, now);
         let indexes: Vec<usize> = (0..candidates.len()).collect();
         let chosen = choose(&indexes, request.count, |index| {
@@ -85,7 +84,8 @@ impl LockManager {
         if has_new && !caller.has_memory {
             return Err(CommandError::OutOfMemory);
         }
-        let taken = self.find_or_make_chosen(db, &request.keys, &candidates, &chosen)?;
+        let taken =
+            self.find_or_create_chosen(db, &request.keys, &candidates, &chosen)?;
         if has_new {
             let known: Locks = candidates.iter().filter_map(|it| it.id).collect();
             self.give_up_positions(&known, &request.how, now);
@@ -175,13 +175,13 @@ impl LockManager {
         if !is_valid_owner(value) {
             return known;
         }
-        let id = known.or_else(|| self.table.find_or_make(name))?;
+        let id = known.or_else(|| self.table.find_or_create(name))?;
         self.adopt_unless_held(id, value, expires, now);
         Some(id)
     }
 
     /// The chosen locks, created where nothing was known of them.
-    fn find_or_make_chosen(
+    fn find_or_create_chosen(
         &mut self,
         db: u32,
         keys: &[&[u8]],
@@ -194,7 +194,7 @@ impl LockManager {
             else {
                 return Err(CommandError::Internal);
             };
-            let made = || self.table.find_or_make(Name { db, key });
+            let made = || self.table.find_or_create(Name { db, key });
             let id = candidate.id.or_else(made).ok_or(CommandError::OutOfMemory)?;
             known.push((id, *held));
         }

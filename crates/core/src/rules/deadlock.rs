@@ -410,7 +410,8 @@ mod tests {
     fn closes_cycle(manager: &mut LockManager, keys: &[&str], count: usize) -> bool {
         let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
         let wanted = Wanted { db: 0, keys: &keys, count, of_set: true, free: &[] };
-        let make = |key: &&[u8]| manager.table.find_or_make(Name { db: 0, key }).unwrap();
+        let make =
+            |key: &&[u8]| manager.table.find_or_create(Name { db: 0, key }).unwrap();
         let locks: Vec<Id> = keys.iter().map(make).collect();
         let older = manager.own_positions(&locks, &support::unique("me"));
         let now = support::after(1);

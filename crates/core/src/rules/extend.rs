@@ -34,7 +34,7 @@ impl LockManager {
         state: &KeyState<'_>,
         now: Now,
     ) -> Result<Extended, CommandError> {
-        let lease_ms = lease::asked(request.lease_ms, &self.settings)?;
+        let lease_ms = lease::requested(request.lease_ms, &self.settings)?;
         let known = self.reconcile_named(name, state, now);
         match *state {
             KeyState::OtherType => Err(CommandError::WrongType),
@@ -42,7 +42,7 @@ impl LockManager {
                 if value == request.owner && self.token_matches(known, request.token) =>
             {
                 let id =
-                    self.table.find_or_make(name).ok_or(CommandError::OutOfMemory)?;
+                    self.table.find_or_create(name).ok_or(CommandError::OutOfMemory)?;
                 self.adopt_unless_held(id, value, expires, now);
                 let (token, until_ms) = self.renew(id, lease_ms, now)?;
                 self.count(Some(id), |counters| &mut counters.extends);

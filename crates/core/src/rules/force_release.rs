@@ -45,7 +45,7 @@ impl LockManager {
                 if is_valid_owner(value) && self.is_meant(known, &request, value) =>
             {
                 let owner = value.into();
-                let Some(id) = known.or_else(|| self.table.find_or_make(name)) else {
+                let Some(id) = known.or_else(|| self.table.find_or_create(name)) else {
                     return Ok(Forced::Freed { owner, next: HandOff::NoWaiter });
                 };
                 let caller = Caller { owner: request.owner, client };

@@ -10,7 +10,7 @@ use crate::state::event::{End, Event};
 use crate::state::key_state::Expires;
 use crate::state::lease;
 use crate::state::lock::{Bytes, Hold, NO_END, Name, Session};
-use crate::state::log::{Text, cut};
+use crate::state::log::{Text, truncate};
 use crate::state::settings::Events;
 
 /// What a new hold begins with.
@@ -125,7 +125,7 @@ impl LockManager {
         let reason = end.reason();
         if let Some(kind) = kind
             && let Some((db, key)) =
-                self.table.get(id).map(|lock| (lock.db, cut(&lock.key)))
+                self.table.get(id).map(|lock| (lock.db, truncate(&lock.key)))
         {
             let incident = Incident {
                 name: Name { db, key: &key },
@@ -265,9 +265,9 @@ mod tests {
         adopted(&mut manager, "gpu:3", "me");
         let ended = id(&manager, "gpu:1");
         manager.end(ended, End::Evicted, Caller::default(), after(0));
-        assert_eq!((manager.table.held(), manager.counters.held_by_law()), (3, 3));
+        assert_eq!((manager.table.held(), manager.counters.expected_held()), (3, 3));
         manager.reset_stats();
         assert_eq!(counted(&manager), "adopted=3");
-        assert_eq!(manager.counters.held_by_law(), 3);
+        assert_eq!(manager.counters.expected_held(), 3);
     }
 }

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn an_adopted_lock_without_a_lease_matches_a_key_without_one() {
         let mut manager = manager();
-        let lock = manager.table.find_or_make(name(GPU)).unwrap();
+        let lock = manager.table.find_or_create(name(GPU)).unwrap();
         manager.adopt(lock, b"me", Expires::Never, NOW);
         let meta = |expires| KeyMeta::String { len: 2, expires };
         assert!(manager.matches_meta(lock, meta(None)));

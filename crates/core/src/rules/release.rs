@@ -47,7 +47,7 @@ impl LockManager {
             KeyState::String { value, expires }
                 if value == request.owner && self.token_matches(known, request.token) =>
             {
-                let Some(id) = known.or_else(|| self.table.find_or_make(name)) else {
+                let Some(id) = known.or_else(|| self.table.find_or_create(name)) else {
                     return Ok(Released::Freed(HandOff::NoWaiter));
                 };
                 self.adopt_unless_held(id, value, expires, now);

@@ -269,7 +269,7 @@ mod tests {
         let mut manager = manager();
         for n in 0..locks {
             let key = n.to_string();
-            let lock = manager.table.find_or_make(name(&key)).unwrap();
+            let lock = manager.table.find_or_create(name(&key)).unwrap();
             let session = Some((7, 0));
             let params =
                 GrantParams { owner: b"me", lease_ms: 1_000, unique: true, session };

@@ -11,7 +11,7 @@ use crate::manager::{Caller, Incident, LockManager};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::lock::{Lock, Name};
-use crate::state::log::{Kind, Text, cut};
+use crate::state::log::{Kind, Text, truncate};
 
 /// The locks that the walk through memory passes in a millisecond.
 const MEMORY_PER_MS: u64 = 36;
@@ -100,11 +100,11 @@ impl LockManager {
     fn warn_long_hold(&mut self, id: Id, now: Now) {
         let warned = self.table.change_hold(id, |hold| {
             hold.warned = true;
-            (cut(&hold.owner), hold.token(), now.ms_since(hold.since_ms))
+            (truncate(&hold.owner), hold.token(), now.ms_since(hold.since_ms))
         });
         let Some((owner, token, held_ms)) = warned else { return };
         let Some(lock) = self.table.get(id) else { return };
-        let (db, key) = (lock.db, cut(&lock.key));
+        let (db, key) = (lock.db, truncate(&lock.key));
         let incident = Incident {
             name: Name { db, key: &key },
             kind: Kind::LongHold,
@@ -136,7 +136,7 @@ mod tests {
         for n in 0..locks {
             let key = n.to_string();
             let name = Name { db: 0, key: key.as_bytes() };
-            let id = manager.table.find_or_make(name).unwrap();
+            let id = manager.table.find_or_create(name).unwrap();
             manager.table.begin_hold(id, Hold::new(b"me", Some(1), now.ms(), NO_END));
         }
         manager

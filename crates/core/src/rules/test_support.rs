@@ -97,7 +97,7 @@ pub(crate) fn held(manager: &mut LockManager, key: &str, owner: &str) -> u64 {
 
 /// The lock is held by `owner`, but was not granted by the module.
 pub(crate) fn adopted(manager: &mut LockManager, key: &str, owner: &str) {
-    let id = manager.table.find_or_make(name(key)).expect("there is room");
+    let id = manager.table.find_or_create(name(key)).expect("there is room");
     manager.adopt(id, owner.as_bytes(), Expires::At(LEASE_END), NOW);
 }
 

@@ -59,7 +59,7 @@ impl LockManager {
             return;
         }
         if !set.is_empty() {
-            let mut make = |key| self.table.find_or_make(Name { db, key });
+            let mut make = |key| self.table.find_or_create(Name { db, key });
             locks = set.iter().filter_map(|key| make(key.as_slice())).collect();
         }
         self.keep_position(&Waiter { locks, ..waiter.clone() }, now);

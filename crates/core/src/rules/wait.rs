@@ -97,8 +97,8 @@ impl LockManager {
         has_memory: bool,
         now: Now,
     ) -> Result<Waiting, CommandError> {
-        let lease_ms = lease::asked(request.lease_ms, &self.settings)?;
-        let locks = self.find_or_make_all(wanted).ok_or(CommandError::OutOfMemory)?;
+        let lease_ms = lease::requested(request.lease_ms, &self.settings)?;
+        let locks = self.find_or_create_all(wanted).ok_or(CommandError::OutOfMemory)?;
         let older = self.own_positions(&locks, request);
         if older.is_empty() {
             self.check_room(&locks, has_memory)?;
@@ -165,9 +165,9 @@ impl LockManager {
         }
     }
 
-    fn find_or_make_all(&mut self, wanted: Wanted<'_>) -> Option<Locks> {
+    fn find_or_create_all(&mut self, wanted: Wanted<'_>) -> Option<Locks> {
         let names = wanted.keys.iter().map(|key| Name { db: wanted.db, key });
-        names.map(|name| self.table.find_or_make(name)).collect()
+        names.map(|name| self.table.find_or_create(name)).collect()
     }
 
     fn check_room(&mut self, locks: &[Id], has_memory: bool) -> Result<(), CommandError> {

@@ -88,7 +88,7 @@ counters! {
 impl Counters {
     /// All holds that began minus those that ended: equals the number of locks held now (command
     /// reference).
-    pub fn held_by_law(&self) -> u64 {
+    pub fn expected_held(&self) -> u64 {
         let begun = self.acquired.saturating_add(self.adopted);
         [
             self.releases,

@@ -266,7 +266,7 @@ mod tests {
             for n in 0..locks {
                 let key = format!("{client}:{n}");
                 let name = Name { db: 0, key: key.as_bytes() };
-                let id = table.find_or_make(name).unwrap();
+                let id = table.find_or_create(name).unwrap();
                 table.begin_hold(id, Hold::new(b"me", Some(1), NOW.ms(), NOW.ms() + 9));
                 let session = Session::Tied { client: *client, grace_ms: 0 };
                 table.set_session(id, session);

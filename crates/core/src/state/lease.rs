@@ -29,7 +29,7 @@ impl Left {
 ///
 /// # Errors
 /// When the given lease is longer than `max-lease`. The default is limited to `max-lease` instead.
-pub(crate) fn asked(
+pub(crate) fn requested(
     lease_ms: Option<u64>,
     settings: &Settings,
 ) -> Result<u64, CommandError> {
@@ -64,10 +64,10 @@ mod tests {
     fn the_lease_is_the_requested_one_or_the_default_up_to_max_lease() {
         let settings =
             Settings { default_lease: 900, max_lease: 500, ..Settings::default() };
-        assert_eq!(asked(Some(500), &settings), Ok(500));
-        assert_eq!(asked(None, &settings), Ok(500));
+        assert_eq!(requested(Some(500), &settings), Ok(500));
+        assert_eq!(requested(None, &settings), Ok(500));
         assert_eq!(
-            asked(Some(501), &settings),
+            requested(Some(501), &settings),
             Err(CommandError::LeaseTooLong { max_ms: 500 })
         );
     }

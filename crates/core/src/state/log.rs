@@ -90,7 +90,7 @@ pub struct Entry {
 }
 
 /// Truncates a key or an owner to the length that the log keeps.
-pub(crate) fn cut(bytes: &[u8]) -> Box<[u8]> {
+pub(crate) fn truncate(bytes: &[u8]) -> Box<[u8]> {
     bytes.iter().take(NAME_MAX).copied().collect()
 }
 

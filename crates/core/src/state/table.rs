@@ -110,7 +110,7 @@ impl Table {
 
     /// The lock of this name, created if the table does not have it. A new lock gets counters of
     /// its own unless its key is long. The tracked locks may exceed the limit after this: untracking a lock here could free an id that a caller still uses. [`Table::forget_idle`] removes the surplus.
-    pub(crate) fn find_or_make(&mut self, name: Name<'_>) -> Option<Id> {
+    pub(crate) fn find_or_create(&mut self, name: Name<'_>) -> Option<Id> {
         let hash = self.hasher.hash_one(name);
         let Self { locks, index, .. } = self;
         let shard = index.get_mut(shard_of(hash))?;
@@ -493,7 +493,7 @@ mod tests {
         let mut table = Table::new(42);
         for n in 0..20_000u32 {
             let name = Name { db: n % 2, key: &key(n) };
-            let id = table.find_or_make(name).unwrap();
+            let id = table.find_or_create(name).unwrap();
             table.begin_hold(id, hold(n));
         }
         assert_eq!(table.held(), 20_000);
@@ -515,7 +515,7 @@ mod tests {
     fn by_age_returns_granted_locks_first_and_no_released_ones() {
         let mut table = Table::new(1);
         for n in 0..10u32 {
-            let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
+            let id = table.find_or_create(Name { db: 0, key: &key(n) }).unwrap();
             table.begin_hold(id, hold(n));
         }
         for n in [1, 5, 9] {
@@ -534,7 +534,7 @@ mod tests {
     }
 
     fn use_lock(table: &mut Table, n: u32) -> Id {
-        let id = table.find_or_make(Name { db: 0, key: &key(n) }).unwrap();
+        let id = table.find_or_create(Name { db: 0, key: &key(n) }).unwrap();
         table.mark_used(id);
         table.begin_hold(id, hold(1));
         id
@@ -613,7 +613,7 @@ mod tests {
         let id = use_lock(&mut table, 0);
         release(&mut table, id);
         let found = table.find(Name { db: 0, key: &key(0) }).unwrap();
-        table.find_or_make(Name { db: 0, key: &key(1) }).unwrap();
+        table.find_or_create(Name { db: 0, key: &key(1) }).unwrap();
         assert_eq!(&*table.get(found).unwrap().key, key(0));
         assert_eq!(tracked(&table), [1, 0].map(key));
         table.forget_idle();
@@ -643,7 +643,7 @@ mod tests {
         let mut table = tracking(4);
         for (len, is_tracked) in [(TRACKED_KEY_MAX, true), (TRACKED_KEY_MAX + 1, false)] {
             let key = vec![b'k'; len];
-            let id = table.find_or_make(Name { db: 0, key: &key }).unwrap();
+            let id = table.find_or_create(Name { db: 0, key: &key }).unwrap();
             assert_eq!(table.get(id).unwrap().own.is_some(), is_tracked);
         }
     }
