@@ -21,6 +21,7 @@ tests! {
     a_lease_changed_by_other_commands_is_followed,
     a_removed_or_extended_lease_does_not_end_at_its_old_time,
     a_lease_extended_just_before_its_end_is_the_same_hold,
+    a_release_by_another_owner_does_not_hide_that_the_key_was_set_again,
     a_value_of_the_same_length_with_the_same_lease_is_noticed,
     evicted_locks_are_counted_and_published_as_evicted,
     a_demoted_server_holds_no_lock_until_it_is_promoted,
@@ -327,6 +328,24 @@ fn a_lease_extended_just_before_its_end_is_the_same_hold(flavour: &Flavour) {
     let stats = stats(&mut client);
     assert_eq!([stats["expired"], stats["adopted"]], [0, 0]);
     assert_eq!(stats["session_releases"], 1);
+}
+
+/// Reading the value of a key erases the difference between a plain `SET` and the module's own
+/// write. The background sweep may end the hold first, so this is repeated.
+fn a_release_by_another_owner_does_not_hide_that_the_key_was_set_again(
+    flavour: &Flavour,
+) {
+    let server = flavour.start();
+    let mut client = server.client();
+    for _ in 0..20 {
+        let token = client.line("GPULOCK.ACQUIRE k me PX 10").int();
+        wait_until(DEADLINE, "the lease is over", || client.line("EXISTS k") == 0);
+        assert_eq!(client.line("SET k me PX 600000"), "OK");
+        assert_eq!(client.line("GPULOCK.RELEASE k other"), 0);
+        let renewed = client.line("GPULOCK.EXTEND k me").int();
+        assert!(renewed > token, "the hold that was over goes on: {renewed}");
+        assert_eq!(client.line("GPULOCK.RELEASE k me"), 1);
+    }
 }
 
 fn a_value_of_the_same_length_with_the_same_lease_is_noticed(flavour: &Flavour) {
