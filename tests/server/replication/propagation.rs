@@ -1,5 +1,5 @@
 //! The module omits the plain commands while no replica or file receives them
-//! (src/server/replication.rs). A new receiver, at any time and under load, must miss nothing:
+//! (src/redis/replication_listeners.rs). A new receiver, at any time and under load, must miss nothing:
 //! a new or reconnected replica, a promoted one, an append-only file. The replicas have no
 //! module, so any command except plain ones would fail there.
 
