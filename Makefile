@@ -156,7 +156,7 @@ help: ## Print this list
 # inject panics and break rules.
 .PHONY: under-test
 under-test: build need-server
-	$(CARGO) build --locked --features $(for-tests)
+	$(CARGO) build --locked -p gpulock --features $(for-tests)
 
 .PHONY: need-server
 need-server:

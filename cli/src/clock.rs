@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 
 /// A moment, as the time since boot.
 pub(crate) type Moment = Duration;
 
 /// The current moment.
 pub(crate) fn now() -> Moment {
-    let now = clock_gettime(ClockId::Boottime);
-    // The time since boot is not negative.
-    Duration::try_from(now).unwrap_or_default()
+    clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock").into()
 }
 
 /// A duration or a moment in whole milliseconds.

@@ -5,7 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use gpulock_testkit::{Server, call, on_every_server, send, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[path = "support/invoke.rs"]
 mod invoke;
@@ -36,8 +37,8 @@ fn start_bash(tmux: &Tmux) {
 
 /// Sends a signal to a process.
 fn send_signal(pid: &str, signal: Signal) {
-    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
+    let pid = Pid::from_raw(pid.parse().unwrap());
+    kill(pid, signal).unwrap();
 }
 
 /// Whether a process has ended; it may not be reaped.
@@ -236,12 +237,12 @@ fn keys_work_while_the_server_hangs() {
 #[test]
 fn a_signal_restores_the_terminal_and_sets_the_status() {
     on_every_server(|flavour| {
-        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
             let Some(tmux) = Tmux::start(100, 30) else { return };
             let server = flavour.start();
             let pid = start_with_id(&tmux, &server);
             send_signal(&pid, signal);
-            wait_ended(&tmux, 128 + signal.as_raw());
+            wait_ended(&tmux, 128 + signal as i32);
         }
     });
 }
@@ -257,7 +258,7 @@ fn tstp_returns_to_the_shell_and_fg_resumes() {
         let server = flavour.start();
         let pid = start_with_id(&tmux, &server);
         let stops: [&dyn Fn(); 2] =
-            [&|| send_signal(&pid, Signal::TSTP), &|| tmux.press(&["C-z"])];
+            [&|| send_signal(&pid, Signal::SIGTSTP), &|| tmux.press(&["C-z"])];
         for (stop, key) in stops.into_iter().zip(["gpu:0", "gpu:1"]) {
             stop();
             wait_for_shell(&tmux, STOPPED);
@@ -281,7 +282,7 @@ fn the_screen_is_redrawn_after_sigstop() {
         start_bash(&tmux);
         let server = flavour.start();
         let pid = start_with_id(&tmux, &server);
-        send_signal(&pid, Signal::STOP);
+        send_signal(&pid, Signal::SIGSTOP);
         tmux.wait_for(STOPPED);
         tmux.type_line(&format!("fg; {PRINT_STATUS}"));
         let screen = tmux.wait("top's screen only", |screen| {

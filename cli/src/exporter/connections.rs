@@ -9,7 +9,7 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustix::net::sockopt::set_tcp_user_timeout;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::spawn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -43,7 +43,7 @@ async fn serve_connection(
     _permit: OwnedSemaphorePermit,
 ) {
     // hyper has no timeout for writing a response. Setting this fails only on a closed connection.
-    let _ = set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
+    let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
     // Errors of one connection do not matter to the others.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())

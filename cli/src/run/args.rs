@@ -1,19 +1,23 @@
 //! The options of `gpulock run`, and what follows from them.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::error::ErrorKind;
-use rustix::rand::{GetRandomFlags, getrandom};
-use rustix::system::uname;
+use nix::sys::utsname::uname;
 
 use crate::clock;
 use crate::run::locks::LockRequest;
 use crate::run::targets::Targets;
 use crate::run::wait_budget::WaitBudget;
+
+/// The system's random number generator.
+const RANDOM: &str = "/dev/urandom";
 
 /// The options of `gpulock run`.
 #[derive(Debug, clap::Args)]
@@ -103,16 +107,21 @@ impl Args {
             Some(prefix) => prefix.clone(),
             None => command.unwrap_or_default().to_string_lossy().into_owned(),
         };
-        let mut random = [0; 8];
-        getrandom(&mut random, GetRandomFlags::empty())?;
-        let random = u64::from_ne_bytes(random);
+        let random = random().context(RANDOM)?;
         Ok(format!("{prefix}-{}-{}-{random:016x}", host(), process::id()))
     }
 }
 
+/// A random number.
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; size_of::<u64>()];
+    File::open(RANDOM)?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 /// The name of this host.
 pub(super) fn host() -> String {
-    uname().nodename().to_string_lossy().into_owned()
+    uname().expect("a host name").nodename().to_string_lossy().into_owned()
 }
 
 /// A shorter lease would leave no time to act before it expires.

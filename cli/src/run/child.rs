@@ -2,16 +2,15 @@
 //! `gpulock` and is not started too late.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::SigSet;
-use rustix::process::{
-    Pid, Signal, getpid, getppid, set_child_subreaper, set_parent_process_death_signal,
-};
+use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, getpid, getppid};
 
 use crate::clock::{self, Moment};
 use crate::run::environment::Environment;
@@ -50,15 +49,17 @@ pub(crate) fn start(
     env: &Environment,
     latest_start: Moment,
 ) -> Result<ProcessGroup> {
-    set_child_subreaper(Some(getpid())).context("failed to become a subreaper")?;
+    set_child_subreaper(true)
+        .map_err(io::Error::from)
+        .context("failed to become a subreaper")?;
     let mut helper = Command::new(THIS_PROGRAM);
     helper.arg0("gpulock").arg(HELPER);
-    helper.arg(getpid().as_raw_nonzero().to_string());
+    helper.arg(getpid().to_string());
     helper.arg(clock::millis(latest_start).to_string());
     helper.arg("--").args(command);
     helper.envs(env.iter().map(|(name, value)| (name, value)));
     let child = helper.process_group(0).spawn().context("failed to start a process")?;
-    Ok(ProcessGroup::led_by(Pid::from_child(&child)))
+    Ok(ProcessGroup::led_by(Pid::from_raw(child.id().cast_signed())))
 }
 
 /// Replaces this process with the command, unless the parent is gone or it is too late.
@@ -67,7 +68,7 @@ pub(crate) fn start(
 /// If the arguments are invalid or the parent is gone.
 pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     // The kernel sends the signal only for a parent that ends from now on: check it afterwards.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)?;
     if getppid() != Pid::from_raw(args.parent) {
         bail!("the parent process is gone");
     }

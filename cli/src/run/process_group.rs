@@ -1,11 +1,10 @@
 //! The process group of the command: signals to it, and what happens to its leader.
 
-use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, waitid as peek};
-use rustix::process::{
-    Pid, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, kill_process_group, wait,
-    waitid,
-};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::run::processes::Process;
 
@@ -43,14 +42,12 @@ impl ProcessGroup {
 
     /// The same as an integer.
     pub(crate) fn number(self) -> i32 {
-        self.0.as_raw_nonzero().get()
+        self.0.as_raw()
     }
 
     /// Sends a signal to all its processes. Does nothing if there are none.
     pub(crate) fn signal(self, signal: Signal) {
-        if let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) {
-            let _gone = kill_process_group(self.0, signal);
-        }
+        let _gone = killpg(self.0, signal);
     }
 
     /// The next event of the leader, if any. A leader that has ended is not reaped, so that its
@@ -71,7 +68,11 @@ impl ProcessGroup {
     }
 
     fn wait(self, options: WaitIdOptions) -> Option<WaitIdStatus> {
-        waitid(WaitId::Pid(self.0), options | WaitIdOptions::NOHANG).ok().flatten()
+        // Not by nix, which cannot represent real-time signals.
+        let pid = rustix::process::Pid::from_raw(self.number())?;
+        rustix::process::waitid(WaitId::Pid(pid), options | WaitIdOptions::NOHANG)
+            .ok()
+            .flatten()
     }
 
     /// Reaps the children that have ended, except the leader.
@@ -88,14 +89,11 @@ impl ProcessGroup {
     fn next_ended(self) -> EndedChild {
         const PEEK: WaitPidFlag =
             WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT);
-        match peek(Id::All, PEEK).map(|ended| ended.pid()) {
-            Ok(Some(pid)) if pid.as_raw() == self.number() => EndedChild::Unclear,
-            Ok(pid) => {
-                let pid = pid.and_then(|pid| Pid::from_raw(pid.as_raw()));
-                pid.map_or(EndedChild::None, EndedChild::Other)
-            }
-            // Killed by a real-time signal, which nix cannot represent.
-            Err(nix::errno::Errno::EINVAL) => EndedChild::Unclear,
+        match waitid(Id::All, PEEK).map(|ended| ended.pid()) {
+            Ok(Some(pid)) if pid == self.0 => EndedChild::Unclear,
+            Ok(pid) => pid.map_or(EndedChild::None, EndedChild::Other),
+            // Killed by a real-time signal.
+            Err(Errno::EINVAL) => EndedChild::Unclear,
             Err(_) => EndedChild::None,
         }
     }
@@ -109,14 +107,21 @@ impl ProcessGroup {
 
     /// Reaps all children that have ended. The group's number may be reused from now on.
     pub(crate) fn give_up(self) {
-        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => return,
+                // EINVAL: it was killed by a real-time signal.
+                Ok(_) | Err(Errno::EINVAL) => {}
+                Err(_) => return,
+            }
+        }
     }
 }
 
 /// Reaps a child that has ended.
 pub(crate) fn reap(child: Pid) {
     let _already_reaped =
-        waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
 }
 
 impl Change {

@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rustix::process::getpid;
+use nix::unistd::getpid;
 
 use crate::run::environment::OWNER;
 use crate::run::process_group::{ProcessGroup, reap};
@@ -99,7 +99,7 @@ impl ProcessTree {
     fn descendants(&self) -> Vec<Process> {
         let mut rest: Vec<Process> =
             Process::all().filter(|process| process.started >= self.since).collect();
-        let mut parents = HashSet::from([getpid().as_raw_nonzero().get()]);
+        let mut parents = HashSet::from([getpid().as_raw()]);
         let mut found = Vec::new();
         loop {
             let (children, others): (Vec<_>, Vec<_>) =
@@ -107,7 +107,7 @@ impl ProcessTree {
             if children.is_empty() {
                 return found;
             }
-            parents.extend(children.iter().map(|child| child.pid.as_raw_nonzero().get()));
+            parents.extend(children.iter().map(|child| child.pid.as_raw()));
             let counts = |child: &Process| {
                 !child.is_dead || child.is_our_child() && child.pid != self.group.pid()
             };

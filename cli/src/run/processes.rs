@@ -4,11 +4,10 @@
 use std::fs;
 use std::io;
 
-use nix::sys::signal::Signal;
-use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, getpid, kill_process, pidfd_open, pidfd_send_signal,
-};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 /// A process at the time of the scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +32,13 @@ impl Process {
         let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
         folders.filter_map(|folder| {
             let pid = folder.file_name().to_str()?.parse().ok()?;
-            Self::of(Pid::from_raw(pid)?)
+            Self::of(Pid::from_raw(pid))
         })
     }
 
     /// The process with this number.
     pub(crate) fn of(pid: Pid) -> Option<Self> {
-        let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         Self::parse(pid, &String::from_utf8_lossy(&stat))
     }
 
@@ -67,7 +66,7 @@ impl Process {
     /// # Errors
     /// If the process is gone, or another user's.
     pub(crate) fn environment(&self) -> io::Result<Vec<u8>> {
-        let folder = format!("/proc/{}", self.pid.as_raw_nonzero());
+        let folder = format!("/proc/{}", self.pid);
         let of_process = fs::read(format!("{folder}/environ"));
         if is_readable(&of_process) {
             return of_process;
@@ -81,27 +80,27 @@ impl Process {
 
     /// Whether its parent is this process.
     pub(crate) fn is_our_child(&self) -> bool {
-        self.parent == getpid().as_raw_nonzero().get()
+        self.parent == getpid().as_raw()
     }
 
     /// The name of its program.
     pub(crate) fn name(&self) -> String {
-        let name = fs::read(format!("/proc/{}/comm", self.pid.as_raw_nonzero()));
+        let name = fs::read(format!("/proc/{}/comm", self.pid));
         String::from_utf8_lossy(&name.unwrap_or_default()).trim_end().to_owned()
     }
 
     /// Sends a signal to this process, but not to a later one with the same number.
     pub(crate) fn signal(&self, signal: Signal) {
-        let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) else {
-            return;
-        };
-        match pidfd_open(self.pid, PidfdFlags::empty()) {
+        let pid = rustix::process::Pid::from_raw(self.pid.as_raw());
+        let named = rustix::process::Signal::from_named_raw(signal as i32);
+        let (Some(pid), Some(named)) = (pid, named) else { return };
+        match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(process) if self.still_exists() => {
-                let _gone = pidfd_send_signal(process, signal);
+                let _gone = pidfd_send_signal(process, named);
             }
             // Before Linux 5.3.
-            Err(Errno::NOSYS) if self.still_exists() => {
-                let _gone = kill_process(self.pid, signal);
+            Err(rustix::io::Errno::NOSYS) if self.still_exists() => {
+                let _gone = kill(self.pid, signal);
             }
             Ok(_) | Err(_) => {}
         }
@@ -117,7 +116,7 @@ impl Process {
 fn is_readable(environment: &io::Result<Vec<u8>>) -> bool {
     match environment {
         Ok(bytes) => !bytes.is_empty(),
-        Err(error) => Errno::from_io_error(error) != Some(Errno::SRCH),
+        Err(error) => error.raw_os_error() != Some(Errno::ESRCH as i32),
     }
 }
 
@@ -129,7 +128,7 @@ mod tests {
     fn a_program_name_is_not_parsed_as_fields() {
         let numbers: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
         let stat = format!("7 (a) Z 1 1 (b) S {}", numbers.join(" "));
-        let pid = Pid::from_raw(7).expect("a number");
+        let pid = Pid::from_raw(7);
         let process = Process::parse(pid, &stat).expect("a process");
         assert_eq!((process.parent, process.group, process.started), (4, 5, 22));
         assert!(!process.is_dead && !process.is_in_exec && !process.has_no_environment);
@@ -137,7 +136,7 @@ mod tests {
 
     #[test]
     fn this_process_is_listed() {
-        let this = Process::of(rustix::process::getpid()).expect("this process");
+        let this = Process::of(getpid()).expect("this process");
         assert!(Process::all().any(|process| process == this));
         assert!(!this.is_dead && !this.is_in_exec && this.still_exists());
     }

@@ -5,15 +5,17 @@
 //! that is stopped, and nothing else may block on that.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::write;
-use rustix::termios::tcgetwinsize;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::write;
+use ratatui::crossterm::terminal::window_size;
 
 use crate::fit::fitting;
 
@@ -157,8 +159,8 @@ fn write_all(jobs: &Receiver<Job>) {
 /// Writes a line from the calling thread, unless that would block.
 pub(crate) fn write_line_if_ready(line: &str) {
     let stderr = io::stderr();
-    let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
-    if poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+    let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
         write_text(format!("gpulock: {line}\n").as_bytes());
     }
 }
@@ -168,7 +170,7 @@ fn write_text(mut text: &[u8]) {
     while !text.is_empty() {
         match write(io::stderr(), text) {
             Ok(written) => text = text.get(written..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::EINTR) => {}
             // Standard error is closed.
             Err(_) => return,
         }
@@ -178,7 +180,7 @@ fn write_text(mut text: &[u8]) {
 /// The part of the line that fits the terminal's width.
 fn cut_to_terminal(line: &str) -> String {
     const UNKNOWN: usize = 80;
-    let width = tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    let width = window_size().map_or(0, |size| usize::from(size.columns));
     let room = if width == 0 { UNKNOWN } else { width }.saturating_sub(1);
     fitting(line.chars(), room)
 }

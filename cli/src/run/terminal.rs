@@ -3,9 +3,8 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 
-use nix::sys::signal::{SigSet, Signal, raise};
-use rustix::process::{Pid, getpgrp, kill_current_process_group};
-use rustix::termios::{tcgetpgrp, tcsetpgrp};
+use nix::sys::signal::{SigSet, Signal, killpg, raise};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use crate::run::process_group::ProcessGroup;
 
@@ -95,7 +94,7 @@ impl Terminal {
 fn stop_this_job() -> bool {
     let stop = SigSet::from(Signal::SIGTSTP);
     if stop.thread_unblock().is_ok() {
-        let _stopped = kill_current_process_group(rustix::process::Signal::TSTP);
+        let _stopped = killpg(getpgrp(), Signal::SIGTSTP);
         let _unblocked = stop.thread_block();
     }
     true

@@ -66,7 +66,7 @@ impl Termination {
 /// device responds. The locks are kept until then.
 fn report_survivors(processes: ProcessTree, stderr: &Stderr) {
     for process in processes.alive() {
-        let (pid, name) = (process.pid.as_raw_nonzero(), process.name());
+        let (pid, name) = (process.pid, process.name());
         stderr.error(&format!(
             "process {pid} ({name}) cannot be killed: \
              it belongs to another user, or waits for a device"

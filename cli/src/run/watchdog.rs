@@ -15,10 +15,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::ioctl_fionbio;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use rustix::thread::set_name;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::prctl::set_name;
+use nix::sys::signal::{self, Signal};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 
 use crate::clock::{self, Moment};
 use crate::run::child::THIS_PROGRAM;
@@ -63,7 +65,7 @@ impl Watchdog {
     pub(crate) fn start(owner: &str, kill_at: Moment) -> Result<Self> {
         let (reader, writer) = io::pipe().context("failed to create a pipe")?;
         // A stopped watchdog does not read: a write must not block.
-        ioctl_fionbio(&writer, true)?;
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
         let process = Command::new(THIS_PROGRAM)
             .arg0("gpulock")
             .arg(HELPER)
@@ -80,7 +82,7 @@ impl Watchdog {
             .stderr(Stdio::null())
             .spawn()
             .context("failed to start the watchdog")?;
-        let (owner, pid) = (owner.to_owned(), Pid::from_child(&process));
+        let (owner, pid) = (owner.to_owned(), Pid::from_raw(process.id().cast_signed()));
         let mut watchdog = Self { owner, pipe: writer, pid, sent: Message::EMPTY };
         watchdog.send(Message { group: None, kill_at });
         Ok(watchdog)
@@ -88,8 +90,8 @@ impl Watchdog {
 
     /// Whether the process has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        let peek = WaitIdOptions::NOHANG | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        !matches!(waitid(WaitId::Pid(self.pid), peek), Ok(None))
+        let peek = WaitPidFlag::WNOHANG | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(self.pid), peek) != Ok(WaitStatus::StillAlive)
     }
 
     /// Replaces a process that has ended.
@@ -122,8 +124,8 @@ impl Watchdog {
     pub(crate) fn dismiss(self) {
         if !self.has_ended() {
             // The process is not reaped yet, so its number is still its own.
-            let _ended = kill_process(self.pid, Signal::KILL);
-            let _reaped = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED);
+            let _ended = signal::kill(self.pid, Signal::SIGKILL);
+            let _reaped = waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED);
         }
     }
 
@@ -149,8 +151,8 @@ impl Message {
         from.read_exact(&mut bytes)?;
         let message = u128::from_ne_bytes(bytes);
         let (kill_at, group) = ((message >> 64) as u64, message as u32);
-        let leader = i32::try_from(group).ok().and_then(Pid::from_raw);
-        let group = leader.map(ProcessGroup::led_by);
+        let leader = i32::try_from(group).ok().filter(|group| *group > 0);
+        let group = leader.map(Pid::from_raw).map(ProcessGroup::led_by);
         Ok(Self { group, kill_at: Moment::from_millis(kill_at) })
     }
 }
@@ -162,7 +164,7 @@ impl Message {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // A signal that ends `gpulock` or the command must not end the watchdog first.
     signals::block()?;
-    set_name(c"gpulock")?;
+    set_name(c"gpulock").map_err(io::Error::from)?;
     // Without the buffer of `Stdin`, which `poll` does not see.
     let pipe = PipeReader::from(io::stdin().as_fd().try_clone_to_owned()?);
     let last = receive(pipe);
@@ -191,9 +193,8 @@ fn receive(mut pipe: PipeReader) -> Message {
 }
 
 fn is_readable(pipe: &PipeReader, within: Duration) -> bool {
-    let within = Timespec::try_from(within).ok();
-    let mut polled = [PollFd::new(pipe, PollFlags::IN)];
-    poll(&mut polled, within.as_ref()).is_ok_and(|ready| ready > 0)
+    let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    ppoll(&mut polled, Some(within.into()), None).is_ok_and(|ready| ready > 0)
 }
 
 /// Kills repeatedly, until no process was seen for several rounds: processes that are being

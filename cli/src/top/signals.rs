@@ -6,10 +6,8 @@ use std::process;
 use std::sync::Arc;
 use std::thread;
 
-use nix::sys::signal::{SigSet, Signal, raise};
-use rustix::process::{getpgrp, getsid, kill_current_process_group};
-use rustix::stdio::stdin;
-use rustix::termios::tcgetpgrp;
+use nix::sys::signal::{SigSet, Signal, killpg, raise};
+use nix::unistd::{getpgrp, getsid, tcgetpgrp};
 
 use super::screen::Shared;
 
@@ -54,7 +52,7 @@ pub(crate) fn handle(blocked: SigSet, screen: Arc<Shared>) {
 /// # Errors
 /// If the system call fails.
 pub(crate) fn suspend() -> io::Result<()> {
-    Ok(kill_current_process_group(rustix::process::Signal::TSTP)?)
+    Ok(killpg(getpgrp(), Signal::SIGTSTP)?)
 }
 
 /// The first process group of a session has no shell that could continue it. The kernel ignores
@@ -64,7 +62,7 @@ fn may_stop() -> bool {
 }
 
 fn is_in_the_background() -> bool {
-    tcgetpgrp(stdin()).is_ok_and(|group| group != getpgrp())
+    tcgetpgrp(io::stdin()).is_ok_and(|group| group != getpgrp())
 }
 
 /// Returns when the process is continued.

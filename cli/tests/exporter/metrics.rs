@@ -8,7 +8,8 @@ use crate::TIMEOUT;
 use crate::exporter::{Exporter, command, instance, url};
 use crate::series::value;
 use gpulock_testkit::{Server, call, on_every_server, send, wait_until, workspace};
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn wait_value(exporter: &Exporter, name: &str, server: &Server, expected: Option<f64>) {
     let instance = instance(server);
@@ -228,8 +229,8 @@ fn sigterm_ends_the_exporter_with_success_despite_viewers() {
         let exporter = Exporter::of(&[&server]);
         let mut events = exporter.events();
         assert!(events.next().is_some());
-        let pid = Pid::from_raw(exporter.pid().cast_signed()).expect("a pid");
-        kill_process(pid, Signal::TERM).expect("a signal is sent");
+        let pid = Pid::from_raw(exporter.pid().cast_signed());
+        kill(pid, Signal::SIGTERM).expect("a signal is sent");
         assert!(exporter.wait().success());
     });
 }

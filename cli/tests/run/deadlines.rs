@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use gpulock_testkit::{Server, call, on_every_server, servers, wait_until};
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::lease_end::{lease_end, unix_time};
 use crate::relay::Relay;
@@ -75,7 +75,7 @@ fn the_command_dies_before_the_next_grant_when_gpulock_is_killed() {
         let mut run = run_at(server.port(), &["--grace", "3s"], script);
         let command = run.number("pid");
         let grandchild = (script == WITH_GRANDCHILD).then(|| run.number("grand"));
-        run.signal(Signal::KILL);
+        run.signal(Signal::SIGKILL);
         let token =
             call!(next, "GPULOCK.ACQUIRE", "k", "next", "EX", 600, "BLOCK", 60000);
         assert!(token.int() > 0);
@@ -92,12 +92,12 @@ fn the_command_dies_before_the_lease_ends_when_gpulock_is_stopped() {
     let server = server();
     let mut run = run_at(server.port(), &["--lease", "20s"], WITH_GRANDCHILD);
     let (command, grandchild) = (run.number("pid"), run.number("grand"));
-    run.signal(Signal::STOP);
+    run.signal(Signal::SIGSTOP);
     for pid in [command, grandchild] {
         wait_dead(pid);
         assert!(unix_time() < lease_end(&server, "k"));
     }
-    run.signal(Signal::CONT);
+    run.signal(Signal::SIGCONT);
     assert_eq!(run.status(), 76);
 }
 
@@ -156,11 +156,11 @@ fn stop_around_the_start(server: &Server, round: u64) {
     call!(other, "GPULOCK.RELEASE", &key, "other");
     // A different moment in each round.
     thread::sleep(Duration::from_millis(round));
-    run.signal(Signal::STOP);
+    run.signal(Signal::SIGSTOP);
     call!(other, "GPULOCK.ACQUIRE", &key, "next", "EX", 600, "BLOCK", 60000);
     let started = |run: &Runner| fs::read_to_string(run.path("tokens")).ok();
     let before = started(&run);
-    run.signal(Signal::CONT);
+    run.signal(Signal::SIGCONT);
     wait_until(TIMEOUT, "gpulock to wait again or to end", || waits() || run.has_ended());
     assert_eq!(started(&run), before);
 }

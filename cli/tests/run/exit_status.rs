@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::thread;
 
 use gpulock_testkit::{Server, call, on_every_server, servers, wait_until};
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::runner::{TIMEOUT, gpulock_run, gpulock_run_at, send, waiting};
 
@@ -177,7 +177,8 @@ fn a_wait_survives_a_restart_of_the_server() {
 fn a_signal_ends_a_wait_and_leaves_the_queue() {
     let server = server();
     let mut other = server.client();
-    for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)]
+    for (signal, status) in
+        [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)]
     {
         call!(other, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
         let args = ["--key", "k", "--", "touch", "ran"];
@@ -201,7 +202,7 @@ fn a_signal_at_the_moment_of_the_grant_releases_the_lock() {
         let mut run = gpulock_run(&server, &["--key", "k", "--", "sleep", "600"]).start();
         server.wait_blocked(1);
         let pid = run.pid();
-        let signal = thread::spawn(move || send(pid, Signal::TERM));
+        let signal = thread::spawn(move || send(pid, Signal::SIGTERM));
         call!(other, "GPULOCK.RELEASE", "k", "other");
         signal.join().expect("the signal is sent");
         assert_eq!(run.status(), 143);

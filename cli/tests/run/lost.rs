@@ -2,12 +2,12 @@
 //! runs, and nothing is renewed.
 
 use std::fs::File;
-use std::io::{PipeReader, Write};
+use std::io::{PipeReader, PipeWriter, Write};
 use std::process::Stdio;
 
 use gpulock_testkit::{Server, call, servers};
-use rustix::io::ioctl_fionbio;
-use rustix::process::Signal;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
 
 use crate::lease_end::{lease_end, unix_time};
 use crate::runner::{gpulock_run, state, wait_dead};
@@ -95,7 +95,7 @@ fn nothing_is_renewed_while_on_lost_runs() {
     let next = ["GPULOCK.ACQUIRE", "k", "next", "EX", "600", "BLOCK", "60000"];
     assert!(server.client().cmd(&next).int() > 0);
     assert!(!run.has_ended());
-    run.signal(Signal::TERM);
+    run.signal(Signal::SIGTERM);
     assert_eq!(run.status(), 76);
 }
 
@@ -105,9 +105,9 @@ fn on_lost_runs_to_its_end_after_gpulock_was_stopped() {
     let server = server();
     let args = ["--lease", "2s", "--on-lost", "sleep 0.5; echo >lost"];
     let mut run = run_at(server.port(), &args, ENDS);
-    run.signal(Signal::STOP);
+    run.signal(Signal::SIGSTOP);
     wait_dead(run.number("pid"));
-    run.signal(Signal::CONT);
+    run.signal(Signal::SIGCONT);
     assert_eq!(run.status(), 76);
     assert!(run.path("lost").exists());
 }
@@ -123,9 +123,11 @@ fn the_status_of_on_lost_is_ignored() {
 /// A full pipe.
 fn full_pipe() -> (PipeReader, Stdio) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    ioctl_fionbio(&writer, true).expect("a pipe");
+    let set =
+        |pipe: &PipeWriter, flags| fcntl(pipe, FcntlArg::F_SETFL(flags)).expect("a pipe");
+    set(&writer, OFlag::O_NONBLOCK);
     while writer.write(&[0; 512]).is_ok() {}
-    ioctl_fionbio(&writer, false).expect("a pipe");
+    set(&writer, OFlag::empty());
     (reader, writer.into())
 }
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use gpulock_testkit::{Server, call, servers, wait_until, workspace};
-use rustix::process::Signal;
-use rustix::system::uname;
+use nix::sys::signal::Signal;
+use nix::sys::utsname::uname;
 use tempfile::TempDir;
 
 use crate::runner::{Builder, TIMEOUT, build, gpulock_run};
@@ -58,7 +58,10 @@ fn server() -> Server {
 }
 
 fn key(id: &str) -> String {
-    format!("{{p:{}}}:gpu:{id}", uname().nodename().to_string_lossy())
+    format!(
+        "{{p:{}}}:gpu:{id}",
+        uname().expect("a host name").nodename().to_string_lossy()
+    )
 }
 
 #[test]
@@ -181,7 +184,7 @@ fn a_signal_ends_a_run_while_the_driver_hangs() {
     wait_until(TIMEOUT, "the driver to be loaded", || {
         fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libnvidia-ml"))
     });
-    run.signal(Signal::INT);
+    run.signal(Signal::SIGINT);
     assert_eq!(run.status(), 130);
     assert!(!run.path("gpus").exists());
 }

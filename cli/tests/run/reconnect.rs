@@ -6,7 +6,7 @@ use std::time::Duration;
 use gpulock_testkit::{
     Client, Server, Value, call, on_every_server, servers, wait_until,
 };
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::relay::Relay;
 use crate::runner::{Runner, TIMEOUT, gpulock_run_at, send};
@@ -26,7 +26,7 @@ fn run_at(port: u16, grace: &str) -> Runner {
 /// Ends the command, and checks that it and its lock ended normally.
 #[track_caller]
 fn end_normally(mut run: Runner, server: &Server) {
-    send(run.number("pid"), Signal::USR1);
+    send(run.number("pid"), Signal::SIGUSR1);
     assert_eq!(run.status(), 5);
     assert!(call!(server.client(), "GPULOCK.INSPECT", "k").is_null());
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
@@ -140,7 +140,7 @@ fn a_silent_connection_is_replaced_with_many_locks() {
     wait_until(TIMEOUT, "all locks to be tied to another connection", || {
         keys.iter().all(|key| tied_to(&mut client, key) != session)
     });
-    send(run.number("pid"), Signal::USR1);
+    send(run.number("pid"), Signal::SIGUSR1);
     assert_eq!(run.status(), 5);
 }
 

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use gpulock_testkit::{Server, call, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Timeout that only a hang exceeds.
@@ -173,16 +174,16 @@ pub(crate) fn build(source: &str, options: &[&str], to: &Path) {
 
 /// Sends a signal to a process.
 pub(crate) fn send(pid: u32, signal: Signal) {
-    kill_process(process(pid), signal).expect("a signal is sent");
+    kill(process(pid), signal).expect("a signal is sent");
 }
 
 /// Sends a signal to a process that may have ended.
 pub(crate) fn send_if_alive(pid: u32, signal: Signal) {
-    let _gone = kill_process(process(pid), signal);
+    let _gone = kill(process(pid), signal);
 }
 
 fn process(pid: u32) -> Pid {
-    Pid::from_raw(pid.cast_signed()).expect("a pid")
+    Pid::from_raw(pid.cast_signed())
 }
 
 /// The state of a process, as in `ps`; None if it has ended, even if it is not reaped yet.

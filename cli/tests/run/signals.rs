@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{ChildStdin, Command, Stdio};
 
 use gpulock_testkit::{Server, call, servers, wait_until};
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::runner::{
     Runner, TIMEOUT, builder, gpulock_run, send, state, wait_dead, wait_state,
@@ -39,26 +39,26 @@ fn each_signal_is_forwarded_to_the_command() {
                   while :; do sleep 0.05; done";
     let run = run(&server, &[], script);
     let signals = [
-        (Signal::HUP, "HUP"),
-        (Signal::INT, "INT"),
-        (Signal::QUIT, "QUIT"),
-        (Signal::TERM, "TERM"),
-        (Signal::USR1, "USR1"),
-        (Signal::USR2, "USR2"),
-        (Signal::ALARM, "ALRM"),
-        (Signal::WINCH, "WINCH"),
-        (Signal::URG, "URG"),
-        (Signal::IO, "IO"),
-        (Signal::POWER, "PWR"),
-        (Signal::XCPU, "XCPU"),
-        (Signal::VTALARM, "VTALRM"),
-        (Signal::ABORT, "ABRT"),
-        (Signal::BUS, "BUS"),
-        (Signal::FPE, "FPE"),
-        (Signal::ILL, "ILL"),
-        (Signal::SEGV, "SEGV"),
-        (Signal::SYS, "SYS"),
-        (Signal::TRAP, "TRAP"),
+        (Signal::SIGHUP, "HUP"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGQUIT, "QUIT"),
+        (Signal::SIGTERM, "TERM"),
+        (Signal::SIGUSR1, "USR1"),
+        (Signal::SIGUSR2, "USR2"),
+        (Signal::SIGALRM, "ALRM"),
+        (Signal::SIGWINCH, "WINCH"),
+        (Signal::SIGURG, "URG"),
+        (Signal::SIGIO, "IO"),
+        (Signal::SIGPWR, "PWR"),
+        (Signal::SIGXCPU, "XCPU"),
+        (Signal::SIGVTALRM, "VTALRM"),
+        (Signal::SIGABRT, "ABRT"),
+        (Signal::SIGBUS, "BUS"),
+        (Signal::SIGFPE, "FPE"),
+        (Signal::SIGILL, "ILL"),
+        (Signal::SIGSEGV, "SEGV"),
+        (Signal::SIGSYS, "SYS"),
+        (Signal::SIGTRAP, "TRAP"),
     ];
     for (signal, name) in signals {
         run.signal(signal);
@@ -75,7 +75,7 @@ fn a_signal_reaches_grandchildren_and_the_status_is_the_commands() {
     let script = "trap 'exit 9' TERM; sleep 600 & echo $! >grand; echo $$ >pid; wait";
     let mut run = run(&server, &[], script);
     let grandchild = run.number("grand");
-    run.signal(Signal::TERM);
+    run.signal(Signal::SIGTERM);
     assert_eq!(run.status(), 9);
     assert_eq!(state(grandchild), None);
     assert!(call!(server.client(), "GET", "k").is_null());
@@ -117,10 +117,10 @@ fn an_ignored_signal_is_ignored_by_gpulock_and_the_command() {
     server.wait_blocked(1);
     let ignored = status_of(&command.to_string(), "SigIgn:");
     assert_eq!(u64::from_str_radix(&ignored, 16).expect("a mask") & 1, 1);
-    holder.signal(Signal::HUP);
-    waiter.signal(Signal::HUP);
+    holder.signal(Signal::SIGHUP);
+    waiter.signal(Signal::SIGHUP);
     // If HUP were not ignored, it would end the command before TERM.
-    holder.signal(Signal::TERM);
+    holder.signal(Signal::SIGTERM);
     assert_eq!({ holder }.status(), 128 + 15);
     assert!(waiter.number("pid") > 0);
 }
@@ -132,10 +132,10 @@ fn tstp_and_cont_stop_and_continue_both() {
     let run = run(&server, &[], "echo $$ >pid; exec sleep 600");
     let command = run.number("pid");
     for _ in 0..2 {
-        run.signal(Signal::TSTP);
+        run.signal(Signal::SIGTSTP);
         wait_state(command, "T");
         wait_state(run.pid(), "T");
-        run.signal(Signal::CONT);
+        run.signal(Signal::SIGCONT);
         wait_state(command, "SR");
         wait_state(run.pid(), "SR");
     }
@@ -145,9 +145,9 @@ fn tstp_and_cont_stop_and_continue_both() {
 fn a_run_stopped_by_tstp_for_too_long_reports_the_lost_lock() {
     let server = server();
     let mut run = run(&server, &["--lease", "2s"], "echo $$ >pid; exec sleep 600");
-    run.signal(Signal::TSTP);
+    run.signal(Signal::SIGTSTP);
     wait_dead(run.number("pid"));
-    run.signal(Signal::CONT);
+    run.signal(Signal::SIGCONT);
     assert_eq!(run.status(), 76);
 }
 
@@ -157,9 +157,9 @@ fn a_wait_can_be_stopped_and_continued() {
     call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
     let mut run = gpulock_run(&server, &["--key", "k", "--", "true"]).start();
     server.wait_blocked(1);
-    run.signal(Signal::TSTP);
+    run.signal(Signal::SIGTSTP);
     wait_state(run.pid(), "T");
-    run.signal(Signal::CONT);
+    run.signal(Signal::SIGCONT);
     wait_state(run.pid(), "SR");
     call!(server.client(), "GPULOCK.RELEASE", "k", "other");
     assert_eq!(run.status(), 0);
@@ -172,12 +172,12 @@ fn a_command_stopped_by_sigstop_keeps_its_lock() {
     let mut run = run(&server, &["--lease", "6s"], script);
     let command = run.number("pid");
     let token = call!(server.client(), "GPULOCK.INSPECT", "k").field("token").int();
-    send(command, Signal::STOP);
+    send(command, Signal::SIGSTOP);
     wait_until(TIMEOUT, "twice the length of the lease", || {
         call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
-    send(command, Signal::CONT);
-    send(command, Signal::USR1);
+    send(command, Signal::SIGCONT);
+    send(command, Signal::SIGUSR1);
     assert_eq!(run.status(), 6);
     assert!(token > 0);
 }

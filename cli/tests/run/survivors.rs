@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use gpulock_testkit::{Server, call, servers, wait_until};
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::runner::{TIMEOUT, build, builder, gpulock_run, has_process_of, send, state};
 use crate::scripts::{WITH_STRAY, run_at};
@@ -18,7 +18,7 @@ fn server() -> Server {
 fn processes_that_left_the_group_are_terminated() {
     let server = server();
     for (after, end, status) in
-        [("wait", None, 76), ("wait", Some(Signal::KILL), 0), ("exit 4", None, 4)]
+        [("wait", None, 76), ("wait", Some(Signal::SIGKILL), 0), ("exit 4", None, 4)]
     {
         let script = format!("{WITH_STRAY}{after}");
         let mut run = run_at(server.port(), &["--lease", "1h", "--grace", "4s"], &script);
@@ -70,7 +70,7 @@ fn a_process_without_the_owner_in_its_environment_is_exempt() {
     assert_eq!(status, 4);
     let daemon = run.number("daemon");
     assert!(state(daemon).is_some());
-    send(daemon, Signal::KILL);
+    send(daemon, Signal::SIGKILL);
 }
 
 /// As Celery, Ray and others do: the title overwrites the environment.
@@ -114,7 +114,7 @@ fn processes_older_than_the_command_are_left_alone() {
     assert_eq!(status, 0, "{}", run.err());
     let before = run.number("before");
     assert!(state(before).is_some());
-    send(before, Signal::KILL);
+    send(before, Signal::SIGKILL);
 }
 
 /// The environment of such a process is readable only through its other threads.
@@ -138,7 +138,7 @@ fn a_process_whose_first_thread_has_ended_is_terminated() {
         let stray = run.number("stray");
         match status {
             Some(status) => assert_eq!(run.status(), status),
-            None => run.signal(Signal::KILL),
+            None => run.signal(Signal::SIGKILL),
         }
         wait_until(TIMEOUT, "the stray to be dead", || {
             fs::read_dir(format!("/proc/{stray}/task")).map_or(0, Iterator::count) < 2

@@ -1,7 +1,7 @@
 //! Waits on a server that returns errors, hangs, or goes away.
 
 use gpulock_testkit::{Server, call, servers, wait_until};
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::runner::{Runner, TIMEOUT, gpulock_run};
 
@@ -32,7 +32,7 @@ fn a_signal_ends_a_wait_while_the_server_hangs() {
     let mut server = server();
     let mut run = waiting(&server, &[]);
     server.freeze();
-    run.signal(Signal::TERM);
+    run.signal(Signal::SIGTERM);
     assert_eq!(run.status(), 143);
     server.thaw();
     call!(server.client(), "GPULOCK.RELEASE", "k", "other");

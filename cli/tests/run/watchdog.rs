@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use gpulock_testkit::{Server, call, servers, wait_until};
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use crate::runner::{
     Runner, TIMEOUT, gpulock_run, has_process_of, send, send_if_alive, state, wait_dead,
@@ -34,10 +34,10 @@ fn a_killed_watchdog_is_replaced() {
     let mut run = run_at(server.port(), &[], &format!("{WITH_STRAY}wait"));
     let mut last = watchdog(&run).expect("a watchdog");
     for _ in 0..3 {
-        send(last, Signal::KILL);
+        send(last, Signal::SIGKILL);
         last = other_watchdog(&run, last);
     }
-    run.signal(Signal::KILL);
+    run.signal(Signal::SIGKILL);
     for pid in [run.number("pid"), run.number("stray"), last] {
         wait_dead(pid);
     }
@@ -52,9 +52,9 @@ fn the_watchdog_is_replaced_while_survivors_are_terminated() {
         run.err().contains("left running")
     });
     let first = watchdog(&run).expect("a watchdog");
-    send(first, Signal::KILL);
+    send(first, Signal::SIGKILL);
     other_watchdog(&run, first);
-    run.signal(Signal::KILL);
+    run.signal(Signal::SIGKILL);
     wait_dead(run.number("stray"));
     run.ended();
 }
@@ -73,12 +73,12 @@ fn the_command_dies_with_gpulock_even_if_the_watchdog_is_stopped() {
     let server = server();
     let mut run = run_at(server.port(), &[], GOES_ON);
     let watchdog = watchdog(&run).expect("a watchdog");
-    send(watchdog, Signal::STOP);
-    run.signal(Signal::KILL);
+    send(watchdog, Signal::SIGSTOP);
+    run.signal(Signal::SIGKILL);
     wait_dead(run.number("pid"));
     run.ended();
     // The kernel may have continued it as part of an orphaned process group.
-    send_if_alive(watchdog, Signal::CONT);
+    send_if_alive(watchdog, Signal::SIGCONT);
     wait_dead(watchdog);
 }
 
@@ -89,13 +89,13 @@ fn a_continued_watchdog_does_not_kill_the_command() {
     let script = "trap 'exit 6' USR1; echo $$ >pid; while :; do sleep 0.05; done";
     let mut run = run_at(server.port(), &["--lease", "6s"], script);
     let watchdog = watchdog(&run).expect("a watchdog");
-    send(watchdog, Signal::STOP);
+    send(watchdog, Signal::SIGSTOP);
     wait_until(TIMEOUT, "twice the length of the lease", || {
         call!(server.client(), "GPULOCK.INSPECT", "k").field("held_ms").int() > 12_000
     });
-    send(watchdog, Signal::CONT);
+    send(watchdog, Signal::SIGCONT);
     wait_state(watchdog, "S");
-    send(run.number("pid"), Signal::USR1);
+    send(run.number("pid"), Signal::SIGUSR1);
     assert_eq!(run.status(), 6);
     wait_dead(watchdog);
 }

@@ -1,20 +1,19 @@
 //! Runs the program with a pseudo terminal as its standard input, to test its confirmation prompt.
 //! Standard error is a pipe.
 
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Command, Stdio};
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use nix::fcntl::OFlag;
+use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 
 use super::invoke::Invocation;
 
 /// A process that waits for an answer to its prompt.
 pub(crate) struct Prompt {
     child: Child,
-    terminal: File,
+    terminal: PtyMaster,
     /// Its standard error so far.
     text: String,
 }
@@ -33,11 +32,10 @@ impl Prompt {
     }
 
     fn on_a_terminal(mut command: Command) -> Self {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY).unwrap();
         grantpt(&terminal).unwrap();
         unlockpt(&terminal).unwrap();
-        let name = ptsname(&terminal, Vec::new()).unwrap();
-        let path = OsStr::from_bytes(name.as_bytes());
+        let path = ptsname_r(&terminal).unwrap();
         let keyboard = OpenOptions::new().read(true).write(true).open(path).unwrap();
         let child = command
             .stdin(keyboard)
@@ -45,7 +43,7 @@ impl Prompt {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Self { child, terminal: File::from(terminal), text: String::new() }
+        Self { child, terminal, text: String::new() }
     }
 
     /// The prompt.

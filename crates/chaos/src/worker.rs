@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 
 use fastrand::Rng;
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::client::{Client, ClientContext};
 use crate::clock::{Nanos, now};
@@ -87,12 +88,12 @@ impl Worker {
 
     /// Stops it with SIGSTOP.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        self.signal(Signal::SIGSTOP);
     }
 
     /// Continues it.
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
+        self.signal(Signal::SIGCONT);
     }
 
     /// Makes it finish, and waits for that.
@@ -109,10 +110,9 @@ impl Worker {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.expect("a pid is a positive number");
+        let pid = Pid::from_raw(self.child.id().cast_signed());
         // Only this handle reaps the child, so its pid cannot have been reused.
-        kill_process(pid, signal).expect("sending a signal to a child");
+        kill(pid, signal).expect("sending a signal to a child");
     }
 }
 

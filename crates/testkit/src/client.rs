@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
+
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::Value;
 
@@ -239,19 +241,8 @@ impl Client {
 
     /// Closes the connection with a reset (RST), like a machine that crashed and restarted.
     pub fn reset(self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        // SAFETY: the descriptor is open as long as `self.stream` lives, and pointer and
-        // length are those of `linger`.
-        let status = unsafe {
-            libc::setsockopt(
-                self.stream.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_LINGER,
-                (&raw const linger).cast(),
-                size_of::<libc::linger>() as libc::socklen_t,
-            )
-        };
-        assert_eq!(status, 0, "setting SO_LINGER: {}", io::Error::last_os_error());
+        let linger = linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&self.stream, sockopt::Linger, &linger).expect("setting SO_LINGER");
     }
 }
 

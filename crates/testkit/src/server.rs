@@ -14,6 +14,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::{Client, Flavour, Value, call, module, wait_until};
@@ -466,13 +468,13 @@ impl Server {
 
     /// Stops its process (SIGSTOP), like a machine that hangs.
     pub fn freeze(&mut self) {
-        self.signal(libc::SIGSTOP);
+        self.signal(Signal::SIGSTOP);
         self.frozen = true;
     }
 
     /// Resumes a frozen process.
     pub fn thaw(&mut self) {
-        self.signal(libc::SIGCONT);
+        self.signal(Signal::SIGCONT);
         self.frozen = false;
     }
 
@@ -485,12 +487,11 @@ impl Server {
         self.child.try_wait().expect("reading the server's exit status")
     }
 
-    fn signal(&mut self, signal: libc::c_int) {
+    fn signal(&mut self, signal: Signal) {
         if self.exit_status().is_none() {
-            let pid = libc::pid_t::try_from(self.child.id()).expect("a pid fits");
-            // SAFETY: takes numbers only. The child was not reaped, so the pid is still its
-            // own.
-            unsafe { libc::kill(pid, signal) };
+            // The child is not reaped yet, so its pid cannot have been reused.
+            let pid = Pid::from_raw(self.child.id().cast_signed());
+            kill(pid, signal).expect("sending a signal to a child");
         }
     }
 
@@ -561,7 +562,7 @@ impl Server {
         match reply {
             Err(error) if error.kind() != ErrorKind::ConnectionRefused => {}
             // It returned an error (a missing password, for example) or no reply.
-            _ => self.signal(libc::SIGTERM),
+            _ => self.signal(Signal::SIGTERM),
         }
         let start = Instant::now();
         while start.elapsed() < self.builder.deadline() {

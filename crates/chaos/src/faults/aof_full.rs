@@ -4,8 +4,6 @@
 
 use std::process::Command;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-
 use super::context::Persistence;
 use super::fault_client::Holder;
 use super::write_refusal::{
@@ -19,6 +17,9 @@ use crate::history::Event;
 /// Runs a server so that a write beyond the limit is an error instead of a fatal signal.
 pub(super) const COMMAND: [&str; 2] = ["env", "--ignore-signal=XFSZ"];
 
+/// Limits the resources of another process.
+const PRLIMIT: &str = "prlimit";
+
 const MISCONF: &str = "MISCONF ";
 
 /// Long enough to outlast the first refused write, short enough to end soon after a
@@ -27,11 +28,11 @@ const LEASE_MS: u64 = LONGEST_LEASE_MS / 2;
 
 pub(super) struct AofFull;
 
-/// Whether such a server can be started on this machine.
-pub(super) fn can_ignore_signal() -> Result<(), String> {
-    match Command::new(COMMAND[0]).args([COMMAND[1], "true"]).output() {
+/// Whether such a server can be started and limited on this machine.
+pub(super) fn can_limit_files() -> Result<(), String> {
+    match Command::new(COMMAND[0]).args([COMMAND[1], PRLIMIT, "--version"]).output() {
         Ok(done) if done.status.success() => Ok(()),
-        _ => Err(format!("no {}", COMMAND.join(" "))),
+        _ => Err(format!("no {} or no {PRLIMIT}", COMMAND.join(" "))),
     }
 }
 
@@ -89,11 +90,17 @@ impl Fault for AofFull {
     }
 }
 
-/// Limits the size of the server's files.
+/// Limits the size of the server's files, with a program of util-linux: neither std nor nix can
+/// limit another process.
 fn limit_files(context: &FaultContext, bytes: Option<u64>) -> Result<(), String> {
-    let pid = i32::try_from(context.server.pid()).ok().and_then(Pid::from_raw);
-    let limit = Rlimit { current: bytes, maximum: None };
-    prlimit(pid, Resource::Fsize, limit)
-        .map(drop)
-        .map_err(|error| format!("prlimit: {error}"))
+    let soft = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+    let done = Command::new(PRLIMIT)
+        .arg(format!("--pid={}", context.server.pid()))
+        .arg(format!("--fsize={soft}:unlimited"))
+        .output()
+        .map_err(|error| format!("{PRLIMIT}: {error}"))?;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&done.stderr).trim_end().to_owned()),
+    }
 }

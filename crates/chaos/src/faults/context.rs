@@ -56,7 +56,7 @@ impl Environment {
                 false => Err(unwanted()),
             },
             file_limit: match wanted("aof-full") {
-                true => aof_full::can_ignore_signal(),
+                true => aof_full::can_limit_files(),
                 false => Err(unwanted()),
             },
         }
