@@ -25,9 +25,9 @@ use clap::{Parser, Subcommand};
 
 use crate::server::Address;
 
-/// Run commands on free GPUs, and manage their locks
+/// Run commands on free GPUs and manage their locks
 ///
-/// The locks are kept by a Redis or Valkey server with the module gpulock.
+/// Requires a Redis or Valkey server with the module gpulock.
 #[derive(Debug, Parser)]
 #[command(name = "gpulock", version, arg_required_else_help = true)]
 struct Cli {
@@ -49,26 +49,26 @@ enum Command {
     Watchdog(run::watchdog::Args),
     /// List the locks that are held or waited for, longest held first
     Ls(show::ls::Args),
-    /// Show the details of a lock: holder, lease, wait queue
+    /// Show the holder, lease and wait queue of a lock
     Inspect(show::inspect::Args),
     /// Show the wait queue of a lock
     #[command(alias = "line")]
     Queue(show::queue::Args),
-    /// Show counters, and statistics of waits and holds
+    /// Show counters and percentiles of wait and hold times
     Stats(show::stats::Args),
     /// Show recent problems, such as expired leases, newest first
     Log(show::log::Args),
-    /// Release a lock in its owner's name
+    /// Release a lock on behalf of its owner
     Release(act::release::Args),
     /// Release a lock by force; the holder's job is not stopped
     Force(act::force::Args),
     /// Monitor the locks in the terminal
     Top(top::Args),
-    /// Export metrics to Prometheus, and serve a status page
+    /// Export metrics to Prometheus and serve a status page
     Exporter(exporter::Args),
     /// Print a shell completion script, for example for /etc/bash_completion.d
     Completions(manual::Completions),
-    /// Write the manual pages
+    /// Write the manual pages to a directory
     Man(manual::Man),
 }
 

@@ -28,10 +28,10 @@ pub(crate) struct Args {
     /// Release the lock only if its hold has this fencing token
     #[arg(long, value_name = "N", group = "expected")]
     token: Option<u64>,
-    /// Release the lock whatever its owner and token
+    /// Release the lock regardless of its owner and token
     #[arg(long, group = "expected", conflicts_with_all = ["owner", "token"])]
     any: bool,
-    /// Reason for the event and the log, up to 64 bytes
+    /// Reason to publish in the event and write to the log, up to 64 bytes
     #[arg(long, value_name = "TEXT", value_parser = text::argument())]
     reason: Option<Text>,
     /// Do not ask for confirmation
@@ -45,10 +45,10 @@ pub(crate) struct Args {
 /// Releases the lock; fails if nothing was released.
 ///
 /// # Errors
-/// If there is no terminal to ask on, or the server does not reply or replies with an error.
+/// If confirmation requires a terminal and there is none, or the server does not reply or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> anyhow::Result<ExitCode> {
     if !args.yes && !io::stdin().is_terminal() {
-        bail!("no terminal to ask for confirmation on: use --yes");
+        bail!("cannot ask for confirmation without a terminal: use --yes");
     }
     let mut connection = address.connect()?;
     let outcome = attempt(&mut connection, args)?;

@@ -1,4 +1,4 @@
-//! Commands that release a lock in its owner's name or by force.
+//! Commands that release a lock on behalf of its owner, or by force.
 
 pub(crate) mod force;
 pub(crate) mod forced_release;

@@ -1,4 +1,4 @@
-//! `gpulock release`: releases a lock in its owner's name.
+//! `gpulock release`: releases a lock on behalf of its owner.
 
 use std::process::ExitCode;
 
@@ -17,13 +17,13 @@ pub(crate) struct Args {
     /// Key of the lock
     #[arg(value_parser = text::argument())]
     key: Text,
-    /// Owner that holds the lock
+    /// Owner of the lock
     #[arg(long, value_parser = text::argument())]
     owner: Text,
     /// Release the lock only if its hold has this fencing token
     #[arg(long, value_name = "N")]
     token: Option<u64>,
-    /// Reason for the event, up to 64 bytes
+    /// Reason to publish in the event, up to 64 bytes
     #[arg(long, value_name = "TEXT", value_parser = text::argument())]
     reason: Option<Text>,
     /// Print a JSON object

@@ -47,7 +47,7 @@ pub(crate) struct Args {
         value_delimiter = ' '
     )]
     servers: Vec<String>,
-    /// Seconds to wait for the reply of a server before it counts as down
+    /// Seconds to wait for a server's reply before it counts as down
     #[arg(
         long,
         value_name = "SECONDS",

@@ -23,10 +23,10 @@ const RANDOM: &str = "/dev/urandom";
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("locks").required(true))]
 pub(crate) struct Args {
-    /// Lock to hold
+    /// Lock to acquire
     #[arg(long, value_name = "KEY", group = "locks")]
     pub(super) key: Option<OsString>,
-    /// Locks to choose from, in order of preference
+    /// Comma-separated locks to choose from, in order of preference
     #[arg(long, value_name = "KEY,…", value_delimiter = ',', group = "locks")]
     pub(super) keys: Vec<OsString>,
     /// Choose from the GPUs of this host; the locks are named {NAME:host}:gpu:0, …
@@ -47,13 +47,13 @@ pub(crate) struct Args {
     /// How long the locks stay held after the connection breaks
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     grace: Duration,
-    /// Prefix of the owner's name [default: name of the command]
+    /// Prefix of the owner name [default: name of the command]
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
-    /// Skip GPUs with less free memory
+    /// Skip GPUs with less free memory than this
     #[arg(long, value_name = "MIB", conflicts_with_all = ["key", "keys"])]
     pub(super) min_free_mib: Option<u64>,
-    /// Shell command to run after the locks were lost and the command has ended
+    /// Shell command to run if the locks were lost, after the command has ended
     #[arg(long, value_name = "COMMAND")]
     pub(super) on_lost: Option<OsString>,
     /// Print errors only

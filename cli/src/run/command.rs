@@ -125,7 +125,7 @@ impl CommandRun<'_> {
         if let Err(error) = self.address.connect().and_then(release) {
             let why = exit::message(&error);
             self.stderr.error(&format!(
-                "failed to release the locks, which end with the session: {why}"
+                "failed to release the locks: {why}; they are released when the session ends"
             ));
         }
     }

@@ -15,7 +15,7 @@ pub(crate) struct Args {
     /// Key of the lock
     #[arg(value_parser = text::argument())]
     key: Text,
-    /// Print a JSON array of the first 100 waiters
+    /// Print a JSON array of the first 100 positions
     #[arg(long)]
     json: bool,
 }

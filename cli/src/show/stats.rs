@@ -13,7 +13,7 @@ use crate::text::{self, Text};
 /// The options of `gpulock stats`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Show the counters of this lock only
+    /// Show only the counters of this lock
     #[arg(value_parser = text::argument())]
     key: Option<Text>,
     /// Print a JSON object, or null if the server keeps no counters for the lock

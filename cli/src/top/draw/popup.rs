@@ -43,7 +43,7 @@ pub(super) fn help(frame: &mut Frame<'_>) {
     let lines = [
         "\u{2191} \u{2193} k j  PgUp PgDn  g G   select a lock",
         "Enter   show its holder and wait queue",
-        "f       release it by force (asks first)",
+        "f       release it by force, after confirmation",
         "/       filter by key or owner",
         "s       change the sort order",
         "Esc     close the panel, clear the filter",
