@@ -20,6 +20,7 @@ pub(crate) struct Address {
         long,
         help = format!("Server: {FORMS}"),
         global = true,
+        display_order = 998, // last, before --help
         env = "GPULOCK_URL",
         hide_env_values = true,
         default_value = "redis://127.0.0.1:6379"
