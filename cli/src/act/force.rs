@@ -45,7 +45,8 @@ pub(crate) struct Args {
 /// Releases the lock; fails if nothing was released.
 ///
 /// # Errors
-/// If confirmation requires a terminal and there is none, or the server does not reply or replies with an error.
+/// If a confirmation is required and there is no terminal, or the server does not reply or
+/// replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> anyhow::Result<ExitCode> {
     if !args.yes && !io::stdin().is_terminal() {
         bail!("cannot ask for confirmation without a terminal: use --yes");

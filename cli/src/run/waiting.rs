@@ -85,7 +85,7 @@ pub(crate) fn wait(
     {
         let why = exit::message(&error);
         stderr.info(&format!(
-            "failed to cancel the wait: {why}; it ends when the connection closes"
+            "failed to cancel the wait: {why}; the wait ends when the connection closes"
         ));
     }
     outcome
