@@ -9,7 +9,8 @@
 //! - [`keyspace`]: the server's keys, as the engine uses them. [`manager`]: the lock manager of this
 //!   server.
 //! - [`report`]: the counters and the events in each of their formats.
-//! - [`redis`]: the server's C API as safe types, and the only unsafe code.
+//! - [`redis`]: the server's C API as safe types, and the only unsafe code besides the two exported
+//!   functions. Everything runs on the server's main thread; the statics of the module rely on it.
 //! - [`injected_panics`], [`broken_rules`]: only in test builds.
 #![deny(unsafe_code)]
 #![cfg_attr(

@@ -20,7 +20,8 @@ pub(super) fn run_deferred_around_command(context: Context<'_>) {
     }
 }
 
-/// Carries out the deferred work at once. Only where no command is being executed.
+/// Carries out the deferred work at once. Only where no command is running that could see its keys
+/// change.
 pub(super) fn run_deferred_between_commands() {
     let Some(context) = detached_context::get() else { return };
     let mut keys = ServerKeys::in_background(context);

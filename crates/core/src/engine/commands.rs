@@ -61,7 +61,10 @@ pub fn acquire<K: Keyspace>(
             keys.expire(&mut key, until_ms);
             Ok(Outcome::Granted(token))
         }
-        Acquired::Held => wait_for_one(keys, name, request, caller),
+        Acquired::Held => {
+            drop(key);
+            wait_for_one(keys, name, request, caller)
+        }
         Acquired::OthersFirst { next } => {
             hand_off::take_free_lock(keys, key, next);
             wait_for_one(keys, name, request, caller)
@@ -288,6 +291,21 @@ mod tests {
         assert!(matches!(server.acquire(GPU, &third, 3), Ok(Outcome::Waits(_))));
         assert_eq!(server.written(), ["SET gpu:0 b"]);
         assert_eq!(queue(&server.manager, GPU), "c");
+    }
+
+    #[test]
+    fn a_deadlock_is_refused_after_its_locks_were_probed() {
+        let mut server = TestKeyspace::new();
+        server.acquire("x", &unique("a"), 1).unwrap();
+        server.acquire("y", &unique("b"), 2).unwrap();
+        server.wait("y", &unique("a"), 1);
+        let second = Acquire { block_ms: Some(0), ..unique("b") };
+        let refused = server.acquire("x", &second, 2);
+        assert!(matches!(refused, Err(CommandError::Deadlock { .. })), "{refused:?}");
+        // What a probe finds ends the cycle.
+        server.delete_by_other("y");
+        assert!(matches!(server.acquire("x", &second, 2), Ok(Outcome::Waits(_))));
+        assert_eq!(server.owner("y"), Some("a"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Deferred work: what events decided and commands could not write. It runs where the server
-//! accepts writes: in the timer, and before and after a command.
+//! accepts writes: in the timer, before and after a command, and after a grant that missed its
+//! client.
 
 use crate::engine::hand_off;
 use crate::engine::keyspace::{Keyspace, Permission};
@@ -7,6 +8,7 @@ use crate::engine::read::{name_of, open_lock, state_in_cluster};
 use crate::rules::session::DeferredOutcome;
 use crate::state::clock::Now;
 use crate::state::deferred::Deferred;
+use crate::state::key_state::KeyState;
 
 /// How long to carry out deferred work at a time, in microseconds: the server serves no client
 /// meanwhile. The rest follows with the next tick.
@@ -17,19 +19,20 @@ pub fn run<K: Keyspace>(keys: &mut K, began: Now) {
     while !is_next_refused(keys)
         && let Some(work) = keys.with_manager(|manager| manager.take_deferred())
     {
-        run_one(keys, work);
+        keys.isolated(|keys| run_one(keys, work));
         if keys.is_time_up(began, LONGEST_US) {
             return;
         }
     }
 }
 
-/// Goes on with the sessions that end in portions, as far as the server accepts writes.
+/// Goes on with the sessions that end in portions, as far as the server accepts writes: at least one
+/// lock with each tick.
 pub(crate) fn run_sessions<K: Keyspace>(keys: &mut K, began: Now) {
     while !is_next_refused(keys)
         && let Some(work) = keys.with_manager(|manager| manager.take_session_end())
     {
-        run_one(keys, work);
+        keys.isolated(|keys| run_one(keys, work));
         if keys.is_time_up(began, LONGEST_US) {
             return;
         }
@@ -59,6 +62,14 @@ fn run_one<K: Keyspace>(keys: &mut K, work: Deferred) {
         return;
     };
     let state = state_in_cluster(keys, &key, name.borrow());
+    // In a cluster the permission may have been that of another lock's key.
+    if state == KeyState::Absent
+        && keys.in_cluster()
+        && keys.permission(name.borrow().key) == Permission::Refused
+    {
+        keys.with_manager(|manager| manager.defer_again(work));
+        return;
+    }
     let now = keys.now();
     match keys.with_manager(|manager| manager.run_deferred(work, &state, now)) {
         DeferredOutcome::Nothing => {}

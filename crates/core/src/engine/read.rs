@@ -24,7 +24,11 @@ pub(crate) fn open_lock<K: Keyspace>(
 ) -> Option<(K::Key, OwnedName)> {
     let name = name_of(keys, id)?;
     let key = keys.open(name.borrow())?;
-    Some((key, name))
+    // Opening a key may call back into the module, which may forget the lock and reuse its id.
+    let is_same = keys.with_manager(|manager| {
+        manager.table().get(id).is_some_and(|lock| lock.name() == name.borrow())
+    });
+    is_same.then_some((key, name))
 }
 
 /// The name of a lock that the manager knows.

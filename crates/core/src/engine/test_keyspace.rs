@@ -2,6 +2,7 @@
 //! server permits. It records what the engine writes.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::engine::commands::{self, Outcome};
 use crate::engine::keyspace::{Keyspace, Permission};
@@ -29,12 +30,15 @@ struct Value {
 pub(crate) struct TestKey {
     name: String,
     value: Option<Value>,
+    /// Counts the open keys.
+    _open: Rc<()>,
 }
 
 /// The server.
 pub(crate) struct TestKeyspace {
     pub(crate) manager: LockManager,
     keys: BTreeMap<String, Value>,
+    open: Rc<()>,
     pub(crate) now: Now,
     pub(crate) permission: Permission,
     /// The number of writes after which the server refuses further ones.
@@ -60,6 +64,7 @@ impl TestKeyspace {
         Self {
             manager: manager(),
             keys: BTreeMap::new(),
+            open: Rc::new(()),
             now: NOW,
             permission: Permission::Granted,
             writes_left: usize::MAX,
@@ -215,7 +220,8 @@ impl Keyspace for TestKeyspace {
         let value = self.keys.get(&name).cloned();
         // A key lives through the millisecond in which it expires.
         let value = value.filter(|value| value.until_ms >= self.now.ms());
-        Some(TestKey { name, value })
+        assert_eq!(Rc::strong_count(&self.open), 1, "one key is open at a time");
+        Some(TestKey { name, value, _open: Rc::clone(&self.open) })
     }
 
     fn meta(&mut self, key: &TestKey) -> KeyMeta {

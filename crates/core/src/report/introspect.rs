@@ -1,5 +1,5 @@
 //! Queries for the model checker only: the parts of the manager that decide what it does next.
-//! Nothing is changed in here, and no rule depends on it.
+//! No rule depends on it.
 
 use crate::manager::LockManager;
 use crate::state::arena::Id;

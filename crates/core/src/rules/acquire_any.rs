@@ -39,6 +39,12 @@ struct Candidate {
     availability: Availability,
 }
 
+impl Candidate {
+    fn is_free(&self) -> bool {
+        self.availability == Availability::Free
+    }
+}
+
 impl LockManager {
     /// Asks for some locks of a set. `states` are what the keys show, in the order of
     /// `request.keys`. A call that may wait and gets [`AcquiredAny::Contested`] goes on with
@@ -76,7 +82,7 @@ impl LockManager {
                 self.count(known, |counters| &mut counters.refused);
             }
             let is_free =
-                |index: &usize| is_available(&candidates, *index, Availability::Free);
+                |index: &usize| candidates.get(*index).is_some_and(Candidate::is_free);
             let free = indexes.into_iter().filter(is_free).collect();
             return Ok(AcquiredAny::Contested { free });
         }
@@ -200,10 +206,6 @@ impl LockManager {
         }
         Ok(known)
     }
-}
-
-fn is_available(candidates: &[Candidate], index: usize, as_what: Availability) -> bool {
-    candidates.get(index).is_some_and(|candidate| candidate.availability == as_what)
 }
 
 #[cfg(test)]

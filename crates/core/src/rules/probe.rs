@@ -32,7 +32,7 @@ impl LockManager {
         }
     }
 
-    /// Whether a free lock is reserved for a set that other locks are missing for.
+    /// Whether a free lock is reserved for a lock set.
     fn waits_for_set(&self, id: Id) -> bool {
         let first = self.queues.first_connected(id).and_then(|it| self.queues.get(it));
         self.table.get(id).is_some_and(|lock| lock.reserved)

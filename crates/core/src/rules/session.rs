@@ -48,6 +48,11 @@ impl LockManager {
         self.deferred.take(&mut self.table, &mut self.queues)
     }
 
+    /// Puts back work that could not be carried out: it is the next again.
+    pub fn defer_again(&mut self, work: Deferred) {
+        self.deferred.put_back(work);
+    }
+
     /// The next lock of a session that ends in portions.
     pub fn take_session_end(&mut self) -> Option<Deferred> {
         self.deferred.take_session_end(&mut self.table)

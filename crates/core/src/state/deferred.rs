@@ -201,6 +201,11 @@ impl DeferredQueue {
         }
     }
 
+    /// Puts an item back in front.
+    pub(crate) fn put_back(&mut self, work: Deferred) {
+        self.work.push_front(work);
+    }
+
     /// The rest of the sessions that ended, one lock of each in turn.
     pub(crate) fn take_session_end(&mut self, table: &mut Table) -> Option<Deferred> {
         loop {

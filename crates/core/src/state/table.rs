@@ -152,6 +152,7 @@ impl Table {
     /// Begins a hold of a lock that has none.
     pub(crate) fn begin_hold(&mut self, id: Id, hold: Hold) {
         let Some(lock) = self.locks.get_mut(id) else { return };
+        debug_assert!(lock.hold.is_none(), "the lock is held already");
         let adopted = hold.adopted;
         if let Session::Tied { client, .. } = hold.session {
             self.tied.insert((client, id));
@@ -187,7 +188,9 @@ impl Table {
         change: impl FnOnce(&mut Hold) -> T,
     ) -> Option<T> {
         let hold = self.locks.get_mut(id)?.hold.as_mut()?;
+        let session = hold.session;
         let changed = change(hold);
+        debug_assert!(hold.session == session, "sessions change in set_session");
         self.rearm(id);
         Some(changed)
     }
