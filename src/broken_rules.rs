@@ -1,6 +1,7 @@
-//! A server that lies about its keys, and a module that loses replies: only in a test build (feature
-//! `break-rules`). They show that the checker of `crates/chaos` detects a broken rule. The environment
-//! variable `GPULOCK_BROKEN` names the rule; without it, and without the feature, none is broken.
+//! A server that lies about its keys, and a module that loses replies: only in a test build
+//! (feature `break-rules`). They show that the checker of `crates/chaos` detects a broken rule. The
+//! environment variable `GPULOCK_BROKEN` names the rule; without it, and without the feature, none
+//! is broken.
 
 #[cfg(all(feature = "break-rules", not(debug_assertions)))]
 compile_error!("rules are broken only in tests, never in a release build");

@@ -1,5 +1,5 @@
-//! Panics on demand, only in a test build (feature `inject-panic`): they show that no panic leaves the
-//! module.
+//! Panics on demand, only in a test build (feature `inject-panic`): they show that no panic leaves
+//! the module.
 
 /// The key whose commands panic.
 pub(crate) const IN_COMMAND: &[u8] = b"gpulock:panic:command";

@@ -16,7 +16,9 @@ use crate::redis::main_thread::MainThread;
 use crate::redis::panic_boundary::catch_panics;
 use crate::redis::write_permission;
 
-/// The keys of the server during one callback. Nothing else runs before the callback returns, so one refusal applies to all of its work. One permission does too, except in a cluster, where each key may have moved.
+/// The keys of the server during one callback. Nothing else runs before the callback returns, so
+/// one refusal applies to all of its work. One permission does too, except in a cluster, where each
+/// key may have moved.
 pub(crate) struct ServerKeys<'a> {
     context: Context<'a>,
     /// The client's command that this is a part of; none: work on the module's own initiative.
@@ -28,8 +30,8 @@ pub(crate) struct ServerKeys<'a> {
 /// Whether the last work on the module's own initiative was refused.
 static WAS_REFUSED: MainThread<Cell<bool>> = MainThread::new(Cell::new(false));
 
-/// Whether the last work on the module's own initiative was refused, so that trying again at once is
-/// useless.
+/// Whether the last work on the module's own initiative was refused, so that trying again at once
+/// is useless.
 pub(crate) fn was_refused() -> bool {
     WAS_REFUSED.get()
 }

@@ -6,8 +6,8 @@
 //! - [`commands`]: one file for each command: parse the arguments, let the engine act, reply.
 //! - [`entry`]: where the server enters the module: loading, commands, the timer, events, blocked
 //!   clients; and the delivery of replies and events.
-//! - [`keyspace`]: the server's keys, as the engine uses them. [`manager`]: the lock manager of this
-//!   server.
+//! - [`keyspace`]: the server's keys, as the engine uses them. [`manager`]: the lock manager of
+//!   this server.
 //! - [`report`]: the counters and the events in each of their formats.
 //! - [`redis`]: the server's C API as safe types, and the only unsafe code besides the two exported
 //!   functions. Everything runs on the server's main thread; the statics of the module rely on it.

@@ -1,5 +1,5 @@
-//! What happens to blocked clients that the server unblocks itself, or that are gone before their grant
-//! arrives.
+//! What happens to blocked clients that the server unblocks itself, or that are gone before their
+//! grant arrives.
 
 use gpulock_core::rules::wait::LeaveReason;
 use gpulock_core::state::outbox::WaitReply;

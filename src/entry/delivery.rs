@@ -1,6 +1,6 @@
-//! What follows a command, an event or a tick: waiting clients get their replies, events are published,
-//! the newest log entry gets the line of the client that caused it, idle locks are forgotten, and the
-//! timer is armed. No key is written here.
+//! What follows a command, an event or a tick: waiting clients get their replies, events are
+//! published, the newest log entry gets the line of the client that caused it, idle locks are
+//! forgotten, and the timer is armed. No key is written here.
 
 use gpulock_core::CommandError;
 use gpulock_core::state::outbox::WaitReply;
@@ -36,8 +36,8 @@ fn reply_to_waiters(context: Context<'_>) {
     }
 }
 
-/// The reply, unless it is a grant to a client whose user has lost the permission for it: that grant is
-/// taken back, as if the client had gone.
+/// The reply, unless it is a grant to a client whose user has lost the permission for it: that
+/// grant is taken back, as if the client had gone.
 fn permitted(context: Context<'_>, reply: WaitReply) -> WaitReply {
     let WaitReply::Granted { grants, waiter, .. } = &reply else { return reply };
     let Some(client) = waiter.client else { return reply };

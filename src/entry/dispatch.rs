@@ -1,4 +1,5 @@
-//! Every command passes here: deferred work runs before and after it, and its effects are delivered.
+//! Every command passes here: deferred work runs before and after it, and its effects are
+//! delivered.
 
 use crate::entry::deferred_work::run_deferred_around_command;
 use crate::entry::delivery::deliver;

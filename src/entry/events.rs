@@ -1,5 +1,5 @@
-//! What events of the server change. An event may come in the middle of another client's command, so
-//! no key is written here: what has to be written becomes deferred work.
+//! What events of the server change. An event may come in the middle of another client's command,
+//! so no key is written here: what has to be written becomes deferred work.
 
 use gpulock_core::engine::tick;
 

@@ -1,10 +1,11 @@
 //! Blocked clients: how the server blocks a client and unblocks it.
 //!
-//! Each blocked client is unblocked exactly once (a second time would crash Redis 7.0), by whichever
-//! comes first: a reply of the module, `CLIENT UNBLOCK`, or the loss of its connection. A reply may
-//! still miss its client before the server delivers it at the end of the same turn of its event loop:
-//! when the connection closes, which is reported before anything tied to it ends ([`closed`]); or when
-//! the server replies to the client itself, with an error ([`freed`] is the receipt).
+//! Each blocked client is unblocked exactly once (a second time would crash Redis 7.0), by
+//! whichever comes first: a reply of the module, `CLIENT UNBLOCK`, or the loss of its connection. A
+//! reply may still miss its client before the server delivers it at the end of the same turn of its
+//! event loop: when the connection closes, which is reported before anything tied to it ends
+//! ([`closed`]); or when the server replies to the client itself, with an error ([`freed`] is the
+//! receipt).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -104,8 +105,8 @@ pub(crate) fn block<E: BlockedClientEvents>(call: Call<'_>, ticket: Ticket) -> b
     true
 }
 
-/// `CLIENT UNBLOCK` needs a callback, and with that callback a server which checks whether the client
-/// was unblocked already. Redis 7.4 and later and every Valkey check.
+/// `CLIENT UNBLOCK` needs a callback, and with that callback a server which checks whether the
+/// client was unblocked already. Redis 7.4 and later and every Valkey check.
 fn can_unblock_once() -> bool {
     const REDIS_7_4: c_int = 0x0007_0400;
     // SAFETY: a question without arguments.

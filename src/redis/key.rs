@@ -188,8 +188,8 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// `SET key owner PXAT until_ms`. `argument` returns the owner as an argument of the command, if
-    /// it is one, which saves a copy.
+    /// `SET key owner PXAT until_ms`. `argument` returns the owner as an argument of the command,
+    /// if it is one, which saves a copy.
     pub(crate) fn set<'s>(
         &mut self,
         owner: &[u8],
@@ -268,7 +268,8 @@ impl<'a> Key<'a> {
     }
 
     /// Replicates the plain command, which `replicate` builds, and counts the change for the
-    /// server's saving. Without a listener the client's own command is passed instead: the server reads neither, it only counts the change.
+    /// server's saving. Without a listener the client's own command is passed instead: the server
+    /// reads neither, it only counts the change.
     fn replicate(
         &self,
         replicate: impl FnOnce(*mut raw::RedisModuleCtx, *mut raw::RedisModuleString) -> c_int,
@@ -301,8 +302,8 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The key was changed, but not replicated. The commands for that exist (`needed_commands`), so this
-/// is a bug of the module.
+/// The key was changed, but not replicated. The commands for that exist (`needed_commands`), so
+/// this is a bug of the module.
 #[cold]
 fn not_replicated() {
     count_internal_error();

@@ -1,11 +1,11 @@
 //! Whether the server has any listener to replicate a write to: a replica, a backlog that one may
-//! come back for, an append-only file. Building the plain command for them takes a fifth of all that
-//! acquiring and releasing a lock costs, and the server discards it when there is no listener.
+//! come back for, an append-only file. Building the plain command for them takes a fifth of all
+//! that acquiring and releasing a lock costs, and the server discards it when there is no listener.
 //!
-//! No event says that a listener has appeared. But no listener can appear without a copy of the data,
-//! which the server forks for, or a backlog from before; and a fork is an event that comes before the
-//! next command. So listeners are assumed until the server says that there are none, and again from
-//! any event on that may have changed it. docs/architecture.md has the full reasoning.
+//! No event says that a listener has appeared. But no listener can appear without a copy of the
+//! data, which the server forks for, or a backlog from before; and a fork is an event that comes
+//! before the next command. So listeners are assumed until the server says that there are none, and
+//! again from any event on that may have changed it. docs/architecture.md has the full reasoning.
 
 use std::cell::Cell;
 use std::ffi::CStr;

@@ -12,9 +12,9 @@
 //!   worlds that differ by a permutation of the clients are equivalent. The smallest hash over all
 //!   permutations represents them. Locks are not permuted, because lock sets are ordered.
 //! - **Closed connections** are encoded by age, because a connection number is never reused.
-//! - **Counters, log, histograms, events**, and the beginnings of holds and waits are reported but never
-//!   read while `max-hold` and `warn-hold` are 0, as they are here. The law of the counters is
-//!   checked after each step, before worlds are compared.
+//! - **Counters, log, histograms, events**, and the beginnings of holds and waits are reported but
+//!   never read while `max-hold` and `warn-hold` are 0, as they are here. The law of the counters
+//!   is checked after each step, before worlds are compared.
 //! - **The sweep** (`LockManager::next_due`) does not run in a scope: probes come in any order.
 //! - **Indexes** (by name, owner, client, deadline, age) contain only what their entries contain. A
 //!   law checks that they are complete and have no leftovers.

@@ -14,7 +14,8 @@ use crate::Value;
 /// The time that a reply may take before a test fails.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Sends a command whose arguments may be text, bytes or numbers, and returns the reply: `call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 1000)`.
+/// Sends a command whose arguments may be text, bytes or numbers, and returns the reply:
+/// `call!(client, "GPULOCK.ACQUIRE", key, owner, "PX", 1000)`.
 #[macro_export]
 macro_rules! call {
     ($client:expr, $($arg:expr),+ $(,)?) => {

@@ -1,6 +1,6 @@
 //! The module omits the plain commands while no replica or file receives them
-//! (src/redis/replication_listeners.rs). A new receiver, at any time and under load, must miss nothing:
-//! a new or reconnected replica, a promoted one, an append-only file. The replicas have no
+//! (src/redis/replication_listeners.rs). A new receiver, at any time and under load, must miss
+//! nothing: a new or reconnected replica, a promoted one, an append-only file. The replicas have no
 //! module, so any command except plain ones would fail there.
 
 use fastrand::Rng;

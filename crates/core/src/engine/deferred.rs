@@ -26,8 +26,8 @@ pub fn run<K: Keyspace>(keys: &mut K, began: Now) {
     }
 }
 
-/// Goes on with the sessions that end in portions, as far as the server accepts writes: at least one
-/// lock with each tick.
+/// Goes on with the sessions that end in portions, as far as the server accepts writes: at least
+/// one lock with each tick.
 pub(crate) fn run_sessions<K: Keyspace>(keys: &mut K, began: Now) {
     while !is_next_refused(keys)
         && let Some(work) = keys.with_manager(|manager| manager.take_session_end())

@@ -1,4 +1,5 @@
-//! Writes the keys when a lock passes on: to one waiter, or, with other reserved locks, to a waiter for a lock set. The rules decide who is next.
+//! Writes the keys when a lock passes on: to one waiter, or, with other reserved locks, to a waiter
+//! for a lock set. The rules decide who is next.
 
 use std::collections::BTreeSet;
 

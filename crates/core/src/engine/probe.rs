@@ -1,5 +1,5 @@
-//! A probe: the engine reads the key of a lock that no command names. A hold whose key is gone ends, and
-//! the lock passes to the next waiter.
+//! A probe: the engine reads the key of a lock that no command names. A hold whose key is gone
+//! ends, and the lock passes to the next waiter.
 
 use crate::engine::hand_off;
 use crate::engine::keyspace::{Keyspace, Permission};

@@ -1,5 +1,5 @@
-//! ACQUIREANY: grants the first free locks of a set in the order in which they are named, all at once
-//! or none. The locks that a UNIQUE owner holds already count first.
+//! ACQUIREANY: grants the first free locks of a set in the order in which they are named, all at
+//! once or none. The locks that a UNIQUE owner holds already count first.
 
 use crate::error::CommandError;
 use crate::manager::LockManager;

@@ -1,7 +1,7 @@
-//! Deadlocks: a waits for what b holds, and b waits for what a holds. Only what is certain counts, so
-//! there is no false alarm: each owner of a cycle holds its lock with UNIQUE, granted by the module,
-//! and waits with UNIQUE, in one call only. Anything else ends the search. A call for a lock set
-//! counts if it wants all of it.
+//! Deadlocks: a waits for what b holds, and b waits for what a holds. Only what is certain counts,
+//! so there is no false alarm: each owner of a cycle holds its lock with UNIQUE, granted by the
+//! module, and waits with UNIQUE, in one call only. Anything else ends the search. A call for a
+//! lock set counts if it wants all of it.
 
 use std::collections::BTreeSet;
 

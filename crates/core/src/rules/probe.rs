@@ -10,8 +10,8 @@ use crate::state::key_state::{KeyMeta, KeyState, OWNER_MAX, is_valid_owner};
 use crate::state::lock::NO_END;
 
 impl LockManager {
-    /// Whether the metadata of the key matches the record, so that its value need not be read. It is
-    /// never enough for a granted hold, since only the value tells one owner from another; that
+    /// Whether the metadata of the key matches the record, so that its value need not be read. It
+    /// is never enough for a granted hold, since only the value tells one owner from another; that
     /// value was written so that reading it costs nothing. The value of an adopted hold was not,
     /// and is not read while length and lease are the same: such a lock may be overwritten
     /// unnoticed until a command compares the value.

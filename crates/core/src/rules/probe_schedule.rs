@@ -1,4 +1,6 @@
-//! When to probe a lock without a command: at the end of its lease, if a client waits for it or a grace period runs; and every few milliseconds while clients wait for it, because other commands delete keys without notice.
+//! When to probe a lock without a command: at the end of its lease, if a client waits for it or a
+//! grace period runs; and every few milliseconds while clients wait for it, because other commands
+//! delete keys without notice.
 
 use crate::manager::LockManager;
 use crate::state::arena::Id;

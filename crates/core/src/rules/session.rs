@@ -1,5 +1,5 @@
-//! Sessions: a hold that ends with the connection that acquired it. Its end is deferred work, which is
-//! dispatched here.
+//! Sessions: a hold that ends with the connection that acquired it. Its end is deferred work, which
+//! is dispatched here.
 
 use crate::manager::{Caller, LockManager};
 use crate::rules::hand_off::HandOff;
@@ -63,8 +63,8 @@ impl LockManager {
         self.deferred.is_ending(session)
     }
 
-    /// Carries out deferred work on one lock, if the lock has not changed hands meanwhile. A lock that
-    /// is free passes on in any case.
+    /// Carries out deferred work on one lock, if the lock has not changed hands meanwhile. A lock
+    /// that is free passes on in any case.
     pub fn run_deferred(
         &mut self,
         work: Deferred,

@@ -23,16 +23,16 @@ const PROBES_PER_MS: u64 = 12;
 const CATCH_UP: u64 = 4;
 const ENDED: u64 = 64;
 
-/// The shortest time between two portions, in ms: with a high `hz` the server's cron runs more often
-/// than there is work.
+/// The shortest time between two portions, in ms: with a high `hz` the server's cron runs more
+/// often than there is work.
 const SHORTEST_MS: u64 = 40;
 
 /// The longest time to make up for at once, in ms: after a pause the server has other work.
 const LONGEST_MS: u64 = 1_000;
 
 impl LockManager {
-    /// Begins a new portion of locks for [`LockManager::next_due`]: the longer ago the last one began
-    /// and the more holds have ended in it, the more locks.
+    /// Begins a new portion of locks for [`LockManager::next_due`]: the longer ago the last one
+    /// began and the more holds have ended in it, the more locks.
     pub fn begin_sweep(&mut self, now: Now) {
         let elapsed_ms = now.ms().abs_diff(self.sweep.last_ms).min(LONGEST_MS);
         if elapsed_ms < SHORTEST_MS {

@@ -16,7 +16,8 @@ use crate::state::wait_queue::{Ticket, WaitQueues, Waiter};
 /// Work on one lock, or on the lock set of one waiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deferred {
-    /// A client's connection closed. [`DeferredQueue::take`] returns a `SessionEnd` for each lock tied to it.
+    /// A client's connection closed. [`DeferredQueue::take`] returns a `SessionEnd` for each lock
+    /// tied to it.
     Session(EndingSession),
     /// The connection closed that this lock was tied to.
     SessionEnd {
@@ -144,7 +145,9 @@ impl DeferredQueue {
         }
     }
 
-    /// The lock, or one of the locks, of the next item; none without work. Void items are dropped first: otherwise the permission for the lock of the next item would be used for the void item.
+    /// The lock, or one of the locks, of the next item; none without work. Void items are dropped
+    /// first: otherwise the permission for the lock of the next item would be used for the void
+    /// item.
     pub(crate) fn next_lock(&mut self, table: &Table, queues: &WaitQueues) -> Option<Id> {
         while let Some(work) = self.work.front() {
             let lock = match work {
@@ -172,7 +175,8 @@ impl DeferredQueue {
         None
     }
 
-    /// The oldest item that is due at once. Of a session it returns only the first locks, one for each call, alternating with other items.
+    /// The oldest item that is due at once. Of a session it returns only the first locks, one for
+    /// each call, alternating with other items.
     pub(crate) fn take(
         &mut self,
         table: &mut Table,

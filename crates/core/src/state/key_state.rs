@@ -1,5 +1,5 @@
-//! What the key of a lock shows. The key is the only truth: every rule gets its state as an argument
-//! and trusts it over its own record.
+//! What the key of a lock shows. The key is the only truth: every rule gets its state as an
+//! argument and trusts it over its own record.
 
 use crate::state::lock::{Bytes, NO_END};
 

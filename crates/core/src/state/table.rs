@@ -16,7 +16,8 @@ use crate::state::arena::{Arena, Id};
 use crate::state::counters::Counters;
 use crate::state::lock::{Hold, Lock, NO_END, Name, Session};
 
-/// The number of hash tables in the index by name: with a million locks, each has a thousand entries; the insertion that grows one moves them in a fifth of a millisecond.
+/// The number of hash tables in the index by name: with a million locks, each has a thousand
+/// entries; the insertion that grows one moves them in a fifth of a millisecond.
 const SHARDS: usize = 1024;
 
 /// A hash table shrinks when at most an eighth of it is used, but not below this capacity.
@@ -109,7 +110,9 @@ impl Table {
     }
 
     /// The lock of this name, created if the table does not have it. A new lock gets counters of
-    /// its own unless its key is long. The tracked locks may exceed the limit after this: untracking a lock here could free an id that a caller still uses. [`Table::forget_idle`] removes the surplus.
+    /// its own unless its key is long. The tracked locks may exceed the limit after this:
+    /// untracking a lock here could free an id that a caller still uses. [`Table::forget_idle`]
+    /// removes the surplus.
     pub(crate) fn find_or_create(&mut self, name: Name<'_>) -> Option<Id> {
         let hash = self.hasher.hash_one(name);
         let Self { locks, index, .. } = self;
@@ -290,8 +293,8 @@ impl Table {
 
     // ---- Locks that are no longer needed
 
-    /// Forgets the locks that have become idle, and removes the counters of the tracked locks above the limit. Called after each command and event, when no caller holds the id of
-    /// an idle lock.
+    /// Forgets the locks that have become idle, and removes the counters of the tracked locks above
+    /// the limit. Called after each command and event, when no caller holds the id of an idle lock.
     #[inline]
     pub(crate) fn forget_idle(&mut self) {
         if !self.maybe_idle.is_empty() {
@@ -367,7 +370,8 @@ impl Table {
         }
     }
 
-    /// The least recently used tracked lock that is idle. Each lock in use that it meets counts as used now; after [`TRIES`] of them it gives up.
+    /// The least recently used tracked lock that is idle. Each lock in use that it meets counts as
+    /// used now; after [`TRIES`] of them it gives up.
     fn least_used(&mut self) -> Option<Id> {
         for _ in 0..TRIES {
             let id = self.tracked.oldest()?;

@@ -16,11 +16,12 @@
 //! ```
 //!
 //! Removing a waiter takes a step for each of its locks. A waiter with many locks, or one that
-//! leaves while others are being removed, is only marked ([`Left`]). Its deadline is set to 0. That has passed, so no rule grants it a lock.
-//! [`LockManager::expire_waits`] removes it.
+//! leaves while others are being removed, is only marked ([`Left`]). Its deadline is set to 0. That
+//! has passed, so no rule grants it a lock. [`LockManager::expire_waits`] removes it.
 //!
 //! A waiter for several locks has a position in the queue of each, with the same sequence number.
-//! Two waiters have the same order in every queue that they share, so they never wait for each other.
+//! Two waiters have the same order in every queue that they share, so they never wait for each
+//! other.
 //!
 //! [`LockManager::expire_waits`]: crate::LockManager::expire_waits
 
@@ -308,7 +309,9 @@ impl WaitQueues {
         self.connected.range(queue(lock)).next().map(|(_, ticket)| *ticket)
     }
 
-    /// The first connected waiter of a queue other than `own`. To bound the time, at most [`SKIPPED`] waiters that have left are skipped; the next one is returned even if it has left.
+    /// The first connected waiter of a queue other than `own`. To bound the time, at most
+    /// [`SKIPPED`] waiters that have left are skipped; the next one is returned even if it has
+    /// left.
     pub(crate) fn first_other(&self, lock: Id, own: Option<Ticket>) -> Option<Ticket> {
         let waiters = self.connected.range(queue(lock)).map(|(_, ticket)| *ticket);
         let mut others = waiters.filter(|ticket| Some(*ticket) != own);
@@ -357,7 +360,8 @@ impl WaitQueues {
         })
     }
 
-    /// The number of kept waiters whose time is over and that are not removed yet. Given-up ones do not count.
+    /// The number of kept waiters whose time is over and that are not removed yet. Given-up ones do
+    /// not count.
     pub(crate) fn count_keeps_over(&self, now: Now) -> usize {
         let is_over = |waiter: &&Waiter| {
             waiter.left.is_none_or(Left::keeps_position) && waiter.is_keep_over(now)

@@ -9,10 +9,12 @@ use crate::state::clock::Now;
 /// count one by one. Work that overruns the budget is still completed; the next has to wait.
 const UNITS: usize = 1_024;
 
-/// The number of waiting clients that one budget can reply to: a reply costs as much as removing several positions.
+/// The number of waiting clients that one budget can reply to: a reply costs as much as removing
+/// several positions.
 const REPLIES: usize = 128;
 
-/// When a connection closes, one lock for each of this many units ends at once: a lock costs as much as several positions.
+/// When a connection closes, one lock for each of this many units ends at once: a lock costs as
+/// much as several positions.
 const SESSION_SHARE: usize = 8;
 
 /// What is left of the current millisecond.
