@@ -1,4 +1,5 @@
-//! `GPULOCK.FORCERELEASE`: releases a lock regardless of its owner. For operators and watchdogs.
+//! `GPULOCK.FORCERELEASE`: releases a lock regardless of its owner. For operators and monitoring
+//! tools.
 
 use gpulock_core::engine::commands;
 use gpulock_core::{CommandError, request};

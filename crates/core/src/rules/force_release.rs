@@ -1,5 +1,5 @@
-//! FORCERELEASE: takes a lock from its holder, for operators and watchdogs. OWNER and TOKEN limit
-//! it to the hold that the caller looked at, so that it never takes the lock of a successor.
+//! FORCERELEASE: takes a lock from its holder, for operators and monitoring tools. OWNER and TOKEN
+//! limit it to the hold that the caller looked at, so that it never takes the lock of a successor.
 
 use crate::error::CommandError;
 use crate::manager::{Caller, LockManager};
