@@ -1,7 +1,7 @@
 //! Code shared by ACQUIRE and ACQUIREANY: the context of the caller, and blocking the client.
 
 use gpulock_core::rules::acquire::CallerContext;
-use gpulock_core::rules::wait::LeaveReason;
+use gpulock_core::rules::leave::LeaveReason;
 use gpulock_core::state::wait_queue::Ticket;
 use gpulock_core::{CommandError, request};
 

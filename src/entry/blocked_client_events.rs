@@ -1,7 +1,7 @@
 //! What happens to blocked clients that the server unblocks itself, or that are gone before their
 //! grant arrives.
 
-use gpulock_core::rules::wait::LeaveReason;
+use gpulock_core::rules::leave::LeaveReason;
 use gpulock_core::state::outbox::WaitReply;
 use gpulock_core::state::wait_queue::Ticket;
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 
-use gpulock_core::rules::wait::LeaveReason;
+use gpulock_core::rules::leave::LeaveReason;
 use gpulock_core::state::outbox::WaitReply;
 use gpulock_core::state::wait_queue::Ticket;
 

@@ -2,7 +2,7 @@
 //! turn, and may be gone by then.
 
 use gpulock_core::engine::{Keyspace, probe, tick};
-use gpulock_core::rules::wait::LeaveReason;
+use gpulock_core::rules::leave::LeaveReason;
 use gpulock_core::state::outbox::{Grant, WaitReply};
 use gpulock_core::state::wait_queue::Ticket;
 

@@ -6,7 +6,7 @@ use crate::manager::LockManager;
 use crate::request::Acquire;
 use crate::rules::hand_off::HandOff;
 use crate::rules::hold::GrantParams;
-use crate::rules::wait::LeaveReason;
+use crate::rules::leave::LeaveReason;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::key_state::{KeyState, is_valid_owner};

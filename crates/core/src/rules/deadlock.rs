@@ -199,7 +199,7 @@ mod tests {
     use crate::request::Acquire;
     use crate::rules::acquire::CallerContext;
     use crate::rules::test_support as support;
-    use crate::rules::wait::{LeaveReason, Waiting};
+    use crate::rules::{leave::LeaveReason, wait::Waiting};
     use crate::state::key_state::KeyState;
     use crate::state::lock::Name;
     use crate::state::settings::Settings;

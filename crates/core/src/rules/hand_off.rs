@@ -14,7 +14,7 @@
 
 use crate::manager::{LockManager, counted_for};
 use crate::rules::hold::GrantParams;
-use crate::rules::wait::LeaveReason;
+use crate::rules::leave::LeaveReason;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::lock::Bytes;

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use crate::manager::LockManager;
 use crate::rules::hand_off::{HandOff, params_of};
 use crate::rules::hold::GrantParams;
-use crate::rules::wait::LeaveReason;
+use crate::rules::leave::LeaveReason;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::key_state::{KeyState, is_valid_owner};

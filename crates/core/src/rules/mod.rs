@@ -9,6 +9,7 @@ pub mod extend;
 pub mod force_release;
 pub mod hand_off;
 mod hold;
+pub mod leave;
 pub mod lock_set;
 mod probe;
 mod probe_schedule;

@@ -3,7 +3,7 @@
 
 use crate::manager::LockManager;
 use crate::rules::hand_off::HandOff;
-use crate::rules::wait::LeaveReason;
+use crate::rules::leave::LeaveReason;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::key_state::{KeyMeta, KeyState, OWNER_MAX, is_valid_owner};

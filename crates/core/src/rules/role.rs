@@ -1,7 +1,7 @@
 //! What the server itself does to locks: it becomes a primary or a replica, or evicts a key.
 
 use crate::manager::{Caller, LockManager};
-use crate::rules::wait::LeaveReason;
+use crate::rules::leave::LeaveReason;
 use crate::state::clock::Now;
 use crate::state::event::End;
 use crate::state::lock::Name;

@@ -3,7 +3,7 @@
 
 use crate::manager::{Caller, LockManager};
 use crate::rules::hand_off::HandOff;
-use crate::rules::wait::LeaveReason;
+use crate::rules::leave::LeaveReason;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::deferred::Deferred;
