@@ -1,4 +1,4 @@
-// Returns the texts whose contrast with the backbackground is too low (WCAG 2).
+// Returns the texts whose contrast with the background is too low (WCAG 2).
 const channels = (color) => color.match(/[\d.]+/g).map(Number);
 const luminance = ([r, g, b]) => {
   const [x, y, z] = [r, g, b].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
@@ -6,7 +6,7 @@ const luminance = ([r, g, b]) => {
 };
 const background = (node) => {
   for (let at = node; at; at = at.parentElement) {
-    const color = channels(getComputedStyle(at).backbackgroundColor);
+    const color = channels(getComputedStyle(at).backgroundColor);
     if (color.length === 3 || color[3] > 0) return color;
   }
   throw new Error("the page has no background");
