@@ -49,19 +49,20 @@ impl LockManager {
         if !waiter.unique || self.settings.place_keep == 0 {
             return;
         }
-        let is_queued = |lock: &Id| self.queues.position_of(&waiter.owner, *lock);
-        let find = |key: &Bytes| self.table.find(Name { db, key });
-        let mut locks: Locks = set.iter().filter_map(find).collect();
-        if set.is_empty() {
-            locks.clone_from(&waiter.locks);
-        }
-        if locks.iter().any(|lock| is_queued(lock).is_some()) {
-            return;
-        }
-        if !set.is_empty() {
-            let mut make = |key| self.table.find_or_create(Name { db, key });
-            locks = set.iter().filter_map(|key| make(key.as_slice())).collect();
-        }
+        let is_queued = |id: &Id| self.queues.position_of(&waiter.owner, *id).is_some();
+        let locks: Locks = if set.is_empty() {
+            if waiter.locks.iter().any(is_queued) {
+                return;
+            }
+            waiter.locks.clone()
+        } else {
+            let find = |key: &Bytes| self.table.find(Name { db, key });
+            if set.iter().filter_map(find).any(|id| is_queued(&id)) {
+                return;
+            }
+            let mut create = |key: &Bytes| self.table.find_or_create(Name { db, key });
+            set.iter().filter_map(&mut create).collect()
+        };
         self.keep_position(&Waiter { locks, ..waiter.clone() }, now);
     }
 }
