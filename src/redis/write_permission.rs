@@ -27,6 +27,7 @@ use super::api::api;
 use super::context::{Context, must_not_write};
 use super::errno;
 use super::main_thread::MainThread;
+use super::server_info::Info;
 use super::string::OwnedString;
 
 struct State {
@@ -79,7 +80,11 @@ const ERROR: c_int = 1;
 
 /// Checks whether the server accepts a write to this key now.
 pub(crate) fn check(context: Context<'_>, key: &[u8]) -> Permission {
-    let format = if has_dry_runs(context) { DRY_RUN } else { EXECUTED };
+    let format = match has_dry_runs(context) {
+        true => DRY_RUN,
+        false if info_rules_out_refusal(context) => return Permission::Granted,
+        false => EXECUTED,
+    };
     let check = Check::begin();
     let error = call(context, c"GPULOCK.EXTEND", format, &[key, b"-"]);
     drop(check);
@@ -98,6 +103,22 @@ fn has_dry_runs(context: Context<'_>) -> bool {
         STATE.has_dry_runs.set(Some(is_supported));
         is_supported
     })
+}
+
+/// Whether `INFO` rules out that Redis 7.0, the only server without dry runs, refuses a write: it
+/// refuses them on a replica, in a cluster, after a failed snapshot or write of the append-only
+/// file, and with too few replicas.
+fn info_rules_out_refusal(context: Context<'_>) -> bool {
+    let flags = context.flags();
+    if !flags.is_primary() || flags.in_cluster() {
+        return false;
+    }
+    let persistence = Info::of(c"persistence");
+    let is_ok = |status| persistence.text(status) == Some("ok");
+    // The number of good replicas is only reported if the server requires some.
+    is_ok(c"rdb_last_bgsave_status")
+        && is_ok(c"aof_last_write_status")
+        && Info::of(c"replication").number(c"min_slaves_good_slaves").is_none()
 }
 
 /// Calls a command. Returns `errno` if the reply is an error, and none otherwise.

@@ -67,6 +67,7 @@ mod observability {
     pub(crate) mod list;
     pub(crate) mod log;
     pub(crate) mod metrics;
+    pub(crate) mod side_effects;
 }
 mod queue {
     pub(crate) mod fifo;
@@ -135,6 +136,7 @@ fn all_tests() -> Vec<Test> {
         observability::log::TESTS,
         observability::metrics::TESTS,
         observability::metrics::TESTS_WITHOUT_SERVER,
+        observability::side_effects::TESTS,
         interface::command_info::TESTS,
         interface::renamed_commands::TESTS,
         interface::resp::TESTS,
