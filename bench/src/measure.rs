@@ -3,15 +3,16 @@
 
 use std::path::{PathBuf, absolute};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use gpulock_testkit::Flavour;
 
 use crate::progress::Progress;
 use crate::series::{Run, Series};
 use crate::{
-    breakdown, hand_off, held_locks, machine, names, other_commands, pair, pools, queue,
-    recovery, startup, waiters,
+    breakdown, hand_off, held_locks, idle, load, machine, names, other_commands,
+    outside_changes, pair, pools, queue, recovery, startup, waiters,
 };
 
 /// Run the benchmark on one server and write the results to a file
@@ -30,6 +31,7 @@ pub(crate) struct Measure {
     #[arg(long)]
     out: PathBuf,
     /// Parts to measure [default: all]
+    #[arg(value_parser = PossibleValuesParser::new(PARTS.map(|(name, _)| name)))]
     parts: Vec<String>,
 }
 
@@ -47,11 +49,14 @@ pub(crate) struct Setup {
 type Part = (&'static str, fn(&Setup, &Progress) -> Result<Vec<Series>>);
 
 /// All parts, in execution order.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 13] = [
     (names::PAIR, pair::measure),
     (names::BREAKDOWN, breakdown::measure),
     (names::POOLS, pools::measure),
     (names::OTHER_COMMANDS, other_commands::measure),
+    (names::LOAD, load::measure),
+    (names::IDLE, idle::measure),
+    (names::OUTSIDE_CHANGES, outside_changes::measure),
     (names::HAND_OFF, hand_off::measure),
     (names::QUEUE, queue::measure),
     (names::HELD, held_locks::measure),
@@ -62,7 +67,7 @@ const PARTS: [Part; 10] = [
 
 /// Runs the subcommand.
 pub(crate) fn run(options: &Measure) -> Result<()> {
-    let parts = select(&options.parts)?;
+    let parts = select(&options.parts);
     let module = &options.module;
     let module = module.canonicalize().with_context(|| module.display().to_string())?;
     // Not canonicalized: some server programs depend on the name they are called by.
@@ -86,12 +91,8 @@ pub(crate) fn run(options: &Measure) -> Result<()> {
     run.write(&options.out)
 }
 
-fn select(names: &[String]) -> Result<Vec<Part>> {
-    let known = PARTS.map(|(name, _)| name);
-    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        bail!("unknown part {unknown:?}: expected {}", known.join(", "));
-    }
+fn select(names: &[String]) -> Vec<Part> {
     let is_selected =
         |(name, _): &Part| names.is_empty() || names.iter().any(|n| n == name);
-    Ok(PARTS.into_iter().filter(is_selected).collect())
+    PARTS.into_iter().filter(is_selected).collect()
 }

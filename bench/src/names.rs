@@ -17,6 +17,12 @@ pub(crate) const RECOVERY: &str = "recovery";
 pub(crate) const STARTUP: &str = "startup";
 /// Commands unrelated to locks.
 pub(crate) const OTHER_COMMANDS: &str = "other-commands";
+/// Commands unrelated to locks, with the module's work between them.
+pub(crate) const LOAD: &str = "load";
+/// A server on which nothing happens.
+pub(crate) const IDLE: &str = "idle";
+/// From a change by another client to the grant.
+pub(crate) const OUTSIDE_CHANGES: &str = "outside-changes";
 /// Where the instructions of the GPULOCK pair are spent.
 pub(crate) const BREAKDOWN: &str = "breakdown";
 /// Memory of waiting clients.
@@ -95,6 +101,28 @@ pub(crate) const IDLE_CLIENTS: &str = "no module, 100 idle clients";
 /// Clients wait for some of the locks.
 pub(crate) const CLIENTS_WAITING: &str = "100 clients waiting";
 
+/// Locks are held, and clients wait for some of them.
+pub(crate) const LOCKS_AND_QUEUES: &str = "1,000 locks held, 100 clients waiting";
+
+/// Neither keys nor clients.
+pub(crate) const NOTHING_HELD: &str = "nothing held";
+/// Locks held, with one client waiting for each.
+pub(crate) fn queues(count: usize) -> String {
+    match count {
+        1 => "1 waiter".to_owned(),
+        count => format!("{} queues", with_commas(count)),
+    }
+}
+/// Numbers of queues on an idle server.
+pub(crate) const IDLE_QUEUES: [usize; 4] = [1, 100, 1_000, 4_000];
+/// Number of locks held on an idle server without waiters.
+pub(crate) const IDLE_HELD: usize = 100_000;
+
+/// Another client sends commands all the time.
+pub(crate) const BUSY: &str = "busy server";
+/// No client has sent a command for more than a second.
+pub(crate) const SILENT: &str = "after silence";
+
 /// `GPULOCK.ACQUIRE` and `GPULOCK.RELEASE`.
 pub(crate) const OURS: &str = "GPULOCK";
 /// Two commands that do nothing: the lower bound of the server.
@@ -136,6 +164,8 @@ pub(crate) const QUEUE_PEERS: [&str; 3] = [OURS, NATIVE, BLOCK_ONLY];
 pub(crate) const INSTRUCTIONS: &str = "instructions";
 /// CPU time of the server process, user and system.
 pub(crate) const CPU_US: &str = "server CPU, us";
+/// The same as a part of the time that passed.
+pub(crate) const CPU_PERCENT: &str = "server CPU, % of a core";
 /// Median wall-clock time.
 pub(crate) const P50_MS: &str = "p50, ms";
 /// 99th percentile of wall-clock time.

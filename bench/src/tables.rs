@@ -38,6 +38,13 @@ pub(crate) const BLOCKS: &[Block] = &[
     Block { name: "breakdown", heading: "Instructions by function", render: breakdown },
     Block { name: "pools", heading: "Acquiring one lock of a pool", render: pools },
     Block { name: "other-commands", heading: "Other commands", render: other_commands },
+    Block { name: "load", heading: "Other commands, CPU time", render: load },
+    Block { name: "idle", heading: "Idle server", render: idle },
+    Block {
+        name: "outside-changes",
+        heading: "Changes by other clients",
+        render: outside_changes,
+    },
     Block { name: "hand-off", heading: "Hand-off", render: hand_off },
     Block {
         name: "hand-off-workers",
@@ -332,6 +339,57 @@ fn other_commands(runs: &[Run]) -> String {
     )
 }
 
+/// Server CPU of unrelated commands, without and with the module.
+fn load(runs: &[Run]) -> String {
+    let cpu = |run: &Run, peer| with_range(derived::load(run, peer), number);
+    grouped(
+        runs,
+        "server CPU for a command, us",
+        &rows(&[names::LOCKS_AND_QUEUES]),
+        &[
+            (names::NO_MODULE, &|run, _| cpu(run, names::NO_MODULE)),
+            (names::OURS, &|run, _| cpu(run, names::OURS)),
+            ("× no module", &|run, _| {
+                with_range(&derived::load_to_no_module(run), |value| fixed(value, 3))
+            }),
+        ],
+    )
+}
+
+/// CPU of an idle server, without and with the module.
+fn idle(runs: &[Run]) -> String {
+    let percent = |samples: &[f64]| with_range(samples, |value| fixed(value, 3));
+    grouped(
+        runs,
+        "% of a core",
+        &found(runs, names::IDLE, derived::cases),
+        &[
+            (names::NO_MODULE, &|run, case| {
+                percent(derived::idle(run, case, names::NO_MODULE))
+            }),
+            (names::OURS, &|run, case| percent(derived::idle(run, case, names::OURS))),
+            ("difference", &|run, case| percent(&derived::idle_above(run, case))),
+        ],
+    )
+}
+
+/// Time from a change by another client to the grant.
+fn outside_changes(runs: &[Run]) -> String {
+    let cell = |run: &Run, case: &str, measure| {
+        with_range(derived::outside_change(run, case, measure), number)
+    };
+    grouped(
+        runs,
+        "from DEL to grant",
+        &found(runs, names::OUTSIDE_CHANGES, derived::cases),
+        &[
+            (names::P50_MS, &|run, case| cell(run, case, names::P50_MS)),
+            (names::P99_MS, &|run, case| cell(run, case, names::P99_MS)),
+            (names::MAX_MS, &|run, case| cell(run, case, names::MAX_MS)),
+        ],
+    )
+}
+
 /// The hand-off among eight workers: latency, cost and fairness.
 fn hand_off(runs: &[Run]) -> String {
     let peers = rows(&names::HAND_OFF_PEERS);
@@ -551,6 +609,16 @@ mod tests {
         let ours =
             table.lines().find(|line| line.contains("GPULOCK, events off")).unwrap();
         assert_eq!(cells(ours)[1..3], ["20,225 (20,185 to 20,286)", "1.61"]);
+    }
+
+    #[test]
+    fn an_idle_server_is_shown_beside_one_without_the_module() {
+        let table = idle(&[test_runs::redis()]);
+        let row = table.lines().find(|line| line.contains("1 waiter")).unwrap();
+        assert_eq!(
+            cells(row)[1..],
+            ["0.100 (0.090 to 0.120)", "0.700 (0.690 to 0.720)", "0.600"]
+        );
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Limit {
 pub(crate) const TARGETS: &[Target] = &[
     Target {
         what: "pair, events off, × native: instructions",
-        limit: Limit::AtMost(1.50),
+        limit: Limit::AtMost(1.25),
         decimals: 3,
         value: |run| pair(run, names::EVENTS_OFF, names::INSTRUCTIONS),
     },
@@ -128,6 +128,30 @@ pub(crate) const TARGETS: &[Target] = &[
         value: |run| median(&derived::extra_bytes(run, 1_000_000)),
     },
     Target {
+        what: "pair with 1,000,000 locks held, × native: server CPU",
+        limit: Limit::AtMost(1.6),
+        decimals: 2,
+        value: |run| median(&derived::held_to_native(run, 1_000_000)),
+    },
+    Target {
+        what: "one of 8, all free, × ACQUIRE: instructions",
+        limit: Limit::AtMost(1.3),
+        decimals: 2,
+        value: |run| pool(run, &names::all_free(8)),
+    },
+    Target {
+        what: "one of 8, the last free, × ACQUIRE: instructions",
+        limit: Limit::AtMost(2.0),
+        decimals: 2,
+        value: |run| pool(run, &names::last_free(8)),
+    },
+    Target {
+        what: "one of 512, the last free, × ACQUIRE: instructions",
+        limit: Limit::AtMost(10.0),
+        decimals: 2,
+        value: |run| pool(run, &names::last_free(512)),
+    },
+    Target {
         what: "commands over 2 ms while acquiring 1,000,000 locks",
         limit: Limit::AtMost(0.0),
         decimals: 0,
@@ -164,7 +188,64 @@ pub(crate) const TARGETS: &[Target] = &[
         decimals: 3,
         value: |run| costliest_other_command(run, names::CLIENTS_WAITING),
     },
+    Target {
+        what: "other commands, locks and waiters, × no module: CPU",
+        limit: Limit::AtMost(1.02),
+        decimals: 3,
+        value: |run| median(&derived::load_to_no_module(run)),
+    },
+    Target {
+        what: "idle, 1 waiter: CPU above no module, % of a core",
+        limit: Limit::AtMost(0.1),
+        decimals: 3,
+        value: |run| idle(run, &names::queues(1)),
+    },
+    Target {
+        what: "idle, 1,000 queues: CPU above no module, % of a core",
+        limit: Limit::AtMost(0.1),
+        decimals: 3,
+        value: |run| idle(run, &names::queues(1_000)),
+    },
+    Target {
+        what: "idle, 100,000 held: CPU above no module, % of a core",
+        limit: Limit::AtMost(0.1),
+        decimals: 3,
+        value: |run| idle(run, &names::held(names::IDLE_HELD)),
+    },
+    Target {
+        what: "DEL by another client to grant, busy server: p50, ms",
+        limit: Limit::AtMost(5.0),
+        decimals: 2,
+        value: |run| outside_change(run, names::BUSY, names::P50_MS),
+    },
+    Target {
+        what: "DEL by another client to grant, busy server: p99, ms",
+        limit: Limit::AtMost(10.0),
+        decimals: 2,
+        value: |run| outside_change(run, names::BUSY, names::P99_MS),
+    },
+    Target {
+        what: "DEL by another client to grant, after silence: p99, ms",
+        limit: Limit::AtMost(10.0),
+        decimals: 2,
+        value: |run| outside_change(run, names::SILENT, names::P99_MS),
+    },
 ];
+
+/// Acquiring one lock of a pool relative to acquiring a named lock.
+fn pool(run: &Run, case: &str) -> f64 {
+    median(&derived::pool_to_one_lock(run, case))
+}
+
+/// CPU of an idle server beyond that of one without the module.
+fn idle(run: &Run, case: &str) -> f64 {
+    median(&derived::idle_above(run, case))
+}
+
+/// Time from a change by another client to the grant.
+fn outside_change(run: &Run, case: &str, measure: &str) -> f64 {
+    median(derived::outside_change(run, case, measure))
+}
 
 /// The GPULOCK pair relative to the native one.
 fn pair(run: &Run, case: &str, measure: &str) -> f64 {
@@ -229,6 +310,14 @@ mod tests {
             Verdict::Missed
         );
         assert_eq!(verdict(&valkey, "recovery with SESSION: p99, ms"), Verdict::Met);
+        let idle = "idle, 1,000 queues: CPU above no module, % of a core";
+        assert_eq!(verdict(&redis, idle), Verdict::Missed);
+        assert_eq!(verdict(&valkey, idle), Verdict::Met);
+        let load = "other commands, locks and waiters, × no module: CPU";
+        assert_eq!(verdict(&redis, load), Verdict::Missed);
+        assert_eq!(verdict(&valkey, load), Verdict::Met);
+        let change = "DEL by another client to grant, busy server: p99, ms";
+        assert_eq!(verdict(&redis, change), Verdict::Met);
     }
 
     #[test]
