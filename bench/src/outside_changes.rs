@@ -80,7 +80,7 @@ fn send_until(is_over: &AtomicBool, connection: &mut RawConnection) -> Result<()
     Ok(())
 }
 
-/// Changes on servers to which nobody has sent anything for some time.
+/// Changes on servers that have received nothing for some time.
 fn silent(setup: &Setup, progress: &Progress, recorder: &mut Recorder) -> Result<()> {
     let mut servers =
         (0..SILENT_SERVERS).map(|_| Queues::start(setup)).collect::<Result<Vec<_>>>()?;
