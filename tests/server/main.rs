@@ -21,6 +21,7 @@ mod locks;
 mod memory;
 mod overhead;
 mod unique_owners;
+mod wall_clock;
 mod acl {
     pub(crate) mod keys;
     pub(crate) mod recipes;
@@ -126,6 +127,7 @@ fn all_tests() -> Vec<Test> {
         sessions::grace_period::TESTS,
         sessions::connection::TESTS,
         external_changes::TESTS,
+        wall_clock::TESTS,
         atomicity::TESTS,
         batches::TESTS,
         configuration::TESTS,
