@@ -149,14 +149,14 @@ fn a_session_that_ends_while_another_module_yields_is_handed_off_afterwards(
     flavour: &Flavour,
 ) {
     let folder = TempDir::with_prefix("gpulock-").expect("a folder");
-    let module = build_c_library("yielding_module", folder.path());
+    let module = build_c_library("other_module", folder.path());
     let builder = flavour.server().arg("loadmodule", module.display());
     let server = builder.arg("busy-reply-threshold", 10).start();
     let (mut client, mut holder) = (server.client(), server.client());
     assert!(holder.line("GPULOCK.ACQUIRE k holder SESSION").int() > 0);
     let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
     wait_queue(&mut client, "k", &["next"]);
-    send!(client, "YIELDING.READ", "k", BUSY_MS);
+    send!(client, "OTHER.READ", "k", BUSY_MS);
     wait_busy(&server);
     drop(holder);
     assert_eq!(client.read().list(), ["holder", "holder"]);

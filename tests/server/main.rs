@@ -20,6 +20,7 @@ mod external_changes;
 mod locks;
 mod memory;
 mod overhead;
+mod silence;
 mod unique_owners;
 mod wall_clock;
 mod acl {
@@ -127,6 +128,7 @@ fn all_tests() -> Vec<Test> {
         sessions::grace_period::TESTS,
         sessions::connection::TESTS,
         external_changes::TESTS,
+        silence::TESTS,
         wall_clock::TESTS,
         atomicity::TESTS,
         batches::TESTS,

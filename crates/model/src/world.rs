@@ -52,6 +52,10 @@ pub struct World {
     pub(crate) defers_to_turn_end: bool,
     /// Whether work is limited to the smallest budgets.
     pub(crate) small_budgets: bool,
+    /// Whether the server calls the lock manager before each command.
+    pub(crate) is_listening: bool,
+    /// The key of a `DEL` that is executed after the pause.
+    pub(crate) postponed_delete: Option<usize>,
     pub(crate) flaw: Flaw,
     /// The command that is being executed.
     pub(crate) current: Current,
@@ -102,6 +106,8 @@ impl World {
             writes: Writes::Accepted,
             defers_to_turn_end: false,
             small_budgets: false,
+            is_listening: false,
+            postponed_delete: None,
             flaw,
             current: Current::default(),
             breach: None,

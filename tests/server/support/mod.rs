@@ -21,3 +21,4 @@ pub(crate) mod rng;
 pub(crate) mod server_state;
 pub(crate) mod server_variants;
 pub(crate) mod sessions;
+pub(crate) mod silence;

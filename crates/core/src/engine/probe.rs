@@ -4,6 +4,7 @@
 use crate::engine::hand_off;
 use crate::engine::keyspace::{Keyspace, Permission};
 use crate::engine::read::{open_lock, state_in_cluster};
+use crate::manager::LockManager;
 use crate::state::arena::Id;
 use crate::state::key_state::KeyState;
 
@@ -23,6 +24,7 @@ pub fn probe<K: Keyspace>(keys: &mut K, id: Id) {
             && (keys.in_cluster()
                 || keys.with_manager(|manager| manager.has_waiters(id)));
         if leads_to_write && keys.permission(name.borrow().key) == Permission::Refused {
+            keys.with_manager(LockManager::refused);
             return;
         }
         let now = keys.now();
