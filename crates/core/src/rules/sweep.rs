@@ -34,6 +34,10 @@ const SHORTEST_MS: u64 = 40;
 /// The longest time to make up for at once, in ms: after a pause the server has other work.
 const LONGEST_MS: u64 = 1_000;
 
+/// The shortest time between two rounds of the walk through keys, in ms: each lock is probed about
+/// once a second.
+const SHORTEST_ROUND_MS: u64 = 800;
+
 /// How often a page of locks is probed while the walk through keys rests, in ms.
 const REST_MS: u64 = 1_000;
 
@@ -67,14 +71,25 @@ impl LockManager {
     }
 
     fn begin_keys(&mut self, locks: u64, now: Now) {
-        let Sweep { keys, ended, rest_page, rest_ms, .. } = &mut self.sweep;
+        let Sweep { keys, keys_began_ms, ended, .. } = &mut self.sweep;
         let times = match std::mem::take(ended) {
             ..ENDED => 1,
             _ => CATCH_UP,
         };
-        if !keys.rounds.is_done() {
-            keys.begin(locks.saturating_mul(times));
-        } else if now.ms().abs_diff(*rest_ms) >= REST_MS {
+        let is_soon = now.ms().abs_diff(*keys_began_ms) < SHORTEST_ROUND_MS;
+        if keys.rounds.is_done() {
+            self.probe_at_rest(now);
+        } else if (keys.rounds.is_running() || !is_soon)
+            && keys.begin(locks.saturating_mul(times))
+        {
+            *keys_began_ms = now.ms();
+        }
+    }
+
+    /// Finds a page of locks a second while the walk through keys rests.
+    fn probe_at_rest(&mut self, now: Now) {
+        let Sweep { rest_page, rest_ms, .. } = &mut self.sweep;
+        if now.ms().abs_diff(*rest_ms) >= REST_MS {
             let page = if *rest_page < self.table.pages() { *rest_page } else { 0 };
             (*rest_page, *rest_ms) = (page.saturating_add(1), now.ms());
             self.walk_keys(page);
@@ -214,8 +229,8 @@ mod tests {
         for tick in 1..=500 {
             manager.begin_sweep(at(tick * 100));
             // As if the time was up, after an odd number of locks.
-            for _ in 0..97 {
-                let id = manager.next_due(at(tick * 100)).expect("a portion is larger");
+            let portion = std::iter::from_fn(|| manager.next_due(at(tick * 100)));
+            for id in portion.take(97) {
                 *turns.entry(id).or_insert(0u32) += 1;
             }
         }
@@ -258,10 +273,24 @@ mod tests {
     fn portions_do_not_follow_each_other_within_40_ms() {
         let mut manager = manager();
         held_by_me(&mut manager);
-        assert_eq!(portion(&mut manager, after(100)).len(), 1);
-        assert_eq!(portion(&mut manager, after(139)).len(), 0);
-        assert_eq!(portion(&mut manager, after(140)).len(), 1);
-        assert_eq!(portion(&mut manager, after(0)).len(), 1, "the clock is stepped back");
+        let over = LEASE_END - NOW.ms();
+        // The walk through memory finds it again and again, until its key was read.
+        assert_eq!(portion(&mut manager, after(over + 100)).len(), 2);
+        assert_eq!(portion(&mut manager, after(over + 139)).len(), 0);
+        assert_eq!(portion(&mut manager, after(over + 140)).len(), 1);
+        assert_eq!(
+            portion(&mut manager, after(over)).len(),
+            1,
+            "the clock is stepped back"
+        );
+    }
+
+    #[test]
+    fn each_lock_is_probed_about_once_a_second() {
+        let mut manager = manager();
+        held_by_me(&mut manager);
+        let probes = (1..=50).map(|n| portion(&mut manager, after(n * 100)).len());
+        assert_eq!(probes.sum::<usize>(), 7, "in five seconds");
     }
 
     #[test]

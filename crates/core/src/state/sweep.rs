@@ -20,6 +20,8 @@ pub(crate) struct Sweep {
     /// When the first of the locks that the walk through memory has passed in this round needs
     /// attention, in ms since the epoch.
     pub(crate) soonest_ms: u64,
+    /// When the walk through keys last began a round, in ms since the epoch.
+    pub(crate) keys_began_ms: u64,
     /// The next page to probe while the walk through keys rests.
     pub(crate) rest_page: usize,
     /// When a page was last probed while it rests, in ms since the epoch.
