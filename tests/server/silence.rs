@@ -20,6 +20,7 @@ tests! {
     a_key_deleted_by_another_module_without_a_command_is_noticed,
     a_change_among_many_queues_is_noticed_at_once,
     a_lease_that_ends_in_silence_passes_the_lock_on,
+    the_end_of_a_list_is_noticed_at_once,
     a_server_is_listened_to_only_in_silence_and_while_there_are_locks,
     the_module_unloads_while_it_listens,
 }
@@ -193,6 +194,21 @@ fn a_lease_that_ends_in_silence_passes_the_lock_on(flavour: &Flavour) {
         call!(silent.client, "GPULOCK.EXTEND", "k", "me", "PX", LEASE.as_millis());
         assert!(waiter.read().int() > 0);
         start.elapsed().saturating_sub(LEASE)
+    });
+}
+
+fn the_end_of_a_list_is_noticed_at_once(flavour: &Flavour) {
+    const LEFT: Duration = Duration::from_millis(700);
+    let server = server(flavour);
+    let mut silent = Silent::new(&server);
+    assert_at_once("the end of a list", || {
+        let mut waiter = silent.begin();
+        let list = ["MULTI", "DEL k", "RPUSH k x", "PEXPIRE k 700", "EXEC"];
+        silent.client.send_lines(&list);
+        list.iter().for_each(|_| drop(silent.client.read()));
+        let start = Instant::now();
+        assert!(waiter.read().int() > 0);
+        start.elapsed().saturating_sub(LEFT)
     });
 }
 

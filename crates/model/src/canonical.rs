@@ -478,6 +478,9 @@ impl Encoder<'_> {
         );
         self.word(self.world.postponed_delete.map_or(NONE, |key| key as u64));
         self.word(round.last.map_or(NONE, |id| id.index() as u64));
+        let armed_ms =
+            self.world.armed_ms.map(|armed_ms| armed_ms.saturating_sub(now_ms));
+        self.word(armed_ms.map_or(NONE, |ms| ms.min(PROBE_MS + 1)));
         self.word(round.next_ms.saturating_sub(now_ms).min(PROBE_MS + 1));
         self.word(now_ms.saturating_sub(round.checked_ms).min(2));
         for id in self.world.manager.table().next_ids(locks) {

@@ -117,13 +117,14 @@ impl World {
     /// The timer fires.
     pub fn tick(&mut self) {
         let now = self.now();
+        self.armed_ms = None;
         tick::tick(self);
         self.remove_ended_waits();
         if self.flaw == Flaw::CallsAgainAtEachTick {
             self.first_calls_again();
         }
         self.finish_step();
-        let wakes = self.is_timer_due(now.ms() + 6);
+        let wakes = self.armed_ms.is_some_and(|armed_ms| armed_ms <= now.ms() + 6);
         let wakes = wakes || self.waiting() == 0 || self.manager.probes_rest();
         self.require(
             Law::NoLostWakeUp,
@@ -134,16 +135,18 @@ impl World {
         self.finish_step();
     }
 
-    /// Whether the timer fires at this time, in ms since the epoch.
-    fn is_timer_due(&self, ms: u64) -> bool {
-        self.manager.next_wake_ms(self.now()).is_some_and(|wake_ms| wake_ms <= ms)
+    /// Arms the timer, unless it fires early enough, or disarms it.
+    pub(crate) fn arm_timer(&mut self) {
+        let due_ms = self.manager.next_wake_ms(self.now());
+        self.armed_ms =
+            due_ms.map(|due| self.armed_ms.map_or(due, |armed| armed.min(due)));
     }
 
     /// The timer fires, if it is due. Otherwise the cron ends what has no timer; its sweep is left
     /// out, because it would find later what the probes must find.
     pub(crate) fn tick_if_due(&mut self) {
         let now = self.now();
-        if self.is_timer_due(now.ms()) {
+        if self.armed_ms.is_some_and(|armed_ms| armed_ms <= now.ms()) {
             return self.tick();
         }
         self.manager.expire_waits(now);

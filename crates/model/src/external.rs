@@ -13,8 +13,10 @@ use crate::queue::Queue;
 use crate::world::{World, Writes};
 
 impl World {
-    /// A command begins. While the lock manager listens, the server calls it.
+    /// A command begins. While the lock manager listens, the server calls it. Postponed commands
+    /// come first, except that the timer may be what ends a pause.
     pub(crate) fn command_begins(&mut self) {
+        self.execute_postponed();
         if self.is_listening && self.flaw != Flaw::HearsNoCommand {
             self.manager.command_seen();
         }

@@ -54,6 +54,8 @@ pub struct World {
     pub(crate) small_budgets: bool,
     /// Whether the server calls the lock manager before each command.
     pub(crate) is_listening: bool,
+    /// When the timer fires, in ms since the epoch; none while it is not armed.
+    pub(crate) armed_ms: Option<u64>,
     /// The key of a `DEL` that is executed after the pause.
     pub(crate) postponed_delete: Option<usize>,
     pub(crate) flaw: Flaw,
@@ -107,6 +109,7 @@ impl World {
             defers_to_turn_end: false,
             small_budgets: false,
             is_listening: false,
+            armed_ms: None,
             postponed_delete: None,
             flaw,
             current: Current::default(),
@@ -368,6 +371,7 @@ impl World {
             self.run_deferred();
         }
         self.manager.forget_idle();
+        self.arm_timer();
         self.check();
         self.current = Current::default();
     }

@@ -74,6 +74,18 @@ fn a_command_that_was_postponed_by_a_pause_is_noticed() {
     ]);
 }
 
+/// An empty string is no owner, so the lock has no hold, and the end of the key no alarm.
+#[test]
+fn the_end_of_a_key_that_is_no_hold_is_noticed() {
+    in_silence([
+        Step::ExternalSet { key: 0, value: 3, ttl_ms: Some(50) },
+        Step::Tick,
+        Step::AdvanceClock { ms: 5 },
+        Step::Tick,
+        Step::AdvanceClock { ms: 51 },
+    ]);
+}
+
 #[test]
 fn the_end_of_refused_writes_needs_no_command() {
     in_silence([

@@ -15,11 +15,16 @@
 //!   While the server is paused, rounds stay owed, and one more begins after the pause.
 //! - A reason to refuse a write that ends without a command, for example a failed snapshot. After a
 //!   refused write a round stays owed.
+//! - The end of a key that is no hold, such as a list. It has no alarm, so the probes do not rest
+//!   while a client waits for its lock.
 //! - A slot that moves to another node of the cluster, and another module that writes keys without
 //!   calling commands: the sweep probes a page of locks a second even while it rests.
 
 use crate::manager::LockManager;
+use crate::state::arena::Id;
 use crate::state::clock::Now;
+use crate::state::key_state::KeyMeta;
+use crate::state::lock::Lock;
 
 impl LockManager {
     /// A command is about to run, and may change any key. Returns whether the timer has to be armed
@@ -56,6 +61,15 @@ impl LockManager {
         self.owe_rounds(2);
     }
 
+    /// A lock was probed. Its key may be the reason why a client waits, and may expire without an
+    /// alarm.
+    pub fn watch_key_without_hold(&mut self, id: Id, meta: KeyMeta) {
+        let is_waited_for = |lock: &Lock| lock.hold.is_none() && lock.connected > 0;
+        if meta != KeyMeta::Absent && self.table.get(id).is_some_and(is_waited_for) {
+            self.probes.rounds.owe(1);
+        }
+    }
+
     /// A key changed without a command.
     pub(crate) fn key_changed(&mut self) {
         self.owe_rounds(1);
@@ -81,7 +95,6 @@ mod tests {
     use crate::rules::test_support::{
         GPU, LEASE_END, NOW, after, held, manager, name, request, wait,
     };
-    use crate::state::arena::Id;
 
     /// A server on which `me` holds the lock, `b` waits for it, and the probes rest.
     fn resting() -> TestKeyspace {
@@ -195,6 +208,17 @@ mod tests {
             run_timer_until(&mut server, 60);
             assert_eq!(server.owner(GPU), Some("b"));
         }
+    }
+
+    #[test]
+    fn the_probes_do_not_rest_while_a_client_waits_for_a_key_that_is_no_hold() {
+        let mut server = resting();
+        server.manager.command_seen();
+        server.set_by_other(GPU, "", after(100).ms());
+        run_timer_until(&mut server, 90);
+        assert!(!server.manager.probes_rest());
+        run_timer_until(&mut server, 110);
+        assert_eq!(server.owner(GPU), Some("b"), "the key has expired");
     }
 
     /// The locks that one portion of the sweep probes.
