@@ -10,6 +10,7 @@ use crate::broken_rules;
 use crate::injected_panics::{IN_BACKGROUND, panic_at};
 use crate::manager::{now, with_manager};
 use crate::redis::call::Call;
+use crate::redis::command_filter;
 use crate::redis::context::Context;
 use crate::redis::key::Key;
 use crate::redis::main_thread::MainThread;
@@ -62,6 +63,14 @@ impl<'a> Keyspace for ServerKeys<'a> {
 
     fn now(&self) -> Now {
         now()
+    }
+
+    fn listen(&mut self, is_on: bool) {
+        if is_on {
+            command_filter::register(self.context);
+        } else {
+            command_filter::unregister(self.context);
+        }
     }
 
     fn may_start(&mut self) -> bool {

@@ -34,7 +34,7 @@ fn run(bytes: &mut Unstructured<'_>) -> Result<()> {
 
 /// A step. ACQUIRE and ACQUIREANY are the most frequent ones.
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
-    Ok(match bytes.int_in_range(0..=36)? {
+    Ok(match bytes.int_in_range(0..=37)? {
         0..=8 => Step::Acquire(call(bytes)?),
         9..=10 => Step::DropClient { client: client(bytes)? },
         11 => Step::Unblock { client: client(bytes)?, with_error: bytes.arbitrary()? },
@@ -79,6 +79,7 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
             ])?,
         },
         34..=35 => Step::Writes { writes: Writes::Accepted },
+        36 => Step::PostponeDelete { key: key(bytes)? },
         _ => Step::Demote,
     })
 }

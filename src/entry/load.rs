@@ -5,13 +5,14 @@ use gpulock_core::state::settings::Settings;
 
 use crate::commands;
 use crate::entry::settings_store::ManagerSettings;
-use crate::entry::{config_checks, events};
+use crate::entry::{config_checks, events, listening};
 use crate::manager::{now, set_manager, with_manager};
 use crate::redis::context::Context;
 use crate::redis::exports::Module;
 use crate::redis::{
-    blocked_client, config, detached_context, info_section, needed_commands,
-    panic_boundary, replication_listeners, server_events, static_strings, unload,
+    blocked_client, command_filter, config, detached_context, info_section,
+    needed_commands, panic_boundary, replication_listeners, server_events,
+    static_strings, unload,
 };
 use crate::report::info::Info;
 
@@ -32,6 +33,7 @@ impl Module for Gpulock {
         config::register::<ManagerSettings>(context, &settings)?;
         info_section::register::<Info>(context);
         server_events::subscribe(context, events::handle)?;
+        command_filter::set_handler(listening::before_command);
         config_checks::check_all(context);
         Ok(())
     }
@@ -44,6 +46,9 @@ impl Module for Gpulock {
         set_manager(None);
         panic_boundary::reset_internal_errors();
         static_strings::forget();
+        if let Some(context) = detached_context::get() {
+            command_filter::unregister(context);
+        }
         detached_context::free();
         server_events::forget();
         replication_listeners::listeners_may_have_changed();

@@ -7,6 +7,7 @@ mod deferred_work;
 mod delivery;
 pub(crate) mod dispatch;
 mod events;
+mod listening;
 pub(crate) mod load;
 mod settings_store;
 mod timer;

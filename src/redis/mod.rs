@@ -13,6 +13,7 @@
 pub(crate) mod acl;
 pub(crate) mod blocked_client;
 pub(crate) mod call;
+pub(crate) mod command_filter;
 pub(crate) mod command_spec;
 pub(crate) mod config;
 pub(crate) mod context;

@@ -20,18 +20,29 @@ struct Armed {
 
 static ARMED: MainThread<Cell<Option<Armed>>> = MainThread::new(Cell::new(None));
 
+/// While the timer fires: when it was due, in ms since the epoch.
+static FIRING: MainThread<Cell<Option<u64>>> = MainThread::new(Cell::new(None));
+
 /// Whether the timer is armed.
 pub(crate) fn is_armed() -> bool {
     ARMED.get().is_some()
 }
 
 /// Arms the timer, so that it calls `fire` at `due_ms` or earlier; without a time, disarms it.
+///
+/// The server reads the clock once and then fires every timer that is due, also those that are
+/// armed meanwhile. If the clock is stepped back in this moment, a new timer is due at once, again
+/// and again, until the clock has caught up; the server executes no command meanwhile. So a timer
+/// that fires before its time arms no other one: the cron does.
 pub(crate) fn arm(
     context: Context<'_>,
     due_ms: Option<u64>,
     now_ms: u64,
     fire: fn(Context<'_>),
 ) {
+    if FIRING.get().is_some_and(|firing_ms| now_ms < firing_ms) {
+        return;
+    }
     let armed = ARMED.get();
     let is_soon_enough = match (armed, due_ms) {
         (Some(armed), Some(due_ms)) => armed.due_ms <= due_ms,
@@ -56,7 +67,9 @@ pub(crate) fn arm(
 }
 
 unsafe extern "C" fn fired(ctx: *mut raw::RedisModuleCtx, _: *mut c_void) {
-    let Some(Armed { fire, .. }) = ARMED.take() else { return };
+    let Some(Armed { fire, due_ms, .. }) = ARMED.take() else { return };
+    FIRING.set(Some(due_ms));
     // SAFETY: the server passes a context that is valid for the time of the call.
     catch_panics(|| fire(unsafe { Context::new(ctx) }));
+    FIRING.set(None);
 }

@@ -2,14 +2,10 @@
 //! between two of its own steps: when a connection closes in between, the module defers the
 //! hand-off to the end of the command.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use gpulock_testkit::{
-    Client, Flavour, Server, Value, call, send, wait_until, workspace,
-};
+use gpulock_testkit::{Client, Flavour, Server, Value, call, send, wait_until};
 use tempfile::TempDir;
 
+use crate::support::c_library::build_c_library;
 use crate::support::clock::DEADLINE;
 use crate::support::queue::{wait_queue, waiter};
 
@@ -153,31 +149,19 @@ fn a_session_that_ends_while_another_module_yields_is_handed_off_afterwards(
     flavour: &Flavour,
 ) {
     let folder = TempDir::with_prefix("gpulock-").expect("a folder");
-    let module = yielding_module(folder.path());
+    let module = build_c_library("other_module", folder.path());
     let builder = flavour.server().arg("loadmodule", module.display());
     let server = builder.arg("busy-reply-threshold", 10).start();
     let (mut client, mut holder) = (server.client(), server.client());
     assert!(holder.line("GPULOCK.ACQUIRE k holder SESSION").int() > 0);
     let mut next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
     wait_queue(&mut client, "k", &["next"]);
-    send!(client, "YIELDING.READ", "k", BUSY_MS);
+    send!(client, "OTHER.READ", "k", BUSY_MS);
     wait_busy(&server);
     drop(holder);
     assert_eq!(client.read().list(), ["holder", "holder"]);
     assert!(next.read().int() > 0);
     assert_eq!(client.line("GET k"), "next");
-}
-
-fn yielding_module(folder: &Path) -> PathBuf {
-    let built = folder.join("yielding.so");
-    let source = workspace().join("tests/server/support/yielding_module.c");
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&built, &source])
-        .status()
-        .expect("cc is installed: building the module needs it");
-    assert!(status.success());
-    built
 }
 
 fn a_session_that_ends_while_data_is_loaded_is_handed_off_afterwards(flavour: &Flavour) {

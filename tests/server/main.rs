@@ -20,7 +20,9 @@ mod external_changes;
 mod locks;
 mod memory;
 mod overhead;
+mod silence;
 mod unique_owners;
+mod wall_clock;
 mod acl {
     pub(crate) mod keys;
     pub(crate) mod recipes;
@@ -127,6 +129,8 @@ fn all_tests() -> Vec<Test> {
         sessions::grace_period::TESTS,
         sessions::connection::TESTS,
         external_changes::TESTS,
+        silence::TESTS,
+        wall_clock::TESTS,
         atomicity::TESTS,
         batches::TESTS,
         configuration::TESTS,

@@ -8,6 +8,7 @@ use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::counters::{Counters, bump};
 use crate::state::deferred::DeferredQueue;
+use crate::state::listening::Listening;
 use crate::state::lock::Name;
 use crate::state::log::{Entry, Kind, Log, Subject, Text, truncate};
 use crate::state::outbox::Outbox;
@@ -32,6 +33,7 @@ pub struct LockManager {
     pub(crate) log: Log,
     pub(crate) sweep: Sweep,
     pub(crate) probes: ProbeRound,
+    pub(crate) listening: Listening,
     pub(crate) budget: WorkBudget,
     pub(crate) is_primary: bool,
     memory_is_limited: bool,
@@ -78,6 +80,7 @@ impl LockManager {
             log,
             sweep: Sweep::default(),
             probes: ProbeRound::default(),
+            listening: Listening::default(),
             budget: WorkBudget::default(),
             is_primary: true,
             memory_is_limited: true,

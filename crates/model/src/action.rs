@@ -23,6 +23,7 @@ pub enum Action {
     Disconnect { client: usize },
     Unblock { client: usize, with_error: bool },
     Delete { key: usize },
+    PostponeDelete { key: usize },
     Set { key: usize },
     SetOwner { key: usize, client: usize },
     Persist { key: usize },
@@ -66,6 +67,7 @@ impl Scope {
             Action::Disconnect { client } => world.drop_client(client),
             Action::Unblock { client, with_error } => world.unblock(client, with_error),
             Action::Delete { key } => world.delete(key),
+            Action::PostponeDelete { key } => world.postpone_delete(key),
             Action::Set { key } => world.set(key, FOREIGN_OWNER, Some(LEASE_MS)),
             Action::SetOwner { key, client } => {
                 world.set(key, OWNERS[client], Some(LEASE_MS));
@@ -93,6 +95,17 @@ impl Scope {
         if world.writes() == Writes::Accepted {
             self.commands(world, actions);
             self.keys(world, actions);
+        } else if world.writes() == Writes::Paused && self.has(Feature::Delete) {
+            self.postponed(world, actions);
+        }
+    }
+
+    /// The commands that arrive during a pause. One is enough.
+    fn postponed(&self, world: &World, actions: &mut Vec<Action>) {
+        let exists = |key: &usize| world.keys.text(*key).is_some();
+        if world.postponed_delete.is_none() {
+            let keys = (0..self.locks).filter(exists);
+            actions.extend(keys.map(|key| Action::PostponeDelete { key }));
         }
     }
 

@@ -470,7 +470,17 @@ impl Encoder<'_> {
     fn probe_round(&mut self, locks: usize) {
         let now_ms = self.world.now().ms();
         let round = self.world.manager.probe_round();
+        let manager = &self.world.manager;
+        let rests = u64::from(manager.is_listening()) + u64::from(manager.probes_rest());
+        self.word(rests);
+        self.word(
+            u64::from(round.rounds.owed()) * 2 + u64::from(round.rounds.is_running()),
+        );
+        self.word(self.world.postponed_delete.map_or(NONE, |key| key as u64));
         self.word(round.last.map_or(NONE, |id| id.index() as u64));
+        let armed_ms =
+            self.world.armed_ms.map(|armed_ms| armed_ms.saturating_sub(now_ms));
+        self.word(armed_ms.map_or(NONE, |ms| ms.min(PROBE_MS + 1)));
         self.word(round.next_ms.saturating_sub(now_ms).min(PROBE_MS + 1));
         self.word(now_ms.saturating_sub(round.checked_ms).min(2));
         for id in self.world.manager.table().next_ids(locks) {

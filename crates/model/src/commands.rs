@@ -25,6 +25,7 @@ use crate::world::World;
 impl World {
     /// ACQUIRE, or ACQUIREANY. No effect while the client waits.
     pub fn acquire(&mut self, call: &Call) {
+        self.command_begins();
         if !self.is_waiting(call.client) {
             match call.count {
                 None => self.acquire_one(call),
@@ -239,6 +240,7 @@ impl World {
 
     /// RELEASE by an owner, with the right TOKEN, a wrong one, or none.
     pub fn release(&mut self, key: usize, owner: usize, right_token: Option<bool>) {
+        self.command_begins();
         let token = self.token_argument(key, right_token);
         let opened = self.open_named(key);
         let may_release = self.keys.text(key) == Some(OWNERS[owner]);
@@ -269,6 +271,7 @@ impl World {
         owner: Option<usize>,
         right_token: Option<bool>,
     ) {
+        self.command_begins();
         let token = self.token_argument(key, right_token);
         let opened = self.open_named(key);
         let holder = self.keys.text(key).map(<[u8]>::to_vec);
@@ -311,6 +314,7 @@ impl World {
 
     /// EXTEND by an owner.
     pub fn extend(&mut self, key: usize, owner: usize, lease_ms: Option<u64>) {
+        self.command_begins();
         self.current = Current::of(owner);
         let opened = self.open_named(key);
         let is_own = self.keys.text(key) == Some(OWNERS[owner]);
@@ -339,6 +343,7 @@ impl World {
 
     /// INSPECT.
     pub fn inspect(&mut self, key: usize) {
+        self.command_begins();
         let now = self.now();
         let opened = self.open_named(key);
         let state = state_of(self, &opened, name(key));
@@ -357,6 +362,7 @@ impl World {
 
     /// LIST. Each row must show what the key shows.
     pub fn list(&mut self) {
+        self.command_begins();
         // LIST does not hand off: what it finds free is left to the next probe.
         let known_free = self.known_free;
         for id in self.manager.table().by_age().collect::<Vec<_>>() {
@@ -379,6 +385,7 @@ impl World {
 
     /// RESETSTATS.
     pub fn reset_stats(&mut self) {
+        self.command_begins();
         if self.flaw == Flaw::ResetsByStartingOver && self.queue.positions().is_empty() {
             let settings = self.manager.settings().clone();
             self.manager = LockManager::new(settings, 1, self.now());

@@ -6,14 +6,41 @@ use gpulock_core::state::lock::Bytes;
 use gpulock_core::state::outbox::WaitReply;
 use gpulock_core::state::settings::Settings;
 
+use crate::flaw::Flaw;
 use crate::law::Law;
 use crate::memory_keys::{KEYS, Value, name};
 use crate::queue::Queue;
 use crate::world::{World, Writes};
 
 impl World {
+    /// A command begins. While the lock manager listens, the server calls it. Postponed commands
+    /// come first, except that the timer may be what ends a pause.
+    pub(crate) fn command_begins(&mut self) {
+        self.execute_postponed();
+        if self.is_listening && self.flaw != Flaw::HearsNoCommand {
+            self.manager.command_seen();
+        }
+    }
+
+    /// `DEL key` while the server is paused: the command is heard, and executed after the pause.
+    pub fn postpone_delete(&mut self, key: usize) {
+        self.command_begins();
+        self.postponed_delete = Some(key);
+        self.finish_step();
+    }
+
+    /// Executes the postponed command once the server is no longer paused. It is not heard again.
+    pub(crate) fn execute_postponed(&mut self) {
+        if self.writes == Writes::Accepted
+            && let Some(key) = self.postponed_delete.take()
+        {
+            self.put_external(key, None);
+        }
+    }
+
     /// `SET key value`, with or without `PX`.
     pub fn set(&mut self, key: usize, value: &[u8], ttl_ms: Option<u64>) {
+        self.command_begins();
         let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
         let value = Value::Text(Bytes::from_slice(value), until_ms);
         self.put_external(key, Some(value));
@@ -22,18 +49,21 @@ impl World {
 
     /// A value of another type.
     pub fn set_other(&mut self, key: usize) {
+        self.command_begins();
         self.put_external(key, Some(Value::Other));
         self.finish_step();
     }
 
     /// `DEL key`
     pub fn delete(&mut self, key: usize) {
+        self.command_begins();
         self.put_external(key, None);
         self.finish_step();
     }
 
     /// `PEXPIRE`, or `PERSIST`. The hold continues with the new expiry.
     pub fn expire(&mut self, key: usize, ttl_ms: Option<u64>) {
+        self.command_begins();
         let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
         self.keys.expire(key, until_ms);
         // A session that is already ending still ends the hold.
@@ -77,6 +107,7 @@ impl World {
 
     /// Changes the settings.
     pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
+        self.command_begins();
         self.manager.configure(change);
         self.finish_step();
     }

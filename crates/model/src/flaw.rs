@@ -37,6 +37,8 @@ pub enum Flaw {
     HandsOverWhenRefused,
     /// Deferred work is done in the middle of another client's command.
     WritesWithinCommands,
+    /// The server does not call the lock manager before commands, although it listens.
+    HearsNoCommand,
     /// RESETSTATS starts with a new lock manager when no client waits.
     ResetsByStartingOver,
 }

@@ -59,6 +59,10 @@ impl Keyspace for World {
         self.keys.now()
     }
 
+    fn listen(&mut self, is_on: bool) {
+        self.is_listening = is_on;
+    }
+
     fn may_start(&mut self) -> bool {
         match self.writes {
             Writes::Accepted | Writes::Refused => true,

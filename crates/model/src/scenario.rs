@@ -31,6 +31,7 @@ pub enum Step {
     ExternalSet { key: usize, value: usize, ttl_ms: Option<u64> },
     ExternalSetOther { key: usize },
     ExternalDelete { key: usize },
+    PostponeDelete { key: usize },
     ExternalExpire { key: usize, ttl_ms: Option<u64> },
     Evict { key: usize },
     AdvanceClock { ms: i64 },
@@ -98,6 +99,7 @@ impl Scenario {
             }
             Step::ExternalSetOther { key } => world.set_other(key),
             Step::ExternalDelete { key } => world.delete(key),
+            Step::PostponeDelete { key } => world.postpone_delete(key),
             Step::ExternalExpire { key, ttl_ms } => world.expire(key, ttl_ms),
             Step::Evict { key } => world.evict(key),
             // With small budgets, ended leases may be pending that are no longer over when the
@@ -113,6 +115,20 @@ impl Scenario {
             Step::Writes { writes } => world.set_writes(writes),
         }
         self.assert_lawful();
+    }
+
+    /// Whether the probes rest, so that the timer is not armed for them.
+    pub fn probes_rest(&self) -> bool {
+        self.world.manager.probes_rest()
+    }
+
+    /// Fires the timer whenever it is due. Then no client waits for a free lock.
+    #[track_caller]
+    pub fn assert_served_by_timer(mut self) {
+        self.world.end_turn();
+        self.world.tick_until_idle();
+        self.assert_lawful();
+        assert_eq!(self.world.waiting(), 0, "every waiter is served");
     }
 
     /// Ends the scenario: all locks are released, and every waiter is served.
@@ -151,7 +167,8 @@ fn can_happen(step: &Step, writes: Writes) -> bool {
     );
     let is_server_event = matches!(step, Step::Tick | Step::Cron | Step::EndTurn);
     match writes {
-        Writes::Accepted => true,
+        Writes::Accepted => !matches!(step, Step::PostponeDelete { .. }),
+        Writes::Paused if matches!(step, Step::PostponeDelete { .. }) => true,
         Writes::Paused | Writes::Refused => is_client_event || is_server_event,
         Writes::WithinCommand => is_client_event,
     }

@@ -52,6 +52,12 @@ pub struct World {
     pub(crate) defers_to_turn_end: bool,
     /// Whether work is limited to the smallest budgets.
     pub(crate) small_budgets: bool,
+    /// Whether the server calls the lock manager before each command.
+    pub(crate) is_listening: bool,
+    /// When the timer fires, in ms since the epoch; none while it is not armed.
+    pub(crate) armed_ms: Option<u64>,
+    /// The key of a `DEL` that is executed after the pause.
+    pub(crate) postponed_delete: Option<usize>,
     pub(crate) flaw: Flaw,
     /// The command that is being executed.
     pub(crate) current: Current,
@@ -102,6 +108,9 @@ impl World {
             writes: Writes::Accepted,
             defers_to_turn_end: false,
             small_budgets: false,
+            is_listening: false,
+            armed_ms: None,
+            postponed_delete: None,
             flaw,
             current: Current::default(),
             breach: None,
@@ -362,6 +371,7 @@ impl World {
             self.run_deferred();
         }
         self.manager.forget_idle();
+        self.arm_timer();
         self.check();
         self.current = Current::default();
     }

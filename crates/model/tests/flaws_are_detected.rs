@@ -68,6 +68,11 @@ fn unread_keys_are_detected() {
 }
 
 #[test]
+fn a_command_that_is_not_heard_is_detected() {
+    assert_detected(Flaw::HearsNoCommand, "one lock, all features", Law::NoLostWakeUp);
+}
+
+#[test]
 fn a_waiter_that_loses_its_position_is_detected() {
     assert_detected(Flaw::CallsAgainAtEachTick, "one lock, three clients", Law::Order);
 }

@@ -81,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, value, ttl_ms)| Step::ExternalSet { key, value, ttl_ms }),
         1 => key.clone().prop_map(|key| Step::ExternalSetOther { key }),
         1 => key.clone().prop_map(|key| Step::ExternalDelete { key }),
+        1 => key.clone().prop_map(|key| Step::PostponeDelete { key }),
         1 => (key.clone(), prop::option::of(1..300u64))
             .prop_map(|(key, ttl_ms)| Step::ExternalExpire { key, ttl_ms }),
         1 => key.prop_map(|key| Step::Evict { key }),

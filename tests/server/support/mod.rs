@@ -2,6 +2,7 @@
 
 pub(crate) mod aof;
 pub(crate) mod background_load;
+pub(crate) mod c_library;
 pub(crate) mod call_generator;
 pub(crate) mod clock;
 pub(crate) mod cluster_client;
@@ -20,3 +21,4 @@ pub(crate) mod rng;
 pub(crate) mod server_state;
 pub(crate) mod server_variants;
 pub(crate) mod sessions;
+pub(crate) mod silence;

@@ -33,6 +33,10 @@ pub trait Keyspace {
     /// The clock by which the server expires keys.
     fn now(&self) -> Now;
 
+    /// Starts or stops calling [`LockManager::command_seen`] before each command of the server.
+    /// Called between two commands only.
+    fn listen(&mut self, is_on: bool);
+
     /// Whether work that belongs to no client's command may start now. False while the server
     /// is paused, loading, a replica, or in the middle of a command.
     fn may_start(&mut self) -> bool;

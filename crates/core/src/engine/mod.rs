@@ -6,6 +6,7 @@
 //! - [`probe`]: read one key that no command names, and act on what has changed.
 //! - [`hand_off`]: write the keys of locks that pass to the next waiter.
 //! - [`deferred`]: carry out work that had to wait until the server accepts writes.
+//! - [`listen`]: starts and stops listening to the server's commands.
 //! - [`tick`]: what the timer and the server's cron do.
 //! - [`commands`]: the commands that change a lock, from open key to outcome.
 //!
@@ -15,10 +16,11 @@ pub mod commands;
 pub mod deferred;
 pub mod hand_off;
 pub mod keyspace;
+mod listen;
 pub mod probe;
 pub mod read;
 #[cfg(test)]
-mod test_keyspace;
+pub(crate) mod test_keyspace;
 pub mod tick;
 
 pub use keyspace::{Keyspace, Permission};

@@ -4,8 +4,10 @@
 use crate::engine::hand_off;
 use crate::engine::keyspace::{Keyspace, Permission};
 use crate::engine::read::{open_lock, state_in_cluster};
+use crate::manager::LockManager;
 use crate::state::arena::Id;
 use crate::state::key_state::KeyState;
+use crate::state::lock::Name;
 
 /// Probes a lock. A free lock with waiters is left to a later probe while the server refuses
 /// the write that would hand it over.
@@ -14,21 +16,26 @@ pub fn probe<K: Keyspace>(keys: &mut K, id: Id) {
     keys.isolated(|keys| {
         let Some((key, name)) = open_lock(keys, id) else { return };
         let meta = keys.meta(&key);
-        if keys.with_manager(|manager| manager.matches_meta(id, meta)) {
-            return;
+        if !keys.with_manager(|manager| manager.matches_meta(id, meta)) {
+            update(keys, id, key, name.borrow());
         }
-        let state = state_in_cluster(keys, &key, name.borrow());
-        // In a cluster a refusal does not tell whether the key is free or on another node.
-        let leads_to_write = state == KeyState::Absent
-            && (keys.in_cluster()
-                || keys.with_manager(|manager| manager.has_waiters(id)));
-        if leads_to_write && keys.permission(name.borrow().key) == Permission::Refused {
-            return;
-        }
-        let now = keys.now();
-        let next = keys.with_manager(|manager| manager.probed(id, &state, now));
-        hand_off::take_free_lock(keys, key, next);
+        keys.with_manager(|manager| manager.watch_key_without_hold(id, meta));
     });
+}
+
+/// Updates the record of a lock to its key, and hands the lock off if it is free.
+fn update<K: Keyspace>(keys: &mut K, id: Id, key: K::Key, name: Name<'_>) {
+    let state = state_in_cluster(keys, &key, name);
+    // In a cluster a refusal does not tell whether the key is free or on another node.
+    let leads_to_write = state == KeyState::Absent
+        && (keys.in_cluster() || keys.with_manager(|manager| manager.has_waiters(id)));
+    if leads_to_write && keys.permission(name.key) == Permission::Refused {
+        keys.with_manager(LockManager::refused);
+        return;
+    }
+    let now = keys.now();
+    let next = keys.with_manager(|manager| manager.probed(id, &state, now));
+    hand_off::take_free_lock(keys, key, next);
 }
 
 #[cfg(test)]

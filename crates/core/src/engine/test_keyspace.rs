@@ -46,6 +46,8 @@ pub(crate) struct TestKeyspace {
     /// The time that a write takes.
     pub(crate) us_per_write: u64,
     pub(crate) may_start: bool,
+    /// Whether the server calls the manager before each command.
+    pub(crate) is_listening: bool,
     pub(crate) in_cluster: bool,
     pub(crate) may_write_other_keys: bool,
     /// What the engine has written: `SET gpu:0 me`, `PEXPIREAT gpu:0`, `DEL gpu:0`.
@@ -70,6 +72,7 @@ impl TestKeyspace {
             writes_left: usize::MAX,
             us_per_write: 0,
             may_start: true,
+            is_listening: false,
             in_cluster: false,
             may_write_other_keys: true,
             written: Vec::new(),
@@ -193,6 +196,10 @@ impl Keyspace for TestKeyspace {
 
     fn now(&self) -> Now {
         self.now
+    }
+
+    fn listen(&mut self, is_on: bool) {
+        self.is_listening = is_on;
     }
 
     fn may_start(&mut self) -> bool {

@@ -3,8 +3,11 @@
 
 use crate::engine::deferred;
 use crate::engine::keyspace::Keyspace;
+use crate::engine::listen;
 use crate::engine::probe::probe;
+use crate::manager::LockManager;
 use crate::state::arena::Id;
+use crate::state::clock::Now;
 
 /// How long to probe held locks at a time, in microseconds: the server serves no client
 /// meanwhile. The rest follows with the next cron.
@@ -13,8 +16,7 @@ const LONGEST_SWEEP_US: u64 = 3_000;
 /// The timer: ends waits, carries out deferred work, and probes the locks that are due.
 pub fn tick<K: Keyspace>(keys: &mut K) {
     let began = keys.now();
-    keys.with_manager(|manager| manager.expire_waits(began));
-    if !keys.may_start() {
+    if !begin(keys, began) {
         return;
     }
     deferred::run(keys, began);
@@ -30,8 +32,7 @@ pub fn tick<K: Keyspace>(keys: &mut K) {
 /// The cron: ends waits, and sweeps over the held locks.
 pub fn cron<K: Keyspace>(keys: &mut K) {
     let began = keys.now();
-    keys.with_manager(|manager| manager.expire_waits(began));
-    if !keys.may_start() {
+    if !begin(keys, began) {
         return;
     }
     keys.with_manager(|manager| manager.begin_sweep(began));
@@ -43,6 +44,17 @@ pub fn cron<K: Keyspace>(keys: &mut K) {
         }
         now = keys.now();
     }
+}
+
+/// What both begin with. Returns whether work may start.
+fn begin<K: Keyspace>(keys: &mut K, now: Now) -> bool {
+    keys.with_manager(|manager| manager.expire_waits(now));
+    listen::update(keys);
+    let may_start = keys.may_start();
+    if !may_start {
+        keys.with_manager(LockManager::refused);
+    }
+    may_start
 }
 
 #[cfg(test)]

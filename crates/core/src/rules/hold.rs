@@ -42,6 +42,7 @@ impl LockManager {
             hold.session = Session::Tied { client, grace_ms };
         }
         self.table.begin_hold(id, hold);
+        self.lease_changed();
         self.recount_set_of_holder(id, params.owner);
         self.count(Some(id), |counters| &mut counters.acquired);
         if self.settings.events == Events::All {
@@ -54,6 +55,7 @@ impl LockManager {
     pub(crate) fn adopt(&mut self, id: Id, owner: &[u8], expires: Expires, now: Now) {
         let until_ms = expires.end().unwrap_or(NO_END);
         self.table.begin_hold(id, Hold::new(owner, None, now.ms(), until_ms));
+        self.lease_changed();
         self.count(Some(id), |counters| &mut counters.adopted);
         self.recount_set_of_holder(id, owner);
     }

@@ -17,6 +17,7 @@ mod reconcile;
 pub mod release;
 mod role;
 pub mod session;
+mod silence;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod test_support;

@@ -1,6 +1,6 @@
 //! When to probe a lock without a command: at the end of its lease, if a client waits for it or a
 //! grace period runs; and every few milliseconds while clients wait for it, because other commands
-//! delete keys without notice.
+//! delete keys without notice. While no command runs, the latter rests (`rules/silence.rs`).
 
 use crate::manager::LockManager;
 use crate::state::arena::Id;
@@ -17,7 +17,7 @@ const QUEUES_AT_A_TIME: usize = 160;
 const ENDS_AT_A_TIME: usize = 100;
 
 impl LockManager {
-    /// Whether [`LockManager::next_wake_ms`] returns a time.
+    /// Whether [`LockManager::next_wake_ms`] may return a time.
     pub fn needs_timer(&self) -> bool {
         self.queues.clients() > 0
             || self.table.next_alarm().is_some()
@@ -25,8 +25,8 @@ impl LockManager {
             || self.deferred.has_any()
     }
 
-    /// When the timer has to fire next, in ms since the epoch; none: no client waits, no grace
-    /// period runs, and no work is deferred.
+    /// When the timer has to fire next, in ms since the epoch; none: no wait and no grace period
+    /// ends, no work is deferred, and no key of a lock with waiters can have changed.
     pub fn next_wake_ms(&self, now: Now) -> Option<u64> {
         const NEVER: u64 = u64::MAX;
         // After the clock was stepped back, `next_ms` is too far ahead.
@@ -38,7 +38,15 @@ impl LockManager {
             _ => {
                 let left = (self.queues.left() > 0).then_some(0);
                 let deadline = left.or(self.queues.next_deadline()).unwrap_or(NEVER);
-                (self.probes.next_ms.min(far), deadline.max(self.budget.next_ms(now)))
+                let probe = match self.probes_rest() {
+                    true => NEVER,
+                    false => self.probes.next_ms.min(far),
+                };
+                let deadline = match deadline {
+                    NEVER => NEVER,
+                    _ => deadline.max(self.budget.next_ms(now)),
+                };
+                (probe, deadline)
             }
         };
         let checked_ms = self.probes.checked_ms.min(now.ms());
@@ -63,13 +71,30 @@ impl LockManager {
             return;
         }
         self.probes.next_ms = far;
-        let first = self.queues.next_queue(self.probes.last);
-        let round = std::iter::successors(first, |id| {
-            self.queues.next_queue(Some(*id)).filter(|next| Some(*next) != first)
+        if !self.listening.is_on() {
+            self.probes.rounds.owe(1);
+        }
+        if self.probes.rounds.begin() {
+            self.probes.last = None;
+        }
+        if self.probes.rounds.is_running() {
+            self.continue_round(due);
+        }
+    }
+
+    /// Adds the next locks of the round.
+    fn continue_round(&mut self, due: &mut Vec<Id>) {
+        let Self { queues, probes, .. } = self;
+        let round = std::iter::successors(queues.next_queue(probes.last), |id| {
+            queues.next_queue(Some(*id))
         });
-        let alarms = due.len();
-        due.extend(round.take(QUEUES_AT_A_TIME));
-        self.probes.last = due.get(alarms..).and_then(<[Id]>::last).copied();
+        for id in round.take(QUEUES_AT_A_TIME) {
+            due.push(id);
+            probes.last = Some(id);
+        }
+        if queues.next_queue(probes.last).is_none() {
+            probes.rounds.finish();
+        }
     }
 }
 

@@ -59,6 +59,7 @@ impl LockManager {
                 let until_ms = expires.end().filter(|ms| *ms != hold.until_ms);
                 if let Some(until_ms) = until_ms {
                     self.table.change_hold(id, |hold| hold.until_ms = until_ms);
+                    self.lease_changed();
                 }
             }
             KeyState::String { value, expires } => {

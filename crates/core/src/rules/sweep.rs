@@ -6,12 +6,16 @@
 //!   second, up to thirty-six thousand locks;
 //! - one reads keys (gone, overwritten, lease changed) and is three times slower; it is faster than
 //!   both after a portion in which many holds ended, as after FLUSHALL.
+//!
+//! Both rest after a whole round in which no command ran (`rules/silence.rs`): the first until the
+//! earliest lease end, the second except for a page of locks a second.
 
 use crate::manager::{Caller, Incident, LockManager};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
-use crate::state::lock::{Lock, Name};
+use crate::state::lock::{Hold, Name};
 use crate::state::log::{Kind, Text, truncate};
+use crate::state::sweep::Sweep;
 
 /// The locks that the walk through memory passes in a millisecond.
 const MEMORY_PER_MS: u64 = 36;
@@ -30,6 +34,13 @@ const SHORTEST_MS: u64 = 40;
 /// The longest time to make up for at once, in ms: after a pause the server has other work.
 const LONGEST_MS: u64 = 1_000;
 
+/// The shortest time between two rounds of the walk through keys, in ms: each lock is probed about
+/// once a second.
+const SHORTEST_ROUND_MS: u64 = 800;
+
+/// How often a page of locks is probed while the walk through keys rests, in ms.
+const REST_MS: u64 = 1_000;
+
 impl LockManager {
     /// Begins a new portion of locks for [`LockManager::next_due`]: the longer ago the last one
     /// began and the more holds have ended in it, the more locks.
@@ -38,16 +49,56 @@ impl LockManager {
         if elapsed_ms < SHORTEST_MS {
             return;
         }
+        let Sweep { memory, keys, .. } = &mut self.sweep;
+        if !self.listening.is_on() {
+            memory.rounds.owe(1);
+            keys.rounds.owe(1);
+        }
         self.sweep.last_ms = now.ms();
-        let pages = self.table.pages();
         let locks = |per_ms: u64| elapsed_ms.saturating_mul(per_ms);
-        self.sweep.memory.begin(locks(MEMORY_PER_MS), pages);
-        let times = match std::mem::take(&mut self.sweep.ended) {
+        self.begin_memory(locks(MEMORY_PER_MS), now);
+        self.begin_keys(locks(PROBES_PER_MS), now);
+    }
+
+    fn begin_memory(&mut self, locks: u64, now: Now) {
+        let Sweep { memory, soonest_ms, .. } = &mut self.sweep;
+        if *soonest_ms <= now.ms() {
+            memory.rounds.owe(1);
+        }
+        if memory.begin(locks) {
+            *soonest_ms = u64::MAX;
+        }
+    }
+
+    fn begin_keys(&mut self, locks: u64, now: Now) {
+        let Sweep { keys, keys_began_ms, ended, .. } = &mut self.sweep;
+        let times = match std::mem::take(ended) {
             ..ENDED => 1,
             _ => CATCH_UP,
         };
-        let probes = locks(PROBES_PER_MS).saturating_mul(times);
-        self.sweep.keys.begin(probes, pages);
+        let is_soon = now.ms().abs_diff(*keys_began_ms) < SHORTEST_ROUND_MS;
+        if keys.rounds.is_done() {
+            self.probe_at_rest(now);
+        } else if (keys.rounds.is_running() || !is_soon)
+            && keys.begin(locks.saturating_mul(times))
+        {
+            *keys_began_ms = now.ms();
+        }
+    }
+
+    /// Finds a page of locks a second while the walk through keys rests.
+    fn probe_at_rest(&mut self, now: Now) {
+        let Sweep { rest_page, rest_ms, .. } = &mut self.sweep;
+        if now.ms().abs_diff(*rest_ms) >= REST_MS {
+            let page = if *rest_page < self.table.pages() { *rest_page } else { 0 };
+            (*rest_page, *rest_ms) = (page.saturating_add(1), now.ms());
+            self.walk_keys(page);
+        }
+    }
+
+    /// A lease was set without a command that the sweep knows of: its end may be the earliest one.
+    pub(crate) fn lease_changed(&mut self) {
+        self.sweep.memory.rounds.owe(1);
     }
 
     /// The next lock to probe; none when the portion is done. The caller may stop at any time: the
@@ -68,29 +119,32 @@ impl LockManager {
     /// Finds the locks of a page whose lease is over, and logs those that are held for long.
     fn walk_memory(&mut self, page: usize, now: Now) {
         let mut long = Vec::new();
-        let warn_hold = self.settings.warn_hold;
-        let is_long = |lock: &Lock| {
-            lock.hold.as_ref().is_some_and(|hold| {
-                warn_hold > 0 && !hold.warned && now.ms_since(hold.since_ms) >= warn_hold
-            })
+        let Self { table, sweep, settings, .. } = self;
+        let warn_ms = |hold: &Hold| match settings.warn_hold {
+            0 => u64::MAX,
+            _ if hold.warned => u64::MAX,
+            warn_hold => hold.since_ms.saturating_add(warn_hold),
         };
-        for (id, lock) in self.table.page(page) {
-            self.sweep.memory.count_lock();
-            if lock.hold.as_ref().is_some_and(|hold| hold.is_over(now.ms())) {
-                self.sweep.due.push_back(id);
-            } else if is_long(lock) {
+        for (id, lock) in table.page(page) {
+            sweep.memory.count_lock();
+            let Some(hold) = &lock.hold else { continue };
+            let warn_ms = warn_ms(hold);
+            if hold.is_over(now.ms()) {
+                sweep.due.push_back(id);
+            } else if warn_ms <= now.ms() {
                 long.push(id);
             }
+            sweep.soonest_ms = sweep.soonest_ms.min(hold.until_ms).min(warn_ms);
         }
         for id in long {
             self.warn_long_hold(id, now);
         }
     }
 
-    /// Finds the held locks of a page.
+    /// Finds the locks of a page that are held or waited for.
     fn walk_keys(&mut self, page: usize) {
         for (id, lock) in self.table.page(page) {
-            if lock.hold.is_some() {
+            if lock.hold.is_some() || lock.connected > 0 {
                 self.sweep.keys.count_lock();
                 self.sweep.due.push_back(id);
             }
@@ -128,7 +182,7 @@ mod tests {
         manager, name, request, wait,
     };
     use crate::state::key_state::{Expires, KeyState};
-    use crate::state::lock::{Hold, NO_END};
+    use crate::state::lock::NO_END;
     use crate::state::settings::Settings;
 
     fn manager_of(locks: u32, now: Now) -> LockManager {
@@ -175,8 +229,8 @@ mod tests {
         for tick in 1..=500 {
             manager.begin_sweep(at(tick * 100));
             // As if the time was up, after an odd number of locks.
-            for _ in 0..97 {
-                let id = manager.next_due(at(tick * 100)).expect("a portion is larger");
+            let portion = std::iter::from_fn(|| manager.next_due(at(tick * 100)));
+            for id in portion.take(97) {
                 *turns.entry(id).or_insert(0u32) += 1;
             }
         }
@@ -195,12 +249,13 @@ mod tests {
     #[rustfmt::skip]
     fn which_locks_a_portion_finds() {
         for (what, record, late_ms, found) in [
-            // The walk through keys finds each held lock, the walk through memory only those
+            // The walk through keys finds each held lock, and each with a queue, the walk through
+            // memory only those
             // whose lease is over: these are found twice.
             ("a held lock", held_by_me as fn(&mut LockManager) -> Option<u64>, 100, 1),
             ("an adopted lock", adopted_from_me, 100, 1),
             ("a lock whose lease is over", held_by_me, LEASE_END - NOW.ms(), 2),
-            ("a free lock with a queue", |it| { wait(it, GPU, &request("b"), 2); None }, 100, 0),
+            ("a free lock with a queue", |it| { wait(it, GPU, &request("b"), 2); None }, 100, 1),
             ("a lock that is neither held nor waited for", |it| {
                 held_by_me(it);
                 it.reconcile_named(name(GPU), &KeyState::Absent, NOW);
@@ -218,10 +273,24 @@ mod tests {
     fn portions_do_not_follow_each_other_within_40_ms() {
         let mut manager = manager();
         held_by_me(&mut manager);
-        assert_eq!(portion(&mut manager, after(100)).len(), 1);
-        assert_eq!(portion(&mut manager, after(139)).len(), 0);
-        assert_eq!(portion(&mut manager, after(140)).len(), 1);
-        assert_eq!(portion(&mut manager, after(0)).len(), 1, "the clock is stepped back");
+        let over = LEASE_END - NOW.ms();
+        // The walk through memory finds it again and again, until its key was read.
+        assert_eq!(portion(&mut manager, after(over + 100)).len(), 2);
+        assert_eq!(portion(&mut manager, after(over + 139)).len(), 0);
+        assert_eq!(portion(&mut manager, after(over + 140)).len(), 1);
+        assert_eq!(
+            portion(&mut manager, after(over)).len(),
+            1,
+            "the clock is stepped back"
+        );
+    }
+
+    #[test]
+    fn each_lock_is_probed_about_once_a_second() {
+        let mut manager = manager();
+        held_by_me(&mut manager);
+        let probes = (1..=50).map(|n| portion(&mut manager, after(n * 100)).len());
+        assert_eq!(probes.sum::<usize>(), 7, "in five seconds");
     }
 
     #[test]

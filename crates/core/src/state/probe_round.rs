@@ -2,11 +2,14 @@
 //! `rules/probe_schedule.rs`.
 
 use crate::state::arena::Id;
+use crate::state::rounds::Rounds;
 
 /// The progress of the round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProbeRound {
-    /// The lock that was probed last.
+    /// The rounds that are owed while the module listens.
+    pub rounds: Rounds,
+    /// The lock that was probed last in this round.
     pub last: Option<Id>,
     /// When the next locks are probed, in ms since the epoch.
     pub next_ms: u64,

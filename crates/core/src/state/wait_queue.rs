@@ -403,12 +403,13 @@ impl WaitQueues {
         self.deadlines.first().map(|(ms, _)| *ms)
     }
 
-    /// The next lock after this one whose queue has a connected waiter; after the last one, the
-    /// first.
+    /// The next lock after this one whose queue has a connected waiter; without a lock, the first.
     pub(crate) fn next_queue(&self, after: Option<Id>) -> Option<Id> {
-        let from = after.map(|id| (id, u64::MAX));
-        let later = from.and_then(|from| self.connected.range(from..).next());
-        later.or_else(|| self.connected.first_key_value()).map(|((lock, _), _)| *lock)
+        let next = match after {
+            Some(id) => self.connected.range((id, u64::MAX)..).next(),
+            None => self.connected.first_key_value(),
+        };
+        next.map(|((lock, _), _)| *lock)
     }
 
     /// The first lock that has a queue.
