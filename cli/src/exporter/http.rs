@@ -14,6 +14,7 @@ use axum::middleware;
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::task::spawn_blocking;
 
 use super::live::Live;
 use super::target::Target;
@@ -48,7 +49,10 @@ fn file(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter {
 
 async fn scrape(State(servers): State<Arc<[Arc<Target>]>>) -> impl IntoResponse {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], metrics::text(&servers).await)
+    let scrapes = metrics::scrape(&servers).await;
+    // On another thread, because this one serves all other requests.
+    let text = spawn_blocking(move || scrapes.text()).await;
+    ([(CONTENT_TYPE, kind)], text.expect("writing a text does not panic"))
 }
 
 async fn events(State(live): State<Arc<Live>>) -> Response {

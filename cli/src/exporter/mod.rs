@@ -103,7 +103,7 @@ fn names(servers: &[Arc<Target>]) -> String {
     servers.iter().map(|server| server.instance()).collect::<Vec<_>>().join(", ")
 }
 
-/// One thread for the I/O. The blocking threads are for name lookups.
+/// One thread for the I/O. The blocking threads are for name lookups and for the text of scrapes.
 fn runtime() -> Result<Runtime> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     Ok(runtime.enable_all().max_blocking_threads(4).build()?)
