@@ -4,10 +4,11 @@
 //! # Layout
 //! - [`http`]: the routes; [`origin_check`]: which requests are rejected; [`connections`]: their
 //!   number and timeouts
-//! - [`metrics`], [`families`]: `/metrics`
+//! - [`metrics`], [`families`], [`compression`]: `/metrics`
 //! - [`live`], `page/`: the status page
 //! - [`target`]: a server that is watched; [`queries`]: what is read from it
 
+mod compression;
 mod connections;
 mod families;
 mod http;
