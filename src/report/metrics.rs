@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use gpulock_core::state::arena::Id;
+use gpulock_core::state::counters::Counters;
 use gpulock_core::state::histogram::Histogram;
 use gpulock_core::state::lock::Bytes;
 use gpulock_core::{LockManager, Name};
@@ -34,6 +35,9 @@ const BATCH: usize = 64;
 
 /// The usual length of a line without its labels, in bytes.
 const LINE: usize = 48;
+
+/// The number of lines of a lock without histograms: its counters, and two current numbers.
+const LINES_MIN: usize = Counters::NAMES.len().saturating_add(2);
 
 /// An upper bound of the length of all comments, in bytes.
 const COMMENTS_MAX: usize = 16 * 1024;
@@ -139,8 +143,9 @@ fn batch(manager: &LockManager, places: impl Iterator<Item = Place>) -> Vec<Trac
     places.take(BATCH).filter_map(named).collect()
 }
 
-/// Chooses up to `count` locks that the caller may read. `following` returns the locks after a
-/// place, or the first ones. Also returns the place of the last lock looked at.
+/// Chooses up to `count` locks that the caller may read, and not many more than the text has room
+/// for. `following` returns the locks after a place, or the first ones. Also returns the place of
+/// the last lock looked at.
 fn choose(
     count: usize,
     following: impl Fn(&LockManager, Option<Place>) -> Vec<Tracked>,
@@ -148,7 +153,7 @@ fn choose(
 ) -> (Vec<Tracked>, Option<Place>) {
     let limit = CpuLimit::start(CHECKS_MAX);
     let mut chosen = Vec::new();
-    let mut looked_at = 0usize;
+    let (mut looked_at, mut text_min) = (0usize, 0usize);
     let mut last = None;
     loop {
         let batch = with_manager(|manager| following(manager, last));
@@ -159,9 +164,12 @@ fn choose(
             last = Some(lock.place);
             looked_at = looked_at.saturating_add(1);
             if may_read(Name { db: lock.db, key: &lock.key }) {
+                let line = lock.key.len().saturating_add(LINE);
+                text_min = text_min.saturating_add(LINES_MIN.saturating_mul(line));
                 chosen.push(lock);
             }
-            if chosen.len() >= count || looked_at >= LOCKS_MAX || limit.is_reached() {
+            let is_full = chosen.len() >= count || text_min > TEXT_MAX;
+            if is_full || looked_at >= LOCKS_MAX || limit.is_reached() {
                 return (chosen, last);
             }
         }
