@@ -5,7 +5,7 @@
 
 use gpulock_core::CommandError;
 use gpulock_core::request::{
-    self, Acquire, AcquireAny, Extend, ForceRelease, List, Log, Release,
+    self, Acquire, AcquireAny, Extend, ForceRelease, List, Log, Metrics, Release,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -23,7 +23,7 @@ fuzz_target!(|input: (u8, &[u8])| {
         line => line.split(|byte| *byte == SEPARATOR).collect(),
     };
     let args = || words.iter().copied();
-    match command % 8 {
+    match command % 9 {
         0 => check(Acquire::parse(args()), acquire),
         1 => check(AcquireAny::parse(args()), acquire_any),
         2 => check(Release::parse(args()), release),
@@ -31,7 +31,8 @@ fuzz_target!(|input: (u8, &[u8])| {
         4 => check(ForceRelease::parse(args()), force_release),
         5 => check(List::parse(args()), list),
         6 => check(request::stats(args()), stats),
-        _ => check(request::log(args()), log),
+        7 => check(request::log(args()), log),
+        _ => check(request::metrics(args()), metrics),
     }
 });
 
@@ -120,6 +121,19 @@ fn log(log: Log) {
         Log::Reset => vec![b"RESET".to_vec()],
     };
     assert_eq!(request::log(slices(&canonical)), Ok(log));
+}
+
+fn metrics(metrics: Metrics) {
+    let canonical: Vec<Vec<u8>> = match metrics {
+        Metrics::Whole => Vec::new(),
+        Metrics::Portion { cursor, count } => {
+            assert!(cursor <= NUMBER_MAX);
+            assert!((1..=1024).contains(&count));
+            let cursor = option("CURSOR", Some(cursor));
+            cursor.into_iter().chain(option("COUNT", Some(count as u64))).collect()
+        }
+    };
+    assert_eq!(request::metrics(slices(&canonical)), Ok(metrics));
 }
 
 fn assert_owner(owner: &[u8]) {

@@ -28,11 +28,17 @@ impl Command for Stats {
     fn run(call: Call<'_>) -> Result<(), CommandError> {
         let key = request::stats(call.arguments_from(0))?;
         let figures = match key {
-            None => Some(with_manager(|manager| Figures::of_server(manager))),
+            None => {
+                Some(with_manager(|manager| Figures::of_server(manager).into_owned()))
+            }
             Some(key) => {
                 let name = Name { db: call.context().db(), key };
                 let readable = Readable::by_caller_of(call)?.has(name);
-                let figures = || with_manager(|manager| Figures::of_lock(manager, name));
+                let figures = || {
+                    with_manager(|manager| {
+                        Some(Figures::of_lock(manager, name)?.into_owned())
+                    })
+                };
                 readable.then(figures).flatten()
             }
         };
@@ -44,7 +50,7 @@ impl Command for Stats {
     }
 }
 
-fn report(figures: &Figures, reply: Reply<'_>) {
+fn report(figures: &Figures<'_>, reply: Reply<'_>) {
     let numbers = figures.numbers();
     reply.map(numbers.len().saturating_add(figures.histograms().len()));
     for number in numbers {

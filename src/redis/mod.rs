@@ -17,6 +17,7 @@ pub(crate) mod command_filter;
 pub(crate) mod command_spec;
 pub(crate) mod config;
 pub(crate) mod context;
+pub(crate) mod cpu_time;
 pub(crate) mod detached_context;
 pub(crate) mod exports;
 pub(crate) mod info_section;

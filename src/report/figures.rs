@@ -1,6 +1,8 @@
 //! The counters and the current numbers of locks and waiting clients, as one table for all formats:
 //! `STATS`, `INFO` and `METRICS`.
 
+use std::borrow::Cow;
+
 use gpulock_core::state::counters::Counters;
 use gpulock_core::state::histogram::Histogram;
 use gpulock_core::state::lock::Lock;
@@ -21,47 +23,55 @@ pub(crate) struct Number {
 }
 
 /// The figures of the server, or of one lock.
-pub(crate) struct Figures {
-    counters: Counters,
+pub(crate) struct Figures<'a> {
+    counters: Cow<'a, Counters>,
     internal_errors: Option<u64>,
     locks_held: u64,
     clients_waiting: u64,
 }
 
-impl Figures {
+impl<'a> Figures<'a> {
     /// The figures of the server.
-    pub(crate) fn of_server(manager: &LockManager) -> Self {
+    pub(crate) fn of_server(manager: &'a LockManager) -> Self {
         Self {
-            counters: manager.counters().clone(),
+            counters: Cow::Borrowed(manager.counters()),
             internal_errors: Some(internal_errors()),
             locks_held: manager.table().held(),
-            clients_waiting: u64::try_from(manager.queues().clients())
-                .unwrap_or(u64::MAX),
+            clients_waiting: clients_waiting(manager),
+        }
+    }
+
+    /// The figures of the server less those of all tracked locks.
+    pub(crate) fn of_untracked(manager: &'a LockManager) -> Self {
+        let table = manager.table();
+        Self {
+            counters: Cow::Borrowed(table.untracked()),
+            internal_errors: None,
+            locks_held: table.held().saturating_sub(table.tracked_held()),
+            clients_waiting: clients_waiting(manager)
+                .saturating_sub(table.tracked_connected()),
         }
     }
 
     /// The figures of the lock with this name; none when it has no counters.
-    pub(crate) fn of_lock(manager: &LockManager, name: Name<'_>) -> Option<Self> {
+    pub(crate) fn of_lock(manager: &'a LockManager, name: Name<'_>) -> Option<Self> {
         let lock = manager.table().get(manager.table().find(name)?)?;
         Self::of(lock)
     }
 
     /// The figures of a lock; none when it has no counters.
-    pub(crate) fn of(lock: &Lock) -> Option<Self> {
+    pub(crate) fn of(lock: &'a Lock) -> Option<Self> {
         Some(Self {
-            counters: lock.counters()?.clone(),
+            counters: Cow::Borrowed(lock.counters()?),
             internal_errors: None,
             locks_held: u64::from(lock.hold.is_some()),
             clients_waiting: u64::from(lock.connected),
         })
     }
 
-    /// The number of lines in METRICS, without comments.
-    pub(crate) fn lines(&self) -> usize {
-        let of_histogram =
-            |histogram: &Histogram| histogram.cumulative().count().saturating_add(2);
-        let histograms = self.histograms().map(|(_, histogram)| of_histogram(histogram));
-        histograms.into_iter().fold(self.values().count(), usize::saturating_add)
+    /// A copy that outlives the access to the lock manager.
+    pub(crate) fn into_owned(self) -> Figures<'static> {
+        Figures { counters: Cow::Owned(self.counters.into_owned()), ..self }
     }
 
     /// Removes the number of caught panics, which belong to no lock.
@@ -70,8 +80,8 @@ impl Figures {
     }
 
     /// Subtracts a part of the total.
-    pub(crate) fn subtract(&mut self, part: &Self) {
-        self.counters.subtract(&part.counters);
+    pub(crate) fn subtract(&mut self, part: &Figures<'_>) {
+        self.counters.to_mut().subtract(&part.counters);
         self.locks_held = self.locks_held.saturating_sub(part.locks_held);
         self.clients_waiting = self.clients_waiting.saturating_sub(part.clients_waiting);
     }
@@ -103,8 +113,22 @@ impl Figures {
 
     /// The histograms.
     pub(crate) fn histograms(&self) -> [(&'static str, &Histogram); 2] {
-        [("wait_ms", &self.counters.wait_ms), ("hold_ms", &self.counters.hold_ms)]
+        [("wait_ms", self.wait_ms()), ("hold_ms", self.hold_ms())]
     }
+
+    /// The histogram of the waits that ended with a grant.
+    pub(crate) fn wait_ms(&self) -> &Histogram {
+        &self.counters.wait_ms
+    }
+
+    /// The histogram of the holds that ended.
+    pub(crate) fn hold_ms(&self) -> &Histogram {
+        &self.counters.hold_ms
+    }
+}
+
+fn clients_waiting(manager: &LockManager) -> u64 {
+    u64::try_from(manager.queues().clients()).unwrap_or(u64::MAX)
 }
 
 /// The name of a bucket: its upper bound, in ms.

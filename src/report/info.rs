@@ -9,7 +9,7 @@ pub(crate) struct Info;
 
 impl InfoWriter for Info {
     fn write(section: &mut Section) {
-        let figures = with_manager(|manager| Figures::of_server(manager));
+        let figures = with_manager(|manager| Figures::of_server(manager).into_owned());
         for number in figures.numbers() {
             section.number(number.name, number.value);
         }

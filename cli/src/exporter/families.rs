@@ -1,5 +1,6 @@
-//! Merges the Prometheus text (0.0.4) of several servers: the HELP and TYPE lines of a metric
-//! family may appear only once, and each series gets a label with its server.
+//! Merges the Prometheus text (0.0.4) of several servers, each in portions: the series of a metric
+//! family must be together, its HELP and TYPE lines may appear only once, and each series gets a
+//! label with its server.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -34,8 +35,8 @@ impl Families {
         family.add(&format!("{name} {value}"), label);
     }
 
-    /// Adds the text of a server. The series after the HELP and TYPE lines belong to their
-    /// family; a family that another server has added keeps its lines.
+    /// Adds a text of a server. The series after the HELP and TYPE lines belong to their family; a
+    /// family that another text has added keeps its lines.
     pub(crate) fn merge(&mut self, text: &str, label: &str) {
         let mut lines = text.lines().peekable();
         while let Some(name) = lines.peek().and_then(|line| head_of(line)) {

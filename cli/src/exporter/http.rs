@@ -6,18 +6,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::sse::Sse;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::task::spawn_blocking;
 
 use super::live::Live;
 use super::target::Target;
-use super::{metrics, origin_check};
+use super::{compression, metrics, origin_check};
 
 /// The page loads nothing from other sites, and runs only its own script file.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -46,9 +47,22 @@ fn file(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter {
     get(async move || ([(CONTENT_TYPE, format!("{kind}; charset=utf-8"))], text))
 }
 
-async fn scrape(State(servers): State<Arc<[Arc<Target>]>>) -> impl IntoResponse {
+async fn scrape(
+    State(servers): State<Arc<[Arc<Target>]>>,
+    headers: HeaderMap,
+) -> Response {
+    let scrapes = metrics::scrape(&servers).await;
+    let with_gzip = compression::prefers_gzip(&headers);
+    // On another thread, because this one serves all other requests.
+    let body = spawn_blocking(move || {
+        let text = scrapes.text().into_bytes();
+        if with_gzip { compression::gzip(&text) } else { text }
+    });
+    let body = body.await.expect("writing a text does not panic");
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], metrics::text(&servers).await)
+    let head = [(CONTENT_TYPE, kind), (VARY, "accept-encoding")];
+    let encoding = with_gzip.then_some([(CONTENT_ENCODING, "gzip")]);
+    (head, encoding, body).into_response()
 }
 
 async fn events(State(live): State<Arc<Live>>) -> Response {

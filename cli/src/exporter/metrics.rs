@@ -13,14 +13,27 @@ use super::queries::{self, Lock};
 use super::target::Target;
 use crate::replies::is_unknown_command;
 
-/// The metrics of all servers, queried concurrently, as Prometheus text (0.0.4).
-pub(crate) async fn text(servers: &[Arc<Target>]) -> String {
-    let scrapes = join_all(servers.iter().map(|server| Scrape::of(server))).await;
-    let mut families = Families::default();
-    for (server, scrape) in servers.iter().zip(&scrapes) {
-        scrape.write(&label(server.instance()), &mut families);
+/// The results of scraping all servers.
+pub(crate) struct Scrapes(Vec<(Arc<Target>, Scrape)>);
+
+/// Scrapes the servers concurrently.
+pub(crate) async fn scrape(servers: &[Arc<Target>]) -> Scrapes {
+    let scrapes = servers.iter().map(async |server| {
+        let scrape = Scrape::of(server).await;
+        (Arc::clone(server), scrape)
+    });
+    Scrapes(join_all(scrapes).await)
+}
+
+impl Scrapes {
+    /// The metrics as Prometheus text (0.0.4). With thousands of locks this takes a while.
+    pub(crate) fn text(&self) -> String {
+        let mut families = Families::default();
+        for (server, scrape) in &self.0 {
+            scrape.write(&label(server.instance()), &mut families);
+        }
+        families.text()
     }
-    families.text()
 }
 
 /// The result of scraping one server, and how long it took.
@@ -30,7 +43,8 @@ struct Scrape {
 }
 
 struct Scraped {
-    metrics: String,
+    /// The portions of the server's text.
+    metrics: Vec<String>,
     locks: Option<Vec<Lock>>,
     may_evict: Option<bool>,
 }
@@ -112,7 +126,9 @@ impl Scraped {
                 &longest(waiters.map(|waiter| waiter.waited_ms)),
             );
         }
-        families.merge(&self.metrics, label);
+        for portion in &self.metrics {
+            families.merge(portion, label);
+        }
     }
 }
 

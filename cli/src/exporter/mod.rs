@@ -4,10 +4,11 @@
 //! # Layout
 //! - [`http`]: the routes; [`origin_check`]: which requests are rejected; [`connections`]: their
 //!   number and timeouts
-//! - [`metrics`], [`families`]: `/metrics`
+//! - [`metrics`], [`families`], [`compression`]: `/metrics`
 //! - [`live`], `page/`: the status page
 //! - [`target`]: a server that is watched; [`queries`]: what is read from it
 
+mod compression;
 mod connections;
 mod families;
 mod http;
@@ -103,7 +104,7 @@ fn names(servers: &[Arc<Target>]) -> String {
     servers.iter().map(|server| server.instance()).collect::<Vec<_>>().join(", ")
 }
 
-/// One thread for the I/O. The blocking threads are for name lookups.
+/// One thread for the I/O. The blocking threads are for name lookups and for the text of scrapes.
 fn runtime() -> Result<Runtime> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     Ok(runtime.enable_all().max_blocking_threads(4).build()?)

@@ -13,6 +13,10 @@ use crate::text::Text;
 /// Number of log entries on the status page.
 const LOG_ENTRIES: usize = 50;
 
+/// Maximum number of portions of a server's text: 64 locks each. It limits the memory of a scrape,
+/// about 100 MB for this many, and its duration.
+const PORTIONS_MAX: usize = 256;
+
 /// A lock and its wait queue.
 #[derive(Debug, Serialize)]
 pub(crate) struct Lock {
@@ -54,9 +58,20 @@ pub(crate) async fn log(connection: &MultiplexedConnection) -> Result<Vec<LogEnt
     replies::logged(query(connection, cmd("GPULOCK.LOG").arg(LOG_ENTRIES)).await?)
 }
 
-/// The server's Prometheus text.
-pub(crate) async fn metrics(connection: &MultiplexedConnection) -> Result<String> {
-    Ok(query(connection, &cmd("GPULOCK.METRICS")).await?)
+/// The server's Prometheus text, in portions that do not delay its other clients.
+pub(crate) async fn metrics(connection: &MultiplexedConnection) -> Result<Vec<String>> {
+    let mut portions = Vec::new();
+    let mut cursor: u64 = 0;
+    loop {
+        let mut metrics = cmd("GPULOCK.METRICS");
+        let reply = query(connection, metrics.arg("CURSOR").arg(cursor)).await?;
+        let (next, text) = reply;
+        portions.push(text);
+        if next == 0 || portions.len() == PORTIONS_MAX {
+            return Ok(portions);
+        }
+        cursor = next;
+    }
 }
 
 /// Whether the server may evict locks when memory is short. Locks have a TTL, so every policy

@@ -23,7 +23,7 @@ fn read_to_the_end(mut stream: TcpStream) -> String {
 }
 
 /// Whether a response has begun.
-fn has_response(stream: &TcpStream) -> bool {
+pub(crate) fn has_response(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).expect("setting it");
     let peeked = stream.peek(&mut [0]);
     stream.set_nonblocking(false).expect("setting it");

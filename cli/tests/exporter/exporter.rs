@@ -100,6 +100,20 @@ impl Exporter {
         read(headers.iter().fold(request, add).call())
     }
 
+    /// The headers and the body of `/metrics` for a client that accepts these encodings. The
+    /// client decodes nothing.
+    pub(crate) fn scrape(
+        &self,
+        accept_encoding: &str,
+    ) -> (ureq::http::HeaderMap, Vec<u8>) {
+        let request = agent().get(format!("{}/metrics", self.url));
+        let response = request.header("Accept-Encoding", accept_encoding).call();
+        let (head, mut body) = response.expect("a response").into_parts();
+        assert_eq!(head.status.as_u16(), 200);
+        let body = body.with_config().limit(1 << 30).read_to_vec().expect("a body");
+        (head.headers, body)
+    }
+
     /// Sends a request with another host name.
     pub(crate) fn get_as(&self, host: &str, path: &str) -> Reply {
         self.get_with(path, &[("Host", host)])

@@ -1,12 +1,13 @@
 //! `gpulock exporter` with real servers, a real Prometheus and a real browser.
 //!
 //! # Layout
-//! - [`metrics`], [`prometheus`]: `/metrics`
+//! - [`metrics`], [`compression`], [`prometheus`]: `/metrics`
 //! - [`live`], [`page`]: the status page
 //! - [`http`], [`connections`]: which requests are accepted, and how many
 //! - [`exporter`], [`series`], [`browser`], [`tools`]: shared helpers
 
 mod browser;
+mod compression;
 mod connections;
 mod exporter;
 mod http;

@@ -50,6 +50,48 @@ fn several_servers_share_families_and_keep_their_values() {
     });
 }
 
+/// The exporter reads 64 locks at a time.
+#[test]
+fn the_portions_of_a_server_are_joined() {
+    on_every_server(|flavour| {
+        let limit = ["gpulock.tracked-keys", "300"];
+        let server = flavour.server().module_args(&limit).start();
+        let mut client = server.client();
+        for n in 0..301 {
+            call!(client, "GPULOCK.ACQUIRE", format!("gpu:{n}"), "me").int();
+            assert_eq!(call!(client, "GPULOCK.RELEASE", format!("gpu:{n}"), "me"), 1);
+        }
+        let text = Exporter::of(&[&server]).metrics();
+        let instance = instance(&server);
+        for n in 1..301 {
+            let labels = format!("{{instance=\"{instance}\",db=\"0\",key=\"gpu:{n}\"}} ");
+            for family in ["acquired_total", "locks_held", "hold_seconds_count"] {
+                let series = format!("gpulock_lock_{family}{labels}");
+                let lines = text.lines().filter(|line| line.starts_with(&series));
+                assert_eq!(lines.count(), 1, "{series}");
+            }
+        }
+        // The least recently used lock gave way to another.
+        assert!(!text.contains("key=\"gpu:0\""));
+        let untracked = "gpulock_untracked_acquired_total";
+        assert_eq!(value(&text, untracked, &instance), Some(1.0));
+        // All lines of a family are together, after one HELP and one TYPE line.
+        let mut families = Vec::new();
+        for line in text.lines() {
+            if let Some(head) = line.strip_prefix("# HELP ") {
+                families.push(head.split(' ').next().expect("a name"));
+            } else if !line.starts_with('#') {
+                let family = families.last().expect("a HELP line");
+                assert!(line.starts_with(family), "{line} in {family}");
+            }
+        }
+        let count = families.len();
+        families.sort_unstable();
+        families.dedup();
+        assert_eq!(families.len(), count);
+    });
+}
+
 #[test]
 fn a_hanging_server_is_down_and_delays_no_other() {
     on_every_server(|flavour| {

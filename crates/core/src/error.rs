@@ -29,6 +29,8 @@ pub enum CommandError {
     Reason,
     /// The MATCH pattern is too long.
     Pattern,
+    /// The CURSOR was not returned by METRICS.
+    Cursor,
     /// LIST would block the server for too long.
     ListWork,
     /// The requested lease is longer than `gpulock.max-lease`.
@@ -78,6 +80,9 @@ impl fmt::Display for CommandError {
             }
             CommandError::Reason => out.write_str("ERR REASON must be at most 64 bytes long"),
             CommandError::Pattern => out.write_str("ERR MATCH must be at most 1024 bytes long"),
+            CommandError::Cursor => {
+                out.write_str("ERR unknown CURSOR: start again with CURSOR 0")
+            }
             CommandError::ListWork => out.write_str(
                 "ERR LIST would take too long: use a more specific or simpler MATCH pattern, \
                  or a lower LIMIT",

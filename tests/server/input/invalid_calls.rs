@@ -82,7 +82,6 @@ fn invalid_calls() -> Vec<(Words, String)> {
         "GPULOCK.INSPECT",
         "GPULOCK.INSPECT held extra",
         "GPULOCK.RESETSTATS extra",
-        "GPULOCK.METRICS extra",
     ] {
         let command = line.split(' ').next().unwrap();
         add(words(line), &arity(command));
@@ -141,6 +140,13 @@ fn invalid_calls() -> Vec<(Words, String)> {
         "GPULOCK.LOG 1 2",
         "GPULOCK.LOG RESET RESET",
         "GPULOCK.LOG RESET 1",
+        "GPULOCK.METRICS extra",
+        "GPULOCK.METRICS 0",
+        "GPULOCK.METRICS CURSOR",
+        "GPULOCK.METRICS COUNT 5",
+        "GPULOCK.METRICS CURSOR 0 COUNT",
+        "GPULOCK.METRICS CURSOR 0 CURSOR 0",
+        "GPULOCK.METRICS CURSOR 0 COUNT 5 COUNT 5",
     ] {
         add(words(line), SYNTAX);
     }
@@ -165,7 +171,15 @@ fn invalid_calls() -> Vec<(Words, String)> {
         let invalid = invalid.as_bytes();
         add(with("GPULOCK.LIST LIMIT <n>", "<n>", invalid), &number("LIMIT", 0, most));
         add(with("GPULOCK.LOG <n>", "<n>", invalid), &number("count", 0, most));
+        let metrics = "GPULOCK.METRICS CURSOR <n>";
+        add(with(metrics, "<n>", invalid), &number("CURSOR", 0, most));
     }
+    for invalid in NOT_NUMBERS.iter().chain(&["0", "1025"]) {
+        let metrics = "GPULOCK.METRICS CURSOR 0 COUNT <n>";
+        add(with(metrics, "<n>", invalid.as_bytes()), &number("COUNT", 1, 1024));
+    }
+    let unknown = "ERR unknown CURSOR: start again with CURSOR 0";
+    add(words(&format!("GPULOCK.METRICS CURSOR {most}")), unknown);
     let too_long = "ERR lease exceeds gpulock.max-lease (86400000 ms)";
     for line in ["GPULOCK.ACQUIRE free me", "GPULOCK.EXTEND held me"] {
         for lease in

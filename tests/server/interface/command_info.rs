@@ -54,8 +54,8 @@ const COMMANDS: [Description; 11] = [
         access: None, syntax: "" },
     Description { name: "LOG", arity: -1, flags: "readonly loading stale", categories: "@read @slow @dangerous", keys: NONE,
         access: None, syntax: "[count|RESET]" },
-    Description { name: "METRICS", arity: 1, flags: "readonly loading stale", categories: "@read @slow", keys: NONE,
-        access: None, syntax: "" },
+    Description { name: "METRICS", arity: -1, flags: "readonly loading stale", categories: "@read @slow", keys: NONE,
+        access: None, syntax: "[CURSOR cursor [COUNT n]]" },
 ];
 
 impl Description {
@@ -169,7 +169,7 @@ fn command_docs_returns_summary_since_complexity_and_arguments(flavour: &Flavour
 
 /// A valid call of each command, and its key's access in COMMAND GETKEYSANDFLAGS.
 #[rustfmt::skip]
-const CALLS: [(&str, Option<&str>); 18] = [
+const CALLS: [(&str, Option<&str>); 19] = [
     ("GPULOCK.ACQUIRE k o",                     Some("RW access update")),
     ("GPULOCK.ACQUIRE k o PX 5 UNIQUE",         Some("RW access update")),
     ("GPULOCK.ACQUIREANY 1 k o",                Some("RW access update")),
@@ -188,6 +188,7 @@ const CALLS: [(&str, Option<&str>); 18] = [
     ("GPULOCK.LOG",                             None),
     ("GPULOCK.LOG RESET",                       None),
     ("GPULOCK.METRICS",                         None),
+    ("GPULOCK.METRICS CURSOR 0 COUNT 1",        None),
 ];
 
 fn command_getkeys_returns_the_keys_of_each_call(flavour: &Flavour) {

@@ -138,6 +138,7 @@ fn all_replies() -> Vec<(&'static str, String)> {
         ("GPULOCK.STATS", stats_shape(true)),
         ("GPULOCK.STATS KEY k", stats_shape(false)),
         ("GPULOCK.METRICS", "bulk".into()),
+        ("GPULOCK.METRICS CURSOR 0", "[int bulk]".into()),
         ("GPULOCK.RESETSTATS", "+OK".into()),
     ]
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use gpulock_testkit::{Client, Flavour, call, workspace};
+use gpulock_testkit::{Client, Flavour, call, send, workspace};
 
 use crate::harness::note_skipped;
 use crate::support::counters::{Counters, flatten, stats};
@@ -16,8 +16,14 @@ tests! {
     metrics_have_the_values_of_stats,
     labels_of_hostile_keys_are_valid_and_unique,
     long_names_do_not_grow_the_text_or_displace_other_counters,
-    the_1024_most_recently_used_locks_have_series_and_the_sums_are_exact,
+    the_most_recently_used_locks_have_series_and_the_sums_are_exact,
     metrics_without_any_lock_are_valid,
+    portions_of_any_size_have_the_series_of_the_whole,
+    a_lock_that_stays_is_in_one_portion_while_others_come_and_go,
+    portions_of_long_labels_stay_short,
+    a_walk_over_100_000_locks_shows_each_one_once,
+    a_walk_shows_only_the_locks_that_the_user_may_read,
+    a_cursor_that_was_not_returned_is_refused,
 }
 
 tests_without_server! { the_parser_rejects_invalid_text }
@@ -25,7 +31,7 @@ tests_without_server! { the_parser_rejects_invalid_text }
 type Labels = BTreeMap<String, String>;
 
 /// A family of series: its type, and its samples by name and labels.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Family {
     kind: String,
     samples: BTreeMap<(String, Labels), f64>,
@@ -109,6 +115,9 @@ fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
             families.insert(current.clone(), Family::default());
             continue;
         }
+        if line.starts_with("# ") && !line.starts_with("# TYPE ") {
+            continue;
+        }
         let family =
             families.get_mut(&current).ok_or("expected HELP on the first line")?;
         if let Some(mut rest) = line.strip_prefix("# TYPE ") {
@@ -146,10 +155,65 @@ fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
 
 #[track_caller]
 fn metrics(client: &mut Client) -> BTreeMap<String, Family> {
-    let bytes = call!(client, "GPULOCK.METRICS").bytes().to_vec();
-    let text = String::from_utf8(bytes).expect("METRICS is UTF-8");
+    let text = call!(client, "GPULOCK.METRICS").bytes().to_vec();
+    check(text)
+}
+
+/// The families of a valid text.
+#[track_caller]
+fn check(text: Vec<u8>) -> BTreeMap<String, Family> {
+    let text = String::from_utf8(text).expect("METRICS is UTF-8");
     check_with_promtool(&text);
     parse(&text).unwrap_or_else(|error| panic!("{error} in:\n{text}"))
+}
+
+/// The next portion of a walk: the cursor of the one after it, and the text.
+#[track_caller]
+fn portion(client: &mut Client, cursor: i64, count: usize) -> (i64, Vec<u8>) {
+    let reply = call!(client, "GPULOCK.METRICS", "CURSOR", cursor, "COUNT", count);
+    let [next, text] = reply.list() else { panic!("{reply:?}") };
+    (next.int(), text.bytes().to_vec())
+}
+
+/// The texts of a whole walk. `between` is called before each portion but the first.
+#[track_caller]
+fn walk(client: &mut Client, count: usize, mut between: impl FnMut()) -> Vec<Vec<u8>> {
+    let (mut next, text) = portion(client, 0, count);
+    let mut texts = vec![text];
+    while next != 0 {
+        between();
+        let (following, text) = portion(client, next, count);
+        assert!(following < next, "{following} after {next}");
+        next = following;
+        texts.push(text);
+    }
+    texts
+}
+
+/// Merges the families of portions. No series is in two of them.
+#[track_caller]
+fn merge(texts: Vec<Vec<u8>>) -> BTreeMap<String, Family> {
+    let mut merged: BTreeMap<String, Family> = BTreeMap::new();
+    for text in texts.into_iter().filter(|text| !text.is_empty()) {
+        for (name, Family { kind, samples }) in check(text) {
+            let family = merged.entry(name.clone()).or_default();
+            family.kind = kind;
+            for (sample, value) in samples {
+                let twice = family.samples.insert(sample.clone(), value);
+                assert_eq!(twice, None, "{sample:?} in {name}");
+            }
+        }
+    }
+    merged
+}
+
+/// The locks with their own series.
+fn shown(families: &BTreeMap<String, Family>) -> BTreeSet<(String, String)> {
+    let Some(family) = families.get("gpulock_lock_acquired_total") else {
+        return BTreeSet::new();
+    };
+    let labels = family.samples.keys().map(|(_, labels)| labels);
+    labels.map(|labels| (labels["db"].clone(), labels["key"].clone())).collect()
 }
 
 /// The promtool to use: on PATH, or where `tools/setup.sh cli` unpacks it.
@@ -267,11 +331,15 @@ fn metrics_have_the_values_of_stats(flavour: &Flavour) {
         let labels =
             [("db", "0"), ("key", key)].map(|(n, v)| (n.to_owned(), v.to_owned()));
         let of_lock = flatten(&call!(client, "GPULOCK.STATS", "KEY", key));
-        assert_eq!(
-            as_stats(&families, "gpulock_lock_", &labels.into()),
-            of_lock,
-            "{key}"
-        );
+        let mut shown = of_lock.clone();
+        // The histogram of a lock is shown only when it has values: a was not released yet.
+        for histogram in ["wait_ms", "hold_ms"] {
+            if of_lock[&format!("{histogram}.count")] == 0 {
+                shown.retain(|name, _| !name.starts_with(histogram));
+            }
+        }
+        assert_eq!(shown.contains_key("hold_ms.sum"), key == "d");
+        assert_eq!(as_stats(&families, "gpulock_lock_", &labels.into()), shown, "{key}");
         for (name, value) in of_lock {
             *rest.get_mut(&name).expect("the server counts it too") -= value;
         }
@@ -390,9 +458,7 @@ fn long_names_do_not_grow_the_text_or_displace_other_counters(flavour: &Flavour)
     let ordinary: Vec<_> =
         (0..1024).map(|n| format!("gpu_lock:{n}").into_bytes()).collect();
     use_locks(&mut client, &ordinary);
-    let text = client.line("GPULOCK.METRICS").text();
-    assert_eq!(text.matches("gpulock_lock_acquired_total{").count(), 1024);
-    let usual = text.len();
+    let usual = client.line("GPULOCK.METRICS").text().len();
     for len in [1024, 129, 128] {
         let name = |n| [format!("mine:{n:04}").as_bytes(), &[0xff; 1015]].concat();
         let names: Vec<_> = (0..1100).map(|n| name(n)[..len].to_vec()).collect();
@@ -410,30 +476,187 @@ fn long_names_do_not_grow_the_text_or_displace_other_counters(flavour: &Flavour)
         assert!(client.line("GPULOCK.METRICS").text().contains(&line), "{line}");
     }
     let shown = locks_shown(&client.line("GPULOCK.METRICS").text());
-    assert!((100..1024).contains(&shown), "{shown}");
+    assert!((10..1024).contains(&shown), "{shown}");
 }
 
-fn the_1024_most_recently_used_locks_have_series_and_the_sums_are_exact(
-    flavour: &Flavour,
-) {
+/// The end of a text that does not show all locks.
+const MORE: &str = "# Locks without room here count as untracked. \
+                    GPULOCK.METRICS CURSOR 0 returns all locks in portions.\n";
+
+fn the_most_recently_used_locks_have_series_and_the_sums_are_exact(flavour: &Flavour) {
     let limit = ["gpulock.tracked-keys", "3000"];
     let server = flavour.server().module_args(&limit).start();
     let mut client = server.client();
     let names: Vec<_> = (0..2500).map(|n| format!("gpu:{n}").into_bytes()).collect();
+    use_locks(&mut client, &names[..100]);
+    let text = client.line("GPULOCK.METRICS").text();
+    assert_eq!((locks_shown(&text), text.contains(MORE)), (100, false));
     use_locks(&mut client, &names);
     // It is held, so it was used more recently than any idle lock.
     call!(client, "GPULOCK.ACQUIRE", "gpu:7", "me").int();
     use_locks(&mut client, &[b"gpu:0".to_vec()]);
     let text = client.line("GPULOCK.METRICS").text();
-    assert_eq!(locks_shown(&text), 1024);
-    for (key, is_shown) in
-        [(7, true), (0, true), (1, false), (1477, false), (1478, true), (2499, true)]
-    {
+    assert!(text.ends_with(MORE));
+    let shown = locks_shown(&text);
+    assert!((150..400).contains(&shown), "{shown}");
+    // gpu:0 and gpu:7, and the last ones of the others.
+    let first = 2500 - (shown - 2);
+    for (key, is_shown) in [
+        (7, true),
+        (0, true),
+        (1, false),
+        (first - 1, false),
+        (first, true),
+        (2499, true),
+    ] {
         assert_eq!(text.contains(&format!("key=\"gpu:{key}\"")), is_shown, "gpu:{key}");
         // All of them have counters.
         let of_lock = call!(client, "GPULOCK.STATS", "KEY", format!("gpu:{key}"));
-        assert_eq!(of_lock.field("acquired"), if [0, 7].contains(&key) { 2 } else { 1 });
+        let expected = if key < 100 { 2 } else { 1 };
+        assert_eq!(of_lock.field("acquired"), expected + i64::from(key == 0 || key == 7));
     }
+}
+
+fn portions_of_any_size_have_the_series_of_the_whole(flavour: &Flavour) {
+    let limit = ["gpulock.tracked-keys", "40"];
+    let server = flavour.server().module_args(&limit).start();
+    let mut client = server.client();
+    for db in 0..2 {
+        call!(client, "SELECT", db);
+        let names: Vec<_> = (0..30).map(|n| vec![b'k', n, 0xff, b'\\']).collect();
+        use_locks(&mut client, &names);
+    }
+    // Locks with and without counters of their own are held and waited for.
+    call!(client, "GPULOCK.ACQUIRE", "held", "me").int();
+    let long = "k".repeat(200);
+    call!(client, "GPULOCK.ACQUIRE", &long, "me").int();
+    let mut waiters = [server.client(), server.client()];
+    for (waiter, key) in waiters.iter_mut().zip(["held", &long]) {
+        call!(waiter, "SELECT", 1);
+        send!(waiter, "GPULOCK.ACQUIRE", key, "you", "BLOCK", 0);
+    }
+    server.wait_blocked(2);
+    assert_eq!(call!(client, "GPULOCK.RELEASE", "held", "me"), 1);
+    waiters[0].read().int();
+
+    let whole = metrics(&mut client);
+    assert_eq!(shown(&whole).len(), 40);
+    let untracked = &whole["gpulock_untracked_acquired_total"].samples;
+    assert_eq!(untracked.values().sum::<f64>().round().to_string(), "22");
+    for count in [1, 7, 39, 40, 41, 1024] {
+        let texts = walk(&mut client, count, || ());
+        assert_eq!(texts.len(), 40usize.div_ceil(count), "portions of {count}");
+        assert_eq!(merge(texts), whole, "portions of {count}");
+    }
+}
+
+fn a_lock_that_stays_is_in_one_portion_while_others_come_and_go(flavour: &Flavour) {
+    let limit = ["gpulock.tracked-keys", "60"];
+    let server = flavour.server().module_args(&limit).start();
+    let (mut client, mut other) = (server.client(), server.client());
+    let stay: Vec<String> = (0..20).map(|n| format!("stay:{n}")).collect();
+    for key in &stay {
+        call!(client, "GPULOCK.ACQUIRE", key, "me").int();
+        use_locks(&mut client, &[format!("go:{key}").into_bytes()]);
+    }
+    let mut round = 0;
+    let texts = walk(&mut client, 3, || {
+        // Idle locks lose their counters to others and get them again, and locks that were shown
+        // are used again.
+        let come = (0..30).map(|n| format!("come:{}", (round * 7 + n) % 50).into_bytes());
+        let go = (0..20).map(|n| format!("go:stay:{n}").into_bytes());
+        use_locks(&mut other, &come.chain(go).collect::<Vec<_>>());
+        for key in &stay {
+            call!(other, "GPULOCK.EXTEND", key, "me").int();
+        }
+        round += 1;
+    });
+    assert!(texts.len() > 5, "{} portions", texts.len());
+    // `merge` checks that no lock is in two portions.
+    let shown = shown(&merge(texts));
+    for key in stay {
+        assert!(shown.contains(&("0".to_owned(), key.clone())), "{key}: {shown:?}");
+    }
+}
+
+fn portions_of_long_labels_stay_short(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let name = |n: u32| [format!("{n:03}").as_bytes(), &[0xff; 125]].concat();
+    let names: Vec<_> = (0..300).map(name).collect();
+    use_locks(&mut client, &names);
+    use_locks(&mut client, &[vec![b'k'; 1 << 20]]);
+    let texts = walk(&mut client, 1024, || ());
+    assert!(texts.len() > 1, "{} portions", texts.len());
+    assert!(texts.iter().all(|text| text.len() < 1 << 20));
+    assert_eq!(shown(&merge(texts)).len(), names.len());
+}
+
+fn a_walk_over_100_000_locks_shows_each_one_once(flavour: &Flavour) {
+    const LOCKS: usize = 100_000;
+    let limit = ["gpulock.tracked-keys", "100000"];
+    let server = flavour.server().module_args(&limit).start();
+    let mut client = server.client();
+    let names: Vec<_> = (0..LOCKS).map(|n| format!("gpu:{n}").into_bytes()).collect();
+    use_locks(&mut client, &names);
+    let mut shown = vec![false; LOCKS];
+    for text in walk(&mut client, 1024, || ()) {
+        assert!(text.len() < 1 << 20, "{} bytes", text.len());
+        let text = String::from_utf8(text).expect("METRICS is UTF-8");
+        let of_lock = "gpulock_lock_acquired_total{db=\"0\",key=\"gpu:";
+        for line in text.lines().filter_map(|line| line.strip_prefix(of_lock)) {
+            let n = line.strip_suffix("\"} 1").expect("a lock was acquired once");
+            let n: usize = n.parse().expect("a number");
+            assert!(!std::mem::replace(&mut shown[n], true), "gpu:{n} twice");
+        }
+    }
+    assert!(shown.iter().all(|shown| *shown));
+    assert!(client.line("GPULOCK.METRICS").bytes().len() < 1 << 20);
+}
+
+fn a_walk_shows_only_the_locks_that_the_user_may_read(flavour: &Flavour) {
+    let limit = ["gpulock.tracked-keys", "5000"];
+    let server = flavour.server().module_args(&limit).start();
+    let mut admin = server.client();
+    let names = |prefix: &str, count: usize| -> Vec<Vec<u8>> {
+        (0..count).map(|n| format!("{prefix}:{n}").into_bytes()).collect()
+    };
+    use_locks(&mut admin, &names("mine", 10));
+    use_locks(&mut admin, &names("yours", 3000));
+    use_locks(&mut admin, &names("mine", 20));
+    assert_eq!(admin.line("ACL SETUSER alice on >x +@all ~mine:*"), "OK");
+    let mut alice = server.client();
+    assert_eq!(alice.line("AUTH alice x"), "OK");
+    for count in [1, 7, 1024] {
+        let texts = walk(&mut alice, count, || ());
+        let families = merge(texts);
+        let shown = shown(&families);
+        assert_eq!(shown.len(), 20, "{shown:?}");
+        assert!(shown.iter().all(|(_, key)| key.starts_with("mine:")), "{shown:?}");
+        // The locks that she may not read count for the server only.
+        let sum = |family: &str| families[family].samples.values().sum::<f64>().round();
+        let acquired = ["gpulock_acquired_total", "gpulock_untracked_acquired_total"];
+        assert_eq!(acquired.map(|family| sum(family).to_string()), ["3030", "0"]);
+    }
+    // A reply for the whole has them as untracked.
+    let whole = metrics(&mut alice);
+    let untracked = &whole["gpulock_untracked_acquired_total"].samples;
+    let untracked = untracked.values().sum::<f64>().round();
+    assert!(untracked >= 3000.0, "{untracked}");
+}
+
+fn a_cursor_that_was_not_returned_is_refused(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let unknown = "ERR unknown CURSOR: start again with CURSOR 0";
+    let before = stats(&mut client);
+    assert_eq!(client.line("GPULOCK.METRICS CURSOR 1").err(), unknown);
+    use_locks(&mut client, &[b"a".to_vec(), b"b".to_vec()]);
+    assert_eq!(client.line("GPULOCK.METRICS CURSOR 3").err(), unknown);
+    let (next, _) = portion(&mut client, 0, 1);
+    let (last, text) = portion(&mut client, next, 1);
+    assert_eq!((last, shown(&check(text)).len()), (0, 1));
+    assert_eq!(before["acquired"] + 2, stats(&mut client)["acquired"]);
 }
 
 fn metrics_without_any_lock_are_valid(flavour: &Flavour) {

@@ -52,6 +52,7 @@ enum Value {
     Time,
     Count,
     Limit,
+    Cursor,
     Token,
     Owner,
     Reason,
@@ -70,6 +71,7 @@ const REASON: &[(&str, Value)] = &[("REASON", Value::Reason)];
 const OWNER: &[(&str, Value)] = &[("OWNER", Value::Owner)];
 const MATCH: &[(&str, Value)] = &[("MATCH", Value::Pattern)];
 const LIMIT: &[(&str, Value)] = &[("LIMIT", Value::Limit)];
+const CURSOR: &[(&str, Value)] = &[("CURSOR", Value::Cursor)];
 const KEY: &[(&str, Value)] = &[("KEY", Value::Key)];
 const LOGGED: &[(&str, Value)] =
     &[("RESET", Value::None), ("7", Value::None), ("9007199254740991", Value::None)];
@@ -88,7 +90,7 @@ const FORMS: [Form; 11] = [
     Form { name: "GPULOCK.STATS", named: Named::None, owner: false, options: &[KEY] },
     Form { name: "GPULOCK.LOG", named: Named::None, owner: false, options: &[LOGGED] },
     Form { name: "GPULOCK.RESETSTATS", named: Named::None, owner: false, options: &[] },
-    Form { name: "GPULOCK.METRICS", named: Named::None, owner: false, options: &[] },
+    Form { name: "GPULOCK.METRICS", named: Named::None, owner: false, options: &[CURSOR, COUNT] },
 ];
 
 /// Indices into [`FORMS`], by frequency: mostly the commands that change something, and not
@@ -211,6 +213,7 @@ impl Value {
             Self::Time => number(rng.pick(&[0, 1, 5, 50, 9_007_199_254_740_991])),
             Self::Count => number(1 + rng.usize(..numkeys.max(1))),
             Self::Limit => number(rng.pick(&[0, 1, 100, 9_007_199_254_740_991])),
+            Self::Cursor => number(0),
             Self::Token if rng.usize(..2) == 0 => number(1 + rng.usize(..1 << 40)),
             Self::Token => Some(token.max(1).to_string().into_bytes()),
             Self::Owner => Some(rng.pick(&OWNERS).to_vec()),
@@ -223,8 +226,8 @@ impl Value {
     }
 
     fn is_number(self) -> bool {
-        use Value::{Count, Limit, Milliseconds, Seconds, Time, Token};
-        matches!(self, Seconds | Milliseconds | Time | Count | Limit | Token)
+        use Value::{Count, Cursor, Limit, Milliseconds, Seconds, Time, Token};
+        matches!(self, Seconds | Milliseconds | Time | Count | Cursor | Limit | Token)
     }
 }
 
@@ -254,6 +257,9 @@ impl Draft {
         }
         if draft.has("GRACE") && !draft.has("SESSION") {
             draft.add(rng, b"SESSION", None);
+        }
+        if form.options.contains(&CURSOR) && draft.has("COUNT") && !draft.has("CURSOR") {
+            draft.add(rng, b"CURSOR", Some(b"0".to_vec()));
         }
         draft
     }

@@ -19,6 +19,12 @@ const REASON_MAX: usize = 64;
 /// The longest wait, lease and count: 2^53-1, so that clients that use doubles lose no digits.
 const NUMBER_MAX: u64 = token::MAX;
 
+/// The largest COUNT of METRICS.
+const METRICS_COUNT_MAX: u64 = 1024;
+
+/// The default COUNT of METRICS: a portion of 0.1 to 0.2 ms.
+const METRICS_COUNT_DEFAULT: usize = 64;
+
 /// The maximum number of keys of one call.
 const KEYS_MAX: u64 = 1024;
 
@@ -100,6 +106,20 @@ pub enum Log {
     Show(Option<u64>),
     /// Delete all entries.
     Reset,
+}
+
+/// `GPULOCK.METRICS [CURSOR cursor [COUNT n]]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    /// Return everything in one text.
+    Whole,
+    /// Return a part of a walk over the locks.
+    Portion {
+        /// Where the portion begins; 0: a new walk.
+        cursor: u64,
+        /// The maximum number of locks with series of their own.
+        count: usize,
+    },
 }
 
 impl<'a> Acquire<'a> {
@@ -288,6 +308,35 @@ pub fn stats<'a>(
     }
 }
 
+/// Parses the arguments of METRICS.
+///
+/// # Errors
+/// When the arguments are invalid.
+pub fn metrics<'a>(
+    mut args: impl Iterator<Item = &'a [u8]>,
+) -> Result<Metrics, CommandError> {
+    let (mut cursor, mut count) = (None, None);
+    while let Some(word) = args.next() {
+        if is(word, "CURSOR") {
+            once(&mut cursor, number(value(&mut args)?, "CURSOR", 0, NUMBER_MAX)?)?;
+        } else if is(word, "COUNT") {
+            let n = number(value(&mut args)?, "COUNT", 1, METRICS_COUNT_MAX)?;
+            once(&mut count, n)?;
+        } else {
+            return Err(CommandError::Syntax);
+        }
+    }
+    let count = count.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    match (cursor, count) {
+        (None, None) => Ok(Metrics::Whole),
+        (None, Some(_)) => Err(CommandError::Syntax),
+        (Some(cursor), count) => {
+            let count = count.unwrap_or(METRICS_COUNT_DEFAULT);
+            Ok(Metrics::Portion { cursor, count })
+        }
+    }
+}
+
 /// Parses the arguments of LOG.
 ///
 /// # Errors
@@ -386,6 +435,8 @@ mod tests {
         assert_eq!(Acquire::parse(args("")), Err(CommandError::Syntax));
         assert_eq!(stats(args("KEY")), Err(CommandError::Syntax));
         assert_eq!(log(args("1 2")), Err(CommandError::Syntax));
+        assert_eq!(metrics(args("COUNT 1")), Err(CommandError::Syntax));
+        assert_eq!(metrics(args("CURSOR 0 CURSOR 0")), Err(CommandError::Syntax));
         assert!(matches!(log(args("all")), Err(CommandError::Number { .. })));
     }
 
