@@ -17,7 +17,7 @@ pub(crate) struct AcquireAny;
 impl Command for AcquireAny {
     const SPEC: Spec = Spec {
         name: c"GPULOCK.ACQUIREANY",
-        flags: c"write blocking getkeys-api",
+        flags: c"write blocking",
         acl: c"write slow blocking",
         arity: -4,
         keys: Keys::Counted(MAY_WRITE),
