@@ -103,11 +103,13 @@ impl Table {
     // ---- By name
 
     /// The hash of a name, for a caller that looks the name up more than once.
+    #[inline]
     pub(crate) fn hash(&self, name: Name<'_>) -> u64 {
         self.hasher.hash_one(name)
     }
 
     /// The lock of this name, if the table has it.
+    #[inline]
     pub fn find(&self, name: Name<'_>) -> Option<Id> {
         self.find_hashed(self.hash(name), name)
     }
@@ -122,6 +124,7 @@ impl Table {
     /// its own unless its key is long. The tracked locks may exceed the limit after this:
     /// untracking a lock here could free an id that a caller still uses. [`Table::forget_idle`]
     /// removes the surplus.
+    #[inline]
     pub(crate) fn find_or_create(&mut self, name: Name<'_>) -> Option<Id> {
         self.find_or_create_hashed(self.hash(name), name)
     }
