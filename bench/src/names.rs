@@ -47,6 +47,10 @@ pub(crate) fn all_free(size: usize) -> String {
 pub(crate) fn last_free(size: usize) -> String {
     format!("one of {size}, the last free")
 }
+/// A native command that names as many keys as a call for a pool does.
+pub(crate) fn exists(size: usize) -> String {
+    format!("EXISTS of {size} keys")
+}
 /// Sizes of the pools.
 pub(crate) const POOL_SIZES: [usize; 3] = [8, 64, 512];
 

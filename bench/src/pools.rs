@@ -1,5 +1,6 @@
 //! Pools: instructions of acquiring and releasing one lock of a pool, with all locks free
-//! and with only the last one free, compared with a named lock.
+//! and with only the last one free, compared with a named lock, and with what the server
+//! itself spends on a command that names as many keys.
 
 use anyhow::Result;
 use redis::{Cmd, cmd};
@@ -39,6 +40,7 @@ pub(crate) fn measure(setup: &Setup, progress: &Progress) -> Result<Vec<Series>>
             record(&names::all_free(size), counter.count(&pool.any(0), times)?);
             pool.others("GPULOCK.ACQUIRE").send(&mut counter.connection)?;
             record(&names::last_free(size), counter.count(&pool.any(size - 1), times)?);
+            record(&names::exists(size), counter.count(&pool.exists(), times)?);
             pool.others("GPULOCK.RELEASE").send(&mut counter.connection)?;
             progress.finish_round();
         }
@@ -63,6 +65,13 @@ impl Pool {
         let release =
             lock_pairs::command(&["GPULOCK.RELEASE", &self.keys[granted], OWNER]);
         Pipeline::new([&acquire, &release].into_iter().cycle().take(2 * PIPELINE))
+    }
+
+    /// Commands that look up the keys of all locks.
+    fn exists(&self) -> Pipeline {
+        let mut exists = cmd("EXISTS");
+        exists.arg(&self.keys);
+        Pipeline::new([&exists].into_iter().cycle().take(PIPELINE))
     }
 
     /// Runs `command` on all locks but the last, for another owner.

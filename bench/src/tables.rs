@@ -294,7 +294,9 @@ fn pools(runs: &[Run]) -> String {
     let named = ("GPULOCK.ACQUIRE".to_owned(), names::ONE_LOCK.to_owned());
     let any = names::POOL_SIZES
         .iter()
-        .flat_map(|size| [names::all_free(*size), names::last_free(*size)])
+        .flat_map(|size| {
+            [names::all_free(*size), names::last_free(*size), names::exists(*size)]
+        })
         .map(|case| (case.clone(), case));
     grouped(
         runs,

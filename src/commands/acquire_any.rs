@@ -1,9 +1,8 @@
 //! `GPULOCK.ACQUIREANY`: acquires any n of a set of locks, all or none, or waits for them.
 
 use gpulock_core::engine::commands::{self, Outcome};
-use gpulock_core::engine::read::state_of;
-use gpulock_core::state::key_state::OwnedKeyState;
-use gpulock_core::{CommandError, Name, request};
+use gpulock_core::rules::acquire_any::KeyGrant;
+use gpulock_core::{CommandError, request};
 
 use super::wait::{block, caller_context};
 use crate::keyspace::ServerKeys;
@@ -18,7 +17,7 @@ pub(crate) struct AcquireAny;
 impl Command for AcquireAny {
     const SPEC: Spec = Spec {
         name: c"GPULOCK.ACQUIREANY",
-        flags: c"write blocking getkeys-api",
+        flags: c"write blocking",
         acl: c"write slow blocking",
         arity: -4,
         keys: Keys::Counted(MAY_WRITE),
@@ -46,15 +45,15 @@ impl Command for AcquireAny {
         })?;
         let caller = caller_context(call, &request.how);
         let mut keys = ServerKeys::of_command(call);
-        let mut states = Vec::new();
-        for index in 1..=request.keys.len() {
-            let name = call.argument(index)?;
-            let key = call.context().open(name);
-            let state = state_of(&mut keys, &key, Name { db, key: name.bytes() });
-            states.push(OwnedKeyState::from(state));
-        }
-        match commands::acquire_any(&mut keys, db, &request, &states, caller)? {
-            Outcome::Granted(grants) => call.reply().grants(&grants),
+        let open = |_: &mut ServerKeys<'_>, index: usize| {
+            Ok(call.context().open(call.argument(index.saturating_add(1))?))
+        };
+        match commands::acquire_any(&mut keys, db, &request, caller, open)? {
+            Outcome::Granted(grants) => {
+                let key = |index: usize| request.keys.get(index).copied();
+                let pair = |it: &KeyGrant| (key(it.index).unwrap_or_default(), it.token);
+                call.reply().grants(grants.iter().map(pair));
+            }
             Outcome::Refused => call.reply().null(),
             Outcome::Waits(ticket) => block(call, ticket)?,
         }

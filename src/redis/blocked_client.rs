@@ -166,7 +166,7 @@ unsafe extern "C" fn deliver(
         let out = Reply::new(context);
         match reply {
             Some(WaitReply::Granted { grants, waiter, .. }) if waiter.of_set => {
-                out.grants(grants);
+                out.grants(grants.iter().map(|it| (&*it.key, it.token)));
             }
             Some(WaitReply::Granted { grants, .. }) => {
                 out.number_or_null(grants.first().map(|grant| grant.token));

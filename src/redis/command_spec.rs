@@ -1,6 +1,7 @@
 //! The registration of commands: name, flags, keys, and the documentation for `COMMAND DOCS` and
 //! the hints of `redis-cli`.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{null, null_mut};
 
@@ -11,6 +12,7 @@ use super::call::Call;
 use super::context::Context;
 use super::panic_boundary::catch_panics;
 use super::reply::Reply;
+use super::string::c_string;
 use super::write_permission;
 
 /// A command.
@@ -57,9 +59,7 @@ pub(crate) enum Keys {
     None,
     /// The first argument, with these flags.
     First(u32),
-    /// The first argument is the number of keys that follow it, with these flags. In a cluster the
-    /// server finds such keys of a module's command only with the flag `getkeys-api`, by requesting
-    /// them from the command.
+    /// The first argument is the number of keys that follow it, with these flags.
     Counted(u32),
     /// The argument after this word, if it is given; the key is read.
     After(&'static CStr),
@@ -202,7 +202,8 @@ pub(crate) fn register<C: Command, D: Dispatch>(
         Keys::None | Keys::Counted(_) | Keys::After(_) => (0, 0, 0),
     };
     let rejected = |what| format!("the server rejected the {what} of {:?}", spec.name);
-    let flags = spec.flags.as_ptr();
+    let flags = flags(spec, context.flags().in_cluster());
+    let flags = flags.as_ptr();
     let entry: raw::RedisModuleCmdFunc = Some(entry::<C, D>);
     // SAFETY: the context is valid, and the strings are static.
     unsafe {
@@ -222,6 +223,19 @@ pub(crate) fn register<C: Command, D: Dispatch>(
         }
     }
     Ok(())
+}
+
+/// The flags of a command. In a cluster the server finds counted keys of a module's command only with
+/// the flag `getkeys-api`, by requesting them from the command. Elsewhere the key specification is
+/// enough for permissions, and Valkey 9 would request the keys of each pipelined call, and look them
+/// up in advance, although most of them may not be read.
+fn flags(spec: &Spec, in_cluster: bool) -> Cow<'static, CStr> {
+    match spec.keys {
+        Keys::Counted(_) if in_cluster => {
+            Cow::Owned(c_string(format!("{} getkeys-api", spec.flags.to_string_lossy())))
+        }
+        _ => Cow::Borrowed(spec.flags),
+    }
 }
 
 /// The server calls this function for each call of the command.

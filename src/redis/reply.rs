@@ -3,7 +3,6 @@
 use std::ffi::{c_char, c_long};
 
 use gpulock_core::CommandError;
-use gpulock_core::state::outbox::Grant;
 
 use super::api::{api, raw};
 use super::context::Context;
@@ -70,12 +69,15 @@ impl<'a> Reply<'a> {
     }
 
     /// The granted locks: pairs of key and token.
-    pub(crate) fn grants(self, grants: &[Grant]) {
+    pub(crate) fn grants<'g>(
+        self,
+        grants: impl ExactSizeIterator<Item = (&'g [u8], u64)>,
+    ) {
         self.array(grants.len());
-        for grant in grants {
+        for (key, token) in grants {
             self.array(2);
-            self.bytes(&grant.key);
-            self.number(grant.token);
+            self.bytes(key);
+            self.number(token);
         }
     }
 

@@ -5,11 +5,11 @@ use gpulock_core::engine::commands::{self, Outcome};
 use gpulock_core::engine::read::state_of;
 use gpulock_core::report::list::Listed;
 use gpulock_core::request::{AcquireAny, Extend, ForceRelease, Release};
+use gpulock_core::rules::acquire_any::KeyGrants;
 use gpulock_core::rules::deadlock::DeadlockCheck;
 use gpulock_core::rules::wait::Waiting;
-use gpulock_core::state::key_state::{OwnedKeyState, is_valid_owner};
+use gpulock_core::state::key_state::is_valid_owner;
 use gpulock_core::state::log::Text;
-use gpulock_core::state::outbox::Grant;
 use gpulock_core::state::wait_queue::{Ticket, Wanted};
 use gpulock_core::{CommandError, LockManager};
 
@@ -81,27 +81,34 @@ impl World {
     fn acquire_any(&mut self, call: &Call, count: usize) {
         let connection = self.connection(call.client);
         self.current = Current::of(call.owner);
-        let mut states = Vec::new();
-        for key in &call.keys {
-            let opened = self.open_named(*key);
-            states.push(OwnedKeyState::from(state_of(self, &opened, name(*key))));
-        }
+        let order = self.reading_order(call);
         let is_absent = |world: &Self, key: &usize| world.keys.get(*key).is_none();
         let absent: Vec<usize> =
             call.keys.iter().copied().filter(|key| is_absent(self, key)).collect();
-        let held: Vec<usize> = call
+        let own: Vec<usize> = call
             .keys
             .iter()
             .copied()
             .filter(|key| call.unique && self.keys.text(*key) == Some(OWNERS[call.owner]))
             .collect();
-        let request = AcquireAny { keys: call.names(), count, how: call.request() };
+        let request =
+            AcquireAny { keys: call.names().into(), count, how: call.request() };
         let caller = call.caller(connection);
-        let outcome = commands::acquire_any(self, 0, &request, &states, caller);
+        let mut read = Vec::new();
+        let outcome = commands::acquire_any(self, 0, &request, caller, |world, index| {
+            let key = call.keys[index];
+            // A key is opened again to be written.
+            if !read.contains(&key) {
+                read.push(key);
+            }
+            Ok(world.open_named(key))
+        });
         self.remove_ended_waits();
+        self.check_read(&read, order, call, &outcome);
+        let held: Vec<usize> = own.into_iter().filter(|key| read.contains(key)).collect();
         // A free lock for which the owner waits in another call is left to the next probe.
         if is_decided(&outcome) && !call.unique {
-            for key in &absent {
+            for key in absent.iter().filter(|key| read.contains(key)) {
                 self.known_free[*key] |= self.keys.get(*key).is_none();
             }
         }
@@ -109,11 +116,13 @@ impl World {
             Ok(Outcome::Granted(grants)) => {
                 let is_whole = grants.len() == count;
                 self.require(Law::AllOrNothing, is_whole, "COUNT locks are granted");
-                let got = self.keys_of(grants);
+                let got: Vec<usize> =
+                    grants.iter().map(|grant| call.keys[grant.index]).collect();
                 let renewed = got.iter().filter(|key| held.contains(key)).count();
                 let counts_held = renewed == held.len().min(count);
                 self.require(Law::AllOrNothing, counts_held, "held locks count first");
-                self.check_preference(call, &got, &held);
+                self.check_preference(call, &got, &held, &read);
+                let grants = got.into_iter().zip(grants.iter().map(|grant| grant.token));
                 self.receive_grants(call.owner, grants, session_of(call, connection));
             }
             Ok(Outcome::Refused | Outcome::Waits(_)) => {
@@ -138,12 +147,68 @@ impl World {
         self.current = Current::default();
     }
 
-    fn keys_of(&self, grants: &[Grant]) -> Vec<usize> {
-        grants.iter().filter_map(|grant| self.key_named(&grant.key)).collect()
+    /// The keys of a call in the order in which ACQUIREANY reads them: those of locks that the
+    /// lock manager knows to be held come last, and the locks of the UNIQUE owner first. Returns
+    /// also how many of them are not held by another owner.
+    fn reading_order(&self, call: &Call) -> (Vec<usize>, usize) {
+        let stage = |key: &usize| {
+            let id = self.manager.table().find(name(*key));
+            let hold = id.and_then(|id| self.manager.table().get(id)?.hold.as_ref());
+            match hold {
+                Some(hold) if call.unique && *hold.owner == *OWNERS[call.owner] => 0,
+                Some(hold) if self.now().ms() < hold.until_ms => 2,
+                _ => 1,
+            }
+        };
+        let mut keys = call.keys.clone();
+        keys.sort_by_key(stage);
+        let early = keys.iter().filter(|key| stage(key) < 2).count();
+        (keys, early)
     }
 
-    /// Checks that the first available locks in the order of the call are granted.
-    fn check_preference(&mut self, call: &Call, got: &[usize], held: &[usize]) {
+    /// Checks which keys ACQUIREANY has read: in the right order, all of them if it got no lock,
+    /// and none that it did not need.
+    fn check_read(
+        &mut self,
+        read: &[usize],
+        (order, early): (Vec<usize>, usize),
+        call: &Call,
+        outcome: &Result<Outcome<KeyGrants>, CommandError>,
+    ) {
+        self.require(
+            Law::Order,
+            order.starts_with(read),
+            "ACQUIREANY reads the keys in order, those of held locks last",
+        );
+        match outcome {
+            Ok(Outcome::Granted(grants)) => {
+                let mut got = grants.iter().map(|grant| call.keys[grant.index]);
+                let is_last_needed = got.any(|key| Some(&key) == read.last())
+                    || call.unique && read.len() == early;
+                self.require(
+                    Law::Order,
+                    is_last_needed,
+                    "ACQUIREANY reads no key after it has found its locks",
+                );
+            }
+            Ok(Outcome::Refused | Outcome::Waits(_)) => self.require(
+                Law::NoLostWakeUp,
+                read.len() == order.len(),
+                "ACQUIREANY is refused only after it has read all its keys",
+            ),
+            Err(_) => {}
+        }
+    }
+
+    /// Checks that the first available locks in the order of the call are granted, of those whose
+    /// keys it has read.
+    fn check_preference(
+        &mut self,
+        call: &Call,
+        got: &[usize],
+        held: &[usize],
+        read: &[usize],
+    ) {
         let order = |key: &usize| call.keys.iter().position(|other| other == key);
         self.require(
             Law::Order,
@@ -157,7 +222,7 @@ impl World {
         let is_available = |key: &usize| {
             let first =
                 self.queue.first_except(*key, |position| position.is_superseded_by(call));
-            self.keys.get(*key).is_none() && first.is_none()
+            read.contains(key) && self.keys.get(*key).is_none() && first.is_none()
         };
         let mut passed = passed.filter(|key| !got.contains(key));
         let are_first = !passed.any(is_available);

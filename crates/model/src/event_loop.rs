@@ -31,7 +31,13 @@ impl World {
                         Some(grace_ms) => SessionTie::Connected { connection, grace_ms },
                         None => SessionTie::None,
                     };
-                    self.receive_grants(position.owner, &grants, session);
+                    let received: Vec<(usize, u64)> = grants
+                        .iter()
+                        .filter_map(|grant| {
+                            Some((self.key_named(&grant.key)?, grant.token))
+                        })
+                        .collect();
+                    self.receive_grants(position.owner, received, session);
                     let in_flight =
                         InFlight { connection, position, grants, waiter, set };
                     self.in_flight.push(in_flight);
@@ -68,14 +74,13 @@ impl World {
     pub(crate) fn receive_grants(
         &mut self,
         owner: usize,
-        grants: &[Grant],
+        grants: impl IntoIterator<Item = (usize, u64)>,
         session: SessionTie,
     ) {
-        for grant in grants {
-            let Some(key) = self.key_named(&grant.key) else { continue };
+        for (key, token) in grants {
             let shows = self.keys.text(key) == Some(OWNERS[owner]);
             self.require(Law::AllOrNothing, shows, "each key of a lock set is written");
-            self.receive_grant(key, grant.token, session);
+            self.receive_grant(key, token, session);
         }
     }
 

@@ -1,9 +1,10 @@
 //! `GPULOCK.ACQUIREANY` without a wait: it grants the requested number of locks, in the order
 //! of the keys, or none; and a refused call changes nothing.
 
-use gpulock_testkit::{Client, Cluster, Flavour, Value, call};
+use gpulock_testkit::{Client, Cluster, Flavour, Value, call, wait_until};
 
 use crate::support::aof::commands_since;
+use crate::support::clock::DEADLINE;
 use crate::support::counter_law::assert_counters;
 use crate::support::counters::stats;
 use crate::support::locks::{acquire_each, granted};
@@ -20,9 +21,14 @@ tests! {
     a_unique_owner_that_repeats_its_call_gets_the_same_reply,
     a_unique_owners_held_locks_count_first,
     a_plain_key_is_adopted_as_held,
-    a_key_of_another_type_is_an_error_at_any_position,
+    a_key_of_another_type_is_an_error_if_the_call_meets_it,
+    a_key_behind_the_last_granted_one_is_not_adopted,
+    a_lock_that_is_known_to_be_held_is_looked_at_last,
+    a_unique_owners_lock_is_found_at_any_position,
+    an_expired_lock_is_free,
     invalid_input_is_an_error_and_changes_nothing,
     a_call_can_name_1024_keys,
+    the_only_free_lock_of_1024_is_found,
     command_getkeys_returns_the_keys,
     calls_in_transactions_and_scripts_do_not_wait,
     databases_have_separate_locks,
@@ -327,27 +333,124 @@ fn a_plain_key_is_adopted_as_held(flavour: &Flavour) {
     assert_counters(&mut client, 2, 0);
 }
 
-fn a_key_of_another_type_is_an_error_at_any_position(flavour: &Flavour) {
+fn a_key_of_another_type_is_an_error_if_the_call_meets_it(flavour: &Flavour) {
     let server = flavour.start();
     let mut client = server.client();
     client.line("RPUSH list x");
     acquire_each(&mut client, &["held"], "me");
     let lease = client.line("PEXPIRETIME held");
-    for keys in ["list a b", "a list b", "a b list", "held b list"] {
-        for options in
-            ["COUNT 2", "COUNT 3", "COUNT 2 UNIQUE", "COUNT 3 BLOCK 0", "BLOCK 0"]
-        {
-            let line = format!("GPULOCK.ACQUIREANY 3 {keys} me {options}");
-            let reply = client.line(&line);
-            assert!(reply.err().starts_with("WRONGTYPE "), "{line}: {reply:?}");
-            assert_eq!(client.line("DBSIZE"), 2, "{line}");
-            assert_eq!(client.line("PEXPIRETIME held"), lease, "{line}");
-            assert!(client.line("GPULOCK.INSPECT a").is_null(), "{line}");
-            assert_counters(&mut client, 1, 0);
+    for line in [
+        "list a b me",
+        "list a b me BLOCK 0",
+        "a list b me COUNT 2",
+        "a b list me COUNT 3",
+        "a b list me COUNT 3 BLOCK 0",
+        "held b list me COUNT 2",
+        "held b list me COUNT 3 BLOCK 0",
+        // Any key may show the UNIQUE owner.
+        "a b list me UNIQUE",
+        "held b list me COUNT 2 UNIQUE",
+    ] {
+        let line = format!("GPULOCK.ACQUIREANY 3 {line}");
+        let reply = client.line(&line);
+        assert!(reply.err().starts_with("WRONGTYPE "), "{line}: {reply:?}");
+        assert_eq!(client.line("DBSIZE"), 2, "{line}");
+        assert_eq!(client.line("PEXPIRETIME held"), lease, "{line}");
+        assert!(client.line("GPULOCK.INSPECT a").is_null(), "{line}");
+        assert_counters(&mut client, 1, 0);
+    }
+    assert_eq!(stats(&mut client)["acquired"], 1);
+    for (line, keys) in [
+        ("a list b you", &["a"][..]),
+        ("a b list you COUNT 2", &["a", "b"]),
+        ("held b list you BLOCK 0", &["b"]),
+        ("held list b me UNIQUE", &["held"]),
+    ] {
+        let reply = client.line(&format!("GPULOCK.ACQUIREANY 3 {line}"));
+        assert_eq!(keys_of(&reply), keys, "{line}");
+        for key in keys.iter().filter(|key| **key != "held") {
+            assert_eq!(call!(client, "GPULOCK.RELEASE", key, "you"), 1);
         }
     }
     assert_eq!(client.line("LRANGE list 0 -1").list(), [Value::Bulk(b"x".to_vec())]);
-    assert_eq!(stats(&mut client)["acquired"], 1);
+}
+
+fn a_key_behind_the_last_granted_one_is_not_adopted(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    assert_eq!(client.line("SET c someone PX 100000"), "OK");
+    let reply = client.line("GPULOCK.ACQUIREANY 3 a b c me COUNT 2");
+    assert_eq!(keys_of(&reply), ["a", "b"]);
+    assert_eq!(stats(&mut client)["adopted"], 0);
+    assert_counters(&mut client, 2, 0);
+    assert_eq!(client.line("GPULOCK.ACQUIREANY 3 a b c you"), Value::Null);
+    assert_eq!(stats(&mut client)["adopted"], 1);
+    assert_counters(&mut client, 3, 0);
+}
+
+fn a_lock_that_is_known_to_be_held_is_looked_at_last(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    acquire_each(&mut client, &["a", "c"], "other");
+    // In one go, so that the module has no time to notice the deletions by itself.
+    client.send_lines(&[
+        "DEL a",
+        "GPULOCK.ACQUIREANY 3 a b c me",
+        "DEL c",
+        "GPULOCK.ACQUIREANY 3 b c a me COUNT 2 BLOCK 0",
+        "GPULOCK.ACQUIREANY 3 a b c you",
+    ]);
+    assert_eq!(client.read(), 1);
+    assert_eq!(keys_of(&client.read()), ["b"]);
+    assert_eq!(client.read(), 1);
+    // Too few others are free, so the deletions are noticed before the call waits.
+    assert_eq!(keys_of(&client.read()), ["c", "a"]);
+    assert_eq!(client.read(), Value::Null);
+    let stats = stats(&mut client);
+    assert_eq!((stats["acquired"], stats["removed"]), (5, 2));
+    assert_counters(&mut client, 3, 0);
+}
+
+fn a_unique_owners_lock_is_found_at_any_position(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    acquire_each(&mut client, &["a"], "other");
+    assert_eq!(client.line("SET d me PX 50000"), "OK");
+    // The module has not met the key yet.
+    assert_eq!(stats(&mut client)["adopted"], 0);
+    let any = "GPULOCK.ACQUIREANY 5 a b c d e me PX 90000 UNIQUE";
+    let first = client.line(any);
+    assert_eq!(keys_of(&first), ["d"]);
+    assert!(client.line("PTTL d").int() > 80_000);
+    assert_eq!(client.line(any), first);
+    let two = client.line(&format!("{any} COUNT 2"));
+    assert_eq!(keys_of(&two), ["b", "d"]);
+    assert_eq!(granted(&two)[1], granted(&first)[0]);
+    // Also in place of a lock that the module knows as another owner's, if it is needed.
+    client.send_lines(&["SET a me PX 50000", &format!("{any} COUNT 5")]);
+    assert_eq!(client.read(), "OK");
+    assert_eq!(keys_of(&client.read()), ["a", "b", "c", "d", "e"]);
+    let stats = stats(&mut client);
+    assert_eq!((stats["adopted"], stats["renewed"]), (2, 6));
+    assert_counters(&mut client, 5, 0);
+}
+
+fn an_expired_lock_is_free(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    client.send_lines(&[
+        "GPULOCK.ACQUIRE a other PX 1",
+        "SET b other PX 1",
+        "SET clock x PX 2",
+    ]);
+    assert!(client.read().int() > 0);
+    assert_eq!((client.read().text(), client.read().text()), {
+        ("OK".to_owned(), "OK".to_owned())
+    });
+    wait_until(DEADLINE, "the time to pass", || client.line("EXISTS clock") == 0);
+    let reply = client.line("GPULOCK.ACQUIREANY 3 a b c me COUNT 2");
+    assert_eq!(keys_of(&reply), ["a", "b"]);
+    assert_counters(&mut client, 2, 0);
 }
 
 /// Invalid calls, which change nothing on an empty server.
@@ -435,6 +538,31 @@ fn a_call_can_name_1024_keys(flavour: &Flavour) {
     let all = client.line(&format!("{any} COUNT 1023 UNIQUE"));
     assert_eq!(granted(&all).len(), 1023);
     assert_counters(&mut client, 1024, 0);
+}
+
+fn the_only_free_lock_of_1024_is_found(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    let keys: Vec<_> = (0..1024).map(|n| format!("k{n}")).collect();
+    let any = format!("GPULOCK.ACQUIREANY 1024 {}", keys.join(" "));
+    let others = client.line(&format!("{any} other COUNT 1024"));
+    assert_eq!(granted(&others).len(), 1024);
+    for (command, key) in [("GPULOCK.RELEASE", "k1023"), ("GPULOCK.RELEASE", "k512")] {
+        assert_eq!(call!(client, command, key, "other"), 1);
+        assert_eq!(keys_of(&client.line(&format!("{any} me"))), [key]);
+        assert_eq!(client.line(&format!("{any} me")), Value::Null);
+        let mine = client.line(&format!("{any} me UNIQUE BLOCK 0"));
+        assert_eq!(keys_of(&mine), [key]);
+        assert_eq!(call!(client, "GPULOCK.RELEASE", key, "me"), 1);
+        assert!(!call!(client, "GPULOCK.ACQUIRE", key, "other").is_null());
+    }
+    client.send_lines(&["DEL k700", &format!("{any} me BLOCK 0")]);
+    assert_eq!(client.read(), 1);
+    assert_eq!(keys_of(&client.read()), ["k700"]);
+    assert_counters(&mut client, 1024, 0);
+    // The first key again in place of the last one.
+    let twice = any.replace(" k1023", " k0");
+    assert_eq!(client.line(&format!("{twice} me")).err(), "ERR duplicate key");
 }
 
 fn command_getkeys_returns_the_keys(flavour: &Flavour) {

@@ -9,7 +9,7 @@ use crate::error::CommandError;
 use crate::report::list::Listed;
 use crate::request::{Acquire, AcquireAny, Extend, ForceRelease, Release};
 use crate::rules::acquire::{Acquired, CallerContext};
-use crate::rules::acquire_any::AcquiredAny;
+use crate::rules::acquire_any::{AcquiredAny, KeyGrants, Search};
 use crate::rules::deadlock::DeadlockCheck;
 use crate::rules::extend::Extended;
 use crate::rules::force_release::Forced;
@@ -17,9 +17,7 @@ use crate::rules::release::Released;
 use crate::rules::wait::Waiting;
 use crate::state::arena::Id;
 use crate::state::hash_tag;
-use crate::state::key_state::OwnedKeyState;
 use crate::state::lock::Name;
-use crate::state::outbox::Grant;
 use crate::state::wait_queue::{Ticket, Wanted};
 
 /// What became of a call that asks for locks.
@@ -83,27 +81,53 @@ fn wait_for_one<K: Keyspace>(
     wait(keys, wanted, request, caller)
 }
 
-/// ACQUIREANY: returns the key and the token of each lock. `states` are what the keys show, in
-/// the order of the request.
+/// ACQUIREANY: returns the locks that the caller gets. `open` opens a key of the request by its
+/// index.
 ///
 /// # Errors
-/// Those of [`crate::LockManager::acquire_any`] and [`crate::LockManager::wait`].
+/// Those of [`crate::LockManager::search_locks`], [`crate::LockManager::looked_at`],
+/// [`crate::LockManager::acquire_any`], [`crate::LockManager::wait`] and `open`.
 pub fn acquire_any<K: Keyspace>(
     keys: &mut K,
     db: u32,
     request: &AcquireAny<'_>,
-    states: &[OwnedKeyState],
     caller: CallerContext,
-) -> Result<Outcome<Vec<Grant>>, CommandError> {
+    mut open: impl FnMut(&mut K, usize) -> Result<K::Key, CommandError>,
+) -> Result<Outcome<KeyGrants>, CommandError> {
     let now = keys.now();
-    let acquired = keys
-        .with_manager(|manager| manager.acquire_any(db, request, states, caller, now));
+    let mut search = Search::new(db, request);
+    let mut next =
+        keys.with_manager(|manager| manager.search_locks(&mut search, caller, now))?;
+    let mut last = None;
+    while let Some(index) = next {
+        drop(last.take());
+        let key = open(keys, index)?;
+        let name = Name { db, key: request.keys.get(index).copied().unwrap_or_default() };
+        let state = state_of(keys, &key, name);
+        next = keys
+            .with_manager(|manager| manager.looked_at(&mut search, index, &state, now))?;
+        last = Some((index, key));
+    }
+    let acquired = keys.with_manager(|manager| manager.acquire_any(&search, caller, now));
     match acquired? {
-        AcquiredAny::Granted { writes, grants } => {
-            hand_off::write_all(keys, &writes);
+        AcquiredAny::Granted(grants) => {
+            // One lock is most often the one whose key is still open.
+            let mut last = last
+                .filter(|(index, _)| matches!(&*grants, [only] if only.index == *index));
+            for grant in &grants {
+                let mut key = match last.take() {
+                    Some((_, key)) => key,
+                    None => open(keys, grant.index)?,
+                };
+                match grant.renewed {
+                    true => keys.expire(&mut key, grant.until_ms),
+                    false => keys.set(&mut key, request.how.owner, grant.until_ms),
+                }
+            }
             Ok(Outcome::Granted(grants))
         }
         AcquiredAny::Contested { free } => {
+            drop(last);
             let (keys_wanted, count) = (&request.keys, request.count);
             let wanted =
                 Wanted { db, keys: keys_wanted, count, of_set: true, free: &free };
@@ -332,6 +356,42 @@ mod tests {
         assert_eq!(server.written(), [] as [&str; 0]);
         assert!(server.acquire_any(&keys, 2, request("me"), 2).is_ok());
         assert_eq!(server.written(), ["SET gpu:0 me", "SET gpu:2 me"]);
+    }
+
+    #[test]
+    fn acquire_any_opens_no_key_that_it_can_do_without() {
+        let mut server = TestKeyspace::new();
+        let keys = ["gpu:0", "gpu:1", "gpu:2", "gpu:3"];
+        server.acquire("gpu:0", &unique("other"), 1).unwrap();
+        let any = |server: &mut TestKeyspace, count, how| {
+            server.acquire_any(&keys, count, how, 2).unwrap();
+            server.opened()
+        };
+        assert_eq!(any(&mut server, 1, request("me")), ["gpu:1"]);
+        assert_eq!(any(&mut server, 1, unique("me")), ["gpu:1"], "a renewal");
+        // To write several keys, each is opened again.
+        let read_and_written = ["gpu:2", "gpu:3", "gpu:2", "gpu:3"];
+        assert_eq!(any(&mut server, 2, request("b")), read_and_written);
+        // No lock is free: each key is read.
+        assert_eq!(any(&mut server, 1, request("c")), keys);
+        assert_eq!(server.values_read, 1 + keys.len());
+    }
+
+    #[test]
+    fn a_deleted_key_is_found_before_acquire_any_is_refused_or_waits() {
+        for block_ms in [None, Some(0)] {
+            let mut server = TestKeyspace::new();
+            let keys = ["gpu:0", "gpu:1", "gpu:2"];
+            server.acquire_any(&keys, 3, request("other"), 1).unwrap();
+            server.delete_by_other("gpu:1");
+            server.written();
+            let request = Acquire { block_ms, ..request("me") };
+            assert!(matches!(
+                server.acquire_any(&keys, 1, request, 2),
+                Ok(Outcome::Granted(_))
+            ));
+            assert_eq!(server.written(), ["SET gpu:1 me"]);
+        }
     }
 
     /// A server on which `me` holds `gpu:0`, and `other` holds `gpu:1` and waits for `gpu:0`.

@@ -9,12 +9,12 @@ use crate::engine::keyspace::{Keyspace, Permission};
 use crate::error::CommandError;
 use crate::manager::LockManager;
 use crate::request::{Acquire, AcquireAny, Release};
+use crate::rules::acquire_any::KeyGrants;
 use crate::rules::test_support::{NOW, client, id, manager, name, replies};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
-use crate::state::key_state::{Expires, KeyMeta, KeyState, OwnedKeyState};
+use crate::state::key_state::{Expires, KeyMeta, KeyState};
 use crate::state::lock::Name;
-use crate::state::outbox::Grant;
 use crate::state::wait_queue::Ticket;
 
 /// The value of a key.
@@ -52,6 +52,8 @@ pub(crate) struct TestKeyspace {
     pub(crate) may_write_other_keys: bool,
     /// What the engine has written: `SET gpu:0 me`, `PEXPIREAT gpu:0`, `DEL gpu:0`.
     written: Vec<String>,
+    /// The keys that ACQUIREANY has opened.
+    opened: Vec<String>,
     /// The number of values that the engine has read.
     pub(crate) values_read: usize,
 }
@@ -76,6 +78,7 @@ impl TestKeyspace {
             in_cluster: false,
             may_write_other_keys: true,
             written: Vec::new(),
+            opened: Vec::new(),
             values_read: 0,
         }
     }
@@ -88,6 +91,11 @@ impl TestKeyspace {
     /// What the engine has written since the last call.
     pub(crate) fn written(&mut self) -> Vec<String> {
         std::mem::take(&mut self.written)
+    }
+
+    /// The keys that ACQUIREANY has opened since the last call.
+    pub(crate) fn opened(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.opened)
     }
 
     /// The id of a known lock.
@@ -143,15 +151,14 @@ impl TestKeyspace {
         count: usize,
         how: Acquire<'_>,
         by: u64,
-    ) -> Result<Outcome<Vec<Grant>>, CommandError> {
-        let mut states: Vec<OwnedKeyState> = Vec::new();
-        for key in keys {
-            let open = self.open(name(key)).unwrap();
-            states.push(self.state(&open).into());
-        }
-        let keys = keys.iter().map(|key| key.as_bytes()).collect();
-        let request = AcquireAny { keys, count, how };
-        commands::acquire_any(self, 0, &request, &states, client(by))
+    ) -> Result<Outcome<KeyGrants>, CommandError> {
+        let names = keys.iter().map(|key| key.as_bytes()).collect();
+        let request = AcquireAny { keys: names, count, how };
+        let open = |server: &mut Self, index: usize| {
+            server.opened.push(keys[index].to_owned());
+            Ok(server.open(name(keys[index])).unwrap())
+        };
+        commands::acquire_any(self, 0, &request, client(by), open)
     }
 
     /// ACQUIREANY with BLOCK 0 of a lock set that is not free.

@@ -3,7 +3,7 @@
 
 pub(crate) mod options;
 
-use std::collections::HashSet;
+use smallvec::SmallVec;
 
 use crate::decimal::number;
 use crate::error::CommandError;
@@ -43,11 +43,14 @@ pub struct Acquire<'a> {
     pub session_grace_ms: Option<u64>,
 }
 
+/// The keys of one call. Those of a small pool need no allocation.
+pub type Keys<'a> = SmallVec<[&'a [u8]; 8]>;
+
 /// `GPULOCK.ACQUIREANY numkeys key [key …] owner [COUNT n] [the options of ACQUIRE]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcquireAny<'a> {
-    /// The keys, in order of preference, without duplicates.
-    pub keys: Vec<&'a [u8]>,
+    /// The keys, in order of preference. Whether they differ is checked when they are looked up.
+    pub keys: Keys<'a>,
     /// The number of locks to acquire.
     pub count: usize,
     /// The owner, and the options of ACQUIRE.
@@ -171,7 +174,7 @@ impl<'a> AcquireAny<'a> {
     /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
         let numkeys = number_of_keys(value(&mut args)?)?;
-        let keys: Vec<&[u8]> = args.by_ref().take(numkeys).collect();
+        let keys: Keys<'_> = args.by_ref().take(numkeys).collect();
         if keys.len() < numkeys {
             return Err(CommandError::FewKeys);
         }
@@ -184,10 +187,6 @@ impl<'a> AcquireAny<'a> {
             Ok(is_count)
         })?;
         let count = usize::try_from(count.unwrap_or(1)).unwrap_or(usize::MAX);
-        let mut seen = HashSet::new();
-        if keys.len() > 1 && !keys.iter().all(|key| seen.insert(*key)) {
-            return Err(CommandError::KeyTwice);
-        }
         Ok(Self { keys, count, how })
     }
 }

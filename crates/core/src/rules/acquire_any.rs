@@ -1,30 +1,37 @@
 //! ACQUIREANY: grants the first free locks of a set in the order in which they are named, all at
 //! once or none. The locks that a UNIQUE owner holds already count first.
+//!
+//! Opening a key costs more than looking up the record of its lock. So the keys are looked at one
+//! at a time, until the call is decided, and those of locks that the record shows as held come last:
+//!
+//! ```text
+//!   ACQUIREANY 5 gpu:0 … gpu:4 me     gpu:0    gpu:1    gpu:2    gpu:3    gpu:4
+//!   the record                        held     held     free     held     free
+//!   the keys that are looked at                         free: the call is decided
+//! ```
+//!
+//! The record may be older than the keys. So a call is refused, or waits, only after all its keys
+//! were looked at.
+
+use smallvec::SmallVec;
 
 use crate::error::CommandError;
 use crate::manager::LockManager;
-use crate::request::AcquireAny;
+use crate::request::{Acquire, AcquireAny};
 use crate::rules::acquire::CallerContext;
 use crate::rules::hold::GrantParams;
-use crate::rules::lock_set::{Availability, Choice, KeyWrite, choose};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
-use crate::state::key_state::{KeyState, OwnedKeyState, is_valid_owner};
+use crate::state::key_state::{KeyState, is_valid_owner};
 use crate::state::lease;
 use crate::state::lock::Name;
-use crate::state::outbox::Grant;
-use crate::state::wait_queue::Locks;
+use crate::state::wait_queue::{Locks, Ticket};
 
 /// What became of a call, and what to write to the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcquiredAny {
     /// Set these keys, or their expiry.
-    Granted {
-        /// What to write, in the order in which the keys were named.
-        writes: Vec<KeyWrite>,
-        /// What the caller gets, in the same order.
-        grants: Vec<Grant>,
-    },
+    Granted(KeyGrants),
     /// Nothing: fewer locks are available than wanted.
     Contested {
         /// Indexes of the keys whose locks are available.
@@ -32,78 +39,203 @@ pub enum AcquiredAny {
     },
 }
 
-/// A lock that the call names.
-struct Candidate {
-    /// None: it is free, and nothing is known of it.
-    id: Option<Id>,
-    availability: Availability,
+/// The locks that a call gets, in the order in which they were named.
+pub type KeyGrants = SmallVec<[KeyGrant; 1]>;
+
+/// A lock that a call gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyGrant {
+    /// The index of its key.
+    pub index: usize,
+    /// The fencing token.
+    pub token: u64,
+    /// When the lease expires, in ms since the epoch.
+    pub until_ms: u64,
+    /// The owner held it before: only the expiry of the key changes.
+    pub renewed: bool,
 }
 
-impl Candidate {
-    fn is_free(&self) -> bool {
-        self.availability == Availability::Free
+/// The search for the locks that a call gets. Opening a key may call back into the module, which may
+/// forget a lock and use its id for another one, so locks are looked up again after that.
+#[derive(Debug)]
+pub struct Search<'a> {
+    db: u32,
+    names: &'a [&'a [u8]],
+    count: usize,
+    how: &'a Acquire<'a>,
+    lease_ms: u64,
+    keys: SmallVec<[SearchedKey; 8]>,
+    stage: Stage,
+    /// The index of the next key in this stage.
+    next: usize,
+    /// The key that was looked at last, and its lock. No key was opened since.
+    last: Option<(usize, Option<Id>)>,
+    /// The number of locks found that the owner holds.
+    held: usize,
+    /// The number of locks found that are free for it.
+    free: usize,
+    /// The calls in which the UNIQUE owner waits for any of the locks.
+    own: Vec<Ticket>,
+    /// The one of them whose position the call would take over.
+    same: Option<Ticket>,
+}
+
+/// A key of the call.
+#[derive(Clone, Copy, Debug)]
+struct SearchedKey {
+    hash: u64,
+    found: Found,
+}
+
+/// What is known of the lock of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Nothing yet.
+    Nothing,
+    /// The record was looked up, and its key is looked at in this stage.
+    Record(Stage),
+    /// The key was looked at.
+    Key(Availability),
+}
+
+/// The order in which the keys are looked at, by what the record says of their locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The UNIQUE owner of the call holds them: these count first.
+    Own,
+    /// Not held, or no longer. A key of these may show the UNIQUE owner all the same, for example
+    /// after a restart, so for such an owner the stage does not end early.
+    NotHeld,
+    /// Another owner holds them.
+    HeldByOther,
+}
+
+/// Whether the call can get a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Availability {
+    /// Its owner holds it.
+    Held,
+    /// It is free, and no waiter comes first.
+    Free,
+    /// It cannot.
+    Unavailable,
+}
+
+impl<'a> Search<'a> {
+    /// The search of a call.
+    pub fn new(db: u32, request: &'a AcquireAny<'_>) -> Self {
+        Self {
+            db,
+            names: &request.keys,
+            count: request.count,
+            how: &request.how,
+            lease_ms: 0,
+            keys: SmallVec::new(),
+            stage: if request.how.unique { Stage::Own } else { Stage::NotHeld },
+            next: 0,
+            last: None,
+            held: 0,
+            free: 0,
+            own: Vec::new(),
+            same: None,
+        }
+    }
+
+    fn name(&self, index: usize) -> Name<'a> {
+        Name { db: self.db, key: self.names.get(index).copied().unwrap_or_default() }
+    }
+
+    fn hash(&self, index: usize) -> u64 {
+        self.keys.get(index).map_or(0, |key| key.hash)
+    }
+
+    /// Whether no key that is left can change what the call gets.
+    fn is_decided(&self) -> bool {
+        let found = match self.stage {
+            Stage::Own | Stage::NotHeld if self.how.unique => self.held,
+            _ => self.held.saturating_add(self.free),
+        };
+        found >= self.count
+    }
+
+    /// Adds what a key showed.
+    fn add(&mut self, index: usize, lock: Option<Id>, availability: Availability) {
+        let count = match availability {
+            Availability::Held => Some(&mut self.held),
+            Availability::Free => Some(&mut self.free),
+            Availability::Unavailable => None,
+        };
+        if let Some(count) = count {
+            *count = count.saturating_add(1);
+        }
+        if let Some(key) = self.keys.get_mut(index) {
+            key.found = Found::Key(availability);
+        }
+        self.last = Some((index, lock));
+    }
+
+    /// Whether two of the keys are the same.
+    fn has_key_twice(&self) -> bool {
+        if self.names.len() < 2 {
+            return false;
+        }
+        // A hash table with open addressing. An entry is the index of a key, plus one; 0: none.
+        let size = self.names.len().saturating_mul(2).next_power_of_two();
+        let mask = size.saturating_sub(1);
+        let mut entries: SmallVec<[u16; 16]> = SmallVec::from_elem(0, size);
+        let (entries, keys) = (entries.as_mut_slice(), self.keys.as_slice());
+        for (number, (key, name)) in (1..).zip(keys.iter().zip(self.names)) {
+            let mut at = usize::try_from(key.hash).unwrap_or(0) & mask;
+            while let Some(entry) = entries.get_mut(at) {
+                let Some(other) = usize::from(*entry).checked_sub(1) else {
+                    *entry = number;
+                    break;
+                };
+                if keys.get(other).is_some_and(|other| other.hash == key.hash)
+                    && self.names.get(other) == Some(name)
+                {
+                    return true;
+                }
+                at = at.saturating_add(1) & mask;
+            }
+        }
+        false
     }
 }
 
 impl LockManager {
-    /// Asks for some locks of a set. `states` are what the keys show, in the order of
-    /// `request.keys`. A call that may wait and gets [`AcquiredAny::Contested`] goes on with
-    /// [`LockManager::wait`].
+    /// Begins the search of a call. Returns the index of the first key to look at.
     ///
     /// # Errors
-    /// When a key is not a string, the lease is too long, new holds would need memory, or there is
-    /// no connection to tie the locks to. Then no key changes.
-    pub fn acquire_any(
+    /// When a key is given twice, the lease is too long, or there is no connection to tie the locks
+    /// to.
+    pub fn search_locks(
         &mut self,
-        db: u32,
-        request: &AcquireAny<'_>,
-        states: &[OwnedKeyState],
+        search: &mut Search<'_>,
         caller: CallerContext,
         now: Now,
-    ) -> Result<AcquiredAny, CommandError> {
+    ) -> Result<Option<usize>, CommandError> {
         self.expire_waits(now);
-        self.count_acquire_any(db, &request.keys);
-        if states.iter().any(|state| matches!(state, OwnedKeyState::OtherType)) {
-            return Err(CommandError::WrongType);
+        self.count_acquire_any(search.db, search.names);
+        let Search { db, names, how, .. } = *search;
+        let hash = |key: &&[u8]| self.table.hash(Name { db, key });
+        let searched = |key| SearchedKey { hash: hash(key), found: Found::Nothing };
+        search.keys.extend(names.iter().map(searched));
+        if search.has_key_twice() {
+            return Err(CommandError::KeyTwice);
         }
-        if request.how.session_grace_ms.is_some() && caller.client.is_none() {
+        if how.session_grace_ms.is_some() && caller.client.is_none() {
             return Err(CommandError::SessionInScript);
         }
-        let lease_ms = lease::requested(request.how.lease_ms, &self.settings)?;
-        let candidates = self.candidates(db, request, states, now);
-        let indexes: Vec<usize> = (0..candidates.len()).collect();
-        let chosen = choose(&indexes, request.count, |index| {
-            let candidate = candidates.get(*index);
-            candidate.map_or(Availability::Unavailable, |it| it.availability)
-        });
-        if chosen.len() < request.count {
-            if request.how.block_ms.is_none() || !caller.may_wait {
-                let known = self.counted_alone(db, &request.keys);
-                self.count(known, |counters| &mut counters.refused);
+        search.lease_ms = lease::requested(how.lease_ms, &self.settings)?;
+        if how.unique && !self.queues.is_empty() {
+            let known = self.known_locks(search);
+            search.own = self.own_positions(&known, how);
+            if known.len() == names.len() {
+                search.same = self.same_call(&search.own, &known, search.count, now);
             }
-            let is_free =
-                |index: &usize| candidates.get(*index).is_some_and(Candidate::is_free);
-            let free = indexes.into_iter().filter(is_free).collect();
-            return Ok(AcquiredAny::Contested { free });
         }
-        let has_new = chosen.iter().any(|(_, held)| !held);
-        if has_new && !caller.has_memory {
-            return Err(CommandError::OutOfMemory);
-        }
-        let taken =
-            self.find_or_create_chosen(db, &request.keys, &candidates, &chosen)?;
-        if has_new {
-            let known: Locks = candidates.iter().filter_map(|it| it.id).collect();
-            self.give_up_positions(&known, &request.how, now);
-        }
-        let params = GrantParams {
-            owner: request.how.owner,
-            lease_ms,
-            unique: request.how.unique,
-            session: caller.client.zip(request.how.session_grace_ms),
-        };
-        let (writes, grants) = self.grant_set(&taken, &params, false, now);
-        Ok(AcquiredAny::Granted { writes, grants })
+        Ok(self.next_key(search, now))
     }
 
     /// Counts a call, also one that gets an error.
@@ -121,106 +253,225 @@ impl LockManager {
         }
     }
 
-    /// Reconciles the locks, and finds out which the caller can get. A free lock that waiters come
-    /// first for is left to the deferred work.
-    fn candidates(
-        &mut self,
-        db: u32,
-        request: &AcquireAny<'_>,
-        states: &[OwnedKeyState],
-        now: Now,
-    ) -> Vec<Candidate> {
-        let named = request.keys.iter().zip(states);
-        let ids: Vec<Option<Id>> = named
-            .map(|(key, state)| self.reconcile_and_adopt(Name { db, key }, state, now))
-            .collect();
-        let known: Locks = ids.iter().flatten().copied().collect();
-        let own = self.own_positions(&known, &request.how);
-        let same = match known.len() == request.keys.len() {
-            true => self.same_call(&own, &known, request.count, now),
-            false => None,
-        };
-        let candidate = |(id, state): (&Option<Id>, &OwnedKeyState)| {
-            let is_held = |id| request.how.unique && self.holds(id, request.how.owner);
-            let is_turn = |id| {
-                let position = self.queues.position_of(request.how.owner, id);
-                let position = position.filter(|position| own.contains(position));
-                self.is_turn_of(id, position, same)
+    /// The lock of a key, if the table has it.
+    fn find_searched(&self, search: &Search<'_>, index: usize) -> Option<Id> {
+        self.table.find_hashed(search.hash(index), search.name(index))
+    }
+
+    /// The locks of the call that the table has.
+    fn known_locks(&self, search: &Search<'_>) -> Locks {
+        let indexes = 0..search.names.len();
+        indexes.filter_map(|index| self.find_searched(search, index)).collect()
+    }
+
+    /// The index of the key to look at next. None when the call is decided, or all its keys were
+    /// looked at.
+    fn next_key(&self, search: &mut Search<'_>, now: Now) -> Option<usize> {
+        while !search.is_decided() {
+            if let Some(index) = self.next_in_stage(search, now) {
+                return Some(index);
+            }
+            search.stage = match search.stage {
+                Stage::Own => Stage::NotHeld,
+                Stage::NotHeld => Stage::HeldByOther,
+                Stage::HeldByOther => return None,
             };
-            let availability = if id.is_some_and(is_held) {
-                Availability::Held
-            } else if *state == OwnedKeyState::Absent && id.is_none_or(is_turn) {
-                Availability::Free
-            } else {
-                Availability::Unavailable
-            };
-            Candidate { id: *id, availability }
-        };
-        let candidates: Vec<Candidate> = ids.iter().zip(states).map(candidate).collect();
-        for (candidate, state) in candidates.iter().zip(states) {
-            if let Some(lock) = candidate.id
-                && *state == OwnedKeyState::Absent
-                && candidate.availability == Availability::Unavailable
-                && self.table.get(lock).is_some_and(|lock| !lock.reserved)
-            {
-                self.deferred.hand_off(lock);
+            search.next = 0;
+        }
+        None
+    }
+
+    fn next_in_stage(&self, search: &mut Search<'_>, now: Now) -> Option<usize> {
+        let Search { db, names, how, ref mut keys, stage, next, .. } = *search;
+        let rest = keys.get_mut(next..)?.iter_mut().zip(names.get(next..)?);
+        for (index, (key, name)) in (next..).zip(rest) {
+            if key.found == Found::Nothing {
+                let name = Name { db, key: name };
+                key.found = Found::Record(self.stage_of(key.hash, name, how, now));
+            }
+            if key.found == Found::Record(stage) {
+                search.next = index.saturating_add(1);
+                return Some(index);
             }
         }
-        candidates
+        None
     }
 
-    fn reconcile_and_adopt(
+    fn stage_of(&self, hash: u64, name: Name<'_>, how: &Acquire<'_>, now: Now) -> Stage {
+        let known = self.table.find_hashed(hash, name);
+        match known.and_then(|id| self.table.hold(id)) {
+            Some(hold) if how.unique && *hold.owner == *how.owner => Stage::Own,
+            Some(hold) if !hold.is_over(now.ms()) => Stage::HeldByOther,
+            _ => Stage::NotHeld,
+        }
+    }
+
+    /// The key of this index was looked at: reconciles its lock, and finds out whether the call can
+    /// get it. A free lock that waiters come first for is left to the deferred work. Returns the
+    /// index of the key to look at next; none when the call goes on with
+    /// [`LockManager::acquire_any`].
+    ///
+    /// # Errors
+    /// When the key is not a string.
+    pub fn looked_at(
         &mut self,
-        name: Name<'_>,
-        state: &OwnedKeyState,
+        search: &mut Search<'_>,
+        index: usize,
+        state: &KeyState<'_>,
         now: Now,
-    ) -> Option<Id> {
-        let state = state.borrow();
-        let known = self.reconcile_named(name, &state, now);
-        let KeyState::String { value, expires } = state else { return known };
-        if !is_valid_owner(value) {
-            return known;
+    ) -> Result<Option<usize>, CommandError> {
+        let mut lock = self.find_searched(search, index);
+        if let Some(id) = lock {
+            self.reconcile(id, state, now);
         }
-        let id = known.or_else(|| self.table.find_or_create(name))?;
-        self.adopt_unless_held(id, value, expires, now);
-        Some(id)
+        let availability = match *state {
+            KeyState::OtherType => return Err(CommandError::WrongType),
+            KeyState::String { value, expires } => {
+                if is_valid_owner(value) {
+                    lock = lock.or_else(|| self.create_searched(search, index));
+                    if let Some(id) = lock {
+                        self.adopt_unless_held(id, value, expires, now);
+                    }
+                }
+                let is_held = |id| search.how.unique && self.holds(id, search.how.owner);
+                match lock.is_some_and(is_held) {
+                    true => Availability::Held,
+                    false => Availability::Unavailable,
+                }
+            }
+            KeyState::Absent | KeyState::Elsewhere => match lock {
+                Some(id) if !self.is_turn_of_search(id, search) => {
+                    if self.table.get(id).is_some_and(|lock| !lock.reserved) {
+                        self.deferred.hand_off(id);
+                    }
+                    Availability::Unavailable
+                }
+                _ => Availability::Free,
+            },
+        };
+        search.add(index, lock, availability);
+        Ok(self.next_key(search, now))
     }
 
-    /// The chosen locks, created where nothing was known of them.
-    fn find_or_create_chosen(
-        &mut self,
-        db: u32,
-        keys: &[&[u8]],
-        candidates: &[Candidate],
-        chosen: &[Choice<usize>],
-    ) -> Result<Vec<Choice<Id>>, CommandError> {
-        let mut known = Vec::new();
-        for (index, held) in chosen {
-            let (Some(key), Some(candidate)) = (keys.get(*index), candidates.get(*index))
-            else {
-                return Err(CommandError::Internal);
-            };
-            let made = || self.table.find_or_create(Name { db, key });
-            let id = candidate.id.or_else(made).ok_or(CommandError::OutOfMemory)?;
-            known.push((id, *held));
+    fn create_searched(&mut self, search: &Search<'_>, index: usize) -> Option<Id> {
+        self.table.find_or_create_hashed(search.hash(index), search.name(index))
+    }
+
+    /// Whether a free lock goes to the call.
+    fn is_turn_of_search(&self, id: Id, search: &Search<'_>) -> bool {
+        if self.table.get(id).is_none_or(|lock| lock.connected == 0) {
+            return true;
         }
-        Ok(known)
+        let position = self.queues.position_of(search.how.owner, id);
+        let position = position.filter(|position| search.own.contains(position));
+        self.is_turn_of(id, position, search.same)
+    }
+
+    /// Decides a call that has no further key to look at. One that may wait and gets
+    /// [`AcquiredAny::Contested`] goes on with [`LockManager::wait`].
+    ///
+    /// # Errors
+    /// When new holds would need memory. Then no key changes.
+    pub fn acquire_any(
+        &mut self,
+        search: &Search<'_>,
+        caller: CallerContext,
+        now: Now,
+    ) -> Result<AcquiredAny, CommandError> {
+        let Search { how, count, .. } = *search;
+        let mut held_left = search.held.min(count);
+        let mut free_left = count.saturating_sub(held_left);
+        if search.free < free_left {
+            return Ok(self.refuse_any(search, caller));
+        }
+        let has_new = free_left > 0;
+        if has_new && !caller.has_memory {
+            return Err(CommandError::OutOfMemory);
+        }
+        let mut chosen: SmallVec<[(usize, Id, bool); 2]> = SmallVec::new();
+        for (index, key) in search.keys.iter().enumerate() {
+            let (left, held) = match key.found {
+                Found::Key(Availability::Held) => (&mut held_left, true),
+                Found::Key(Availability::Free) => (&mut free_left, false),
+                _ => continue,
+            };
+            if *left == 0 {
+                continue;
+            }
+            *left = left.saturating_sub(1);
+            if !self.is_as_found(search, index, held) {
+                return Ok(self.refuse_any(search, caller));
+            }
+            let last = search.last.filter(|(last, _)| *last == index);
+            let lock = last.and_then(|(_, lock)| lock);
+            let lock = lock.or_else(|| self.create_searched(search, index));
+            chosen.push((index, lock.ok_or(CommandError::OutOfMemory)?, held));
+            if chosen.len() == count {
+                break;
+            }
+        }
+        if has_new && !search.own.is_empty() {
+            self.give_up_positions(&self.known_locks(search), how, now);
+        }
+        let params = GrantParams {
+            owner: how.owner,
+            lease_ms: search.lease_ms,
+            unique: how.unique,
+            session: caller.client.zip(how.session_grace_ms),
+        };
+        let mut grants = KeyGrants::new();
+        for (index, lock, renewed) in chosen {
+            let (token, until_ms) = match renewed {
+                true => self.renew_unique(lock, &params, now)?,
+                false => self.grant(lock, &params, now),
+            };
+            grants.push(KeyGrant { index, token, until_ms, renewed });
+        }
+        Ok(AcquiredAny::Granted(grants))
+    }
+
+    /// Whether a lock is still held by the owner of the call, or still free. Opening a later key
+    /// may have called back into the module, which may have granted or released it.
+    fn is_as_found(&self, search: &Search<'_>, index: usize, held: bool) -> bool {
+        if search.last.is_some_and(|(last, _)| last == index) {
+            return true;
+        }
+        let lock = self.find_searched(search, index);
+        match lock.and_then(|id| self.table.hold(id)) {
+            Some(hold) => held && *hold.owner == *search.how.owner,
+            None => !held,
+        }
+    }
+
+    fn refuse_any(&mut self, search: &Search<'_>, caller: CallerContext) -> AcquiredAny {
+        if search.how.block_ms.is_none() || !caller.may_wait {
+            let known = self.counted_alone(search.db, search.names);
+            self.count(known, |counters| &mut counters.refused);
+        }
+        let is_free = |(index, key): (usize, &SearchedKey)| {
+            let is_free = key.found == Found::Key(Availability::Free)
+                && self.is_as_found(search, index, false);
+            is_free.then_some(index)
+        };
+        let free = search.keys.iter().enumerate().filter_map(is_free).collect();
+        AcquiredAny::Contested { free }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Acquire;
     use crate::rules::test_support::{
-        acquire, after, begin, client, counted, held, holder, id, in_session, manager,
-        name, queue, replies, request, shows, unique, wait, wait_for_set,
+        GPU, LEASE_END, acquire, after, begin, client, counted, held, holder, id,
+        in_session, manager, name, queue, replies, request, shows, unique, wait,
+        wait_for_set,
     };
     use crate::state::deferred::Deferred;
+    use crate::state::key_state::Expires;
 
-    const KEYS: [&str; 3] = ["gpu:0", "gpu:1", "gpu:2"];
+    const KEYS: [&str; 4] = ["gpu:0", "gpu:1", "gpu:2", "gpu:3"];
 
-    /// A call for `count` of three locks.
+    /// A call for `count` of some locks.
     struct Case<'a> {
         what: &'static str,
         /// One letter a lock, see [`prepare`].
@@ -235,76 +486,112 @@ mod tests {
     }
 
     /// Makes the record of a lock, and returns what its key shows. The lock is: `f`ree; held by
-    /// `m`e; held by an`o`ther owner; `s`et by another owner, and not known; free, but `w`aited
-    /// for; `r`eserved for a lock set of another waiter; an `e`mpty value; another `t`ype.
+    /// `m`e; held by an`o`ther owner; `s`et by another owner, or set by me (`S`), and not known;
+    /// held by another owner in the record, but `d`eleted; held by another owner in the record,
+    /// but set again by me (`D`); with an e`x`pired lease of another owner, and deleted; free, but
+    /// `w`aited for; `r`eserved for a lock set of another waiter; an `e`mpty value; another
+    /// `t`ype; held by another owner in the record, but of another `T`ype.
     fn prepare(
         manager: &mut LockManager,
         key: &'static str,
         letter: char,
-    ) -> OwnedKeyState {
+    ) -> KeyState<'static> {
         let waiter = 20 + u64::from(key.as_bytes()[4]);
+        if "odDT".contains(letter) {
+            held(manager, key, "other");
+        }
         match letter {
-            'f' => OwnedKeyState::Absent,
+            'f' | 'd' => KeyState::Absent,
             'm' => {
                 held(manager, key, "me");
-                shows("me").into()
+                shows("me")
             }
-            'o' => {
-                held(manager, key, "other");
-                shows("other").into()
+            'o' | 's' => shows("other"),
+            'S' | 'D' => shows("me"),
+            'x' => {
+                let short = Acquire { lease_ms: Some(50), ..request("other") };
+                acquire(manager, key, &short, 1);
+                KeyState::Absent
             }
-            's' => shows("other").into(),
             'w' => {
                 wait(manager, key, &request("b"), waiter);
-                OwnedKeyState::Absent
+                KeyState::Absent
             }
             'r' => {
                 wait_for_set(manager, &[key, "cpu"], 2, &request("b"), waiter);
                 manager.hand_off_next(id(manager, key), after(0));
-                OwnedKeyState::Absent
+                KeyState::Absent
             }
-            'e' => shows("").into(),
-            't' => OwnedKeyState::OtherType,
+            'e' => shows(""),
+            't' | 'T' => KeyState::OtherType,
             _ => unreachable!("{letter}"),
         }
     }
 
     fn outcome(acquired: AcquiredAny) -> String {
         match acquired {
-            AcquiredAny::Granted { writes, grants } => {
-                assert!(
-                    writes
-                        .iter()
-                        .map(|write| write.lock)
-                        .eq(grants.iter().map(|it| it.lock))
-                );
-                let shown = grants.iter().zip(&writes).map(|(grant, write)| {
-                    let index = char::from(grant.key[4]);
-                    format!("{index}{}", if write.renewed { "=" } else { "" })
+            AcquiredAny::Granted(grants) => {
+                let shown = grants.iter().map(|grant| {
+                    format!("{}{}", grant.index, if grant.renewed { "=" } else { "" })
                 });
                 format!("granted {}", shown.collect::<Vec<_>>().join(" "))
             }
-            AcquiredAny::Contested { free } => {
-                let free: Vec<String> = free.iter().map(usize::to_string).collect();
-                format!("none, free: {}", free.join(" "))
-            }
+            AcquiredAny::Contested { free } => format!("none, free: {}", joined(&free)),
         }
+    }
+
+    fn joined(indexes: &[usize]) -> String {
+        indexes.iter().map(usize::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    /// A call for some locks whose keys show these states. Returns also the indexes of the keys
+    /// that it looks at.
+    fn call_any(
+        manager: &mut LockManager,
+        (keys, count, how): (&[&str], usize, Acquire<'_>),
+        states: &[KeyState<'_>],
+        caller: CallerContext,
+        now: Now,
+    ) -> (Result<String, CommandError>, Vec<usize>) {
+        let keys = keys.iter().map(|key| key.as_bytes()).collect();
+        let call = AcquireAny { keys, count, how };
+        let mut search = Search::new(0, &call);
+        let mut looked_at = Vec::new();
+        let mut next = manager.search_locks(&mut search, caller, now);
+        while let Ok(Some(index)) = next {
+            looked_at.push(index);
+            next = manager.looked_at(&mut search, index, &states[index], now);
+        }
+        let acquired = next.and_then(|_| manager.acquire_any(&search, caller, now));
+        (acquired.map(outcome), looked_at)
+    }
+
+    /// The same for locks in the states of [`prepare`], on a new record.
+    fn call_prepared(
+        locks: &str,
+        count: usize,
+        how: Acquire<'_>,
+        caller: CallerContext,
+    ) -> (LockManager, Result<String, CommandError>, Vec<usize>) {
+        let mut manager = manager();
+        let keys = &KEYS[..locks.len()];
+        let states: Vec<KeyState<'_>> = keys
+            .iter()
+            .zip(locks.chars())
+            .map(|(key, letter)| prepare(&mut manager, key, letter))
+            .collect();
+        begin(&mut manager);
+        let call = (keys, count, how);
+        let (outcome, looked_at) =
+            call_any(&mut manager, call, &states, caller, after(50));
+        (manager, outcome, looked_at)
     }
 
     fn check(case: &Case<'_>) {
         let what = case.what;
-        let mut manager = manager();
-        let states: Vec<OwnedKeyState> = KEYS
-            .into_iter()
-            .zip(case.locks.chars())
-            .map(|(key, letter)| prepare(&mut manager, key, letter))
-            .collect();
-        begin(&mut manager);
-        let keys = KEYS.iter().map(|key| key.as_bytes()).collect();
-        let call = AcquireAny { keys, count: case.count, how: case.how };
-        let acquired = manager.acquire_any(0, &call, &states, case.caller, after(50));
-        let expected = case.outcome.clone().map(str::to_owned);
-        assert_eq!(acquired.map(outcome), expected, "{what}: outcome");
+        let (manager, outcome, _) =
+            call_prepared(case.locks, case.count, case.how, case.caller);
+        assert_eq!(outcome, case.outcome.clone().map(str::to_owned), "{what}: outcome");
         assert_eq!(counted(&manager), case.counted, "{what}: counters");
     }
 
@@ -335,14 +622,51 @@ mod tests {
             "granted 0= 1=", "acquire_requests renewed=2");
         call("with UNIQUE, too few: none is renewed", "moo", 2, unique("me"),
             "none, free: ", "acquire_requests refused");
+        call("with UNIQUE, a lock that the owner set itself counts first", "ffS", 1, unique("me"),
+            "granted 2=", "acquire_requests renewed adopted");
         call("a string that the module did not write is adopted", "sff", 1, request("me"),
             "granted 1", "acquire_requests acquired adopted");
+        call("one behind the decision is not", "fsf", 1, request("me"),
+            "granted 0", "acquire_requests acquired");
         call("an empty value is held, but not adopted", "eff", 1, request("me"),
             "granted 1", "acquire_requests acquired");
         call("a waiter comes first", "wff", 1, request("me"),
             "granted 1", "acquire_requests acquired");
         call("a reserved lock is not free", "rrf", 2, request("me"),
             "none, free: 2", "acquire_requests refused");
+        call("the lock whose deletion is not known is not preferred", "dff", 2, request("me"),
+            "granted 1 2", "acquire_requests acquired=2");
+        call("it is found before the call is refused", "odo", 1, request("me"),
+            "granted 1", "acquire_requests acquired removed");
+        call("with another free one", "dof", 2, request("me"),
+            "granted 0 2", "acquire_requests acquired=2 removed");
+        call("one that the owner set again instead is found likewise", "oDo", 1, unique("me"),
+            "granted 1=", "acquire_requests renewed adopted removed");
+        call("an expired lease is known to be over", "xff", 1, request("me"),
+            "granted 0", "acquire_requests acquired expired");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn keys_are_looked_at_in_order_until_the_call_is_decided() {
+        for (what, locks, count, how, expected) in [
+            ("the first one is free", "ffff", 1, request("me"), "0"),
+            ("two", "ffff", 2, request("me"), "0 1"),
+            ("those held by others are passed over", "ooff", 1, request("me"), "2"),
+            ("also the own ones without UNIQUE", "mmff", 1, request("me"), "2"),
+            ("until too few are free", "ofoo", 2, request("me"), "1 0 2 3"),
+            ("only until the call is decided", "odof", 2, request("me"), "3 0 1"),
+            ("a lease that is over", "xooo", 1, request("me"), "0"),
+            ("a waiter comes first", "wfff", 1, request("me"), "0 1"),
+            ("too few keys", "oooo", 1, request("me"), "0 1 2 3"),
+            ("UNIQUE: the own ones first", "ffmf", 1, unique("me"), "2"),
+            ("UNIQUE: any other key may show the owner", "fffm", 2, unique("me"), "3 0 1 2"),
+            ("UNIQUE: but those held by others are passed over", "offo", 1, unique("me"), "1 2"),
+            ("UNIQUE: until too few are found", "omof", 3, unique("me"), "1 3 0 2"),
+        ] {
+            let (_, _, looked_at) = call_prepared(locks, count, how, client(7));
+            assert_eq!(joined(&looked_at), expected, "{what}");
+        }
     }
 
     #[test]
@@ -355,8 +679,14 @@ mod tests {
         let call = |what, locks, count, how, caller, outcome, counted| {
             check(&Case { what, locks, count, how, caller, outcome, counted });
         };
-        call("another type, although a preferred lock is free", "fft", 1, request("me"), client(7),
+        call("another type on the way", "tff", 1, request("me"), client(7),
             Err(CommandError::WrongType), "acquire_requests");
+        call("another type behind the decision", "fft", 2, request("me"), client(7),
+            Ok("granted 0 1"), "acquire_requests acquired=2");
+        call("another type in place of a hold, passed over", "Tff", 1, request("me"), client(7),
+            Ok("granted 1"), "acquire_requests acquired");
+        call("another type in place of a hold, looked at", "oTf", 2, request("me"), client(7),
+            Err(CommandError::WrongType), "acquire_requests removed");
         call("SESSION without a connection", "fff", 1, in_session("me", 0), script,
             Err(CommandError::SessionInScript), "acquire_requests");
         call("a lease that is too long", "fff", 1, too_long, client(7),
@@ -373,13 +703,36 @@ mod tests {
             Ok("none, free: "), "acquire_requests refused");
     }
 
+    #[test]
+    fn a_key_given_twice_is_found_among_any_number_of_keys() {
+        let names: Vec<String> = (0..1024).map(|gpu| format!("gpu:{gpu}")).collect();
+        for len in [1, 2, 3, 8, 9, 100, 1024] {
+            let mut keys: Vec<&str> = names[..len].iter().map(String::as_str).collect();
+            let call = |keys: &[&str]| {
+                let states = vec![KeyState::Absent; keys.len()];
+                let call = (keys, 1, request("me"));
+                call_any(&mut manager(), call, &states, client(7), after(0))
+            };
+            assert_eq!(call(&keys).0, Ok("granted 0".to_owned()), "{len} keys");
+            for (first, second) in [(0, len - 1), (len / 2, len - 1), (0, len / 2)] {
+                if first != second {
+                    let before = keys[second];
+                    keys[second] = keys[first];
+                    let (acquired, looked_at) = call(&keys);
+                    assert_eq!(acquired, Err(CommandError::KeyTwice), "{first} {second}");
+                    assert!(looked_at.is_empty(), "{first} {second}");
+                    keys[second] = before;
+                }
+            }
+        }
+    }
+
     /// Asks for one of some locks, all of them free.
     fn ask(manager: &mut LockManager, keys: &[&str], how: Acquire<'_>) -> String {
-        let states = vec![OwnedKeyState::Absent; keys.len()];
-        let keys = keys.iter().map(|key| key.as_bytes()).collect();
-        let call = AcquireAny { keys, count: 1, how };
-        let acquired = manager.acquire_any(0, &call, &states, client(7), after(0));
-        acquired.map_or_else(|error| error.to_string(), outcome)
+        let states = vec![KeyState::Absent; keys.len()];
+        let call = (keys, 1, how);
+        let (acquired, _) = call_any(manager, call, &states, client(7), after(0));
+        acquired.unwrap_or_else(|error| error.to_string())
     }
 
     #[test]
@@ -388,6 +741,19 @@ mod tests {
         wait(&mut manager, "gpu:0", &request("b"), 2);
         begin(&mut manager);
         assert_eq!(ask(&mut manager, &KEYS, request("me")), "granted 1");
+        let lock = id(&manager, "gpu:0");
+        assert_eq!(manager.take_deferred(), Some(Deferred::HandOff { lock }));
+    }
+
+    #[test]
+    fn it_is_also_if_a_later_key_is_of_another_type() {
+        let mut manager = manager();
+        wait(&mut manager, "gpu:0", &request("b"), 2);
+        begin(&mut manager);
+        let call = (&KEYS[..2], 1, request("me"));
+        let states = [KeyState::Absent, KeyState::OtherType];
+        let (acquired, _) = call_any(&mut manager, call, &states, client(7), after(0));
+        assert_eq!(acquired, Err(CommandError::WrongType));
         let lock = id(&manager, "gpu:0");
         assert_eq!(manager.take_deferred(), Some(Deferred::HandOff { lock }));
     }
@@ -405,9 +771,20 @@ mod tests {
     }
 
     #[test]
+    fn also_those_for_locks_that_were_passed_over() {
+        let mut manager = manager();
+        held(&mut manager, "gpu:0", "other");
+        let earlier = wait(&mut manager, "gpu:0", &unique("me"), 2);
+        begin(&mut manager);
+        assert_eq!(ask(&mut manager, &KEYS, unique("me")), "granted 1");
+        assert_eq!(queue(&manager, "gpu:0"), "");
+        assert_eq!(replies(&mut manager), [(earlier, "null".to_owned())]);
+    }
+
+    #[test]
     fn the_same_call_takes_over_its_turn() {
         for (keys, expected) in [
-            (&["gpu:1", "gpu:0"][..], "granted 1"),
+            (&["gpu:1", "gpu:0"][..], "granted 0"),
             // This is another call, and `b` comes before it.
             (&["gpu:0"], "none, free: "),
         ] {
@@ -421,22 +798,54 @@ mod tests {
 
     #[test]
     fn only_a_call_for_one_lock_counts_in_the_counters_of_that_lock() {
-        for (keys, requests) in [(&["gpu:0"][..], 1), (&KEYS, 0)] {
+        for (keys, requests) in [(&KEYS[..1], 1), (&KEYS, 0)] {
             let mut manager = manager();
             acquire(&mut manager, "gpu:0", &unique("me"), 1);
             let lock = id(&manager, "gpu:0");
             manager.table.use_counters(lock).unwrap().acquire_requests = 0;
-            let mut states = vec![OwnedKeyState::Absent; keys.len()];
-            states[0] = shows("me").into();
-            let call = AcquireAny {
-                keys: keys.iter().map(|key| key.as_bytes()).collect(),
-                count: 1,
-                how: unique("me"),
-            };
-            manager.acquire_any(0, &call, &states, client(7), after(0)).unwrap();
+            let mut states = vec![KeyState::Absent; keys.len()];
+            states[0] = shows("me");
+            let call = (keys, 1, unique("me"));
+            let (acquired, _) =
+                call_any(&mut manager, call, &states, client(7), after(0));
+            assert_eq!(acquired, Ok("granted 0=".to_owned()));
             let own = manager.table.use_counters(lock).unwrap();
             assert_eq!((own.acquire_requests, own.renewed), (requests, 1), "{keys:?}");
             assert_eq!(holder(&manager, "gpu:0"), "me");
+        }
+    }
+
+    /// Opening a key runs other modules, which may call a command of this one.
+    #[test]
+    fn a_lock_that_is_taken_while_later_keys_are_opened_is_not_granted() {
+        let mut manager = manager();
+        let keys = KEYS[..2].iter().map(|key| key.as_bytes()).collect();
+        let call = AcquireAny { keys, count: 2, how: request("me") };
+        let mut search = Search::new(0, &call);
+        let (caller, now) = (client(7), after(0));
+        assert_eq!(manager.search_locks(&mut search, caller, now), Ok(Some(0)));
+        let next = manager.looked_at(&mut search, 0, &KeyState::Absent, now);
+        assert_eq!(next, Ok(Some(1)));
+        held(&mut manager, "gpu:0", "other");
+        let next = manager.looked_at(&mut search, 1, &KeyState::Absent, now);
+        assert_eq!(next, Ok(None));
+        let acquired = manager.acquire_any(&search, caller, now).map(outcome);
+        assert_eq!(acquired, Ok("none, free: 1".to_owned()));
+        assert_eq!(holder(&manager, "gpu:0"), "other");
+    }
+
+    #[test]
+    fn a_lock_without_an_expiry_is_passed_over_until_it_is_needed() {
+        let mut manager = manager();
+        let state = KeyState::String { value: b"other", expires: Expires::Never };
+        manager.acquire(name(GPU), &request("me"), &state, client(7), after(0)).unwrap();
+        let states = [state, KeyState::Absent];
+        let late = after(10 * LEASE_END);
+        for (count, expected) in [(1, &[1][..]), (2, &[1, 0])] {
+            let call = (&KEYS[..2], count, request("me"));
+            let (_, looked_at) = call_any(&mut manager, call, &states, client(7), late);
+            assert_eq!(looked_at, expected, "COUNT {count}");
+            manager.table.end_hold(id(&manager, "gpu:1"));
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct KeyWrite {
 }
 
 /// A lock that a set gets, and whether its owner holds it already.
-pub(crate) type Choice<T> = (T, bool);
+type Choice<T> = (T, bool);
 
 impl LockManager {
     /// Reserves a free lock for its first waiter.
@@ -111,7 +111,7 @@ impl LockManager {
             self.table.unreserve(*id);
         }
         let waiter = self.remove_waiter(ticket)?;
-        let (writes, grants) = self.grant_set(&chosen, &params_of(&waiter), true, now);
+        let (writes, grants) = self.grant_set(&chosen, &params_of(&waiter), now);
         self.reply_granted(ticket, grants, waiter, now);
         Some(writes)
     }
@@ -123,11 +123,10 @@ impl LockManager {
     }
 
     /// Grants or renews the locks of a complete set.
-    pub(crate) fn grant_set(
+    fn grant_set(
         &mut self,
         chosen: &[Choice<Id>],
         params: &GrantParams<'_>,
-        waited: bool,
         now: Now,
     ) -> (Vec<KeyWrite>, Vec<Grant>) {
         let (mut writes, mut grants) = (Vec::new(), Vec::new());
@@ -138,11 +137,7 @@ impl LockManager {
                 Some(renewed) => renewed,
                 None => {
                     let granted = self.grant(*id, params, now);
-                    if waited {
-                        self.count(Some(*id), |counters| {
-                            &mut counters.acquired_after_wait
-                        });
-                    }
+                    self.count(Some(*id), |counters| &mut counters.acquired_after_wait);
                     granted
                 }
             };
@@ -195,7 +190,7 @@ pub(crate) enum Availability {
 
 /// The locks that a set gets: those that its owner holds first, then free ones, at most as many as
 /// it wants, in its own order.
-pub(crate) fn choose<T: Copy>(
+fn choose<T: Copy>(
     of: &[T],
     wants: usize,
     availability: impl Fn(&T) -> Availability,

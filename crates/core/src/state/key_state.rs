@@ -1,7 +1,7 @@
 //! What the key of a lock shows. The key is the only truth: every rule gets its state as an
 //! argument and trusts it over its own record.
 
-use crate::state::lock::{Bytes, NO_END};
+use crate::state::lock::NO_END;
 
 /// The longest owner, in bytes.
 pub const OWNER_MAX: usize = 1024;
@@ -22,47 +22,6 @@ pub enum KeyState<'a> {
     },
     /// A key of another type: not a lock.
     OtherType,
-}
-
-/// The same for a rule that decides about several keys, which are not open at the same time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OwnedKeyState {
-    /// No key.
-    Absent,
-    /// A string.
-    String {
-        /// The value.
-        value: Bytes,
-        /// When the key expires.
-        expires: Expires,
-    },
-    /// A key of another type.
-    OtherType,
-}
-
-impl From<KeyState<'_>> for OwnedKeyState {
-    fn from(state: KeyState<'_>) -> Self {
-        match state {
-            KeyState::Absent | KeyState::Elsewhere => Self::Absent,
-            KeyState::String { value, expires } => {
-                Self::String { value: Bytes::from_slice(value), expires }
-            }
-            KeyState::OtherType => Self::OtherType,
-        }
-    }
-}
-
-impl OwnedKeyState {
-    /// The state as the other rules take it.
-    pub fn borrow(&self) -> KeyState<'_> {
-        match self {
-            Self::Absent => KeyState::Absent,
-            Self::String { value, expires } => {
-                KeyState::String { value, expires: *expires }
-            }
-            Self::OtherType => KeyState::OtherType,
-        }
-    }
 }
 
 /// When a key expires.

@@ -123,9 +123,20 @@ impl Table {
 
     // ---- By name
 
+    /// The hash of a name, for a caller that looks the name up more than once.
+    #[inline]
+    pub(crate) fn hash(&self, name: Name<'_>) -> u64 {
+        self.hasher.hash_one(name)
+    }
+
     /// The lock of this name, if the table has it.
+    #[inline]
     pub fn find(&self, name: Name<'_>) -> Option<Id> {
-        let hash = self.hasher.hash_one(name);
+        self.find_hashed(self.hash(name), name)
+    }
+
+    /// The same for a name whose hash is known.
+    pub(crate) fn find_hashed(&self, hash: u64, name: Name<'_>) -> Option<Id> {
         let shard = self.index.get(shard_of(hash))?;
         shard.find(hash, |id| self.is_named(*id, name)).copied()
     }
@@ -134,8 +145,17 @@ impl Table {
     /// its own unless its key is long. The tracked locks may exceed the limit after this:
     /// untracking a lock here could free an id that a caller still uses. [`Table::forget_idle`]
     /// removes the surplus.
+    #[inline]
     pub(crate) fn find_or_create(&mut self, name: Name<'_>) -> Option<Id> {
-        let hash = self.hasher.hash_one(name);
+        self.find_or_create_hashed(self.hash(name), name)
+    }
+
+    /// The same for a name whose hash is known.
+    pub(crate) fn find_or_create_hashed(
+        &mut self,
+        hash: u64,
+        name: Name<'_>,
+    ) -> Option<Id> {
         let Self { locks, index, .. } = self;
         let shard = index.get_mut(shard_of(hash))?;
         let is_named = |id: &Id| locks.get(*id).is_some_and(|lock| lock.name() == name);
