@@ -64,7 +64,10 @@ fn acquire_any(request: AcquireAny<'_>) {
     canonical.push(request.how.owner.to_vec());
     canonical.extend(options_of(&request.how));
     canonical.extend([b"COUNT".to_vec(), number(request.count as u64)]);
-    assert_eq!(AcquireAny::parse(slices(&canonical)), Ok(request));
+    let again =
+        AcquireAny::parse(slices(&canonical)).expect("the canonical form is valid");
+    assert_eq!(again.keys[..], request.keys[..]);
+    assert_eq!((again.count, again.how), (request.count, request.how));
 }
 
 fn release(request: Release<'_>) {
