@@ -1,12 +1,12 @@
-//! Statics of the module. They are sound because of rule 1 of [`super`]: everything runs on the
-//! server's main thread.
+//! Statics of the module. They are sound because of rule 1 of [`super`]: one thread at a time runs
+//! code of the module.
 
 use std::ops::Deref;
 
-/// A value that only the server's main thread uses.
+/// A value that only the server's main thread uses, or a thread for which it waits.
 pub(crate) struct MainThread<T>(T);
 
-// SAFETY: the module runs on the server's main thread only (`super`, 1).
+// SAFETY: one thread at a time runs code of the module (`super`, 1).
 unsafe impl<T> Sync for MainThread<T> {}
 
 impl<T> MainThread<T> {

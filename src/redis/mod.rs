@@ -4,8 +4,9 @@
 //!
 //! Three rules hold for all of it; the `SAFETY` comments rely on them:
 //!
-//! 1. **One thread.** Everything runs on the server's main thread; nothing is sent to another, and
-//!    the module starts none.
+//! 1. **One thread at a time.** Everything runs on the server's main thread; nothing is sent to
+//!    another, and the module starts none. Only the command filter may run on a thread of another
+//!    module that calls a command, while the server's lock makes the main thread wait for it.
 //! 2. **Valid while borrowed.** Pointers that the server passes to a callback are valid until that
 //!    callback returns; types that hold one have a lifetime.
 //! 3. **Nothing of the module is borrowed during a call of the server**, which may call back.

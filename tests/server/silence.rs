@@ -1,7 +1,7 @@
 //! While no command runs, the module does nothing: no timer fires, and locks are probed once in a
 //! while only. The first command ends the silence, whatever way it takes through the server.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gpulock_testkit::{Client, Flavour, Server, call, send, wait_until};
 use tempfile::TempDir;
@@ -14,34 +14,22 @@ use crate::support::queue::join_queue;
 use crate::support::silence::{filters, process_of, wait_silent};
 
 tests! {
-    whatever_frees_a_lock_in_silence_is_noticed_at_once,
-    a_command_postponed_by_a_pause_is_noticed_at_once,
-    a_call_of_another_module_is_noticed_at_once,
-    a_key_deleted_by_another_module_without_a_command_is_noticed,
-    a_change_among_many_queues_is_noticed_at_once,
-    a_lease_that_ends_in_silence_passes_the_lock_on,
-    the_end_of_a_list_is_noticed_at_once,
+    whatever_frees_a_lock_is_noticed_by_the_timer,
+    a_command_postponed_by_a_pause_is_noticed_by_the_timer,
+    a_command_postponed_by_a_pause_that_no_tick_saw_is_noticed_by_the_timer,
+    a_call_of_another_module_is_noticed_by_the_timer,
+    a_key_deleted_by_another_module_without_a_command_is_noticed_by_the_sweep,
+    changes_among_many_queues_are_noticed_by_the_timer,
+    a_lease_that_ends_is_noticed_by_the_timer,
+    the_end_of_a_list_is_noticed_by_the_timer,
     a_server_is_listened_to_only_in_silence_and_while_there_are_locks,
     the_module_unloads_while_it_listens,
 }
 
-/// The sweep, which would find a change as well, runs once a second with `hz 1`.
-fn server(flavour: &Flavour) -> Server {
-    flavour.server().arg("hz", 1).start()
-}
-
-/// The sweep needs up to a second. The fastest of three is faster only by chance, one time in
-/// seven, so a change that is not heard of is detected in most runs of the tests. A busy machine
-/// delays each of three by chance only, too.
-const AT_ONCE: Duration = Duration::from_millis(50);
-
-/// Measures three times how long a change takes to reach the waiter.
+/// A server whose cron is paused, and with it the sweep, which would find every change.
 #[track_caller]
-fn assert_at_once(what: &str, mut measure: impl FnMut() -> Duration) {
-    let times: Vec<Duration> = (0..3).map(|_| measure()).collect();
-    let fastest = times.iter().min().expect("three");
-    println!("{what}: {fastest:?}");
-    assert!(*fastest < AT_ONCE, "{what}: {times:?}");
+fn without_cron(server: &Server) {
+    assert_eq!(server.client().line("DEBUG PAUSE-CRON 1"), "OK");
 }
 
 /// A server on which `me` holds `k` and a client waits for it. Nothing happens there.
@@ -72,6 +60,19 @@ impl<'a> Silent<'a> {
     fn wait(&self) {
         wait_silent(self.server, self.process);
     }
+
+    /// Sends commands, and reads their replies after the grant to the waiter.
+    #[track_caller]
+    fn change(&mut self, waiter: &mut Client, commands: &[&str]) {
+        let start = Instant::now();
+        self.client.send_lines(commands);
+        assert!(waiter.read().int() > 0, "{commands:?}");
+        println!("{commands:?}: {:?}", start.elapsed());
+        for command in commands {
+            let reply = self.client.read();
+            assert!(!reply.is_err(), "{command}: {reply:?}");
+        }
+    }
 }
 
 /// What frees `k`, or leaves it to expire at once.
@@ -92,124 +93,110 @@ const CHANGES: &[&[&str]] = &[
     &["GPULOCK.FORCERELEASE k"],
 ];
 
-fn whatever_frees_a_lock_in_silence_is_noticed_at_once(flavour: &Flavour) {
-    let server = server(flavour);
+fn whatever_frees_a_lock_is_noticed_by_the_timer(flavour: &Flavour) {
+    let server = flavour.start();
+    without_cron(&server);
     let mut silent = Silent::new(&server);
     let function = "#!lua name=lib\nredis.register_function('free', function(keys) \
                     return redis.call('DEL', keys[1]) end)";
     call!(silent.client, "FUNCTION", "LOAD", function);
     for change in CHANGES {
-        assert_at_once(&format!("{change:?}"), || {
-            let mut waiter = silent.begin();
-            let start = Instant::now();
-            silent.client.send_lines(change);
-            assert!(waiter.read().int() > 0);
-            let elapsed = start.elapsed();
-            change.iter().for_each(|_| drop(silent.client.read()));
-            elapsed
-        });
+        let mut waiter = silent.begin();
+        silent.change(&mut waiter, change);
     }
 }
 
-fn a_command_postponed_by_a_pause_is_noticed_at_once(flavour: &Flavour) {
-    let server = server(flavour);
+fn a_command_postponed_by_a_pause_is_noticed_by_the_timer(flavour: &Flavour) {
+    let server = flavour.start();
+    without_cron(&server);
     let mut silent = Silent::new(&server);
     let mut other = server.client();
-    assert_at_once("DEL in a pause", || {
-        let mut waiter = silent.begin();
-        assert_eq!(silent.client.line("CLIENT PAUSE 100000 WRITE"), "OK");
-        send!(other, "DEL", "k");
-        wait_until(DEADLINE, "DEL to be postponed", || {
-            silent.client.info("clients")["blocked_clients"] == "2"
-        });
-        let start = Instant::now();
-        assert_eq!(silent.client.line("CLIENT UNPAUSE"), "OK");
-        assert!(waiter.read().int() > 0);
-        assert_eq!(other.read(), 1);
-        start.elapsed()
+    let mut waiter = silent.begin();
+    assert_eq!(silent.client.line("CLIENT PAUSE 100000 WRITE"), "OK");
+    send!(other, "DEL", "k");
+    wait_until(DEADLINE, "DEL to be postponed", || {
+        silent.client.info("clients")["blocked_clients"] == "2"
     });
+    silent.change(&mut waiter, &["CLIENT UNPAUSE"]);
+    assert_eq!(other.read(), 1);
+}
+
+/// The server executes the pipeline in one go, and the pause is over after that: the first tick
+/// ends it, and the server executes DEL after the tick.
+fn a_command_postponed_by_a_pause_that_no_tick_saw_is_noticed_by_the_timer(
+    flavour: &Flavour,
+) {
+    let server = flavour.start();
+    without_cron(&server);
+    let mut silent = Silent::new(&server);
+    let mut waiter = silent.begin();
+    let pipeline = ["CLIENT PAUSE 50 WRITE", "DEBUG SLEEP 0.1", "PING", "DEL k"];
+    silent.change(&mut waiter, &pipeline);
 }
 
 /// How long another module waits before it changes a key: until the server is silent again.
-const LATER: Duration = Duration::from_millis(1_500);
+const LATER_MS: u64 = 1_500;
 
 fn server_with_other_module(flavour: &Flavour, folder: &TempDir) -> Server {
     let module = build_c_library("other_module", folder.path());
-    flavour.server().arg("hz", 1).arg("loadmodule", module.display()).start()
+    flavour.server().arg("loadmodule", module.display()).start()
 }
 
-fn a_call_of_another_module_is_noticed_at_once(flavour: &Flavour) {
+fn a_call_of_another_module_is_noticed_by_the_timer(flavour: &Flavour) {
     let folder = TempDir::with_prefix("gpulock-").expect("a folder");
     let server = server_with_other_module(flavour, &folder);
+    without_cron(&server);
     let mut silent = Silent::new(&server);
-    assert_at_once("DEL called by a module", || {
-        let mut waiter = silent.begin();
-        let start = Instant::now();
-        call!(silent.client, "OTHER.CALL_LATER", "k", LATER.as_millis());
-        assert!(waiter.read().int() > 0);
-        start.elapsed().saturating_sub(LATER)
-    });
+    let mut waiter = silent.begin();
+    silent.change(&mut waiter, &[&format!("OTHER.CALL_LATER k {LATER_MS}")]);
 }
 
-fn a_key_deleted_by_another_module_without_a_command_is_noticed(flavour: &Flavour) {
+fn a_key_deleted_by_another_module_without_a_command_is_noticed_by_the_sweep(
+    flavour: &Flavour,
+) {
     let folder = TempDir::with_prefix("gpulock-").expect("a folder");
     let server = server_with_other_module(flavour, &folder);
     let mut silent = Silent::new(&server);
     let mut waiter = silent.begin();
-    call!(silent.client, "OTHER.DELETE_LATER", "k", LATER.as_millis());
-    assert!(waiter.read().int() > 0, "the sweep probes it");
+    silent.change(&mut waiter, &[&format!("OTHER.DELETE_LATER k {LATER_MS}")]);
 }
 
-fn a_change_among_many_queues_is_noticed_at_once(flavour: &Flavour) {
+/// Rounds over all queues take several ticks.
+fn changes_among_many_queues_are_noticed_by_the_timer(flavour: &Flavour) {
     const QUEUES: usize = 600;
-    let server = server(flavour);
-    let (process, mut client) = (process_of(&server), server.client());
+    let server = flavour.start();
+    without_cron(&server);
+    let mut silent = Silent::new(&server);
     let mut waiters = Vec::new();
     for n in 0..QUEUES {
-        acquire(&mut client, &format!("k{n}"), "me");
+        acquire(&mut silent.client, &format!("k{n}"), "me");
         let mut waiter = server.client();
         send!(waiter, "GPULOCK.ACQUIRE", format!("k{n}"), "waiter", "BLOCK", 0);
         waiters.push(waiter);
     }
     server.wait_blocked(600);
-    // Rounds over all queues take several ticks.
-    let mut next = (0..QUEUES).rev();
-    assert_at_once("DEL among many queues", || {
-        wait_silent(&server, process);
-        let n = next.next().expect("many");
-        let start = Instant::now();
-        assert_eq!(call!(client, "DEL", format!("k{n}")), 1);
-        assert!(waiters[n].read().int() > 0);
-        start.elapsed()
-    });
+    for n in [0, QUEUES / 2, QUEUES - 1] {
+        silent.wait();
+        silent.change(&mut waiters[n], &[&format!("DEL k{n}")]);
+    }
 }
 
-fn a_lease_that_ends_in_silence_passes_the_lock_on(flavour: &Flavour) {
-    const LEASE: Duration = Duration::from_millis(1_000);
-    let server = server(flavour);
+fn a_lease_that_ends_is_noticed_by_the_timer(flavour: &Flavour) {
+    let server = flavour.start();
+    without_cron(&server);
     let mut silent = Silent::new(&server);
-    assert_at_once("the end of a lease", || {
-        let mut waiter = silent.begin();
-        let start = Instant::now();
-        call!(silent.client, "GPULOCK.EXTEND", "k", "me", "PX", LEASE.as_millis());
-        assert!(waiter.read().int() > 0);
-        start.elapsed().saturating_sub(LEASE)
-    });
+    let mut waiter = silent.begin();
+    silent.change(&mut waiter, &[&format!("GPULOCK.EXTEND k me PX {LATER_MS}")]);
 }
 
-fn the_end_of_a_list_is_noticed_at_once(flavour: &Flavour) {
-    const LEFT: Duration = Duration::from_millis(700);
-    let server = server(flavour);
+/// It is no hold, so no alarm is set to its end.
+fn the_end_of_a_list_is_noticed_by_the_timer(flavour: &Flavour) {
+    let server = flavour.start();
+    without_cron(&server);
     let mut silent = Silent::new(&server);
-    assert_at_once("the end of a list", || {
-        let mut waiter = silent.begin();
-        let list = ["MULTI", "DEL k", "RPUSH k x", "PEXPIRE k 700", "EXEC"];
-        silent.client.send_lines(&list);
-        list.iter().for_each(|_| drop(silent.client.read()));
-        let start = Instant::now();
-        assert!(waiter.read().int() > 0);
-        start.elapsed().saturating_sub(LEFT)
-    });
+    let mut waiter = silent.begin();
+    let expire = format!("PEXPIRE k {LATER_MS}");
+    silent.change(&mut waiter, &["MULTI", "DEL k", "RPUSH k x", &expire, "EXEC"]);
 }
 
 fn a_server_is_listened_to_only_in_silence_and_while_there_are_locks(flavour: &Flavour) {
@@ -218,7 +205,7 @@ fn a_server_is_listened_to_only_in_silence_and_while_there_are_locks(flavour: &F
     silent.wait();
     assert_eq!(filters(&mut silent.client), Some(0), "there are no locks");
     let mut waiter = silent.begin();
-    assert_eq!(filters(&mut silent.client), Some(1), "a client waits");
+    await_filters(&mut silent, 1);
     let mut load = server.client();
     let ping = || {
         load.send_lines(&["PING"; 50]);
@@ -229,25 +216,30 @@ fn a_server_is_listened_to_only_in_silence_and_while_there_are_locks(flavour: &F
             filters(&mut silent.client) == Some(0)
         });
     });
-    silent.wait();
-    assert_eq!(filters(&mut silent.client), Some(1), "it is silent again");
+    await_filters(&mut silent, 1);
     silent.client.line("GPULOCK.RELEASE k me");
     assert!(waiter.read().int() > 0);
     waiter.line("GPULOCK.RELEASE k waiter");
-    wait_until(DEADLINE, "no filter without locks", || {
-        filters(&mut silent.client) == Some(0)
-    });
+    await_filters(&mut silent, 0);
+}
+
+/// Waits for a number of filters, with so few commands that the server is not busy.
+#[track_caller]
+fn await_filters(silent: &mut Silent<'_>, number: u32) {
+    let start = Instant::now();
+    while filters(&mut silent.client) != Some(number) {
+        assert!(start.elapsed() < DEADLINE, "not {number} filters after {DEADLINE:?}");
+        silent.wait();
+    }
 }
 
 fn the_module_unloads_while_it_listens(flavour: &Flavour) {
     let server = flavour.start();
-    let mut client = server.client();
-    acquire(&mut client, "k", "me");
-    wait_until(DEADLINE, "the server to be listened to", || {
-        filters(&mut client) == Some(1)
-    });
+    let mut silent = Silent::new(&server);
+    acquire(&mut silent.client, "k", "me");
+    await_filters(&mut silent, 1);
     // The server refuses this while a module has a timer.
-    assert_eq!(client.line("MODULE UNLOAD gpulock"), "OK");
+    assert_eq!(silent.client.line("MODULE UNLOAD gpulock"), "OK");
     let mut client = server.client();
     assert_eq!(client.line("GET k"), "me");
     assert_eq!(filters(&mut client), None);

@@ -8,7 +8,7 @@ use gpulock_model::world::Writes;
 
 /// A lock that another client holds without an expiry, and for which client 0 waits. The probes
 /// rest.
-const RESTING: [Step; 3] = [
+const RESTING: [Step; 5] = [
     Step::ExternalSet { key: 0, value: 0, ttl_ms: None },
     Step::Acquire(Call {
         client: 0,
@@ -22,6 +22,8 @@ const RESTING: [Step; 3] = [
         has_memory: true,
     }),
     Step::Tick,
+    Step::AdvanceClock { ms: 5 },
+    Step::Tick,
 ];
 
 /// Takes these steps while the probes rest. In the end, the waiter is served.
@@ -34,7 +36,7 @@ fn in_silence(steps: impl IntoIterator<Item = Step>) {
         }
         scenario.take(step);
     }
-    assert!(scenario.probes_rest(), "the probes rest after a tick without a command");
+    assert!(scenario.probes_rest(), "the probes rest after two ticks without a command");
     steps.into_iter().for_each(|step| scenario.take(step));
     scenario.assert_served_by_timer();
 }
@@ -83,6 +85,19 @@ fn the_end_of_a_key_that_is_no_hold_is_noticed() {
         Step::AdvanceClock { ms: 5 },
         Step::Tick,
         Step::AdvanceClock { ms: 51 },
+    ]);
+}
+
+/// No tick saw the pause: the first one after it ends it.
+#[test]
+fn a_command_that_was_postponed_by_a_short_pause_is_noticed() {
+    in_silence([
+        Step::Writes { writes: Writes::Paused },
+        Step::PostponeDelete { key: 0 },
+        Step::Writes { writes: Writes::Accepted },
+        Step::AdvanceClock { ms: 5 },
+        // The command is executed after this.
+        Step::Tick,
     ]);
 }
 

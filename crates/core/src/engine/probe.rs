@@ -19,8 +19,8 @@ pub fn probe<K: Keyspace>(keys: &mut K, id: Id) {
         if !keys.with_manager(|manager| manager.matches_meta(id, meta)) {
             update(keys, id, key, name.borrow());
         }
-        keys.with_manager(|manager| manager.watch_key_without_hold(id, meta));
     });
+    keys.with_manager(|manager| manager.keep_probing_unheld(id));
 }
 
 /// Updates the record of a lock to its key, and hands the lock off if it is free.

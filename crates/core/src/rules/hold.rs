@@ -93,6 +93,7 @@ impl LockManager {
             hold.renewed = true;
             (token, hold.until_ms)
         });
+        self.lease_changed();
         renewed.ok_or(CommandError::Internal)
     }
 

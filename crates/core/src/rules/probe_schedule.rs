@@ -72,7 +72,7 @@ impl LockManager {
         }
         self.probes.next_ms = far;
         if !self.listening.is_on() {
-            self.probes.rounds.owe(1);
+            self.probes.rounds.owe();
         }
         if self.probes.rounds.begin() {
             self.probes.last = None;

@@ -121,6 +121,7 @@ impl LockManager {
             return DeferredOutcome::Nothing;
         }
         self.table.change_hold(id, |hold| hold.until_ms = until_ms);
+        self.lease_changed();
         self.table.set_session(id, Session::Closed);
         DeferredOutcome::Shortened { until_ms }
     }

@@ -3,7 +3,8 @@
 //! Other clients change keys without notice, so the module probes keys all the time while the
 //! server is busy. But nothing outside the module changes a key without a command. So the module
 //! **listens in silence**: the server calls [`LockManager::command_seen`] before each command, and
-//! after one whole round of probes since the last command the probes rest, and with them the timer.
+//! after two whole rounds of probes since the last command (`state/rounds.rs`) the probes rest, and
+//! with them the timer.
 //! On a busy server listening would make every command slower, so it ends, for a second.
 //!
 //! What changes keys without a command:
@@ -11,8 +12,9 @@
 //! - The end of a lease. An alarm wakes the timer while a client waits for the lock; the sweep
 //!   remembers the earliest other one.
 //! - Evictions and role changes: events of the server.
-//! - A command that was heard before the server was paused and that is executed after the pause.
-//!   While the server is paused, rounds stay owed, and one more begins after the pause.
+//! - A command that was postponed by a pause: it was heard when it arrived, and is executed after
+//!   the pause. While the server is paused, rounds stay owed; the tick that ends the pause begins the
+//!   first one, and the command is executed before the second.
 //! - A reason to refuse a write that ends without a command, for example a failed snapshot. After a
 //!   refused write a round stays owed.
 //! - The end of a key that is no hold, such as a list. It has no alarm, so the probes do not rest
@@ -23,7 +25,6 @@
 use crate::manager::LockManager;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
-use crate::state::key_state::KeyMeta;
 use crate::state::lock::Lock;
 
 impl LockManager {
@@ -32,7 +33,7 @@ impl LockManager {
     pub fn command_seen(&mut self) -> bool {
         self.listening.count_command();
         let was_resting = self.probes_rest();
-        self.owe_rounds(1);
+        self.owe_rounds();
         was_resting && self.queues.clients() > 0
     }
 
@@ -55,24 +56,24 @@ impl LockManager {
         self.sweep.keys.rounds.start_over();
     }
 
-    /// The server is paused, or refused a write. It executes postponed commands only after the next
-    /// time that work may start, so the round that begins then is not the last one.
+    /// The server is paused, or refused a write. That may end without a command.
     pub fn refused(&mut self) {
-        self.owe_rounds(2);
+        self.owe_rounds();
     }
 
-    /// A lock was probed. Its key may be the reason why a client waits, and may expire without an
-    /// alarm.
-    pub fn watch_key_without_hold(&mut self, id: Id, meta: KeyMeta) {
-        let is_waited_for = |lock: &Lock| lock.hold.is_none() && lock.connected > 0;
-        if meta != KeyMeta::Absent && self.table.get(id).is_some_and(is_waited_for) {
-            self.probes.rounds.owe(1);
+    /// A lock was probed. If it has no hold, and clients wait for it all the same, it needs another
+    /// probe: its key is no hold and has no alarm, or the probe was not completed.
+    pub fn keep_probing_unheld(&mut self, id: Id) {
+        let is_unheld =
+            |lock: &Lock| lock.hold.is_none() && lock.connected > 0 && !lock.reserved;
+        if self.table.get(id).is_some_and(is_unheld) {
+            self.probes.rounds.owe();
         }
     }
 
     /// A key changed without a command.
     pub(crate) fn key_changed(&mut self) {
-        self.owe_rounds(1);
+        self.owe_rounds();
     }
 
     /// Whether no key of a lock with waiters can have changed since it was probed.
@@ -80,10 +81,10 @@ impl LockManager {
         self.listening.is_on() && self.probes.rounds.is_done()
     }
 
-    fn owe_rounds(&mut self, rounds: u8) {
-        self.probes.rounds.owe(rounds);
-        self.sweep.memory.rounds.owe(rounds);
-        self.sweep.keys.rounds.owe(rounds);
+    fn owe_rounds(&mut self) {
+        self.probes.rounds.owe();
+        self.sweep.memory.rounds.owe();
+        self.sweep.keys.rounds.owe();
     }
 }
 
@@ -102,7 +103,10 @@ mod tests {
         server.acquire(GPU, &request("me"), 1).unwrap();
         server.wait(GPU, &request("b"), 2);
         server.written();
-        tick::tick(&mut server);
+        for ms in [0, 5] {
+            server.now = after(ms);
+            tick::tick(&mut server);
+        }
         assert!(server.is_listening && server.manager.probes_rest());
         server
     }
@@ -150,7 +154,7 @@ mod tests {
         assert!(server.manager.command_seen());
         assert!(!server.manager.command_seen(), "it is armed already");
         server.delete_by_other(GPU);
-        run_timer_until(&mut server, 10);
+        run_timer_until(&mut server, 20);
         assert_eq!(server.owner(GPU), Some("b"));
     }
 
@@ -170,9 +174,9 @@ mod tests {
         hear(&mut server.manager, 21);
         tick::tick(&mut server);
         assert!(!server.is_listening);
-        assert_eq!(server.manager.next_wake_ms(server.now), Some(after(5).ms()));
+        assert_eq!(server.manager.next_wake_ms(server.now), Some(after(10).ms()));
         server.delete_by_other(GPU);
-        run_timer_until(&mut server, 10);
+        run_timer_until(&mut server, 20);
         assert_eq!(server.owner(GPU), Some("b"), "no command was heard");
     }
 
@@ -237,7 +241,7 @@ mod tests {
         assert_eq!(portion(&mut manager, 100).len(), 600, "each lock once");
         let probes = (2..60).map(|n| portion(&mut manager, n * 100).len());
         let probes: Vec<usize> = probes.filter(|probes| *probes > 0).collect();
-        assert_eq!(probes, [256, 256, 88, 256, 256, 88]);
+        assert_eq!(probes, [600, 256, 256, 88, 256, 256]);
         manager.command_seen();
         assert_eq!(portion(&mut manager, 6_000).len(), 600, "a command was heard");
     }
@@ -250,7 +254,9 @@ mod tests {
         let short = crate::request::Acquire { lease_ms, ..request("me") };
         crate::rules::test_support::acquire(&mut manager, GPU, &short, 1);
         manager.set_listening(true);
-        assert_eq!(portion(&mut manager, 100).len(), 2);
+        for ms in [100, 900] {
+            assert_eq!(portion(&mut manager, ms).len(), 2);
+        }
         // The page a second finds both; the walk through memory finds the ended one.
         for (ms, probes) in [(1_500, 2), (1_600, 0), (4_999, 2), (5_040, 1)] {
             assert_eq!(portion(&mut manager, ms).len(), probes, "after {ms} ms");

@@ -51,8 +51,8 @@ impl LockManager {
         }
         let Sweep { memory, keys, .. } = &mut self.sweep;
         if !self.listening.is_on() {
-            memory.rounds.owe(1);
-            keys.rounds.owe(1);
+            memory.rounds.owe();
+            keys.rounds.owe();
         }
         self.sweep.last_ms = now.ms();
         let locks = |per_ms: u64| elapsed_ms.saturating_mul(per_ms);
@@ -63,7 +63,7 @@ impl LockManager {
     fn begin_memory(&mut self, locks: u64, now: Now) {
         let Sweep { memory, soonest_ms, .. } = &mut self.sweep;
         if *soonest_ms <= now.ms() {
-            memory.rounds.owe(1);
+            memory.rounds.owe();
         }
         if memory.begin(locks) {
             *soonest_ms = u64::MAX;
@@ -96,9 +96,9 @@ impl LockManager {
         }
     }
 
-    /// A lease was set without a command that the sweep knows of: its end may be the earliest one.
+    /// A lease was set: its end may be the earliest one.
     pub(crate) fn lease_changed(&mut self) {
-        self.sweep.memory.rounds.owe(1);
+        self.sweep.memory.rounds.owe();
     }
 
     /// The next lock to probe; none when the portion is done. The caller may stop at any time: the

@@ -26,7 +26,7 @@ pub(crate) struct Sweep {
     pub(crate) rest_page: usize,
     /// When a page was last probed while it rests, in ms since the epoch.
     pub(crate) rest_ms: u64,
-    /// The number of holds that probes have ended since then.
+    /// The number of holds that probes have ended since the last portion began.
     pub(crate) ended: u64,
 }
 
