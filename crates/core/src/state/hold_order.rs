@@ -20,6 +20,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// 0 when the number is too large for a group.
     fn bit(self) -> u64 {
         1_u64.checked_shl(u32::from(self.number)).unwrap_or(0)
     }
@@ -97,23 +98,32 @@ impl HoldOrder {
 
     /// Adds a lock as the newest one. None when there are 2^32 groups.
     pub(crate) fn push(&mut self, lock: Id) -> Option<Place> {
-        let open =
-            |id: &Id| self.groups.get(*id).is_some_and(|group| group.locks.len() < GROUP);
-        let id = match self.newest.filter(open) {
-            Some(id) => id,
-            None => self.begin_group()?,
-        };
+        if let Some(place) = self.push_to_newest(lock) {
+            return Some(place);
+        }
+        self.begin_group()?;
+        self.push_to_newest(lock)
+    }
+
+    /// None when the newest group is full, or there is none.
+    fn push_to_newest(&mut self, lock: Id) -> Option<Place> {
+        let id = self.newest?;
         let group = self.groups.get_mut(id)?;
-        let place = Place { group: id, number: u8::try_from(group.locks.len()).ok()? };
+        let number = u8::try_from(group.locks.len()).ok()?;
+        let place = Place { group: id, number };
+        let bit = place.bit();
+        if bit == 0 {
+            return None;
+        }
         group.locks.push(lock);
-        group.stored |= place.bit();
-        group.held |= place.bit();
+        group.stored |= bit;
+        group.held |= bit;
         self.len = self.len.saturating_add(1);
         Some(place)
     }
 
     #[cold]
-    fn begin_group(&mut self) -> Option<Id> {
+    fn begin_group(&mut self) -> Option<()> {
         let older = self.newest;
         let id = self.groups.insert(Group { older, ..Group::default() })?;
         match older.and_then(|older| self.groups.get_mut(older)) {
@@ -124,7 +134,7 @@ impl HoldOrder {
             None => self.oldest = Some(id),
         }
         self.newest = Some(id);
-        Some(id)
+        Some(())
     }
 
     /// Removes the lock at this place.

@@ -3,11 +3,12 @@
 //! the indexes cannot disagree with the locks.
 //!
 //! With a million locks, what a command reads is in no cache of the processor. So a command that
-//! acquires or releases a lock nobody waits for reads one entry of the index, the lock itself (three
-//! cache lines), and the group of its hold in the order by age; no other lock and no ordered tree.
+//! acquires or releases a lock that no client waits for reads one entry of the index, the lock
+//! itself (three cache lines), and the group of its hold in the order by age; no other lock and no
+//! ordered tree.
 
 use std::collections::BTreeSet;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 
@@ -90,7 +91,7 @@ impl Table {
 
     /// The lock of this name, if the table has it.
     pub fn find(&self, name: Name<'_>) -> Option<Id> {
-        let hash = self.hasher.hash_one(name);
+        let hash = self.hash_of(name);
         self.index.find(hash, |id| self.is_named(id, name))
     }
 
@@ -99,7 +100,7 @@ impl Table {
     /// untracking a lock here could free an id that a caller still uses. [`Table::forget_idle`]
     /// removes the surplus.
     pub(crate) fn find_or_create(&mut self, name: Name<'_>) -> Option<Id> {
-        let hash = self.hasher.hash_one(name);
+        let hash = self.hash_of(name);
         if let Some(id) = self.index.find(hash, |id| self.is_named(id, name)) {
             return Some(id);
         }
@@ -117,8 +118,21 @@ impl Table {
         Some(id)
     }
 
+    fn hash_of(&self, name: Name<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(name.key);
+        hasher.write_u32(name.db);
+        hasher.finish()
+    }
+
     fn is_named(&self, id: Id, name: Name<'_>) -> bool {
         self.locks.get(id).is_some_and(|lock| lock.name() == name)
+    }
+
+    /// Reads a lock; see [`crate::LockManager::look_ahead`].
+    pub(crate) fn look_ahead(&self, name: Name<'_>) {
+        let hold = self.find(name).and_then(|id| self.hold(id));
+        std::hint::black_box(hold.map(|hold| hold.until_ms));
     }
 
     /// A lock.
@@ -313,7 +327,7 @@ impl Table {
         if lock.own.is_some() {
             return;
         }
-        let hash = self.hasher.hash_one(lock.name());
+        let hash = self.hash_of(lock.name());
         self.index.remove(hash, id);
         self.locks.remove(id);
     }
