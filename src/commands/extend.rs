@@ -30,6 +30,7 @@ impl Command for Extend {
         let name = call.lock()?;
         with_manager(|manager| manager.may_write())?;
         let request = request::Extend::parse(call.arguments_from(1))?;
+        with_manager(|manager| manager.look_ahead(name));
         let key = call.open()?;
         let mut keys = ServerKeys::of_command(call);
         let token = commands::extend(&mut keys, key, name, &request)?;

@@ -32,7 +32,9 @@ impl Command for Release {
         let request = parsed.inspect_err(|_| {
             with_manager(|manager| manager.count_failed_release(name));
         })?;
-        let (client, key) = (call.client(), call.open()?);
+        let client = call.client();
+        with_manager(|manager| manager.look_ahead(name));
+        let key = call.open()?;
         let mut keys = ServerKeys::of_command(call);
         let released = commands::release(&mut keys, key, name, request, client)?;
         call.reply().number(u64::from(released));

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// The prefix of the task name in owners of the lock manager that the module replaces
 /// (migrate-python.md).
-const TASK_PREFIX: &str = "locked_by_";
+const TASK_PREFIX: &[u8] = b"locked_by_";
 
 /// The channel of an event.
 pub(crate) fn channel(prefix: &[u8], event: &Event) -> Vec<u8> {
@@ -14,22 +14,23 @@ pub(crate) fn channel(prefix: &[u8], event: &Event) -> Vec<u8> {
 
 /// The message of an event. Bytes that are not valid UTF-8 are replaced.
 ///
-/// The members are written by hand, because their names need no escaping, which would take a third
-/// of the time of an event.
+/// The members are written by hand, because neither their names nor most texts need escaping, which
+/// would take half of the time of an event.
 pub(crate) fn message(event: &Event) -> Vec<u8> {
-    let owner = String::from_utf8_lossy(&event.owner);
-    let kind = if event.ended.is_some() { "lock_released" } else { "lock_acquired" };
+    let kind: &[u8] = match event.ended {
+        Some(_) => b"{\"event_type\":\"lock_released\"",
+        None => b"{\"event_type\":\"lock_acquired\"",
+    };
     let mut out = Vec::with_capacity(CAPACITY);
-    out.extend_from_slice(b"{\"event_type\":");
-    value(&mut out, kind);
-    member(&mut out, b",\"lock_key\":", String::from_utf8_lossy(&event.key));
-    let task_name = owner.strip_prefix(TASK_PREFIX).unwrap_or(&owner);
-    member(&mut out, b",\"task_name\":", task_name);
+    out.extend_from_slice(kind);
+    text(&mut out, b",\"lock_key\":", &event.key);
+    let task_name = event.owner.strip_prefix(TASK_PREFIX).unwrap_or(&event.owner);
+    text(&mut out, b",\"task_name\":", task_name);
     if let Some(reason) = &event.ended {
-        member(&mut out, b",\"release_reason\":", String::from_utf8_lossy(reason));
+        text(&mut out, b",\"release_reason\":", reason);
     }
     member(&mut out, b",\"timestamp\":", unix_seconds(event.at.ms()));
-    member(&mut out, b",\"owner\":", &owner);
+    text(&mut out, b",\"owner\":", &event.owner);
     member(&mut out, b",\"token\":", event.token);
     member(&mut out, b",\"db\":", event.db);
     out.push(b'}');
@@ -39,12 +40,27 @@ pub(crate) fn message(event: &Event) -> Vec<u8> {
 /// The initial capacity, which is enough for an ordinary event.
 const CAPACITY: usize = 320;
 
-fn member(out: &mut Vec<u8>, name: &[u8], content: impl Serialize) {
-    out.extend_from_slice(name);
-    value(out, content);
+fn text(out: &mut Vec<u8>, name: &[u8], bytes: &[u8]) {
+    if is_plain(bytes) {
+        out.extend_from_slice(name);
+        out.push(b'"');
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+    } else {
+        member(out, name, String::from_utf8_lossy(bytes));
+    }
 }
 
-fn value(out: &mut Vec<u8>, content: impl Serialize) {
+/// Whether a text is the same in JSON: ASCII without control characters, quotes and backslashes.
+fn is_plain(bytes: &[u8]) -> bool {
+    // Looks at all bytes, without a branch for each: most texts are plain and short.
+    let is_plain =
+        |byte: &u8| (byte.wrapping_sub(b' ') < 0x60) & (*byte != b'"') & (*byte != b'\\');
+    bytes.iter().map(is_plain).fold(true, |all, plain| all & plain)
+}
+
+fn member(out: &mut Vec<u8>, name: &[u8], content: impl Serialize) {
+    out.extend_from_slice(name);
     // Writing text and numbers to memory cannot fail.
     let _ = serde_json::to_writer(out, &content);
 }
@@ -84,5 +100,28 @@ mod tests {
             )
         );
         assert_eq!(channel(b"gpu_lock:", &event), b"gpu_lock:gpu_lock:0");
+    }
+
+    #[test]
+    fn a_text_is_escaped_exactly_if_json_requires_it() {
+        for byte in 0..=u8::MAX {
+            for before in 0..40 {
+                let mut owner = vec![b'x'; before];
+                owner.extend([byte, b'y']);
+                let event = Event {
+                    db: 3,
+                    key: b"gpu:0"[..].into(),
+                    owner: (*owner).into(),
+                    token: None,
+                    at: Now::from_ms(1_000),
+                    ended: None,
+                };
+                let message: serde_json::Value =
+                    serde_json::from_slice(&message(&event)).unwrap();
+                let expected = String::from_utf8_lossy(&owner);
+                assert_eq!(message["owner"], *expected, "byte {byte}");
+                assert_eq!(message["task_name"], *expected, "byte {byte}");
+            }
+        }
     }
 }

@@ -171,6 +171,12 @@ impl LockManager {
         if self.is_primary { Ok(()) } else { Err(CommandError::ReadOnly) }
     }
 
+    /// Reads a lock ahead of the rule for it, just before the server looks up its key: with many
+    /// locks neither is in a cache, and the processor fetches both from memory at once.
+    pub fn look_ahead(&self, name: Name<'_>) {
+        self.table.look_ahead(name);
+    }
+
     /// Logs that a setting of the server puts locks in danger, if that is new. `danger` is the
     /// setting's value; none: there is no danger. Returns whether it is new.
     pub fn warn(&mut self, what: &'static str, danger: Option<&[u8]>, now: Now) -> bool {

@@ -1,6 +1,5 @@
-//! Linked lists threaded through the locks: the held locks in the order of their acquisition, and
-//! the locks with their own counters in the order of their last use. Adding and removing take
-//! constant time.
+//! A linked list threaded through the locks: those with their own counters in the order of their
+//! last use. Adding and removing take constant time.
 
 use std::marker::PhantomData;
 
@@ -14,11 +13,6 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// The next newer lock.
-    pub(crate) fn newer(self) -> Option<Id> {
-        self.newer
-    }
-
     /// The next older lock.
     pub(crate) fn older(self) -> Option<Id> {
         self.older

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use crate::state::age_list::Links;
 use crate::state::clock::Now;
 use crate::state::counters::Counters;
+use crate::state::hold_order::Place;
 
 /// A key or an owner. Up to 40 bytes are stored in place, without an allocation.
 pub type Bytes = SmallVec<[u8; 40]>;
@@ -147,8 +148,8 @@ pub struct Lock {
     pub reserved: bool,
     /// When its lease end has to be noticed, in ms since the epoch; 0: not at a certain time.
     pub(crate) alarm_ms: u64,
-    /// Its links among the held locks.
-    pub(crate) links: Links,
+    /// Its place among the held locks, if it is held.
+    pub(crate) place: Place,
 }
 
 impl Lock {
@@ -163,7 +164,7 @@ impl Lock {
             connected: 0,
             reserved: false,
             alarm_ms: 0,
-            links: Links::default(),
+            place: Place::default(),
         }
     }
 

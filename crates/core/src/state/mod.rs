@@ -10,6 +10,8 @@ pub mod deferred;
 pub mod event;
 pub mod hash_tag;
 pub mod histogram;
+mod hold_order;
+mod index;
 pub mod key_state;
 pub mod lease;
 pub mod listening;

@@ -2,26 +2,22 @@
 //! and by last use. Every change that an index depends on goes through a method of [`Table`], so
 //! the indexes cannot disagree with the locks.
 //!
-//! Growing and shrinking never stall the server: a thousand small hash tables grow one at a time,
-//! where one large table would be moved as a whole.
+//! With a million locks, what a command reads is in no cache of the processor. So a command that
+//! acquires or releases a lock that no client waits for reads one entry of the index, the lock
+//! itself (three cache lines), and the group of its hold in the order by age; no other lock and no
+//! ordered tree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 
 use crate::state::age_list::{AgeList, Linked, Links};
 use crate::state::arena::{Arena, Id};
 use crate::state::counters::{Counters, bump};
+use crate::state::hold_order::HoldOrder;
+use crate::state::index::Index;
 use crate::state::lock::{Hold, Lock, NO_END, Name, Own, Session};
-
-/// The number of hash tables in the index by name: with a million locks, each has a thousand
-/// entries; the insertion that grows one moves them in a fifth of a millisecond.
-const SHARDS: usize = 1024;
-
-/// A hash table shrinks when at most an eighth of it is used, but not below this capacity.
-const SMALL: usize = 8;
 
 /// Locks with longer keys have no counters of their own: METRICS repeats the key in each of the
 /// lock's lines, up to 73.
@@ -32,18 +28,6 @@ const TRIES: usize = 8;
 
 /// The capacity that the list of locks to forget keeps.
 const IDLE_CAPACITY: usize = 1_024;
-
-/// Lists of held locks.
-#[derive(Clone, Debug, Default)]
-struct Held;
-
-impl Linked for Held {
-    type Item = Lock;
-
-    fn links(lock: &mut Lock) -> Option<&mut Links> {
-        Some(&mut lock.links)
-    }
-}
 
 /// Lists of locks with their own counters.
 #[derive(Clone, Debug, Default)]
@@ -73,12 +57,12 @@ struct Totals {
 #[derive(Clone, Debug)]
 pub struct Table {
     locks: Arena<Lock>,
-    index: Vec<HashTable<Id>>,
+    index: Index,
     hasher: FixedState,
     /// Locks that the module granted.
-    granted: AgeList<Held>,
+    granted: HoldOrder,
     /// Adopted locks, whose beginning is unknown.
-    adopted: AgeList<Held>,
+    adopted: HoldOrder,
     /// The locks with their own counters, the least recently used first.
     tracked: AgeList<Tracked>,
     tracked_limit: u64,
@@ -88,6 +72,8 @@ pub struct Table {
     /// The last number given; 0: none yet.
     last_number: u64,
     totals: Totals,
+    /// The number of tracked locks that are neither held nor waited for.
+    tracked_idle: u64,
     /// The lease ends that have to be noticed, each as (ms since the epoch, lock).
     alarms: BTreeSet<(u64, Id)>,
     /// The locks tied to a client's connection, each as (client, lock).
@@ -101,15 +87,16 @@ impl Table {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             locks: Arena::default(),
-            index: std::iter::repeat_with(HashTable::new).take(SHARDS).collect(),
+            index: Index::default(),
             hasher: FixedState::with_seed(seed),
-            granted: AgeList::default(),
-            adopted: AgeList::default(),
+            granted: HoldOrder::default(),
+            adopted: HoldOrder::default(),
             tracked: AgeList::default(),
             tracked_limit: 0,
             numbered: BTreeMap::new(),
             last_number: 0,
             totals: Totals::default(),
+            tracked_idle: 0,
             alarms: BTreeSet::new(),
             tied: BTreeSet::new(),
             maybe_idle: Vec::new(),
@@ -126,7 +113,10 @@ impl Table {
     /// The hash of a name, for a caller that looks the name up more than once.
     #[inline]
     pub(crate) fn hash(&self, name: Name<'_>) -> u64 {
-        self.hasher.hash_one(name)
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(name.key);
+        hasher.write_u32(name.db);
+        hasher.finish()
     }
 
     /// The lock of this name, if the table has it.
@@ -137,8 +127,7 @@ impl Table {
 
     /// The same for a name whose hash is known.
     pub(crate) fn find_hashed(&self, hash: u64, name: Name<'_>) -> Option<Id> {
-        let shard = self.index.get(shard_of(hash))?;
-        shard.find(hash, |id| self.is_named(*id, name)).copied()
+        self.index.find(hash, |id| self.is_named(id, name))
     }
 
     /// The lock of this name, created if the table does not have it. A new lock gets counters of
@@ -156,24 +145,20 @@ impl Table {
         hash: u64,
         name: Name<'_>,
     ) -> Option<Id> {
-        let Self { locks, index, .. } = self;
-        let shard = index.get_mut(shard_of(hash))?;
-        let is_named = |id: &Id| locks.get(*id).is_some_and(|lock| lock.name() == name);
-        if let Some(id) = shard.find(hash, is_named) {
-            return Some(*id);
+        if let Some(id) = self.find_hashed(hash, name) {
+            return Some(id);
         }
         let is_tracked = name.key.len() <= TRACKED_KEY_MAX && self.has_room_to_track();
-        let Self { locks, index, hasher, .. } = self;
-        let shard = index.get_mut(shard_of(hash))?;
         let mut lock = Lock::new(name);
         let number = self.last_number.saturating_add(1);
         lock.own = is_tracked.then(|| Box::new(Own { number, ..Own::default() }));
-        let id = locks.insert(lock)?;
-        shard.insert_unique(hash, id, |id| rehash(locks, hasher, *id));
+        let id = self.locks.insert(lock)?;
+        self.index.insert(hash, id);
         if is_tracked {
             self.last_number = number;
             self.numbered.insert(number, id);
             self.tracked.push(&mut self.locks, id);
+            self.tracked_idle = self.tracked_idle.saturating_add(1);
         } else {
             self.maybe_idle.push(id);
         }
@@ -182,6 +167,12 @@ impl Table {
 
     fn is_named(&self, id: Id, name: Name<'_>) -> bool {
         self.locks.get(id).is_some_and(|lock| lock.name() == name)
+    }
+
+    /// Reads a lock; see [`crate::LockManager::look_ahead`].
+    pub(crate) fn look_ahead(&self, name: Name<'_>) {
+        let hold = self.find(name).and_then(|id| self.hold(id));
+        std::hint::black_box(hold.map(|hold| hold.until_ms));
     }
 
     /// A lock.
@@ -204,13 +195,16 @@ impl Table {
         if let Session::Tied { client, .. } = hold.session {
             self.tied.insert((client, id));
         }
+        if lock.own.is_some() && lock.is_idle() {
+            self.tracked_idle = self.tracked_idle.saturating_sub(1);
+        }
         lock.hold = Some(hold);
         lock.reserved = false;
         if lock.own.is_some() {
             bump(&mut self.totals.tracked_held);
         }
-        let list = if adopted { &mut self.adopted } else { &mut self.granted };
-        list.push(&mut self.locks, id);
+        let order = if adopted { &mut self.adopted } else { &mut self.granted };
+        lock.place = order.push(id).unwrap_or_default();
         self.rearm(id);
     }
 
@@ -221,11 +215,15 @@ impl Table {
         let hold = lock.hold.take()?;
         if lock.own.is_some() {
             drop_from(&mut self.totals.tracked_held, 1);
-        } else if lock.positions == 0 {
-            self.maybe_idle.push(id);
         }
-        let list = if hold.adopted { &mut self.adopted } else { &mut self.granted };
-        list.remove(&mut self.locks, id);
+        if lock.is_idle() {
+            match lock.own {
+                Some(_) => self.tracked_idle = self.tracked_idle.saturating_add(1),
+                None => self.maybe_idle.push(id),
+            }
+        }
+        let order = if hold.adopted { &mut self.adopted } else { &mut self.granted };
+        order.remove(lock.place);
         if let Session::Tied { client, .. } = hold.session {
             self.tied.remove(&(client, id));
         }
@@ -275,6 +273,9 @@ impl Table {
     /// Counts a new position in the queue of a lock.
     pub(crate) fn add_position(&mut self, id: Id, is_connected: bool) {
         let Some(lock) = self.locks.get_mut(id) else { return };
+        if lock.own.is_some() && lock.is_idle() {
+            self.tracked_idle = self.tracked_idle.saturating_sub(1);
+        }
         lock.positions = lock.positions.saturating_add(1);
         lock.connected = lock.connected.saturating_add(u32::from(is_connected));
         if is_connected && lock.own.is_some() {
@@ -288,12 +289,14 @@ impl Table {
         let Some(lock) = self.locks.get_mut(id) else { return };
         lock.positions = lock.positions.saturating_sub(1);
         lock.connected = lock.connected.saturating_sub(u32::from(is_connected));
-        if lock.own.is_none() {
-            if lock.is_idle() {
-                self.maybe_idle.push(id);
-            }
-        } else if is_connected {
+        if is_connected && lock.own.is_some() {
             drop_from(&mut self.totals.tracked_connected, 1);
+        }
+        if lock.is_idle() {
+            match lock.own {
+                Some(_) => self.tracked_idle = self.tracked_idle.saturating_add(1),
+                None => self.maybe_idle.push(id),
+            }
         }
         self.rearm(id);
     }
@@ -376,16 +379,9 @@ impl Table {
         if lock.own.is_some() {
             return;
         }
-        let hash = self.hasher.hash_one(lock.name());
-        let Self { locks, index, hasher, .. } = self;
-        let Some(shard) = index.get_mut(shard_of(hash)) else { return };
-        if let Ok(entry) = shard.find_entry(hash, |other| *other == id) {
-            entry.remove();
-        }
-        locks.remove(id);
-        if shard.capacity() > SMALL && shard.len() <= shard.capacity() / 8 {
-            shard.shrink_to(SMALL, |id| rehash(locks, hasher, *id));
-        }
+        let hash = self.hash(lock.name());
+        self.index.remove(hash, id);
+        self.locks.remove(id);
     }
 
     // ---- Tracked locks
@@ -399,7 +395,9 @@ impl Table {
     /// Whether a new lock gets counters of its own: there is room, or an idle lock gives way.
     fn has_room_to_track(&mut self) -> bool {
         self.tracked.len() < self.tracked_limit
-            || self.tracked_limit > 0 && self.least_used().is_some()
+            || self.tracked_limit > 0
+                && self.tracked_idle > 0
+                && self.least_used().is_some()
     }
 
     /// Counts what belongs to the lock: in its own counters, or else in those of all untracked
@@ -462,6 +460,9 @@ impl Table {
         if let Some(lock) = self.locks.get_mut(id)
             && let Some(own) = lock.own.take()
         {
+            if lock.is_idle() {
+                self.tracked_idle = self.tracked_idle.saturating_sub(1);
+            }
             self.numbered.remove(&own.number);
             let totals = &mut self.totals;
             totals.untracked.add(&own.counters);
@@ -547,11 +548,11 @@ impl Table {
     /// The held lock that follows this one by age.
     pub fn after(&self, id: Id) -> Option<Id> {
         let lock = self.locks.get(id)?;
-        let last_granted = || {
-            let granted = lock.hold.as_ref().is_some_and(|hold| !hold.adopted);
-            self.adopted.oldest().filter(|_| granted)
-        };
-        lock.links.newer().or_else(last_granted)
+        match &lock.hold {
+            Some(hold) if hold.adopted => self.adopted.after(lock.place),
+            Some(_) => self.granted.after(lock.place).or(self.adopted.oldest()),
+            None => None,
+        }
     }
 
     /// All held locks by age.
@@ -578,15 +579,6 @@ impl Table {
 /// Decreases a number of locks or waiters.
 fn drop_from(number: &mut u64, by: u64) {
     *number = number.saturating_sub(by);
-}
-
-/// The shard comes from the middle bits of a hash: the hash tables use the low and the high ones.
-fn shard_of(hash: u64) -> usize {
-    usize::try_from(hash >> 32).unwrap_or(0) % SHARDS
-}
-
-fn rehash(locks: &Arena<Lock>, hasher: &FixedState, id: Id) -> u64 {
-    locks.get(id).map_or(0, |lock| hasher.hash_one(lock.name()))
 }
 
 #[cfg(test)]
@@ -621,7 +613,7 @@ mod tests {
         }
         assert_eq!(table.held(), 0);
         assert_eq!(table.by_age().count(), 0);
-        assert!(table.index.iter().all(|shard| shard.capacity() <= 2 * SMALL));
+        assert_eq!(table.index.largest(), 8, "the index has returned its memory");
     }
 
     #[test]
@@ -712,12 +704,47 @@ mod tests {
     fn the_search_for_an_idle_lock_stops_after_a_few_locks_in_use() {
         let mut table = tracking(100);
         let held: Vec<Id> = (0..100).map(|n| use_lock(&mut table, n)).collect();
-        let oldest = table.tracked.oldest();
+        assert_eq!(table.tracked.oldest(), Some(held[0]));
+        // With none that is idle there is no search.
         use_lock(&mut table, 100);
         table.forget_idle();
+        assert_eq!(table.tracked.oldest(), Some(held[0]));
+        release(&mut table, held[50]);
+        use_lock(&mut table, 101);
+        table.forget_idle();
         assert!(held.iter().all(|id| table.get(*id).unwrap().own.is_some()));
-        assert_eq!(oldest, Some(held[0]));
         assert_eq!(table.tracked.oldest(), Some(held[TRIES]));
+    }
+
+    #[test]
+    fn the_idle_tracked_locks_are_counted() {
+        let mut table = tracking(16);
+        let mut random = 1_u32;
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let key = key((random >> 16) % 40);
+            let name = Name { db: 0, key: &key };
+            let id = table.find_or_create(name).unwrap();
+            let (is_held, positions) = {
+                let lock = table.get(id).unwrap();
+                (lock.hold.is_some(), lock.positions)
+            };
+            match random >> 28 {
+                0..6 if is_held => drop(table.end_hold(id)),
+                0..6 => table.begin_hold(id, hold(random >> 20)),
+                6..10 if positions > 0 => table.remove_position(id, true),
+                6..10 => table.add_position(id, true),
+                10..14 => table.mark_used(id),
+                14 => table.set_tracked_limit(u64::from(random >> 16) % 20),
+                _ => table.untrack_idle(),
+            }
+            if random & 1 << 12 != 0 {
+                table.forget_idle();
+            }
+            let is_idle = |id: &Id| table.get(*id).unwrap().is_idle();
+            let idle = table.tracked().filter(is_idle).count();
+            assert_eq!(table.tracked_idle, idle as u64);
+        }
     }
 
     #[test]
