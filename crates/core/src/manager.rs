@@ -131,10 +131,7 @@ impl LockManager {
     /// Zeroes all counters. Locks held now count as adopted, so that the counters still add up.
     pub fn reset_stats(&mut self) {
         self.counters = Counters { adopted: self.table.held(), ..Counters::default() };
-        self.table.untrack_idle();
-        self.table.for_each_tracked(|counters, held| {
-            *counters = Counters { adopted: u64::from(held), ..Counters::default() };
-        });
+        self.table.reset_counters();
     }
 
     /// The log.
@@ -212,9 +209,7 @@ impl LockManager {
     /// Changes the counters of the server, and those of the lock if it has its own.
     pub(crate) fn tally(&mut self, lock: Option<Id>, change: impl Fn(&mut Counters)) {
         change(&mut self.counters);
-        if let Some(own) = lock.and_then(|id| self.table.use_counters(id)) {
-            change(own);
-        }
+        self.table.tally(lock, change);
     }
 
     /// Logs an incident.

@@ -1,7 +1,10 @@
 //! The checks after each step: the lock manager compared with the queue and the holds as the
 //! command reference defines them. They change nothing but the record of the breach.
 
+use std::collections::BTreeSet;
+
 use gpulock_core::state::arena::Id;
+use gpulock_core::state::lock::Lock;
 
 use crate::call::OWNERS;
 use crate::holds::SessionTie;
@@ -58,6 +61,15 @@ impl World {
             let held = u64::from(lock.hold.is_some());
             lock.counters().is_some_and(|counters| counters.expected_held() == held)
         });
+        let mut rest = self.manager.counters().clone();
+        tracked().filter_map(|lock| lock.counters()).for_each(|own| rest.subtract(own));
+        let untracked = rest == *table.untracked();
+        let count = |of: fn(&Lock) -> u64| tracked().map(of).sum::<u64>();
+        let tallied = table.tracked_held() == count(|lock| lock.hold.is_some().into())
+            && table.tracked_connected() == count(|lock| lock.connected.into());
+        let walk = table.tracked_below(u64::MAX).map(|(_, id)| id);
+        let in_both =
+            walk.collect::<BTreeSet<_>>() == table.tracked().collect::<BTreeSet<_>>();
         let limit = self.manager.settings().tracked_keys;
         let within = tracked().count() as u64 <= limit;
         let law = self.manager.counters().expected_held();
@@ -68,6 +80,12 @@ impl World {
             "holds begun less holds ended are held",
         );
         self.require(Law::CountersAddUp, own, "the counters of each lock add up");
+        self.require(
+            Law::CountersAddUp,
+            untracked && tallied,
+            "tracked locks and the rest add up to the server",
+        );
+        self.require(Law::Bookkeeping, in_both, "a walk meets each tracked lock");
         self.require(Law::Bookkeeping, within, "at most tracked-keys locks are tracked");
     }
 

@@ -26,6 +26,13 @@ macro_rules! counters {
                 [$(self.$field),*]
             }
 
+            /// Adds the counters of a part.
+            pub(crate) fn add(&mut self, part: &Counters) {
+                $(self.$field = self.$field.saturating_add(part.$field);)*
+                self.wait_ms.add(&part.wait_ms);
+                self.hold_ms.add(&part.hold_ms);
+            }
+
             /// Subtracts a part of the total.
             pub fn subtract(&mut self, part: &Counters) {
                 $(self.$field = self.$field.saturating_sub(part.$field);)*

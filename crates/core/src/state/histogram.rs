@@ -47,6 +47,15 @@ impl Histogram {
         below.chain(std::iter::once((None, self.count)))
     }
 
+    /// Adds the values of a part.
+    pub(crate) fn add(&mut self, part: &Histogram) {
+        self.count = self.count.saturating_add(part.count);
+        self.sum = self.sum.saturating_add(part.sum);
+        for (total, part) in self.buckets.iter_mut().zip(&part.buckets) {
+            *total = total.saturating_add(*part);
+        }
+    }
+
     /// Subtracts a part of the total.
     pub fn subtract(&mut self, part: &Histogram) {
         self.count = self.count.saturating_sub(part.count);

@@ -117,11 +117,13 @@ impl Hold {
     }
 }
 
-/// The counters of a tracked lock, and its links in the order of last use.
+/// The counters of a tracked lock, and its places in the orders of tracked locks.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
     /// The counters.
     pub counters: Counters,
+    /// Its number in the order in which locks got counters of their own.
+    pub(crate) number: u64,
     pub(crate) links: Links,
 }
 

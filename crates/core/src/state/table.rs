@@ -5,7 +5,7 @@
 //! Growing and shrinking never stall the server: a thousand small hash tables grow one at a time,
 //! where one large table would be moved as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
@@ -13,8 +13,8 @@ use hashbrown::HashTable;
 
 use crate::state::age_list::{AgeList, Linked, Links};
 use crate::state::arena::{Arena, Id};
-use crate::state::counters::Counters;
-use crate::state::lock::{Hold, Lock, NO_END, Name, Session};
+use crate::state::counters::{Counters, bump};
+use crate::state::lock::{Hold, Lock, NO_END, Name, Own, Session};
 
 /// The number of hash tables in the index by name: with a million locks, each has a thousand
 /// entries; the insertion that grows one moves them in a fifth of a millisecond.
@@ -24,7 +24,7 @@ const SHARDS: usize = 1024;
 const SMALL: usize = 8;
 
 /// Locks with longer keys have no counters of their own: METRICS repeats the key in each of the
-/// lock's 73 lines.
+/// lock's lines, up to 73.
 pub const TRACKED_KEY_MAX: usize = 128;
 
 /// The number of locks in use that are skipped before a new lock goes without its own counters.
@@ -57,6 +57,18 @@ impl Linked for Tracked {
     }
 }
 
+/// Totals of the tracked locks and of all others, so that METRICS does not have to visit 100,000
+/// tracked locks to tell them apart.
+#[derive(Clone, Debug, Default)]
+struct Totals {
+    /// The counters of the server less those of all tracked locks.
+    untracked: Counters,
+    /// The number of tracked locks that are held.
+    tracked_held: u64,
+    /// The number of connected waiters in the queues of tracked locks.
+    tracked_connected: u64,
+}
+
 /// The locks.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -70,6 +82,12 @@ pub struct Table {
     /// The locks with their own counters, the least recently used first.
     tracked: AgeList<Tracked>,
     tracked_limit: u64,
+    /// The same locks by the number that each got when its tracking began. A lock that is tracked
+    /// again gets a new number.
+    numbered: BTreeMap<u64, Id>,
+    /// The last number given; 0: none yet.
+    last_number: u64,
+    totals: Totals,
     /// The lease ends that have to be noticed, each as (ms since the epoch, lock).
     alarms: BTreeSet<(u64, Id)>,
     /// The locks tied to a client's connection, each as (client, lock).
@@ -89,6 +107,9 @@ impl Table {
             adopted: AgeList::default(),
             tracked: AgeList::default(),
             tracked_limit: 0,
+            numbered: BTreeMap::new(),
+            last_number: 0,
+            totals: Totals::default(),
             alarms: BTreeSet::new(),
             tied: BTreeSet::new(),
             maybe_idle: Vec::new(),
@@ -125,10 +146,13 @@ impl Table {
         let Self { locks, index, hasher, .. } = self;
         let shard = index.get_mut(shard_of(hash))?;
         let mut lock = Lock::new(name);
-        lock.own = is_tracked.then(Box::default);
+        let number = self.last_number.saturating_add(1);
+        lock.own = is_tracked.then(|| Box::new(Own { number, ..Own::default() }));
         let id = locks.insert(lock)?;
         shard.insert_unique(hash, id, |id| rehash(locks, hasher, *id));
         if is_tracked {
+            self.last_number = number;
+            self.numbered.insert(number, id);
             self.tracked.push(&mut self.locks, id);
         } else {
             self.maybe_idle.push(id);
@@ -162,6 +186,9 @@ impl Table {
         }
         lock.hold = Some(hold);
         lock.reserved = false;
+        if lock.own.is_some() {
+            bump(&mut self.totals.tracked_held);
+        }
         let list = if adopted { &mut self.adopted } else { &mut self.granted };
         list.push(&mut self.locks, id);
         self.rearm(id);
@@ -172,7 +199,9 @@ impl Table {
     pub(crate) fn end_hold(&mut self, id: Id) -> Option<Hold> {
         let lock = self.locks.get_mut(id)?;
         let hold = lock.hold.take()?;
-        if lock.own.is_none() && lock.positions == 0 {
+        if lock.own.is_some() {
+            drop_from(&mut self.totals.tracked_held, 1);
+        } else if lock.positions == 0 {
             self.maybe_idle.push(id);
         }
         let list = if hold.adopted { &mut self.adopted } else { &mut self.granted };
@@ -228,6 +257,9 @@ impl Table {
         let Some(lock) = self.locks.get_mut(id) else { return };
         lock.positions = lock.positions.saturating_add(1);
         lock.connected = lock.connected.saturating_add(u32::from(is_connected));
+        if is_connected && lock.own.is_some() {
+            bump(&mut self.totals.tracked_connected);
+        }
         self.rearm(id);
     }
 
@@ -236,8 +268,12 @@ impl Table {
         let Some(lock) = self.locks.get_mut(id) else { return };
         lock.positions = lock.positions.saturating_sub(1);
         lock.connected = lock.connected.saturating_sub(u32::from(is_connected));
-        if lock.is_idle() && lock.own.is_none() {
-            self.maybe_idle.push(id);
+        if lock.own.is_none() {
+            if lock.is_idle() {
+                self.maybe_idle.push(id);
+            }
+        } else if is_connected {
+            drop_from(&mut self.totals.tracked_connected, 1);
         }
         self.rearm(id);
     }
@@ -346,6 +382,15 @@ impl Table {
             || self.tracked_limit > 0 && self.least_used().is_some()
     }
 
+    /// Counts what belongs to the lock: in its own counters, or else in those of all untracked
+    /// locks.
+    pub(crate) fn tally(&mut self, lock: Option<Id>, change: impl Fn(&mut Counters)) {
+        match lock.and_then(|id| self.use_counters(id)) {
+            Some(own) => change(own),
+            None => change(&mut self.totals.untracked),
+        }
+    }
+
     /// The counters of a tracked lock, which counts as used now.
     pub(crate) fn use_counters(&mut self, id: Id) -> Option<&mut Counters> {
         self.mark_used(id);
@@ -384,7 +429,7 @@ impl Table {
     }
 
     /// Removes the counters of all idle locks.
-    pub(crate) fn untrack_idle(&mut self) {
+    fn untrack_idle(&mut self) {
         let is_idle = |id: &Id| self.locks.get(*id).is_some_and(Lock::is_idle);
         let idle: Vec<Id> = self.tracked().filter(is_idle).collect();
         for id in idle {
@@ -394,10 +439,45 @@ impl Table {
 
     fn untrack(&mut self, id: Id) {
         self.tracked.remove(&mut self.locks, id);
-        if let Some(lock) = self.locks.get_mut(id) {
-            lock.own = None;
+        if let Some(lock) = self.locks.get_mut(id)
+            && let Some(own) = lock.own.take()
+        {
+            self.numbered.remove(&own.number);
+            let totals = &mut self.totals;
+            totals.untracked.add(&own.counters);
+            drop_from(&mut totals.tracked_held, u64::from(lock.hold.is_some()));
+            drop_from(&mut totals.tracked_connected, u64::from(lock.connected));
         }
         self.forget_if_idle(id);
+    }
+
+    /// The counters of what belongs to no tracked lock. With those of the tracked locks they add up
+    /// to the counters of the server.
+    pub fn untracked(&self) -> &Counters {
+        &self.totals.untracked
+    }
+
+    /// The number of tracked locks that are held.
+    pub fn tracked_held(&self) -> u64 {
+        self.totals.tracked_held
+    }
+
+    /// The number of connected waiters in the queues of tracked locks.
+    pub fn tracked_connected(&self) -> u64 {
+        self.totals.tracked_connected
+    }
+
+    /// The last number that a lock got when its tracking began; 0: there was none yet.
+    pub fn last_number(&self) -> u64 {
+        self.last_number
+    }
+
+    /// The tracked locks with a number below this one, the highest number first. A lock keeps its
+    /// number while it is tracked and gets a higher one when it is tracked again. So a walk that
+    /// goes on below the last number it saw never meets a lock twice, and meets each one that is
+    /// tracked all the time.
+    pub fn tracked_below(&self, number: u64) -> impl Iterator<Item = (u64, Id)> {
+        self.numbered.range(..number).rev().map(|(number, id)| (*number, *id))
     }
 
     /// The locks with counters of their own, the most recently used first.
@@ -415,17 +495,18 @@ impl Table {
         self.locks.get(id)?.own.as_deref()?.links.older()
     }
 
-    /// Changes the counters of every tracked lock; the flag says whether the lock is held.
-    pub(crate) fn for_each_tracked(
-        &mut self,
-        mut change: impl FnMut(&mut Counters, bool),
-    ) {
+    /// Zeroes all counters. Locks held now count as adopted.
+    pub(crate) fn reset_counters(&mut self) {
+        self.untrack_idle();
+        let adopted = |adopted| Counters { adopted, ..Counters::default() };
+        let untracked_held = self.held().saturating_sub(self.tracked_held());
+        self.totals.untracked = adopted(untracked_held);
         let ids: Vec<Id> = self.tracked().collect();
         for id in ids {
             if let Some(lock) = self.locks.get_mut(id)
                 && let Some(own) = lock.own.as_deref_mut()
             {
-                change(&mut own.counters, lock.hold.is_some());
+                own.counters = adopted(u64::from(lock.hold.is_some()));
             }
         }
     }
@@ -472,6 +553,11 @@ impl Table {
     pub fn pages(&self) -> usize {
         self.locks.pages()
     }
+}
+
+/// Decreases a number of locks or waiters.
+fn drop_from(number: &mut u64, by: u64) {
+    *number = number.saturating_sub(by);
 }
 
 /// The shard comes from the middle bits of a hash: the hash tables use the low and the high ones.
@@ -635,7 +721,7 @@ mod tests {
         release(&mut table, ids[3]);
         table.set_tracked_limit(3);
         assert!(!tracked(&table).contains(&key(1)));
-        table.untrack_idle();
+        table.reset_counters();
         let mut remaining = tracked(&table);
         remaining.sort();
         assert_eq!(remaining, [0, 2].map(key));
@@ -643,6 +729,60 @@ mod tests {
         assert_eq!(tracked(&table), [0; 0].map(key));
         assert!(table.get(ids[0]).is_some_and(|lock| lock.hold.is_some()));
         assert_eq!(table.find(Name { db: 0, key: &key(3) }), None);
+    }
+
+    #[test]
+    fn a_walk_meets_each_lock_once_while_others_come_and_go() {
+        let mut table = tracking(4);
+        for n in 0..4 {
+            let id = use_lock(&mut table, n);
+            release(&mut table, id);
+        }
+        let met = |table: &Table, below| {
+            let next = table.tracked_below(below).next();
+            next.map(|(number, id)| (number, table.get(id).unwrap().key.to_vec()))
+        };
+        let (number, first) = met(&table, u64::MAX).unwrap();
+        assert_eq!(first, key(3));
+        // 3 is used again, and 0 gives way to 4. Neither is met again, nor displaces another.
+        let id = use_lock(&mut table, 3);
+        release(&mut table, id);
+        use_lock(&mut table, 4);
+        table.forget_idle();
+        let (number, second) = met(&table, number).unwrap();
+        assert_eq!(second, key(2));
+        // The lock at which the walk stopped gives way to 0, which is not met in this walk.
+        let id = table.find(Name { db: 0, key: &key(2) }).unwrap();
+        table.untrack(id);
+        use_lock(&mut table, 0);
+        let (number, third) = met(&table, number).unwrap();
+        assert_eq!(third, key(1));
+        assert_eq!(met(&table, number), None);
+        let (last, newest) = met(&table, u64::MAX).unwrap();
+        assert_eq!((last, newest), (table.last_number(), key(0)));
+    }
+
+    #[test]
+    fn the_totals_follow_locks_that_lose_their_counters() {
+        let mut table = tracking(2);
+        let held = use_lock(&mut table, 0);
+        let idle = use_lock(&mut table, 1);
+        let without = use_lock(&mut table, 2);
+        assert!(table.get(without).unwrap().own.is_none());
+        for id in [held, idle, without] {
+            table.add_position(id, true);
+            table.tally(Some(id), |counters| bump(&mut counters.acquired));
+        }
+        assert_eq!(table.untracked().acquired, 1);
+        assert_eq!((table.tracked_held(), table.tracked_connected()), (2, 2));
+        table.remove_position(idle, true);
+        table.end_hold(idle);
+        assert_eq!((table.tracked_held(), table.tracked_connected()), (1, 1));
+        table.set_tracked_limit(0);
+        assert_eq!(table.untracked().acquired, 3);
+        assert_eq!((table.tracked_held(), table.tracked_connected()), (0, 0));
+        table.reset_counters();
+        assert_eq!((table.untracked().acquired, table.untracked().adopted), (0, 2));
     }
 
     #[test]
