@@ -134,6 +134,14 @@ impl LockManager {
         self.table.reset_counters();
     }
 
+    /// Brings the counters of a lock up to date before they are read: after a reset, many are reset
+    /// later.
+    pub fn settle_counters(&mut self, name: Name<'_>) {
+        if let Some(id) = self.table.find(name) {
+            self.table.settle_counters(id);
+        }
+    }
+
     /// The log.
     pub fn log(&self) -> &Log {
         &self.log
