@@ -66,6 +66,7 @@ impl LockManager {
         now: Now,
     ) -> Result<Option<Inspection>, CommandError> {
         let known = self.reconcile_named(name, state, now);
+        known.into_iter().for_each(|id| self.end_old_hold(id, now));
         match state {
             KeyState::OtherType => Err(CommandError::WrongType),
             _ => Ok(self.inspection(known, state, now)),

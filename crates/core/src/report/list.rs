@@ -172,6 +172,7 @@ impl LockManager {
         let adopted = |lock: &Lock| lock.hold.as_ref().map(|hold| hold.adopted);
         let before = self.table.get(id).and_then(adopted);
         self.reconcile(id, state, now);
+        self.end_old_hold(id, now);
         let Some(lock) = self.table.get(id) else { return Listed::Gone };
         if before == Some(false) && adopted(lock) == Some(true) {
             return Listed::Adopted;

@@ -192,7 +192,8 @@ impl LockManager {
     }
 
     /// Ends the waits and kept positions that have expired, and removes the waiters that are marked
-    /// as left, as far as the budget goes. The others have expired all the same.
+    /// as left, as far as the budget goes. The others have expired all the same. A replica then ends
+    /// a portion of the holds from when it was a primary.
     pub fn expire_waits(&mut self, now: Now) {
         while let Some(ticket) = self.queues.first_expired(now.ms()) {
             let (positions, reply) =
@@ -214,6 +215,7 @@ impl LockManager {
             }
             self.end_wait(ticket, LeaveReason::TimedOut, now);
         }
+        self.end_old_holds(now);
     }
 
     /// Ends all waits for a lock, as far as the budget goes. The rest follows with the next probe.

@@ -285,6 +285,11 @@ impl WaitQueues {
         }
     }
 
+    /// All waiters, also those that have left.
+    pub(crate) fn tickets(&self) -> Vec<Ticket> {
+        self.by_ticket.keys().copied().collect()
+    }
+
     /// A waiter.
     pub fn get(&self, ticket: Ticket) -> Option<&Waiter> {
         self.by_ticket.get(&ticket)
