@@ -79,8 +79,8 @@ impl fmt::Display for CommandError {
             CommandError::Reason => out.write_str("ERR REASON must be at most 64 bytes long"),
             CommandError::Pattern => out.write_str("ERR MATCH must be at most 1024 bytes long"),
             CommandError::ListWork => out.write_str(
-                "ERR LIST would take too long: use a more specific or simpler MATCH pattern, \
-                 or a lower LIMIT",
+                "ERR LIST would take too long: use CURSOR to list the locks in portions, \
+                 a simpler MATCH pattern, or a lower LIMIT",
             ),
             CommandError::LeaseTooLong { max_ms } => {
                 write!(out, "ERR lease exceeds gpulock.max-lease ({max_ms} ms)")

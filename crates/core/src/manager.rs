@@ -97,10 +97,11 @@ impl LockManager {
         self.table.set_tracked_limit(self.settings.tracked_keys);
     }
 
-    /// Forgets the locks that have become idle. To be called after each command and event: until
-    /// then the ids of such locks stay valid.
+    /// Forgets the locks that have become idle, and frees a portion of the deleted log entries. To be
+    /// called after each command and event: until then the ids of such locks stay valid.
     pub fn forget_idle(&mut self) {
         self.table.forget_idle();
+        self.log.free_deleted();
     }
 
     /// The locks.
