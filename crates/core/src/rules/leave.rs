@@ -235,8 +235,8 @@ mod tests {
     use crate::request::Acquire;
     use crate::rules::deadlock::DeadlockCheck;
     use crate::rules::test_support::{
-        GPU, NOW, after, begin, counted, held, id, manager, queue, replies, request,
-        unique, wait, wait_for_set,
+        GPU, NOW, after, begin, counted, hand_off_set, held, id, manager, queue, replies,
+        request, unique, wait, wait_for_set,
     };
     use crate::rules::wait::Waiting;
     use crate::state::key_state::KeyState;
@@ -451,7 +451,10 @@ mod tests {
         for key in keys {
             manager.hand_off_next(id(&manager, key), NOW);
         }
-        assert_eq!(manager.hand_off_set(me, NOW).map(|writes| writes.len()), Some(2));
+        assert_eq!(
+            hand_off_set(&mut manager, me, NOW).map(|writes| writes.len()),
+            Some(2)
+        );
         assert_eq!(replies(&mut manager), [(me, "granted gpu:0 gpu:1".to_owned())]);
         assert_eq!(counted(&manager), "acquired=2 acquired_after_wait=2");
         assert_eq!((queue(&manager, "gpu:0"), manager.queues.len()), (String::new(), 0));
