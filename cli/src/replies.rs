@@ -45,7 +45,8 @@ pub(crate) struct Waiter {
     pub(crate) waited_ms: u64,
     pub(crate) wants: u64,
     pub(crate) of: u64,
-    pub(crate) reserved: Vec<Text>,
+    /// None if the server did not look them up, because the queue is too large.
+    pub(crate) reserved: Option<Vec<Text>>,
 }
 
 /// An entry in the reply of `GPULOCK.LOG`.
@@ -65,15 +66,44 @@ pub(crate) struct LogEntry {
     pub(crate) count: u64,
 }
 
-/// The locks of the database that match a pattern, longest held first.
+/// The number of locks to ask for in a portion of LIST.
+const PORTION: usize = 1_000;
+
+/// The locks of the database that match a pattern, longest held first. If they are too many for
+/// one call, all locks are listed in portions.
 pub(crate) fn list(
     connection: &mut Connection,
-    pattern: impl ToRedisArgs,
+    pattern: impl ToRedisArgs + Copy,
     limit: usize,
 ) -> Result<Vec<Listed>> {
     let mut list = cmd("GPULOCK.LIST");
     list.arg("MATCH").arg(pattern).arg("LIMIT").arg(limit);
-    listed(query(connection, &list)?)
+    match connection.query(&list) {
+        Err(error) if takes_too_long(&error) => {}
+        locks => return listed(locks.map_err(server_error)?),
+    }
+    let (mut cursor, mut all) = (0_u64, Vec::new());
+    loop {
+        let mut portion = cmd("GPULOCK.LIST");
+        portion.arg("MATCH").arg(pattern).arg("LIMIT").arg(PORTION);
+        portion.arg("CURSOR").arg(cursor);
+        let (next, locks): (u64, Vec<Value>) = query(connection, &portion)?;
+        all.extend(listed(locks)?);
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    // Tokens rise, and the portions were listed at different times. Locks whose beginning is unknown
+    // are last.
+    all.sort_by_key(|lock| (lock.held_ms.is_none(), lock.token));
+    all.truncate(limit);
+    Ok(all)
+}
+
+/// Whether the error means that LIST has to be called with a cursor.
+fn takes_too_long(error: &RedisError) -> bool {
+    error.detail().unwrap_or_default().starts_with("LIST would take too long")
 }
 
 /// Parses the reply of LIST.
@@ -97,9 +127,23 @@ pub(crate) fn inspected(lock: Value) -> Result<Option<Inspected>> {
     }
 }
 
-/// The last log entries, newest first.
+/// The last log entries, newest first. One call returns a limited number, so this asks for more
+/// until there are none.
 pub(crate) fn log(connection: &mut Connection, count: usize) -> Result<Vec<LogEntry>> {
-    logged(query(connection, cmd("GPULOCK.LOG").arg(count))?)
+    let mut entries = Vec::new();
+    while entries.len() < count {
+        let mut log = cmd("GPULOCK.LOG");
+        log.arg(count - entries.len());
+        if !entries.is_empty() {
+            log.arg("OFFSET").arg(entries.len());
+        }
+        let older = logged(query(connection, &log)?)?;
+        if older.is_empty() {
+            break;
+        }
+        entries.extend(older);
+    }
+    Ok(entries)
 }
 
 /// Parses the reply of LOG.

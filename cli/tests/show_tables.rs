@@ -69,6 +69,46 @@ fn ls_respects_match_and_limit() {
 }
 
 #[test]
+fn ls_and_log_show_more_than_one_call_returns() {
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.log-len", "2000"]).start();
+        let mut client = server.client();
+        let send = |client: &mut Client, lines: Vec<String>| {
+            client.send_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+            for _ in lines {
+                assert!(!client.read().is_err());
+            }
+        };
+        let acquire = |n| format!("GPULOCK.ACQUIRE gpu:{n} me");
+        client.line("SET adopted other EX 600");
+        client.line("GPULOCK.ACQUIRE adopted me");
+        send(&mut client, vec![acquire(0)]);
+        wait_until(Duration::from_secs(10), "time to pass", || {
+            client.line("GPULOCK.INSPECT gpu:0").field("held_ms").int() > 1
+        });
+        send(&mut client, (1..3_000).map(acquire).collect());
+        assert!(client.line("GPULOCK.LIST LIMIT 5000").is_err());
+        let table = printed(&server, &["ls", "-n", "5000"]);
+        let lines: Vec<&str> = table.lines().skip(1).map(|line| cells(line)[0]).collect();
+        assert_eq!(lines.len(), 3_001);
+        assert_eq!((lines[0], lines[3_000]), ("gpu:0", "adopted"));
+        assert_eq!(printed(&server, &["ls", "-n", "2000"]).lines().count(), 2_001);
+
+        let release = |n| format!("GPULOCK.RELEASE k owner{n}");
+        send(&mut client, (0..1_200).map(release).collect());
+        for (count, expected) in [("700", 700), ("5000", 1_200)] {
+            let entries = json(&server, &["log", "-n", count]);
+            let callers: Vec<&str> = (entries.as_array().unwrap().iter())
+                .map(|entry| entry["caller"].as_str().unwrap())
+                .collect();
+            let newest_first: Vec<String> =
+                (0..1_200).rev().take(expected).map(|n| format!("owner{n}")).collect();
+            assert_eq!(callers, newest_first);
+        }
+    });
+}
+
+#[test]
 fn the_database_of_the_url_is_used() {
     on_every_server(|flavour| {
         let server = flavour.start();

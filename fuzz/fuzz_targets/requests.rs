@@ -106,6 +106,7 @@ fn list(request: List<'_>) {
     let pattern = request.pattern.map(|pattern| [b"MATCH".to_vec(), pattern.to_vec()]);
     let mut canonical: Vec<Vec<u8>> = pattern.into_iter().flatten().collect();
     canonical.extend(option("LIMIT", Some(request.limit)));
+    canonical.extend(option("CURSOR", request.cursor));
     assert_eq!(List::parse(slices(&canonical)), Ok(request));
 }
 
@@ -117,7 +118,10 @@ fn stats(stats: request::Stats<'_>) {
 
 fn log(log: Log) {
     let canonical = match log {
-        Log::Show(count) => count.map(number).into_iter().collect(),
+        Log::Show { count: None, .. } => Vec::new(),
+        Log::Show { count: Some(count), offset } => {
+            vec![number(count), b"OFFSET".to_vec(), number(offset)]
+        }
         Log::Reset => vec![b"RESET".to_vec()],
     };
     assert_eq!(request::log(slices(&canonical)), Ok(log));

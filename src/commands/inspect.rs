@@ -51,8 +51,9 @@ pub(super) fn lease(left: Left, reply: Reply<'_>) {
 
 fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
     let reply = call.reply();
-    let has_reserved =
-        inspection.waiters.iter().any(|position| !position.reserved.is_empty());
+    let has_reserved = inspection.waiters.iter().any(|position| {
+        position.reserved.as_ref().is_some_and(|reserved| !reserved.is_empty())
+    });
     let readable = has_reserved.then(|| Readable::by_caller_of(call)).transpose()?;
     reply.map(10);
     reply.field("owner").bytes_or_null(inspection.owner.as_deref());
@@ -84,10 +85,14 @@ fn report_position(
     reply.field("waited_ms").number(position.waited_ms);
     reply.field("wants").count(position.wants);
     reply.field("of").count(position.of);
+    let Some(reserved) = &position.reserved else {
+        reply.field("reserved").null();
+        return;
+    };
     let may_read = |key: &&Bytes| {
         readable.is_some_and(|readable| readable.has(Name { db, key: key.as_slice() }))
     };
-    let reserved: Vec<&Bytes> = position.reserved.iter().filter(may_read).collect();
+    let reserved: Vec<&Bytes> = reserved.iter().filter(may_read).collect();
     reply.field("reserved").array(reserved.len());
     for key in reserved {
         reply.bytes(key);

@@ -22,27 +22,37 @@ impl Command for List {
         arity: -1,
         keys: Keys::None,
         summary: c"Lists the locks of the current database, longest held first.",
-        complexity: c"O(N) where N is the number of locks returned and of locks before them that do not match.",
+        complexity: c"O(N) where N is the number of locks returned and of locks before them that do not match; bounded for each call.",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[
             Argument::pattern(c"pattern").after(c"MATCH").optional(),
             Argument::integer(c"n").after(c"LIMIT").optional(),
+            Argument::integer(c"cursor").after(c"CURSOR").optional(),
         ],
     };
 
     fn run(call: Call<'_>) -> Result<(), CommandError> {
         let request = request::List::parse(call.arguments_from(0))?;
-        let rows = rows(call, &request)?;
-        call.reply().array(rows.len());
+        let reply = call.reply();
+        let rows = match request.cursor {
+            None => by_age(call, &request)?,
+            Some(cursor) => {
+                let (next, rows) = portion(call, &request, cursor)?;
+                reply.array(2);
+                reply.number(next);
+                rows
+            }
+        };
+        reply.array(rows.len());
         for row in &rows {
-            report(row, call.reply());
+            report(row, reply);
         }
         Ok(())
     }
 }
 
-/// Walks over the matching locks, and reads the key of each one that the caller may read.
-fn rows(call: Call<'_>, request: &request::List<'_>) -> Result<Vec<Row>, CommandError> {
+/// The locks by age. Reads the key of each matching lock that the caller may read.
+fn by_age(call: Call<'_>, request: &request::List<'_>) -> Result<Vec<Row>, CommandError> {
     let db = call.context().db();
     let readable = Readable::by_caller_of(call)?;
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
@@ -53,20 +63,56 @@ fn rows(call: Call<'_>, request: &request::List<'_>) -> Result<Vec<Row>, Command
         && let Some((id, key)) = with_manager(|manager| manager.walk_on(&mut walk))?
     {
         if !readable.has(Name { db, key: &key }) {
-            walk.pay_for_denied(&key)?;
+            walk.steps.pay_for_denied(&key);
             continue;
         }
         match list_row(&mut keys, id) {
             Listed::Row(row) => {
+                walk.steps.pay_for_row(&row);
                 rows.push(row);
                 continue;
             }
             Listed::Adopted => with_manager(|manager| manager.walk_to_adopted(&mut walk)),
             Listed::Gone => {}
         }
-        walk.pay_for_probe()?;
+        walk.steps.pay_for_probe();
     }
     Ok(rows)
+}
+
+/// A portion of all locks, in no order, and the cursor of the next one.
+fn portion(
+    call: Call<'_>,
+    request: &request::List<'_>,
+    cursor: u64,
+) -> Result<(u64, Vec<Row>), CommandError> {
+    let db = call.context().db();
+    let readable = Readable::by_caller_of(call)?;
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let mut keys = ServerKeys::of_command(call);
+    let mut rows = Vec::new();
+    let mut scan = with_manager(|manager| manager.scan(db, request.pattern, cursor));
+    while rows.len() < limit
+        && let Some((id, key)) = with_manager(|manager| manager.scan_on(&mut scan))?
+    {
+        if !readable.has(Name { db, key: &key }) {
+            scan.steps.pay_for_denied(&key);
+            continue;
+        }
+        // The second time, the row is that of the hold that the first one adopted.
+        let listed = match list_row(&mut keys, id) {
+            Listed::Adopted => list_row(&mut keys, id),
+            listed => listed,
+        };
+        match listed {
+            Listed::Row(row) => {
+                scan.steps.pay_for_row(&row);
+                rows.push(row);
+            }
+            Listed::Adopted | Listed::Gone => scan.steps.pay_for_probe(),
+        }
+    }
+    Ok((scan.cursor(), rows))
 }
 
 fn report(row: &Row, reply: Reply<'_>) {

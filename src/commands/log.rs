@@ -12,6 +12,9 @@ use crate::redis::reply::Reply;
 
 pub(crate) struct Log;
 
+/// The number of entries that one call looks at: the server serves no other client meanwhile.
+const ENTRIES_MAX: usize = 500;
+
 /// The number of entries whose keys are copied at a time, to check whether the caller may read
 /// them.
 const PORTION: usize = 64;
@@ -24,11 +27,20 @@ impl Command for Log {
         arity: -1,
         keys: Keys::None,
         summary: c"Returns or clears the log of problems with locks, newest first.",
-        complexity: c"O(N) where N is the number of entries returned and of newer entries that the user may not read.",
+        complexity: c"O(N) where N is the number of entries looked at, at most 500.",
         tips: Some(c"nondeterministic_output\nrequest_policy:all_nodes"),
         arguments: &[Argument::one_of(
             c"what",
-            &[Argument::integer(c"count"), Argument::word(c"reset", c"RESET")],
+            &[
+                Argument::block(
+                    c"entries",
+                    &[
+                        Argument::integer(c"count"),
+                        Argument::integer(c"n").after(c"OFFSET").optional(),
+                    ],
+                ),
+                Argument::word(c"reset", c"RESET"),
+            ],
         )
         .optional()],
     };
@@ -39,10 +51,11 @@ impl Command for Log {
                 with_manager(LockManager::reset_log);
                 call.reply().ok();
             }
-            request::Log::Show(count) => {
-                let count = count.and_then(|count| usize::try_from(count).ok());
+            request::Log::Show { count, offset } => {
+                let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
+                let count = count.map_or(usize::MAX, size);
                 let readable = Readable::by_caller_of(call)?;
-                let entries = readable_entries(&readable, count.unwrap_or(usize::MAX));
+                let entries = readable_entries(&readable, count, size(offset));
                 call.reply().array(entries.len());
                 for entry in &entries {
                     report(entry, call.reply());
@@ -53,13 +66,15 @@ impl Command for Log {
     }
 }
 
-/// The newest entries that the caller may read, at most `count`.
-fn readable_entries(readable: &Readable<'_>, count: usize) -> Vec<Entry> {
+/// The entries from `offset` on that the caller may read, at most `count`.
+fn readable_entries(readable: &Readable<'_>, count: usize, offset: usize) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let mut newer = 0usize;
-    while entries.len() < count {
+    let end = offset.saturating_add(ENTRIES_MAX);
+    let mut newer = offset;
+    while entries.len() < count && newer < end {
         let locks: Vec<_> = with_manager(|manager| {
-            let portion = manager.log().range(newer, PORTION);
+            let portion =
+                manager.log().range(newer, PORTION.min(end.saturating_sub(newer)));
             let name = |(db, key): &(u32, Box<[u8]>)| (*db, Bytes::from_slice(key));
             portion.map(|entry| entry.subject.lock.as_ref().map(name)).collect()
         });

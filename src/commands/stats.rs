@@ -34,6 +34,7 @@ impl Command for Stats {
             Some(key) => {
                 let name = Name { db: call.context().db(), key };
                 let readable = Readable::by_caller_of(call)?.has(name);
+                with_manager(|manager| manager.settle_counters(name));
                 let figures = || {
                     with_manager(|manager| {
                         Some(Figures::of_lock(manager, name)?.into_owned())

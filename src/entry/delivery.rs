@@ -1,5 +1,5 @@
 //! What follows a command, an event or a tick: waiting clients get their replies, events are
-//! published, the newest log entry gets the line of the client that caused it, idle locks are
+//! published (many of them in portions), the newest log entry gets the line of the client that caused it, idle locks are
 //! forgotten, and the timer is armed. No key is written here.
 
 use gpulock_core::CommandError;
@@ -61,15 +61,28 @@ fn identify_client(context: Context<'_>) {
     }
 }
 
+/// The size of the events that are published at a time, in bytes. A call for 1,024 locks causes as
+/// many events, which would double its time. The rest follows with the next command or tick.
+const EVENTS_AT_A_TIME: usize = 128 * 1024;
+
+/// The size of an event without its names, in bytes.
+const EVENT_SIZE: usize = 256;
+
 fn publish_events(context: Context<'_>) {
     let next = || {
         with_manager(|manager| {
             let event = manager.outbox().take_event()?;
             let channel = channel(&manager.settings().channel_prefix, &event);
-            Some((channel, message(&event)))
+            let size = EVENT_SIZE.saturating_add(event.key.len());
+            let size = size.saturating_add(event.owner.len());
+            Some((channel, message(&event), size))
         })
     };
-    while let Some((channel, message)) = next() {
+    let mut left = EVENTS_AT_A_TIME;
+    while left > 0
+        && let Some((channel, message, size)) = next()
+    {
         context.publish(&channel, &message);
+        left = left.saturating_sub(size);
     }
 }

@@ -13,14 +13,16 @@ pub(crate) struct Dispatcher;
 impl Dispatch for Dispatcher {
     fn dispatch<C: Command>(call: Call<'_>) {
         let context = call.context();
-        run_deferred_around_command(context);
+        let has_time = run_deferred_around_command(context);
         if let Some(key) = call.arguments_from(0).next() {
             panic_at(IN_COMMAND, key);
         }
         if let Err(error) = C::run(call) {
             call.reply().error(error);
         }
-        run_deferred_around_command(context);
+        if has_time {
+            run_deferred_around_command(context);
+        }
         deliver(context);
     }
 }

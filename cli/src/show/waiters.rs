@@ -30,6 +30,7 @@ fn client(waiter: &Waiter) -> String {
 }
 
 fn reserved(waiter: &Waiter) -> String {
-    let keys: Vec<_> = waiter.reserved.iter().map(ToString::to_string).collect();
+    let Some(keys) = &waiter.reserved else { return "(not listed)".to_owned() };
+    let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
     human::or_unknown((!keys.is_empty()).then(|| keys.join(" ")))
 }

@@ -15,9 +15,8 @@ use crate::server::Address;
 use crate::stats::{Stats, stats};
 use crate::text::Text;
 
-/// Maximum number of locks to fetch: more than a user reads, and a reply takes less than a
-/// second.
-pub(crate) const LIMIT: usize = 10_000;
+/// Maximum number of locks to fetch: more than a user reads, and few enough for one call of LIST.
+pub(crate) const LIMIT: usize = 1_000;
 
 /// What the thread is asked to do.
 #[derive(Debug)]

@@ -84,8 +84,8 @@ impl fmt::Display for CommandError {
                 out.write_str("ERR unknown CURSOR: start again with CURSOR 0")
             }
             CommandError::ListWork => out.write_str(
-                "ERR LIST would take too long: use a more specific or simpler MATCH pattern, \
-                 or a lower LIMIT",
+                "ERR LIST would take too long: use CURSOR to list the locks in portions, \
+                 a simpler MATCH pattern, or a lower LIMIT",
             ),
             CommandError::LeaseTooLong { max_ms } => {
                 write!(out, "ERR lease exceeds gpulock.max-lease ({max_ms} ms)")

@@ -100,10 +100,11 @@ impl LockManager {
         self.table.set_tracked_limit(self.settings.tracked_keys);
     }
 
-    /// Forgets the locks that have become idle. To be called after each command and event: until
-    /// then the ids of such locks stay valid.
+    /// Forgets the locks that have become idle, and frees a portion of the deleted log entries. To be
+    /// called after each command and event: until then the ids of such locks stay valid.
     pub fn forget_idle(&mut self) {
         self.table.forget_idle();
+        self.log.free_deleted();
     }
 
     /// The locks.
@@ -135,6 +136,14 @@ impl LockManager {
     pub fn reset_stats(&mut self) {
         self.counters = Counters { adopted: self.table.held(), ..Counters::default() };
         self.table.reset_counters();
+    }
+
+    /// Brings the counters of a lock up to date before they are read: after a reset, many are reset
+    /// later.
+    pub fn settle_counters(&mut self, name: Name<'_>) {
+        if let Some(id) = self.table.find(name) {
+            self.table.settle_counters(id);
+        }
     }
 
     /// The log.

@@ -47,13 +47,13 @@ const COMMANDS: [Description; 11] = [
     Description { name: "INSPECT", arity: 2, flags: "readonly fast", categories: "@read @fast", keys: ONE_KEY,
         access: Some("RO access"), syntax: "key" },
     Description { name: "LIST", arity: -1, flags: "readonly", categories: "@read @slow", keys: NONE,
-        access: None, syntax: "[MATCH pattern] [LIMIT n]" },
+        access: None, syntax: "[MATCH pattern] [LIMIT n] [CURSOR cursor]" },
     Description { name: "STATS", arity: -1, flags: "readonly fast loading stale movablekeys", categories: "@read @fast", keys: NONE,
         access: Some("RO access"), syntax: "[KEY key]" },
     Description { name: "RESETSTATS", arity: 1, flags: "fast loading stale", categories: "@dangerous", keys: NONE,
         access: None, syntax: "" },
     Description { name: "LOG", arity: -1, flags: "readonly loading stale", categories: "@read @slow @dangerous", keys: NONE,
-        access: None, syntax: "[count|RESET]" },
+        access: None, syntax: "[count [OFFSET n]|RESET]" },
     Description { name: "METRICS", arity: -1, flags: "readonly loading stale", categories: "@read @slow", keys: NONE,
         access: None, syntax: "[CURSOR cursor [COUNT n]]" },
 ];
@@ -169,7 +169,7 @@ fn command_docs_returns_summary_since_complexity_and_arguments(flavour: &Flavour
 
 /// A valid call of each command, and its key's access in COMMAND GETKEYSANDFLAGS.
 #[rustfmt::skip]
-const CALLS: [(&str, Option<&str>); 19] = [
+const CALLS: [(&str, Option<&str>); 21] = [
     ("GPULOCK.ACQUIRE k o",                     Some("RW access update")),
     ("GPULOCK.ACQUIRE k o PX 5 UNIQUE",         Some("RW access update")),
     ("GPULOCK.ACQUIREANY 1 k o",                Some("RW access update")),
@@ -184,9 +184,11 @@ const CALLS: [(&str, Option<&str>); 19] = [
     ("GPULOCK.STATS",                           None),
     ("GPULOCK.LIST",                            None),
     ("GPULOCK.LIST MATCH k LIMIT 1",            None),
+    ("GPULOCK.LIST CURSOR 0",                   None),
     ("GPULOCK.RESETSTATS",                      None),
     ("GPULOCK.LOG",                             None),
     ("GPULOCK.LOG RESET",                       None),
+    ("GPULOCK.LOG 1 OFFSET 2",                  None),
     ("GPULOCK.METRICS",                         None),
     ("GPULOCK.METRICS CURSOR 0 COUNT 1",        None),
 ];

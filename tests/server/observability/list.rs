@@ -16,11 +16,18 @@ tests! {
     patterns_of_any_bytes_match_like_those_of_keys,
     a_pattern_can_have_1024_bytes,
     no_pattern_blocks_the_server,
+    a_cursor_lists_all_locks_in_portions,
+    a_list_that_takes_too_long_is_refused_and_a_cursor_completes_it,
+    inspect_looks_up_the_reserved_locks_of_a_limited_number_of_calls,
     inspect_returns_everything_known_about_a_lock,
     an_overwritten_lock_is_listed_with_its_new_owner,
     inspect_and_list_change_nothing,
     a_lock_whose_end_list_notices_is_listed_once,
 }
+
+/// The error of a LIST that has used up its work.
+const TOO_LONG: &str = "ERR LIST would take too long: use CURSOR to list the locks in portions, a \
+    simpler MATCH pattern, or a lower LIMIT";
 
 /// The keys in the reply of LIST.
 #[track_caller]
@@ -210,9 +217,7 @@ fn no_pattern_blocks_the_server(flavour: &Flavour) {
         let gives_up = reply.is_err();
         assert_eq!(gives_up, !text.starts_with("*a*"), "{text}: {reply:?}");
         if gives_up {
-            let error = "ERR LIST would take too long: use a more specific or simpler MATCH \
-                             pattern, or a lower LIMIT";
-            assert_eq!(reply.err(), error, "{text}");
+            assert_eq!(reply.err(), TOO_LONG, "{text}");
         }
     }
     // Without the limit each pattern would take a second.
@@ -228,7 +233,134 @@ fn no_pattern_blocks_the_server(flavour: &Flavour) {
     // The rows that are found before the limit of work are returned.
     let line = format!("GPULOCK.LIST LIMIT 1 MATCH {}1", "?".repeat(4));
     assert_eq!(keys(&mut client, &line), ["gpu:1"]);
-    assert_eq!(client.line("GPULOCK.LIST").list().len(), 22);
+    // Long names count as well.
+    assert_eq!(client.line("GPULOCK.LIST").err(), TOO_LONG);
+    assert_eq!(list_in_portions(&mut client, "").len(), 22);
+}
+
+/// The keys that LIST returns with a cursor, over all portions.
+fn list_in_portions(client: &mut Client, options: &str) -> Vec<Vec<u8>> {
+    let (mut keys, mut cursor) = (Vec::new(), 0);
+    loop {
+        let reply = client.line(&format!("GPULOCK.LIST CURSOR {cursor}{options}"));
+        let [next, rows] = reply.list() else { panic!("{reply:?}") };
+        keys.extend(rows.list().iter().map(|row| row.field("key").bytes().to_vec()));
+        cursor = next.int();
+        if cursor == 0 {
+            return keys;
+        }
+    }
+}
+
+fn acquire_many(client: &mut Client, count: usize) {
+    let lines: Vec<String> =
+        (0..count).map(|n| format!("GPULOCK.ACQUIRE gpu:{n} me")).collect();
+    for lines in lines.chunks(1_000) {
+        client.send_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        for _ in lines {
+            client.read().int();
+        }
+    }
+}
+
+fn a_cursor_lists_all_locks_in_portions(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    assert_eq!(list_in_portions(&mut client, "").len(), 0);
+    acquire_many(&mut client, 600);
+    client.line("SET overwritten other");
+    client.line("GPULOCK.ACQUIRE overwritten me");
+    client.line("GPULOCK.ACQUIRE gpu:600 me");
+    client.line("SET gpu:600 successor");
+    client.line("SELECT 1");
+    client.line("GPULOCK.ACQUIRE elsewhere me");
+    client.line("SELECT 0");
+    let mut expected: Vec<Vec<u8>> =
+        (0..=600).map(|n| format!("gpu:{n}").into_bytes()).collect();
+    expected.push(b"overwritten".to_vec());
+    expected.sort();
+    for options in ["", " LIMIT 1", " LIMIT 7", " LIMIT 1000000", " MATCH *"] {
+        let mut keys = list_in_portions(&mut client, options);
+        keys.sort();
+        assert_eq!(keys, expected, "{options}");
+    }
+    let mut matching = list_in_portions(&mut client, " MATCH gpu:59[7-9] LIMIT 1");
+    matching.sort();
+    assert_eq!(matching, [b"gpu:597", b"gpu:598", b"gpu:599"]);
+    // A lock that is listed shows what its key shows.
+    let row = client.line("GPULOCK.LIST CURSOR 0 MATCH gpu:600");
+    assert_eq!(row.list()[1].list()[0].field("owner"), "successor");
+    let past = client.line("GPULOCK.LIST CURSOR 123456789");
+    assert_eq!((past.list()[0].int(), past.list()[1].list().len()), (0, 0));
+    for (line, error) in [
+        ("CURSOR", "ERR syntax error"),
+        ("CURSOR 0 CURSOR 0", "ERR syntax error"),
+        ("CURSOR x", "ERR CURSOR must be an integer from 0 to 9007199254740991"),
+        ("CURSOR 0 LIMIT 0", "ERR LIMIT must be an integer from 1 to 9007199254740991"),
+    ] {
+        assert_eq!(client.line(&format!("GPULOCK.LIST {line}")).err(), error, "{line}");
+    }
+}
+
+fn a_list_that_takes_too_long_is_refused_and_a_cursor_completes_it(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    acquire_many(&mut client, 60_000);
+    for (line, expected) in [
+        ("GPULOCK.LIST", Some(1_000)),
+        ("GPULOCK.LIST LIMIT 1000000", None),
+        ("GPULOCK.LIST MATCH no*", None),
+        ("GPULOCK.LIST MATCH gpu:10 LIMIT 1", Some(1)),
+        ("GPULOCK.LIST MATCH gpu:10", None),
+    ] {
+        let reply = client.line(line);
+        match expected {
+            Some(count) => assert_eq!(reply.list().len(), count, "{line}"),
+            None => assert_eq!(reply.err(), TOO_LONG, "{line}"),
+        }
+    }
+    let portion = client.line("GPULOCK.LIST CURSOR 0 LIMIT 1000000");
+    let rows = portion.list()[1].list().len();
+    assert!((1_000..5_000).contains(&rows), "{rows} rows in a portion");
+    assert_eq!(list_in_portions(&mut client, " MATCH no*").len(), 0);
+    assert_eq!(list_in_portions(&mut client, " MATCH gpu:1???? LIMIT 99").len(), 10_000);
+}
+
+fn inspect_looks_up_the_reserved_locks_of_a_limited_number_of_calls(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    client.line("GPULOCK.ACQUIRE common me").int();
+    let waiters: Vec<Client> = (0..6)
+        .map(|call| {
+            let mut waiter = server.client();
+            let mut words: Vec<String> = vec!["GPULOCK.ACQUIREANY".into(), "1024".into()];
+            words.push("common".into());
+            words.extend((1..1_024).map(|key| format!("{call}:{key}")));
+            words.extend([
+                format!("owner{call}"),
+                "COUNT".into(),
+                "1024".into(),
+                "BLOCK".into(),
+                "0".into(),
+            ]);
+            waiter.send(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            server.wait_blocked(call + 1);
+            waiter
+        })
+        .collect();
+    let inspected = client.line("GPULOCK.INSPECT common");
+    let positions = inspected.field("waiters");
+    let reserved: Vec<Option<usize>> = positions
+        .list()
+        .iter()
+        .map(|position| {
+            let reserved = position.field("reserved");
+            (!reserved.is_null()).then(|| reserved.list().len())
+        })
+        .collect();
+    let known = Some(1_023);
+    assert_eq!(reserved, [known, known, known, known, None, None]);
+    drop(waiters);
 }
 
 fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {

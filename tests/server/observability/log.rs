@@ -11,6 +11,8 @@ tests! {
     each_kind_of_entry_has_its_fields,
     a_long_hold_is_logged_once,
     entries_are_newest_first_and_limited_by_the_count,
+    one_call_looks_at_500_entries_from_the_offset_on,
+    a_deleted_log_is_empty_at_once_and_frees_its_memory,
     a_repetition_is_counted_in_one_entry,
     the_client_is_shown_as_in_client_list_and_is_null_for_scripts,
     names_are_truncated_and_the_log_has_at_most_log_len_entries,
@@ -333,4 +335,79 @@ fn reading_the_newest_entry_takes_the_same_time_in_a_long_log(flavour: &Flavour)
     }
     let long = fastest(&mut client);
     assert!(long < short * 20, "{short:?} with one entry, {long:?} with 50,000");
+}
+
+/// Makes `count` different entries. The last one names the highest number.
+fn fill(client: &mut Client, count: usize) {
+    for first in (0..count).step_by(1_000) {
+        let last = count.min(first + 1_000);
+        let lines: Vec<String> =
+            (first..last).map(|n| format!("GPULOCK.RELEASE k owner{n}")).collect();
+        client.send_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        for _ in first..last {
+            assert_eq!(client.read(), 0);
+        }
+    }
+}
+
+fn one_call_looks_at_500_entries_from_the_offset_on(flavour: &Flavour) {
+    let server = flavour.server().module_args(&["gpulock.log-len", "2000"]).start();
+    let mut client = server.client();
+    fill(&mut client, 1_100);
+    let callers = |client: &mut Client, line: &str| -> Vec<String> {
+        let entries = client.line(line);
+        entries.list().iter().map(|entry| entry.field("caller").text()).collect()
+    };
+    let expected = |newer: usize, count: usize| -> Vec<String> {
+        (0..1_100).rev().skip(newer).take(count).map(|n| format!("owner{n}")).collect()
+    };
+    for (line, newer, count) in [
+        ("GPULOCK.LOG", 0, 500),
+        ("GPULOCK.LOG 2000", 0, 500),
+        ("GPULOCK.LOG 3 OFFSET 0", 0, 3),
+        ("GPULOCK.LOG 2000 OFFSET 500", 500, 500),
+        ("GPULOCK.LOG 2000 OFFSET 1000", 1_000, 100),
+        ("GPULOCK.LOG 2000 offset 1100", 1_100, 0),
+        ("GPULOCK.LOG 2000 OFFSET 9007199254740991", 1_100, 0),
+    ] {
+        assert_eq!(callers(&mut client, line), expected(newer, count), "{line}");
+    }
+    for (line, error) in [
+        ("GPULOCK.LOG RESET 1", "ERR syntax error"),
+        ("GPULOCK.LOG 1 OFFSET", "ERR syntax error"),
+        ("GPULOCK.LOG 1 OFFSET 1 2", "ERR syntax error"),
+        ("GPULOCK.LOG 1 SKIP 1", "ERR syntax error"),
+        (
+            "GPULOCK.LOG 1 OFFSET x",
+            "ERR OFFSET must be an integer from 0 to 9007199254740991",
+        ),
+    ] {
+        assert_eq!(client.line(line).err(), error, "{line}");
+    }
+    // Entries about locks that the user may not read count as looked at.
+    client.line("GPULOCK.RELEASE other me");
+    client.line("ACL SETUSER reader on >x +@all ~other");
+    let mut reader = server.client();
+    reader.line("AUTH reader x");
+    assert_eq!(callers(&mut reader, "GPULOCK.LOG"), ["me"]);
+    assert!(callers(&mut reader, "GPULOCK.LOG 9 OFFSET 1").is_empty());
+}
+
+fn a_deleted_log_is_empty_at_once_and_frees_its_memory(flavour: &Flavour) {
+    let server = flavour.server().module_args(&["gpulock.log-len", "50000"]).start();
+    let mut client = server.client();
+    for delete in ["GPULOCK.LOG RESET", "CONFIG SET gpulock.log-len 0"] {
+        client.line("CONFIG SET gpulock.log-len 50000");
+        let before = server.used_memory();
+        fill(&mut client, 20_000);
+        let filled = server.used_memory();
+        assert!(filled > before + 20_000 * 100, "{filled} bytes after {before}");
+        assert_eq!(client.line(delete), "OK");
+        client.line("CONFIG SET gpulock.log-len 50000");
+        assert!(log(&mut client).is_empty());
+        wait_until(DEADLINE, "the memory to be freed", || {
+            client.line("GPULOCK.STATS");
+            server.used_memory() < before + (filled - before) / 4
+        });
+    }
 }

@@ -173,7 +173,7 @@ function showWaiter(item, waiter) {
   setText(part("owner"), waiter.owner);
   const kept = waiter.client === null ? ", disconnected" : "";
   setText(part("waited"), `for ${duration(waiter.waited_ms)}${kept}`);
-  const reserved = waiter.reserved.length ? `, reserved: ${waiter.reserved.join(" ")}` : "";
+  const reserved = waiter.reserved?.length ? `, reserved: ${waiter.reserved.join(" ")}` : "";
   setText(part("wants"), waiter.of > 1 ? `, wants ${waiter.wants} of ${waiter.of}${reserved}` : "");
 }
 

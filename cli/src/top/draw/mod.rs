@@ -164,7 +164,7 @@ mod tests {
             waited_ms: 65_000,
             wants: 2,
             of: 4,
-            reserved: vec![Text(b"gpu:3".to_vec())],
+            reserved: Some(vec![Text(b"gpu:3".to_vec())]),
         };
         let lock = Inspected {
             owner: Some(Text(b"asr".to_vec())),

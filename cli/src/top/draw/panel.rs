@@ -75,7 +75,8 @@ fn holder(lock: &Inspected) -> Vec<String> {
 
 fn row(position: usize, waiter: &Waiter) -> Row<'static> {
     let kept = if waiter.client.is_none() { " (disconnected)" } else { "" };
-    let reserved: Vec<_> = waiter.reserved.iter().map(ToString::to_string).collect();
+    let reserved = waiter.reserved.iter().flatten();
+    let reserved: Vec<_> = reserved.map(ToString::to_string).collect();
     Row::new([
         position.to_string(),
         format!("{}{kept}", waiter.owner),

@@ -14,16 +14,18 @@ use crate::state::key_state::KeyState;
 /// meanwhile. The rest follows with the next tick.
 const LONGEST_US: u64 = 1_000;
 
-/// Carries out the deferred work that is due at once, as far as the server accepts writes.
-pub fn run<K: Keyspace>(keys: &mut K, began: Now) {
+/// Carries out the deferred work that is due at once, as far as the server accepts writes. Returns
+/// false when the time is up.
+pub fn run<K: Keyspace>(keys: &mut K, began: Now) -> bool {
     while !is_next_refused(keys)
         && let Some(work) = keys.with_manager(|manager| manager.take_deferred())
     {
         keys.isolated(|keys| run_one(keys, work));
         if keys.is_time_up(began, LONGEST_US) {
-            return;
+            return false;
         }
     }
+    true
 }
 
 /// Goes on with the sessions that end in portions, as far as the server accepts writes: at least
@@ -118,10 +120,10 @@ mod tests {
     fn deferred_work_stops_after_a_millisecond_and_continues_later() {
         let mut server = server(5);
         server.us_per_write = 400;
-        run(&mut server, NOW);
+        assert!(!run(&mut server, NOW));
         assert_eq!(server.written().len(), 3);
         let began = server.now;
-        run(&mut server, began);
+        assert!(run(&mut server, began));
         assert_eq!(server.written().len(), 2);
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::engine::keyspace::Keyspace;
 use crate::engine::read::{name_of, open_lock, state_in_cluster};
 use crate::rules::hand_off::HandOff;
-use crate::rules::lock_set::KeyWrite;
+use crate::rules::lock_set::{KeyWrite, ProbedSet, ToProbe};
 use crate::state::arena::Id;
 use crate::state::wait_queue::Ticket;
 
@@ -50,9 +50,11 @@ pub(crate) fn take_lock_set<K: Keyspace>(
     released: Option<Id>,
 ) {
     let released_name = released.and_then(|id| name_of(keys, id));
-    probe_lock_set(keys, ticket, released);
+    let set = probe_lock_set(keys, ticket, released);
     let now = keys.now();
-    let writes = keys.with_manager(|manager| manager.hand_off_set(ticket, now));
+    let writes = set.and_then(|set| {
+        keys.with_manager(|manager| manager.hand_off_set(ticket, set, now))
+    });
     let writes = writes.unwrap_or_default();
     write_all(keys, &writes);
     let is_taken = writes.iter().any(|write| Some(write.lock) == released);
@@ -64,14 +66,21 @@ pub(crate) fn take_lock_set<K: Keyspace>(
 }
 
 /// Probes the locks that a lock set would get. What a probe finds may put other locks in their
-/// place, so this repeats until every lock of the set was probed.
-fn probe_lock_set<K: Keyspace>(keys: &mut K, ticket: Ticket, released: Option<Id>) {
+/// place, so this repeats until every lock of the set was probed. None when a lock is missing after
+/// all.
+fn probe_lock_set<K: Keyspace>(
+    keys: &mut K,
+    ticket: Ticket,
+    released: Option<Id>,
+) -> Option<ProbedSet> {
     let mut probed: BTreeSet<Id> = released.into_iter().collect();
     loop {
-        let unprobed = keys.with_manager(|manager| manager.unprobed_of(ticket, &probed));
-        if unprobed.is_empty() {
-            return;
-        }
+        let next = keys.with_manager(|manager| manager.unprobed_of(ticket, &probed));
+        let unprobed = match next {
+            ToProbe::Locks(unprobed) => unprobed,
+            ToProbe::Nothing(set) => return Some(set),
+            ToProbe::Incomplete => return None,
+        };
         for id in unprobed {
             probed.insert(id);
             let Some((key, name)) = open_lock(keys, id) else { continue };

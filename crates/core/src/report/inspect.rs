@@ -47,12 +47,27 @@ pub struct Position {
     pub wants: usize,
     /// The number of locks in its lock set.
     pub of: usize,
-    /// The keys of the locks that are reserved for it.
-    pub reserved: Vec<Bytes>,
+    /// The keys of the locks that are reserved for it; none if they were not looked up because the
+    /// calls before it name too many locks.
+    pub reserved: Option<Vec<Bytes>>,
 }
 
 /// The maximum number of positions reported.
 const POSITIONS_MAX: usize = 100;
+
+/// The maximum number of locks that are looked up to find the reserved ones: 100 calls name up to
+/// 102,400 of them.
+const LOOKUPS_MAX: usize = 4_096;
+
+/// The maximum length of the reserved keys, in bytes. The call that exceeds it is the last one
+/// whose keys are reported.
+const KEYS_MAX: usize = 256 * 1024;
+
+/// What one call may still look up and report.
+struct Room {
+    lookups: usize,
+    bytes: usize,
+}
 
 impl LockManager {
     /// Inspects a lock; none when it is free and has no queue.
@@ -66,6 +81,7 @@ impl LockManager {
         now: Now,
     ) -> Result<Option<Inspection>, CommandError> {
         let known = self.reconcile_named(name, state, now);
+        known.into_iter().for_each(|id| self.end_old_hold(id, now));
         match state {
             KeyState::OtherType => Err(CommandError::WrongType),
             _ => Ok(self.inspection(known, state, now)),
@@ -94,6 +110,7 @@ impl LockManager {
             .into_iter()
             .flat_map(|id| self.queues.positions(id))
             .take(POSITIONS_MAX);
+        let mut room = Room { lookups: LOOKUPS_MAX, bytes: KEYS_MAX };
         Some(Inspection {
             owner: value.filter(|value| is_valid_owner(value)).map(Into::into),
             token: hold.and_then(Hold::token),
@@ -112,23 +129,50 @@ impl LockManager {
                 .and_then(|id| self.reserved_for(id)),
             waiting,
             waiters: positions
-                .map(|(ticket, waiter)| self.position(ticket, waiter, now))
+                .map(|(ticket, waiter)| self.position(ticket, waiter, &mut room, now))
                 .collect(),
         })
     }
 
-    fn position(&self, ticket: Ticket, waiter: &Waiter, now: Now) -> Position {
-        let reserved =
-            waiter.locks.iter().filter(|id| self.is_reserved_for(**id, ticket));
-        let key = |id: &Id| self.table.get(*id).map(|lock| lock.key.clone());
+    fn position(
+        &self,
+        ticket: Ticket,
+        waiter: &Waiter,
+        room: &mut Room,
+        now: Now,
+    ) -> Position {
         Position {
             owner: waiter.owner.clone(),
             client: waiter.client,
             waited_ms: now.ms_since(waiter.since_ms),
             wants: waiter.wants,
             of: waiter.locks.len(),
-            reserved: reserved.filter_map(key).collect(),
+            reserved: self.reserved_keys(ticket, waiter, room),
         }
+    }
+
+    /// The keys of the locks that are reserved for a waiter, if there is room to look them up.
+    fn reserved_keys(
+        &self,
+        ticket: Ticket,
+        waiter: &Waiter,
+        room: &mut Room,
+    ) -> Option<Vec<Bytes>> {
+        if waiter.client.is_none() {
+            return Some(Vec::new());
+        }
+        if room.bytes == 0 {
+            return None;
+        }
+        room.lookups = room.lookups.checked_sub(waiter.locks.len())?;
+        let mut keys = Vec::new();
+        let reserved =
+            waiter.locks.iter().filter(|id| self.is_reserved_for(**id, ticket));
+        for lock in reserved.filter_map(|id| self.table.get(*id)) {
+            room.bytes = room.bytes.saturating_sub(lock.key.len());
+            keys.push(lock.key.clone());
+        }
+        Some(keys)
     }
 
     /// The owner of the first connected waiter of a free lock.

@@ -10,57 +10,109 @@ use crate::state::key_state::KeyState;
 use crate::state::lease::Left;
 use crate::state::lock::{Bytes, Hold, Lock, NO_END};
 
-/// The maximum work of one call for locks that it does not report, in steps of about a nanosecond:
-/// enough for a million locks with MATCH, or fewer if the keys are long or the pattern is complex.
-const STEPS_MAX: u64 = 1 << 25;
+/// The maximum work of one call, in steps of about a nanosecond.
+const STEPS_MAX: u64 = 2_000_000;
 
 /// The steps for a held lock of another database, or one that does not match.
-const STEPS_OF_LOCK: u64 = 24;
+const STEPS_OF_LOCK: u64 = 48;
 
 /// The steps for a lock that has a queue.
 const STEPS_OF_QUEUE: u64 = 128;
 
-/// The steps for a lock that the caller may not read; one more for each 16 bytes of its key.
-const STEPS_OF_DENIED: u64 = 48;
+/// The steps for a lock that is reported; one more for each byte of its names.
+const STEPS_OF_ROW: u64 = 1_400;
+
+/// The steps for a lock that the caller may not read; one more for each byte of its key.
+const STEPS_OF_DENIED: u64 = 300;
 
 /// The steps for reading the key of a lock that is then not reported.
-const STEPS_OF_PROBE: u64 = 1024;
+const STEPS_OF_PROBE: u64 = 1_000;
+
+/// The work that is left for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steps(u64);
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self(STEPS_MAX)
+    }
+}
+
+impl Steps {
+    pub(crate) fn are_used_up(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Leaves fewer steps, for a test.
+    #[cfg(test)]
+    pub(crate) fn limit(&mut self, steps: u64) {
+        self.0 = steps;
+    }
+
+    fn pay(&mut self, steps: u64) -> Result<(), CommandError> {
+        self.0 = self.0.checked_sub(steps).ok_or(CommandError::ListWork)?;
+        Ok(())
+    }
+
+    pub(crate) fn pay_as_far_as_possible(&mut self, steps: u64) {
+        self.0 = self.0.saturating_sub(steps);
+    }
+
+    /// Pays for a lock that is reported.
+    pub fn pay_for_row(&mut self, row: &Row) {
+        let owner = row.owner.as_ref().map_or(0, |owner| owner.len());
+        let bytes = row.key.len().saturating_add(owner);
+        self.pay_as_far_as_possible(STEPS_OF_ROW.saturating_add(steps_of(bytes)));
+    }
+
+    /// Pays for a lock that the caller may not read.
+    pub fn pay_for_denied(&mut self, key: &[u8]) {
+        self.pay_as_far_as_possible(STEPS_OF_DENIED.saturating_add(steps_of(key.len())));
+    }
+
+    /// Pays for reading the key of a lock that is not reported.
+    pub fn pay_for_probe(&mut self) {
+        self.pay_as_far_as_possible(STEPS_OF_PROBE);
+    }
+}
+
+fn steps_of(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+/// The locks to list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filter<'a> {
+    pub(crate) db: u32,
+    pub(crate) pattern: Option<&'a [u8]>,
+}
+
+impl Filter<'_> {
+    /// Whether a lock is in the database and matches the pattern. None when there are too few
+    /// steps; then none are left.
+    pub(crate) fn is_match(self, lock: &Lock, steps: &mut Steps) -> Option<bool> {
+        if lock.db != self.db {
+            return Some(false);
+        }
+        let Some(pattern) = self.pattern else { return Some(true) };
+        let is_match = glob::matches(pattern, &lock.key, &mut steps.0);
+        if is_match.is_none() {
+            steps.0 = 0;
+        }
+        is_match
+    }
+}
 
 /// A walk over the locks of a database, the lock held longest first.
 #[derive(Clone, Debug)]
 pub struct Walk<'a> {
-    db: u32,
-    pattern: Option<&'a [u8]>,
+    filter: Filter<'a>,
+    /// The work that is left for this call.
+    pub steps: Steps,
     /// The next held lock.
     held: Option<Id>,
     /// The locks that have a queue but no hold; none until all held locks have been visited.
     only_queued: Option<std::vec::IntoIter<Id>>,
-    steps_left: u64,
-}
-
-impl Walk<'_> {
-    fn pay(&mut self, steps: u64) -> Result<(), CommandError> {
-        self.steps_left =
-            self.steps_left.checked_sub(steps).ok_or(CommandError::ListWork)?;
-        Ok(())
-    }
-
-    /// Pays for a lock that the caller may not read.
-    ///
-    /// # Errors
-    /// When the call has used up its steps.
-    pub fn pay_for_denied(&mut self, key: &[u8]) -> Result<(), CommandError> {
-        let bytes = u64::try_from(key.len()).unwrap_or(u64::MAX);
-        self.pay(STEPS_OF_DENIED.saturating_add(bytes / 16))
-    }
-
-    /// Pays for reading the key of a lock that is not reported.
-    ///
-    /// # Errors
-    /// When the call has used up its steps.
-    pub fn pay_for_probe(&mut self) -> Result<(), CommandError> {
-        self.pay(STEPS_OF_PROBE)
-    }
 }
 
 /// What LIST reports about a lock.
@@ -95,7 +147,8 @@ impl LockManager {
     /// Begins a walk over the locks of a database whose keys match the pattern.
     pub fn walk<'a>(&self, db: u32, pattern: Option<&'a [u8]>) -> Walk<'a> {
         let held = self.table.oldest();
-        Walk { db, pattern, held, only_queued: None, steps_left: STEPS_MAX }
+        let (filter, steps) = (Filter { db, pattern }, Steps::default());
+        Walk { filter, steps, held, only_queued: None }
     }
 
     /// The next lock of a walk, with its key: first the held locks, then those that only have a
@@ -108,11 +161,14 @@ impl LockManager {
         walk: &mut Walk<'_>,
     ) -> Result<Option<(Id, Bytes)>, CommandError> {
         while let Some(id) = walk.held {
+            if walk.steps.are_used_up() {
+                return Err(CommandError::ListWork);
+            }
             walk.held = self.table.after(id);
             if let Some(key) = self.matching_key(walk, id)? {
                 return Ok(Some((id, key)));
             }
-            walk.pay(STEPS_OF_LOCK)?;
+            walk.steps.pay(STEPS_OF_LOCK)?;
         }
         let mut rest = match walk.only_queued.take() {
             Some(rest) => rest,
@@ -122,6 +178,7 @@ impl LockManager {
         while found.is_none()
             && let Some(id) = rest.next()
         {
+            walk.steps.pay(STEPS_OF_LOCK)?;
             found = self.matching_key(walk, id)?.map(|key| (id, key));
         }
         walk.only_queued = Some(rest);
@@ -142,24 +199,19 @@ impl LockManager {
         walk: &mut Walk<'_>,
         id: Id,
     ) -> Result<Option<Bytes>, CommandError> {
-        let Some(lock) = self.table.get(id).filter(|lock| lock.db == walk.db) else {
-            return Ok(None);
-        };
-        let is_match = match walk.pattern {
-            None => true,
-            Some(pattern) => {
-                let matches = glob::matches(pattern, &lock.key, &mut walk.steps_left);
-                matches.ok_or(CommandError::ListWork)?
-            }
-        };
-        Ok(is_match.then(|| lock.key.clone()))
+        let Some(lock) = self.table.get(id) else { return Ok(None) };
+        let is_match = walk.filter.is_match(lock, &mut walk.steps);
+        match is_match.ok_or(CommandError::ListWork)? {
+            true => Ok(Some(lock.key.clone())),
+            false => Ok(None),
+        }
     }
 
     /// The locks that have a queue but no recorded hold: the value of the key is not a valid owner.
     fn only_queued(&self, walk: &mut Walk<'_>) -> Result<Vec<Id>, CommandError> {
         let mut ids = Vec::new();
         for id in self.queues.locks() {
-            walk.pay(STEPS_OF_QUEUE)?;
+            walk.steps.pay(STEPS_OF_QUEUE)?;
             if self.table.get(id).is_some_and(|lock| lock.hold.is_none()) {
                 ids.push(id);
             }
@@ -172,6 +224,7 @@ impl LockManager {
         let adopted = |lock: &Lock| lock.hold.as_ref().map(|hold| hold.adopted);
         let before = self.table.get(id).and_then(adopted);
         self.reconcile(id, state, now);
+        self.end_old_hold(id, now);
         let Some(lock) = self.table.get(id) else { return Listed::Gone };
         if before == Some(false) && adopted(lock) == Some(true) {
             return Listed::Adopted;
@@ -261,24 +314,39 @@ mod tests {
         let manager = manager_with(&[(0, b"a:1"), (1, b"a:2"), (0, &long)]);
         for (pattern, steps) in [
             (None, STEPS_OF_LOCK),
-            // A step for the star, and one for each four bytes that it takes.
-            (Some(&b"*b"[..]), 3 * STEPS_OF_LOCK + 1 + 1 + 250),
+            // Three steps for the star, and one for each four bytes that it takes.
+            (Some(&b"*b"[..]), 3 * STEPS_OF_LOCK + 3 + 3 + 250),
         ] {
             let mut walk = manager.walk(0, pattern);
-            walk.steps_left = steps;
+            walk.steps = Steps(steps + 1);
             assert!(keys_of_walk(&manager, &mut walk).is_ok(), "{pattern:?}");
-            assert_eq!(walk.steps_left, 0, "{pattern:?}");
+            assert_eq!(walk.steps, Steps(1), "{pattern:?}");
             let mut walk = manager.walk(0, pattern);
-            walk.steps_left = steps - 1;
+            walk.steps = Steps(steps - 1);
             assert_eq!(
                 keys_of_walk(&manager, &mut walk),
                 Err(CommandError::ListWork),
                 "{pattern:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_walk_fails_after_rows_only_if_there_are_more_locks() {
+        let manager = manager_with(&[(0, b"a"), (0, b"b")]);
+        let key = Bytes::from_slice(b"a");
+        let (owner, token, held_ms) = (Some(Bytes::from_slice(b"me")), None, None);
+        let row = Row { key, owner, token, lease: Left::Forever, held_ms, waiting: 0 };
         let mut walk = manager.walk(0, None);
-        walk.steps_left = STEPS_OF_DENIED + 62;
-        assert!(walk.pay_for_denied(&long).is_ok());
-        assert_eq!(walk.pay_for_denied(b""), Err(CommandError::ListWork));
+        walk.steps = Steps(STEPS_OF_ROW + 3);
+        assert!(manager.walk_on(&mut walk).unwrap().is_some());
+        walk.steps.pay_for_row(&row);
+        assert_eq!(manager.walk_on(&mut walk), Err(CommandError::ListWork));
+        let mut walk = manager.walk(0, None);
+        assert!(manager.walk_on(&mut walk).unwrap().is_some());
+        assert!(manager.walk_on(&mut walk).unwrap().is_some());
+        walk.steps = Steps(1);
+        walk.steps.pay_for_denied(b"b");
+        assert_eq!(manager.walk_on(&mut walk), Ok(None));
     }
 }

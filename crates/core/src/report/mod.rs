@@ -4,3 +4,4 @@ pub mod glob;
 pub mod inspect;
 pub mod introspect;
 pub mod list;
+pub mod scan;

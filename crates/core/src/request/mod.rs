@@ -97,16 +97,23 @@ pub struct List<'a> {
     pub pattern: Option<&'a [u8]>,
     /// The maximum number of locks to list.
     pub limit: u64,
+    /// List a portion of the locks, in no order, and begin here; 0: at the beginning.
+    pub cursor: Option<u64>,
 }
 
 /// `GPULOCK.STATS [KEY key]`: the key, if given.
 pub type Stats<'a> = Option<&'a [u8]>;
 
-/// `GPULOCK.LOG [count | RESET]`
+/// `GPULOCK.LOG [count [OFFSET n] | RESET]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Log {
-    /// Return at most this many entries; none: all.
-    Show(Option<u64>),
+    /// Return entries.
+    Show {
+        /// The maximum number; none: as many as one call may return.
+        count: Option<u64>,
+        /// The number of newer entries to skip.
+        offset: u64,
+    },
     /// Delete all entries.
     Reset,
 }
@@ -265,7 +272,7 @@ impl<'a> List<'a> {
     /// # Errors
     /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
-        let (mut pattern, mut limit) = (None, None);
+        let (mut pattern, mut limit, mut cursor) = (None, None, None);
         while let Some(word) = args.next() {
             if is(word, "MATCH") {
                 let text = value(&mut args)?;
@@ -276,11 +283,17 @@ impl<'a> List<'a> {
             } else if is(word, "LIMIT") {
                 let n = number(value(&mut args)?, "LIMIT", 0, NUMBER_MAX)?;
                 once(&mut limit, n)?;
+            } else if is(word, "CURSOR") {
+                once(&mut cursor, number(value(&mut args)?, "CURSOR", 0, NUMBER_MAX)?)?;
             } else {
                 return Err(CommandError::Syntax);
             }
         }
-        Ok(Self { pattern, limit: limit.unwrap_or(Self::DEFAULT_LIMIT) })
+        // A portion without locks would not get any further.
+        if cursor.is_some() && limit == Some(0) {
+            return Err(CommandError::Number { what: "LIMIT", min: 1, max: NUMBER_MAX });
+        }
+        Ok(Self { pattern, limit: limit.unwrap_or(Self::DEFAULT_LIMIT), cursor })
     }
 }
 
@@ -341,13 +354,24 @@ pub fn metrics<'a>(
 /// # Errors
 /// When the arguments are invalid.
 pub fn log<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Log, CommandError> {
-    match (args.next(), args.next()) {
-        (None, _) => Ok(Log::Show(None)),
-        (Some(word), None) if is(word, "RESET") => Ok(Log::Reset),
-        (Some(count), None) => {
-            Ok(Log::Show(Some(number(count, "count", 0, NUMBER_MAX)?)))
+    let Some(first) = args.next() else {
+        return Ok(Log::Show { count: None, offset: 0 });
+    };
+    let second = args.next();
+    if is(first, "RESET") {
+        return if second.is_none() { Ok(Log::Reset) } else { Err(CommandError::Syntax) };
+    }
+    let count = Some(number(first, "count", 0, NUMBER_MAX)?);
+    let offset = match second {
+        None => 0,
+        Some(word) if is(word, "OFFSET") => {
+            number(value(&mut args)?, "OFFSET", 0, NUMBER_MAX)?
         }
-        _ => Err(CommandError::Syntax),
+        Some(_) => return Err(CommandError::Syntax),
+    };
+    match args.next() {
+        None => Ok(Log::Show { count, offset }),
+        Some(_) => Err(CommandError::Syntax),
     }
 }
 

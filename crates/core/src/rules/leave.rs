@@ -192,7 +192,8 @@ impl LockManager {
     }
 
     /// Ends the waits and kept positions that have expired, and removes the waiters that are marked
-    /// as left, as far as the budget goes. The others have expired all the same.
+    /// as left, as far as the budget goes. The others have expired all the same. A replica then ends
+    /// a portion of the holds from when it was a primary.
     pub fn expire_waits(&mut self, now: Now) {
         while let Some(ticket) = self.queues.first_expired(now.ms()) {
             let (positions, reply) =
@@ -214,6 +215,7 @@ impl LockManager {
             }
             self.end_wait(ticket, LeaveReason::TimedOut, now);
         }
+        self.end_old_holds(now);
     }
 
     /// Ends all waits for a lock, as far as the budget goes. The rest follows with the next probe.
@@ -233,8 +235,8 @@ mod tests {
     use crate::request::Acquire;
     use crate::rules::deadlock::DeadlockCheck;
     use crate::rules::test_support::{
-        GPU, NOW, after, begin, counted, held, id, manager, queue, replies, request,
-        unique, wait, wait_for_set,
+        GPU, NOW, after, begin, counted, hand_off_set, held, id, manager, queue, replies,
+        request, unique, wait, wait_for_set,
     };
     use crate::rules::wait::Waiting;
     use crate::state::key_state::KeyState;
@@ -449,7 +451,10 @@ mod tests {
         for key in keys {
             manager.hand_off_next(id(&manager, key), NOW);
         }
-        assert_eq!(manager.hand_off_set(me, NOW).map(|writes| writes.len()), Some(2));
+        assert_eq!(
+            hand_off_set(&mut manager, me, NOW).map(|writes| writes.len()),
+            Some(2)
+        );
         assert_eq!(replies(&mut manager), [(me, "granted gpu:0 gpu:1".to_owned())]);
         assert_eq!(counted(&manager), "acquired=2 acquired_after_wait=2");
         assert_eq!((queue(&manager, "gpu:0"), manager.queues.len()), (String::new(), 0));

@@ -37,6 +37,21 @@ pub struct KeyWrite {
     pub renewed: bool,
 }
 
+/// What is left to probe of a lock set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToProbe {
+    /// These locks.
+    Locks(Vec<Id>),
+    /// Nothing: the set can be granted.
+    Nothing(ProbedSet),
+    /// Nothing: a lock is missing.
+    Incomplete,
+}
+
+/// The locks that a set gets, all of which were probed just now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbedSet(Vec<Choice<Id>>);
+
 /// A lock that a set gets, and whether its owner holds it already.
 type Choice<T> = (T, bool);
 
@@ -78,10 +93,16 @@ impl LockManager {
     }
 
     /// The locks of a set, complete as far as is known, that are not `probed` yet. What a probe
-    /// finds may put other locks in their place, so ask again until there are none.
-    pub fn unprobed_of(&mut self, ticket: Ticket, probed: &BTreeSet<Id>) -> Vec<Id> {
-        let chosen = self.complete_set(ticket).unwrap_or_default().into_iter();
-        chosen.map(|(id, _)| id).filter(|id| !probed.contains(id)).collect()
+    /// finds may put other locks in their place, so ask again until the set is probed.
+    pub fn unprobed_of(&mut self, ticket: Ticket, probed: &BTreeSet<Id>) -> ToProbe {
+        let Some(chosen) = self.complete_set(ticket) else { return ToProbe::Incomplete };
+        let locks = chosen.iter().map(|(id, _)| *id);
+        let unprobed: Vec<Id> = locks.filter(|id| !probed.contains(id)).collect();
+        if unprobed.is_empty() {
+            ToProbe::Nothing(ProbedSet(chosen))
+        } else {
+            ToProbe::Locks(unprobed)
+        }
     }
 
     /// A lock of a set was probed.
@@ -97,15 +118,20 @@ impl LockManager {
         }
     }
 
-    /// Grants a lock set, after all of it was probed. Returns what to write, in the order of the
-    /// set; none when a lock is missing after all.
-    pub fn hand_off_set(&mut self, ticket: Ticket, now: Now) -> Option<Vec<KeyWrite>> {
+    /// Grants a lock set, right after all of it was probed. Returns what to write, in the order of
+    /// the set; none when the wait is over.
+    pub fn hand_off_set(
+        &mut self,
+        ticket: Ticket,
+        set: ProbedSet,
+        now: Now,
+    ) -> Option<Vec<KeyWrite>> {
+        let ProbedSet(chosen) = set;
         let waiter = self.queues.get(ticket).filter(|waiter| waiter.is_waiting())?;
         if waiter.is_expired(now) {
             self.leave(ticket, LeaveReason::TimedOut, now);
             return None;
         }
-        let chosen = self.complete_set(ticket)?;
         // Otherwise removing the waiter would pass the locks on to the next ones.
         for (id, _) in &chosen {
             self.table.unreserve(*id);
@@ -219,8 +245,9 @@ mod tests {
     use super::*;
     use crate::request::Acquire;
     use crate::rules::test_support::{
-        NOW, acquire, adopted, after, begin, counted, held, holder, id, manager, name,
-        queue, replies, request, shows, unique, wait, wait_for_set,
+        NOW, acquire, adopted, after, begin, counted, hand_off_set, held, holder, id,
+        manager, name, queue, replies, request, shows, to_probe, unique, wait,
+        wait_for_set,
     };
     use crate::state::deferred::Deferred;
 
@@ -274,11 +301,11 @@ mod tests {
         begin(&mut manager);
         assert_eq!(free(&mut manager, &["gpu:0"]), [HandOff::Reserved]);
         assert_eq!(holders(&manager), ["free, reserved", "other", "other"]);
-        assert!(manager.hand_off_set(ticket, NOW).is_none(), "one is missing");
+        assert!(hand_off_set(&mut manager, ticket, NOW).is_none(), "one is missing");
         manager.reconcile_named(name("gpu:2"), &KeyState::Absent, NOW);
         let lock = id(&manager, "gpu:2");
         assert_eq!(free(&mut manager, &["gpu:2"]), [HandOff::LockSet { ticket, lock }]);
-        let writes = manager.hand_off_set(ticket, NOW).unwrap();
+        let writes = hand_off_set(&mut manager, ticket, NOW).unwrap();
         let written: Vec<Id> = writes.iter().map(|write| write.lock).collect();
         assert_eq!(written, [id(&manager, "gpu:0"), lock]);
         assert!(writes.iter().all(|write| !write.renewed && *write.owner == *b"me"));
@@ -295,7 +322,7 @@ mod tests {
         let ticket = wait_for_set(&mut manager, &KEYS, 2, &unique("me"), 2);
         begin(&mut manager);
         assert!(matches!(free(&mut manager, &["gpu:0"])[..], [HandOff::LockSet { .. }]));
-        let writes = manager.hand_off_set(ticket, NOW).unwrap();
+        let writes = hand_off_set(&mut manager, ticket, NOW).unwrap();
         let renewed: Vec<bool> = writes.iter().map(|write| write.renewed).collect();
         assert_eq!(renewed, [false, true]);
         let hold = manager.table.hold(id(&manager, "gpu:2")).unwrap();
@@ -320,7 +347,7 @@ mod tests {
         begin(&mut manager);
         adopted(&mut manager, "gpu:2", "me");
         assert_eq!(manager.take_deferred(), Some(Deferred::Recount { ticket }));
-        assert!(manager.hand_off_set(ticket, NOW).is_some());
+        assert!(hand_off_set(&mut manager, ticket, NOW).is_some());
         assert_eq!(holders(&manager), ["me", "other", "me, adopted"]);
     }
 
@@ -332,13 +359,13 @@ mod tests {
         begin(&mut manager);
         // The engine probes each lock before it writes one: a plain SET took the second.
         let mut probed = BTreeSet::new();
-        while let [lock, ..] = manager.unprobed_of(ticket, &probed)[..] {
+        while let [lock, ..] = to_probe(&mut manager, ticket, &probed)[..] {
             let taken = lock == id(&manager, "gpu:1");
             let state = if taken { shows("other") } else { KeyState::Absent };
             manager.probed_for_set(lock, &state, NOW);
             probed.insert(lock);
         }
-        assert_eq!(manager.hand_off_set(ticket, NOW), None);
+        assert_eq!(hand_off_set(&mut manager, ticket, NOW), None);
         assert_eq!(
             holders(&manager),
             ["free, reserved", "other, adopted", "free, reserved"],
@@ -358,13 +385,13 @@ mod tests {
         free(&mut manager, &KEYS);
         let locks = KEYS.map(|key| id(&manager, key));
         let nothing = BTreeSet::new();
-        assert_eq!(manager.unprobed_of(ticket, &nothing), locks[..2]);
+        assert_eq!(to_probe(&mut manager, ticket, &nothing), locks[..2]);
         manager.probed_for_set(locks[0], &shows("other"), NOW);
         let first = BTreeSet::from([locks[0]]);
-        assert_eq!(manager.unprobed_of(ticket, &first), locks[1..]);
+        assert_eq!(to_probe(&mut manager, ticket, &first), locks[1..]);
         manager.probed_for_set(locks[1], &KeyState::Absent, NOW);
         manager.probed_for_set(locks[2], &KeyState::Absent, NOW);
-        assert!(manager.hand_off_set(ticket, NOW).is_some());
+        assert!(hand_off_set(&mut manager, ticket, NOW).is_some());
         assert_eq!(holders(&manager), ["other, adopted", "me", "me"]);
     }
 
@@ -375,7 +402,7 @@ mod tests {
         let ticket = wait_for_set(&mut manager, &KEYS, 3, &request, 2);
         free(&mut manager, &KEYS);
         begin(&mut manager);
-        assert_eq!(manager.hand_off_set(ticket, after(50)), None);
+        assert_eq!(hand_off_set(&mut manager, ticket, after(50)), None);
         assert_eq!(replies(&mut manager), [(ticket, "null".to_owned())]);
         assert_eq!(counted(&manager), "wait_timeouts");
         assert_eq!(holders(&manager), ["free", "free", "free"]);
@@ -436,7 +463,7 @@ mod tests {
         wait(&mut manager, "gpu:0", &request("b"), 3);
         free(&mut manager, &pair);
         begin(&mut manager);
-        assert!(manager.hand_off_set(ticket, NOW).is_some());
+        assert!(hand_off_set(&mut manager, ticket, NOW).is_some());
         assert!(!manager.deferred.has_any());
         assert_eq!(queue(&manager, "gpu:0"), "b");
     }

@@ -23,10 +23,13 @@ impl LockManager {
             || self.table.next_alarm().is_some()
             || self.queues.left() > 0
             || self.deferred.has_any()
+            || self.has_old_holds()
+            || self.outbox.has_events()
     }
 
     /// When the timer has to fire next, in ms since the epoch; none: no wait and no grace period
-    /// ends, no work is deferred, and no key of a lock with waiters can have changed.
+    /// ends, no work is deferred, no hold of a former primary remains, no event waits to be
+    /// published, and no key of a lock with waiters can have changed.
     pub fn next_wake_ms(&self, now: Now) -> Option<u64> {
         const NEVER: u64 = u64::MAX;
         // After the clock was stepped back, `next_ms` is too far ahead.
@@ -57,7 +60,11 @@ impl LockManager {
         };
         let alarm = self.table.next_alarm().unwrap_or(NEVER);
         let alarm = alarm.max(checked_ms.saturating_add(1));
-        let next = probe.min(deferred).min(alarm).min(deadline);
+        let old_holds =
+            if self.has_old_holds() { now.ms().saturating_add(1) } else { NEVER };
+        let events = if self.outbox.has_events() { 0 } else { NEVER };
+        let next =
+            probe.min(deferred).min(alarm).min(deadline).min(old_holds).min(events);
         (next != NEVER).then(|| next.max(now.ms()))
     }
 

@@ -1,10 +1,13 @@
 //! Helpers of the rules' unit tests: a fixed clock, standard names, builders for the record, and
 //! short texts for what a call has changed.
 
+use std::collections::BTreeSet;
+
 use crate::manager::LockManager;
 use crate::request::Acquire;
 use crate::rules::acquire::{Acquired, CallerContext};
 use crate::rules::deadlock::DeadlockCheck;
+use crate::rules::lock_set::{KeyWrite, ToProbe};
 use crate::rules::session::DeferredOutcome;
 use crate::rules::wait::Waiting;
 use crate::state::arena::Id;
@@ -270,4 +273,30 @@ pub(crate) fn run_next_deferred(
         None => KeyState::Absent,
     };
     Some(manager.run_deferred(work, &state, now))
+}
+
+/// The locks of a set that are left to probe.
+pub(crate) fn to_probe(
+    manager: &mut LockManager,
+    ticket: Ticket,
+    probed: &BTreeSet<Id>,
+) -> Vec<Id> {
+    match manager.unprobed_of(ticket, probed) {
+        ToProbe::Locks(locks) => locks,
+        ToProbe::Nothing(_) | ToProbe::Incomplete => Vec::new(),
+    }
+}
+
+/// Grants a lock set, all of whose locks count as probed.
+pub(crate) fn hand_off_set(
+    manager: &mut LockManager,
+    ticket: Ticket,
+    now: Now,
+) -> Option<Vec<KeyWrite>> {
+    let locks = manager.queues.get(ticket).map(|waiter| waiter.locks.clone());
+    let probed = locks.into_iter().flatten().collect();
+    match manager.unprobed_of(ticket, &probed) {
+        ToProbe::Nothing(set) => manager.hand_off_set(ticket, set, now),
+        ToProbe::Locks(_) | ToProbe::Incomplete => None,
+    }
 }

@@ -73,8 +73,8 @@ mod tests {
     use crate::request::Acquire;
     use crate::rules::hand_off::HandOff;
     use crate::rules::test_support::{
-        GPU, NOW, begin, client, counted, held, holder, id, manager, name, published,
-        queue, request, run_next_deferred, shows, unique, wait, wait_for_set,
+        GPU, NOW, begin, client, counted, hand_off_set, held, holder, id, manager, name,
+        published, queue, request, run_next_deferred, shows, unique, wait, wait_for_set,
     };
     use crate::state::key_state::KeyState;
     use crate::state::outbox::WaitReply;
@@ -173,7 +173,7 @@ mod tests {
         for key in keys {
             manager.hand_off_next(id(&manager, key), NOW);
         }
-        manager.hand_off_set(me, NOW).unwrap();
+        hand_off_set(&mut manager, me, NOW).unwrap();
         let ((grants, waiter), set) = first_grant(&mut manager);
         manager.undelivered(&grants, &waiter, &set);
         while run_next_deferred(&mut manager, NOW).is_some() {}

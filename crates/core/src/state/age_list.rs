@@ -33,16 +33,10 @@ pub(crate) trait Linked {
 pub(crate) struct AgeList<K> {
     oldest: Option<Id>,
     newest: Option<Id>,
-    len: u64,
     kind: PhantomData<K>,
 }
 
 impl<K: Linked> AgeList<K> {
-    /// The number of locks in the list.
-    pub(crate) fn len(&self) -> u64 {
-        self.len
-    }
-
     /// The lock added first.
     pub(crate) fn oldest(&self) -> Option<Id> {
         self.oldest
@@ -62,7 +56,6 @@ impl<K: Linked> AgeList<K> {
             None => self.oldest = Some(id),
         }
         self.newest = Some(id);
-        self.len = self.len.saturating_add(1);
     }
 
     /// Removes a lock from this list.
@@ -77,6 +70,5 @@ impl<K: Linked> AgeList<K> {
             Some(newer) => newer.older = links.older,
             None => self.newest = links.older,
         }
-        self.len = self.len.saturating_sub(1);
     }
 }

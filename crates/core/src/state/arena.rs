@@ -29,6 +29,16 @@ impl Id {
         self.index() % PAGE
     }
 
+    /// The page that a slot index belongs to.
+    pub(crate) fn page_of(index: usize) -> usize {
+        index / PAGE
+    }
+
+    /// The index of the first slot of a page.
+    pub(crate) fn first_of(page: usize) -> usize {
+        page.saturating_mul(PAGE)
+    }
+
     /// Its index in the order of slots.
     pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)

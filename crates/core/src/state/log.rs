@@ -94,11 +94,20 @@ pub(crate) fn truncate(bytes: &[u8]) -> Box<[u8]> {
     bytes.iter().take(NAME_MAX).copied().collect()
 }
 
+/// The number of deleted entries whose memory is freed at a time: freeing 100,000 of them takes as
+/// long as many commands.
+const FREED_AT_A_TIME: usize = 512;
+
+/// The memory of the list is given back when at most a quarter of it is used, but not below this
+/// number of entries.
+const SMALL: usize = 128;
+
 /// The log.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
-    /// Newest first.
-    entries: VecDeque<Entry>,
+    /// Newest first. Those after the first `len` are deleted, and freed in portions.
+    entries: VecDeque<Box<Entry>>,
+    len: usize,
     limit: usize,
 }
 
@@ -106,13 +115,13 @@ impl Log {
     /// Sets the maximum number of entries.
     pub(crate) fn set_limit(&mut self, limit: u64) {
         self.limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        self.entries.truncate(self.limit);
-        self.entries.shrink_to_fit();
+        self.len = self.len.min(self.limit);
+        self.free_deleted();
     }
 
     /// Writes an entry. Returns whether the newest entry now lacks its client's line.
     pub(crate) fn write(&mut self, entry: Entry) -> bool {
-        if let Some(newest) = self.entries.front_mut()
+        if let Some(newest) = self.newest()
             && newest.subject == entry.subject
             && Now::from_ms(entry.unix_ms).ms_since(newest.unix_ms) <= FOLD_MS
         {
@@ -120,39 +129,65 @@ impl Log {
             let count = newest.count.saturating_add(1);
             *newest = Entry { count, client_line: line, ..entry };
         } else if self.limit > 0 {
-            self.entries.truncate(self.limit.saturating_sub(1));
-            self.entries.push_front(entry);
+            self.entries.push_front(Box::new(entry));
+            self.len = self.len.saturating_add(1).min(self.limit);
+            self.free_deleted();
         }
-        self.entries
-            .front()
+        self.newest()
             .is_some_and(|entry| entry.client.is_some() && entry.client_line.is_none())
+    }
+
+    fn newest(&mut self) -> Option<&mut Entry> {
+        let newest = self.entries.front_mut().filter(|_| self.len > 0);
+        newest.map(|entry| &mut **entry)
     }
 
     /// Adds the client's line to the newest entry.
     pub fn identify_newest(&mut self, line: &[u8]) {
-        if let Some(newest) = self.entries.front_mut() {
+        if let Some(newest) = self.newest() {
             newest.client_line = Some(line.into());
         }
     }
 
     /// The entries, newest first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter()
+        self.range(0, self.len)
     }
 
     /// At most `len` entries, newest first, after skipping the `newer` newest ones.
     pub fn range(&self, newer: usize, len: usize) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().skip(newer).take(len)
+        let entries = self.entries.iter().take(self.len);
+        entries.skip(newer).take(len).map(|entry| &**entry)
     }
 
     /// The entry that has `newer` newer ones.
     pub fn get(&self, newer: usize) -> Option<&Entry> {
-        self.entries.get(newer)
+        let entry = self.entries.get(newer).filter(|_| newer < self.len);
+        entry.map(|entry| &**entry)
     }
 
     /// Deletes all entries.
     pub fn reset(&mut self) {
-        self.entries = VecDeque::new();
+        self.len = 0;
+        self.free_deleted();
+    }
+
+    /// Frees some of the deleted entries, if there are any.
+    #[inline]
+    pub(crate) fn free_deleted(&mut self) {
+        if self.entries.len() > self.len {
+            self.free_portion();
+        }
+    }
+
+    fn free_portion(&mut self) {
+        let deleted = self.entries.len().saturating_sub(self.len);
+        let left = self.entries.len().saturating_sub(deleted.min(FREED_AT_A_TIME));
+        self.entries.truncate(left);
+        let used = left.max(SMALL);
+        if self.entries.capacity() / 4 >= used {
+            self.entries.shrink_to(used.saturating_mul(2));
+        }
     }
 }
 
@@ -196,6 +231,29 @@ mod tests {
         assert_eq!(counts(&log), [1, 1, 1, 2]);
         log.write(entry(b"c", 120_001));
         assert_eq!(counts(&log), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn deleted_entries_are_gone_at_once_and_freed_in_portions() {
+        let delete: [fn(&mut Log); 2] = [Log::reset, |log| log.set_limit(0)];
+        for delete in delete {
+            let mut log = Log::default();
+            log.set_limit(10_000);
+            for n in 0..2_000u64 {
+                log.write(entry(&n.to_be_bytes(), n));
+            }
+            delete(&mut log);
+            assert_eq!((counts(&log).len(), log.range(0, 9).count()), (0, 0));
+            assert!(log.get(0).is_none() && log.newest().is_none());
+            assert_eq!(log.entries.len(), 2_000 - FREED_AT_A_TIME);
+            // A higher limit and new entries do not bring them back.
+            log.set_limit(10_000);
+            log.write(entry(b"new", 0));
+            assert_eq!(counts(&log), [1]);
+            (0..4).for_each(|_| log.free_deleted());
+            assert_eq!(log.entries.len(), 1);
+            assert!(log.entries.capacity() <= 4 * SMALL);
+        }
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Outbox {
         !self.replies.is_empty() || !self.events.is_empty() || self.unidentified.is_some()
     }
 
+    /// Whether events wait for delivery.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     pub(crate) fn reply(&mut self, ticket: Ticket, reply: WaitReply) {
         self.replies.push_back((ticket, reply));
     }

@@ -26,6 +26,14 @@ pub const TRACKED_KEY_MAX: usize = 128;
 /// The number of locks in use that are skipped before a new lock goes without its own counters.
 const TRIES: usize = 8;
 
+/// The number of locks that lose stale or surplus counters at a time: 100,000 of them would stall
+/// the server.
+const UNTRACKED_AT_A_TIME: usize = 256;
+
+/// The number of locks whose counters are reset at once. With the default `tracked-keys` these are
+/// all.
+const RESET_AT_ONCE: usize = 1_024;
+
 /// The capacity that the list of locks to forget keeps.
 const IDLE_CAPACITY: usize = 1_024;
 
@@ -63,16 +71,22 @@ pub struct Table {
     granted: HoldOrder,
     /// Adopted locks, whose beginning is unknown.
     adopted: HoldOrder,
-    /// The locks with their own counters, the least recently used first.
+    /// The locks with their own counters, the least recently used first, without the stale ones.
     tracked: AgeList<Tracked>,
     tracked_limit: u64,
-    /// The same locks by the number that each got when its tracking began. A lock that is tracked
-    /// again gets a new number.
+    /// The locks with their own counters by the number that each got when its tracking began. A
+    /// lock that is tracked again gets a new number.
     numbered: BTreeMap<u64, Id>,
     /// The last number given; 0: none yet.
     last_number: u64,
+    /// The last number given before the last reset: the counters of locks up to it are stale. They
+    /// count as untracked until [`Table::refresh`] has reset them, because resetting 100,000 of
+    /// them at once would stall the server.
+    stale_up_to: u64,
+    /// There may be stale counters.
+    has_stale: bool,
     totals: Totals,
-    /// The number of tracked locks that are neither held nor waited for.
+    /// The number of locks in `tracked` that are neither held nor waited for.
     tracked_idle: u64,
     /// The lease ends that have to be noticed, each as (ms since the epoch, lock).
     alarms: BTreeSet<(u64, Id)>,
@@ -95,6 +109,8 @@ impl Table {
             tracked_limit: 0,
             numbered: BTreeMap::new(),
             last_number: 0,
+            stale_up_to: 0,
+            has_stale: false,
             totals: Totals::default(),
             tracked_idle: 0,
             alarms: BTreeSet::new(),
@@ -189,6 +205,7 @@ impl Table {
 
     /// Begins a hold of a lock that has none.
     pub(crate) fn begin_hold(&mut self, id: Id, hold: Hold) {
+        self.refresh(id);
         let Some(lock) = self.locks.get_mut(id) else { return };
         debug_assert!(lock.hold.is_none(), "the lock is held already");
         let adopted = hold.adopted;
@@ -211,6 +228,7 @@ impl Table {
     /// Ends the hold of a lock and returns it. The lock stays in the table until
     /// [`Table::forget_idle`].
     pub(crate) fn end_hold(&mut self, id: Id) -> Option<Hold> {
+        self.refresh(id);
         let lock = self.locks.get_mut(id)?;
         let hold = lock.hold.take()?;
         if lock.own.is_some() {
@@ -272,6 +290,7 @@ impl Table {
 
     /// Counts a new position in the queue of a lock.
     pub(crate) fn add_position(&mut self, id: Id, is_connected: bool) {
+        self.refresh(id);
         let Some(lock) = self.locks.get_mut(id) else { return };
         if lock.own.is_some() && lock.is_idle() {
             self.tracked_idle = self.tracked_idle.saturating_sub(1);
@@ -286,6 +305,7 @@ impl Table {
 
     /// Counts a position that is gone from the queue of a lock.
     pub(crate) fn remove_position(&mut self, id: Id, is_connected: bool) {
+        self.refresh(id);
         let Some(lock) = self.locks.get_mut(id) else { return };
         lock.positions = lock.positions.saturating_sub(1);
         lock.connected = lock.connected.saturating_sub(u32::from(is_connected));
@@ -352,15 +372,15 @@ impl Table {
 
     // ---- Locks that are no longer needed
 
-    /// Forgets the locks that have become idle, and removes the counters of the tracked locks above
-    /// the limit. Called after each command and event, when no caller holds the id of an idle lock.
+    /// Forgets the locks that have become idle, and removes a portion of the stale counters and of
+    /// those above the limit. Called after each command and event, when no caller holds the id of an idle lock.
     #[inline]
     pub(crate) fn forget_idle(&mut self) {
         if !self.maybe_idle.is_empty() {
             self.forget_listed();
         }
-        if self.tracked.len() > self.tracked_limit {
-            self.untrack_surplus();
+        if self.has_stale || self.tracked_count() > self.tracked_limit {
+            self.untrack_portion(UNTRACKED_AT_A_TIME);
         }
     }
 
@@ -394,10 +414,11 @@ impl Table {
 
     /// Whether a new lock gets counters of its own: there is room, or an idle lock gives way.
     fn has_room_to_track(&mut self) -> bool {
-        self.tracked.len() < self.tracked_limit
+        // Stale counters give way as well; see `untrack_portion`.
+        self.tracked_count() < self.tracked_limit
             || self.tracked_limit > 0
-                && self.tracked_idle > 0
-                && self.least_used().is_some()
+                && (self.has_stale
+                    || self.tracked_idle > 0 && self.least_used().is_some())
     }
 
     /// Counts what belongs to the lock: in its own counters, or else in those of all untracked
@@ -416,6 +437,7 @@ impl Table {
     }
 
     fn mark_used(&mut self, id: Id) {
+        self.refresh(id);
         if self.tracked.newest() != Some(id)
             && self.locks.get(id).is_some_and(|lock| lock.own.is_some())
         {
@@ -424,12 +446,85 @@ impl Table {
         }
     }
 
+    /// The number of locks with counters of their own.
+    fn tracked_count(&self) -> u64 {
+        u64::try_from(self.numbered.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Removes the counters of at most `count` locks: stale ones of idle locks, and then those above
+    /// the limit. Resets stale ones of locks in use.
     #[cold]
-    fn untrack_surplus(&mut self) {
-        while self.tracked.len() > self.tracked_limit {
-            let newest = self.tracked.newest();
-            let Some(id) = self.least_used().or(newest) else { return };
-            self.untrack(id);
+    fn untrack_portion(&mut self, count: usize) {
+        for _ in 0..count {
+            if let Some(id) = self.first_stale() {
+                match self.locks.get(id).is_some_and(Lock::is_idle) {
+                    true => self.untrack(id),
+                    false => self.refresh(id),
+                }
+            } else if self.tracked_count() > self.tracked_limit {
+                let newest = self.tracked.newest();
+                let Some(id) = self.least_used().or(newest) else { return };
+                self.untrack(id);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn first_stale(&mut self) -> Option<Id> {
+        if !self.has_stale {
+            return None;
+        }
+        let first = self.numbered.first_key_value();
+        let stale = first.filter(|(number, _)| **number <= self.stale_up_to);
+        self.has_stale = stale.is_some();
+        stale.map(|(_, id)| *id)
+    }
+
+    /// Whether a lock has counters from before the last reset.
+    fn is_stale(&self, id: Id) -> bool {
+        let own = self.locks.get(id).and_then(|lock| lock.own.as_deref());
+        own.is_some_and(|own| own.number <= self.stale_up_to)
+    }
+
+    /// Resets the counters of a lock if they are from before the last reset. Called before the lock
+    /// or its counters change, so it is held now if it was held at the reset.
+    #[inline]
+    pub(crate) fn refresh(&mut self, id: Id) {
+        if self.has_stale && self.is_stale(id) {
+            self.reset_own(id);
+        }
+    }
+
+    #[cold]
+    fn reset_own(&mut self, id: Id) {
+        let Some(lock) = self.locks.get_mut(id) else { return };
+        let (held, connected) = (u64::from(lock.hold.is_some()), lock.connected);
+        let Some(own) = lock.own.as_deref_mut() else { return };
+        self.numbered.remove(&own.number);
+        self.last_number = self.last_number.saturating_add(1);
+        own.number = self.last_number;
+        own.counters = Counters { adopted: held, ..Counters::default() };
+        self.numbered.insert(own.number, id);
+        let totals = &mut self.totals;
+        drop_from(&mut totals.untracked.adopted, held);
+        totals.tracked_held = totals.tracked_held.saturating_add(held);
+        totals.tracked_connected =
+            totals.tracked_connected.saturating_add(u64::from(connected));
+        if lock.is_idle() {
+            self.tracked_idle = self.tracked_idle.saturating_add(1);
+        }
+        self.tracked.push(&mut self.locks, id);
+    }
+
+    /// Removes or resets the counters of a lock if they are from before the last reset, so that they
+    /// can be read.
+    pub(crate) fn settle_counters(&mut self, id: Id) {
+        if self.is_stale(id) {
+            match self.locks.get(id).is_some_and(Lock::is_idle) {
+                true => self.untrack(id),
+                false => self.refresh(id),
+            }
         }
     }
 
@@ -446,28 +541,24 @@ impl Table {
         None
     }
 
-    /// Removes the counters of all idle locks.
-    fn untrack_idle(&mut self) {
-        let is_idle = |id: &Id| self.locks.get(*id).is_some_and(Lock::is_idle);
-        let idle: Vec<Id> = self.tracked().filter(is_idle).collect();
-        for id in idle {
-            self.untrack(id);
-        }
-    }
-
     fn untrack(&mut self, id: Id) {
-        self.tracked.remove(&mut self.locks, id);
+        let is_stale = self.is_stale(id);
+        if !is_stale {
+            self.tracked.remove(&mut self.locks, id);
+        }
         if let Some(lock) = self.locks.get_mut(id)
             && let Some(own) = lock.own.take()
         {
-            if lock.is_idle() {
-                self.tracked_idle = self.tracked_idle.saturating_sub(1);
-            }
             self.numbered.remove(&own.number);
-            let totals = &mut self.totals;
-            totals.untracked.add(&own.counters);
-            drop_from(&mut totals.tracked_held, u64::from(lock.hold.is_some()));
-            drop_from(&mut totals.tracked_connected, u64::from(lock.connected));
+            if !is_stale {
+                if lock.is_idle() {
+                    self.tracked_idle = self.tracked_idle.saturating_sub(1);
+                }
+                let totals = &mut self.totals;
+                totals.untracked.add(&own.counters);
+                drop_from(&mut totals.tracked_held, u64::from(lock.hold.is_some()));
+                drop_from(&mut totals.tracked_connected, u64::from(lock.connected));
+            }
         }
         self.forget_if_idle(id);
     }
@@ -498,7 +589,8 @@ impl Table {
     /// goes on below the last number it saw never meets a lock twice, and meets each one that is
     /// tracked all the time.
     pub fn tracked_below(&self, number: u64) -> impl Iterator<Item = (u64, Id)> {
-        self.numbered.range(..number).rev().map(|(number, id)| (*number, *id))
+        let first = self.stale_up_to.saturating_add(1).min(number);
+        self.numbered.range(first..number).rev().map(|(number, id)| (*number, *id))
     }
 
     /// The locks with counters of their own, the most recently used first.
@@ -516,20 +608,16 @@ impl Table {
         self.locks.get(id)?.own.as_deref()?.links.older()
     }
 
-    /// Zeroes all counters. Locks held now count as adopted.
+    /// Zeroes all counters. Locks held now count as adopted. Idle locks lose their counters. Of many
+    /// locks with their own counters, only some are reset at once; the others are stale until then.
     pub(crate) fn reset_counters(&mut self) {
-        self.untrack_idle();
-        let adopted = |adopted| Counters { adopted, ..Counters::default() };
-        let untracked_held = self.held().saturating_sub(self.tracked_held());
-        self.totals.untracked = adopted(untracked_held);
-        let ids: Vec<Id> = self.tracked().collect();
-        for id in ids {
-            if let Some(lock) = self.locks.get_mut(id)
-                && let Some(own) = lock.own.as_deref_mut()
-            {
-                own.counters = adopted(u64::from(lock.hold.is_some()));
-            }
-        }
+        let untracked = Counters { adopted: self.held(), ..Counters::default() };
+        self.totals = Totals { untracked, ..Totals::default() };
+        self.tracked = AgeList::default();
+        self.tracked_idle = 0;
+        self.stale_up_to = self.last_number;
+        self.has_stale = true;
+        self.untrack_portion(RESET_AT_ONCE);
     }
 
     // ---- By age, and by page
@@ -736,7 +824,7 @@ mod tests {
                 6..10 => table.add_position(id, true),
                 10..14 => table.mark_used(id),
                 14 => table.set_tracked_limit(u64::from(random >> 16) % 20),
-                _ => table.untrack_idle(),
+                _ => table.reset_counters(),
             }
             if random & 1 << 12 != 0 {
                 table.forget_idle();
@@ -830,6 +918,98 @@ mod tests {
         assert_eq!((table.tracked_held(), table.tracked_connected()), (0, 0));
         table.reset_counters();
         assert_eq!((table.untracked().acquired, table.untracked().adopted), (0, 2));
+    }
+
+    /// The sum of a counter over all tracked locks and the others.
+    fn sum(table: &Table, counter: fn(&Counters) -> u64) -> u64 {
+        let own = table.tracked().filter_map(|id| table.get(id)?.counters());
+        own.map(counter).sum::<u64>() + counter(table.untracked())
+    }
+
+    #[test]
+    fn many_counters_are_reset_at_once_and_refreshed_in_portions() {
+        let locks = 2 * RESET_AT_ONCE as u32;
+        let mut table = tracking(u64::from(locks));
+        let ids: Vec<Id> = (0..locks).map(|n| use_lock(&mut table, n)).collect();
+        for id in &ids {
+            table.add_position(*id, true);
+            table.tally(Some(*id), |counters| bump(&mut counters.acquired));
+        }
+        // Every second lock is idle.
+        for id in ids.iter().step_by(2) {
+            table.remove_position(*id, true);
+            release(&mut table, *id);
+        }
+        let held = u64::from(locks / 2);
+        table.reset_counters();
+        let check = |table: &Table| {
+            assert_eq!(
+                (sum(table, |it| it.acquired), sum(table, |it| it.adopted)),
+                (0, held)
+            );
+            let connected = |id: Id| u64::from(table.get(id).unwrap().connected);
+            let listed = table.tracked().map(connected).sum::<u64>();
+            assert_eq!(table.tracked_connected(), listed);
+            assert_eq!(table.tracked_held(), table.tracked().count() as u64);
+            let walk = table.tracked_below(u64::MAX).count();
+            assert_eq!(walk, table.tracked().count());
+        };
+        check(&table);
+        assert!(table.has_stale, "half of them are stale");
+        // A stale lock that is used counts from the reset on.
+        let (idle, last) = (ids[ids.len() - 2], ids[ids.len() - 1]);
+        assert!(table.is_stale(idle) && table.is_stale(last));
+        table.tally(Some(last), |counters| bump(&mut counters.renewed));
+        let own = table.get(last).unwrap().counters().unwrap();
+        assert_eq!((own.acquired, own.renewed, own.adopted), (0, 1, 1));
+        check(&table);
+        // Reading the counters of a stale idle lock shows that it has none.
+        table.settle_counters(idle);
+        assert_eq!(table.find(Name { db: 0, key: &key(locks - 2) }), None);
+        check(&table);
+        table.reset_counters();
+        for _ in 0..=RESET_AT_ONCE / UNTRACKED_AT_A_TIME {
+            table.forget_idle();
+            check(&table);
+        }
+        assert!(!table.has_stale);
+        assert_eq!(table.tracked().count() as u64, held);
+    }
+
+    #[test]
+    fn a_stale_lock_that_ends_or_loses_a_waiter_adds_up() {
+        let locks = RESET_AT_ONCE as u32 + 2;
+        let mut table = tracking(u64::from(locks));
+        let ids: Vec<Id> = (0..locks).map(|n| use_lock(&mut table, n)).collect();
+        let [.., waited, held] = ids[..] else { unreachable!() };
+        table.add_position(waited, true);
+        table.reset_counters();
+        table.end_hold(held);
+        table.tally(Some(held), |counters| bump(&mut counters.releases));
+        let own = table.get(held).unwrap().counters().unwrap();
+        assert_eq!(own.expected_held(), 0);
+        table.remove_position(waited, true);
+        assert_eq!(table.get(waited).unwrap().counters().unwrap().expected_held(), 1);
+        assert_eq!(table.tracked_connected(), 0);
+        assert_eq!(sum(&table, Counters::expected_held), table.held());
+    }
+
+    #[test]
+    fn the_counters_above_a_lower_limit_are_removed_in_portions() {
+        let mut table = tracking(10_000);
+        for n in 0..1_000 {
+            let id = use_lock(&mut table, n);
+            release(&mut table, id);
+        }
+        table.set_tracked_limit(0);
+        assert_eq!(table.tracked().count(), 1_000 - UNTRACKED_AT_A_TIME);
+        // A new lock has none.
+        let id = use_lock(&mut table, 1_000);
+        assert!(table.get(id).unwrap().own.is_none());
+        for _ in 0..4 {
+            table.forget_idle();
+        }
+        assert_eq!(table.tracked().count(), 0);
     }
 
     #[test]

@@ -127,6 +127,10 @@ pub type Locks = SmallVec<[Id; 4]>;
 /// The number of waiters that have left and that [`WaitQueues::first_other`] skips at most.
 const SKIPPED: usize = 16;
 
+/// The number of positions that [`WaitQueues::positions`] visits at most: those that have left and
+/// are not removed yet can be many.
+const VISITED: usize = 4_096;
+
 /// All queues.
 #[derive(Clone, Debug, Default)]
 pub struct WaitQueues {
@@ -285,6 +289,11 @@ impl WaitQueues {
         }
     }
 
+    /// All waiters, also those that have left.
+    pub(crate) fn tickets(&self) -> Vec<Ticket> {
+        self.by_ticket.keys().copied().collect()
+    }
+
     /// A waiter.
     pub fn get(&self, ticket: Ticket) -> Option<&Waiter> {
         self.by_ticket.get(&ticket)
@@ -332,7 +341,7 @@ impl WaitQueues {
 
     /// The positions of a queue, in order.
     pub fn positions(&self, lock: Id) -> impl Iterator<Item = (Ticket, &Waiter)> {
-        let positions = self.all_positions(lock);
+        let positions = self.all_positions(lock).take(VISITED);
         positions.filter(|(_, waiter)| waiter.left.is_none_or(Left::keeps_position))
     }
 
