@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::series::{Run, Series};
 use crate::{
     breakdown, hand_off, held_locks, machine, names, other_commands, pair, pools, queue,
-    recovery, startup, waiters,
+    recovery, startup, waiters, worst_cases,
 };
 
 /// Run the benchmark on one server and write the results to a file
@@ -47,7 +47,7 @@ pub(crate) struct Setup {
 type Part = (&'static str, fn(&Setup, &Progress) -> Result<Vec<Series>>);
 
 /// All parts, in execution order.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     (names::PAIR, pair::measure),
     (names::BREAKDOWN, breakdown::measure),
     (names::POOLS, pools::measure),
@@ -56,6 +56,7 @@ const PARTS: [Part; 10] = [
     (names::QUEUE, queue::measure),
     (names::HELD, held_locks::measure),
     (names::WAITERS, waiters::measure),
+    (names::WORST_CASES, worst_cases::measure),
     (names::RECOVERY, recovery::measure),
     (names::STARTUP, startup::measure),
 ];
