@@ -41,6 +41,7 @@ mod targets;
 mod test_runs;
 mod waiters;
 mod workers;
+mod worst_cases;
 
 use anyhow::Result;
 use clap::Parser;

@@ -12,7 +12,7 @@ use crate::progress::Progress;
 use crate::series::{Run, Series};
 use crate::{
     breakdown, hand_off, held_locks, idle, load, machine, names, other_commands,
-    outside_changes, pair, pools, queue, recovery, startup, waiters,
+    outside_changes, pair, pools, queue, recovery, startup, waiters, worst_cases,
 };
 
 /// Run the benchmark on one server and write the results to a file
@@ -49,7 +49,7 @@ pub(crate) struct Setup {
 type Part = (&'static str, fn(&Setup, &Progress) -> Result<Vec<Series>>);
 
 /// All parts, in execution order.
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     (names::PAIR, pair::measure),
     (names::BREAKDOWN, breakdown::measure),
     (names::POOLS, pools::measure),
@@ -61,6 +61,7 @@ const PARTS: [Part; 13] = [
     (names::QUEUE, queue::measure),
     (names::HELD, held_locks::measure),
     (names::WAITERS, waiters::measure),
+    (names::WORST_CASES, worst_cases::measure),
     (names::RECOVERY, recovery::measure),
     (names::STARTUP, startup::measure),
 ];

@@ -27,6 +27,8 @@ pub(crate) const OUTSIDE_CHANGES: &str = "outside-changes";
 pub(crate) const BREAKDOWN: &str = "breakdown";
 /// Memory of waiting clients.
 pub(crate) const WAITERS: &str = "waiters";
+/// The longest time of each command at its limits.
+pub(crate) const WORST_CASES: &str = "worst-cases";
 
 /// No events are published.
 pub(crate) const EVENTS_OFF: &str = "events off";
@@ -176,6 +178,8 @@ pub(crate) const P50_MS: &str = "p50, ms";
 pub(crate) const P99_MS: &str = "p99, ms";
 /// Longest wall-clock time.
 pub(crate) const MAX_MS: &str = "max, ms";
+/// Time that the server spends with one command.
+pub(crate) const LONGEST_MS: &str = "server time, ms";
 /// Hand-offs per second.
 pub(crate) const RATE: &str = "per second";
 /// Commands that the server executed, including those in scripts.

@@ -53,6 +53,7 @@ pub(crate) const BLOCKS: &[Block] = &[
     },
     Block { name: "queue", heading: "Hand-off by queue length", render: queue },
     Block { name: "held", heading: "Many locks held", render: held },
+    Block { name: "worst-cases", heading: "Worst cases", render: worst_cases },
     Block { name: "waiters", heading: "Memory of waiters", render: waiters },
     Block {
         name: "recovery",
@@ -526,6 +527,27 @@ fn held(runs: &[Run]) -> String {
     let slow = with_native(names::SLOW, count);
     let batch = with_native(names::BATCH_MS, number);
     [memory, cost, slow, batch].join("\n")
+}
+
+/// The time of each command at its limits.
+fn worst_cases(runs: &[Run]) -> String {
+    let mut cases: Vec<(String, (String, String))> = Vec::new();
+    let all = runs.iter().flat_map(|run| &run.series);
+    for series in all.filter(|series| series.part == names::WORST_CASES) {
+        let label = format!("{}: {}", series.case, series.peer);
+        if !cases.iter().any(|(known, _)| *known == label) {
+            cases.push((label, (series.case.clone(), series.peer.clone())));
+        }
+    }
+    grouped(
+        runs,
+        "command: limits",
+        &cases,
+        &[(names::LONGEST_MS, &|run, (command, limits)| {
+            let part = names::WORST_CASES;
+            with_range(run.samples(part, command, limits, names::LONGEST_MS), number)
+        })],
+    )
 }
 
 /// Memory of a waiting client beyond that of an idle one.

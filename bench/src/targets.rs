@@ -4,6 +4,7 @@ use crate::derived;
 use crate::formatting::max;
 use crate::names;
 use crate::series::{Run, median};
+use crate::worst_cases;
 
 /// One target.
 pub(crate) struct Target {
@@ -158,6 +159,12 @@ pub(crate) const TARGETS: &[Target] = &[
         value: slow_commands,
     },
     Target {
+        what: "longest single command, worst case, ms",
+        limit: Limit::AtMost(3.0),
+        decimals: 2,
+        value: longest_command,
+    },
+    Target {
         what: "recovery with SESSION: p99, ms",
         limit: Limit::AtMost(10.0),
         decimals: 2,
@@ -267,6 +274,15 @@ fn gap_to_fastest(run: &Run) -> f64 {
 fn slow_commands(run: &Run) -> f64 {
     let slow = |count| max(derived::held_locks(run, count, names::OURS, names::SLOW));
     max(&[100_000, 1_000_000].map(slow))
+}
+
+/// The longest of the worst cases of the module's commands.
+fn longest_command(run: &Run) -> f64 {
+    let others = [worst_cases::ROLE_CHANGE, worst_cases::SETTING];
+    let cases = run.series.iter().filter(|series| {
+        series.part == names::WORST_CASES && !others.contains(&&*series.case)
+    });
+    max(&cases.map(|series| median(&series.samples)).collect::<Vec<f64>>())
 }
 
 /// The highest ratio of all unrelated commands.

@@ -20,7 +20,7 @@ const STEPS_OF_LOCK: u64 = 48;
 const STEPS_OF_QUEUE: u64 = 128;
 
 /// The steps for a lock that is reported; one more for each byte of its names.
-const STEPS_OF_ROW: u64 = 1_400;
+const STEPS_OF_ROW: u64 = 1_650;
 
 /// The steps for a lock that the caller may not read; one more for each byte of its key.
 const STEPS_OF_DENIED: u64 = 300;
