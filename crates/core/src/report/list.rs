@@ -39,6 +39,11 @@ impl Default for Steps {
 }
 
 impl Steps {
+    /// The work of a portion: less than that of a list, which needs it for 1,000 locks.
+    pub(crate) fn of_portion() -> Self {
+        Self(STEPS_MAX / 4 * 3)
+    }
+
     pub(crate) fn are_used_up(self) -> bool {
         self.0 == 0
     }

@@ -50,7 +50,7 @@ impl LockManager {
         let next = usize::try_from(cursor).unwrap_or(usize::MAX);
         Scan {
             filter: Filter { db, pattern },
-            steps: Steps::default(),
+            steps: Steps::of_portion(),
             next: Some(next),
             found: VecDeque::new(),
             has_visited: false,
