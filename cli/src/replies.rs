@@ -102,7 +102,7 @@ pub(crate) fn list(
 }
 
 /// Whether the error means that LIST has to be called with a cursor.
-fn takes_too_long(error: &RedisError) -> bool {
+pub(crate) fn takes_too_long(error: &RedisError) -> bool {
     error.detail().unwrap_or_default().starts_with("LIST would take too long")
 }
 

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, InfoDict, RedisError, cmd};
+use redis::{FromRedisValue, InfoDict, RedisError, Value, cmd};
 use serde::Serialize;
 
 use crate::replies::{self, Inspected, Listed, LogEntry, Waiter};
@@ -26,9 +26,19 @@ pub(crate) struct Lock {
     pub(crate) waiters: Vec<Waiter>,
 }
 
-/// The locks of the connection's database with their queues, up to LIST's default limit.
+/// The locks of the connection's database with their queues, up to LIST's default limit. Of locks
+/// with very long names, the first portion.
 pub(crate) async fn locks(connection: &MultiplexedConnection) -> Result<Vec<Lock>> {
-    let listed = replies::listed(query(connection, &cmd("GPULOCK.LIST")).await?)?;
+    let rows = match query(connection, &cmd("GPULOCK.LIST")).await {
+        Err(error) if replies::takes_too_long(&error) => {
+            let mut portion = cmd("GPULOCK.LIST");
+            let reply = query(connection, portion.arg("CURSOR").arg(0)).await?;
+            let (_, rows): (u64, Vec<Value>) = reply;
+            rows
+        }
+        rows => rows?,
+    };
+    let listed = replies::listed(rows)?;
     let queues = listed.iter().map(|lock| queue(connection, lock));
     let queues = join_all(queues).await;
     let locks = listed.into_iter().zip(queues);

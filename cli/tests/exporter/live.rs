@@ -50,3 +50,20 @@ fn a_server_is_not_queried_without_viewers() {
         assert!(u128::from(time(&event)) >= now.as_millis(), "{event}");
     });
 }
+
+/// LIST asks for a cursor then.
+#[test]
+fn locks_with_long_owners_are_shown() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        for n in 0..1_000 {
+            let owner = "x".repeat(1_000);
+            call!(client, "GPULOCK.ACQUIRE", format!("gpu:{n}"), owner, "EX", 600);
+        }
+        assert!(client.line("GPULOCK.LIST").is_err(), "the list is too long");
+        let event = Exporter::of(&[&server]).events().next().expect("an event");
+        let locks = event["locks"].as_array().expect("the locks of the server");
+        assert!(locks.len() > 100, "{} locks", locks.len());
+    });
+}

@@ -86,7 +86,7 @@ const FORMS: [Form; 11] = [
     Form { name: "GPULOCK.EXTEND", named: Named::One, owner: true, options: &[LEASE, TOKEN] },
     Form { name: "GPULOCK.FORCERELEASE", named: Named::One, owner: false, options: &[OWNER, TOKEN, REASON] },
     Form { name: "GPULOCK.INSPECT", named: Named::One, owner: false, options: &[] },
-    Form { name: "GPULOCK.LIST", named: Named::None, owner: false, options: &[MATCH, LIMIT] },
+    Form { name: "GPULOCK.LIST", named: Named::None, owner: false, options: &[MATCH, LIMIT, CURSOR] },
     Form { name: "GPULOCK.STATS", named: Named::None, owner: false, options: &[KEY] },
     Form { name: "GPULOCK.LOG", named: Named::None, owner: false, options: &[LOGGED] },
     Form { name: "GPULOCK.RESETSTATS", named: Named::None, owner: false, options: &[] },
@@ -153,7 +153,7 @@ pub(crate) fn invalid(rng: &mut Rng, token: i64) -> Words {
             7 => draft.with_an_invalid_owner(rng),
             8 => draft.with_too_large_a_value(rng),
             9 => draft.with_grace_without_session(),
-            10 => draft.with_a_key_of_another_type(rng),
+            10 => draft.with_keys_of_another_type(rng),
             _ => draft.with_an_invalid_lock_set(rng),
         };
         if let Some(words) = invalid {
@@ -409,10 +409,14 @@ impl Draft {
         with_grace.then(|| self.words())
     }
 
-    fn with_a_key_of_another_type(mut self, rng: &mut Rng) -> Option<Words> {
-        let at = rng.usize(..self.keys.len().max(1));
-        *self.keys.get_mut(at)? = rng.pick(&TYPES).as_bytes().to_vec();
-        Some(self.words())
+    /// All keys are of another type: ACQUIREANY looks at them only until it is decided.
+    fn with_keys_of_another_type(mut self, rng: &mut Rng) -> Option<Words> {
+        let first = rng.usize(..TYPES.len());
+        let types = TYPES.iter().cycle().skip(first);
+        for (key, name) in self.keys.iter_mut().zip(types) {
+            *key = name.as_bytes().to_vec();
+        }
+        (!self.keys.is_empty()).then(|| self.words())
     }
 
     fn with_an_invalid_lock_set(mut self, rng: &mut Rng) -> Option<Words> {
