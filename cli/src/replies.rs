@@ -127,21 +127,25 @@ pub(crate) fn inspected(lock: Value) -> Result<Option<Inspected>> {
     }
 }
 
-/// The last log entries, newest first. One call returns a limited number, so this asks for more
+/// The number of log entries that one call of LOG looks at, including those that it omits.
+const LOOKED_AT: usize = 500;
+
+/// The last log entries, newest first. One call looks at a limited number, so this asks for more
 /// until there are none.
 pub(crate) fn log(connection: &mut Connection, count: usize) -> Result<Vec<LogEntry>> {
-    let mut entries = Vec::new();
+    let (mut entries, mut offset) = (Vec::new(), 0);
     while entries.len() < count {
         let mut log = cmd("GPULOCK.LOG");
         log.arg(count - entries.len());
-        if !entries.is_empty() {
-            log.arg("OFFSET").arg(entries.len());
+        if offset > 0 {
+            log.arg("OFFSET").arg(offset);
         }
         let older = logged(query(connection, &log)?)?;
         if older.is_empty() {
             break;
         }
         entries.extend(older);
+        offset += LOOKED_AT;
     }
     Ok(entries)
 }

@@ -99,9 +99,10 @@ fn portion(
             scan.steps.pay_for_denied(&key);
             continue;
         }
-        // The second time, the row is that of the hold that the first one adopted.
+        // The second time, the row is that of the hold that the first one adopted, or of the queue of
+        // a lock whose hold has just ended.
         let listed = match list_row(&mut keys, id) {
-            Listed::Adopted => list_row(&mut keys, id),
+            Listed::Adopted | Listed::Gone => list_row(&mut keys, id),
             listed => listed,
         };
         match listed {

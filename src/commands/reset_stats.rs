@@ -17,7 +17,7 @@ impl Command for ResetStats {
         arity: 1,
         keys: Keys::None,
         summary: c"Resets all counters. Locks that are held count as adopted.",
-        complexity: c"O(N) where N is the number of locks with their own counters.",
+        complexity: c"O(1)",
         tips: Some(c"request_policy:all_nodes\nresponse_policy:all_succeeded"),
         arguments: &[],
     };

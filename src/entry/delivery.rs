@@ -1,6 +1,6 @@
 //! What follows a command, an event or a tick: waiting clients get their replies, events are
-//! published (many of them in portions), the newest log entry gets the line of the client that caused it, idle locks are
-//! forgotten, and the timer is armed. No key is written here.
+//! published (many of them in portions), the newest log entry gets the line of the client that
+//! caused it, idle locks are forgotten, and the timer is armed. No key is written here.
 
 use gpulock_core::CommandError;
 use gpulock_core::state::outbox::WaitReply;
@@ -62,8 +62,12 @@ fn identify_client(context: Context<'_>) {
 }
 
 /// The size of the events that are published at a time, in bytes. A call for 1,024 locks causes as
-/// many events, which would double its time. The rest follows with the next command or tick.
+/// many events, which would double its time. The rest follows with the next command or tick: more
+/// at a time if more are left, so that they do not pile up.
 const EVENTS_AT_A_TIME: usize = 128 * 1024;
+
+/// The part of the events left that is published at a time, if that is more.
+const PART: usize = 4;
 
 /// The size of an event without its names, in bytes.
 const EVENT_SIZE: usize = 256;
@@ -78,7 +82,8 @@ fn publish_events(context: Context<'_>) {
             Some((channel, message(&event), size))
         })
     };
-    let mut left = EVENTS_AT_A_TIME;
+    let backlog = with_manager(|manager| manager.outbox().events()) / PART;
+    let mut left = EVENTS_AT_A_TIME.max(backlog.saturating_mul(EVENT_SIZE));
     while left > 0
         && let Some((channel, message, size)) = next()
     {

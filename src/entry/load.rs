@@ -9,6 +9,7 @@ use crate::entry::{config_checks, events, listening};
 use crate::manager::{now, set_manager, with_manager};
 use crate::redis::context::Context;
 use crate::redis::exports::Module;
+use crate::redis::random::random_u64;
 use crate::redis::{
     blocked_client, command_filter, config, detached_context, info_section,
     needed_commands, panic_boundary, replication_listeners, server_events,
@@ -24,7 +25,7 @@ impl Module for Gpulock {
         needed_commands::require(context)?;
         detached_context::create(context);
         let settings = settings_from(arguments)?;
-        let seed = now().micros();
+        let seed = random_u64();
         set_manager(Some(LockManager::new(settings.clone(), seed, now())));
         if !context.flags().is_primary() {
             with_manager(|manager| manager.demoted(now()));

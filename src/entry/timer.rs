@@ -1,5 +1,5 @@
-//! The timer: armed while clients wait, a grace period runs or work is deferred. Each tick runs the
-//! engine.
+//! The timer: armed while clients wait, a grace period runs, work is deferred, or a portion of larger
+//! work is left. Each tick runs the engine.
 
 use gpulock_core::engine::tick;
 

@@ -26,6 +26,7 @@ pub(crate) mod key;
 pub(crate) mod main_thread;
 pub(crate) mod needed_commands;
 pub(crate) mod panic_boundary;
+pub(crate) mod random;
 pub(crate) mod replication_listeners;
 pub(crate) mod reply;
 pub(crate) mod server_events;

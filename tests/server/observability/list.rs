@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use gpulock_testkit::{Client, Flavour, Value, call, wait_until};
 
 use crate::support::clock::DEADLINE;
+use crate::support::locks::acquire;
+use crate::support::queue::{NO_TIMEOUT, join_queue};
 use crate::support::rng::{Pick, seeded_rng};
 
 tests! {
@@ -23,6 +25,7 @@ tests! {
     an_overwritten_lock_is_listed_with_its_new_owner,
     inspect_and_list_change_nothing,
     a_lock_whose_end_list_notices_is_listed_once,
+    a_portion_lists_the_queue_of_a_lock_whose_end_it_notices,
 }
 
 /// The error of a LIST that has used up its work.
@@ -463,4 +466,18 @@ fn a_lock_whose_end_list_notices_is_listed_once(flavour: &Flavour) {
     let keys: Vec<String> =
         list.list().iter().map(|row| row.field("key").text()).collect();
     assert_eq!(keys, ["k"]);
+}
+
+fn a_portion_lists_the_queue_of_a_lock_whose_end_it_notices(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut client = server.client();
+    acquire(&mut client, "k", "holder");
+    let _waiter = join_queue(&server, &mut client, "k", "waiter", NO_TIMEOUT);
+    client.send_lines(&["MULTI", "DEL k", "GPULOCK.LIST CURSOR 0", "EXEC"]);
+    let done = (0..4).map(|_| client.read()).last().expect("the reply of EXEC");
+    let portion = &done.list()[1];
+    let rows = portion.list()[1].list();
+    assert_eq!(rows.len(), 1, "{portion:?}");
+    assert_eq!(rows[0].field("key"), "k");
+    assert_eq!(rows[0].field("waiting"), 1);
 }

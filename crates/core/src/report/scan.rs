@@ -28,7 +28,7 @@ pub struct Scan<'a> {
     /// The index of the next slot to visit; none: all have been visited.
     next: Option<usize>,
     /// The locks found and not reported yet.
-    found: VecDeque<(Id, Bytes)>,
+    found: VecDeque<Id>,
     /// A page has been visited.
     has_visited: bool,
     /// A lock has been returned, so the next portion begins after it.
@@ -38,7 +38,7 @@ pub struct Scan<'a> {
 impl Scan<'_> {
     /// Where the next portion begins; 0: the scan is complete.
     pub fn cursor(&self) -> u64 {
-        let first = self.found.front().map(|(id, _)| id.index());
+        let first = self.found.front().map(|id| id.index());
         let next = first.or(self.next).unwrap_or(0);
         u64::try_from(next).unwrap_or(0)
     }
@@ -77,7 +77,8 @@ impl LockManager {
             return Ok(None);
         }
         scan.has_returned = true;
-        Ok(scan.found.pop_front())
+        let found = scan.found.pop_front();
+        Ok(found.and_then(|id| Some((id, self.table.get(id)?.key.clone()))))
     }
 
     /// Finds the matching locks of a page, beginning with a slot.
@@ -91,7 +92,7 @@ impl LockManager {
                 continue;
             }
             match scan.filter.is_match(lock, &mut scan.steps) {
-                Some(true) => scan.found.push_back((id, lock.key.clone())),
+                Some(true) => scan.found.push_back(id),
                 Some(false) => {}
                 // This lock is the first of the next portion, which has more steps for it.
                 None if !is_first || id.index() > from => {

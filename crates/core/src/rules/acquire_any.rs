@@ -339,7 +339,8 @@ impl LockManager {
                     false => Availability::Unavailable,
                 }
             }
-            KeyState::Absent | KeyState::Elsewhere => match lock {
+            KeyState::Elsewhere => Availability::Unavailable,
+            KeyState::Absent => match lock {
                 Some(id) if !self.is_turn_of_search(id, search) => {
                     if self.table.get(id).is_some_and(|lock| !lock.reserved) {
                         self.deferred.hand_off(id);

@@ -215,7 +215,7 @@ impl LockManager {
             }
             self.end_wait(ticket, LeaveReason::TimedOut, now);
         }
-        self.end_old_holds(now);
+        self.finish_demotion(now);
     }
 
     /// Ends all waits for a lock, as far as the budget goes. The rest follows with the next probe.

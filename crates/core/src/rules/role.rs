@@ -19,6 +19,7 @@ impl LockManager {
         while self.has_old_holds() {
             self.end_old_holds(now);
         }
+        self.deferred.clear();
         self.is_primary = true;
         self.tokens.begin(now);
     }
@@ -29,8 +30,16 @@ impl LockManager {
         for ticket in self.queues.tickets() {
             self.end_wait_within_budget(ticket, LeaveReason::RoleChanged, now);
         }
-        self.deferred.clear();
-        self.end_old_holds(now);
+        self.finish_demotion(now);
+    }
+
+    /// On a replica, ends a portion of the holds that remain, and forgets the work that their ends,
+    /// closed connections and removed positions have deferred: a replica writes nothing.
+    pub(crate) fn finish_demotion(&mut self, now: Now) {
+        if !self.is_primary {
+            self.end_old_holds(now);
+            self.deferred.clear();
+        }
     }
 
     /// Whether holds remain from when this server was a primary.
@@ -39,7 +48,7 @@ impl LockManager {
     }
 
     /// Ends a portion of the holds that remain from when this server was a primary.
-    pub(crate) fn end_old_holds(&mut self, now: Now) {
+    fn end_old_holds(&mut self, now: Now) {
         for _ in 0..HOLDS_AT_A_TIME {
             let Some(id) = self.table.oldest().filter(|_| !self.is_primary) else {
                 return;
@@ -131,6 +140,22 @@ mod tests {
         }
         assert_eq!(counted(&manager), "waits_abandoned=2000 removed=2000");
         assert_eq!((manager.table.held(), manager.queues.left()), (0, 0));
+        assert_eq!(manager.next_wake_ms(after(9)), None);
+    }
+
+    #[test]
+    fn a_replica_keeps_no_deferred_work() {
+        let mut manager = manager();
+        for n in 0..2 * HOLDS_AT_A_TIME {
+            acquire(&mut manager, &n.to_string(), &in_session("me", 0), 7);
+        }
+        manager.demoted(NOW);
+        manager.client_gone(7, NOW);
+        for ms in 1..9 {
+            manager.expire_waits(after(ms));
+            published(&mut manager);
+        }
+        assert!(!manager.deferred.has_any());
         assert_eq!(manager.next_wake_ms(after(9)), None);
     }
 

@@ -26,7 +26,7 @@ impl Tag {
 
     /// Where a search in a table of so many slots begins, a power of two.
     fn home(self, slots: usize) -> usize {
-        let shift = slots.leading_zeros().saturating_sub(usize::BITS.saturating_sub(33));
+        let shift = u32::BITS.saturating_sub(slots.trailing_zeros());
         usize::try_from(self.0.get().checked_shr(shift).unwrap_or(0)).unwrap_or(0)
     }
 }

@@ -55,6 +55,11 @@ impl Outbox {
         !self.replies.is_empty() || !self.events.is_empty() || self.unidentified.is_some()
     }
 
+    /// The number of events that wait for delivery.
+    pub fn events(&self) -> usize {
+        self.events.len()
+    }
+
     /// Whether events wait for delivery.
     pub(crate) fn has_events(&self) -> bool {
         !self.events.is_empty()

@@ -8,9 +8,10 @@
 //! ordered tree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, Hasher};
+use std::hash::Hasher;
 
-use foldhash::fast::FixedState;
+use foldhash::SharedSeed;
+use foldhash::fast::FoldHasher;
 
 use crate::state::age_list::{AgeList, Linked, Links};
 use crate::state::arena::{Arena, Id};
@@ -66,7 +67,10 @@ struct Totals {
 pub struct Table {
     locks: Arena<Lock>,
     index: Index,
-    hasher: FixedState,
+    /// The random constants of the hash. With the library's fixed ones, clients could choose names
+    /// whose hashes are equal whatever the seed is.
+    hash_seeds: SharedSeed,
+    hash_seed: u64,
     /// Locks that the module granted.
     granted: HoldOrder,
     /// Adopted locks, whose beginning is unknown.
@@ -102,7 +106,8 @@ impl Table {
         Self {
             locks: Arena::default(),
             index: Index::default(),
-            hasher: FixedState::with_seed(seed),
+            hash_seeds: SharedSeed::from_u64(seed),
+            hash_seed: seed,
             granted: HoldOrder::default(),
             adopted: HoldOrder::default(),
             tracked: AgeList::default(),
@@ -129,7 +134,7 @@ impl Table {
     /// The hash of a name, for a caller that looks the name up more than once.
     #[inline]
     pub(crate) fn hash(&self, name: Name<'_>) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
+        let mut hasher = FoldHasher::with_seed(self.hash_seed, &self.hash_seeds);
         hasher.write(name.key);
         hasher.write_u32(name.db);
         hasher.finish()
@@ -373,7 +378,8 @@ impl Table {
     // ---- Locks that are no longer needed
 
     /// Forgets the locks that have become idle, and removes a portion of the stale counters and of
-    /// those above the limit. Called after each command and event, when no caller holds the id of an idle lock.
+    /// those above the limit. Called after each command and event, when no caller holds the id of an
+    /// idle lock.
     #[inline]
     pub(crate) fn forget_idle(&mut self) {
         if !self.maybe_idle.is_empty() {
@@ -414,9 +420,12 @@ impl Table {
 
     /// Whether a new lock gets counters of its own: there is room, or an idle lock gives way.
     fn has_room_to_track(&mut self) -> bool {
+        // As many as `forget_idle` removes after the call may be above the limit until then.
+        let most = self.tracked_limit.saturating_add(UNTRACKED_AT_A_TIME as u64);
         // Stale counters give way as well; see `untrack_portion`.
         self.tracked_count() < self.tracked_limit
             || self.tracked_limit > 0
+                && self.tracked_count() < most
                 && (self.has_stale
                     || self.tracked_idle > 0 && self.least_used().is_some())
     }
@@ -702,6 +711,18 @@ mod tests {
         assert_eq!(table.held(), 0);
         assert_eq!(table.by_age().count(), 0);
         assert_eq!(table.index.largest(), 8, "the index has returned its memory");
+    }
+
+    #[test]
+    fn names_that_collide_with_the_fixed_constants_of_the_hash_do_not() {
+        // The second half of these names is the constant with which the library multiplies.
+        let constant = 0x3f84_d5b5_b547_0917_u64.to_le_bytes();
+        let table = Table::new(0x9e37_79b9_7f4a_7c15);
+        let hashes = (0..1_000_u64).map(|n| {
+            let key = [n.to_le_bytes(), constant].concat();
+            table.hash(Name { db: 0, key: &key })
+        });
+        assert_eq!(hashes.collect::<BTreeSet<_>>().len(), 1_000);
     }
 
     #[test]
@@ -1010,6 +1031,27 @@ mod tests {
             table.forget_idle();
         }
         assert_eq!(table.tracked().count(), 0);
+    }
+
+    #[test]
+    fn a_call_for_many_locks_tracks_few_above_the_limit() {
+        let mut table = tracking(1_000);
+        for _ in 0..4 {
+            for n in 0..1_000 {
+                let id = use_lock(&mut table, n);
+                table.end_hold(id);
+            }
+            table.forget_idle();
+            for n in 1_000..3_000 {
+                use_lock(&mut table, n);
+            }
+            assert!(table.tracked_count() <= 1_000 + UNTRACKED_AT_A_TIME as u64);
+            for n in 1_000..3_000 {
+                let id = table.find(Name { db: 0, key: &key(n) }).unwrap();
+                table.end_hold(id);
+            }
+            table.forget_idle();
+        }
     }
 
     #[test]
