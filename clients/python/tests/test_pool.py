@@ -51,8 +51,10 @@ def test_a_subprocess_sees_only_its_gpus(client):
             text=True,
             check=True,
         ).stdout.split()
-        tokens = [str(inspect(client, key)["token"]) for key in KEYS[:2]]
-    assert output == ["0,1", "PCI_BUS_ID", ",".join(KEYS[:2]), ",".join(tokens)]
+        tokens = [str(inspect(client, key)["token"]) for key in gpus.keys]
+        devices = map(str, gpus.devices)
+        expected = [",".join(devices), "PCI_BUS_ID", ",".join(gpus.keys), ",".join(tokens)]
+    assert output == expected
 
 
 def test_devices_can_be_given_by_name(client):
