@@ -10,6 +10,10 @@ use super::context::Context;
 use super::main_thread::MainThread;
 use super::panic_boundary::catch_panics;
 
+/// The longest time for which the timer is armed, in ms. Redis 7.0 computes the time of a timer with
+/// 32 bits, so that one that is due in more than 35 minutes may fire again and again at once.
+const LONGEST_MS: u64 = 60_000;
+
 /// The armed timer, and what to call when it fires.
 #[derive(Clone, Copy)]
 struct Armed {
@@ -43,6 +47,7 @@ pub(crate) fn arm(
     if FIRING.get().is_some_and(|firing_ms| now_ms < firing_ms) {
         return;
     }
+    let due_ms = due_ms.map(|due_ms| due_ms.min(now_ms.saturating_add(LONGEST_MS)));
     let armed = ARMED.get();
     let is_soon_enough = match (armed, due_ms) {
         (Some(armed), Some(due_ms)) => armed.due_ms <= due_ms,

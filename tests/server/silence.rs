@@ -22,6 +22,7 @@ tests! {
     changes_among_many_queues_are_noticed_by_the_timer,
     a_lease_that_ends_is_noticed_by_the_timer,
     the_end_of_a_list_is_noticed_by_the_timer,
+    a_lease_that_ends_in_hours_does_not_keep_the_server_busy,
     a_server_is_listened_to_only_in_silence_and_while_there_are_locks,
     the_module_unloads_while_it_listens,
 }
@@ -197,6 +198,18 @@ fn the_end_of_a_list_is_noticed_by_the_timer(flavour: &Flavour) {
     let mut waiter = silent.begin();
     let expire = format!("PEXPIRE k {LATER_MS}");
     silent.change(&mut waiter, &["MULTI", "DEL k", "RPUSH k x", &expire, "EXEC"]);
+}
+
+/// Redis 7.0 fires a timer that is due in more than 35 minutes again and again.
+fn a_lease_that_ends_in_hours_does_not_keep_the_server_busy(flavour: &Flavour) {
+    let server = flavour.start();
+    let mut silent = Silent::new(&server);
+    let mut waiter = silent.begin();
+    for lease_ms in [2_200_000, 4_000_000, 60_000_000] {
+        call!(silent.client, "GPULOCK.EXTEND", "k", "me", "PX", lease_ms);
+        silent.wait();
+    }
+    silent.change(&mut waiter, &["DEL k"]);
 }
 
 fn a_server_is_listened_to_only_in_silence_and_while_there_are_locks(flavour: &Flavour) {

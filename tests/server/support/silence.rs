@@ -13,14 +13,19 @@ use super::clock::DEADLINE;
 const OBSERVED: Duration = Duration::from_millis(200);
 const WAKE_UPS: u64 = 12;
 
+/// The time that it may compute meanwhile. A timer that is always due makes it compute all the time.
+const BUSY: Duration = Duration::from_millis(100);
+
 /// Waits until a server does nothing without a command. Sends none.
 #[track_caller]
 pub(crate) fn wait_silent(server: &Server, process: u32) {
     let start = Instant::now();
     loop {
-        let before = wake_ups(process);
+        let before = (wake_ups(process), busy_time(process));
         sleep(OBSERVED);
-        if wake_ups(process) - before <= WAKE_UPS {
+        if wake_ups(process) - before.0 <= WAKE_UPS
+            && busy_time(process) - before.1 <= BUSY
+        {
             return;
         }
         assert!(start.elapsed() < DEADLINE, "{}: the timer never rests", server.name());
@@ -39,6 +44,13 @@ fn wake_ups(process: u32) -> u64 {
     let voluntary =
         status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     voluntary.and_then(|number| number.trim().parse().ok()).expect("a number")
+}
+
+/// How long the main thread of a process has computed.
+fn busy_time(process: u32) -> Duration {
+    let times = fs::read_to_string(format!("/proc/{process}/schedstat")).expect("Linux");
+    let nanos = times.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.expect("a number"))
 }
 
 /// The number of command filters of the module; none when it is not loaded.
