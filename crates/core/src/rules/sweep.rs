@@ -8,7 +8,7 @@
 //!   both after a portion in which many holds ended, as after FLUSHALL.
 //!
 //! Both rest after a whole round in which no command ran (`rules/silence.rs`): the first until the
-//! earliest lease end, the second except for a page of locks a second.
+//! earliest lease end, the second except for a page of locks every two seconds.
 
 use crate::manager::{Caller, Incident, LockManager};
 use crate::state::arena::Id;
@@ -39,7 +39,7 @@ const LONGEST_MS: u64 = 1_000;
 const SHORTEST_ROUND_MS: u64 = 800;
 
 /// How often a page of locks is probed while the walk through keys rests, in ms.
-const REST_MS: u64 = 1_000;
+const REST_MS: u64 = 2_000;
 
 impl LockManager {
     /// Begins a new portion of locks for [`LockManager::next_due`]: the longer ago the last one
@@ -86,7 +86,7 @@ impl LockManager {
         }
     }
 
-    /// Finds a page of locks a second while the walk through keys rests.
+    /// Finds a page of locks every two seconds while the walk through keys rests.
     fn probe_at_rest(&mut self, now: Now) {
         let Sweep { rest_page, rest_ms, .. } = &mut self.sweep;
         if now.ms().abs_diff(*rest_ms) >= REST_MS {
