@@ -30,7 +30,7 @@ fn update<K: Keyspace>(keys: &mut K, id: Id, key: K::Key, name: Name<'_>) {
     let leads_to_write = state == KeyState::Absent
         && (keys.in_cluster() || keys.with_manager(|manager| manager.has_waiters(id)));
     if leads_to_write && keys.permission(name.key) == Permission::Refused {
-        keys.with_manager(LockManager::refused);
+        keys.with_manager(LockManager::keys_may_change);
         return;
     }
     let now = keys.now();

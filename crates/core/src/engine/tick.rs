@@ -52,7 +52,7 @@ fn begin<K: Keyspace>(keys: &mut K, now: Now) -> bool {
     listen::update(keys);
     let may_start = keys.may_start();
     if !may_start {
-        keys.with_manager(LockManager::refused);
+        keys.with_manager(LockManager::keys_may_change);
     }
     may_start
 }

@@ -69,7 +69,7 @@ impl LockManager {
     pub fn evicted(&mut self, name: Name<'_>, now: Now) {
         if let Some(id) = self.table.find(name) {
             self.end(id, End::Evicted, Caller::default(), now);
-            self.key_changed();
+            self.keys_may_change();
         }
     }
 }

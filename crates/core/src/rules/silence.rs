@@ -34,7 +34,7 @@ impl LockManager {
     pub fn command_seen(&mut self) -> bool {
         self.listening.count_command();
         let was_resting = self.probes_rest();
-        self.owe_rounds();
+        self.keys_may_change();
         was_resting && self.queues.clients() > 0
     }
 
@@ -57,11 +57,6 @@ impl LockManager {
         self.sweep.keys.rounds.start_over();
     }
 
-    /// The server is paused, or refused a write. That may end without a command.
-    pub fn refused(&mut self) {
-        self.owe_rounds();
-    }
-
     /// A lock was probed. If it has no hold, and clients wait for it all the same, it needs another
     /// probe: its key is no hold and has no alarm, or the probe was not completed.
     pub fn keep_probing_unheld(&mut self, id: Id) {
@@ -72,17 +67,14 @@ impl LockManager {
         }
     }
 
-    /// A key changed without a command.
-    pub(crate) fn key_changed(&mut self) {
-        self.owe_rounds();
-    }
-
     /// Whether no key of a lock with waiters can have changed since it was probed.
     pub fn probes_rest(&self) -> bool {
         self.listening.is_on() && self.probes.rounds.is_done()
     }
 
-    fn owe_rounds(&mut self) {
+    /// Keys may change: a command is about to run, or a key has changed without one; or the server
+    /// is paused or refused a write, which may end without a command.
+    pub(crate) fn keys_may_change(&mut self) {
         self.probes.rounds.owe();
         self.sweep.memory.rounds.owe();
         self.sweep.keys.rounds.owe();

@@ -7,7 +7,7 @@
 //! - one reads keys (gone, overwritten, lease changed) and is three times slower; it is faster than
 //!   both after a portion in which many holds ended, as after FLUSHALL.
 //!
-//! Both rest after a whole round in which no command ran (`rules/silence.rs`): the first until the
+//! Both rest after two whole rounds without a command (`rules/silence.rs`): the first until the
 //! earliest lease end, the second except for a page of locks every two seconds.
 
 use crate::manager::{Caller, Incident, LockManager};
