@@ -8,7 +8,8 @@ use crate::keyspace::ServerKeys;
 use crate::manager::with_manager;
 use crate::redis::call::Call;
 use crate::redis::command_spec::{
-    Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, SESSION, Spec, UNIQUE,
+    Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, PRIORITY, SESSION, SHARE, Spec,
+    UNIQUE,
 };
 
 pub(crate) struct Acquire;
@@ -30,6 +31,8 @@ impl Command for Acquire {
             BLOCK,
             UNIQUE,
             SESSION,
+            PRIORITY,
+            SHARE,
         ],
     };
 

@@ -9,7 +9,8 @@ use crate::keyspace::ServerKeys;
 use crate::manager::with_manager;
 use crate::redis::call::Call;
 use crate::redis::command_spec::{
-    Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, SESSION, Spec, UNIQUE,
+    Argument, BLOCK, Command, Keys, LEASE, MAY_WRITE, PRIORITY, SESSION, SHARE, Spec,
+    UNIQUE,
 };
 
 pub(crate) struct AcquireAny;
@@ -28,11 +29,29 @@ impl Command for AcquireAny {
             Argument::integer(c"numkeys"),
             Argument::KEY.several(),
             Argument::text(c"owner"),
-            Argument::integer(c"n").after(c"COUNT").optional(),
+            Argument::block(
+                c"locks",
+                &[
+                    Argument::integer(c"n").after(c"COUNT"),
+                    Argument::block(
+                        c"groups",
+                        &[
+                            Argument::integer(c"m").after(c"GROUPS"),
+                            Argument::integer(c"numgroups"),
+                            Argument::integer(c"size").several(),
+                        ],
+                    )
+                    .optional(),
+                ],
+            )
+            .optional(),
+            Argument::text(c"tag").after(c"NEAR").optional(),
             LEASE,
             BLOCK,
             UNIQUE,
             SESSION,
+            PRIORITY,
+            SHARE,
         ],
     };
 

@@ -166,8 +166,22 @@ pub(crate) const LEASE: Argument = Argument::one_of(
 pub(crate) const BLOCK: Argument =
     Argument::integer(c"milliseconds").after(c"BLOCK").optional();
 
-/// `[UNIQUE]`
-pub(crate) const UNIQUE: Argument = Argument::word(c"unique", c"UNIQUE").optional();
+/// `[UNIQUE [KEEP milliseconds]]`
+pub(crate) const UNIQUE: Argument = Argument::block(
+    c"unique",
+    &[
+        Argument::word(c"unique", c"UNIQUE"),
+        Argument::integer(c"milliseconds").after(c"KEEP").optional(),
+    ],
+)
+.optional();
+
+/// `[PRIORITY n]`
+pub(crate) const PRIORITY: Argument =
+    Argument::integer(c"priority").after(c"PRIORITY").optional();
+
+/// `[SHARE name]`
+pub(crate) const SHARE: Argument = Argument::text(c"share").after(c"SHARE").optional();
 
 /// `[SESSION [GRACE milliseconds]]`
 pub(crate) const SESSION: Argument = Argument::block(

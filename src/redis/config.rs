@@ -66,10 +66,10 @@ fn register_number<S: SettingsStore>(
         api!(RedisModule_RegisterNumericConfig(
             context.as_ptr(),
             name.as_ptr(),
-            (number.get)(settings).cast_signed(),
+            (number.get)(settings),
             FLAGS,
-            number.min.cast_signed(),
-            number.max.cast_signed(),
+            number.min,
+            number.max,
             Some(get_number::<S>),
             Some(set_number::<S>),
             None,
@@ -91,7 +91,7 @@ unsafe extern "C" fn get_number<S: SettingsStore>(
 ) -> c_longlong {
     // SAFETY: the server passes the pointer that was registered.
     let number = unsafe { number(which) };
-    catch_panics(|| S::read(number.get)).map_or(0, u64::cast_signed)
+    catch_panics(|| S::read(number.get)).unwrap_or(0)
 }
 
 unsafe extern "C" fn set_number<S: SettingsStore>(
@@ -103,8 +103,7 @@ unsafe extern "C" fn set_number<S: SettingsStore>(
     // SAFETY: the server passes the pointer that was registered.
     let number = unsafe { number(which) };
     // The server has checked the range.
-    let value = u64::try_from(value).unwrap_or(0);
-    configure::<S>(|settings| *(number.slot)(settings) = value)
+    configure::<S>(|settings| (number.set)(settings, value))
 }
 
 fn configure<S: SettingsStore>(change: impl FnOnce(&mut Settings)) -> c_int {

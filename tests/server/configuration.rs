@@ -50,13 +50,16 @@ const fn setting(
 }
 
 #[rustfmt::skip]
-const SETTINGS: [Setting; 10] = [
+const SETTINGS: [Setting; 13] = [
     setting("gpulock.default-lease", "600000",    &["1", "315360000000"], &["0", "-1", "315360000001", "x", "1.5", "+5", "05"]),
     setting("gpulock.max-lease",     "86400000",  &["1", "315360000000"], &["0", "-1", "315360000001", "x", "1e3"]),
     setting("gpulock.max-hold",      "0",         &["1", "315360000000"], &["-1", "315360000001", "x"]),
     setting("gpulock.warn-hold",     "0",         &["1", "315360000000"], &["-1", "315360000001", "x"]),
     setting("gpulock.max-waiters",   "10000",     &["0", "1000000"],      &["-1", "1000001", "x"]),
     setting("gpulock.place-keep",    "10000",     &["0", "3600000"],      &["-1", "3600001", "x"]),
+    setting("gpulock.round",         "16",        &["1", "1000000"],      &["0", "-1", "1000001", "x"]),
+    setting("gpulock.max-priority",  "100",       &["-100", "0", "100"],  &["-101", "101", "x", "1.5"]),
+    setting("gpulock.remembered-tags","10000",    &["0", "1000000"],      &["-1", "1000001", "x"]),
     setting("gpulock.events",        "release",   &["off", "all"],        &["none", "1", "releases"]),
     setting("gpulock.channel-prefix","gpu_lock:", &["", "a", LONGEST],    &[TOO_LONG]),
     setting("gpulock.tracked-keys",  "1024",      &["0", "100000"],       &["-1", "100001", "x"]),

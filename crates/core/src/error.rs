@@ -21,10 +21,23 @@ pub enum CommandError {
         /// The name of the option or argument.
         what: &'static str,
         /// The smallest value allowed.
-        min: u64,
+        min: i64,
         /// The largest value allowed.
-        max: u64,
+        max: i64,
     },
+    /// The PRIORITY is higher than `gpulock.max-priority`.
+    PriorityTooHigh {
+        /// `gpulock.max-priority`.
+        max: i64,
+    },
+    /// The SHARE is empty or too long.
+    Share,
+    /// The tag of NEAR is empty or too long.
+    Tag,
+    /// The sizes of GROUPS do not add up to the number of keys.
+    GroupSizes,
+    /// GROUPS requires more groups with COUNT keys than there are.
+    SmallGroups,
     /// The REASON is too long.
     Reason,
     /// The MATCH pattern is too long.
@@ -78,6 +91,17 @@ impl fmt::Display for CommandError {
             CommandError::Number { what, min, max } => {
                 write!(out, "ERR {what} must be an integer from {min} to {max}")
             }
+            CommandError::PriorityTooHigh { max } => {
+                write!(out, "ERR PRIORITY exceeds gpulock.max-priority ({max})")
+            }
+            CommandError::Share => out.write_str("ERR SHARE must be 1 to 256 bytes long"),
+            CommandError::Tag => out.write_str("ERR NEAR must be 1 to 64 bytes long"),
+            CommandError::GroupSizes => {
+                out.write_str("ERR the sizes of GROUPS must add up to numkeys")
+            }
+            CommandError::SmallGroups => out.write_str(
+                "ERR GROUPS m requires at least m groups with COUNT keys or more",
+            ),
             CommandError::Reason => out.write_str("ERR REASON must be at most 64 bytes long"),
             CommandError::Pattern => out.write_str("ERR MATCH must be at most 1024 bytes long"),
             CommandError::Cursor => {

@@ -50,6 +50,7 @@ impl Call {
             unique: self.unique,
             block_ms: self.block_ms,
             session_grace_ms: self.session_grace_ms,
+            ..Acquire::default()
         }
     }
 

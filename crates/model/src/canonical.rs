@@ -28,6 +28,7 @@ use gpulock_core::state::arena::Id;
 use gpulock_core::state::deferred::Deferred;
 use gpulock_core::state::lock::{Bytes, NO_END, Session};
 use gpulock_core::state::outbox::Grant;
+use gpulock_core::state::turn::Turn;
 use gpulock_core::state::wait_queue::{Ticket, Waiter};
 
 use crate::call::OWNERS;
@@ -107,7 +108,7 @@ struct Ranks {
     tokens: Vec<u64>,
     tickets: Vec<Ticket>,
     /// The sequence numbers of the positions of the lock manager, and of the model's own ones.
-    manager_seqs: Vec<u64>,
+    manager_turns: Vec<Turn>,
     model_seqs: Vec<u64>,
     /// The tickets of the positions of the lock manager, in queue order.
     positions: Vec<Ticket>,
@@ -126,10 +127,10 @@ impl Ranks {
             let positions = id.into_iter().flat_map(|id| manager.all_positions(id));
             ranks.positions.extend(positions.map(|(ticket, _)| ticket));
         }
-        let seq = |ticket: &Ticket| manager.queues().get(*ticket).map(|it| it.seq);
-        ranks.positions.sort_by_key(seq);
+        let turn = |ticket: &Ticket| manager.queues().get(*ticket).map(|it| it.turn);
+        ranks.positions.sort_by_key(turn);
         ranks.positions.dedup();
-        ranks.manager_seqs.extend(ranks.positions.iter().filter_map(seq));
+        ranks.manager_turns.extend(ranks.positions.iter().filter_map(turn));
         ranks.tickets.extend(&ranks.positions);
         ranks.tickets.extend(world.queue.positions().iter().filter_map(Position::ticket));
         ranks
@@ -137,21 +138,21 @@ impl Ranks {
             .extend(world.queue.positions().iter().map(|position| position.seq));
         for in_flight in world.in_flight.iter().chain(&world.undelivered) {
             ranks.tokens.extend(in_flight.grants.iter().map(|grant| grant.token));
-            ranks.manager_seqs.push(in_flight.waiter.seq);
+            ranks.manager_turns.push(in_flight.waiter.turn);
             ranks.model_seqs.push(in_flight.position.seq);
         }
         for deferred in manager.deferred().work() {
             if let Deferred::Undelivered { token, lost, .. } = deferred {
                 ranks.tokens.push(*token);
-                ranks.manager_seqs.push(lost.waiter.seq);
+                ranks.manager_turns.push(lost.waiter.turn);
             }
         }
         ranks.tokens.sort_unstable();
         ranks.tokens.dedup();
         ranks.tickets.sort_unstable();
         ranks.tickets.dedup();
-        ranks.manager_seqs.sort_unstable();
-        ranks.manager_seqs.dedup();
+        ranks.manager_turns.sort_unstable();
+        ranks.manager_turns.dedup();
         ranks.model_seqs.sort_unstable();
         ranks.model_seqs.dedup();
         ranks
@@ -345,7 +346,7 @@ impl Encoder<'_> {
 
     /// What the lock manager keeps of a waiter after its call.
     fn waiter(&mut self, waiter: &Waiter) {
-        self.word(rank(&self.ranks.manager_seqs, &waiter.seq));
+        self.word(rank(&self.ranks.manager_turns, &waiter.turn));
         for id in &waiter.locks {
             self.id(*id);
         }

@@ -91,8 +91,13 @@ impl World {
             .copied()
             .filter(|key| call.unique && self.keys.text(*key) == Some(OWNERS[call.owner]))
             .collect();
-        let request =
-            AcquireAny { keys: call.names().into(), count, how: call.request() };
+        let request = AcquireAny {
+            keys: call.names().into(),
+            count,
+            groups: None,
+            near: None,
+            how: call.request(),
+        };
         let caller = call.caller(connection);
         let mut read = Vec::new();
         let outcome = commands::acquire_any(self, 0, &request, caller, |world, index| {

@@ -34,10 +34,10 @@ const NONE: [i64; 3] = [0, 0, 0];
 const COMMANDS: [Description; 11] = [
     Description { name: "ACQUIRE", arity: -3, flags: "write fast blocking", categories: "@write @fast @blocking", keys: ONE_KEY,
         access: Some("RW access update"),
-        syntax: "key owner [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE] [SESSION [GRACE milliseconds]]" },
+        syntax: "key owner [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE [KEEP milliseconds]] [SESSION [GRACE milliseconds]] [PRIORITY priority] [SHARE share]" },
     Description { name: "ACQUIREANY", arity: -4, flags: "write blocking movablekeys", categories: "@write @slow @blocking", keys: NONE,
         access: Some("RW access update"),
-        syntax: "numkeys key [key ...] owner [COUNT n] [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE] [SESSION [GRACE milliseconds]]" },
+        syntax: "numkeys key [key ...] owner [COUNT n [GROUPS m numgroups size [size ...]]] [NEAR tag] [EX seconds|PX milliseconds] [BLOCK milliseconds] [UNIQUE [KEEP milliseconds]] [SESSION [GRACE milliseconds]] [PRIORITY priority] [SHARE share]" },
     Description { name: "RELEASE", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
         access: Some("RW access delete"), syntax: "key owner [TOKEN n] [REASON text]" },
     Description { name: "EXTEND", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,

@@ -153,7 +153,7 @@ impl TestKeyspace {
         by: u64,
     ) -> Result<Outcome<KeyGrants>, CommandError> {
         let names = keys.iter().map(|key| key.as_bytes()).collect();
-        let request = AcquireAny { keys: names, count, how };
+        let request = AcquireAny { keys: names, count, groups: None, near: None, how };
         let open = |server: &mut Self, index: usize| {
             server.opened.push(keys[index].to_owned());
             Ok(server.open(name(keys[index])).unwrap())

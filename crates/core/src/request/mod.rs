@@ -1,14 +1,17 @@
 //! Requests: the parsed arguments of each command. Parsing has no effect and looks nothing up.
 //! The arguments start after the key, or after the command's name if it has no key in front.
 
+mod acquire;
+mod acquire_any;
 pub(crate) mod options;
 
-use smallvec::SmallVec;
+pub use acquire::Acquire;
+pub use acquire_any::{AcquireAny, Groups, Keys, number_of_keys};
 
 use crate::decimal::number;
 use crate::error::CommandError;
 use crate::report::glob::PATTERN_MAX;
-use crate::request::options::{flag, is, once, value};
+use crate::request::options::{is, once, value};
 use crate::state::key_state::is_valid_owner;
 use crate::state::log::{Text, truncate};
 use crate::state::token;
@@ -24,38 +27,6 @@ const METRICS_COUNT_MAX: u64 = 1024;
 
 /// The default COUNT of METRICS: a portion of 0.1 to 0.2 ms.
 const METRICS_COUNT_DEFAULT: usize = 64;
-
-/// The maximum number of keys of one call.
-const KEYS_MAX: u64 = 1024;
-
-/// `GPULOCK.ACQUIRE key owner [EX s | PX ms] [BLOCK ms] [UNIQUE] [SESSION [GRACE ms]]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Acquire<'a> {
-    /// The owner.
-    pub owner: &'a [u8],
-    /// The requested lease, in ms; none: the default.
-    pub lease_ms: Option<u64>,
-    /// The owner's name identifies a single holder.
-    pub unique: bool,
-    /// The wait timeout, in ms; 0: wait indefinitely; none: do not wait.
-    pub block_ms: Option<u64>,
-    /// Ties the lock to the connection, with this grace period in ms.
-    pub session_grace_ms: Option<u64>,
-}
-
-/// The keys of one call. Those of a small pool need no allocation.
-pub type Keys<'a> = SmallVec<[&'a [u8]; 8]>;
-
-/// `GPULOCK.ACQUIREANY numkeys key [key …] owner [COUNT n] [the options of ACQUIRE]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AcquireAny<'a> {
-    /// The keys, in order of preference. Whether they differ is checked when they are looked up.
-    pub keys: Keys<'a>,
-    /// The number of locks to acquire.
-    pub count: usize,
-    /// The owner, and the options of ACQUIRE.
-    pub how: Acquire<'a>,
-}
 
 /// `GPULOCK.RELEASE key owner [TOKEN n] [REASON text]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +50,7 @@ pub struct Extend<'a> {
     pub token: Option<u64>,
 }
 
-/// `GPULOCK.FORCERELEASE key [OWNER owner] [TOKEN n] [REASON text]`
+/// `GPULOCK.FORCERELEASE key [OWNER owner] [TOKEN n] [AFTER ms] [REASON text]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForceRelease<'a> {
     /// Release the lock only if this owner holds it.
@@ -130,72 +101,6 @@ pub enum Metrics {
         /// The maximum number of locks with series of their own.
         count: usize,
     },
-}
-
-impl<'a> Acquire<'a> {
-    /// Parses the arguments.
-    ///
-    /// # Errors
-    /// When the arguments are invalid.
-    pub fn parse(args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
-        Self::parse_with(args, |_, _| Ok(false))
-    }
-
-    /// Parses the arguments of a command with additional options. `other` is called first for
-    /// each word: it consumes the option's values and returns true if the word is one of those.
-    fn parse_with<I: Iterator<Item = &'a [u8]>>(
-        mut args: I,
-        mut other: impl FnMut(&[u8], &mut I) -> Result<bool, CommandError>,
-    ) -> Result<Self, CommandError> {
-        let owner = owner(&mut args)?;
-        let (mut lease_ms, mut unique, mut block_ms) = (None, false, None);
-        let (mut session, mut grace_ms) = (false, None);
-        while let Some(word) = args.next() {
-            if other(word, &mut args)? {
-            } else if let Some(ms) = lease_option(word, &mut args)? {
-                once(&mut lease_ms, ms)?;
-            } else if is(word, "BLOCK") {
-                once(&mut block_ms, number(value(&mut args)?, "BLOCK", 0, NUMBER_MAX)?)?;
-            } else if is(word, "UNIQUE") {
-                flag(&mut unique)?;
-            } else if is(word, "SESSION") {
-                flag(&mut session)?;
-            } else if is(word, "GRACE") {
-                once(&mut grace_ms, number(value(&mut args)?, "GRACE", 0, NUMBER_MAX)?)?;
-            } else {
-                return Err(CommandError::Syntax);
-            }
-        }
-        if grace_ms.is_some() && !session {
-            return Err(CommandError::Syntax);
-        }
-        let session_grace_ms = session.then(|| grace_ms.unwrap_or(0));
-        Ok(Self { owner, lease_ms, unique, block_ms, session_grace_ms })
-    }
-}
-
-impl<'a> AcquireAny<'a> {
-    /// Parses the arguments, starting with `numkeys`.
-    ///
-    /// # Errors
-    /// When the arguments are invalid.
-    pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
-        let numkeys = number_of_keys(value(&mut args)?)?;
-        let keys: Keys<'_> = args.by_ref().take(numkeys).collect();
-        if keys.len() < numkeys {
-            return Err(CommandError::FewKeys);
-        }
-        let (mut count, count_max) = (None, u64::try_from(numkeys).unwrap_or(KEYS_MAX));
-        let how = Acquire::parse_with(args, |word, args| {
-            let is_count = is(word, "COUNT");
-            if is_count {
-                once(&mut count, number(value(args)?, "COUNT", 1, count_max)?)?;
-            }
-            Ok(is_count)
-        })?;
-        let count = usize::try_from(count.unwrap_or(1)).unwrap_or(usize::MAX);
-        Ok(Self { keys, count, how })
-    }
 }
 
 impl<'a> Release<'a> {
@@ -291,19 +196,14 @@ impl<'a> List<'a> {
         }
         // A portion without locks would not get any further.
         if cursor.is_some() && limit == Some(0) {
-            return Err(CommandError::Number { what: "LIMIT", min: 1, max: NUMBER_MAX });
+            return Err(CommandError::Number {
+                what: "LIMIT",
+                min: 1,
+                max: NUMBER_MAX.cast_signed(),
+            });
         }
         Ok(Self { pattern, limit: limit.unwrap_or(Self::DEFAULT_LIMIT), cursor })
     }
-}
-
-/// Parses the `numkeys` of ACQUIREANY.
-///
-/// # Errors
-/// When it is not an integer, or out of range.
-pub fn number_of_keys(digits: &[u8]) -> Result<usize, CommandError> {
-    let keys = number(digits, "numkeys", 1, KEYS_MAX)?;
-    Ok(usize::try_from(keys).unwrap_or(usize::MAX))
 }
 
 /// Parses the arguments of STATS.
@@ -418,44 +318,18 @@ fn reason_value<'a>(
 mod tests {
     use super::*;
 
-    fn args(line: &str) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn args(line: &str) -> impl Iterator<Item = &[u8]> {
         line.split(' ').filter(|word| !word.is_empty()).map(str::as_bytes)
     }
 
     #[test]
     fn options_are_accepted_in_any_order_and_case() {
-        let expected = Acquire {
-            owner: b"me",
-            lease_ms: Some(5_000),
-            unique: true,
-            block_ms: None,
-            session_grace_ms: None,
-        };
-        for line in ["me EX 5 UNIQUE", "me unique px 5000"] {
-            assert_eq!(Acquire::parse(args(line)), Ok(expected), "{line}");
-        }
-        let waits = Acquire::parse(args("me session BLOCK 9 grace 7")).unwrap();
-        assert_eq!((waits.block_ms, waits.session_grace_ms), (Some(9), Some(7)));
         let release = Release::parse(args("me reason done token 7")).unwrap();
         assert_eq!((release.token, &release.reason[..]), (Some(7), &b"done"[..]));
     }
 
     #[test]
-    #[rustfmt::skip]
     fn invalid_arguments_are_rejected() {
-        for line in [
-            "me EX", "me EX 1 PX 1", "me EX 1 EX 1", "me UNIQUE UNIQUE", "me XX", "me 5",
-            "me GRACE 5", "me EX 1 TOKEN 1",
-        ] {
-            assert_eq!(Acquire::parse(args(line)), Err(CommandError::Syntax), "{line}");
-        }
-        for line in ["me EX 0", "me PX -1", "me EX 1.5", "me PX x", "me BLOCK -1"] {
-            let error = Acquire::parse(args(line)).unwrap_err();
-            assert!(matches!(error, CommandError::Number { .. }), "{line}: {error}");
-        }
-        assert_eq!(Acquire::parse([&b""[..]].into_iter()), Err(CommandError::Owner));
-        assert_eq!(Acquire::parse([&[b'o'; 1025][..]].into_iter()), Err(CommandError::Owner));
-        assert_eq!(Acquire::parse(args("")), Err(CommandError::Syntax));
         assert_eq!(stats(args("KEY")), Err(CommandError::Syntax));
         assert_eq!(log(args("1 2")), Err(CommandError::Syntax));
         assert_eq!(metrics(args("COUNT 1")), Err(CommandError::Syntax));

@@ -143,8 +143,8 @@ impl LockManager {
         own: Option<Ticket>,
         same: Option<Ticket>,
     ) -> bool {
-        let seq = |ticket| self.queues.get(ticket).map(|waiter| waiter.seq);
-        match (self.queues.first_other(id, own).and_then(seq), same.and_then(seq)) {
+        let turn = |ticket| self.queues.get(ticket).map(|waiter| waiter.turn);
+        match (self.queues.first_other(id, own).and_then(turn), same.and_then(turn)) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(first), Some(own)) => own <= first,

@@ -555,7 +555,7 @@ mod tests {
         now: Now,
     ) -> (Result<String, CommandError>, Vec<usize>) {
         let keys = keys.iter().map(|key| key.as_bytes()).collect();
-        let call = AcquireAny { keys, count, how };
+        let call = AcquireAny { keys, count, groups: None, near: None, how };
         let mut search = Search::new(0, &call);
         let mut looked_at = Vec::new();
         let mut next = manager.search_locks(&mut search, caller, now);
@@ -821,7 +821,8 @@ mod tests {
     fn a_lock_that_is_taken_while_later_keys_are_opened_is_not_granted() {
         let mut manager = manager();
         let keys = KEYS[..2].iter().map(|key| key.as_bytes()).collect();
-        let call = AcquireAny { keys, count: 2, how: request("me") };
+        let call =
+            AcquireAny { keys, count: 2, groups: None, near: None, how: request("me") };
         let mut search = Search::new(0, &call);
         let (caller, now) = (client(7), after(0));
         assert_eq!(manager.search_locks(&mut search, caller, now), Ok(Some(0)));

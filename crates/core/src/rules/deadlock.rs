@@ -207,8 +207,7 @@ mod tests {
     const NOW: Now = Now::from_ms(1_000_000);
 
     fn request(owner: &[u8]) -> Acquire<'_> {
-        let (lease_ms, block_ms, session_grace_ms) = (None, Some(0), None);
-        Acquire { owner, lease_ms, unique: true, block_ms, session_grace_ms }
+        Acquire { owner, unique: true, block_ms: Some(0), ..Acquire::default() }
     }
 
     /// `owner` acquires a free lock.

@@ -253,13 +253,7 @@ mod tests {
     ) -> Ticket {
         let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
         let wanted = Wanted { db: 0, keys: &keys, count: 1, of_set: true, free: &[] };
-        let request = Acquire {
-            owner: owner.as_bytes(),
-            lease_ms: None,
-            unique: true,
-            block_ms: Some(1_000),
-            session_grace_ms: None,
-        };
+        let request = Acquire { block_ms: Some(1_000), ..unique(owner) };
         match manager
             .wait(wanted, &request, client, &DeadlockCheck::Skipped, true, NOW)
             .unwrap()

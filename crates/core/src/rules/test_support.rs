@@ -50,13 +50,7 @@ pub(crate) fn id(manager: &LockManager, key: &str) -> Id {
 
 /// A call without options.
 pub(crate) fn request(owner: &str) -> Acquire<'_> {
-    Acquire {
-        owner: owner.as_bytes(),
-        lease_ms: None,
-        unique: false,
-        block_ms: None,
-        session_grace_ms: None,
-    }
+    Acquire { owner: owner.as_bytes(), ..Acquire::default() }
 }
 
 /// A call with UNIQUE.

@@ -135,7 +135,7 @@ mod tests {
         run_next_deferred(&mut manager, NOW);
         wait(&mut manager, GPU, &request("c"), 4);
         let again = wait(&mut manager, GPU, &unique("me"), 5);
-        assert_eq!(manager.queues.get(again).unwrap().seq, waiter.seq);
+        assert_eq!(manager.queues.get(again).unwrap().turn, waiter.turn);
         assert_eq!(queue(&manager, GPU), "me c");
     }
 

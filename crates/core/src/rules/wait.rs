@@ -9,6 +9,7 @@ use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::lease;
 use crate::state::lock::{Bytes, Name};
+use crate::state::turn::Turn;
 use crate::state::wait_queue::{Locks, Ticket, Waiter, Wanted};
 
 /// What became of a call that may wait.
@@ -52,7 +53,7 @@ impl LockManager {
             return Err(self.refuse_deadlock(wanted, request, cycle, client, now));
         }
         let same = self.same_call(&older, &locks, wanted.count, now);
-        // Its sequence number is used again, so it has to leave the queues first.
+        // Its turn is used again, so it has to leave the queues first.
         let same =
             same.and_then(|ticket| self.end_wait(ticket, LeaveReason::TakenOver, now));
         for ticket in older {
@@ -61,16 +62,16 @@ impl LockManager {
         for lock in wanted.free.iter().filter_map(|index| locks.get(*index)) {
             self.table.reserve(*lock);
         }
-        let seq = match &same {
-            Some(same) => same.seq,
-            None => self.queues.next_number(),
+        let turn = match &same {
+            Some(same) => same.turn,
+            None => Turn { number: 0, arrival: self.queues.next_number() },
         };
         let deadline = |ms: u64| now.ms().saturating_add(ms);
         let ticket = self.add_waiter(Waiter {
             locks,
             wants: wanted.count,
             of_set: wanted.of_set,
-            seq,
+            turn,
             owner: Bytes::from_slice(request.owner),
             unique: request.unique,
             lease_ms,
@@ -251,10 +252,10 @@ mod tests {
         assert_eq!(queue(&manager, GPU), "me");
     }
 
-    /// The sequence number of a waiter, and when its owner took the position.
-    fn position(manager: &LockManager, ticket: Ticket) -> (u64, u64) {
+    /// The turn of a waiter, and when its owner took the position.
+    fn position(manager: &LockManager, ticket: Ticket) -> (Turn, u64) {
         let waiter = manager.queues.get(ticket).unwrap();
-        (waiter.seq, waiter.since_ms)
+        (waiter.turn, waiter.since_ms)
     }
 
     #[test]

@@ -25,5 +25,6 @@ pub mod settings;
 pub(crate) mod sweep;
 pub mod table;
 pub mod token;
+pub mod turn;
 pub mod wait_queue;
 pub(crate) mod work_budget;

@@ -1,14 +1,22 @@
 //! The settings: their names, defaults and ranges, for `redis.conf`, module arguments and `CONFIG`.
 //! The module registers them with the server.
 
-use crate::decimal::number;
+use crate::decimal::signed_number;
 use crate::error::CommandError;
 
 /// The longest lease that can be configured: ten years, in milliseconds.
-const TEN_YEARS_MS: u64 = 315_360_000_000;
+const TEN_YEARS_MS: i64 = 315_360_000_000;
 
 /// The longest channel prefix, in bytes.
 pub const CHANNEL_PREFIX_MAX: usize = 256;
+
+/// The longest time for which a position is kept, in ms.
+pub const KEEP_MAX_MS: u64 = 3_600_000;
+
+/// The lowest PRIORITY.
+pub const PRIORITY_MIN: i64 = -100;
+/// The highest PRIORITY, unless `max-priority` is lower.
+pub const PRIORITY_MAX: i64 = 100;
 
 /// The name of the setting that selects the published events.
 pub const EVENTS: &str = "events";
@@ -45,6 +53,13 @@ pub struct Settings {
     pub warn_hold: u64,
     /// The largest number of waiters of the whole server.
     pub max_waiters: u64,
+    /// The number of grants in a round: by how many grants one step of PRIORITY, or one place of a
+    /// SHARE, moves a call in its queue.
+    pub round: u64,
+    /// The highest PRIORITY that a call may request.
+    pub max_priority: i64,
+    /// The largest number of locks whose last tag is remembered.
+    pub remembered_tags: u64,
     /// How long the position of a disconnected UNIQUE waiter is kept, in ms.
     pub place_keep: u64,
     /// The largest number of locks with their own counters.
@@ -65,6 +80,9 @@ impl Default for Settings {
             max_hold: 0,
             warn_hold: 0,
             max_waiters: 10_000,
+            round: 16,
+            max_priority: PRIORITY_MAX,
+            remembered_tags: 10_000,
             place_keep: 10_000,
             tracked_keys: 1024,
             log_len: 128,
@@ -80,13 +98,39 @@ pub struct Number {
     /// Its name without the prefix `gpulock.`.
     pub name: &'static str,
     /// The smallest value.
-    pub min: u64,
+    pub min: i64,
     /// The largest value.
-    pub max: u64,
+    pub max: i64,
     /// Its value.
-    pub get: fn(&Settings) -> u64,
-    /// Its field.
-    pub slot: fn(&mut Settings) -> &mut u64,
+    pub get: fn(&Settings) -> i64,
+    /// Sets it to a value in its range.
+    pub set: fn(&mut Settings, i64),
+}
+
+/// The type of a numeric setting.
+trait Field: Sized {
+    fn to_number(&self) -> i64;
+    fn of_number(number: i64) -> Self;
+}
+
+impl Field for u64 {
+    fn to_number(&self) -> i64 {
+        i64::try_from(*self).unwrap_or(i64::MAX)
+    }
+
+    fn of_number(number: i64) -> Self {
+        u64::try_from(number).unwrap_or(0)
+    }
+}
+
+impl Field for i64 {
+    fn to_number(&self) -> i64 {
+        *self
+    }
+
+    fn of_number(number: i64) -> Self {
+        number
+    }
 }
 
 impl Number {
@@ -94,33 +138,36 @@ impl Number {
     ///
     /// # Errors
     /// When it is not an integer, or out of range.
-    pub fn read(&self, digits: &[u8]) -> Result<u64, CommandError> {
-        number(digits, self.name, self.min, self.max)
+    pub fn read(&self, digits: &[u8]) -> Result<i64, CommandError> {
+        signed_number(digits, self.name, self.min, self.max)
     }
 }
 
 macro_rules! numbers {
-    ($($name:literal $field:ident $min:literal ..= $max:expr),* $(,)?) => {
+    ($($name:literal $field:ident $min:expr, $max:expr),* $(,)?) => {
         /// Every numeric setting.
         pub const NUMBERS: &[Number] = &[$(Number {
             name: $name,
             min: $min,
             max: $max,
-            get: |settings| settings.$field,
-            slot: |settings| &mut settings.$field,
+            get: |settings| settings.$field.to_number(),
+            set: |settings, number| settings.$field = Field::of_number(number),
         }),*];
     };
 }
 
 numbers! {
-    "default-lease" default_lease 1 ..= TEN_YEARS_MS,
-    "max-lease" max_lease 1 ..= TEN_YEARS_MS,
-    "max-hold" max_hold 0 ..= TEN_YEARS_MS,
-    "warn-hold" warn_hold 0 ..= TEN_YEARS_MS,
-    "max-waiters" max_waiters 0 ..= 1_000_000,
-    "place-keep" place_keep 0 ..= 3_600_000,
-    "tracked-keys" tracked_keys 0 ..= 100_000,
-    "log-len" log_len 0 ..= 100_000,
+    "default-lease" default_lease 1, TEN_YEARS_MS,
+    "max-lease" max_lease 1, TEN_YEARS_MS,
+    "max-hold" max_hold 0, TEN_YEARS_MS,
+    "warn-hold" warn_hold 0, TEN_YEARS_MS,
+    "max-waiters" max_waiters 0, 1_000_000,
+    "round" round 1, 1_000_000,
+    "max-priority" max_priority PRIORITY_MIN, PRIORITY_MAX,
+    "remembered-tags" remembered_tags 0, 1_000_000,
+    "place-keep" place_keep 0, 3_600_000,
+    "tracked-keys" tracked_keys 0, 100_000,
+    "log-len" log_len 0, 100_000,
 }
 
 impl Settings {
@@ -134,11 +181,11 @@ impl Settings {
         let name = name.strip_prefix(b"gpulock.").unwrap_or(&name);
         let is_named = |number: &&Number| number.name.as_bytes() == name;
         if let Some(number) = NUMBERS.iter().find(is_named) {
-            let value = number.read(value);
-            *(number.slot)(self) = value.map_err(|_| {
+            let value = number.read(value).map_err(|_| {
                 let Number { min, max, .. } = number;
                 format!("{} must be an integer from {min} to {max}", original())
             })?;
+            (number.set)(self, value);
         } else if name == EVENTS.as_bytes() {
             let is_named =
                 |(name, _): &&(&str, Events)| value.eq_ignore_ascii_case(name.as_bytes());

@@ -5,9 +5,9 @@
 //! Every step is O(log n) in all waiters of the server, whatever the length of a queue:
 //!
 //! ```text
-//!   by_ticket   ticket ──────────────► Waiter { locks, seq, owner, … }
-//!   connected   (lock, seq) ─────────► ticket     positions of connected waiters, in order
-//!   kept        (lock, seq) ─────────► ticket     kept positions, in order
+//!   by_ticket   ticket ──────────────► Waiter { locks, turn, owner, … }
+//!   connected   (lock, turn) ────────► ticket     positions of connected waiters, in order
+//!   kept        (lock, turn) ────────► ticket     kept positions, in order
 //!   owners      owner ───────────────► number, and the calls in which it waits: UNIQUE owners only
 //!   by_owner    (number, lock) ──────► ticket     UNIQUE owners only: one position a queue
 //!   by_client   client ──────────────► ticket     a client waits in one call at a time
@@ -19,7 +19,7 @@
 //! leaves while others are being removed, is only marked ([`Left`]). Its deadline is set to 0. That
 //! has passed, so no rule grants it a lock. [`LockManager::expire_waits`] removes it.
 //!
-//! A waiter for several locks has a position in the queue of each, with the same sequence number.
+//! A waiter for several locks has a position in the queue of each, with the same turn.
 //! Two waiters have the same order in every queue that they share, so they never wait for each
 //! other.
 //!
@@ -33,6 +33,7 @@ use smallvec::SmallVec;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::lock::Bytes;
+use crate::state::turn::Turn;
 
 /// Identifies one waiting call. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,8 +48,8 @@ pub struct Waiter {
     pub wants: usize,
     /// It named a lock set, and its reply names the locks that it got.
     pub of_set: bool,
-    /// Its sequence number: a smaller one is earlier in every queue.
-    pub seq: u64,
+    /// Its turn, the same in every queue.
+    pub turn: Turn,
     /// The owner.
     pub owner: Bytes,
     /// The owner's name identifies exactly one holder.
@@ -135,8 +136,8 @@ const VISITED: usize = 4_096;
 #[derive(Clone, Debug, Default)]
 pub struct WaitQueues {
     by_ticket: BTreeMap<Ticket, Waiter>,
-    connected: BTreeMap<(Id, u64), Ticket>,
-    kept: BTreeMap<(Id, u64), Ticket>,
+    connected: BTreeMap<(Id, Turn), Ticket>,
+    kept: BTreeMap<(Id, Turn), Ticket>,
     owners: BTreeMap<Bytes, Owner>,
     by_owner: BTreeMap<(u64, Id), Ticket>,
     by_client: BTreeMap<u64, Ticket>,
@@ -185,7 +186,7 @@ impl WaitQueues {
         self.left.first().copied()
     }
 
-    /// A number larger than all before: a ticket, or the sequence number of a new position.
+    /// A number larger than all before: a ticket, or the arrival of a new position.
     pub(crate) fn next_number(&mut self) -> u64 {
         self.last = self.last.saturating_add(1);
         self.last
@@ -208,7 +209,7 @@ impl WaitQueues {
             self.by_owner.extend(of_owner);
         }
         let positions = if is_connected { &mut self.connected } else { &mut self.kept };
-        positions.extend(waiter.locks.iter().map(|lock| ((*lock, waiter.seq), ticket)));
+        positions.extend(waiter.locks.iter().map(|lock| ((*lock, waiter.turn), ticket)));
         if let Some(client) = waiter.client {
             self.by_client.insert(client, ticket);
         }
@@ -225,7 +226,7 @@ impl WaitQueues {
         let is_connected = waiter.client.is_some();
         let positions = if is_connected { &mut self.connected } else { &mut self.kept };
         for lock in &waiter.locks {
-            positions.remove(&(*lock, waiter.seq));
+            positions.remove(&(*lock, waiter.turn));
         }
         if waiter.unique {
             self.remove_of_owner(ticket, &waiter);
@@ -336,7 +337,7 @@ impl WaitQueues {
 
     /// The first position of a queue.
     pub(crate) fn first_position(&self, lock: Id) -> Option<Ticket> {
-        self.by_seq(lock).next()
+        self.by_turn(lock).next()
     }
 
     /// The positions of a queue, in order.
@@ -350,11 +351,11 @@ impl WaitQueues {
         &self,
         lock: Id,
     ) -> impl Iterator<Item = (Ticket, &Waiter)> {
-        self.by_seq(lock).filter_map(|it| Some((it, self.by_ticket.get(&it)?)))
+        self.by_turn(lock).filter_map(|it| Some((it, self.by_ticket.get(&it)?)))
     }
 
     /// Connected and kept positions of a queue, merged.
-    fn by_seq(&self, lock: Id) -> impl Iterator<Item = Ticket> {
+    fn by_turn(&self, lock: Id) -> impl Iterator<Item = Ticket> {
         let mut connected = self.connected.range(queue(lock)).peekable();
         let mut kept = self.kept.range(queue(lock)).peekable();
         std::iter::from_fn(move || {
@@ -415,7 +416,7 @@ impl WaitQueues {
     /// The next lock after this one whose queue has a connected waiter; without a lock, the first.
     pub(crate) fn next_queue(&self, after: Option<Id>) -> Option<Id> {
         let next = match after {
-            Some(id) => self.connected.range((id, u64::MAX)..).next(),
+            Some(id) => self.connected.range((id, Turn::LAST)..).next(),
             None => self.connected.first_key_value(),
         };
         next.map(|((lock, _), _)| *lock)
@@ -423,18 +424,18 @@ impl WaitQueues {
 
     /// The first lock that has a queue.
     pub(crate) fn first_lock(&self) -> Option<Id> {
-        self.first_lock_from((Id::FIRST, 0))
+        self.first_lock_from((Id::FIRST, Turn::FIRST))
     }
 
     /// The locks that have a queue, each once.
     pub fn locks(&self) -> impl Iterator<Item = Id> {
         std::iter::successors(self.first_lock(), |lock| {
-            self.first_lock_from((*lock, u64::MAX))
+            self.first_lock_from((*lock, Turn::LAST))
         })
     }
 
-    fn first_lock_from(&self, from: (Id, u64)) -> Option<Id> {
-        let first = |positions: &BTreeMap<(Id, u64), Ticket>| {
+    fn first_lock_from(&self, from: (Id, Turn)) -> Option<Id> {
+        let first = |positions: &BTreeMap<(Id, Turn), Ticket>| {
             positions.range(from..).next().map(|((lock, _), _)| *lock)
         };
         let (connected, kept) = (first(&self.connected), first(&self.kept));
@@ -443,6 +444,6 @@ impl WaitQueues {
 }
 
 /// The keys of one queue in `connected` and `kept`.
-fn queue(lock: Id) -> std::ops::RangeInclusive<(Id, u64)> {
-    (lock, 0)..=(lock, u64::MAX)
+fn queue(lock: Id) -> std::ops::RangeInclusive<(Id, Turn)> {
+    (lock, Turn::FIRST)..=(lock, Turn::LAST)
 }
