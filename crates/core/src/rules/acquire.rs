@@ -84,6 +84,7 @@ impl LockManager {
             lease_ms,
             unique: request.unique,
             session: caller.client.zip(request.session_grace_ms),
+            share: request.share,
         };
         let refused = match *state {
             KeyState::String { value, expires } => {

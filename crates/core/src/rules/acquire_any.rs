@@ -419,6 +419,7 @@ impl LockManager {
             lease_ms: search.lease_ms,
             unique: how.unique,
             session: caller.client.zip(how.session_grace_ms),
+            share: how.share,
         };
         let mut grants = KeyGrants::new();
         for (index, lock, renewed) in chosen {

@@ -121,6 +121,7 @@ pub(crate) fn params_of(waiter: &Waiter) -> GrantParams<'_> {
         lease_ms: waiter.lease_ms,
         unique: waiter.unique,
         session: waiter.client.zip(waiter.session_grace_ms),
+        share: waiter.share.as_deref(),
     }
 }
 

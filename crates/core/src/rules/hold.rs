@@ -20,6 +20,8 @@ pub(crate) struct GrantParams<'a> {
     pub(crate) unique: bool,
     /// The client whose connection it is tied to, and the grace period in ms.
     pub(crate) session: Option<(u64, u64)>,
+    /// The share under which the lock is acquired.
+    pub(crate) share: Option<&'a [u8]>,
 }
 
 /// The token of a hold, and when its lease expires, in ms since the epoch.
@@ -42,6 +44,7 @@ impl LockManager {
             hold.session = Session::Tied { client, grace_ms };
         }
         self.table.begin_hold(id, hold);
+        self.set_details(id, params);
         self.lease_changed();
         self.recount_set_of_holder(id, params.owner);
         self.count(Some(id), |counters| &mut counters.acquired);
@@ -49,6 +52,15 @@ impl LockManager {
             self.publish(id, Bytes::from_slice(params.owner), Some(token), None, now);
         }
         (token, until_ms)
+    }
+
+    /// Sets what the call says of its hold. What it does not say stays as it is.
+    fn set_details(&mut self, id: Id, params: &GrantParams<'_>) {
+        if let Some(share) = params.share {
+            self.table.change_details(id, |details| {
+                details.share = Some(Bytes::from_slice(share));
+            });
+        }
     }
 
     /// Begins a hold that the module did not grant.
@@ -106,6 +118,7 @@ impl LockManager {
     ) -> Result<TokenAndEnd, CommandError> {
         let renewed = self.renew(id, params.lease_ms, now)?;
         self.table.change_hold(id, |hold| hold.unique = true);
+        self.set_details(id, params);
         if let Some((client, grace_ms)) = params.session {
             self.table.set_session(id, Session::Tied { client, grace_ms });
         }
@@ -115,7 +128,7 @@ impl LockManager {
 
     /// Ends a hold, if there is one.
     pub(crate) fn end(&mut self, id: Id, end: End, caller: Caller<'_>, now: Now) {
-        let Some(hold) = self.table.end_hold(id) else { return };
+        let Some((hold, _)) = self.table.end_hold(id) else { return };
         self.tally(Some(id), |counters| {
             bump(end.counter(counters));
             counters.hold_ms.record(now.ms_since(hold.since_ms));

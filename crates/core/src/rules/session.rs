@@ -277,8 +277,13 @@ mod tests {
             let key = n.to_string();
             let lock = manager.table.find_or_create(name(&key)).unwrap();
             let session = Some((7, 0));
-            let params =
-                GrantParams { owner: b"me", lease_ms: 1_000, unique: true, session };
+            let params = GrantParams {
+                owner: b"me",
+                lease_ms: 1_000,
+                unique: true,
+                session,
+                share: None,
+            };
             manager.grant(lock, &params, NOW);
         }
         manager

@@ -45,6 +45,10 @@ pub struct Hold {
     pub warned: bool,
     /// The owner has renewed it, so the grant was received.
     pub renewed: bool,
+    /// The table has details of it ([`Table::details`]).
+    ///
+    /// [`Table::details`]: crate::state::table::Table::details
+    pub(crate) has_details: bool,
     /// Whether it ends with a connection.
     pub session: Session,
 }
@@ -84,6 +88,7 @@ impl Hold {
             unique: false,
             warned: false,
             renewed: false,
+            has_details: false,
             session: Session::None,
         }
     }

@@ -10,6 +10,7 @@ pub mod deferred;
 pub mod event;
 pub mod hash_tag;
 pub mod histogram;
+pub mod hold_details;
 mod hold_order;
 mod index;
 pub mod key_state;

@@ -16,6 +16,7 @@ use foldhash::fast::FoldHasher;
 use crate::state::age_list::{AgeList, Linked, Links};
 use crate::state::arena::{Arena, Id};
 use crate::state::counters::{Counters, bump};
+use crate::state::hold_details::{AllDetails, HoldDetails};
 use crate::state::hold_order::HoldOrder;
 use crate::state::index::Index;
 use crate::state::lock::{Hold, Lock, NO_END, Name, Own, Session};
@@ -73,6 +74,8 @@ pub struct Table {
     hash_seed: u64,
     /// Locks that the module granted.
     granted: HoldOrder,
+    /// What only some holds have.
+    details: AllDetails,
     /// Adopted locks, whose beginning is unknown.
     adopted: HoldOrder,
     /// The locks with their own counters, the least recently used first, without the stale ones.
@@ -109,6 +112,7 @@ impl Table {
             hash_seeds: SharedSeed::from_u64(seed),
             hash_seed: seed,
             granted: HoldOrder::default(),
+            details: AllDetails::default(),
             adopted: HoldOrder::default(),
             tracked: AgeList::default(),
             tracked_limit: 0,
@@ -230,12 +234,13 @@ impl Table {
         self.rearm(id);
     }
 
-    /// Ends the hold of a lock and returns it. The lock stays in the table until
+    /// Ends the hold of a lock and returns it with its details. The lock stays in the table until
     /// [`Table::forget_idle`].
-    pub(crate) fn end_hold(&mut self, id: Id) -> Option<Hold> {
+    pub(crate) fn end_hold(&mut self, id: Id) -> Option<(Hold, Option<HoldDetails>)> {
         self.refresh(id);
         let lock = self.locks.get_mut(id)?;
         let hold = lock.hold.take()?;
+        let details = if hold.has_details { self.details.take(id) } else { None };
         if lock.own.is_some() {
             drop_from(&mut self.totals.tracked_held, 1);
         }
@@ -251,7 +256,7 @@ impl Table {
             self.tied.remove(&(client, id));
         }
         self.rearm(id);
-        Some(hold)
+        Some((hold, details))
     }
 
     /// Changes the hold of a lock, if there is one: anything but its session.
@@ -266,6 +271,22 @@ impl Table {
         debug_assert!(hold.session == session, "sessions change in set_session");
         self.rearm(id);
         Some(changed)
+    }
+
+    /// What only some holds have, of the hold of a lock.
+    pub fn details(&self, id: Id) -> Option<&HoldDetails> {
+        self.hold(id).filter(|hold| hold.has_details).and_then(|_| self.details.get(id))
+    }
+
+    /// Changes the details of a hold, if there is one.
+    pub(crate) fn change_details(
+        &mut self,
+        id: Id,
+        change: impl FnOnce(&mut HoldDetails),
+    ) {
+        if let Some(hold) = self.locks.get_mut(id).and_then(|lock| lock.hold.as_mut()) {
+            hold.has_details = self.details.change(id, change);
+        }
     }
 
     /// Changes the session of a hold, if there is one.

@@ -54,6 +54,12 @@ pub struct Waiter {
     pub owner: Bytes,
     /// The owner's name identifies exactly one holder.
     pub unique: bool,
+    /// Moves it ahead of others in its queues, or back if negative.
+    pub priority: i64,
+    /// The share under which it waits.
+    pub share: Option<Bytes>,
+    /// How long its position is kept while the client is away, in ms; none: `place-keep`.
+    pub keep_ms: Option<u64>,
     /// The lease of the grant, in ms.
     pub lease_ms: u64,
     /// Ties the grant to the connection, with this grace period in ms.

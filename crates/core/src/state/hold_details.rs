@@ -1,0 +1,55 @@
+//! What only some holds have: their share, for example. It is stored apart from the locks, because a
+//! million holds must stay small.
+
+use std::collections::BTreeMap;
+
+use crate::state::arena::Id;
+use crate::state::lock::Bytes;
+
+/// What only some holds have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HoldDetails {
+    /// The share under which the lock was acquired.
+    pub share: Option<Bytes>,
+}
+
+impl HoldDetails {
+    /// Whether there is nothing to store.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The details of all holds that have any. A hold that has some is marked with `has_details`, so that
+/// the others cost nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AllDetails {
+    by_lock: BTreeMap<Id, HoldDetails>,
+}
+
+impl AllDetails {
+    /// The details of the hold of a lock.
+    pub(crate) fn get(&self, id: Id) -> Option<&HoldDetails> {
+        self.by_lock.get(&id)
+    }
+
+    /// Changes the details of the hold of a lock. Returns whether there are any afterwards.
+    pub(crate) fn change(
+        &mut self,
+        id: Id,
+        change: impl FnOnce(&mut HoldDetails),
+    ) -> bool {
+        let details = self.by_lock.entry(id).or_default();
+        change(details);
+        let is_empty = details.is_empty();
+        if is_empty {
+            self.by_lock.remove(&id);
+        }
+        !is_empty
+    }
+
+    /// Removes and returns the details of the hold of a lock.
+    pub(crate) fn take(&mut self, id: Id) -> Option<HoldDetails> {
+        self.by_lock.remove(&id)
+    }
+}
