@@ -12,7 +12,6 @@ use crate::state::clock::Now;
 use crate::state::key_state::{KeyState, is_valid_owner};
 use crate::state::lease;
 use crate::state::lock::Name;
-use crate::state::wait_queue::Ticket;
 
 /// What became of a call, and what to write to the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,24 +131,9 @@ impl LockManager {
             return true;
         }
         let own = self.own_positions(&[id], request);
-        let same = self.same_call(&own, &[id], 1, now);
-        self.is_turn_of(id, own.first().copied(), same)
-    }
-
-    /// Whether a free lock goes to the caller: no connected waiter is before it. `own` is the
-    /// caller's position in the queue, `same` the position that it would take over.
-    pub(crate) fn is_turn_of(
-        &self,
-        id: Id,
-        own: Option<Ticket>,
-        same: Option<Ticket>,
-    ) -> bool {
-        let turn = |ticket| self.queues.get(ticket).map(|waiter| waiter.turn);
-        match (self.queues.first_other(id, own).and_then(turn), same.and_then(turn)) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(first), Some(own)) => own <= first,
-        }
+        let same = self.same_call(&own, &[id], 1, request, now);
+        let turn = self.turn_of_caller(same, &[id], request);
+        self.is_turn_of(id, own.first().copied(), turn)
     }
 
     /// Gives up the positions that a UNIQUE owner has in the queues of locks that it acquires.
@@ -183,7 +167,24 @@ impl LockManager {
             _ if request.session_grace_ms.is_some() && caller.client.is_none() => {
                 Err(CommandError::SessionInScript)
             }
-            _ => lease::requested(request.lease_ms, &self.settings),
+            _ => {
+                self.check_priority(request)?;
+                lease::requested(request.lease_ms, &self.settings)
+            }
+        }
+    }
+
+    /// Checks that a call may have its PRIORITY. 0 is that of a call without the option, so it is
+    /// always allowed.
+    pub(crate) fn check_priority(
+        &self,
+        request: &Acquire<'_>,
+    ) -> Result<(), CommandError> {
+        let max = self.settings.max_priority;
+        match request.priority {
+            0 => Ok(()),
+            priority if priority <= max => Ok(()),
+            _ => Err(CommandError::PriorityTooHigh { max }),
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::state::clock::Now;
 use crate::state::key_state::{KeyState, is_valid_owner};
 use crate::state::lease;
 use crate::state::lock::Name;
+use crate::state::turn::Turn;
 use crate::state::wait_queue::{Locks, Ticket};
 
 /// What became of a call, and what to write to the keys.
@@ -78,6 +79,8 @@ pub struct Search<'a> {
     own: Vec<Ticket>,
     /// The one of them whose position the call would take over.
     same: Option<Ticket>,
+    /// The turn of the call. It is computed only if one of the locks has a waiter.
+    turn: Option<Turn>,
 }
 
 /// A key of the call.
@@ -138,6 +141,7 @@ impl<'a> Search<'a> {
             free: 0,
             own: Vec::new(),
             same: None,
+            turn: None,
         }
     }
 
@@ -227,12 +231,13 @@ impl LockManager {
         if how.session_grace_ms.is_some() && caller.client.is_none() {
             return Err(CommandError::SessionInScript);
         }
+        self.check_priority(how)?;
         search.lease_ms = lease::requested(how.lease_ms, &self.settings)?;
         if how.unique && !self.queues.is_empty() {
             let known = self.known_locks(search);
             search.own = self.own_positions(&known, how);
             if known.len() == names.len() {
-                search.same = self.same_call(&search.own, &known, search.count, now);
+                search.same = self.same_call(&search.own, &known, search.count, how, now);
             }
         }
         Ok(self.next_key(search, now))
@@ -342,7 +347,7 @@ impl LockManager {
             KeyState::Elsewhere => Availability::Unavailable,
             KeyState::Absent => match lock {
                 Some(id) if !self.is_turn_of_search(id, search) => {
-                    if self.table.get(id).is_some_and(|lock| !lock.reserved) {
+                    if self.passes_on_unless_taken(id) {
                         self.deferred.hand_off(id);
                     }
                     Availability::Unavailable
@@ -354,18 +359,27 @@ impl LockManager {
         Ok(self.next_key(search, now))
     }
 
+    /// Whether a free lock passes to its first waiter as soon as the call is over.
+    fn passes_on_unless_taken(&self, id: Id) -> bool {
+        self.table.get(id).is_some_and(|lock| lock.connected > 0 && !lock.reserved)
+    }
+
     fn create_searched(&mut self, search: &Search<'_>, index: usize) -> Option<Id> {
         self.table.find_or_create_hashed(search.hash(index), search.name(index))
     }
 
     /// Whether a free lock goes to the call.
-    fn is_turn_of_search(&self, id: Id, search: &Search<'_>) -> bool {
+    fn is_turn_of_search(&self, id: Id, search: &mut Search<'_>) -> bool {
         if self.table.get(id).is_none_or(|lock| lock.connected == 0) {
             return true;
         }
         let position = self.queues.position_of(search.how.owner, id);
         let position = position.filter(|position| search.own.contains(position));
-        self.is_turn_of(id, position, search.same)
+        let turn = search.turn.unwrap_or_else(|| {
+            self.turn_of_caller(search.same, &self.known_locks(search), search.how)
+        });
+        search.turn = Some(turn);
+        self.is_turn_of(id, position, turn)
     }
 
     /// Decides a call that has no further key to look at. One that may wait and gets
@@ -455,7 +469,14 @@ impl LockManager {
                 && self.is_as_found(search, index, false);
             is_free.then_some(index)
         };
-        let free = search.keys.iter().enumerate().filter_map(is_free).collect();
+        let free: Vec<usize> =
+            search.keys.iter().enumerate().filter_map(is_free).collect();
+        // A waiter that the call would have come before gets what the call leaves.
+        for index in &free {
+            let lock = self.find_searched(search, *index);
+            let lock = lock.filter(|id| self.passes_on_unless_taken(*id));
+            lock.into_iter().for_each(|id| self.deferred.hand_off(id));
+        }
         AcquiredAny::Contested { free }
     }
 }

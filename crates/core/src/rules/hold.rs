@@ -46,7 +46,10 @@ impl LockManager {
         self.table.begin_hold(id, hold);
         self.set_details(id, params);
         self.lease_changed();
-        self.recount_set_of_holder(id, params.owner);
+        if self.table.get(id).is_some_and(|lock| lock.positions > 0) {
+            self.queues.count_grant(id);
+            self.recount_set_of_holder(id, params.owner);
+        }
         self.count(Some(id), |counters| &mut counters.acquired);
         if self.settings.events == Events::All {
             self.publish(id, Bytes::from_slice(params.owner), Some(token), None, now);

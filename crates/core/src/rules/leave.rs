@@ -78,6 +78,9 @@ impl LockManager {
         let waiter = self.queues.remove(ticket)?;
         for id in &waiter.locks {
             self.table.remove_position(*id, waiter.client.is_some());
+            if self.table.get(*id).is_none_or(|lock| lock.positions == 0) {
+                self.queues.queue_ended(*id);
+            }
         }
         for id in reserved {
             self.pass_on_reserved(id);

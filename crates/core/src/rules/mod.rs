@@ -21,5 +21,6 @@ mod silence;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod test_support;
+mod turn;
 mod undelivered;
 pub mod wait;

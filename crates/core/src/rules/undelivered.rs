@@ -63,7 +63,9 @@ impl LockManager {
             let mut create = |key: &Bytes| self.table.find_or_create(Name { db, key });
             set.iter().filter_map(&mut create).collect()
         };
-        self.keep_position(&Waiter { locks, ..waiter.clone() }, now);
+        let mut waiter = Waiter { locks, ..waiter.clone() };
+        self.restore_turn(&mut waiter);
+        self.keep_position(&waiter, now);
     }
 }
 

@@ -5,6 +5,7 @@ use crate::manager::{LockManager, counted_for};
 use crate::request::Acquire;
 use crate::rules::deadlock::DeadlockCheck;
 use crate::rules::leave::LeaveReason;
+use crate::rules::turn::Entry;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::lease;
@@ -52,7 +53,7 @@ impl LockManager {
             }
             return Err(self.refuse_deadlock(wanted, request, cycle, client, now));
         }
-        let same = self.same_call(&older, &locks, wanted.count, now);
+        let same = self.same_call(&older, &locks, wanted.count, request, now);
         // Its turn is used again, so it has to leave the queues first.
         let same =
             same.and_then(|ticket| self.end_wait(ticket, LeaveReason::TakenOver, now));
@@ -62,9 +63,13 @@ impl LockManager {
         for lock in wanted.free.iter().filter_map(|index| locks.get(*index)) {
             self.table.reserve(*lock);
         }
-        let turn = match &same {
-            Some(same) => same.turn,
-            None => Turn { number: 0, arrival: self.queues.next_number() },
+        let (turn, counted, counted_at_end) = match &same {
+            Some(same) => (same.turn, same.counted, same.counted_at_end),
+            None => {
+                let Entry { number, counted } = self.entry(&locks, request);
+                let arrival = self.queues.next_number();
+                (Turn { number, arrival }, counted, counted)
+            }
         };
         let deadline = |ms: u64| now.ms().saturating_add(ms);
         let ticket = self.add_waiter(Waiter {
@@ -72,6 +77,8 @@ impl LockManager {
             wants: wanted.count,
             of_set: wanted.of_set,
             turn,
+            counted,
+            counted_at_end,
             owner: Bytes::from_slice(request.owner),
             unique: request.unique,
             priority: request.priority,
@@ -91,8 +98,18 @@ impl LockManager {
     }
 
     /// Waiters that were before a call may have left since it was refused: the older calls of its
-    /// owner, or a set that got other locks than the one that the call was refused for.
+    /// owner, or a set that got other locks than the one that the call was refused for. And its turn
+    /// may be a later one than when it found locks free: then these pass on.
     fn hand_off_what_became_free(&mut self, ticket: Ticket, wanted: Wanted<'_>) {
+        for index in wanted.free {
+            let locks = self.queues.get(ticket).map(|waiter| waiter.locks.as_slice());
+            let lock = locks.and_then(|locks| locks.get(*index).copied());
+            if let Some(lock) = lock
+                && self.queues.first_connected(lock) != Some(ticket)
+            {
+                self.pass_on_reserved(lock);
+            }
+        }
         if wanted.count > 1 {
             if self.complete_set(ticket).is_some() {
                 self.recount_later(ticket);
@@ -142,12 +159,13 @@ impl LockManager {
     }
 
     /// The position among these that waits for exactly the same: the same locks, in any order, and
-    /// as many of them.
+    /// as many of them, with the same priority and share.
     pub(crate) fn same_call(
         &self,
         own: &[Ticket],
         locks: &[Id],
         count: usize,
+        request: &Acquire<'_>,
         now: Now,
     ) -> Option<Ticket> {
         let [ticket] = own else { return None };
@@ -156,6 +174,8 @@ impl LockManager {
             |id: &Id| self.queues.position_of(&waiter.owner, *id) == Some(*ticket);
         let same = !waiter.is_keep_over(now)
             && waiter.wants == count
+            && waiter.priority == request.priority
+            && waiter.share.as_deref() == request.share
             && waiter.locks.len() == locks.len()
             && locks.iter().all(is_in_queue);
         same.then_some(*ticket)

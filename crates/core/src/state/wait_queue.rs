@@ -13,6 +13,8 @@
 //!   by_client   client ──────────────► ticket     a client waits in one call at a time
 //!   deadlines   (ms, ticket)                      when a wait, or a kept position, expires
 //!   left        ticket                            waiters that have left and are not removed yet
+//!   counts      lock ────────────────► grants     of queues that have seen any
+//!   shares      (lock, share, priority) ► count   positions of waiters with a SHARE
 //! ```
 //!
 //! Removing a waiter takes a step for each of its locks. A waiter with many locks, or one that
@@ -32,7 +34,9 @@ use smallvec::SmallVec;
 
 use crate::state::arena::Id;
 use crate::state::clock::Now;
+use crate::state::grant_counts::GrantCounts;
 use crate::state::lock::Bytes;
+use crate::state::share_positions::SharePositions;
 use crate::state::turn::Turn;
 
 /// Identifies one waiting call. Never used twice.
@@ -50,6 +54,11 @@ pub struct Waiter {
     pub of_set: bool,
     /// Its turn, the same in every queue.
     pub turn: Turn,
+    /// The grants that were counted when it joined.
+    pub(crate) counted: u64,
+    /// The highest number of grants that its queues had counted when it was removed. If it comes back,
+    /// they do not count less.
+    pub(crate) counted_at_end: u64,
     /// The owner.
     pub owner: Bytes,
     /// The owner's name identifies exactly one holder.
@@ -153,6 +162,8 @@ pub struct WaitQueues {
     left: BTreeSet<Ticket>,
     /// How many of them keep no position.
     given_up: usize,
+    counts: GrantCounts,
+    shares: SharePositions,
 }
 
 /// A UNIQUE owner that has a position in a queue.
@@ -222,13 +233,18 @@ impl WaitQueues {
         if let Some(ms) = waiter.deadline_ms {
             self.deadlines.insert((ms, ticket));
         }
+        let counted = waiter.counted.max(waiter.counted_at_end);
+        if counted > 0 {
+            waiter.locks.iter().for_each(|lock| self.counts.raise(*lock, counted));
+        }
+        self.shares.add(&waiter);
         self.by_ticket.insert(ticket, waiter);
         ticket
     }
 
     /// Removes a waiter from the queues of its locks.
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
-        let waiter = self.by_ticket.remove(&ticket)?;
+        let mut waiter = self.by_ticket.remove(&ticket)?;
         let is_connected = waiter.client.is_some();
         let positions = if is_connected { &mut self.connected } else { &mut self.kept };
         for lock in &waiter.locks {
@@ -248,6 +264,11 @@ impl WaitQueues {
         }
         if let Some(ms) = waiter.deadline_ms.filter(|_| waiter.left.is_none()) {
             self.deadlines.remove(&(ms, ticket));
+        }
+        self.shares.remove(&waiter);
+        if waiter.unique {
+            let counted = waiter.locks.iter().map(|lock| self.counts.get(*lock)).max();
+            waiter.counted_at_end = counted.unwrap_or(0);
         }
         Some(waiter)
     }
@@ -314,6 +335,47 @@ impl WaitQueues {
     /// The number of queues that a waiter has a position in.
     pub(crate) fn positions_of(&self, ticket: Ticket) -> usize {
         self.get(ticket).map_or(0, |waiter| waiter.locks.len())
+    }
+
+    /// The grants of a queue since it began.
+    pub fn counted(&self, lock: Id) -> u64 {
+        self.counts.get(lock)
+    }
+
+    /// Counts a grant of a lock that has a queue.
+    pub(crate) fn count_grant(&mut self, lock: Id) {
+        self.counts.bump(lock);
+    }
+
+    /// The last position in the queue of a lock is gone.
+    pub(crate) fn queue_ended(&mut self, lock: Id) {
+        self.counts.forget(lock);
+    }
+
+    /// The number of positions under a share, with this priority or a higher one, in the queue that
+    /// has most of them. Those of a UNIQUE owner are left out. Waiters that have left and are not
+    /// removed yet are counted.
+    pub(crate) fn places_of_share(
+        &self,
+        locks: &[Id],
+        share: &[u8],
+        priority: i64,
+        without: Option<&[u8]>,
+    ) -> u64 {
+        let Some(number) = self.shares.find(share) else { return 0 };
+        let owner = without.and_then(|owner| self.owners.get(owner));
+        let is_own = |lock: Id| {
+            let own = owner.and_then(|owner| self.by_owner.get(&(owner.number, lock)));
+            let own = own.and_then(|ticket| self.by_ticket.get(ticket));
+            own.is_some_and(|own| {
+                own.priority >= priority && own.share.as_deref() == Some(share)
+            })
+        };
+        let places = locks.iter().map(|lock| {
+            let all = self.shares.count(*lock, number, priority);
+            all.saturating_sub(u64::from(is_own(*lock)))
+        });
+        places.max().unwrap_or(0)
     }
 
     /// The first connected waiter of a queue.
