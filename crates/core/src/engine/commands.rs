@@ -76,8 +76,7 @@ fn wait_for_one<K: Keyspace>(
     request: &Acquire<'_>,
     caller: CallerContext,
 ) -> Result<Outcome<u64>, CommandError> {
-    let wanted =
-        Wanted { db: name.db, keys: &[name.key], count: 1, of_set: false, free: &[] };
+    let wanted = Wanted { db: name.db, keys: &[name.key], ..Wanted::default() };
     wait(keys, wanted, request, caller)
 }
 
@@ -128,9 +127,16 @@ pub fn acquire_any<K: Keyspace>(
         }
         AcquiredAny::Contested { free } => {
             drop(last);
-            let (keys_wanted, count) = (&request.keys, request.count);
-            let wanted =
-                Wanted { db, keys: keys_wanted, count, of_set: true, free: &free };
+            let count = request.wants();
+            let wanted = Wanted {
+                db,
+                keys: &request.keys,
+                count,
+                // One lock of any group is one lock of all.
+                groups: request.groups.as_ref().filter(|_| count > 1),
+                of_set: true,
+                free: &free,
+            };
             wait(keys, wanted, &request.how, caller)
         }
     }

@@ -8,7 +8,7 @@ use crate::engine::commands::{self, Outcome};
 use crate::engine::keyspace::{Keyspace, Permission};
 use crate::error::CommandError;
 use crate::manager::LockManager;
-use crate::request::{Acquire, AcquireAny, Release};
+use crate::request::{Acquire, AcquireAny, Groups, Release};
 use crate::rules::acquire_any::KeyGrants;
 use crate::rules::test_support::{NOW, client, id, manager, name, replies};
 use crate::state::arena::Id;
@@ -152,8 +152,21 @@ impl TestKeyspace {
         how: Acquire<'_>,
         by: u64,
     ) -> Result<Outcome<KeyGrants>, CommandError> {
+        self.acquire_groups(keys, count, None, how, by)
+    }
+
+    /// ACQUIREANY with GROUPS: `groups` are the number of groups wanted and the sizes.
+    pub(crate) fn acquire_groups(
+        &mut self,
+        keys: &[&str],
+        count: usize,
+        groups: Option<(usize, &[u16])>,
+        how: Acquire<'_>,
+        by: u64,
+    ) -> Result<Outcome<KeyGrants>, CommandError> {
         let names = keys.iter().map(|key| key.as_bytes()).collect();
-        let request = AcquireAny { keys: names, count, groups: None, near: None, how };
+        let groups = groups.map(|(wanted, sizes)| Groups { wanted, sizes: sizes.into() });
+        let request = AcquireAny { keys: names, count, groups, near: None, how };
         let open = |server: &mut Self, index: usize| {
             server.opened.push(keys[index].to_owned());
             Ok(server.open(name(keys[index])).unwrap())
@@ -170,6 +183,22 @@ impl TestKeyspace {
         by: u64,
     ) -> Ticket {
         match self.acquire_any(keys, count, Acquire { block_ms: Some(0), ..how }, by) {
+            Ok(Outcome::Waits(ticket)) => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// ACQUIREANY with GROUPS and BLOCK 0 of locks that are not free.
+    pub(crate) fn wait_for_groups(
+        &mut self,
+        keys: &[&str],
+        count: usize,
+        groups: (usize, &[u16]),
+        how: Acquire<'_>,
+        by: u64,
+    ) -> Ticket {
+        let how = Acquire { block_ms: Some(0), ..how };
+        match self.acquire_groups(keys, count, Some(groups), how, by) {
             Ok(Outcome::Waits(ticket)) => ticket,
             other => panic!("{other:?}"),
         }

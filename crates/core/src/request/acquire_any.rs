@@ -1,5 +1,7 @@
 //! The arguments of ACQUIREANY.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use crate::decimal::number;
@@ -77,6 +79,14 @@ impl<'a> AcquireAny<'a> {
     }
 }
 
+impl AcquireAny<'_> {
+    /// The number of locks to acquire in all.
+    pub fn wants(&self) -> usize {
+        let groups = self.groups.as_ref().map_or(1, |groups| groups.wanted);
+        self.count.saturating_mul(groups)
+    }
+}
+
 impl Groups {
     fn parse<'a>(
         args: &mut impl Iterator<Item = &'a [u8]>,
@@ -91,6 +101,15 @@ impl Groups {
         };
         let sizes = (0..groups).map(size).collect::<Result<_, CommandError>>()?;
         Ok(Self { wanted: usize::try_from(wanted).unwrap_or(usize::MAX), sizes })
+    }
+
+    /// The indexes of the keys of each group.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        self.sizes.iter().scan(0, |end, size| {
+            let start = *end;
+            *end = usize::saturating_add(start, usize::from(*size));
+            Some(start..*end)
+        })
     }
 
     /// Checks that the sizes add up to the number of keys, and that enough groups are large enough

@@ -118,6 +118,9 @@ impl LockManager {
         request: &Acquire<'_>,
         now: Now,
     ) -> Option<HandOff> {
+        if self.table.get(id).is_some_and(|lock| !lock.reserved) {
+            self.offer_to_groups(id);
+        }
         if self.is_callers_turn(id, request, now) {
             return None;
         }
@@ -131,7 +134,7 @@ impl LockManager {
             return true;
         }
         let own = self.own_positions(&[id], request);
-        let same = self.same_call(&own, &[id], 1, request, now);
+        let same = self.same_call(&own, &[id], 1, None, request, now);
         let turn = self.turn_of_caller(same, &[id], request);
         self.is_turn_of(id, own.first().copied(), turn)
     }

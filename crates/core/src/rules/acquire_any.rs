@@ -12,12 +12,16 @@
 //!
 //! The record may be older than the keys. So a call is refused, or waits, only after all its keys
 //! were looked at.
+//!
+//! With GROUPS the call gets locks of each of several groups. Without, all keys are one group.
+
+use std::ops::Range;
 
 use smallvec::SmallVec;
 
 use crate::error::CommandError;
 use crate::manager::LockManager;
-use crate::request::{Acquire, AcquireAny};
+use crate::request::{Acquire, AcquireAny, Groups};
 use crate::rules::acquire::CallerContext;
 use crate::rules::hold::GrantParams;
 use crate::state::arena::Id;
@@ -25,6 +29,7 @@ use crate::state::clock::Now;
 use crate::state::key_state::{KeyState, is_valid_owner};
 use crate::state::lease;
 use crate::state::lock::Name;
+use crate::state::lock_groups::LockGroups;
 use crate::state::turn::Turn;
 use crate::state::wait_queue::{Locks, Ticket};
 
@@ -62,7 +67,13 @@ pub struct KeyGrant {
 pub struct Search<'a> {
     db: u32,
     names: &'a [&'a [u8]],
+    /// The number of locks to get of each of the wanted groups.
     count: usize,
+    /// The groups in the order of the keys.
+    groups: SmallVec<[SearchedGroup; 1]>,
+    /// The number of groups to get locks of.
+    groups_wanted: usize,
+    named_groups: Option<&'a Groups>,
     how: &'a Acquire<'a>,
     lease_ms: u64,
     keys: SmallVec<[SearchedKey; 8]>,
@@ -71,16 +82,23 @@ pub struct Search<'a> {
     next: usize,
     /// The key that was looked at last, and its lock. No key was opened since.
     last: Option<(usize, Option<Id>)>,
-    /// The number of locks found that the owner holds.
-    held: usize,
-    /// The number of locks found that are free for it.
-    free: usize,
     /// The calls in which the UNIQUE owner waits for any of the locks.
     own: Vec<Ticket>,
     /// The one of them whose position the call would take over.
     same: Option<Ticket>,
     /// The turn of the call. It is computed only if one of the locks has a waiter.
     turn: Option<Turn>,
+}
+
+/// A group of keys.
+#[derive(Clone, Debug)]
+struct SearchedGroup {
+    /// The indexes of its keys.
+    keys: Range<usize>,
+    /// The number of locks found that the owner holds.
+    held: usize,
+    /// The number of locks found that are free for it.
+    free: usize,
 }
 
 /// A key of the call.
@@ -131,18 +149,29 @@ impl<'a> Search<'a> {
             db,
             names: &request.keys,
             count: request.count,
+            groups: groups_of(request),
+            named_groups: request.groups.as_ref().filter(|_| request.wants() > 1),
+            groups_wanted: request.groups.as_ref().map_or(1, |groups| groups.wanted),
             how: &request.how,
             lease_ms: 0,
             keys: SmallVec::new(),
             stage: if request.how.unique { Stage::Own } else { Stage::NotHeld },
             next: 0,
             last: None,
-            held: 0,
-            free: 0,
             own: Vec::new(),
             same: None,
             turn: None,
         }
+    }
+
+    /// The groups of the call as a waiter would have them.
+    fn lock_groups(&self) -> Option<LockGroups> {
+        self.named_groups.map(|groups| LockGroups::new(groups, self.count))
+    }
+
+    /// The number of locks to get in all.
+    fn wants(&self) -> usize {
+        self.count.saturating_mul(self.groups_wanted)
     }
 
     fn name(&self, index: usize) -> Name<'a> {
@@ -155,22 +184,64 @@ impl<'a> Search<'a> {
 
     /// Whether no key that is left can change what the call gets.
     fn is_decided(&self) -> bool {
-        let found = match self.stage {
-            Stage::Own | Stage::NotHeld if self.how.unique => self.held,
-            _ => self.held.saturating_add(self.free),
+        let may_show_owner = self.how.unique && self.stage != Stage::HeldByOther;
+        let is_decided = |group: &&SearchedGroup| match may_show_owner {
+            true => group.held >= self.count,
+            false => group.is_enough(self.count),
         };
-        found >= self.count
+        self.groups.iter().filter(is_decided).count() >= self.groups_wanted
+    }
+
+    /// The groups that the call gets locks of, in the order of the keys: those of which the owner
+    /// holds a lock first, then the first named. None when too few of them have enough locks.
+    fn chosen_groups(&self) -> Option<SmallVec<[SearchedGroup; 1]>> {
+        let is_enough =
+            |(_, group): &(usize, &SearchedGroup)| group.is_enough(self.count);
+        let enough = self.groups.iter().enumerate().filter(is_enough);
+        let mut chosen: SmallVec<[_; 1]> =
+            enough.map(|(number, group)| (group.held == 0, number, group)).collect();
+        if chosen.len() < self.groups_wanted {
+            return None;
+        }
+        chosen.sort_unstable_by_key(|(is_new, number, _)| (*is_new, *number));
+        chosen.truncate(self.groups_wanted);
+        chosen.sort_unstable_by_key(|(_, number, _)| *number);
+        Some(chosen.into_iter().map(|(_, _, group)| group.clone()).collect())
+    }
+
+    /// The locks that the call gets of a group: those that its owner holds first, then free ones; in
+    /// the order of the keys, each with whether the owner holds it.
+    fn chosen_of(&self, group: &SearchedGroup) -> SmallVec<[(usize, bool); 2]> {
+        let mut held_left = group.held.min(self.count);
+        let mut free_left = self.count.saturating_sub(held_left);
+        let mut chosen = SmallVec::new();
+        let keys = self.keys.get(group.keys.clone()).unwrap_or_default();
+        for (index, key) in group.keys.clone().zip(keys) {
+            let (left, held) = match key.found {
+                Found::Key(Availability::Held) => (&mut held_left, true),
+                Found::Key(Availability::Free) => (&mut free_left, false),
+                _ => continue,
+            };
+            if *left > 0 {
+                *left = left.saturating_sub(1);
+                chosen.push((index, held));
+            }
+            if chosen.len() == self.count {
+                break;
+            }
+        }
+        chosen
     }
 
     /// Adds what a key showed.
     fn add(&mut self, index: usize, lock: Option<Id>, availability: Availability) {
-        let count = match availability {
-            Availability::Held => Some(&mut self.held),
-            Availability::Free => Some(&mut self.free),
-            Availability::Unavailable => None,
-        };
-        if let Some(count) = count {
-            *count = count.saturating_add(1);
+        let number = self.groups.partition_point(|group| group.keys.end <= index);
+        if let Some(group) = self.groups.get_mut(number) {
+            match availability {
+                Availability::Held => group.held = group.held.saturating_add(1),
+                Availability::Free => group.free = group.free.saturating_add(1),
+                Availability::Unavailable => {}
+            }
         }
         if let Some(key) = self.keys.get_mut(index) {
             key.found = Found::Key(availability);
@@ -207,6 +278,21 @@ impl<'a> Search<'a> {
     }
 }
 
+impl SearchedGroup {
+    fn is_enough(&self, count: usize) -> bool {
+        self.held.saturating_add(self.free) >= count
+    }
+}
+
+/// The groups of a call: without GROUPS, one of all keys.
+fn groups_of(request: &AcquireAny<'_>) -> SmallVec<[SearchedGroup; 1]> {
+    let group = |keys| SearchedGroup { keys, held: 0, free: 0 };
+    match &request.groups {
+        Some(groups) => groups.ranges().map(group).collect(),
+        None => SmallVec::from_buf([group(0..request.keys.len())]),
+    }
+}
+
 impl LockManager {
     /// Begins the search of a call. Returns the index of the first key to look at.
     ///
@@ -237,7 +323,9 @@ impl LockManager {
             let known = self.known_locks(search);
             search.own = self.own_positions(&known, how);
             if known.len() == names.len() {
-                search.same = self.same_call(&search.own, &known, search.count, how, now);
+                let (wants, groups) = (search.wants(), search.lock_groups());
+                search.same =
+                    self.same_call(&search.own, &known, wants, groups.as_ref(), how, now);
             }
         }
         Ok(self.next_key(search, now))
@@ -346,22 +434,27 @@ impl LockManager {
             }
             KeyState::Elsewhere => Availability::Unavailable,
             KeyState::Absent => match lock {
-                Some(id) if !self.is_turn_of_search(id, search) => {
-                    if self.passes_on_unless_taken(id) {
-                        self.deferred.hand_off(id);
-                    }
-                    Availability::Unavailable
-                }
-                _ => Availability::Free,
+                Some(id) => self.look_at_free(id, search),
+                None => Availability::Free,
             },
         };
         search.add(index, lock, availability);
         Ok(self.next_key(search, now))
     }
 
-    /// Whether a free lock passes to its first waiter as soon as the call is over.
-    fn passes_on_unless_taken(&self, id: Id) -> bool {
-        self.table.get(id).is_some_and(|lock| lock.connected > 0 && !lock.reserved)
+    /// Finds out whether the call can get a free lock. One that waiters come first for passes on.
+    fn look_at_free(&mut self, id: Id, search: &mut Search<'_>) -> Availability {
+        let is_new = self.table.get(id).is_some_and(|lock| !lock.reserved);
+        if is_new {
+            self.offer_to_groups(id);
+        }
+        if self.is_turn_of_search(id, search) {
+            return Availability::Free;
+        }
+        if is_new {
+            self.deferred.hand_off(id);
+        }
+        Availability::Unavailable
     }
 
     fn create_searched(&mut self, search: &Search<'_>, index: usize) -> Option<Id> {
@@ -393,27 +486,16 @@ impl LockManager {
         caller: CallerContext,
         now: Now,
     ) -> Result<AcquiredAny, CommandError> {
-        let Search { how, count, .. } = *search;
-        let mut held_left = search.held.min(count);
-        let mut free_left = count.saturating_sub(held_left);
-        if search.free < free_left {
+        let Some(groups) = search.chosen_groups() else {
             return Ok(self.refuse_any(search, caller));
-        }
-        let has_new = free_left > 0;
+        };
+        let how = search.how;
+        let has_new = groups.iter().any(|group| group.held < search.count);
         if has_new && !caller.has_memory {
             return Err(CommandError::OutOfMemory);
         }
         let mut chosen: SmallVec<[(usize, Id, bool); 2]> = SmallVec::new();
-        for (index, key) in search.keys.iter().enumerate() {
-            let (left, held) = match key.found {
-                Found::Key(Availability::Held) => (&mut held_left, true),
-                Found::Key(Availability::Free) => (&mut free_left, false),
-                _ => continue,
-            };
-            if *left == 0 {
-                continue;
-            }
-            *left = left.saturating_sub(1);
+        for (index, held) in groups.iter().flat_map(|group| search.chosen_of(group)) {
             if !self.is_as_found(search, index, held) {
                 return Ok(self.refuse_any(search, caller));
             }
@@ -421,9 +503,6 @@ impl LockManager {
             let lock = last.and_then(|(_, lock)| lock);
             let lock = lock.or_else(|| self.create_searched(search, index));
             chosen.push((index, lock.ok_or(CommandError::OutOfMemory)?, held));
-            if chosen.len() == count {
-                break;
-            }
         }
         if has_new && !search.own.is_empty() {
             self.give_up_positions(&self.known_locks(search), how, now);
@@ -474,8 +553,11 @@ impl LockManager {
         // A waiter that the call would have come before gets what the call leaves.
         for index in &free {
             let lock = self.find_searched(search, *index);
-            let lock = lock.filter(|id| self.passes_on_unless_taken(*id));
-            lock.into_iter().for_each(|id| self.deferred.hand_off(id));
+            let has_waiters =
+                |id: &Id| self.table.get(*id).is_some_and(|lock| lock.connected > 0);
+            lock.filter(has_waiters)
+                .into_iter()
+                .for_each(|id| self.deferred.hand_off(id));
         }
         AcquiredAny::Contested { free }
     }

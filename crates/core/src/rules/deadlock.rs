@@ -227,7 +227,8 @@ mod tests {
     ) -> Ticket {
         let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
         let (count, free) = (keys.len(), &[]);
-        let wanted = Wanted { db: 0, keys: &keys, count, of_set: true, free };
+        let wanted =
+            Wanted { keys: &keys, count, of_set: true, free, ..Wanted::default() };
         let request = request(owner.as_bytes());
         let waiting =
             manager.wait(wanted, &request, client, &DeadlockCheck::Skipped, true, NOW);
@@ -408,7 +409,7 @@ mod tests {
     /// Whether `me` closes a cycle if it waits for `count` of these locks, one millisecond later.
     fn closes_cycle(manager: &mut LockManager, keys: &[&str], count: usize) -> bool {
         let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
-        let wanted = Wanted { db: 0, keys: &keys, count, of_set: true, free: &[] };
+        let wanted = Wanted { keys: &keys, count, of_set: true, ..Wanted::default() };
         let make =
             |key: &&[u8]| manager.table.find_or_create(Name { db: 0, key }).unwrap();
         let locks: Vec<Id> = keys.iter().map(make).collect();

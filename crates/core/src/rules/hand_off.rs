@@ -10,7 +10,8 @@
 //!
 //! A kept position is skipped and stays in the queue. An expired waiter gets null instead of the
 //! lock; if there are too many of them, the lock is handed off when they have been removed. For a
-//! waiter that wants several locks the lock is reserved until its set is complete (`lock_set`).
+//! waiter that wants several locks the lock is reserved until its set is complete (`lock_set`). A
+//! waiter with GROUPS is skipped unless it collects the group of the lock (`groups`).
 
 use crate::manager::{LockManager, counted_for};
 use crate::rules::hold::GrantParams;
@@ -52,7 +53,7 @@ pub struct NewHolder {
 impl LockManager {
     /// Hands a free lock to the first waiter of its queue.
     pub(crate) fn hand_off_next(&mut self, id: Id, now: Now) -> HandOff {
-        while let Some(ticket) = self.first_waiter(id) {
+        while let Some(ticket) = self.next_taker(id) {
             let Some(waiter) = self.queues.get(ticket) else { break };
             if waiter.is_expired(now) {
                 if !self.budget.spend(waiter.locks.len(), now) {
@@ -75,9 +76,13 @@ impl LockManager {
         HandOff::NoWaiter
     }
 
-    fn first_waiter(&self, id: Id) -> Option<Ticket> {
-        let has_waiters = self.table.get(id).is_some_and(|lock| lock.connected > 0);
-        has_waiters.then(|| self.queues.first_connected(id)).flatten()
+    /// The waiter that takes a free lock.
+    fn next_taker(&mut self, id: Id) -> Option<Ticket> {
+        if self.table.get(id).is_none_or(|lock| lock.connected == 0) {
+            return None;
+        }
+        self.offer_to_groups(id);
+        self.queues.first_connected(id)
     }
 
     /// Grants one lock to a waiter that wants one.

@@ -48,6 +48,7 @@ impl LockManager {
         self.lease_changed();
         if self.table.get(id).is_some_and(|lock| lock.positions > 0) {
             self.queues.count_grant(id);
+            self.update_groups(id);
             self.recount_set_of_holder(id, params.owner);
         }
         self.count(Some(id), |counters| &mut counters.acquired);
@@ -71,6 +72,7 @@ impl LockManager {
         let until_ms = expires.end().unwrap_or(NO_END);
         self.table.begin_hold(id, Hold::new(owner, None, now.ms(), until_ms));
         self.lease_changed();
+        self.update_groups(id);
         self.count(Some(id), |counters| &mut counters.adopted);
         self.recount_set_of_holder(id, owner);
     }
@@ -132,6 +134,7 @@ impl LockManager {
     /// Ends a hold, if there is one.
     pub(crate) fn end(&mut self, id: Id, end: End, caller: Caller<'_>, now: Now) {
         let Some((hold, _)) = self.table.end_hold(id) else { return };
+        self.recount_groups_of_holder(id, &hold.owner);
         self.tally(Some(id), |counters| {
             bump(end.counter(counters));
             counters.hold_ms.record(now.ms_since(hold.since_ms));

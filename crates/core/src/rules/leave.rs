@@ -80,6 +80,9 @@ impl LockManager {
             self.table.remove_position(*id, waiter.client.is_some());
             if self.table.get(*id).is_none_or(|lock| lock.positions == 0) {
                 self.queues.queue_ended(*id);
+                if waiter.groups.is_some() {
+                    self.table.unreserve(*id);
+                }
             }
         }
         for id in reserved {
@@ -255,7 +258,7 @@ mod tests {
         client: u64,
     ) -> Ticket {
         let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
-        let wanted = Wanted { db: 0, keys: &keys, count: 1, of_set: true, free: &[] };
+        let wanted = Wanted { keys: &keys, count: 1, of_set: true, ..Wanted::default() };
         let request = Acquire { block_ms: Some(1_000), ..unique(owner) };
         match manager
             .wait(wanted, &request, client, &DeadlockCheck::Skipped, true, NOW)

@@ -59,8 +59,13 @@ impl LockManager {
     /// Reserves a free lock for its first waiter.
     pub(crate) fn reserve_for_set(&mut self, id: Id, ticket: Ticket) -> HandOff {
         let is_new = self.table.reserve(id);
+        // Before it is reserved for this waiter, waiters with GROUPS count it as free.
+        let was_free = self.queues.has_groups(id);
         if let Some(waiter) = self.queues.get_mut(ticket) {
-            waiter.missing = waiter.missing.saturating_sub(usize::from(is_new));
+            waiter.missing = match was_free {
+                true => 0,
+                false => waiter.missing.saturating_sub(usize::from(is_new)),
+            };
             if waiter.missing == 0 && self.complete_set(ticket).is_some() {
                 return HandOff::LockSet { ticket, lock: id };
             }
@@ -71,6 +76,9 @@ impl LockManager {
     /// The locks that a set gets. None when some are missing; then their number is stored.
     pub(crate) fn complete_set(&mut self, ticket: Ticket) -> Option<Vec<Choice<Id>>> {
         let waiter = self.queues.get(ticket).filter(|waiter| waiter.is_waiting())?;
+        if waiter.groups.is_some() {
+            return self.complete_groups(ticket);
+        }
         let availability = |id: &Id| {
             if waiter.unique && self.holds(*id, &waiter.owner) {
                 Availability::Held
@@ -178,6 +186,7 @@ impl LockManager {
     /// The waiter is gone that a lock was reserved for: the lock passes to the next one.
     pub(crate) fn pass_on_reserved(&mut self, id: Id) {
         match self.queues.first_connected(id) {
+            _ if self.queues.has_groups(id) => self.deferred.hand_off(id),
             None => self.table.unreserve(id),
             Some(next) if self.queues.get(next).is_some_and(|next| next.wants > 1) => {
                 self.recount_later(next);
@@ -194,6 +203,7 @@ impl LockManager {
     /// A lock that a UNIQUE owner holds counts for the set that it waits for.
     pub(crate) fn recount_set_of_holder(&mut self, id: Id, owner: &[u8]) {
         let has_queue = self.table.get(id).is_some_and(|lock| lock.positions > 0);
+        self.recount_groups_of_holder(id, owner);
         if has_queue
             && let Some(own) = self.queues.position_of(owner, id)
             && self.queues.get(own).is_some_and(|waiter| waiter.of_set)

@@ -7,6 +7,7 @@ pub mod acquire_any;
 pub mod deadlock;
 pub mod extend;
 pub mod force_release;
+mod groups;
 pub mod hand_off;
 mod hold;
 pub mod leave;

@@ -32,11 +32,12 @@ impl LockManager {
         }
     }
 
-    /// Whether a free lock is reserved for a lock set.
+    /// Whether no waiter takes a free lock alone: it is reserved for a lock set, or only waiters with
+    /// GROUPS wait for it that collect other groups.
     fn waits_for_set(&self, id: Id) -> bool {
         let first = self.queues.first_connected(id).and_then(|it| self.queues.get(it));
         self.table.get(id).is_some_and(|lock| lock.reserved)
-            && first.is_some_and(|waiter| waiter.wants > 1)
+            && first.is_none_or(|waiter| waiter.wants > 1)
     }
 
     /// Whether clients wait for a lock, so that a change of its key may lead to a write.

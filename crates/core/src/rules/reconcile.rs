@@ -48,6 +48,7 @@ impl LockManager {
         let Some(hold) = &lock.hold else {
             if is_reserved && !matches!(state, KeyState::Absent) {
                 self.table.unreserve(id);
+                self.update_groups(id);
             }
             return;
         };

@@ -74,6 +74,8 @@ impl LockManager {
         let Some(id) = work.lock() else { return DeferredOutcome::Nothing };
         self.reconcile(id, state, now);
         if *state == KeyState::Absent {
+            // If it was reserved for another waiter, the next one has not counted it yet.
+            self.table.unreserve(id);
             return DeferredOutcome::Free(self.hand_off_next(id, now));
         }
         match work {

@@ -128,7 +128,7 @@ fn wait_for(
     by: u64,
 ) -> Ticket {
     let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
-    let wanted = Wanted { db: 0, keys: &keys, count, of_set, free: &[] };
+    let wanted = Wanted { keys: &keys, count, of_set, ..Wanted::default() };
     match manager.wait(wanted, request, by, &DeadlockCheck::Skipped, true, NOW) {
         Ok(Waiting::Queued(ticket)) => ticket,
         other => panic!("{other:?}"),

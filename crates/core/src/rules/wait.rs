@@ -10,6 +10,7 @@ use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::lease;
 use crate::state::lock::{Bytes, Name};
+use crate::state::lock_groups::LockGroups;
 use crate::state::turn::Turn;
 use crate::state::wait_queue::{Locks, Ticket, Waiter, Wanted};
 
@@ -53,7 +54,12 @@ impl LockManager {
             }
             return Err(self.refuse_deadlock(wanted, request, cycle, client, now));
         }
-        let same = self.same_call(&older, &locks, wanted.count, request, now);
+        let groups = wanted.groups.map(|groups| {
+            let count = wanted.count.checked_div(groups.wanted).unwrap_or(0);
+            Box::new(LockGroups::new(groups, count))
+        });
+        let same =
+            self.same_call(&older, &locks, wanted.count, groups.as_deref(), request, now);
         // Its turn is used again, so it has to leave the queues first.
         let same =
             same.and_then(|ticket| self.end_wait(ticket, LeaveReason::TakenOver, now));
@@ -75,6 +81,7 @@ impl LockManager {
         let ticket = self.add_waiter(Waiter {
             locks,
             wants: wanted.count,
+            groups,
             of_set: wanted.of_set,
             turn,
             counted,
@@ -109,6 +116,10 @@ impl LockManager {
             {
                 self.pass_on_reserved(lock);
             }
+        }
+        if wanted.groups.is_some() {
+            self.join_groups(ticket);
+            return;
         }
         if wanted.count > 1 {
             if self.complete_set(ticket).is_some() {
@@ -159,12 +170,13 @@ impl LockManager {
     }
 
     /// The position among these that waits for exactly the same: the same locks, in any order, and
-    /// as many of them, with the same priority and share.
+    /// as many of them, with the same groups, priority and share.
     pub(crate) fn same_call(
         &self,
         own: &[Ticket],
         locks: &[Id],
         count: usize,
+        groups: Option<&LockGroups>,
         request: &Acquire<'_>,
         now: Now,
     ) -> Option<Ticket> {
@@ -172,7 +184,15 @@ impl LockManager {
         let waiter = self.queues.get(*ticket)?;
         let is_in_queue =
             |id: &Id| self.queues.position_of(&waiter.owner, *id) == Some(*ticket);
+        let has_same_groups = match (waiter.groups.as_deref(), groups) {
+            (None, None) => true,
+            (Some(own), Some(groups)) => {
+                own.asks_for_same(groups) && waiter.locks.as_slice() == locks
+            }
+            _ => false,
+        };
         let same = !waiter.is_keep_over(now)
+            && has_same_groups
             && waiter.wants == count
             && waiter.priority == request.priority
             && waiter.share.as_deref() == request.share
@@ -186,6 +206,9 @@ impl LockManager {
         let ticket = self.queues.add(waiter);
         for id in locks {
             self.table.add_position(id, is_connected);
+            if is_connected {
+                self.update_groups(id);
+            }
         }
         ticket
     }
@@ -208,7 +231,7 @@ mod tests {
         now: Now,
     ) -> Result<Ticket, CommandError> {
         let keys = [GPU.as_bytes()];
-        let wanted = Wanted { db: 0, keys: &keys, count: 1, of_set: false, free: &[] };
+        let wanted = Wanted { keys: &keys, ..Wanted::default() };
         let skipped = DeadlockCheck::Skipped;
         match manager.wait(wanted, request, client, &skipped, has_memory, now)? {
             Waiting::Queued(ticket) => Ok(ticket),
@@ -342,7 +365,7 @@ mod tests {
         check: &DeadlockCheck,
     ) -> Result<Waiting, CommandError> {
         let keys = [&b"gpu:1"[..]];
-        let wanted = Wanted { db: 0, keys: &keys, count: 1, of_set: false, free: &[] };
+        let wanted = Wanted { keys: &keys, ..Wanted::default() };
         manager.wait(wanted, &unique("me"), 1, check, true, NOW)
     }
 
@@ -397,7 +420,8 @@ mod tests {
         for (free, is_complete) in [(&[0, 1][..], true), (&[0], false)] {
             let mut manager = manager();
             let keys = [&b"gpu:0"[..], b"gpu:1"];
-            let wanted = Wanted { db: 0, keys: &keys, count: 2, of_set: true, free };
+            let wanted =
+                Wanted { keys: &keys, count: 2, of_set: true, free, ..Wanted::default() };
             let check = DeadlockCheck::Skipped;
             let waits = manager.wait(wanted, &request("me"), 2, &check, true, NOW);
             assert!(matches!(waits, Ok(Waiting::Queued(_))), "{waits:?}");

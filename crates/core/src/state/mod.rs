@@ -18,6 +18,7 @@ pub mod key_state;
 pub mod lease;
 pub mod listening;
 pub mod lock;
+pub mod lock_groups;
 pub mod log;
 pub mod outbox;
 pub mod probe_round;

@@ -7,6 +7,7 @@
 //! ```text
 //!   by_ticket   ticket ──────────────► Waiter { locks, turn, owner, … }
 //!   connected   (lock, turn) ────────► ticket     positions of connected waiters, in order
+//!   grouped     (lock, turn) ────────► ticket, …  of those, the positions of waiters with GROUPS
 //!   kept        (lock, turn) ────────► ticket     kept positions, in order
 //!   owners      owner ───────────────► number, and the calls in which it waits: UNIQUE owners only
 //!   by_owner    (number, lock) ──────► ticket     UNIQUE owners only: one position a queue
@@ -16,6 +17,10 @@
 //!   counts      lock ────────────────► grants     of queues that have seen any
 //!   shares      (lock, share, priority) ► count   positions of waiters with a SHARE
 //! ```
+//!
+//! A waiter with GROUPS takes a lock only while it collects the lock's group. Only then its position is
+//! in `connected` as well. So the first position in `connected` is always that of the waiter that takes
+//! the lock when it becomes free.
 //!
 //! Removing a waiter takes a step for each of its locks. A waiter with many locks, or one that
 //! leaves while others are being removed, is only marked ([`Left`]). Its deadline is set to 0. That
@@ -29,13 +34,16 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use smallvec::SmallVec;
 
+use crate::request::Groups;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::grant_counts::GrantCounts;
 use crate::state::lock::Bytes;
+use crate::state::lock_groups::LockGroups;
 use crate::state::share_positions::SharePositions;
 use crate::state::turn::Turn;
 
@@ -50,6 +58,8 @@ pub struct Waiter {
     pub locks: Locks,
     /// How many of them it wants, all at once.
     pub wants: usize,
+    /// The groups that it wants locks of, with GROUPS.
+    pub groups: Option<Box<LockGroups>>,
     /// It named a lock set, and its reply names the locks that it got.
     pub of_set: bool,
     /// Its turn, the same in every queue.
@@ -96,10 +106,19 @@ pub struct Wanted<'a> {
     pub keys: &'a [&'a [u8]],
     /// How many of them, all at once.
     pub count: usize,
+    /// The groups that the keys stand in; each of the wanted groups has an equal part of `count`.
+    pub groups: Option<&'a Groups>,
     /// The call names a lock set.
     pub of_set: bool,
     /// Indexes into `keys`: the free locks for which no waiter is ahead of the caller.
     pub free: &'a [usize],
+}
+
+impl Default for Wanted<'_> {
+    /// One lock, which is not free.
+    fn default() -> Self {
+        Self { db: 0, keys: &[], count: 1, groups: None, of_set: false, free: &[] }
+    }
 }
 
 /// A waiter that has left and is not removed from its queues yet.
@@ -152,6 +171,7 @@ const VISITED: usize = 4_096;
 pub struct WaitQueues {
     by_ticket: BTreeMap<Ticket, Waiter>,
     connected: BTreeMap<(Id, Turn), Ticket>,
+    grouped: BTreeMap<(Id, Turn), GroupPosition>,
     kept: BTreeMap<(Id, Turn), Ticket>,
     owners: BTreeMap<Bytes, Owner>,
     by_owner: BTreeMap<(u64, Id), Ticket>,
@@ -164,6 +184,16 @@ pub struct WaitQueues {
     given_up: usize,
     counts: GrantCounts,
     shares: SharePositions,
+}
+
+/// The position of a connected waiter with GROUPS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupPosition {
+    pub(crate) ticket: Ticket,
+    /// The place of the lock in the waiter's list.
+    place: u16,
+    /// The lock is free for the waiter: no waiter before it takes it.
+    pub(crate) is_free: bool,
 }
 
 /// A UNIQUE owner that has a position in a queue.
@@ -210,10 +240,13 @@ impl WaitQueues {
     }
 
     /// Adds a waiter to the queues of its locks.
-    pub(crate) fn add(&mut self, waiter: Waiter) -> Ticket {
+    pub(crate) fn add(&mut self, mut waiter: Waiter) -> Ticket {
         let number = self.next_number();
         let ticket = Ticket(number);
         let is_connected = waiter.client.is_some();
+        if let Some(groups) = &mut waiter.groups {
+            groups.reset();
+        }
         if waiter.unique {
             let new = || Owner { number, waiters: 0, calls: BTreeSet::new() };
             let owner = self.owners.entry(waiter.owner.clone()).or_insert_with(new);
@@ -225,8 +258,18 @@ impl WaitQueues {
             let of_owner = waiter.locks.iter().map(|lock| ((number, *lock), ticket));
             self.by_owner.extend(of_owner);
         }
-        let positions = if is_connected { &mut self.connected } else { &mut self.kept };
-        positions.extend(waiter.locks.iter().map(|lock| ((*lock, waiter.turn), ticket)));
+        if is_connected && waiter.groups.is_some() {
+            let positions = (0..).zip(&waiter.locks).map(|(place, lock)| {
+                let position = GroupPosition { ticket, place, is_free: false };
+                ((*lock, waiter.turn), position)
+            });
+            self.grouped.extend(positions);
+        } else {
+            let positions =
+                if is_connected { &mut self.connected } else { &mut self.kept };
+            let new = waiter.locks.iter().map(|lock| ((*lock, waiter.turn), ticket));
+            positions.extend(new);
+        }
         if let Some(client) = waiter.client {
             self.by_client.insert(client, ticket);
         }
@@ -249,6 +292,11 @@ impl WaitQueues {
         let positions = if is_connected { &mut self.connected } else { &mut self.kept };
         for lock in &waiter.locks {
             positions.remove(&(*lock, waiter.turn));
+        }
+        if is_connected && waiter.groups.is_some() {
+            for lock in &waiter.locks {
+                self.grouped.remove(&(*lock, waiter.turn));
+            }
         }
         if waiter.unique {
             self.remove_of_owner(ticket, &waiter);
@@ -327,7 +375,7 @@ impl WaitQueues {
         self.by_ticket.get(&ticket)
     }
 
-    /// A waiter, to change `missing` or `recount_deferred`.
+    /// A waiter, to change `missing`, `recount_deferred` or `groups`.
     pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
         self.by_ticket.get_mut(&ticket)
     }
@@ -378,7 +426,69 @@ impl WaitQueues {
         places.max().unwrap_or(0)
     }
 
-    /// The first connected waiter of a queue.
+    /// Whether waiters with GROUPS wait for a lock.
+    #[inline]
+    pub(crate) fn has_groups(&self, lock: Id) -> bool {
+        !self.grouped.is_empty() && self.next_group_position(lock, Turn::FIRST).is_some()
+    }
+
+    /// The first position of a waiter with GROUPS after this turn.
+    pub(crate) fn next_group_position(
+        &self,
+        lock: Id,
+        after: Turn,
+    ) -> Option<(Turn, GroupPosition)> {
+        let range = (Bound::Excluded((lock, after)), Bound::Included((lock, Turn::LAST)));
+        let next = self.grouped.range(range).next();
+        next.map(|((_, turn), position)| (*turn, *position))
+    }
+
+    /// Sets whether a lock is free for the waiter with GROUPS that has this position, and counts it.
+    /// Returns the number of the lock's group.
+    pub(crate) fn set_free(
+        &mut self,
+        lock: Id,
+        turn: Turn,
+        is_free: bool,
+    ) -> Option<usize> {
+        let position = self.grouped.get_mut(&(lock, turn))?;
+        let was_free = std::mem::replace(&mut position.is_free, is_free);
+        let groups = self.by_ticket.get_mut(&position.ticket)?.groups.as_mut()?;
+        let number = groups.group_of(usize::from(position.place));
+        let group = groups.groups.get_mut(number)?;
+        group.free = match (was_free, is_free) {
+            (false, true) => group.free.saturating_add(1),
+            (true, false) => group.free.saturating_sub(1),
+            _ => group.free,
+        };
+        Some(number)
+    }
+
+    /// Whether a lock is free for the waiter with GROUPS that has this position.
+    pub(crate) fn is_free_for(&self, lock: Id, turn: Turn) -> bool {
+        self.grouped.get(&(lock, turn)).is_some_and(|position| position.is_free)
+    }
+
+    /// Whether the waiter with this position takes the lock when it becomes free.
+    pub(crate) fn takes(&self, lock: Id, turn: Turn) -> bool {
+        self.connected.contains_key(&(lock, turn))
+    }
+
+    /// Sets whether a waiter with GROUPS takes a lock when it becomes free.
+    pub(crate) fn set_takes(
+        &mut self,
+        lock: Id,
+        turn: Turn,
+        ticket: Ticket,
+        takes: bool,
+    ) {
+        match takes {
+            true => drop(self.connected.insert((lock, turn), ticket)),
+            false => drop(self.connected.remove(&(lock, turn))),
+        }
+    }
+
+    /// The first connected waiter of a queue that takes its lock.
     pub(crate) fn first_connected(&self, lock: Id) -> Option<Ticket> {
         #[cfg(feature = "break-rules")]
         if crate::broken::is("newest-first") {
@@ -422,19 +532,22 @@ impl WaitQueues {
         self.by_turn(lock).filter_map(|it| Some((it, self.by_ticket.get(&it)?)))
     }
 
-    /// Connected and kept positions of a queue, merged.
+    /// All positions of a queue, merged. A position may be in `connected` and in `grouped`.
     fn by_turn(&self, lock: Id) -> impl Iterator<Item = Ticket> {
-        let mut connected = self.connected.range(queue(lock)).peekable();
-        let mut kept = self.kept.range(queue(lock)).peekable();
+        let turn_and_ticket =
+            |((_, turn), ticket): (&(Id, Turn), &Ticket)| (*turn, *ticket);
+        let mut connected =
+            self.connected.range(queue(lock)).map(turn_and_ticket).peekable();
+        let mut kept = self.kept.range(queue(lock)).map(turn_and_ticket).peekable();
+        let mut grouped = self.grouped.range(queue(lock)).peekable();
         std::iter::from_fn(move || {
-            let first = match (connected.peek(), kept.peek()) {
-                (Some((position, _)), Some((other, _))) if position > other => {
-                    kept.next()
-                }
-                (Some(_), _) => connected.next(),
-                (None, _) => kept.next(),
-            };
-            first.map(|(_, ticket)| *ticket)
+            let grouped_first = grouped.peek().map(|((_, turn), it)| (*turn, it.ticket));
+            let heads = [connected.peek().copied(), kept.peek().copied(), grouped_first];
+            let first = heads.into_iter().flatten().min()?;
+            connected.next_if_eq(&first);
+            kept.next_if_eq(&first);
+            grouped.next_if(|((_, turn), _)| *turn == first.0);
+            Some(first.1)
         })
     }
 
@@ -483,11 +596,10 @@ impl WaitQueues {
 
     /// The next lock after this one whose queue has a connected waiter; without a lock, the first.
     pub(crate) fn next_queue(&self, after: Option<Id>) -> Option<Id> {
-        let next = match after {
-            Some(id) => self.connected.range((id, Turn::LAST)..).next(),
-            None => self.connected.first_key_value(),
-        };
-        next.map(|((lock, _), _)| *lock)
+        let from = after.map_or((Id::FIRST, Turn::FIRST), |id| (id, Turn::LAST));
+        let connected = self.connected.range(from..).next().map(|((lock, _), _)| *lock);
+        let grouped = self.grouped.range(from..).next().map(|((lock, _), _)| *lock);
+        connected.into_iter().chain(grouped).min()
     }
 
     /// The first lock that has a queue.
@@ -507,7 +619,8 @@ impl WaitQueues {
             positions.range(from..).next().map(|((lock, _), _)| *lock)
         };
         let (connected, kept) = (first(&self.connected), first(&self.kept));
-        connected.into_iter().chain(kept).min()
+        let grouped = self.grouped.range(from..).next().map(|((lock, _), _)| *lock);
+        connected.into_iter().chain(kept).chain(grouped).min()
     }
 }
 
