@@ -404,6 +404,24 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_does_not_pass_a_call_that_has_not_noticed_yet_that_a_lock_is_free() {
+        for is_set in [false, true] {
+            let mut server = held_server();
+            let me = server.wait_for_groups(&KEYS, 2, (1, &[2, 2]), request("me"), 2);
+            server.delete_by_other("d");
+            let is_refused = match is_set {
+                false => server.acquire("d", &request("new"), 3) == Ok(Outcome::Refused),
+                true => {
+                    let outcome = server.acquire_any(&["d"], 1, request("new"), 3);
+                    outcome == Ok(Outcome::Refused)
+                }
+            };
+            assert!(is_refused, "{is_set}");
+            assert_eq!(reserved(&server, me), "d");
+        }
+    }
+
+    #[test]
     fn what_a_unique_owner_acquires_or_releases_counts_for_its_waiting_call() {
         let mut server = held_server();
         let me = server.wait_for_groups(&KEYS, 2, (1, &[2, 2]), unique("me"), 2);
@@ -465,6 +483,28 @@ mod tests {
         }
     }
 
+    /// Other commands change a key.
+    fn random_change(
+        server: &mut TestKeyspace,
+        random: &mut Random,
+        key: &str,
+        client: u64,
+    ) {
+        match random.below(4) {
+            0 => server.delete_by_other(key),
+            1 => {
+                server.delete_by_other(key);
+                random_call(server, random, client);
+            }
+            2 => server.set_by_other(key, "", after(90_000).ms()),
+            // Each with another lease: a probe compares only lease and length.
+            _ => {
+                let owner = OWNERS[random.below(4)];
+                server.set_by_other(key, owner, after(90_000 + client).ms());
+            }
+        }
+    }
+
     fn random_step(server: &mut TestKeyspace, random: &mut Random, client: u64) {
         let key = POOL[random.below(6)];
         match random.below(10) {
@@ -475,17 +515,7 @@ mod tests {
                 }
             }
             8 => server.manager.client_gone(1 + client.saturating_sub(5), server.now),
-            _ => match random.below(2) {
-                0 => server.delete_by_other(key),
-                // Each with another lease: a probe compares only lease and length.
-                _ => {
-                    server.set_by_other(
-                        key,
-                        OWNERS[random.below(4)],
-                        after(90_000 + client).ms(),
-                    );
-                }
-            },
+            _ => random_change(server, random, key, client),
         }
         server.manager.command_seen();
         for _ in 0..3 {
@@ -545,6 +575,10 @@ mod tests {
             let complete = lacks.iter().filter(|lacks| **lacks == 0).count();
             assert!(complete < groups.wanted, "{what}: complete groups still wait");
             check_collected(server, waiter, &has, what);
+        }
+        for key in POOL {
+            let is_reserved = holder(manager, key) == "free, reserved";
+            assert!(!is_reserved || !queue(manager, key).is_empty(), "{what}: {key}");
         }
     }
 
