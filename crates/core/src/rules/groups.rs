@@ -254,6 +254,7 @@ mod tests {
     use crate::engine::deferred;
     use crate::engine::test_keyspace::TestKeyspace;
     use crate::engine::tick::tick;
+    use crate::request::Acquire;
     use crate::rules::test_support::{NOW, after, holder, queue, request, unique};
     use crate::state::lock::Bytes;
     use crate::state::wait_queue::{Ticket, Waiter};
@@ -463,6 +464,8 @@ mod tests {
         let owner = OWNERS[random.below(OWNERS.len())];
         let mut how = if random.below(2) == 0 { unique(owner) } else { request(owner) };
         how.block_ms = (random.below(4) > 0).then_some(0);
+        how.priority = [0, 0, 1, -1][random.below(4)];
+        how.share = [None, Some(&b"s"[..])][random.below(2)];
         match random.below(4) {
             0 => drop(server.acquire(POOL[random.below(6)], &how, client)),
             1 => {
@@ -641,7 +644,9 @@ mod tests {
                 }
                 let id = server.manager.table.find(crate::rules::test_support::name(key));
                 let taker = id.and_then(|id| server.manager.queues.first_connected(id));
-                let outcome = server.acquire(key, &request("new"), 99).unwrap();
+                // Its turn is after those of all waiters.
+                let last = Acquire { priority: -100, ..request("new") };
+                let outcome = server.acquire(key, &last, 99).unwrap();
                 let is_granted = matches!(outcome, Outcome::Granted(_));
                 let line = queue(&server.manager, key);
                 assert_eq!(is_granted, taker.is_none(), "seed {seed}: {key}: {line}");
