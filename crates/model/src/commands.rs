@@ -283,7 +283,7 @@ impl World {
     ) -> Option<PositionState> {
         let connection = connection?;
         let (keys, count, of_set) = (call.names(), call.wants(), call.count.is_some());
-        let wanted = Wanted { db: 0, keys: &keys, count, of_set, free: &[] };
+        let wanted = Wanted { keys: &keys, count, of_set, ..Wanted::default() };
         let (request, now) = (call.request(), self.now());
         let skipped = DeadlockCheck::Skipped;
         match self.manager.wait(wanted, &request, connection, &skipped, true, now) {
