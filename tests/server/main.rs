@@ -52,6 +52,7 @@ mod lock_sets {
     pub(crate) mod acquireany;
     pub(crate) mod deadlock;
     pub(crate) mod grants;
+    pub(crate) mod groups;
     pub(crate) mod reservation;
     pub(crate) mod sessions;
     pub(crate) mod storm;
@@ -119,6 +120,7 @@ fn all_tests() -> Vec<Test> {
         unique_owners::TESTS,
         lock_sets::acquireany::TESTS,
         lock_sets::grants::TESTS,
+        lock_sets::groups::TESTS,
         lock_sets::reservation::TESTS,
         lock_sets::unique_owners::TESTS,
         lock_sets::deadlock::TESTS,
