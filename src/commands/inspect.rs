@@ -55,7 +55,7 @@ fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
         position.reserved.as_ref().is_some_and(|reserved| !reserved.is_empty())
     });
     let readable = has_reserved.then(|| Readable::by_caller_of(call)).transpose()?;
-    reply.map(10);
+    reply.map(11);
     reply.field("owner").bytes_or_null(inspection.owner.as_deref());
     reply.field("token").number_or_null(inspection.token);
     lease(inspection.lease, reply.field("lease_ms"));
@@ -64,6 +64,7 @@ fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
     reply.field("grace_ms").number_or_null(inspection.grace_ms);
     reply.field("adopted").number_or_null(inspection.adopted.map(u64::from));
     reply.field("reserved_for").bytes_or_null(inspection.reserved_for.as_deref());
+    reply.field("share").bytes_or_null(inspection.share.as_deref());
     reply.field("waiting").number(inspection.waiting);
     reply.field("waiters").array(inspection.waiters.len());
     for position in &inspection.waiters {
@@ -79,12 +80,14 @@ fn report_position(
     readable: Option<&Readable<'_>>,
     reply: Reply<'_>,
 ) {
-    reply.map(6);
+    reply.map(8);
     reply.field("owner").bytes(&position.owner);
     reply.field("client").number_or_null(position.client);
     reply.field("waited_ms").number(position.waited_ms);
     reply.field("wants").count(position.wants);
     reply.field("of").count(position.of);
+    reply.field("priority").integer(position.priority);
+    reply.field("share").bytes_or_null(position.share.as_deref());
     let Some(reserved) = &position.reserved else {
         reply.field("reserved").null();
         return;

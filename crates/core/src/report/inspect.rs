@@ -28,6 +28,8 @@ pub struct Inspection {
     pub adopted: Option<bool>,
     /// The owner of the first connected waiter, if the lock is free.
     pub reserved_for: Option<Bytes>,
+    /// The share under which the lock is held.
+    pub share: Option<Bytes>,
     /// The number of positions in the queue.
     pub waiting: u64,
     /// The first positions, in queue order.
@@ -47,6 +49,10 @@ pub struct Position {
     pub wants: usize,
     /// The number of locks in its lock set.
     pub of: usize,
+    /// Its priority.
+    pub priority: i64,
+    /// The share under which it waits.
+    pub share: Option<Bytes>,
     /// The keys of the locks that are reserved for it; none if they were not looked up because the
     /// calls before it name too many locks.
     pub reserved: Option<Vec<Bytes>>,
@@ -127,6 +133,9 @@ impl LockManager {
             reserved_for: known
                 .filter(|_| value.is_none())
                 .and_then(|id| self.reserved_for(id)),
+            share: known
+                .and_then(|id| self.table.details(id))
+                .and_then(|details| details.share.clone()),
             waiting,
             waiters: positions
                 .map(|(ticket, waiter)| self.position(ticket, waiter, &mut room, now))
@@ -147,6 +156,8 @@ impl LockManager {
             waited_ms: now.ms_since(waiter.since_ms),
             wants: waiter.wants,
             of: waiter.locks.len(),
+            priority: waiter.priority,
+            share: waiter.share.clone(),
             reserved: self.reserved_keys(ticket, waiter, room),
         }
     }

@@ -902,6 +902,45 @@ mod tests {
     }
 
     #[test]
+    fn what_a_call_with_a_better_turn_leaves_passes_to_the_first_waiter() {
+        let mut manager = manager();
+        wait(&mut manager, "gpu:0", &request("b"), 2);
+        held(&mut manager, "gpu:1", "other");
+        let lock = id(&manager, "gpu:0");
+        for (priority, count, expected) in
+            [(0, 2, "none, free: "), (1, 2, "none, free: 0"), (1, 1, "granted 0")]
+        {
+            begin(&mut manager);
+            let call = (&KEYS[..2], count, Acquire { priority, ..request("me") });
+            let states = [KeyState::Absent, shows("other")];
+            let (acquired, _) =
+                call_any(&mut manager, call, &states, client(7), after(0));
+            assert_eq!(acquired, Ok(expected.to_owned()), "PRIORITY {priority}");
+            let passes_on = count == 2;
+            let work = passes_on.then_some(Deferred::HandOff { lock });
+            assert_eq!(manager.take_deferred(), work, "PRIORITY {priority}");
+        }
+    }
+
+    #[test]
+    fn a_call_has_one_turn_for_all_its_locks() {
+        for (grants, expected) in [(15, "granted 0 1"), (16, "none, free: 0")] {
+            let mut manager = manager();
+            let last = Acquire { priority: -100, ..request("z") };
+            wait_for_set(&mut manager, &["gpu:0", "gpu:3"], 2, &last, 2);
+            let lock = id(&manager, "gpu:0");
+            (0..grants).for_each(|_| manager.queues.count_grant(lock));
+            wait_for_set(&mut manager, &["gpu:0", "gpu:2"], 2, &request("b"), 3);
+            wait_for_set(&mut manager, &["gpu:1", "gpu:3"], 2, &request("c"), 4);
+            let call = (&KEYS[..2], 2, Acquire { priority: 1, ..request("me") });
+            let states = [KeyState::Absent; 2];
+            let (acquired, _) =
+                call_any(&mut manager, call, &states, client(7), after(0));
+            assert_eq!(acquired, Ok(expected.to_owned()), "{grants} grants");
+        }
+    }
+
+    #[test]
     fn only_a_call_for_one_lock_counts_in_the_counters_of_that_lock() {
         for (keys, requests) in [(&KEYS[..1], 1), (&KEYS, 0)] {
             let mut manager = manager();

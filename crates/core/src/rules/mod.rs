@@ -23,5 +23,7 @@ mod sweep;
 #[cfg(test)]
 pub(crate) mod test_support;
 mod turn;
+#[cfg(test)]
+mod turn_laws;
 mod undelivered;
 pub mod wait;

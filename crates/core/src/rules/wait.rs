@@ -221,6 +221,7 @@ mod tests {
         GPU, NOW, acquire, after, begin, counted, held, id, logged, manager, name, queue,
         request, shows, unique, wait, wait_for_set,
     };
+    use crate::state::deferred::Deferred;
 
     /// A call that waits for `gpu:0`.
     fn call(
@@ -355,6 +356,33 @@ mod tests {
         let mut manager = manager();
         wait(&mut manager, GPU, &request("me"), 2);
         assert_eq!(manager.next_deferred_lock(), Some(id(&manager, GPU)));
+    }
+
+    #[test]
+    fn a_free_lock_passes_on_if_a_call_joins_with_a_later_turn_than_it_asked_with() {
+        for (waiter_wants, priority, is_passed_on) in
+            [(1, -1, true), (2, -1, true), (1, 1, false), (2, 1, false)]
+        {
+            let mut manager = manager();
+            let keys = ["gpu:0", "gpu:1"];
+            let first = &keys[..waiter_wants];
+            let waiter =
+                wait_for_set(&mut manager, first, waiter_wants, &request("b"), 2);
+            begin(&mut manager);
+            let names = keys.map(str::as_bytes);
+            let wanted =
+                Wanted { db: 0, keys: &names, count: 2, of_set: true, free: &[0] };
+            let request = Acquire { priority, ..request("me") };
+            let check = DeadlockCheck::Skipped;
+            manager.wait(wanted, &request, 3, &check, true, NOW).unwrap();
+            let lock = id(&manager, GPU);
+            let expected = match waiter_wants {
+                1 => Deferred::HandOff { lock },
+                _ => Deferred::Recount { ticket: waiter },
+            };
+            let expected = is_passed_on.then_some(expected);
+            assert_eq!(manager.take_deferred(), expected, "PRIORITY {priority}");
+        }
     }
 
     // ---- Deadlocks

@@ -37,4 +37,10 @@ impl GrantCounts {
             self.by_lock.remove(&lock);
         }
     }
+
+    /// Whether nothing is stored.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_lock.is_empty()
+    }
 }

@@ -78,4 +78,10 @@ impl SharePositions {
             self.names.remove(&**name);
         }
     }
+
+    /// Whether nothing is stored.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.positions.is_empty()
+    }
 }

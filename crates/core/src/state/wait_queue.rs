@@ -400,6 +400,12 @@ impl WaitQueues {
         self.counts.forget(lock);
     }
 
+    /// Whether neither grants nor positions of shares are counted.
+    #[cfg(test)]
+    pub(crate) fn has_no_counts_and_shares(&self) -> bool {
+        self.counts.is_empty() && self.shares.is_empty()
+    }
+
     /// The number of positions under a share, with this priority or a higher one, in the queue that
     /// has most of them. Those of a UNIQUE owner are left out. Waiters that have left and are not
     /// removed yet are counted.
