@@ -80,12 +80,14 @@ fn report_position(
     readable: Option<&Readable<'_>>,
     reply: Reply<'_>,
 ) {
-    reply.map(8);
+    reply.map(9);
     reply.field("owner").bytes(&position.owner);
     reply.field("client").number_or_null(position.client);
     reply.field("waited_ms").number(position.waited_ms);
     reply.field("wants").count(position.wants);
     reply.field("of").count(position.of);
+    let groups = position.groups.and_then(|groups| u64::try_from(groups).ok());
+    reply.field("groups").number_or_null(groups);
     reply.field("priority").integer(position.priority);
     reply.field("share").bytes_or_null(position.share.as_deref());
     let Some(reserved) = &position.reserved else {

@@ -129,6 +129,10 @@ fn a_waiting_call_reserves_locks_only_where_it_lacks_the_fewest(flavour: &Flavou
     release(&mut actor, &["a:1"], "holder");
     assert_eq!(reserved_for(&mut actor, "a:1"), None, "node a does not lack fewer");
     assert_eq!(reserved_for_first(&mut actor, "a:0"), ["b:0"]);
+    let waiters = actor.line("GPULOCK.INSPECT a:0").field("waiters");
+    let numbers =
+        ["wants", "of", "groups"].map(|field| waiters.list()[0].field(field).int());
+    assert_eq!(numbers, [2, 4, 1]);
     let mut newcomer = server.client();
     assert_eq!(newcomer.line("GPULOCK.ACQUIRE b:0 newcomer"), Value::Null);
     assert!(newcomer.line("GPULOCK.ACQUIRE a:1 newcomer").int() > 0);

@@ -49,6 +49,8 @@ pub struct Position {
     pub wants: usize,
     /// The number of locks in its lock set.
     pub of: usize,
+    /// The number of groups that it waits for locks of, with GROUPS.
+    pub groups: Option<usize>,
     /// Its priority.
     pub priority: i64,
     /// The share under which it waits.
@@ -156,6 +158,7 @@ impl LockManager {
             waited_ms: now.ms_since(waiter.since_ms),
             wants: waiter.wants,
             of: waiter.locks.len(),
+            groups: waiter.groups.as_ref().map(|groups| groups.wanted),
             priority: waiter.priority,
             share: waiter.share.clone(),
             reserved: self.reserved_keys(ticket, waiter, room),

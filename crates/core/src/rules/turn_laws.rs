@@ -206,8 +206,14 @@ impl Random {
             }
         };
         let of_set = keys.len() > 1;
-        let wanted =
-            Wanted { db: 0, keys: &keys, count: call.count, of_set, free: &free };
+        let wanted = Wanted {
+            db: 0,
+            keys: &keys,
+            count: call.count,
+            of_set,
+            free: &free,
+            ..Wanted::default()
+        };
         let skipped = DeadlockCheck::Skipped;
         let waits = self
             .manager

@@ -370,8 +370,14 @@ mod tests {
                 wait_for_set(&mut manager, first, waiter_wants, &request("b"), 2);
             begin(&mut manager);
             let names = keys.map(str::as_bytes);
-            let wanted =
-                Wanted { db: 0, keys: &names, count: 2, of_set: true, free: &[0] };
+            let wanted = Wanted {
+                db: 0,
+                keys: &names,
+                count: 2,
+                of_set: true,
+                free: &[0],
+                ..Wanted::default()
+            };
             let request = Acquire { priority, ..request("me") };
             let check = DeadlockCheck::Skipped;
             manager.wait(wanted, &request, 3, &check, true, NOW).unwrap();
