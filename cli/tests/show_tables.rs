@@ -240,10 +240,15 @@ fn a_long_queue_ends_with_the_number_of_omitted_waiters() {
         let server =
             flavour.server().module_args(&["gpulock.place-keep", "3600000"]).start();
         let (mut client, _) = with_a_lock(&server);
-        for owner in 0..103 {
-            let line = format!("GPULOCK.ACQUIRE gpu:0 o{owner} BLOCK 1 UNIQUE");
+        for owner in 0..3 {
+            let line = format!("GPULOCK.ACQUIRE gpu:0 away{owner} BLOCK 1 UNIQUE");
             assert!(client.line(&line).is_null());
         }
+        let mut waiters: Vec<_> = (0..100).map(|_| server.client()).collect();
+        for (owner, waiter) in waiters.iter_mut().enumerate() {
+            waiter.send_lines(&[&format!("GPULOCK.ACQUIRE gpu:0 o{owner} BLOCK 0")]);
+        }
+        server.wait_blocked(100);
         let table = printed(&server, &["queue", "gpu:0"]);
         assert_eq!(table.lines().last(), Some("(and 3 more)"), "{table}");
         assert_eq!(table.lines().count(), 102, "{table}");

@@ -53,9 +53,10 @@ impl Lock {
     }
 }
 
-/// The queue of a lock. None if there is none, or if the key is no longer a lock.
+/// The queue of a lock. None if no client waits for a held lock, or if the key is no longer a lock.
 async fn queue(connection: &MultiplexedConnection, lock: &Listed) -> Option<Inspected> {
-    if lock.waiting == 0 {
+    // A free lock that is listed although no client waits has kept positions.
+    if lock.waiting == 0 && lock.owner.is_some() {
         return None;
     }
     let mut inspect = cmd("GPULOCK.INSPECT");

@@ -46,9 +46,9 @@ fn sheet(key: &Text, lock: &Inspected) -> String {
     table.add_row(["adopted".to_owned(), adopted(lock)]);
     table.add_row(["waiting".to_owned(), lock.waiting.to_string()]);
     let sheet = out::lines(table);
-    match lock.waiting {
-        0 => sheet,
-        _ => format!("{sheet}\n\n{}", waiters::table(lock)),
+    match lock.waiters.is_empty() {
+        true => sheet,
+        false => format!("{sheet}\n\n{}", waiters::table(lock)),
     }
 }
 

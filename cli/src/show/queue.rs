@@ -30,7 +30,7 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
         lock if args.json => {
             out::print_json(&lock.map(|lock| lock.waiters).unwrap_or_default())?;
         }
-        Some(lock) if lock.waiting > 0 => out::print(&waiters::table(&lock))?,
+        Some(lock) if !lock.waiters.is_empty() => out::print(&waiters::table(&lock))?,
         _ => out::print(&format!("{} has no waiters", args.key))?,
     }
     Ok(ExitCode::SUCCESS)

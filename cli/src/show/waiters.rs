@@ -18,7 +18,9 @@ pub(crate) fn table(lock: &Inspected) -> String {
             reserved(waiter),
         ]);
     }
-    let not_shown = lock.waiting.saturating_sub(lock.waiters.len() as u64);
+    // Kept positions do not count as waiting.
+    let shown = lock.waiters.iter().filter(|waiter| waiter.client.is_some()).count();
+    let not_shown = lock.waiting.saturating_sub(shown as u64);
     match not_shown {
         0 => out::lines(table),
         more => format!("{}\n(and {more} more)", out::lines(table)),

@@ -440,7 +440,7 @@ impl World {
             if let Listed::Row(row) = commands::list_row(self, id) {
                 let is_right = match row.owner {
                     Some(owner) => self.keys.text(key) == Some(&*owner),
-                    None => row.waiting > 0,
+                    None => self.manager.all_positions(id).next().is_some(),
                 };
                 self.require(
                     Law::MutualExclusion,

@@ -30,7 +30,7 @@ pub struct Inspection {
     pub reserved_for: Option<Bytes>,
     /// The share under which the lock is held.
     pub share: Option<Bytes>,
-    /// The number of positions in the queue.
+    /// The number of clients that wait now: kept positions do not count.
     pub waiting: u64,
     /// The first positions, in queue order.
     pub waiters: Vec<Position>,
@@ -104,13 +104,13 @@ impl LockManager {
     ) -> Option<Inspection> {
         let lock = known.and_then(|id| self.table.get(id));
         let hold = lock.and_then(|lock| lock.hold.as_ref());
-        let waiting = lock.map_or(0, |lock| u64::from(lock.positions));
+        let waiting = known.map_or(0, |id| self.count_waiting_for(id));
         let (value, lease) = match *state {
             KeyState::String { value, expires } => {
                 let until_ms = expires.end().unwrap_or(NO_END);
                 (Some(value), Left::of(until_ms, now.ms()))
             }
-            _ if waiting == 0 => return None,
+            _ if waiting == 0 && !self.has_positions(known) => return None,
             _ => (None, Left::NotHeld),
         };
         let session = hold.map_or(Session::None, |hold| hold.session);
@@ -145,6 +145,18 @@ impl LockManager {
         })
     }
 
+    /// The number of clients that wait for a lock now. Of those that have left and are not removed
+    /// yet, only the first ones are left out.
+    fn count_waiting_for(&self, id: Id) -> u64 {
+        let connected = self.table.get(id).map_or(0, |lock| u64::from(lock.connected));
+        let left = u64::try_from(self.queues.left_in(id)).unwrap_or(0);
+        connected.saturating_sub(left)
+    }
+
+    fn has_positions(&self, id: Option<Id>) -> bool {
+        id.is_some_and(|id| self.queues.positions(id).next().is_some())
+    }
+
     fn position(
         &self,
         ticket: Ticket,
@@ -154,7 +166,7 @@ impl LockManager {
     ) -> Position {
         Position {
             owner: waiter.owner.clone(),
-            client: waiter.client,
+            client: waiter.client.filter(|_| waiter.is_waiting()),
             waited_ms: now.ms_since(waiter.since_ms),
             wants: waiter.wants,
             of: waiter.locks.len(),
@@ -172,7 +184,7 @@ impl LockManager {
         waiter: &Waiter,
         room: &mut Room,
     ) -> Option<Vec<Bytes>> {
-        if waiter.client.is_none() {
+        if !waiter.is_waiting() {
             return Some(Vec::new());
         }
         if room.bytes == 0 {

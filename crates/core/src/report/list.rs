@@ -133,7 +133,7 @@ pub struct Row {
     pub lease: Left,
     /// How long it has been held, in ms.
     pub held_ms: Option<u64>,
-    /// The number of positions in its queue.
+    /// The number of clients that wait for it, also those that have just left.
     pub waiting: u64,
 }
 
@@ -253,7 +253,7 @@ impl LockManager {
             token: None,
             lease,
             held_ms: None,
-            waiting: u64::from(lock.positions),
+            waiting: u64::from(lock.connected),
         })
     }
 }
@@ -265,7 +265,7 @@ fn row(lock: &Lock, hold: &Hold, now: Now) -> Row {
         token: hold.token(),
         lease: Left::of(hold.until_ms, now.ms()),
         held_ms: hold.held_ms(now),
-        waiting: u64::from(lock.positions),
+        waiting: u64::from(lock.connected),
     }
 }
 

@@ -11,6 +11,9 @@
 //! | its owner calls again | null | `waits_abandoned` | the new call's, if that names the same locks |
 //! | the server becomes a replica | an error | `waits_abandoned` | given up |
 //! | the cluster slot moves | an error | `waits_abandoned` | given up |
+//!
+//! A position is kept for KEEP ms, without KEEP for `place-keep` ms, unless it gives way to others
+//! before (`rules/room`).
 
 use crate::error::CommandError;
 use crate::manager::{LockManager, counted_for};
@@ -39,6 +42,8 @@ pub enum LeaveReason {
     RoleChanged,
     /// Another node serves the lock.
     Moved,
+    /// A kept position gives way to others.
+    GivesWay,
 }
 
 impl LeaveReason {
@@ -63,7 +68,8 @@ impl LeaveReason {
             Self::Unblocked
             | Self::UnblockedWithError
             | Self::CannotBlock
-            | Self::Disconnected => None,
+            | Self::Disconnected
+            | Self::GivesWay => None,
         }
     }
 }
@@ -114,7 +120,7 @@ impl LockManager {
             Some(Left { kept_until_ms: Some(until_ms) })
                 if reason.keeps_position() && until_ms > now.ms() =>
             {
-                self.keep_position_until(&waiter, until_ms);
+                self.keep_position_until(&waiter, until_ms, now);
             }
             None if waiter.client.is_some() => {
                 self.reply_not_granted(ticket, counted_for(&waiter.locks), reason);
@@ -159,10 +165,9 @@ impl LockManager {
 
     /// Ends a wait, or a kept position, that is removed from its queues later.
     pub(crate) fn mark_left(&mut self, ticket: Ticket, reason: LeaveReason, now: Now) {
-        let keep_ms = self.settings.place_keep;
-        let is_kept = keep_ms > 0
-            && matches!(reason, LeaveReason::TimedOut | LeaveReason::Disconnected);
         let Some(waiter) = self.queues.get(ticket) else { return };
+        let keep_ms = self.keep_ms(waiter);
+        let is_kept = keep_ms > 0 && reason.keeps_position();
         if waiter.left.is_some() {
             if !is_kept {
                 self.queues.give_up_left(ticket);
@@ -181,25 +186,32 @@ impl LockManager {
 
     /// Keeps the position of a UNIQUE owner while it is away.
     pub(crate) fn keep_position(&mut self, waiter: &Waiter, now: Now) {
-        let keep_ms = self.settings.place_keep;
+        let keep_ms = self.keep_ms(waiter);
         if waiter.unique && keep_ms > 0 {
-            self.keep_position_until(waiter, now.ms().saturating_add(keep_ms));
+            self.keep_position_until(waiter, now.ms().saturating_add(keep_ms), now);
         }
     }
 
-    fn keep_position_until(&mut self, waiter: &Waiter, until_ms: u64) {
-        self.add_waiter(Waiter {
+    /// How long the position of a UNIQUE owner is kept, in ms; 0: it is not kept.
+    pub(crate) fn keep_ms(&self, waiter: &Waiter) -> u64 {
+        waiter.keep_ms.unwrap_or(self.settings.place_keep)
+    }
+
+    fn keep_position_until(&mut self, waiter: &Waiter, until_ms: u64, now: Now) {
+        let kept = Waiter {
             client: None,
             deadline_ms: Some(until_ms),
             recount_deferred: false,
             left: None,
             ..waiter.clone()
-        });
+        };
+        self.add_waiter(kept, now);
     }
 
-    /// Ends the waits and kept positions that have expired, and removes the waiters that are marked
-    /// as left, as far as the budget goes. The others have expired all the same. A replica then ends
-    /// a portion of the holds from when it was a primary.
+    /// Ends the waits and kept positions that have expired, removes the waiters that are marked as
+    /// left, and lets kept positions give way after `max-waiters` was lowered, as far as the budget
+    /// goes. The others have expired all the same. A replica then ends a portion of the holds from
+    /// when it was a primary.
     pub fn expire_waits(&mut self, now: Now) {
         while let Some(ticket) = self.queues.first_expired(now.ms()) {
             let (positions, reply) =
@@ -221,6 +233,7 @@ impl LockManager {
             }
             self.end_wait(ticket, LeaveReason::TimedOut, now);
         }
+        self.end_surplus(now);
         self.finish_demotion(now);
     }
 
@@ -241,8 +254,8 @@ mod tests {
     use crate::request::Acquire;
     use crate::rules::deadlock::DeadlockCheck;
     use crate::rules::test_support::{
-        GPU, NOW, after, begin, counted, hand_off_set, held, id, manager, queue, replies,
-        request, unique, wait, wait_for_set,
+        GPU, NOW, after, begin, counted, hand_off_set, held, id, manager, name, queue,
+        replies, request, run_next_deferred, unique, wait, wait_for_set,
     };
     use crate::rules::wait::Waiting;
     use crate::state::key_state::KeyState;
@@ -514,6 +527,62 @@ mod tests {
         wait(&mut manager, GPU, &unique("me"), 2);
         manager.client_gone(2, NOW);
         assert_eq!(queue(&manager, GPU), "");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn keep_overrides_place_keep_however_the_wait_ends() {
+        type Leave = fn(&mut LockManager, Ticket);
+        let expires: Leave = |it, _| it.expire_waits(after(50));
+        let closes: Leave = |it, _| it.client_gone(2, after(50));
+        let is_marked: Leave = |it, me| it.mark_left(me, LeaveReason::Disconnected, after(50));
+        let undelivered: Leave = |it, _| {
+            it.reconcile_named(name(GPU), &KeyState::Absent, NOW);
+            it.hand_off_next(id(it, GPU), NOW);
+            let Some((_, WaitReply::Granted { grants, waiter, .. })) = it.outbox.take_reply()
+            else { panic!("no grant") };
+            it.undelivered(&grants, &waiter, &[]);
+            run_next_deferred(it, after(50));
+        };
+        for (what, leave) in [("expires", expires), ("closes", closes),
+            ("is marked", is_marked), ("undelivered", undelivered)] {
+            for (keep_ms, place_keep, kept_ms) in [
+                (None, 10_000, 10_000_u64), (None, 0, 0), (Some(0), 10_000, 0),
+                (Some(300), 10_000, 300), (Some(300), 0, 300), (Some(60_000), 10_000, 60_000),
+            ] {
+                let mut manager = manager();
+                manager.settings.place_keep = place_keep;
+                held(&mut manager, GPU, "other");
+                let call = Acquire { keep_ms, block_ms: Some(50), ..unique("me") };
+                let me = wait(&mut manager, GPU, &call, 2);
+                leave(&mut manager, me);
+                for (ms, is_kept) in [(0, kept_ms > 0), (kept_ms.saturating_sub(1), kept_ms > 0),
+                    (kept_ms, false)] {
+                    manager.expire_waits(after(50 + ms));
+                    let expected = if is_kept { "(me)" } else { "" };
+                    assert_eq!(queue(&manager, GPU), expected,
+                        "{what}, KEEP {keep_ms:?}, place-keep {place_keep}, after {ms} ms");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_that_takes_over_a_position_uses_its_own_keep() {
+        for (keep_ms, expected) in [(None, "(me) b"), (Some(0), "b")] {
+            let mut manager = manager();
+            held(&mut manager, GPU, "other");
+            let first = Acquire { keep_ms: Some(60_000), ..unique("me") };
+            wait(&mut manager, GPU, &first, 2);
+            wait(&mut manager, GPU, &request("b"), 3);
+            manager.client_gone(2, NOW);
+            wait(&mut manager, GPU, &Acquire { keep_ms, ..unique("me") }, 4);
+            manager.client_gone(4, NOW);
+            manager.expire_waits(after(9_999));
+            assert_eq!(queue(&manager, GPU), expected, "KEEP {keep_ms:?}");
+            manager.expire_waits(after(10_000));
+            assert_eq!(queue(&manager, GPU), "b", "not for the KEEP of the first");
+        }
     }
 
     #[test]

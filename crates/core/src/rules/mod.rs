@@ -17,6 +17,7 @@ mod probe_schedule;
 mod reconcile;
 pub mod release;
 mod role;
+mod room;
 pub mod session;
 mod silence;
 mod sweep;

@@ -21,10 +21,15 @@ impl LockManager {
     pub fn needs_timer(&self) -> bool {
         self.queues.clients() > 0
             || self.table.next_alarm().is_some()
-            || self.queues.left() > 0
+            || self.has_positions_to_remove()
             || self.deferred.has_any()
             || self.has_old_holds()
             || self.outbox.has_events()
+    }
+
+    /// Whether positions remain that have been given up, because they exceeded a portion.
+    fn has_positions_to_remove(&self) -> bool {
+        self.queues.left() > 0 || self.has_surplus()
     }
 
     /// When the timer has to fire next, in ms since the epoch; none: no wait and no grace period
@@ -36,10 +41,10 @@ impl LockManager {
         let far = now.ms().saturating_add(PROBE_EVERY_MS);
         let (probe, deadline) = match self.queues.clients() {
             // A kept position that expires has no effect of its own.
-            0 if self.queues.left() == 0 => (NEVER, NEVER),
+            0 if !self.has_positions_to_remove() => (NEVER, NEVER),
             0 => (NEVER, self.budget.next_ms(now)),
             _ => {
-                let left = (self.queues.left() > 0).then_some(0);
+                let left = self.has_positions_to_remove().then_some(0);
                 let deadline = left.or(self.queues.next_deadline()).unwrap_or(NEVER);
                 let probe = match self.probes_rest() {
                     true => NEVER,

@@ -46,7 +46,7 @@ impl LockManager {
     fn restore_position(&mut self, id: Id, lost: &Lost, now: Now) {
         let Lost { waiter, set } = lost;
         let Some(db) = self.table.get(id).map(|lock| lock.db) else { return };
-        if !waiter.unique || self.settings.place_keep == 0 {
+        if !waiter.unique || self.keep_ms(waiter) == 0 {
             return;
         }
         let is_queued = |id: &Id| self.queues.position_of(&waiter.owner, *id).is_some();

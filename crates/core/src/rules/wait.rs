@@ -1,7 +1,7 @@
 //! Waiting: how a client joins wait queues. How it leaves them is in `leave`.
 
 use crate::error::CommandError;
-use crate::manager::{LockManager, counted_for};
+use crate::manager::LockManager;
 use crate::request::Acquire;
 use crate::rules::deadlock::DeadlockCheck;
 use crate::rules::leave::LeaveReason;
@@ -42,8 +42,9 @@ impl LockManager {
         let lease_ms = lease::requested(request.lease_ms, &self.settings)?;
         let locks = self.find_or_create_all(wanted).ok_or(CommandError::OutOfMemory)?;
         let older = self.own_positions(&locks, request);
-        if older.is_empty() {
-            self.check_room(&locks, has_memory)?;
+        self.check_room(&locks, &older)?;
+        if older.is_empty() && !has_memory {
+            return Err(CommandError::OutOfMemory);
         }
         if request.unique
             && let DeadlockCheck::Probed(probed) = check
@@ -78,7 +79,7 @@ impl LockManager {
             }
         };
         let deadline = |ms: u64| now.ms().saturating_add(ms);
-        let ticket = self.add_waiter(Waiter {
+        let waiter = Waiter {
             locks,
             wants: wanted.count,
             groups,
@@ -97,9 +98,11 @@ impl LockManager {
             client: Some(client),
             deadline_ms: request.block_ms.filter(|ms| *ms > 0).map(deadline),
             missing: 0,
+            kept_number: 0,
             recount_deferred: false,
             left: None,
-        });
+        };
+        let ticket = self.add_waiter(waiter, now);
         self.hand_off_what_became_free(ticket, wanted);
         Ok(Waiting::Queued(ticket))
     }
@@ -139,15 +142,6 @@ impl LockManager {
     fn find_or_create_all(&mut self, wanted: Wanted<'_>) -> Option<Locks> {
         let names = wanted.keys.iter().map(|key| Name { db: wanted.db, key });
         names.map(|name| self.table.find_or_create(name)).collect()
-    }
-
-    fn check_room(&mut self, locks: &[Id], has_memory: bool) -> Result<(), CommandError> {
-        let waiting = u64::try_from(self.queues.len()).unwrap_or(u64::MAX);
-        if waiting >= self.settings.max_waiters {
-            self.count(counted_for(locks), |counters| &mut counters.refused);
-            return Err(CommandError::MaxWaiters);
-        }
-        if has_memory { Ok(()) } else { Err(CommandError::OutOfMemory) }
     }
 
     /// The positions that a UNIQUE owner has in the queues of some locks, each once.
@@ -201,7 +195,8 @@ impl LockManager {
         same.then_some(*ticket)
     }
 
-    pub(crate) fn add_waiter(&mut self, waiter: Waiter) -> Ticket {
+    /// Adds a waiter or a kept position. The position kept longest may give way.
+    pub(crate) fn add_waiter(&mut self, waiter: Waiter, now: Now) -> Ticket {
         let (locks, is_connected) = (waiter.locks.clone(), waiter.client.is_some());
         let ticket = self.queues.add(waiter);
         for id in locks {
@@ -210,6 +205,7 @@ impl LockManager {
                 self.update_groups(id);
             }
         }
+        self.make_room(now);
         ticket
     }
 }
@@ -259,8 +255,12 @@ mod tests {
             ("there is room", waiting, 2, true, request("b"), None, "", "me b"),
             ("max-waiters is reached", waiting, 1, true, request("b"), Some(too_many.clone()),
                 "refused", "me"),
-            ("kept positions count", kept, 1, true, request("b"), Some(too_many.clone()),
-                "refused", "(me)"),
+            ("a kept position gives way", kept, 1, true, request("b"), None, "", "b"),
+            ("there is room for both", kept, 2, true, request("b"), None, "", "(me) b"),
+            ("max-waiters 0, the owner has a kept position", kept, 0, true, unique("me"),
+                Some(too_many.clone()), "refused", "(me)"),
+            ("max-waiters 0, the owner waits already", waiting, 0, true, unique("me"), None,
+                "waits_abandoned", "me"),
             ("max-waiters 0", nothing, 0, true, request("b"), Some(too_many.clone()), "refused",
                 ""),
             ("the owner has a kept position", kept, 1, true, unique("me"), None, "", "me"),

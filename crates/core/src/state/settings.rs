@@ -51,7 +51,8 @@ pub struct Settings {
     pub max_hold: u64,
     /// The hold after which a lock is logged once, in ms; 0: never.
     pub warn_hold: u64,
-    /// The largest number of waiters of the whole server.
+    /// The largest number of waiting clients of the whole server, and of clients and kept positions
+    /// together.
     pub max_waiters: u64,
     /// The number of grants in a round: by how many grants one step of PRIORITY, or one place of a
     /// SHARE, moves a call in its queue.
@@ -60,7 +61,7 @@ pub struct Settings {
     pub max_priority: i64,
     /// The largest number of locks whose last tag is remembered.
     pub remembered_tags: u64,
-    /// How long the position of a disconnected UNIQUE waiter is kept, in ms.
+    /// How long the position of a UNIQUE waiter is kept while it is away, in ms, without KEEP.
     pub place_keep: u64,
     /// The largest number of locks with their own counters.
     pub tracked_keys: u64,

@@ -16,6 +16,7 @@
 //!   left        ticket                            waiters that have left and are not removed yet
 //!   counts      lock ────────────────► grants     of queues that have seen any
 //!   shares      (lock, share, priority) ► count   positions of waiters with a SHARE
+//!   kept_order  number ──────────────► ticket     kept positions, the one kept longest first
 //! ```
 //!
 //! A waiter with GROUPS takes a lock only while it collects the lock's group. Only then its position is
@@ -89,6 +90,8 @@ pub struct Waiter {
     pub client: Option<u64>,
     /// When the wait, or the kept position, expires; none: never.
     pub deadline_ms: Option<u64>,
+    /// Its number in the order in which positions began to be kept; 0: it is not kept.
+    pub(crate) kept_number: u64,
     /// A lower bound of the locks that must still become free: it saves counting them each time.
     pub(crate) missing: usize,
     /// A recount of its lock set is deferred already.
@@ -184,6 +187,8 @@ pub struct WaitQueues {
     given_up: usize,
     counts: GrantCounts,
     shares: SharePositions,
+    /// Kept positions, also those of waiters marked as left.
+    kept_order: BTreeMap<u64, Ticket>,
 }
 
 /// The position of a connected waiter with GROUPS.
@@ -223,6 +228,16 @@ impl WaitQueues {
         self.by_client.len()
     }
 
+    /// The position that has been kept longest.
+    pub(crate) fn kept_longest(&self) -> Option<Ticket> {
+        self.kept_order.first_key_value().map(|(_, ticket)| *ticket)
+    }
+
+    /// The number of waiters that have left, keep no position and are not removed yet.
+    pub(crate) fn given_up(&self) -> usize {
+        self.given_up
+    }
+
     /// The number of waiters that have left and are not removed yet.
     pub(crate) fn left(&self) -> usize {
         self.left.len()
@@ -246,6 +261,14 @@ impl WaitQueues {
         let is_connected = waiter.client.is_some();
         if let Some(groups) = &mut waiter.groups {
             groups.reset();
+        }
+        if !is_connected {
+            // That of one which was only marked as left began to be kept earlier.
+            waiter.kept_number = match waiter.kept_number {
+                0 => number,
+                earlier => earlier,
+            };
+            self.kept_order.insert(waiter.kept_number, ticket);
         }
         if waiter.unique {
             let new = || Owner { number, waiters: 0, calls: BTreeSet::new() };
@@ -301,6 +324,7 @@ impl WaitQueues {
         if waiter.unique {
             self.remove_of_owner(ticket, &waiter);
         }
+        self.kept_order.remove(&waiter.kept_number);
         match (waiter.left, waiter.client) {
             (Some(left), _) => {
                 self.left.remove(&ticket);
@@ -341,8 +365,15 @@ impl WaitQueues {
     /// Marks a waiter as left: neither its client nor its owner's calls find it any longer, and its
     /// deadline has passed. Its reply is given already.
     pub(crate) fn mark_left(&mut self, ticket: Ticket, left: Left) {
+        let number = self.next_number();
         let Some(waiter) = self.by_ticket.get_mut(&ticket) else { return };
         waiter.left = Some(left);
+        self.kept_order.remove(&waiter.kept_number);
+        waiter.kept_number = 0;
+        if left.keeps_position() {
+            waiter.kept_number = number;
+            self.kept_order.insert(number, ticket);
+        }
         if let Some(ms) = waiter.deadline_ms.replace(0) {
             self.deadlines.remove(&(ms, ticket));
         }
@@ -358,9 +389,11 @@ impl WaitQueues {
 
     /// Gives up the kept position of a waiter that is marked as left.
     pub(crate) fn give_up_left(&mut self, ticket: Ticket) {
-        let left = self.by_ticket.get_mut(&ticket).and_then(|it| it.left.as_mut());
-        if let Some(left) = left.filter(|left| left.keeps_position()) {
+        let Some(waiter) = self.by_ticket.get_mut(&ticket) else { return };
+        if let Some(left) = waiter.left.as_mut().filter(|left| left.keeps_position()) {
             left.kept_until_ms = None;
+            self.kept_order.remove(&waiter.kept_number);
+            waiter.kept_number = 0;
             self.given_up = self.given_up.saturating_add(1);
         }
     }
@@ -517,6 +550,16 @@ impl WaitQueues {
             skipped = usize::saturating_add(skipped, 1);
             skipped > SKIPPED || !self.left.contains(ticket)
         })
+    }
+
+    /// How many of the first waiters of a queue have left and are not removed yet. It visits at
+    /// most [`VISITED`] of them.
+    pub(crate) fn left_in(&self, lock: Id) -> usize {
+        if self.left.is_empty() {
+            return 0;
+        }
+        let waiters = self.connected.range(queue(lock)).take(VISITED);
+        waiters.filter(|(_, ticket)| self.left.contains(ticket)).count()
     }
 
     /// The first position of a queue.
