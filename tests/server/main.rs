@@ -75,6 +75,7 @@ mod observability {
 mod queue {
     pub(crate) mod fifo;
     pub(crate) mod hand_off;
+    pub(crate) mod kept_positions;
     pub(crate) mod leaving;
     pub(crate) mod many_waiters;
     pub(crate) mod races;
@@ -118,6 +119,7 @@ fn all_tests() -> Vec<Test> {
         queue::visibility::TESTS,
         queue::subscribed_clients::TESTS,
         unique_owners::TESTS,
+        queue::kept_positions::TESTS,
         lock_sets::acquireany::TESTS,
         lock_sets::grants::TESTS,
         lock_sets::groups::TESTS,

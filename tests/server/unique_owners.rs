@@ -26,7 +26,6 @@ tests! {
     without_place_keep_no_position_is_kept,
     client_unblock_keeps_no_position,
     a_role_change_keeps_no_position,
-    kept_positions_count_towards_max_waiters,
     without_unique_each_call_has_its_own_position,
 }
 
@@ -424,38 +423,6 @@ fn a_role_change_keeps_no_position(flavour: &Flavour) {
     wait_queue(&mut client, "k", &["first"]);
     me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
     wait_queue(&mut client, "k", &["first", "me"]);
-}
-
-fn kept_positions_count_towards_max_waiters(flavour: &Flavour) {
-    let server = flavour.server().module_args(&["gpulock.max-waiters", "2"]).start();
-    let (mut client, mut me) = (server.client(), server.client());
-    client.line("GPULOCK.ACQUIRE k holder");
-    assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
-    let next = waiter(&server, "GPULOCK.ACQUIRE k next BLOCK 0");
-    wait_queue(&mut client, "k", &["(me)", "next"]);
-    for (refused, key) in [(1, "k"), (2, "j")] {
-        client.line("GPULOCK.ACQUIRE j holder");
-        let reply = call!(client, "GPULOCK.ACQUIRE", key, "third", "BLOCK", 0);
-        assert!(reply.err().starts_with("MAXWAITERS "), "{reply:?}");
-        // The second ACQUIRE of j was refused, too.
-        assert_eq!(stats(&mut client)["refused"], refused * 2 - 1);
-    }
-    // A call that does not wait is not refused for that reason.
-    assert_eq!(client.line("GPULOCK.ACQUIRE k third"), Value::Null);
-    // A repeated call takes over its own position.
-    for _ in 0..3 {
-        assert_eq!(me.line("GPULOCK.ACQUIRE k me BLOCK 1 UNIQUE"), Value::Null);
-    }
-    me.send_lines(&["GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE"]);
-    wait_queue(&mut client, "k", &["me", "next"]);
-    let mut again = waiter(&server, "GPULOCK.ACQUIRE k me BLOCK 0 UNIQUE");
-    assert_eq!(me.read(), Value::Null);
-    drop(next);
-    wait_queue(&mut client, "k", &["me"]);
-    let _third = waiter(&server, "GPULOCK.ACQUIRE k third BLOCK 0");
-    wait_queue(&mut client, "k", &["me", "third"]);
-    assert_eq!(client.line("GPULOCK.RELEASE k holder"), 1);
-    assert!(again.read().int() > 0);
 }
 
 fn without_unique_each_call_has_its_own_position(flavour: &Flavour) {
