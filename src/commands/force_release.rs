@@ -20,13 +20,14 @@ impl Command for ForceRelease {
         acl: c"write fast dangerous",
         arity: -2,
         keys: Keys::First(MAY_DELETE),
-        summary: c"Releases a lock regardless of its owner, and returns the owner.",
+        summary: c"Releases a lock regardless of its owner, at once or after a notice, and returns the owner.",
         complexity: c"O(1)",
         tips: None,
         arguments: &[
             Argument::KEY,
             Argument::text(c"owner").after(c"OWNER").optional(),
             TOKEN,
+            Argument::integer(c"ms").after(c"AFTER").optional(),
             REASON,
         ],
     };

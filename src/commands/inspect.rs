@@ -55,7 +55,7 @@ fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
         position.reserved.as_ref().is_some_and(|reserved| !reserved.is_empty())
     });
     let readable = has_reserved.then(|| Readable::by_caller_of(call)).transpose()?;
-    reply.map(11);
+    reply.map(13);
     reply.field("owner").bytes_or_null(inspection.owner.as_deref());
     reply.field("token").number_or_null(inspection.token);
     lease(inspection.lease, reply.field("lease_ms"));
@@ -64,6 +64,8 @@ fn report(call: Call<'_>, inspection: &Inspection) -> Result<(), CommandError> {
     reply.field("grace_ms").number_or_null(inspection.grace_ms);
     reply.field("adopted").number_or_null(inspection.adopted.map(u64::from));
     reply.field("reserved_for").bytes_or_null(inspection.reserved_for.as_deref());
+    reply.field("revoked_ms").number_or_null(inspection.revoked_ms);
+    reply.field("revoked_reason").bytes_or_null(inspection.revoked_reason.as_deref());
     reply.field("share").bytes_or_null(inspection.share.as_deref());
     reply.field("waiting").number(inspection.waiting);
     reply.field("waiters").array(inspection.waiters.len());

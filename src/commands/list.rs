@@ -117,11 +117,12 @@ fn portion(
 }
 
 fn report(row: &Row, reply: Reply<'_>) {
-    reply.map(6);
+    reply.map(7);
     reply.field("key").bytes(&row.key);
     reply.field("owner").bytes_or_null(row.owner.as_deref());
     reply.field("token").number_or_null(row.token);
     lease(row.lease, reply.field("lease_ms"));
     reply.field("held_ms").number_or_null(row.held_ms);
     reply.field("waiting").number(row.waiting);
+    reply.field("revoked_ms").number_or_null(row.revoked_ms);
 }

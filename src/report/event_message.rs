@@ -1,6 +1,6 @@
 //! The JSON message of an event, as documented in the command reference.
 
-use gpulock_core::state::event::Event;
+use gpulock_core::state::event::{Event, What};
 use serde::Serialize;
 
 /// The prefix of the task name in owners of the lock manager that the module replaces
@@ -17,19 +17,25 @@ pub(crate) fn channel(prefix: &[u8], event: &Event) -> Vec<u8> {
 /// The members are written by hand, because neither their names nor most texts need escaping, which
 /// would take half of the time of an event.
 pub(crate) fn message(event: &Event) -> Vec<u8> {
-    let kind: &[u8] = match event.ended {
-        Some(_) => b"{\"event_type\":\"lock_released\"",
-        None => b"{\"event_type\":\"lock_acquired\"",
+    let (kind, reason): (&[u8], _) = match &event.what {
+        What::Acquired => (b"{\"event_type\":\"lock_acquired\"", None),
+        What::Released { reason } => (b"{\"event_type\":\"lock_released\"", Some(reason)),
+        What::Revoked { reason, .. } => {
+            (b"{\"event_type\":\"lock_revoked\"", Some(reason))
+        }
     };
     let mut out = Vec::with_capacity(CAPACITY);
     out.extend_from_slice(kind);
     text(&mut out, b",\"lock_key\":", &event.key);
     let task_name = event.owner.strip_prefix(TASK_PREFIX).unwrap_or(&event.owner);
     text(&mut out, b",\"task_name\":", task_name);
-    if let Some(reason) = &event.ended {
+    if let Some(reason) = reason {
         text(&mut out, b",\"release_reason\":", reason);
     }
     member(&mut out, b",\"timestamp\":", unix_seconds(event.at.ms()));
+    if let What::Revoked { deadline_ms, .. } = event.what {
+        member(&mut out, b",\"deadline\":", unix_seconds(deadline_ms));
+    }
     text(&mut out, b",\"owner\":", &event.owner);
     member(&mut out, b",\"token\":", event.token);
     member(&mut out, b",\"db\":", event.db);
@@ -87,7 +93,7 @@ mod tests {
             owner: b"locked_by_asr"[..].into(),
             token: Some(1_766_500_000_123_456),
             at: Now::from_ms(1_766_500_000_123),
-            ended: Some(Cow::Borrowed(b"normal")),
+            what: What::Released { reason: Cow::Borrowed(b"normal") },
         };
         let message = String::from_utf8(message(&event)).unwrap();
         assert_eq!(
@@ -103,6 +109,30 @@ mod tests {
     }
 
     #[test]
+    fn a_notice_has_a_deadline_and_a_reason() {
+        let event = Event {
+            db: 0,
+            key: b"gpu:0"[..].into(),
+            owner: b"asr"[..].into(),
+            token: None,
+            at: Now::from_ms(1_766_500_000_123),
+            what: What::Revoked {
+                reason: Cow::Borrowed(b"drain"),
+                deadline_ms: 1_766_500_060_123,
+            },
+        };
+        let message = String::from_utf8(message(&event)).unwrap();
+        assert_eq!(
+            message,
+            concat!(
+                r#"{"event_type":"lock_revoked","lock_key":"gpu:0","task_name":"asr","#,
+                r#""release_reason":"drain","timestamp":1766500000.123,"#,
+                r#""deadline":1766500060.123,"owner":"asr","token":null,"db":0}"#
+            )
+        );
+    }
+
+    #[test]
     fn a_text_is_escaped_exactly_if_json_requires_it() {
         for byte in 0..=u8::MAX {
             for before in 0..40 {
@@ -114,7 +144,7 @@ mod tests {
                     owner: (*owner).into(),
                     token: None,
                     at: Now::from_ms(1_000),
-                    ended: None,
+                    what: What::Acquired,
                 };
                 let message: serde_json::Value =
                     serde_json::from_slice(&message(&event)).unwrap();

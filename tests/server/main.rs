@@ -19,6 +19,7 @@ mod documentation;
 mod external_changes;
 mod locks;
 mod memory;
+mod notice;
 mod overhead;
 mod silence;
 mod unique_owners;
@@ -133,6 +134,7 @@ fn all_tests() -> Vec<Test> {
         sessions::grace_period::TESTS,
         sessions::connection::TESTS,
         external_changes::TESTS,
+        notice::TESTS,
         silence::TESTS,
         wall_clock::TESTS,
         atomicity::TESTS,

@@ -305,6 +305,9 @@ impl Encoder<'_> {
         self.flag(hold.adopted);
         self.flag(hold.unique);
         self.flag(hold.renewed);
+        let notice = table.details(id).and_then(|details| details.notice.as_ref());
+        self.maybe_time(notice.map(|notice| notice.until_ms));
+        self.flag(notice.is_some_and(|notice| notice.cut_deferred));
         match hold.session {
             Session::None => self.word(0),
             Session::Closed => self.word(1),
@@ -406,6 +409,10 @@ impl Encoder<'_> {
                 }
                 Deferred::HandOff { lock } => {
                     self.word(2);
+                    self.id(*lock);
+                }
+                Deferred::CutToNotice { lock } => {
+                    self.word(5);
                     self.id(*lock);
                 }
                 Deferred::Recount { ticket } => {

@@ -351,6 +351,7 @@ impl World {
         let request = ForceRelease {
             owner: owner.map(|owner| OWNERS[owner]),
             token,
+            after_ms: None,
             reason: Text::Borrowed(b"forced"),
         };
         let before = self.allow_end(key, is_meant);

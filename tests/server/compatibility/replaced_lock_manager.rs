@@ -256,7 +256,7 @@ fn exception_stats_initialization(flavour: &Flavour) {
         "emergency_releases", "stale_releases", "acquire_requests", "acquired",
         "acquired_after_wait", "renewed", "refused", "wait_timeouts", "waits_abandoned",
         "deadlocks", "adopted", "releases", "expired", "session_releases", "removed",
-        "evicted", "moved", "undelivered", "extends", "extend_failures",
+        "evicted", "moved", "undelivered", "extends", "extend_failures", "revocations",
         "internal_errors", "locks_held", "clients_waiting",
         "wait_ms.count", "wait_ms.sum", "wait_ms.+Inf",
         "hold_ms.count", "hold_ms.sum", "hold_ms.+Inf",

@@ -123,6 +123,8 @@ fn invalid_calls() -> Vec<(Words, String)> {
         "GPULOCK.FORCERELEASE held OWNER",
         "GPULOCK.FORCERELEASE held TOKEN",
         "GPULOCK.FORCERELEASE held REASON",
+        "GPULOCK.FORCERELEASE held AFTER",
+        "GPULOCK.FORCERELEASE held AFTER 5 AFTER 5",
         "GPULOCK.FORCERELEASE held OWNER me OWNER me",
         "GPULOCK.FORCERELEASE held TOKEN 5 TOKEN 5",
         "GPULOCK.FORCERELEASE held REASON a REASON a",
@@ -165,6 +167,8 @@ fn invalid_calls() -> Vec<(Words, String)> {
         ] {
             add(with(line, "<n>", invalid), &number("TOKEN", 1, most));
         }
+        let notice = with("GPULOCK.FORCERELEASE held AFTER <n>", "<n>", invalid);
+        add(notice, &number("AFTER", 1, most));
     }
     add(words("GPULOCK.ACQUIRE free me EX 9007199254741"), &number("EX", 1, most / 1000));
     for invalid in NOT_NUMBERS {
@@ -213,6 +217,7 @@ fn invalid_calls() -> Vec<(Words, String)> {
             "GPULOCK.EXTEND <k> me",
             "GPULOCK.FORCERELEASE <k>",
             "GPULOCK.FORCERELEASE <k> OWNER me TOKEN 5",
+            "GPULOCK.FORCERELEASE <k> AFTER 5",
             "GPULOCK.INSPECT <k>",
         ] {
             add(with(line, "<k>", kind.as_bytes()), WRONG_TYPE);

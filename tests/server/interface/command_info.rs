@@ -43,7 +43,7 @@ const COMMANDS: [Description; 11] = [
     Description { name: "EXTEND", arity: -3, flags: "write fast", categories: "@write @fast", keys: ONE_KEY,
         access: Some("RW access update"), syntax: "key owner [EX seconds|PX milliseconds] [TOKEN n]" },
     Description { name: "FORCERELEASE", arity: -2, flags: "write fast", categories: "@write @fast @dangerous", keys: ONE_KEY,
-        access: Some("RW access delete"), syntax: "key [OWNER owner] [TOKEN n] [REASON text]" },
+        access: Some("RW access delete"), syntax: "key [OWNER owner] [TOKEN n] [AFTER ms] [REASON text]" },
     Description { name: "INSPECT", arity: 2, flags: "readonly fast", categories: "@read @fast", keys: ONE_KEY,
         access: Some("RO access"), syntax: "key" },
     Description { name: "LIST", arity: -1, flags: "readonly", categories: "@read @slow", keys: NONE,
@@ -169,7 +169,7 @@ fn command_docs_returns_summary_since_complexity_and_arguments(flavour: &Flavour
 
 /// A valid call of each command, and its key's access in COMMAND GETKEYSANDFLAGS.
 #[rustfmt::skip]
-const CALLS: [(&str, Option<&str>); 21] = [
+const CALLS: [(&str, Option<&str>); 22] = [
     ("GPULOCK.ACQUIRE k o",                     Some("RW access update")),
     ("GPULOCK.ACQUIRE k o PX 5 UNIQUE",         Some("RW access update")),
     ("GPULOCK.ACQUIREANY 1 k o",                Some("RW access update")),
@@ -178,6 +178,7 @@ const CALLS: [(&str, Option<&str>); 21] = [
     ("GPULOCK.EXTEND k o PX 5",                 Some("RW access update")),
     ("GPULOCK.FORCERELEASE k",                  Some("RW access delete")),
     ("GPULOCK.FORCERELEASE k OWNER o",          Some("RW access delete")),
+    ("GPULOCK.FORCERELEASE k AFTER 5",          Some("RW access delete")),
     ("GPULOCK.INSPECT k",                       Some("RO access")),
     ("GPULOCK.STATS KEY k",                     Some("RO access")),
     ("gpulock.stats key k",                     Some("RO access")),

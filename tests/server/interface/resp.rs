@@ -80,7 +80,7 @@ const COUNTERS: [&str; 22] = [
 
 fn stats_shape(of_server: bool) -> String {
     let mut names = COUNTERS.to_vec();
-    names.push("extend_failures");
+    names.extend(["extend_failures", "revocations"]);
     if of_server {
         names.push("internal_errors");
     }
@@ -93,15 +93,17 @@ fn stats_shape(of_server: bool) -> String {
 fn inspect_shape(owner: &str, token: &str, held: &str) -> String {
     format!(
         "{{owner={owner} token={token} lease_ms=int held_ms={held} session=null \
-         grace_ms=null adopted=int reserved_for=null waiting=int waiters=[]}}"
+         grace_ms=null adopted=int reserved_for=null revoked_ms=null \
+         revoked_reason=null waiting=int waiters=[]}}"
     )
 }
 
 /// Each command with each kind of reply, in RESP3.
 fn all_replies() -> Vec<(&'static str, String)> {
-    let row = "{key=bulk owner=bulk token=int lease_ms=int held_ms=int waiting=int}";
-    let adopted =
-        "{key=bulk owner=bulk token=null lease_ms=int held_ms=null waiting=int}";
+    let row = "{key=bulk owner=bulk token=int lease_ms=int held_ms=int waiting=int \
+        revoked_ms=null}";
+    let adopted = "{key=bulk owner=bulk token=null lease_ms=int held_ms=null \
+        waiting=int revoked_ms=null}";
     let entry = "{kind=bulk db=int key=bulk holder=bulk token=int caller=bulk \
         client=bulk held_ms=int reason=bulk unix_ms=int count=int}";
     let stale = "{kind=bulk db=int key=bulk holder=null token=null caller=bulk \
@@ -127,6 +129,8 @@ fn all_replies() -> Vec<(&'static str, String)> {
         ("GPULOCK.EXTEND k me", "int".into()),
         ("GPULOCK.EXTEND k you", "null".into()),
         ("GPULOCK.FORCERELEASE k OWNER you", "null".into()),
+        ("GPULOCK.FORCERELEASE k OWNER you AFTER 60000", "null".into()),
+        ("GPULOCK.FORCERELEASE k AFTER 60000", "bulk".into()),
         ("GPULOCK.FORCERELEASE k", "bulk".into()),
         ("GPULOCK.FORCERELEASE k", "null".into()),
         ("SET outside you", "+OK".into()),

@@ -80,6 +80,8 @@ fn locks_are_sorted_by_hold_time_with_adopted_ones_last(flavour: &Flavour) {
 }
 
 fn each_row_has_the_documented_fields(flavour: &Flavour) {
+    const FIELDS: [&str; 7] =
+        ["key", "owner", "token", "lease_ms", "held_ms", "waiting", "revoked_ms"];
     let server = flavour.start();
     let mut plain = server.client();
     let token = plain.line("GPULOCK.ACQUIRE k me PX 50000").int();
@@ -89,8 +91,8 @@ fn each_row_has_the_documented_fields(flavour: &Flavour) {
         let rows = client.line("GPULOCK.LIST");
         let [granted, adopted] = rows.list() else { panic!("{rows:?}") };
         for row in [granted, adopted] {
-            let expected = ["key", "owner", "token", "lease_ms", "held_ms", "waiting"];
-            assert_eq!(names(row), expected);
+            assert_eq!(names(row), FIELDS);
+            assert_eq!(row.field("revoked_ms"), Value::Null);
         }
         assert_eq!(granted.field("key"), "k");
         assert_eq!(granted.field("owner"), "me");
@@ -367,7 +369,7 @@ fn inspect_looks_up_the_reserved_locks_of_a_limited_number_of_calls(flavour: &Fl
 }
 
 fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
-    const FIELDS: [&str; 10] = [
+    const FIELDS: [&str; 12] = [
         "owner",
         "token",
         "lease_ms",
@@ -376,6 +378,8 @@ fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
         "grace_ms",
         "adopted",
         "reserved_for",
+        "revoked_ms",
+        "revoked_reason",
         "waiting",
         "waiters",
     ];
@@ -391,7 +395,8 @@ fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
     assert_eq!(inspected.field("adopted"), 0);
     assert_eq!(inspected.field("waiting"), 0);
     assert!(inspected.field("waiters").list().is_empty());
-    for unknown in ["session", "grace_ms", "reserved_for"] {
+    for unknown in ["session", "grace_ms", "reserved_for", "revoked_ms", "revoked_reason"]
+    {
         assert_eq!(inspected.field(unknown), Value::Null, "{unknown}");
     }
     wait_until(DEADLINE, "time to pass", || {

@@ -176,6 +176,7 @@ fn changes_of_a_lock_look_like_native_commands(flavour: &Flavour) {
             "GPULOCK.ACQUIRE k me PX 5000 UNIQUE",
             "GPULOCK.EXTEND k me PX 5000",
             "GPULOCK.EXTEND k me",
+            "GPULOCK.FORCERELEASE k AFTER 5000",
         ] {
             assert_same(&server, before, &[renewal], &expire);
         }
@@ -203,6 +204,7 @@ fn calls_that_change_nothing_have_no_visible_effect(flavour: &Flavour) {
             "GPULOCK.EXTEND k you",
             "GPULOCK.FORCERELEASE k OWNER you",
             "GPULOCK.FORCERELEASE k TOKEN 1",
+            "GPULOCK.FORCERELEASE k OWNER you AFTER 5000",
             "GPULOCK.INSPECT k",
             "GPULOCK.LIST",
             "GPULOCK.STATS",

@@ -50,6 +50,7 @@ enum Value {
     Seconds,
     Milliseconds,
     Time,
+    Notice,
     Count,
     Limit,
     Cursor,
@@ -66,6 +67,7 @@ const UNIQUE: &[(&str, Value)] = &[("UNIQUE", Value::None)];
 const SESSION: &[(&str, Value)] = &[("SESSION", Value::None)];
 const GRACE: &[(&str, Value)] = &[("GRACE", Value::Time)];
 const COUNT: &[(&str, Value)] = &[("COUNT", Value::Count)];
+const AFTER: &[(&str, Value)] = &[("AFTER", Value::Notice)];
 const TOKEN: &[(&str, Value)] = &[("TOKEN", Value::Token)];
 const REASON: &[(&str, Value)] = &[("REASON", Value::Reason)];
 const OWNER: &[(&str, Value)] = &[("OWNER", Value::Owner)];
@@ -84,7 +86,7 @@ const FORMS: [Form; 11] = [
     Form { name: "GPULOCK.ACQUIREANY", named: Named::Some, owner: true, options: &[LEASE, BLOCK, UNIQUE, SESSION, GRACE, COUNT] },
     Form { name: "GPULOCK.RELEASE", named: Named::One, owner: true, options: &[TOKEN, REASON] },
     Form { name: "GPULOCK.EXTEND", named: Named::One, owner: true, options: &[LEASE, TOKEN] },
-    Form { name: "GPULOCK.FORCERELEASE", named: Named::One, owner: false, options: &[OWNER, TOKEN, REASON] },
+    Form { name: "GPULOCK.FORCERELEASE", named: Named::One, owner: false, options: &[OWNER, TOKEN, AFTER, REASON] },
     Form { name: "GPULOCK.INSPECT", named: Named::One, owner: false, options: &[] },
     Form { name: "GPULOCK.LIST", named: Named::None, owner: false, options: &[MATCH, LIMIT, CURSOR] },
     Form { name: "GPULOCK.STATS", named: Named::None, owner: false, options: &[KEY] },
@@ -210,6 +212,7 @@ impl Value {
             Self::None => None,
             Self::Seconds => number(1 + rng.usize(..2)),
             Self::Milliseconds => number(1 + rng.usize(..200)),
+            Self::Notice => number(rng.pick(&[1, 5, 50, 60_000, 9_007_199_254_740_991])),
             Self::Time => number(rng.pick(&[0, 1, 5, 50, 9_007_199_254_740_991])),
             Self::Count => number(1 + rng.usize(..numkeys.max(1))),
             Self::Limit => number(rng.pick(&[0, 1, 100, 9_007_199_254_740_991])),
@@ -226,8 +229,9 @@ impl Value {
     }
 
     fn is_number(self) -> bool {
-        use Value::{Count, Cursor, Limit, Milliseconds, Seconds, Time, Token};
-        matches!(self, Seconds | Milliseconds | Time | Count | Cursor | Limit | Token)
+        use Value::{Count, Cursor, Limit, Milliseconds, Notice, Seconds, Time, Token};
+        let is_time = matches!(self, Seconds | Milliseconds | Time | Notice);
+        is_time || matches!(self, Count | Cursor | Limit | Token)
     }
 }
 

@@ -24,7 +24,7 @@ const REQUEST_COUNTERS: [&str; 3] =
     ["acquire_requests", "release_script_errors", "normal_release_failures"];
 
 /// The fields of INSPECT that change with time.
-const TIMES: [&str; 3] = ["lease_ms", "held_ms", "grace_ms"];
+const TIMES: [&str; 4] = ["lease_ms", "held_ms", "grace_ms", "revoked_ms"];
 
 /// Reads the state of a server.
 #[track_caller]

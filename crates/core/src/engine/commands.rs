@@ -224,13 +224,13 @@ pub fn release<K: Keyspace>(
     }
 }
 
-/// FORCERELEASE: returns the owner that the lock was taken from.
+/// FORCERELEASE: returns the owner that the lock was taken from, or that was given notice.
 ///
 /// # Errors
 /// Those of [`crate::LockManager::force_release`].
 pub fn force_release<K: Keyspace>(
     keys: &mut K,
-    key: K::Key,
+    mut key: K::Key,
     name: Name<'_>,
     request: ForceRelease<'_>,
     client: Option<u64>,
@@ -243,6 +243,12 @@ pub fn force_release<K: Keyspace>(
     match forced? {
         Forced::Freed { owner, next } => {
             hand_off::replace_holder(keys, key, next);
+            Ok(Some(owner))
+        }
+        Forced::Noticed { owner, until_ms } => {
+            if let Some(until_ms) = until_ms {
+                keys.expire(&mut key, until_ms);
+            }
             Ok(Some(owner))
         }
         Forced::NotTaken => Ok(None),
@@ -474,7 +480,8 @@ mod tests {
         adopted(&mut server.manager, GPU, "me");
         server.set_by_other(GPU, "me", LEASE_END);
         let key = server.open(name(GPU)).unwrap();
-        let request = ForceRelease { owner: None, token: None, reason: b""[..].into() };
+        let reason = b""[..].into();
+        let request = ForceRelease { owner: None, token: None, after_ms: None, reason };
         let forced = force_release(&mut server, key, name(GPU), request, None);
         assert_eq!(forced, Ok(Some(b"me"[..].into())));
         assert_eq!(server.written(), ["DEL gpu:0"]);

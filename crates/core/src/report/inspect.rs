@@ -7,6 +7,7 @@ use crate::state::clock::Now;
 use crate::state::key_state::{KeyState, is_valid_owner};
 use crate::state::lease::Left;
 use crate::state::lock::{Bytes, Hold, NO_END, Name, Session};
+use crate::state::log::Text;
 use crate::state::wait_queue::{Ticket, Waiter};
 
 /// What INSPECT reports about a lock that is held or has a queue.
@@ -28,6 +29,10 @@ pub struct Inspection {
     pub adopted: Option<bool>,
     /// The owner of the first connected waiter, if the lock is free.
     pub reserved_for: Option<Bytes>,
+    /// The rest of the notice that the holder was given, in ms.
+    pub revoked_ms: Option<u64>,
+    /// The reason of that notice.
+    pub revoked_reason: Option<Text>,
     /// The share under which the lock is held.
     pub share: Option<Bytes>,
     /// The number of clients that wait now: kept positions do not count.
@@ -113,6 +118,7 @@ impl LockManager {
             _ if waiting == 0 && !self.has_positions(known) => return None,
             _ => (None, Left::NotHeld),
         };
+        let revoked = known.and_then(|id| self.revoked(id, now));
         let session = hold.map_or(Session::None, |hold| hold.session);
         let positions = known
             .into_iter()
@@ -135,6 +141,8 @@ impl LockManager {
             reserved_for: known
                 .filter(|_| value.is_none())
                 .and_then(|id| self.reserved_for(id)),
+            revoked_ms: revoked.as_ref().map(|(left_ms, _)| *left_ms),
+            revoked_reason: revoked.map(|(_, reason)| reason),
             share: known
                 .and_then(|id| self.table.details(id))
                 .and_then(|details| details.share.clone()),

@@ -135,6 +135,8 @@ pub struct Row {
     pub held_ms: Option<u64>,
     /// The number of clients that wait for it, also those that have just left.
     pub waiting: u64,
+    /// The rest of the notice that the holder was given, in ms.
+    pub revoked_ms: Option<u64>,
 }
 
 /// The outcome of listing a lock.
@@ -235,7 +237,8 @@ impl LockManager {
             return Listed::Adopted;
         }
         if let Some(hold) = &lock.hold {
-            return Listed::Row(row(lock, hold, now));
+            let revoked_ms = self.revoked(id, now).map(|(left_ms, _)| left_ms);
+            return Listed::Row(row(lock, hold, revoked_ms, now));
         }
         // A lock whose hold has just ended follows later, among those that only have a queue.
         if lock.positions == 0 || before.is_some() {
@@ -254,11 +257,12 @@ impl LockManager {
             lease,
             held_ms: None,
             waiting: u64::from(lock.connected),
+            revoked_ms: None,
         })
     }
 }
 
-fn row(lock: &Lock, hold: &Hold, now: Now) -> Row {
+fn row(lock: &Lock, hold: &Hold, revoked_ms: Option<u64>, now: Now) -> Row {
     Row {
         key: lock.key.clone(),
         owner: Some(hold.owner.clone()),
@@ -266,6 +270,7 @@ fn row(lock: &Lock, hold: &Hold, now: Now) -> Row {
         lease: Left::of(hold.until_ms, now.ms()),
         held_ms: hold.held_ms(now),
         waiting: u64::from(lock.connected),
+        revoked_ms,
     }
 }
 
@@ -341,7 +346,8 @@ mod tests {
         let manager = manager_with(&[(0, b"a"), (0, b"b")]);
         let key = Bytes::from_slice(b"a");
         let (owner, token, held_ms) = (Some(Bytes::from_slice(b"me")), None, None);
-        let row = Row { key, owner, token, lease: Left::Forever, held_ms, waiting: 0 };
+        let lease = Left::Forever;
+        let row = Row { key, owner, token, lease, held_ms, waiting: 0, revoked_ms: None };
         let mut walk = manager.walk(0, None);
         walk.steps = Steps(STEPS_OF_ROW + 3);
         assert!(manager.walk_on(&mut walk).unwrap().is_some());

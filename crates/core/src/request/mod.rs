@@ -57,6 +57,8 @@ pub struct ForceRelease<'a> {
     pub owner: Option<&'a [u8]>,
     /// Release the lock only if the hold has this token.
     pub token: Option<u64>,
+    /// Give the holder notice: the hold ends in at most this time, in ms; none: it ends now.
+    pub after_ms: Option<u64>,
     /// The reason, for the log and the event.
     pub reason: Text,
 }
@@ -151,12 +153,16 @@ impl<'a> ForceRelease<'a> {
     /// # Errors
     /// When the arguments are invalid.
     pub fn parse(mut args: impl Iterator<Item = &'a [u8]>) -> Result<Self, CommandError> {
-        let (mut only_owner, mut token, mut reason) = (None, None, None);
+        let (mut only_owner, mut token, mut after_ms, mut reason) =
+            (None, None, None, None);
         while let Some(word) = args.next() {
             if is(word, "OWNER") {
                 once(&mut only_owner, owner(&mut args)?)?;
             } else if is(word, "TOKEN") {
                 once(&mut token, token_value(&mut args)?)?;
+            } else if is(word, "AFTER") {
+                let ms = number(value(&mut args)?, "AFTER", 1, NUMBER_MAX)?;
+                once(&mut after_ms, ms)?;
             } else if is(word, "REASON") {
                 once(&mut reason, reason_value(&mut args)?)?;
             } else {
@@ -164,7 +170,7 @@ impl<'a> ForceRelease<'a> {
             }
         }
         let reason = reason.unwrap_or(Text::Borrowed(b"forced"));
-        Ok(Self { owner: only_owner, token, reason })
+        Ok(Self { owner: only_owner, token, after_ms, reason })
     }
 }
 
@@ -326,6 +332,25 @@ mod tests {
     fn options_are_accepted_in_any_order_and_case() {
         let release = Release::parse(args("me reason done token 7")).unwrap();
         assert_eq!((release.token, &release.reason[..]), (Some(7), &b"done"[..]));
+    }
+
+    #[test]
+    fn a_notice_is_a_positive_number_of_milliseconds() {
+        let after_ms = |line| ForceRelease::parse(args(line)).map(|it| it.after_ms);
+        assert_eq!(after_ms(""), Ok(None));
+        assert_eq!(after_ms("after 1"), Ok(Some(1)));
+        assert_eq!(after_ms("AFTER 9007199254740991"), Ok(Some(NUMBER_MAX)));
+        for value in ["0", "-1", "9007199254740992", "x", "1.5"] {
+            let line = format!("AFTER {value}");
+            let parsed = ForceRelease::parse(args(&line));
+            assert!(
+                matches!(parsed, Err(CommandError::Number { what: "AFTER", .. })),
+                "{value}"
+            );
+        }
+        for line in ["AFTER", "AFTER 1 AFTER 1"] {
+            assert_eq!(after_ms(line), Err(CommandError::Syntax), "{line}");
+        }
     }
 
     #[test]

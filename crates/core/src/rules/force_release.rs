@@ -1,5 +1,6 @@
 //! FORCERELEASE: takes a lock from its holder, for operators and monitoring tools. OWNER and TOKEN
 //! limit it to the hold that the caller looked at, so that it never takes the lock of a successor.
+//! With AFTER, the holder is given notice instead (`rules/notice.rs`).
 
 use crate::error::CommandError;
 use crate::manager::{Caller, LockManager};
@@ -21,15 +22,22 @@ pub enum Forced {
         /// What to write to the key.
         next: HandOff,
     },
+    /// The holder was given notice.
+    Noticed {
+        /// The holder.
+        owner: Box<[u8]>,
+        /// The expiry to set, in ms since the epoch; none: the lease ends before the notice.
+        until_ms: Option<u64>,
+    },
     /// Nothing: the lock is free, or OWNER or TOKEN do not match.
     NotTaken,
 }
 
 impl LockManager {
-    /// Takes a lock from its holder.
+    /// Takes a lock from its holder, or gives the holder notice.
     ///
     /// # Errors
-    /// When the key is not a string.
+    /// When the key is not a string, or no notice can be stored.
     pub fn force_release(
         &mut self,
         name: Name<'_>,
@@ -46,8 +54,17 @@ impl LockManager {
             {
                 let owner = value.into();
                 let Some(id) = known.or_else(|| self.table.find_or_create(name)) else {
-                    return Ok(Forced::Freed { owner, next: HandOff::NoWaiter });
+                    return match request.after_ms {
+                        None => Ok(Forced::Freed { owner, next: HandOff::NoWaiter }),
+                        Some(_) => Err(CommandError::OutOfMemory),
+                    };
                 };
+                if let Some(after_ms) = request.after_ms {
+                    self.adopt_unless_held(id, value, expires, now);
+                    let reason = request.reason;
+                    let until_ms = self.give_notice(id, after_ms, reason, expires, now);
+                    return Ok(Forced::Noticed { owner, until_ms });
+                }
                 let caller = Caller { owner: request.owner, client };
                 self.adopt_unless_held(id, value, expires, now);
                 self.end(id, End::Forced(request.reason), caller, now);
@@ -111,6 +128,9 @@ mod tests {
                     other => format!("{other:?}"),
                 }
             }
+            Ok(Forced::Noticed { owner, .. }) => {
+                format!("notice to {}", String::from_utf8_lossy(&owner))
+            }
             Ok(Forced::NotTaken) => "not taken".to_owned(),
             Err(error) => format!("{error:?}"),
         }
@@ -123,7 +143,8 @@ mod tests {
         begin(&mut manager);
         let token = case.token.value(right);
         let owner = case.owner.map(str::as_bytes);
-        let request = ForceRelease { owner, token, reason: b"stuck"[..].into() };
+        let reason = b"stuck"[..].into();
+        let request = ForceRelease { owner, token, after_ms: None, reason };
         let forced =
             manager.force_release(name(GPU), request, &case.state, Some(7), after(50));
         assert_eq!(outcome(forced), case.outcome, "{what}: outcome");
@@ -180,8 +201,8 @@ mod tests {
     fn the_reason_is_published_and_logged() {
         let mut manager = manager();
         held(&mut manager, GPU, "me");
-        let request =
-            ForceRelease { owner: None, token: None, reason: b"stuck"[..].into() };
+        let reason = b"stuck"[..].into();
+        let request = ForceRelease { owner: None, token: None, after_ms: None, reason };
         manager
             .force_release(name(GPU), request, &shows("me"), Some(7), after(0))
             .unwrap();

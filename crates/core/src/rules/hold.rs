@@ -6,11 +6,11 @@ use crate::manager::{Caller, Incident, LockManager};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::counters::bump;
-use crate::state::event::{End, Event};
+use crate::state::event::{End, Event, What};
 use crate::state::key_state::Expires;
 use crate::state::lease;
 use crate::state::lock::{Bytes, Hold, NO_END, Name, Session};
-use crate::state::log::{Text, truncate};
+use crate::state::log::truncate;
 use crate::state::settings::Events;
 
 /// What a new hold begins with.
@@ -53,7 +53,13 @@ impl LockManager {
         }
         self.count(Some(id), |counters| &mut counters.acquired);
         if self.settings.events == Events::All {
-            self.publish(id, Bytes::from_slice(params.owner), Some(token), None, now);
+            self.publish(
+                id,
+                Bytes::from_slice(params.owner),
+                Some(token),
+                What::Acquired,
+                now,
+            );
         }
         (token, until_ms)
     }
@@ -90,7 +96,7 @@ impl LockManager {
         }
     }
 
-    /// Sets a new lease. An adopted hold gets its first token here. A hold whose connection is
+    /// Sets a new lease, which does not reach beyond a notice. An adopted hold gets its first token here. A hold whose connection is
     /// closed is no longer tied to one.
     pub(crate) fn renew(
         &mut self,
@@ -99,6 +105,12 @@ impl LockManager {
         now: Now,
     ) -> Result<TokenAndEnd, CommandError> {
         let session = self.table.hold(id).ok_or(CommandError::Internal)?.session;
+        let limit_ms = self.notice_end(id).unwrap_or(NO_END);
+        #[cfg(feature = "break-rules")]
+        let limit_ms = match crate::broken::is("notice-is-extended") {
+            true => NO_END,
+            false => limit_ms,
+        };
         if session == Session::Closed || self.deferred.is_ending(session) {
             self.table.set_session(id, Session::None);
         }
@@ -106,7 +118,8 @@ impl LockManager {
         let renewed = table.change_hold(id, |hold| {
             let token = hold.token().unwrap_or_else(|| tokens.next(now));
             hold.set_token(token);
-            hold.until_ms = lease::end(lease_ms, hold.since_ms, now.ms(), settings);
+            let until_ms = lease::end(lease_ms, hold.since_ms, now.ms(), settings);
+            hold.until_ms = lease::limit(until_ms, limit_ms, now.ms());
             hold.renewed = true;
             (token, hold.until_ms)
         });
@@ -162,21 +175,21 @@ impl LockManager {
         }
         if is_published {
             let token = hold.token();
-            self.publish(id, hold.owner, token, Some(reason), now);
+            self.publish(id, hold.owner, token, What::Released { reason }, now);
         }
     }
 
-    fn publish(
+    pub(crate) fn publish(
         &mut self,
         id: Id,
         owner: Bytes,
         token: Option<u64>,
-        ended: Option<Text>,
+        what: What,
         at: Now,
     ) {
         let Some(lock) = self.table.get(id) else { return };
         let (db, key) = (lock.db, lock.key.clone());
-        self.outbox.publish(Event { db, key, owner, token, at, ended });
+        self.outbox.publish(Event { db, key, owner, token, at, what });
     }
 
     /// Whether an owner is known to hold a lock.
@@ -198,6 +211,7 @@ mod tests {
         GPU, acquire, adopted, after, begin, counted, held, id, logged, manager,
         published, unique,
     };
+    use crate::state::log::Text;
     use crate::state::settings::Settings;
 
     /// How a hold ends.

@@ -5,8 +5,9 @@
 //! | the record | the key shows | then |
 //! |---|---|---|
 //! | a hold | its owner | the hold goes on, with the lease that the key shows |
+//! | a hold under notice | its owner, with a lease beyond the notice | the hold goes on, with a lease until the notice ends, and to cut that of the key is deferred work (`rules/notice.rs`) |
 //! | a hold whose lease is over | its owner, with another lease | the hold goes on if others extended the lease before its end; it ended if the key was set again by the same owner. The caller finds out which ([`LockManager::other_lease`]) |
-//! | a hold | nothing | the hold ended: `expired` at or after the end of its lease, otherwise `removed`; after a grace period, its session ended |
+//! | a hold | nothing | the hold ended: `expired` at or after the end of its lease, otherwise `removed`; after a grace period, its session ended; at the end of a notice, it was released by force |
 //! | a hold | nothing, and the slot is gone | the hold `moved` |
 //! | a hold | anything else | the hold ended likewise; another owner in place of a granted hold is adopted |
 //! | no hold | anything | nothing: each rule decides for itself whether to adopt it |
@@ -16,17 +17,18 @@ use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::event::End;
 use crate::state::key_state::{Expires, KeyState, is_valid_owner};
-use crate::state::lock::{Name, Session};
-
-/// How a hold ends whose lease is over.
-fn end_of_lease(session: Session) -> End {
-    match session {
-        Session::Closed => End::SessionClosed,
-        _ => End::Expired,
-    }
-}
+use crate::state::lock::{Hold, Name, Session};
 
 impl LockManager {
+    /// How a hold ends whose lease is over.
+    fn end_of_lease(&self, id: Id, hold: &Hold) -> End {
+        match (self.end_of_notice(id, hold), hold.session) {
+            (Some(end), _) => end,
+            (None, Session::Closed) => End::SessionClosed,
+            (None, _) => End::Expired,
+        }
+    }
+
     /// Reconciles the lock of this name, if it is known.
     pub(crate) fn reconcile_named(
         &mut self,
@@ -53,12 +55,13 @@ impl LockManager {
             return;
         };
         let is_over = hold.is_over(now.ms());
-        let end = if is_over { end_of_lease(hold.session) } else { End::Removed };
+        let end = if is_over { self.end_of_lease(id, hold) } else { End::Removed };
         let granted = !hold.adopted;
         match *state {
             KeyState::String { value, expires } if *value == *hold.owner => {
-                let until_ms = expires.end().filter(|ms| *ms != hold.until_ms);
-                if let Some(until_ms) = until_ms {
+                let shown_ms = expires.end().filter(|ms| *ms != hold.until_ms);
+                if let Some(shown_ms) = shown_ms {
+                    let until_ms = self.lease_within_notice(id, shown_ms);
                     self.table.change_hold(id, |hold| hold.until_ms = until_ms);
                     self.lease_changed();
                 }
@@ -97,7 +100,7 @@ impl LockManager {
     pub fn key_was_set_again(&mut self, id: Id, expires: Expires, now: Now) {
         let Some(hold) = self.table.hold(id) else { return };
         let (owner, granted) = (hold.owner.clone(), !hold.adopted);
-        let end = end_of_lease(hold.session);
+        let end = self.end_of_lease(id, hold);
         self.end(id, end, Caller::default(), now);
         if granted {
             self.adopt(id, &owner, expires, now);

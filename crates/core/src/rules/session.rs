@@ -22,7 +22,7 @@ pub enum DeferredOutcome {
     Free(HandOff),
     /// Set the expiry of the key.
     Shortened {
-        /// The end of the grace period, in ms since the epoch.
+        /// The end of the grace period or of the notice, in ms since the epoch.
         until_ms: u64,
     },
 }
@@ -85,6 +85,7 @@ impl LockManager {
             Deferred::SessionEnd { client, closed_ms, .. } => {
                 self.end_session_hold(id, client, closed_ms, now)
             }
+            Deferred::CutToNotice { .. } => self.cut_to_notice(id, state, now),
             Deferred::HandOff { .. }
             | Deferred::Session(_)
             | Deferred::Recount { .. } => DeferredOutcome::Nothing,

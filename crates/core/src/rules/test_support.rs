@@ -13,6 +13,7 @@ use crate::rules::wait::Waiting;
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::counters::Counters;
+use crate::state::event::What;
 use crate::state::key_state::{Expires, KeyState};
 use crate::state::lock::Name;
 use crate::state::outbox::{Outbox, WaitReply};
@@ -185,8 +186,12 @@ pub(crate) fn published(manager: &mut LockManager) -> Vec<String> {
     std::iter::from_fn(next)
         .map(|event| {
             let owner = String::from_utf8_lossy(&event.owner);
-            let why = event.ended.as_deref().unwrap_or(b"acquired");
-            format!("{owner}: {}", String::from_utf8_lossy(why))
+            let why = match &event.what {
+                What::Acquired => "acquired".into(),
+                What::Released { reason } => String::from_utf8_lossy(reason),
+                What::Revoked { .. } => "revoked".into(),
+            };
+            format!("{owner}: {why}")
         })
         .collect()
 }

@@ -90,6 +90,8 @@ counters! {
     extends,
     /// EXTEND calls by an owner that does not hold the lock.
     extend_failures,
+    /// FORCERELEASE AFTER calls that announced the end of a hold.
+    revocations,
 }
 
 impl Counters {

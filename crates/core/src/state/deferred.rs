@@ -1,5 +1,5 @@
 //! The queue of deferred work: what follows from an event and has to write keys, which an event
-//! must not do. How an item is carried out is decided in `rules/session.rs` and
+//! must not do. How an item is carried out is decided in `rules/session.rs`, `rules/notice.rs` and
 //! `rules/lock_set.rs`.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -36,6 +36,11 @@ pub enum Deferred {
         token: u64,
         /// The waiter.
         lost: Arc<Lost>,
+    },
+    /// Another client has set a lease beyond the notice that the holder of this lock was given.
+    CutToNotice {
+        /// The lock.
+        lock: Id,
     },
     /// A free lock passes to the next waiter: the one it was reserved for is gone.
     HandOff {
@@ -75,6 +80,7 @@ impl Deferred {
         match self {
             Self::SessionEnd { lock, .. }
             | Self::Undelivered { lock, .. }
+            | Self::CutToNotice { lock }
             | Self::HandOff { lock } => Some(*lock),
             Self::Session(_) | Self::Recount { .. } => None,
         }
@@ -119,6 +125,11 @@ impl DeferredQueue {
             lost: Arc::clone(&lost),
         };
         self.work.extend(grants.iter().map(undelivered));
+    }
+
+    /// The lease of a lock has to be cut to a notice.
+    pub(crate) fn cut_to_notice(&mut self, lock: Id) {
+        self.work.push_back(Deferred::CutToNotice { lock });
     }
 
     /// A free lock passes to the next waiter.

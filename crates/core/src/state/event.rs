@@ -81,6 +81,25 @@ pub struct Event {
     pub token: Option<u64>,
     /// The time.
     pub at: Now,
-    /// Why the hold ended; none: it began.
-    pub ended: Option<Text>,
+    /// What happened.
+    pub what: What,
+}
+
+/// What an event reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The hold began.
+    Acquired,
+    /// The hold ended.
+    Released {
+        /// Why.
+        reason: Text,
+    },
+    /// The holder was given notice.
+    Revoked {
+        /// Why.
+        reason: Text,
+        /// When the hold ends, in ms since the epoch.
+        deadline_ms: u64,
+    },
 }

@@ -1,16 +1,30 @@
-//! What only some holds have: their share, for example. It is stored apart from the locks, because a
+//! What only some holds have: a share, or a notice. It is stored apart from the locks, because a
 //! million holds must stay small.
 
 use std::collections::BTreeMap;
 
 use crate::state::arena::Id;
 use crate::state::lock::Bytes;
+use crate::state::log::Text;
 
 /// What only some holds have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HoldDetails {
     /// The share under which the lock was acquired.
     pub share: Option<Bytes>,
+    /// The notice that the holder was given.
+    pub notice: Option<Notice>,
+}
+
+/// The end of a hold that FORCERELEASE has announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// When the hold ends, in ms since the epoch.
+    pub until_ms: u64,
+    /// Why, for the log and the event.
+    pub reason: Text,
+    /// The key shows a longer lease, and to cut it is deferred work.
+    pub cut_deferred: bool,
 }
 
 impl HoldDetails {

@@ -43,17 +43,19 @@ pub(crate) fn requested(
 }
 
 /// The end of a lease of `lease_ms` that starts now, for a lock held since `since_ms`, limited by
-/// `max-hold`. A hold that already exceeds the limit ends in a millisecond: its lease expires, so
-/// that the end is counted and published as usual.
+/// `max-hold`. A hold that already exceeds the limit ends in a millisecond ([`limit`]).
 pub(crate) fn end(lease_ms: u64, since_ms: u64, now_ms: u64, settings: &Settings) -> u64 {
     let end = now_ms.saturating_add(lease_ms);
     match settings.max_hold {
         0 => end,
-        max_hold => {
-            let limit = since_ms.saturating_add(max_hold);
-            end.min(limit.max(now_ms.saturating_add(1)))
-        }
+        max_hold => limit(end, since_ms.saturating_add(max_hold), now_ms),
     }
+}
+
+/// The end of a lease that must not exceed `limit_ms`. If the limit is over, the lease ends in a
+/// millisecond: it expires, so that the end is counted and published as usual.
+pub(crate) fn limit(end_ms: u64, limit_ms: u64, now_ms: u64) -> u64 {
+    end_ms.min(limit_ms.max(now_ms.saturating_add(1)))
 }
 
 #[cfg(test)]

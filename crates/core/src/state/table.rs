@@ -22,7 +22,7 @@ use crate::state::index::Index;
 use crate::state::lock::{Hold, Lock, NO_END, Name, Own, Session};
 
 /// Locks with longer keys have no counters of their own: METRICS repeats the key in each of the
-/// lock's lines, up to 73.
+/// lock's lines, up to 74.
 pub const TRACKED_KEY_MAX: usize = 128;
 
 /// The number of locks in use that are skipped before a new lock goes without its own counters.
