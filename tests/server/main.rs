@@ -81,6 +81,7 @@ mod queue {
     pub(crate) mod many_waiters;
     pub(crate) mod races;
     pub(crate) mod subscribed_clients;
+    pub(crate) mod turns;
     pub(crate) mod visibility;
     pub(crate) mod waiting;
 }
@@ -119,6 +120,7 @@ fn all_tests() -> Vec<Test> {
         queue::many_waiters::TESTS,
         queue::visibility::TESTS,
         queue::subscribed_clients::TESTS,
+        queue::turns::TESTS,
         unique_owners::TESTS,
         queue::kept_positions::TESTS,
         lock_sets::acquireany::TESTS,

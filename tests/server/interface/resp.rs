@@ -94,7 +94,7 @@ fn inspect_shape(owner: &str, token: &str, held: &str) -> String {
     format!(
         "{{owner={owner} token={token} lease_ms=int held_ms={held} session=null \
          grace_ms=null adopted=int reserved_for=null revoked_ms=null \
-         revoked_reason=null waiting=int waiters=[]}}"
+         revoked_reason=null share=null waiting=int waiters=[]}}"
     )
 }
 

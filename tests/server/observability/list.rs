@@ -369,7 +369,7 @@ fn inspect_looks_up_the_reserved_locks_of_a_limited_number_of_calls(flavour: &Fl
 }
 
 fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
-    const FIELDS: [&str; 12] = [
+    const FIELDS: [&str; 13] = [
         "owner",
         "token",
         "lease_ms",
@@ -380,6 +380,7 @@ fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
         "reserved_for",
         "revoked_ms",
         "revoked_reason",
+        "share",
         "waiting",
         "waiters",
     ];
@@ -395,7 +396,8 @@ fn inspect_returns_everything_known_about_a_lock(flavour: &Flavour) {
     assert_eq!(inspected.field("adopted"), 0);
     assert_eq!(inspected.field("waiting"), 0);
     assert!(inspected.field("waiters").list().is_empty());
-    for unknown in ["session", "grace_ms", "reserved_for", "revoked_ms", "revoked_reason"]
+    for unknown in
+        ["session", "grace_ms", "reserved_for", "revoked_ms", "revoked_reason", "share"]
     {
         assert_eq!(inspected.field(unknown), Value::Null, "{unknown}");
     }

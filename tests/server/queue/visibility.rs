@@ -139,7 +139,9 @@ fn inspect_and_list_show_the_queue(flavour: &Flavour) {
                 (1, 1)
             );
             assert_eq!(position.field("reserved"), Value::Array(vec![]));
-            assert_eq!(position.map().len(), 6);
+            assert_eq!(position.field("priority"), 0);
+            assert_eq!(position.field("share"), Value::Null);
+            assert_eq!(position.map().len(), 8);
         }
         assert!(longest >= 20);
         let locks = client.line("GPULOCK.LIST");
