@@ -2,7 +2,7 @@
 //! for it is reserved: free in the keyspace, but not granted to any other caller, until the set is
 //! complete. The beneficiary of a reserved lock is not stored; it is always the first connected
 //! waiter in the queue. So a reserved lock changes hands by itself when a waiter leaves or comes
-//! back. Because a set has one sequence number in all its queues, the earliest waiter of all is
+//! back. Because a set has one turn in all its queues, the waiter with the lowest turn of all is
 //! first in each of them: it is always served, and after it the next.
 //!
 //! ```text
