@@ -141,7 +141,8 @@ fn inspect_and_list_show_the_queue(flavour: &Flavour) {
             assert_eq!(position.field("reserved"), Value::Array(vec![]));
             assert_eq!(position.field("priority"), 0);
             assert_eq!(position.field("share"), Value::Null);
-            assert_eq!(position.map().len(), 8);
+            assert_eq!(position.field("groups"), Value::Null);
+            assert_eq!(position.map().len(), 9);
         }
         assert!(longest >= 20);
         let locks = client.line("GPULOCK.LIST");
