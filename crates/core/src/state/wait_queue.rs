@@ -255,6 +255,7 @@ impl WaitQueues {
     }
 
     /// Adds a waiter to the queues of its locks.
+    #[inline]
     pub(crate) fn add(&mut self, mut waiter: Waiter) -> Ticket {
         let number = self.next_number();
         let ticket = Ticket(number);
@@ -303,12 +304,15 @@ impl WaitQueues {
         if counted > 0 {
             waiter.locks.iter().for_each(|lock| self.counts.raise(*lock, counted));
         }
-        self.shares.add(&waiter);
+        if waiter.share.is_some() {
+            self.shares.add(&waiter);
+        }
         self.by_ticket.insert(ticket, waiter);
         ticket
     }
 
     /// Removes a waiter from the queues of its locks.
+    #[inline]
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
         let mut waiter = self.by_ticket.remove(&ticket)?;
         let is_connected = waiter.client.is_some();
@@ -337,7 +341,9 @@ impl WaitQueues {
         if let Some(ms) = waiter.deadline_ms.filter(|_| waiter.left.is_none()) {
             self.deadlines.remove(&(ms, ticket));
         }
-        self.shares.remove(&waiter);
+        if waiter.share.is_some() {
+            self.shares.remove(&waiter);
+        }
         if waiter.unique {
             let counted = waiter.locks.iter().map(|lock| self.counts.get(*lock)).max();
             waiter.counted_at_end = counted.unwrap_or(0);
