@@ -558,14 +558,14 @@ impl WaitQueues {
         })
     }
 
-    /// How many of the first waiters of a queue have left and are not removed yet. It visits at
-    /// most [`VISITED`] of them.
+    /// How many clients among the first positions of a queue have left and are not removed yet. It
+    /// visits at most [`VISITED`] positions.
     pub(crate) fn left_in(&self, lock: Id) -> usize {
         if self.left.is_empty() {
             return 0;
         }
-        let waiters = self.connected.range(queue(lock)).take(VISITED);
-        waiters.filter(|(_, ticket)| self.left.contains(ticket)).count()
+        let waiters = self.all_positions(lock).take(VISITED);
+        waiters.filter(|(_, it)| it.left.is_some() && it.client.is_some()).count()
     }
 
     /// The first position of a queue.
