@@ -54,6 +54,7 @@ mod lock_sets {
     pub(crate) mod deadlock;
     pub(crate) mod grants;
     pub(crate) mod groups;
+    pub(crate) mod near;
     pub(crate) mod reservation;
     pub(crate) mod sessions;
     pub(crate) mod storm;
@@ -126,6 +127,7 @@ fn all_tests() -> Vec<Test> {
         lock_sets::acquireany::TESTS,
         lock_sets::grants::TESTS,
         lock_sets::groups::TESTS,
+        lock_sets::near::TESTS,
         lock_sets::reservation::TESTS,
         lock_sets::unique_owners::TESTS,
         lock_sets::deadlock::TESTS,

@@ -16,6 +16,7 @@ use crate::state::probe_round::ProbeRound;
 use crate::state::settings::Settings;
 use crate::state::sweep::Sweep;
 use crate::state::table::Table;
+use crate::state::tags::Tags;
 use crate::state::token::Tokens;
 use crate::state::wait_queue::WaitQueues;
 use crate::state::work_budget::WorkBudget;
@@ -25,6 +26,7 @@ use crate::state::work_budget::WorkBudget;
 pub struct LockManager {
     pub(crate) settings: Settings,
     pub(crate) table: Table,
+    pub(crate) tags: Tags,
     pub(crate) queues: WaitQueues,
     pub(crate) deferred: DeferredQueue,
     pub(crate) outbox: Outbox,
@@ -69,9 +71,12 @@ impl LockManager {
         log.set_limit(settings.log_len);
         let mut table = Table::new(seed);
         table.set_tracked_limit(settings.tracked_keys);
+        let mut tags = Tags::default();
+        tags.set_limit(settings.remembered_tags);
         Self {
             settings,
             table,
+            tags,
             queues: WaitQueues::default(),
             deferred: DeferredQueue::default(),
             outbox: Outbox::default(),
@@ -98,13 +103,16 @@ impl LockManager {
         change(&mut self.settings);
         self.log.set_limit(self.settings.log_len);
         self.table.set_tracked_limit(self.settings.tracked_keys);
+        self.tags.set_limit(self.settings.remembered_tags);
     }
 
-    /// Forgets the locks that have become idle, and frees a portion of the deleted log entries. To be
+    /// Forgets the locks that have become idle, and frees a portion of the deleted log entries and of
+    /// the tags above a lower limit. To be
     /// called after each command and event: until then the ids of such locks stay valid.
     pub fn forget_idle(&mut self) {
         self.table.forget_idle();
         self.log.free_deleted();
+        self.tags.forget_surplus();
     }
 
     /// The locks.

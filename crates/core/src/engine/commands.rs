@@ -135,6 +135,7 @@ pub fn acquire_any<K: Keyspace>(
                 // One lock of any group is one lock of all.
                 groups: request.groups.as_ref().filter(|_| count > 1),
                 of_set: true,
+                near: request.near,
                 free: &free,
             };
             wait(keys, wanted, &request.how, caller)

@@ -84,6 +84,7 @@ impl LockManager {
             unique: request.unique,
             session: caller.client.zip(request.session_grace_ms),
             share: request.share,
+            tag: None,
         };
         let refused = match *state {
             KeyState::String { value, expires } => {

@@ -14,6 +14,9 @@
 //! were looked at.
 //!
 //! With GROUPS the call gets locks of each of several groups. Without, all keys are one group.
+//!
+//! NEAR changes the order in which the keys are looked at (`near`), and so which locks the call gets;
+//! its reply names them in the order given.
 
 use std::ops::Range;
 
@@ -24,6 +27,7 @@ use crate::manager::LockManager;
 use crate::request::{Acquire, AcquireAny, Groups};
 use crate::rules::acquire::CallerContext;
 use crate::rules::hold::GrantParams;
+use crate::rules::near::{Order, Preference, Preferences, number_of, preferred_first};
 use crate::state::arena::Id;
 use crate::state::clock::Now;
 use crate::state::key_state::{KeyState, is_valid_owner};
@@ -74,11 +78,15 @@ pub struct Search<'a> {
     /// The number of groups to get locks of.
     groups_wanted: usize,
     named_groups: Option<&'a Groups>,
+    near: Option<&'a [u8]>,
     how: &'a Acquire<'a>,
     lease_ms: u64,
     keys: SmallVec<[SearchedKey; 8]>,
     stage: Stage,
-    /// The index of the next key in this stage.
+    /// With NEAR: the indexes of the keys, those first whose locks it prefers. Else empty: the order
+    /// in which they are named.
+    order: Order,
+    /// The place in the order of the next key in this stage.
     next: usize,
     /// The key that was looked at last, and its lock. No key was opened since.
     last: Option<(usize, Option<Id>)>,
@@ -106,6 +114,8 @@ struct SearchedGroup {
 struct SearchedKey {
     hash: u64,
     found: Found,
+    /// The last hold of its lock had the tag of NEAR.
+    is_near: bool,
 }
 
 /// What is known of the lock of a key.
@@ -152,10 +162,12 @@ impl<'a> Search<'a> {
             groups: groups_of(request),
             named_groups: request.groups.as_ref().filter(|_| request.wants() > 1),
             groups_wanted: request.groups.as_ref().map_or(1, |groups| groups.wanted),
+            near: request.near,
             how: &request.how,
             lease_ms: 0,
             keys: SmallVec::new(),
             stage: if request.how.unique { Stage::Own } else { Stage::NotHeld },
+            order: Order::new(),
             next: 0,
             last: None,
             own: Vec::new(),
@@ -193,20 +205,23 @@ impl<'a> Search<'a> {
     }
 
     /// The groups that the call gets locks of, in the order of the keys: those of which the owner
-    /// holds a lock first, then the first named. None when too few of them have enough locks.
+    /// holds a lock first, then those near to the call, then the first named. None when too few of them have enough locks.
     fn chosen_groups(&self) -> Option<SmallVec<[SearchedGroup; 1]>> {
         let is_enough =
             |(_, group): &(usize, &SearchedGroup)| group.is_enough(self.count);
         let enough = self.groups.iter().enumerate().filter(is_enough);
-        let mut chosen: SmallVec<[_; 1]> =
-            enough.map(|(number, group)| (group.held == 0, number, group)).collect();
+        let mut chosen: SmallVec<[_; 1]> = enough
+            .map(|(number, group)| {
+                ((group.held == 0, !self.is_near(group), number), group)
+            })
+            .collect();
         if chosen.len() < self.groups_wanted {
             return None;
         }
-        chosen.sort_unstable_by_key(|(is_new, number, _)| (*is_new, *number));
+        chosen.sort_unstable_by_key(|(preference, _)| *preference);
         chosen.truncate(self.groups_wanted);
-        chosen.sort_unstable_by_key(|(_, number, _)| *number);
-        Some(chosen.into_iter().map(|(_, _, group)| group.clone()).collect())
+        chosen.sort_unstable_by_key(|((.., number), _)| *number);
+        Some(chosen.into_iter().map(|(_, group)| group.clone()).collect())
     }
 
     /// The locks that the call gets of a group: those that its owner holds first, then free ones; in
@@ -214,6 +229,7 @@ impl<'a> Search<'a> {
     fn chosen_of(&self, group: &SearchedGroup) -> SmallVec<[(usize, bool); 2]> {
         let mut held_left = group.held.min(self.count);
         let mut free_left = self.count.saturating_sub(held_left);
+        let nearest = self.nearest_free(group, free_left);
         let mut chosen = SmallVec::new();
         let keys = self.keys.get(group.keys.clone()).unwrap_or_default();
         for (index, key) in group.keys.clone().zip(keys) {
@@ -222,7 +238,8 @@ impl<'a> Search<'a> {
                 Found::Key(Availability::Free) => (&mut free_left, false),
                 _ => continue,
             };
-            if *left > 0 {
+            let is_chosen = |it: &Order| it.binary_search(&number_of(index)).is_ok();
+            if *left > 0 && (held || nearest.as_ref().is_none_or(is_chosen)) {
                 *left = left.saturating_sub(1);
                 chosen.push((index, held));
             }
@@ -247,6 +264,34 @@ impl<'a> Search<'a> {
             key.found = Found::Key(availability);
         }
         self.last = Some((index, lock));
+    }
+
+    /// Whether the keys are not looked at in the order in which they are named. The locks that the
+    /// owner holds already are.
+    fn is_reordered(&self) -> bool {
+        !self.order.is_empty() && self.stage != Stage::Own
+    }
+
+    /// Whether a group has a free lock whose last hold had the tag of NEAR.
+    fn is_near(&self, group: &SearchedGroup) -> bool {
+        let keys = self.keys.get(group.keys.clone()).unwrap_or_default();
+        !self.order.is_empty()
+            && keys
+                .iter()
+                .any(|key| key.found == Found::Key(Availability::Free) && key.is_near)
+    }
+
+    /// With NEAR: the indexes of the free locks of a group that the call gets, sorted.
+    fn nearest_free(&self, group: &SearchedGroup, count: usize) -> Option<Order> {
+        let found = |index: &u16| self.keys.get(usize::from(*index)).map(|key| key.found);
+        let is_free = |index: &u16| {
+            group.keys.contains(&usize::from(*index))
+                && found(index) == Some(Found::Key(Availability::Free))
+        };
+        let free = self.order.iter().copied().filter(is_free);
+        let mut nearest: Order = free.take(count).collect();
+        nearest.sort_unstable();
+        (!self.order.is_empty()).then_some(nearest)
     }
 
     /// Whether two of the keys are the same.
@@ -309,7 +354,8 @@ impl LockManager {
         self.count_acquire_any(search.db, search.names);
         let Search { db, names, how, .. } = *search;
         let hash = |key: &&[u8]| self.table.hash(Name { db, key });
-        let searched = |key| SearchedKey { hash: hash(key), found: Found::Nothing };
+        let searched =
+            |key| SearchedKey { hash: hash(key), found: Found::Nothing, is_near: false };
         search.keys.extend(names.iter().map(searched));
         if search.has_key_twice() {
             return Err(CommandError::KeyTwice);
@@ -319,6 +365,9 @@ impl LockManager {
         }
         self.check_priority(how)?;
         search.lease_ms = lease::requested(how.lease_ms, &self.settings)?;
+        if let Some(tag) = search.near {
+            self.order_by_tag(search, tag, now);
+        }
         if how.unique && !self.queues.is_empty() {
             let known = self.known_locks(search);
             search.own = self.own_positions(&known, how);
@@ -375,6 +424,9 @@ impl LockManager {
     }
 
     fn next_in_stage(&self, search: &mut Search<'_>, now: Now) -> Option<usize> {
+        if search.is_reordered() {
+            return self.next_in_order(search, now);
+        }
         let Search { db, names, how, ref mut keys, stage, next, .. } = *search;
         let rest = keys.get_mut(next..)?.iter_mut().zip(names.get(next..)?);
         for (index, (key, name)) in (next..).zip(rest) {
@@ -388,6 +440,47 @@ impl LockManager {
             }
         }
         None
+    }
+
+    /// The same with NEAR.
+    fn next_in_order(&self, search: &mut Search<'_>, now: Now) -> Option<usize> {
+        while let Some(index) = search.order.get(search.next).copied().map(usize::from) {
+            search.next = search.next.saturating_add(1);
+            let (name, how, stage) = (search.name(index), search.how, search.stage);
+            let key = search.keys.get_mut(index)?;
+            if key.found == Found::Nothing {
+                key.found = Found::Record(self.stage_of(key.hash, name, how, now));
+            }
+            if key.found == Found::Record(stage) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// With NEAR: sets the order in which the keys are looked at, group after group.
+    fn order_by_tag(&self, search: &mut Search<'_>, tag: &[u8], now: Now) {
+        let mut groups: SmallVec<[(bool, usize, Order); 1]> = SmallVec::new();
+        for (number, group) in search.groups.clone().into_iter().enumerate() {
+            let (mut preferences, mut is_far) = (Preferences::new(), true);
+            for index in group.keys {
+                let (hash, name) = (search.hash(index), search.name(index));
+                let lock = self.find_searched(search, index);
+                let preference = self.preference(tag, hash, lock);
+                let is_near = preference == Preference::Same;
+                if is_near && self.stage_of(hash, name, search.how, now) == Stage::NotHeld
+                {
+                    is_far = false;
+                }
+                if let Some(key) = search.keys.get_mut(index) {
+                    key.is_near = is_near;
+                }
+                preferences.push((preference, number_of(index)));
+            }
+            groups.push((is_far, number, preferred_first(preferences)));
+        }
+        groups.sort_unstable_by_key(|(is_far, number, _)| (*is_far, *number));
+        search.order = groups.into_iter().flat_map(|(_, _, order)| order).collect();
     }
 
     fn stage_of(&self, hash: u64, name: Name<'_>, how: &Acquire<'_>, now: Now) -> Stage {
@@ -513,6 +606,7 @@ impl LockManager {
             unique: how.unique,
             session: caller.client.zip(how.session_grace_ms),
             share: how.share,
+            tag: search.near,
         };
         let mut grants = KeyGrants::new();
         for (index, lock, renewed) in chosen {

@@ -127,6 +127,7 @@ pub(crate) fn params_of(waiter: &Waiter) -> GrantParams<'_> {
         unique: waiter.unique,
         session: waiter.client.zip(waiter.session_grace_ms),
         share: waiter.share.as_deref(),
+        tag: waiter.tag.as_deref(),
     }
 }
 

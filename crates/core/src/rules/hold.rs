@@ -22,6 +22,8 @@ pub(crate) struct GrantParams<'a> {
     pub(crate) session: Option<(u64, u64)>,
     /// The share under which the lock is acquired.
     pub(crate) share: Option<&'a [u8]>,
+    /// What it runs, as NEAR names it.
+    pub(crate) tag: Option<&'a [u8]>,
 }
 
 /// The token of a hold, and when its lease expires, in ms since the epoch.
@@ -70,6 +72,9 @@ impl LockManager {
             self.table.change_details(id, |details| {
                 details.share = Some(Bytes::from_slice(share));
             });
+        }
+        if let Some(tag) = params.tag {
+            self.table.change_details(id, |details| details.tag = Some(tag.into()));
         }
     }
 
@@ -146,7 +151,8 @@ impl LockManager {
 
     /// Ends a hold, if there is one.
     pub(crate) fn end(&mut self, id: Id, end: End, caller: Caller<'_>, now: Now) {
-        let Some((hold, _)) = self.table.end_hold(id) else { return };
+        let Some((hold, details)) = self.table.end_hold(id) else { return };
+        self.remember_tag(id, details, &end);
         self.recount_groups_of_holder(id, &hold.owner);
         self.tally(Some(id), |counters| {
             bump(end.counter(counters));

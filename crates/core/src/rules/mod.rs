@@ -12,6 +12,7 @@ pub mod hand_off;
 mod hold;
 pub mod leave;
 pub mod lock_set;
+mod near;
 mod notice;
 mod probe;
 mod probe_schedule;

@@ -286,6 +286,7 @@ mod tests {
                 unique: true,
                 session,
                 share: None,
+                tag: None,
             };
             manager.grant(lock, &params, NOW);
         }

@@ -91,6 +91,7 @@ impl LockManager {
             unique: request.unique,
             priority: request.priority,
             share: request.share.map(Bytes::from_slice),
+            tag: wanted.near.map(Into::into),
             keep_ms: request.keep_ms,
             lease_ms,
             session_grace_ms: request.session_grace_ms,

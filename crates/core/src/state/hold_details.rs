@@ -1,4 +1,4 @@
-//! What only some holds have: a share, or a notice. It is stored apart from the locks, because a
+//! What only some holds have: a share, a tag, or a notice. It is stored apart from the locks, because a
 //! million holds must stay small.
 
 use std::collections::BTreeMap;
@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use crate::state::arena::Id;
 use crate::state::lock::Bytes;
 use crate::state::log::Text;
+use crate::state::tags::Tag;
 
 /// What only some holds have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HoldDetails {
     /// The share under which the lock was acquired.
     pub share: Option<Bytes>,
+    /// What it runs, as NEAR names it.
+    pub tag: Option<Tag>,
     /// The notice that the holder was given.
     pub notice: Option<Notice>,
 }

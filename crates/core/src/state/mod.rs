@@ -1,5 +1,5 @@
 //! What the manager stores: locks and holds, wait queues, deferred work, what waits for delivery,
-//! tokens, settings, counters and the log. The files in here keep their data consistent; decisions
+//! tokens, tags, settings, counters and the log. The files in here keep their data consistent; decisions
 //! belong in `rules`.
 
 pub mod age_list;
@@ -28,6 +28,7 @@ pub mod settings;
 mod share_positions;
 pub(crate) mod sweep;
 pub mod table;
+pub mod tags;
 pub mod token;
 pub mod turn;
 pub mod wait_queue;

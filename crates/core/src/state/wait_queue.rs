@@ -46,6 +46,7 @@ use crate::state::grant_counts::GrantCounts;
 use crate::state::lock::Bytes;
 use crate::state::lock_groups::LockGroups;
 use crate::state::share_positions::SharePositions;
+use crate::state::tags::Tag;
 use crate::state::turn::Turn;
 
 /// Identifies one waiting call. Never used twice.
@@ -78,6 +79,8 @@ pub struct Waiter {
     pub priority: i64,
     /// The share under which it waits.
     pub share: Option<Bytes>,
+    /// The tag of its holds.
+    pub tag: Option<Tag>,
     /// How long its position is kept while the client is away, in ms; none: `place-keep`.
     pub keep_ms: Option<u64>,
     /// The lease of the grant, in ms.
@@ -113,6 +116,8 @@ pub struct Wanted<'a> {
     pub groups: Option<&'a Groups>,
     /// The call names a lock set.
     pub of_set: bool,
+    /// The tag of the holds.
+    pub near: Option<&'a [u8]>,
     /// Indexes into `keys`: the free locks for which no waiter is ahead of the caller.
     pub free: &'a [usize],
 }
@@ -120,7 +125,15 @@ pub struct Wanted<'a> {
 impl Default for Wanted<'_> {
     /// One lock, which is not free.
     fn default() -> Self {
-        Self { db: 0, keys: &[], count: 1, groups: None, of_set: false, free: &[] }
+        Self {
+            db: 0,
+            keys: &[],
+            count: 1,
+            groups: None,
+            of_set: false,
+            near: None,
+            free: &[],
+        }
     }
 }
 
