@@ -43,7 +43,7 @@ const EXPIRE: Duration = Duration::from_secs(3);
 /// A function that builds the worst cases of one kind on a server and measures them.
 type Kind = (&'static str, fn(&mut Bed) -> Result<()>);
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 13] = [
     ("a million locks", million_locks),
     ("long names", long_names),
     ("a queue of lock sets", queue_of_sets),
@@ -52,6 +52,7 @@ const KINDS: [Kind; 12] = [
     ("large pools", large_pools),
     ("hand-off of lock sets", hand_off_of_whole_sets),
     ("hand-off of half lock sets", hand_off_of_half_sets),
+    ("calls with GROUPS", calls_with_groups),
     ("deadlocks", deadlocks),
     ("calls taken over", taken_over),
     ("waits that expire", expiring_waits),
@@ -447,6 +448,51 @@ fn hand_off_of_sets(bed: &mut Bed<'_>, count: usize, what: &str) -> Result<()> {
         longest = longest.max(bed.time(&line("GPULOCK.EXTEND free nobody"))?.0);
     }
     bed.record("EXTEND", &format!("1,000 calls for {what} end"), longest);
+    Ok(())
+}
+
+/// 500 calls wait for four locks of one of 64 groups of eight, or of a group of their own that lacks
+/// one: so each of them counts a lock of the 64 groups that is given up, and none collects it.
+fn calls_with_groups(bed: &mut Bed<'_>) -> Result<()> {
+    const CALLS: usize = 500;
+    const LIMITS: &str = "500 calls wait for 4 locks of one of 64 groups of 8";
+    open_files::raise_limit((2 * CALLS + 200) as u64)?;
+    let common = keys(512);
+    bed.hold(&common, "me", &["UNIQUE"])?;
+    let sizes = [&["4"][..], &["8"; 64]].concat();
+    let waits = |call: usize, block: &str| {
+        let own = (0..4).map(|number| format!("own:{call}:{number}"));
+        let all: Vec<String> = own.chain(common.iter().cloned()).collect();
+        let options = [&["GROUPS", "1", "65"], &sizes[..], &["BLOCK", block]].concat();
+        acquire_any(&all, &format!("{call:04}"), 4, &options)
+    };
+    bed.hold(
+        &(0..CALLS).map(|call| format!("own:{call}:3")).collect::<Vec<_>>(),
+        "me",
+        &[],
+    )?;
+    let waiters = bed.wait((0..CALLS).map(|call| waits(call, "0")))?;
+    for group in common.chunks(8).take(2 * REPEATS) {
+        let [first, second, third, fourth, ..] = group else { continue };
+        let (ms, _) = bed.time(&release(first, "me"))?;
+        bed.record("RELEASE", &format!("a lock that stays free; {LIMITS}"), ms);
+        let (ms, _) = bed.time(&acquire(first, "newcomer", &[]))?;
+        bed.record("ACQUIRE", &format!("such a lock; {LIMITS}"), ms);
+        bed.send([
+            release(first, "newcomer"),
+            release(second, "me"),
+            release(third, "me"),
+        ])?;
+        let (ms, _) = bed.time(&release(fourth, "me"))?;
+        bed.record("RELEASE", &format!("completes a group; {LIMITS}"), ms);
+    }
+    bed.measure("ACQUIREANY", &format!("waits; {LIMITS}"), &waits(CALLS, "1"))?;
+    drop(waiters);
+    let mut longest: f64 = 0.0;
+    for _ in 0..200 {
+        longest = longest.max(bed.time(&line("GPULOCK.EXTEND free nobody"))?.0);
+    }
+    bed.record("EXTEND", &format!("the clients are gone; {LIMITS}"), longest);
     Ok(())
 }
 
