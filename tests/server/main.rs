@@ -24,6 +24,7 @@ mod overhead;
 mod silence;
 mod unique_owners;
 mod wall_clock;
+mod worked_examples;
 mod acl {
     pub(crate) mod keys;
     pub(crate) mod recipes;
@@ -112,6 +113,7 @@ use harness::Test;
 fn all_tests() -> Vec<Test> {
     [
         documentation::TESTS_WITHOUT_SERVER,
+        worked_examples::TESTS,
         locks::TESTS,
         queue::fifo::TESTS,
         queue::hand_off::TESTS,
