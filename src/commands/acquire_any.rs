@@ -22,8 +22,8 @@ impl Command for AcquireAny {
         acl: c"write slow blocking",
         arity: -4,
         keys: Keys::Counted(MAY_WRITE),
-        summary: c"Acquires any n of the given locks, all or none, and returns their keys and fencing tokens. Waits in their queues if BLOCK is given.",
-        complexity: c"O(K), or O(K*log N) if the call waits, where K is the number of keys and N is the number of waiting clients.",
+        summary: c"Acquires any n of the given locks, or n of each of several groups, all or none, and returns their keys and fencing tokens. Waits in their queues if BLOCK is given.",
+        complexity: c"O(K), or O(K*log N) if the call waits, where K is the number of keys and N is the number of waiting clients. O(K*log K) more with NEAR.",
         tips: None,
         arguments: &[
             Argument::integer(c"numkeys"),
