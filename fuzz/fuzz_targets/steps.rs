@@ -96,6 +96,7 @@ fn call(bytes: &mut Unstructured<'_>) -> Result<Call> {
         block_ms: optional(bytes, |bytes| bytes.int_in_range(0..=299))?,
         session_grace_ms: optional(bytes, |bytes| bytes.int_in_range(0..=99))?,
         has_memory: !bytes.ratio(1, 20)?,
+        ..Call::default()
     })
 }
 

@@ -20,6 +20,7 @@ pub enum Action {
     Release { client: usize, key: usize },
     Extend { client: usize, key: usize },
     ForceRelease { key: usize },
+    GiveNotice { key: usize },
     Disconnect { client: usize },
     Unblock { client: usize, with_error: bool },
     Delete { key: usize },
@@ -41,6 +42,8 @@ impl Scope {
         let settings = Settings {
             default_lease: LEASE_MS,
             place_keep: KEEP_MS,
+            round: 1,
+            max_waiters: if self.has(Feature::TwoWaiters) { 2 } else { 10_000 },
             // Never read here, and costs time to copy.
             tracked_keys: 0,
             log_len: 0,
@@ -49,6 +52,7 @@ impl Scope {
         };
         let mut world = World::new(settings, flaw);
         world.defers_to_turn_end = self.has(Feature::DefersToTurnEnd);
+        world.uses_turns = self.calls.iter().any(|template| !template.call(0).is_plain());
         if self.has(Feature::SmallBudgets) {
             world.use_small_budgets();
         }
@@ -64,6 +68,7 @@ impl Scope {
             Action::Release { client, key } => world.release(key, client, None),
             Action::Extend { client, key } => world.extend(key, client, None),
             Action::ForceRelease { key } => world.force_release(key, None, None),
+            Action::GiveNotice { key } => world.give_notice(key, None, None, PROBE_MS),
             Action::Disconnect { client } => world.drop_client(client),
             Action::Unblock { client, with_error } => world.unblock(client, with_error),
             Action::Delete { key } => world.delete(key),
@@ -159,6 +164,9 @@ impl Scope {
             let text = world.keys.text(key);
             if self.has(Feature::ForceRelease) && text.is_some() {
                 actions.push(Action::ForceRelease { key });
+            }
+            if self.has(Feature::GiveNotice) && text.is_some() {
+                actions.push(Action::GiveNotice { key });
             }
             if self.has(Feature::Delete) && text.is_some() {
                 actions.push(Action::Delete { key });

@@ -3,13 +3,17 @@
 use gpulock_core::request::Acquire;
 use gpulock_core::rules::acquire::CallerContext;
 
+use crate::groups::Groups;
 use crate::memory_keys::KEYS;
 
 /// The owners.
 pub const OWNERS: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
 
+/// The shares.
+pub const SHARES: [&[u8]; 2] = [b"x", b"y"];
+
 /// A call of ACQUIRE or ACQUIREANY.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Call {
     /// The client that calls. It has one connection at a time.
     pub client: usize,
@@ -18,16 +22,24 @@ pub struct Call {
     pub keys: Vec<usize>,
     /// `COUNT` of ACQUIREANY; none for ACQUIRE.
     pub count: Option<usize>,
+    /// `GROUPS`
+    pub groups: Option<Groups>,
     /// The owner: an index into [`OWNERS`].
     pub owner: usize,
     /// `PX`
     pub lease_ms: Option<u64>,
     /// `UNIQUE`
     pub unique: bool,
+    /// `KEEP`
+    pub keep_ms: Option<u64>,
     /// `BLOCK`
     pub block_ms: Option<u64>,
     /// `SESSION GRACE`
     pub session_grace_ms: Option<u64>,
+    /// `PRIORITY`
+    pub priority: i64,
+    /// `SHARE`: an index into [`SHARES`].
+    pub share: Option<usize>,
     /// Whether the server has memory left.
     pub has_memory: bool,
 }
@@ -35,7 +47,18 @@ pub struct Call {
 impl Call {
     /// The number of locks to acquire.
     pub(crate) fn wants(&self) -> usize {
-        self.count.unwrap_or(1)
+        let groups = self.groups.as_ref().map_or(1, |groups| groups.wanted);
+        self.count.unwrap_or(1) * groups
+    }
+
+    /// The groups, if they matter: a call for one lock may have it of any group.
+    pub(crate) fn effective_groups(&self) -> Option<&Groups> {
+        self.groups.as_ref().filter(|_| self.wants() > 1)
+    }
+
+    /// Whether neither PRIORITY nor SHARE moves it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.priority == 0 && self.share.is_none()
     }
 
     /// The names of its keys.
@@ -48,9 +71,11 @@ impl Call {
             owner: OWNERS[self.owner],
             lease_ms: self.lease_ms,
             unique: self.unique,
+            keep_ms: self.keep_ms,
             block_ms: self.block_ms,
             session_grace_ms: self.session_grace_ms,
-            ..Acquire::default()
+            priority: self.priority,
+            share: self.share.map(|share| SHARES[share]),
         }
     }
 

@@ -6,8 +6,11 @@
 //!
 //! - **Times** are relative to now: the rules compare times and add durations, and nothing else. Of
 //!   past times only the order is encoded, because nothing is added to them.
-//! - **Tokens, tickets and sequence numbers** are encoded as ranks: they are compared, and the next
-//!   one is larger than all existing ones.
+//! - **Tokens, tickets and arrivals** are encoded as ranks: they are compared, and the next one is
+//!   larger than all existing ones.
+//! - **Numbers of turns and counts of grants** are left out while no call has PRIORITY or SHARE,
+//!   because then each queue is in the order of arrival. With a single lock they are relative to
+//!   the count of its queue. What a bound depends on is encoded up to the largest bound.
 //! - **Clients**, which are also the owners, are interchangeable: all may make the same calls, so
 //!   worlds that differ by a permutation of the clients are equivalent. The smallest hash over all
 //!   permutations represents them. Locks are not permuted, because lock sets are ordered.
@@ -28,14 +31,13 @@ use gpulock_core::state::arena::Id;
 use gpulock_core::state::deferred::Deferred;
 use gpulock_core::state::lock::{Bytes, NO_END, Session};
 use gpulock_core::state::outbox::Grant;
-use gpulock_core::state::turn::Turn;
 use gpulock_core::state::wait_queue::{Ticket, Waiter};
 
 use crate::call::OWNERS;
 use crate::holds::{Held, SessionTie};
 use crate::memory_keys::{Value, name};
 use crate::queue::{Position, PositionState};
-use crate::scope::PROBE_MS;
+use crate::scope::{HIGHEST_PRIORITY, PROBE_MS};
 use crate::world::{CLIENTS, InFlight, World, Writes};
 
 /// The bit that marks the words of clients and owners.
@@ -86,7 +88,7 @@ fn permutations(count: usize) -> Vec<Vec<u64>> {
 pub(crate) fn words(world: &World, locks: usize) -> Vec<u64> {
     let (out, past, ranks) =
         (Vec::with_capacity(256), Vec::new(), Ranks::of(world, locks));
-    let mut encoder = Encoder { world, out, past, ranks };
+    let mut encoder = Encoder { world, locks, out, past, ranks };
     encoder.breach();
     for key in 0..locks {
         encoder.key(key);
@@ -98,6 +100,9 @@ pub(crate) fn words(world: &World, locks: usize) -> Vec<u64> {
     encoder.partial_work();
     encoder.grants_in_flight();
     encoder.probe_round(locks);
+    if world.uses_turns {
+        encoder.counts(locks);
+    }
     encoder.rank_past();
     encoder.out
 }
@@ -107,9 +112,12 @@ pub(crate) fn words(world: &World, locks: usize) -> Vec<u64> {
 struct Ranks {
     tokens: Vec<u64>,
     tickets: Vec<Ticket>,
-    /// The sequence numbers of the positions of the lock manager, and of the model's own ones.
-    manager_turns: Vec<Turn>,
-    model_seqs: Vec<u64>,
+    /// The arrivals of the positions of the lock manager, and of the model's own ones.
+    manager_arrivals: Vec<u64>,
+    model_arrivals: Vec<u64>,
+    /// The order in which positions began to be kept, as the lock manager and the model have it.
+    manager_kept: Vec<u64>,
+    kept: Vec<u64>,
     /// The tickets of the positions of the lock manager, in queue order.
     positions: Vec<Ticket>,
 }
@@ -127,34 +135,43 @@ impl Ranks {
             let positions = id.into_iter().flat_map(|id| manager.all_positions(id));
             ranks.positions.extend(positions.map(|(ticket, _)| ticket));
         }
-        let turn = |ticket: &Ticket| manager.queues().get(*ticket).map(|it| it.turn);
-        ranks.positions.sort_by_key(turn);
+        let arrival =
+            |ticket: &Ticket| manager.queues().get(*ticket).map(|it| it.turn.arrival);
+        ranks.positions.sort_by_key(arrival);
         ranks.positions.dedup();
-        ranks.manager_turns.extend(ranks.positions.iter().filter_map(turn));
+        ranks.manager_arrivals.extend(ranks.positions.iter().filter_map(arrival));
         ranks.tickets.extend(&ranks.positions);
         ranks.tickets.extend(world.queue.positions().iter().filter_map(Position::ticket));
-        ranks
-            .model_seqs
-            .extend(world.queue.positions().iter().map(|position| position.seq));
+        for position in world.queue.positions() {
+            ranks.model_arrivals.push(position.turn().arrival);
+            if let PositionState::Kept { number, .. } = position.state {
+                ranks.kept.push(number);
+            }
+        }
+        let kept = |ticket: &Ticket| manager.kept_number(*ticket);
+        ranks.manager_kept.extend(ranks.positions.iter().map(kept));
+        ranks.kept.sort_unstable();
+        ranks.manager_kept.sort_unstable();
+        ranks.manager_kept.dedup();
         for in_flight in world.in_flight.iter().chain(&world.undelivered) {
             ranks.tokens.extend(in_flight.grants.iter().map(|grant| grant.token));
-            ranks.manager_turns.push(in_flight.waiter.turn);
-            ranks.model_seqs.push(in_flight.position.seq);
+            ranks.manager_arrivals.push(in_flight.waiter.turn.arrival);
+            ranks.model_arrivals.push(in_flight.position.turn().arrival);
         }
         for deferred in manager.deferred().work() {
             if let Deferred::Undelivered { token, lost, .. } = deferred {
                 ranks.tokens.push(*token);
-                ranks.manager_turns.push(lost.waiter.turn);
+                ranks.manager_arrivals.push(lost.waiter.turn.arrival);
             }
         }
         ranks.tokens.sort_unstable();
         ranks.tokens.dedup();
         ranks.tickets.sort_unstable();
         ranks.tickets.dedup();
-        ranks.manager_turns.sort_unstable();
-        ranks.manager_turns.dedup();
-        ranks.model_seqs.sort_unstable();
-        ranks.model_seqs.dedup();
+        ranks.manager_arrivals.sort_unstable();
+        ranks.manager_arrivals.dedup();
+        ranks.model_arrivals.sort_unstable();
+        ranks.model_arrivals.dedup();
         ranks
     }
 }
@@ -166,6 +183,7 @@ fn rank<T: Ord>(of: &[T], value: &T) -> u64 {
 /// Appends the words of a world to `out`.
 struct Encoder<'w> {
     world: &'w World,
+    locks: usize,
     out: Vec<u64>,
     /// Past times, each with the index of its word.
     past: Vec<(u64, usize)>,
@@ -215,6 +233,13 @@ impl Encoder<'_> {
         }
     }
 
+    fn maybe_text(&mut self, text: Option<&[u8]>) {
+        match text {
+            Some(text) => self.text(text),
+            None => self.word(NONE),
+        }
+    }
+
     fn connection(&mut self, connection: u64) {
         let client = connection % CLIENTS as u64;
         let now = self.world.connections[client as usize];
@@ -255,6 +280,15 @@ impl Encoder<'_> {
         self.flag(keys.is_expired(key));
         self.flag(keys.get(key).is_some() && keys.is_ours(key));
         self.flag(self.world.known_free[key]);
+        match &self.world.notices[key] {
+            None => self.word(NONE),
+            Some(notice) => {
+                self.text(&notice.owner);
+                self.time(notice.until_ms);
+                self.flag(notice.is_changed);
+                self.flag(notice.is_uncertain);
+            }
+        }
         match &self.world.holds[key] {
             None => self.word(NONE),
             Some(held) => self.held(held),
@@ -264,6 +298,7 @@ impl Encoder<'_> {
     fn held(&mut self, held: &Held) {
         self.text(&held.owner);
         self.word(held.token.map_or(NONE, |token| rank(&self.ranks.tokens, &token)));
+        self.word(held.share.map_or(NONE, |share| share as u64));
         self.flag(held.renewed);
         self.flag(held.lost);
         self.flag(held.ended);
@@ -305,6 +340,8 @@ impl Encoder<'_> {
         self.flag(hold.adopted);
         self.flag(hold.unique);
         self.flag(hold.renewed);
+        let share = table.details(id).and_then(|details| details.share.as_ref());
+        self.maybe_text(share.map(|share| &**share));
         let notice = table.details(id).and_then(|details| details.notice.as_ref());
         self.maybe_time(notice.map(|notice| notice.until_ms));
         self.flag(notice.is_some_and(|notice| notice.cut_deferred));
@@ -336,6 +373,9 @@ impl Encoder<'_> {
             self.maybe_time(waiter.deadline_ms);
             let missing = self.world.manager.missing(*ticket);
             self.word(missing.map_or(NONE, |missing| missing as u64));
+            let kept = self.world.manager.kept_number(*ticket);
+            self.word(rank(&self.ranks.manager_kept, &kept));
+            self.groups(*ticket, waiter);
             let (left, recount_deferred) = self.world.manager.marks(*ticket);
             self.flag(recount_deferred);
             match left {
@@ -349,12 +389,24 @@ impl Encoder<'_> {
 
     /// What the lock manager keeps of a waiter after its call.
     fn waiter(&mut self, waiter: &Waiter) {
-        self.word(rank(&self.ranks.manager_turns, &waiter.turn));
+        self.word(rank(&self.ranks.manager_arrivals, &waiter.turn.arrival));
+        if self.world.uses_turns {
+            self.number(waiter.turn.number);
+            self.maybe_text(waiter.share.as_deref());
+            self.number(waiter.counted.cast_signed());
+            self.number(waiter.counted_at_end.cast_signed());
+            self.priority(waiter.priority);
+            self.word(waiter.keep_ms.unwrap_or(NONE));
+        }
         for id in &waiter.locks {
             self.id(*id);
         }
         self.word(NONE);
         self.word(waiter.wants as u64);
+        for group in waiter.groups.iter().flat_map(|groups| &groups.groups) {
+            self.word(group.locks.len() as u64);
+        }
+        self.word(waiter.groups.as_ref().map_or(NONE, |groups| groups.wanted as u64));
         self.flag(waiter.of_set);
         self.text(&waiter.owner);
         self.flag(waiter.unique);
@@ -362,28 +414,97 @@ impl Encoder<'_> {
         self.word(waiter.session_grace_ms.unwrap_or(NONE));
     }
 
+    /// The groups of a waiter, and what is counted of them.
+    fn groups(&mut self, ticket: Ticket, waiter: &Waiter) {
+        let Some(groups) = &waiter.groups else { return };
+        for group in &groups.groups {
+            self.word(group.free as u64);
+            self.word(group.held as u64);
+            self.word(group.collected as u64);
+        }
+        let (of_locks, must_recount) = self.world.manager.group_marks(ticket);
+        for (takes, is_free) in of_locks {
+            self.flag(takes);
+            self.flag(is_free);
+        }
+        self.flag(must_recount);
+    }
+
     /// The expected positions.
     fn model_positions(&mut self) {
-        for position in self.world.queue.positions() {
-            self.position(position);
-        }
+        let mut positions: Vec<&Position> = self.world.queue.positions().iter().collect();
+        positions.sort_by_key(|position| position.turn().arrival);
+        positions.into_iter().for_each(|position| self.position(position));
         self.word(NONE);
     }
 
     fn position(&mut self, position: &Position) {
-        self.word(rank(&self.ranks.model_seqs, &position.seq));
+        self.word(rank(&self.ranks.model_arrivals, &position.turn().arrival));
+        if self.world.uses_turns {
+            self.joined(position);
+        }
         position.keys.iter().for_each(|key| self.word(*key as u64));
         self.word(position.wants as u64);
+        for size in position.groups.iter().flat_map(|groups| &groups.sizes) {
+            self.word(*size as u64);
+        }
+        self.word(position.groups.as_ref().map_or(NONE, |groups| groups.wanted as u64));
         self.flag(position.of_set);
         self.word(CLIENT_BIT | position.owner as u64);
         self.flag(position.unique);
         match position.state {
-            PositionState::Kept { until_ms } => self.time(until_ms),
+            PositionState::Kept { until_ms, number } => {
+                self.time(until_ms);
+                self.word(rank(&self.ranks.kept, &number));
+            }
             PositionState::Connected { connection, ticket, deadline_ms } => {
                 self.connection(connection);
                 self.word(rank(&self.ranks.tickets, &ticket));
                 self.maybe_time(deadline_ms);
             }
+        }
+    }
+
+    /// How a position joined its queues, and what its bound depends on.
+    fn joined(&mut self, position: &Position) {
+        let joined = &position.joined;
+        self.number(joined.turn.number);
+        self.number(joined.counted.cast_signed());
+        self.number(joined.counted_at_end.cast_signed());
+        self.word(joined.places);
+        self.word(position.share.map_or(NONE, |share| share as u64));
+        self.priority(position.priority);
+        self.word(position.keep_ms.unwrap_or(NONE));
+        let bound = position.bound(self.world.queue.round, HIGHEST_PRIORITY);
+        for since in joined.grants_since {
+            self.word(since.min(bound.max(0).cast_unsigned()));
+        }
+        for arrival in &joined.behind {
+            self.word(rank(&self.ranks.model_arrivals, arrival));
+        }
+        self.word(NONE);
+    }
+
+    fn priority(&mut self, priority: i64) {
+        self.word(NOW.wrapping_add_signed(priority));
+    }
+
+    /// A number of the scale on which queues count their grants.
+    fn number(&mut self, number: i64) {
+        let zero = match self.locks {
+            1 => self.world.queue.grants[0].cast_signed(),
+            _ => 0,
+        };
+        self.word(NOW.wrapping_add_signed(number - zero));
+    }
+
+    /// The grants that the queues have counted.
+    fn counts(&mut self, locks: usize) {
+        for key in 0..locks {
+            self.number(self.world.queue.grants[key].cast_signed());
+            let id = self.world.manager.table().find(name(key));
+            let counted = id.map_or(0, |id| self.world.manager.queues().counted(id));
+            self.number(counted.cast_signed());
         }
     }
 

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 
 use gpulock_core::state::arena::Id;
 use gpulock_core::state::lock::Lock;
+use gpulock_core::state::wait_queue::{Ticket, Waiter};
 
 use crate::call::OWNERS;
+use crate::groups::is_complete;
 use crate::holds::SessionTie;
 use crate::law::Law;
 use crate::memory_keys::{KEYS, name};
@@ -19,15 +21,19 @@ impl World {
         self.mark_ended_leases();
         self.forget_ended_holds();
         self.check_holds();
+        self.check_notices();
         self.check_counters();
         self.check_tables();
         self.check_queues();
+        self.check_order();
         if !self.has_unfinished_work() {
             self.check_sessions();
             let has_deferred = self.manager.deferred().has_any();
             self.require(Law::NoLostWakeUp, !has_deferred, "no deferred work is left");
             self.check_wake_ups(|world, key| world.known_free[key]);
+            self.check_collected();
         }
+        self.record_taken();
     }
 
     /// Whether deferred work may still be pending.
@@ -127,6 +133,57 @@ impl World {
         self.require(Law::Bookkeeping, one_each, "an owner has one position in a queue");
     }
 
+    /// The lock manager has the positions of each queue in the same order.
+    fn check_order(&mut self) {
+        self.turns_are_uncertain &=
+            !self.queue.positions().is_empty() || self.is_behind();
+        for key in 0..KEYS.len() {
+            let order = self.order_of_manager(key);
+            let joined = |at: usize| self.queue.positions()[at].turn().arrival;
+            let plain = order.iter().filter(|at| self.queue.positions()[**at].is_plain());
+            let is_plain_first = plain.is_sorted_by_key(|at| joined(*at));
+            let is_passed = order.iter().enumerate().any(|(place, at)| {
+                let behind = &self.queue.positions()[*at].joined.behind;
+                order[place..].iter().any(|later| behind.contains(&joined(*later)))
+            });
+            let is_in_queue = |at: &usize| {
+                let position = &self.queue.positions()[*at];
+                position.keys.contains(&key) && !position.is_over(self.now())
+            };
+            let expected = (0..self.queue.positions().len()).filter(is_in_queue);
+            let is_right = expected.eq(order.iter().copied());
+            self.require(
+                Law::PlainOrder,
+                is_plain_first,
+                "callers without PRIORITY and SHARE queue in the order of their arrival",
+            );
+            self.require(
+                Law::BoundedWait,
+                !is_passed || self.turns_are_uncertain,
+                "no call joins before one whose bound is reached",
+            );
+            let is_right = is_right || self.turns_are_uncertain;
+            self.require(Law::Order, is_right, "the queue is in the order of the turns");
+        }
+    }
+
+    /// The indexes of the positions in the queue of a key, in the order of the lock manager.
+    fn order_of_manager(&self, key: usize) -> Vec<usize> {
+        let Some(id) = self.manager.table().find(name(key)) else { return Vec::new() };
+        let index = |(ticket, waiter): (Ticket, &Waiter)| {
+            let is_kept = |position: &Position| {
+                !position.is_connected()
+                    && position.keys.contains(&key)
+                    && *OWNERS[position.owner] == *waiter.owner
+            };
+            let kept = || self.queue.positions().iter().position(is_kept);
+            self.queue.find(ticket).or_else(|| kept().filter(|_| waiter.unique))
+        };
+        let is_over = |at: &usize| self.queue.positions()[*at].is_over(self.now());
+        let positions = self.manager.queues().positions(id);
+        positions.filter_map(index).filter(|at| !is_over(at)).collect()
+    }
+
     fn check_sessions(&mut self) {
         for key in 0..KEYS.len() {
             let session = self.holds[key].as_ref().filter(|held| !held.ended);
@@ -144,20 +201,24 @@ impl World {
     pub(crate) fn check_wake_ups(&mut self, counts: impl Fn(&Self, usize) -> bool) {
         let is_served = (0..self.queue.positions().len()).all(|at| {
             let position = &self.queue.positions()[at];
-            let has = |key: &&usize| match self.keys.get(**key) {
-                None => counts(self, **key) && self.queue.first(**key) == Some(at),
-                Some(_) => {
-                    position.unique && position.of_set && self.is_held_by(**key, position)
-                }
+            let has = |key: &usize| match self.keys.get(*key) {
+                None => counts(self, *key) && !self.is_taken_before(at, *key),
+                Some(_) => self.is_held_for_set(*key, position),
             };
+            let has: Vec<bool> = position.keys.iter().map(has).collect();
             !position.is_connected()
-                || position.keys.iter().filter(has).count() < position.wants
+                || !is_complete(position.groups.as_ref(), position.wants, &has)
         });
         self.require(
             Law::NoLostWakeUp,
             is_served,
             "a waiter that can be served is served",
         );
+    }
+
+    /// Whether a lock that its owner holds counts for a waiter.
+    pub(crate) fn is_held_for_set(&self, key: usize, position: &Position) -> bool {
+        position.unique && position.of_set && self.is_held_by(key, position)
     }
 
     /// Whether the lock manager knows that the owner of a position holds a lock.

@@ -4,7 +4,7 @@
 use gpulock_core::engine::commands::{self, Outcome};
 use gpulock_core::engine::read::state_of;
 use gpulock_core::report::list::Listed;
-use gpulock_core::request::{AcquireAny, Extend, ForceRelease, Release};
+use gpulock_core::request::{self, Acquire, AcquireAny, Extend, ForceRelease, Release};
 use gpulock_core::rules::acquire_any::KeyGrants;
 use gpulock_core::rules::deadlock::DeadlockCheck;
 use gpulock_core::rules::wait::Waiting;
@@ -15,12 +15,40 @@ use gpulock_core::{CommandError, LockManager};
 
 use crate::call::{Call, OWNERS};
 use crate::flaw::Flaw;
-use crate::holds::{Held, SessionTie};
+use crate::groups::{Groups, is_complete};
+use crate::holds::{Held, HoldParams, SessionTie};
 use crate::keyspace::{Current, Write};
 use crate::law::Law;
-use crate::memory_keys::name;
-use crate::queue::PositionState;
+use crate::memory_keys::{KEYS, name};
+use crate::queue::{Position, PositionState};
+use crate::turn::{Joined, Turn};
 use crate::world::World;
+
+/// The turns that a call may have when it is decided at once: some locks may count as held under
+/// its share whose holds have ended.
+struct TurnsOfCall {
+    /// The lowest number and the highest.
+    numbers: (i64, i64),
+    arrival: u64,
+    /// For each key, whether the lock manager knew who held its lock when the call began.
+    known: [bool; KEYS.len()],
+    /// The arrivals of the calls that waited then.
+    waiting: Vec<u64>,
+    /// The position that it takes over.
+    same: Option<Joined>,
+    /// Whether its owner waits in a call that it takes over or gives up.
+    gives_up_wait: bool,
+}
+
+impl TurnsOfCall {
+    fn earliest(&self) -> Turn {
+        Turn { number: self.numbers.0, arrival: self.arrival }
+    }
+
+    fn latest(&self) -> Turn {
+        Turn { number: self.numbers.1, arrival: self.arrival }
+    }
+}
 
 impl World {
     /// ACQUIRE, or ACQUIREANY. No effect while the client waits.
@@ -41,9 +69,8 @@ impl World {
         let opened = self.open_named(key);
         let was_absent = self.keys.get(key).is_none();
         let was_own = self.keys.text(key) == Some(OWNERS[call.owner]);
-        let others =
-            self.queue.first_except(key, |it| it.is_superseded_by(call)).is_some();
-        let (request, caller) = (call.request(), call.caller(connection));
+        let turns = self.turns_of(call);
+        let (request, caller) = (self.request(call), call.caller(connection));
         let outcome = commands::acquire(self, opened, name(key), &request, caller);
         self.remove_ended_waits();
         self.known_free[key] |=
@@ -57,23 +84,25 @@ impl World {
                         is_right,
                         "a UNIQUE owner renews only its own lock",
                     );
-                    self.receive_grant(key, token, session_of(call, connection));
+                    self.receive_grant(key, token, params_of(call, connection));
                 }
                 _ => {
-                    self.check_immediate_grant(call, &[key]);
-                    self.receive_token(key, token, session_of(call, connection));
+                    self.check_immediate_grant(call, &[key], &turns);
+                    self.receive_token(key, token, params_of(call, connection));
                 }
             },
             Ok(Outcome::Refused | Outcome::Waits(_)) => {
-                let is_right = !was_absent || others;
+                let is_behind = self.small_budgets && self.is_behind();
+                let is_right =
+                    !was_absent || is_behind || !self.is_available(key, call, &turns);
                 self.require(
                     Law::NoLostWakeUp,
                     is_right,
                     "ACQUIRE is refused only when the lock is held",
                 );
-                self.check_wait(call, &outcome);
+                self.check_wait(call, &outcome, turns);
             }
-            Err(_) => self.check_deadlock(call, &outcome),
+            Err(_) => self.check_error(call, &outcome, &turns),
         }
         self.current = Current::default();
     }
@@ -82,6 +111,7 @@ impl World {
         let connection = self.connection(call.client);
         self.current = Current::of(call.owner);
         let order = self.reading_order(call);
+        let turns = self.turns_of(call);
         let is_absent = |world: &Self, key: &usize| world.keys.get(*key).is_none();
         let absent: Vec<usize> =
             call.keys.iter().copied().filter(|key| is_absent(self, key)).collect();
@@ -94,9 +124,9 @@ impl World {
         let request = AcquireAny {
             keys: call.names().into(),
             count,
-            groups: None,
+            groups: self.request_groups(call),
             near: None,
-            how: call.request(),
+            how: self.request(call),
         };
         let caller = call.caller(connection);
         let mut read = Vec::new();
@@ -119,25 +149,27 @@ impl World {
         }
         match &outcome {
             Ok(Outcome::Granted(grants)) => {
-                let is_whole = grants.len() == count;
-                self.require(Law::AllOrNothing, is_whole, "COUNT locks are granted");
                 let got: Vec<usize> =
                     grants.iter().map(|grant| call.keys[grant.index]).collect();
-                let renewed = got.iter().filter(|key| held.contains(key)).count();
-                let counts_held = renewed == held.len().min(count);
-                self.require(Law::AllOrNothing, counts_held, "held locks count first");
-                self.check_preference(call, &got, &held, &read);
+                let has: Vec<bool> =
+                    call.keys.iter().map(|key| got.contains(key)).collect();
+                let is_whole = grants.len() == call.wants()
+                    && is_complete(call.groups.as_ref(), call.wants(), &has);
+                self.require(Law::AllOrNothing, is_whole, "COUNT locks are granted");
+                self.check_preference(call, &got, &held, &read, &turns);
                 let grants = got.into_iter().zip(grants.iter().map(|grant| grant.token));
-                self.receive_grants(call.owner, grants, session_of(call, connection));
+                self.receive_grants(call.owner, grants, params_of(call, connection));
             }
             Ok(Outcome::Refused | Outcome::Waits(_)) => {
                 let is_available = |key: &&usize| {
-                    let first =
-                        self.queue.first_except(**key, |it| it.is_superseded_by(call));
-                    self.keys.get(**key).is_none() && first.is_none()
+                    self.keys.get(**key).is_none()
+                        && self.is_available(**key, call, &turns)
                 };
-                let free = absent.iter().filter(is_available).count();
-                let too_few = free + held.len() < count;
+                let has = |key: &usize| {
+                    held.contains(key) || absent.contains(key) && is_available(&key)
+                };
+                let has: Vec<bool> = call.keys.iter().map(has).collect();
+                let too_few = !is_complete(call.groups.as_ref(), call.wants(), &has);
                 let is_behind = self.small_budgets && self.is_behind();
                 let is_right = too_few || is_behind;
                 self.require(
@@ -145,11 +177,38 @@ impl World {
                     is_right,
                     "ACQUIREANY is refused only when too few locks are free",
                 );
-                self.check_wait(call, &outcome);
+                self.check_wait(call, &outcome, turns);
             }
-            Err(_) => self.check_deadlock(call, &outcome),
+            Err(_) => self.check_error(call, &outcome, &turns),
         }
         self.current = Current::default();
+    }
+
+    /// The options of a call, as the lock manager gets them.
+    fn request(&self, call: &Call) -> Acquire<'static> {
+        let request = call.request();
+        match self.flaw {
+            Flaw::IgnoresPriorities => Acquire { priority: 0, ..request },
+            _ => request,
+        }
+    }
+
+    /// The groups of a call, as the lock manager gets them.
+    fn request_groups(&self, call: &Call) -> Option<request::Groups> {
+        let groups = call.groups.as_ref()?;
+        let is_free = |key: &usize| self.keys.get(*key).is_none();
+        let free: Vec<bool> = call.keys.iter().map(is_free).collect();
+        let mut flawed = groups.clone();
+        match self.flaw {
+            Flaw::ShiftsGroups => flawed.sizes = vec![1, call.keys.len() - 1],
+            Flaw::WaitsForAllGroups
+                if !is_complete(Some(groups), call.wants(), &free) =>
+            {
+                flawed.wanted = groups.sizes.len();
+            }
+            _ => {}
+        }
+        Some(flawed.request())
     }
 
     /// The keys of a call in the order in which ACQUIREANY reads them: those of locks that the
@@ -205,14 +264,16 @@ impl World {
         }
     }
 
-    /// Checks that the first available locks in the order of the call are granted, of those whose
-    /// keys it has read.
+    /// Checks that the locks that the owner holds count first, that the first groups are preferred
+    /// of those that have enough locks, and that the first available locks are granted of each, of
+    /// those whose keys it has read.
     fn check_preference(
         &mut self,
         call: &Call,
         got: &[usize],
         held: &[usize],
         read: &[usize],
+        turns: &TurnsOfCall,
     ) {
         let order = |key: &usize| call.keys.iter().position(|other| other == key);
         self.require(
@@ -220,46 +281,158 @@ impl World {
             got.is_sorted_by_key(order),
             "locks are granted in the order of the keys",
         );
+        let count = call.count.unwrap_or(1);
+        let is_available = |key: &usize| {
+            read.contains(key)
+                && self.keys.get(*key).is_none()
+                && self.is_available(*key, call, turns)
+        };
+        let whole = Groups { wanted: 1, sizes: vec![call.keys.len()] };
+        let (mut counts_held, mut are_first) = (true, true);
+        // The groups that it got locks of, and the others that it could have had.
+        let (mut chosen, mut passed) = (Vec::new(), Vec::new());
+        for (number, range) in call.groups.as_ref().unwrap_or(&whole).ranges().enumerate()
+        {
+            let keys = &call.keys[range];
+            let of_group =
+                |keys: &[usize]| keys.iter().filter(|key| got.contains(key)).count();
+            let held: Vec<usize> =
+                keys.iter().copied().filter(|key| held.contains(key)).collect();
+            let preference = (held.is_empty(), number);
+            if of_group(keys) == 0 {
+                let available = keys.iter().filter(|key| is_available(key)).count();
+                if held.len() + available >= count {
+                    passed.push(preference);
+                }
+                continue;
+            }
+            chosen.push(preference);
+            counts_held &= of_group(&held) == held.len().min(count);
+            let is_new = |key: &&usize| got.contains(key) && !held.contains(key);
+            let last = keys.iter().rposition(|key| is_new(&key)).unwrap_or(0);
+            are_first &=
+                !keys[..last].iter().any(|key| !got.contains(key) && is_available(key));
+        }
+        self.require(Law::AllOrNothing, counts_held, "held locks count first");
+        self.require(Law::Order, are_first, "the first available locks are granted");
+        let are_preferred =
+            chosen.iter().max() < passed.iter().min() || passed.is_empty();
+        self.require(Law::Order, are_preferred, "the first groups are preferred");
         let new: Vec<usize> =
             got.iter().copied().filter(|key| !held.contains(key)).collect();
-        let Some(last) = new.last() else { return };
-        let passed = call.keys.iter().filter(|key| order(key) < order(last));
-        let is_available = |key: &usize| {
-            let first =
-                self.queue.first_except(*key, |position| position.is_superseded_by(call));
-            read.contains(key) && self.keys.get(*key).is_none() && first.is_none()
-        };
-        let mut passed = passed.filter(|key| !got.contains(key));
-        let are_first = !passed.any(is_available);
-        self.require(Law::Order, are_first, "the first available locks are granted");
-        self.check_immediate_grant(call, &new);
+        if !new.is_empty() {
+            self.check_immediate_grant(call, &new, turns);
+        }
     }
 
-    /// Checks that a call that was granted locks at once passed no connected waiter. The other
-    /// calls of its owner in these queues end.
-    fn check_immediate_grant(&mut self, call: &Call, new: &[usize]) {
-        let own = self.queue.positions().iter().enumerate();
-        let own: Vec<(usize, bool)> = own
-            .filter(|(_, it)| it.is_superseded_by(call))
-            .map(|(at, it)| (at, it.is_repeated_by(call)))
-            .collect();
-        let position = match own[..] {
-            [(at, true)] => at,
-            _ => usize::MAX,
+    /// Checks that a call that was granted locks at once passed only waiters with a later turn. The
+    /// other calls of its owner in these queues end.
+    fn check_immediate_grant(&mut self, call: &Call, new: &[usize], turns: &TurnsOfCall) {
+        let is_passed = |it: &&Position, key: usize| {
+            it.keys.contains(&key)
+                && !it.is_superseded_by(call)
+                && self.certainly_takes(it, key, &turns.known)
         };
+        let (mut is_first, mut passes_plain, mut passes_bound) = (true, false, false);
         for key in new {
-            let first =
-                self.queue.first_except(*key, |position| position.is_superseded_by(call));
-            let is_first = first.is_none_or(|first| position < first);
-            self.require(Law::Order, is_first, "no waiter is passed");
+            let others = self.queue.connected().filter(|it| is_passed(it, *key));
+            for other in others {
+                let is_later = turns.arrival < other.turn().arrival;
+                // The grant itself is counted already.
+                let since = other.joined.grants_since[*key].cast_signed() - 1;
+                is_first &= turns.earliest() < other.turn();
+                passes_plain |= call.is_plain() && other.is_plain() && !is_later;
+                passes_bound |=
+                    !is_later && since >= other.bound(self.queue.round, call.priority);
+            }
         }
+        self.require(
+            Law::PlainOrder,
+            !passes_plain,
+            "a caller without PRIORITY and SHARE passes none that waits",
+        );
+        let (is_first, passes_bound) = match self.turns_are_uncertain {
+            true => (true, false),
+            false => (is_first, passes_bound),
+        };
+        self.require(
+            Law::BoundedWait,
+            !passes_bound,
+            "no newcomer passes a waiter whose bound is reached",
+        );
+        self.require(Law::Order, is_first, "no waiter with an earlier turn is passed");
         self.queue.retain(|position| !position.is_superseded_by(call));
     }
 
-    /// Queues a call that waits, and checks that it closes no cycle.
-    fn check_wait<T>(&mut self, call: &Call, outcome: &Result<Outcome<T>, CommandError>) {
+    /// The turns that a call may have when it is decided at once.
+    fn turns_of(&self, call: &Call) -> TurnsOfCall {
+        let known = self.known_states();
+        let waiting = self.queue.connected().map(|it| it.turn().arrival).collect();
+        // What has expired leaves before the call is decided, unless the budget is used up.
+        let mut queue = self.queue.clone();
+        let now = self.now();
+        for position in queue.positions_mut() {
+            if position.is_connected() && position.is_expired(now) && position.unique {
+                let until_ms = now.ms() + self.keep_ms(position);
+                position.state = PositionState::Kept { until_ms, number: 0 };
+            }
+        }
+        queue.retain(|position| !position.is_expired(now));
+        let own = queue.own(call);
+        let mut waits = queue.connected().filter(|it| it.is_superseded_by(call));
+        let gives_up_wait = waits.next().is_some();
+        drop(waits);
+        if let [(joined, true)] = &own[..] {
+            let Turn { number, arrival } = joined.turn;
+            let (numbers, same) = ((number, number), Some(joined.clone()));
+            return TurnsOfCall { numbers, arrival, known, waiting, same, gives_up_wait };
+        }
+        let held = |may_be_ended: bool| {
+            let is_held = |key: &&usize| {
+                let held = self.holds[**key].as_ref();
+                held.is_some_and(|held| {
+                    held.share == call.share && (may_be_ended || !held.ended)
+                })
+            };
+            match call.share {
+                Some(_) => call.keys.iter().filter(is_held).count(),
+                None => 0,
+            }
+        };
+        let earliest = queue.number(call, held(false));
+        let latest = match self.small_budgets {
+            true => self.queue.number(call, held(true)),
+            false => queue.number(call, held(true)),
+        };
+        let (numbers, arrival) = ((earliest, latest), u64::MAX);
+        TurnsOfCall { numbers, arrival, known, waiting, same: None, gives_up_wait }
+    }
+
+    /// Whether a free lock is certainly for a call: it comes before all waiters that may take it,
+    /// also those that got it in this step.
+    fn is_available(&self, key: usize, call: &Call, turns: &TurnsOfCall) -> bool {
+        let is_blocking = |it: &&Position| {
+            it.keys.contains(&key)
+                && !it.is_superseded_by(call)
+                && self.may_take(it, key, &turns.known)
+        };
+        let granted = self.in_flight.iter().map(|in_flight| &in_flight.position);
+        let granted = granted.filter(|it| turns.waiting.contains(&it.turn().arrival));
+        let mut others = self.queue.connected().chain(granted).filter(is_blocking);
+        others.all(|other| turns.latest() < other.turn())
+    }
+
+    /// Queues a call that waits, and checks that it may.
+    fn check_wait<T>(
+        &mut self,
+        call: &Call,
+        outcome: &Result<Outcome<T>, CommandError>,
+        turns: TurnsOfCall,
+    ) {
         if let Ok(Outcome::Waits(ticket)) = outcome {
-            self.enqueue(call, *ticket);
+            let has_room = self.has_room(call, &turns);
+            self.require(Law::Room, has_room, "a wait beyond max-waiters is refused");
+            self.enqueue(call, *ticket, turns.same);
             let closes_cycle = call.unique && self.closes_cycle(call);
             self.require(
                 Law::Deadlocks,
@@ -269,10 +442,35 @@ impl World {
         }
     }
 
-    fn enqueue(&mut self, call: &Call, ticket: Ticket) {
+    /// Whether one more client may wait. Kept positions do not count, nor does the call that a
+    /// UNIQUE owner takes over or gives up.
+    fn has_room(&self, call: &Call, turns: &TurnsOfCall) -> bool {
+        turns.gives_up_wait
+            || (self.queue.connected().filter(|it| !it.is_superseded_by(call)).count()
+                as u64)
+                < self.max_waiters()
+    }
+
+    fn enqueue(&mut self, call: &Call, ticket: Ticket, same: Option<Joined>) {
         let connection = self.connection(call.client);
         let state = self.new_wait(connection, ticket, call.block_ms);
-        self.queue.begin(call, state);
+        let holds = self.held_under(call);
+        self.turns_are_uncertain |= self.small_budgets && self.is_behind();
+        self.queue.begin(call, same, holds, state);
+        self.give_way();
+    }
+
+    /// The number of the locks of a call that are held under its share, as far as the lock manager
+    /// knows.
+    fn held_under(&self, call: &Call) -> usize {
+        let is_held = |key: &&usize| {
+            let held = self.holds[**key].as_ref();
+            held.is_some_and(|held| held.share == call.share) && self.is_known(**key)
+        };
+        match call.share {
+            Some(_) => call.keys.iter().filter(is_held).count(),
+            None => 0,
+        }
     }
 
     /// Queues a call without reading its keys first.
@@ -283,7 +481,9 @@ impl World {
     ) -> Option<PositionState> {
         let connection = connection?;
         let (keys, count, of_set) = (call.names(), call.wants(), call.count.is_some());
-        let wanted = Wanted { keys: &keys, count, of_set, ..Wanted::default() };
+        let groups = call.effective_groups().map(Groups::request);
+        let groups = groups.as_ref();
+        let wanted = Wanted { keys: &keys, count, groups, of_set, ..Wanted::default() };
         let (request, now) = (call.request(), self.now());
         let skipped = DeadlockCheck::Skipped;
         match self.manager.wait(wanted, &request, connection, &skipped, true, now) {
@@ -292,19 +492,31 @@ impl World {
         }
     }
 
-    /// Checks that a call that was refused as a deadlock would close a cycle.
-    fn check_deadlock<T>(
+    /// Checks that a call that was refused would close a cycle, or that too many clients wait.
+    fn check_error<T>(
         &mut self,
         call: &Call,
         outcome: &Result<Outcome<T>, CommandError>,
+        turns: &TurnsOfCall,
     ) {
-        if let Err(CommandError::Deadlock { .. }) = outcome {
-            let closes_cycle = call.unique && self.closes_cycle(call);
-            self.require(
-                Law::Deadlocks,
-                closes_cycle,
-                "a refused wait would close a cycle",
-            );
+        match outcome {
+            Err(CommandError::Deadlock { .. }) => {
+                let closes_cycle = call.unique && self.closes_cycle(call);
+                self.require(
+                    Law::Deadlocks,
+                    closes_cycle,
+                    "a refused wait would close a cycle",
+                );
+            }
+            Err(CommandError::MaxWaiters) => {
+                let has_room = self.has_room(call, turns);
+                self.require(
+                    Law::Room,
+                    !has_room,
+                    "a wait is refused only if as many clients as max-waiters wait",
+                );
+            }
+            _ => {}
         }
     }
 
@@ -397,7 +609,7 @@ impl World {
                     is_own,
                     "only the owner extends a lock",
                 );
-                self.receive_grant(key, token, SessionTie::None);
+                self.receive_grant(key, token, HoldParams::NONE);
             }
             Ok(None) => {
                 self.require(
@@ -469,7 +681,7 @@ impl World {
     }
 
     /// The TOKEN argument for a lock: the right one, a wrong one, or none.
-    fn token_argument(&self, key: usize, right: Option<bool>) -> Option<u64> {
+    pub(crate) fn token_argument(&self, key: usize, right: Option<bool>) -> Option<u64> {
         let token = self.token(key).unwrap_or(77);
         right.map(|right| if right { token } else { token + 1 })
     }
@@ -487,10 +699,11 @@ fn is_decided<T>(outcome: &Result<Outcome<T>, CommandError>) -> bool {
     )
 }
 
-/// The session of a grant to a call.
-fn session_of(call: &Call, connection: u64) -> SessionTie {
-    match call.session_grace_ms {
+/// What a call says of the holds that it gets.
+fn params_of(call: &Call, connection: u64) -> HoldParams {
+    let session = match call.session_grace_ms {
         Some(grace_ms) => SessionTie::Connected { connection, grace_ms },
         None => SessionTie::None,
-    }
+    };
+    HoldParams { session, share: call.share }
 }

@@ -8,11 +8,11 @@ use gpulock_core::state::wait_queue::Ticket;
 
 use crate::call::OWNERS;
 use crate::flaw::Flaw;
-use crate::holds::SessionTie;
+use crate::holds::{HoldParams, SessionTie};
 use crate::law::Law;
 use crate::memory_keys::name;
 use crate::queue::PositionState;
-use crate::world::{InFlight, World};
+use crate::world::{CLIENTS, InFlight, World};
 
 impl World {
     /// Takes the replies of the lock manager. Grants stay in flight until the turn ends.
@@ -25,19 +25,24 @@ impl World {
             match reply {
                 WaitReply::Granted { grants, waiter, set } => {
                     self.check_grants(at, &grants);
+                    let new = grants.iter().filter_map(|it| self.key_named(&it.key));
+                    let new: Vec<usize> =
+                        new.filter(|key| self.is_unreceived(*key)).collect();
+                    self.queue.note_counts_at_end(at, &new);
                     let position = self.queue.remove(at);
                     let connection = position.connection().unwrap_or_default();
                     let session = match waiter.session_grace_ms {
                         Some(grace_ms) => SessionTie::Connected { connection, grace_ms },
                         None => SessionTie::None,
                     };
+                    let params = HoldParams { session, share: position.share };
                     let received: Vec<(usize, u64)> = grants
                         .iter()
                         .filter_map(|grant| {
                             Some((self.key_named(&grant.key)?, grant.token))
                         })
                         .collect();
-                    self.receive_grants(position.owner, received, session);
+                    self.receive_grants(position.owner, received, params);
                     let in_flight =
                         InFlight { connection, position, grants, waiter, set };
                     self.in_flight.push(in_flight);
@@ -51,23 +56,53 @@ impl World {
     /// Checks that a waiter is granted all the locks that it wants, and is the first in their
     /// queues.
     fn check_grants(&mut self, at: usize, grants: &[Grant]) {
-        let wants = self.queue.positions()[at].wants;
+        let keys = grants.iter().filter_map(|grant| self.key_named(&grant.key));
+        let is_whole = self.queue.positions()[at].is_whole(&keys.collect::<Vec<_>>());
         self.require(
             Law::AllOrNothing,
-            grants.len() == wants,
+            is_whole,
             "a waiter gets as many locks as it wants",
         );
         for grant in grants {
             let key = self.key_named(&grant.key);
             if let Some(key) = key.filter(|key| self.is_unreceived(*key)) {
-                let is_first = self.queue.first(key) == Some(at);
+                self.check_passed(at, key);
+                let mut earlier = self.queue.positions()[..at].iter();
+                let is_first = !earlier.any(|it| {
+                    it.is_connected() && it.keys.contains(&key) && self.has_taken(it, key)
+                });
                 self.require(
                     Law::Order,
-                    is_first,
+                    is_first || self.turns_are_uncertain,
                     "the first waiter in the queue is served",
                 );
             }
         }
+    }
+
+    /// Checks that a granted waiter passes none that it may not pass.
+    fn check_passed(&mut self, at: usize, key: usize) {
+        let granted = &self.queue.positions()[at];
+        let connected = self.queue.connected();
+        let others = connected
+            .filter(|other| other.keys.contains(&key) && self.has_taken(other, key));
+        let arrivals = others.map(|it| (it.turn().arrival, it.is_plain()));
+        let (mut passes_plain, mut passes_bound) = (false, false);
+        for (arrival, is_plain) in arrivals {
+            let is_earlier = arrival < granted.turn().arrival;
+            passes_plain |= is_plain && granted.is_plain() && is_earlier;
+            passes_bound |= granted.joined.behind.contains(&arrival);
+        }
+        self.require(
+            Law::PlainOrder,
+            !passes_plain,
+            "callers without PRIORITY and SHARE are served in the order of their arrival",
+        );
+        self.require(
+            Law::BoundedWait,
+            !passes_bound || self.turns_are_uncertain,
+            "no waiter is passed once its bound is reached",
+        );
     }
 
     /// An owner receives its grants. Each key must show it.
@@ -75,36 +110,46 @@ impl World {
         &mut self,
         owner: usize,
         grants: impl IntoIterator<Item = (usize, u64)>,
-        session: SessionTie,
+        params: HoldParams,
     ) {
         for (key, token) in grants {
             let shows = self.keys.text(key) == Some(OWNERS[owner]);
             self.require(Law::AllOrNothing, shows, "each key of a lock set is written");
-            self.receive_grant(key, token, session);
+            self.receive_grant(key, token, params);
         }
     }
 
     /// A client receives a new or a renewed hold.
-    pub(crate) fn receive_grant(&mut self, key: usize, token: u64, session: SessionTie) {
+    pub(crate) fn receive_grant(&mut self, key: usize, token: u64, params: HoldParams) {
         if self.is_unreceived(key) {
-            self.receive_token(key, token, session);
+            self.receive_token(key, token, params);
             return;
         }
         self.receive_renewal(key, token);
-        if session != SessionTie::None
-            && let Some(held) = &mut self.holds[key]
-        {
-            held.session = session;
+        if let Some(held) = &mut self.holds[key] {
+            if params.session != SessionTie::None {
+                held.session = params.session;
+            }
+            held.share = params.share.or(held.share);
         }
     }
 
     /// Ends a wait without a grant. The position of a UNIQUE owner may be kept.
     pub(crate) fn leave_position(&mut self, at: usize, may_be_kept: bool) {
-        let keep_ms = self.manager.settings().place_keep;
+        let client = self.queue.positions()[at].connection();
+        let is_gone =
+            client.is_none_or(|it| self.connection((it % CLIENTS as u64) as usize) != it);
+        let keep_ms = self.keep_ms(&self.queue.positions()[at]);
         let until_ms = self.now().ms() + keep_ms;
-        let position = self.queue.position(at);
-        if position.unique && may_be_kept && keep_ms > 0 {
-            position.state = PositionState::Kept { until_ms };
+        if self.queue.positions()[at].unique && may_be_kept && keep_ms > 0 {
+            // One that is taken over is removed, and not kept.
+            let position = &self.queue.positions()[at];
+            if is_gone || position.is_expired(self.now()) {
+                self.queue.level_grants(at);
+            }
+            let kept = self.queue.new_kept(until_ms);
+            self.queue.position(at).state = kept;
+            self.give_way();
         } else {
             self.queue.remove(at);
         }
@@ -181,6 +226,7 @@ impl World {
         let now = self.now();
         self.take_replies();
         self.queue.retain(|position| !position.is_over(now));
+        self.give_way();
     }
 
     /// Reports to the lock manager that a client was gone before it received its grants.

@@ -20,6 +20,7 @@ impl World {
         later.set_writes(Writes::Accepted);
         later.end_turn();
         later.tick_until_idle();
+        later.sweep_notices();
         later.release_until_served();
         later.breach()
     }

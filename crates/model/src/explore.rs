@@ -266,8 +266,8 @@ fn property(law: Law) -> Property<WorldModel> {
             }
         };
     }
-    always!(MutualExclusion IncreasingTokens Order NoLostWakeUp NoStarvation CountersAddUp
-        AllOrNothing Deadlocks WritePermission Sessions Bookkeeping)
+    always!(MutualExclusion IncreasingTokens Order PlainOrder BoundedWait NoLostWakeUp
+        NoStarvation CountersAddUp AllOrNothing Reservation Room Notice Deadlocks WritePermission Sessions Bookkeeping)
 }
 
 impl WorldModel {

@@ -66,6 +66,9 @@ impl World {
         self.command_begins();
         let until_ms = ttl_ms.map(|ttl| self.now().ms() + ttl);
         self.keys.expire(key, until_ms);
+        if let Some(notice) = &mut self.notices[key] {
+            notice.is_changed = true;
+        }
         // A session that is already ending still ends the hold.
         let is_ending = self.is_session_ending(key);
         if let Some(held) = self.holds[key].as_mut().filter(|_| !is_ending) {
@@ -123,13 +126,14 @@ impl World {
             replied += usize::from(reply == WaitReply::Error(CommandError::Unblocked));
         }
         self.require(Law::Bookkeeping, replied == waiting, "each waiter gets one reply");
-        self.queue = Queue::default();
+        self.queue = Queue::new(self.queue.round);
         // Positions that are marked as left are removed later.
         let positions = self.manager.queues().len();
         let is_empty = positions == 0 && self.manager.table().held() == 0;
         self.require(Law::Bookkeeping, is_empty, "a demotion clears queues and holds");
         self.known_free = [false; KEYS.len()];
         self.holds = Default::default();
+        self.notices = Default::default();
         self.manager.promoted(now);
         self.finish_step();
     }

@@ -39,6 +39,18 @@ pub enum Flaw {
     WritesWithinCommands,
     /// The server does not call the lock manager before commands, although it listens.
     HearsNoCommand,
+    /// The lock manager does not get the PRIORITY of calls.
+    IgnoresPriorities,
+    /// The lock manager has a longer `round` than is configured.
+    LengthensRounds,
+    /// The lock manager gets sizes of groups in which the first key belongs to no group of two.
+    ShiftsGroups,
+    /// A call that has to wait waits for all its groups.
+    WaitsForAllGroups,
+    /// The lock manager gets a longer AFTER.
+    LengthensNotices,
+    /// The lock manager has a `max-waiters` that is one less than configured.
+    RefusesEarly,
     /// RESETSTATS starts with a new lock manager when no client waits.
     ResetsByStartingOver,
 }

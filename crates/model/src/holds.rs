@@ -15,6 +15,8 @@ pub(crate) struct Held {
     /// The owner has called ACQUIRE again or EXTEND, and so knows that it holds the lock.
     pub(crate) renewed: bool,
     pub(crate) session: SessionTie,
+    /// The share under which the lock was acquired.
+    pub(crate) share: Option<usize>,
     /// The client was gone before it received the grant, so the module may revoke it.
     pub(crate) lost: bool,
     /// The lease is over, or another client wrote or deleted the key: the lock is free by the
@@ -22,6 +24,18 @@ pub(crate) struct Held {
     pub(crate) ended: bool,
     /// The key was set again after the lease had ended.
     pub(crate) set_after_end: bool,
+}
+
+/// What a call says of the hold that it gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HoldParams {
+    pub(crate) session: SessionTie,
+    pub(crate) share: Option<usize>,
+}
+
+impl HoldParams {
+    /// Those of a command that says nothing.
+    pub(crate) const NONE: Self = Self { session: SessionTie::None, share: None };
 }
 
 /// The connection that a hold is tied to.
@@ -50,6 +64,7 @@ impl Held {
             token: None,
             renewed: false,
             session: SessionTie::None,
+            share: None,
             lost: false,
             ended: false,
             set_after_end: false,

@@ -27,6 +27,8 @@ pub(crate) struct Current {
     pub(crate) owner: Option<usize>,
     /// The key whose hold it may end.
     pub(crate) may_end: Option<usize>,
+    /// The end of the notice that it gives, in ms since the epoch.
+    pub(crate) cuts_to_ms: Option<u64>,
     /// Its write to the key that it names.
     pub(crate) named_write: Option<Write>,
     /// The number of its writes to other keys.
@@ -201,13 +203,27 @@ impl Keyspace for World {
         };
         let is_callers =
             self.current.owner.is_some_and(|current| OWNERS[current] == owner);
+        let notice = self.notices[key.at].as_ref();
+        let notice = notice.filter(|notice| *notice.owner == *owner);
+        let end_ms = notice.map(|notice| notice.until_ms);
+        let latest_ms = notice.map(|notice| notice.latest_end(self.now()));
+        let is_certain = notice.is_some_and(|notice| !notice.is_uncertain);
+        self.require(
+            Law::Notice,
+            !is_certain || latest_ms.is_none_or(|latest_ms| until_ms <= latest_ms),
+            "no lease is set beyond a notice",
+        );
+        let is_longer = self.keys.until_ms(key.at).is_none_or(|ms| ms > until_ms);
+        let ends = [end_ms, self.current.cuts_to_ms];
+        let is_cut = is_longer && ends.contains(&Some(until_ms));
         let is_allowed = is_callers
+            || is_cut
             || self.is_grace(key.at, until_ms)
             || self.is_waiting_for_set(&owner);
         self.require(
             Law::Sessions,
             is_allowed,
-            "a lease is renewed or cut to its grace period",
+            "a lease is renewed, or cut to its grace period or to a notice",
         );
         self.keys.expire(key.at, Some(until_ms));
     }
@@ -260,6 +276,9 @@ impl World {
     /// Whether the module itself may end a hold now: its grant was not delivered, or its session is
     /// over.
     pub(crate) fn is_ended_by_module(&self, key: usize) -> bool {
+        if self.is_notice_over(key) {
+            return true;
+        }
         let Some(held) = &self.holds[key] else { return false };
         if self.keys.text(key) != Some(&*held.owner) {
             return false;

@@ -11,8 +11,14 @@ pub enum Law {
     MutualExclusion,
     /// Each grant has a larger token than all grants before it.
     IncreasingTokens,
-    /// Each queue is served in order.
+    /// Each queue is served in the order of the turns.
     Order,
+    /// Callers without PRIORITY and SHARE are served in the order of their arrival, whatever others
+    /// do.
+    PlainOrder,
+    /// Once its queue has made as many further grants as its bound says, a waiting call is not passed
+    /// by new ones.
+    BoundedWait,
     /// No lock stays free while a waiter could have it.
     NoLostWakeUp,
     /// When all locks are released again and again, every waiter is served.
@@ -21,6 +27,13 @@ pub enum Law {
     CountersAddUp,
     /// A lock set is granted completely or not at all.
     AllOrNothing,
+    /// Locks are reserved for a waiter with GROUPS only in the groups that lack the fewest, and other
+    /// callers get the others.
+    Reservation,
+    /// A wait is refused for `max-waiters` only if as many clients wait. Kept positions give way.
+    Room,
+    /// After a notice, no lease reaches beyond its end, and the hold ends as if by force.
+    Notice,
     /// A wait is refused as a deadlock exactly when it would close a cycle.
     Deadlocks,
     /// No key is written while the server refuses the writes of clients, nor in the middle of
@@ -35,14 +48,19 @@ pub enum Law {
 
 impl Law {
     /// All laws.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::MutualExclusion,
         Self::IncreasingTokens,
         Self::Order,
+        Self::PlainOrder,
+        Self::BoundedWait,
         Self::NoLostWakeUp,
         Self::NoStarvation,
         Self::CountersAddUp,
         Self::AllOrNothing,
+        Self::Reservation,
+        Self::Room,
+        Self::Notice,
         Self::Deadlocks,
         Self::WritePermission,
         Self::Sessions,
@@ -54,11 +72,16 @@ impl Law {
         match self {
             Self::MutualExclusion => "mutual exclusion",
             Self::IncreasingTokens => "increasing tokens",
-            Self::Order => "first come, first served",
+            Self::Order => "served in turn",
+            Self::PlainOrder => "plain callers are served first come, first served",
+            Self::BoundedWait => "not passed after the bound",
             Self::NoLostWakeUp => "no lost wake-up",
             Self::NoStarvation => "no starvation",
             Self::CountersAddUp => "counters add up",
             Self::AllOrNothing => "all or nothing",
+            Self::Reservation => "reserved only in the groups that lack the fewest",
+            Self::Room => "only waiting clients fill max-waiters",
+            Self::Notice => "a hold ends by its notice",
             Self::Deadlocks => "exact deadlock detection",
             Self::WritePermission => "no write without permission",
             Self::Sessions => "sessions end with their connection",

@@ -5,8 +5,9 @@
 //! - [`world`]: a minimal server. [`memory_keys`]: its keys and clock. `keyspace`: the engine's
 //!   access to them; checks each write. `commands`, [`call`]: what clients do. `event_loop`: the
 //!   delivery of replies to waiting clients. `external`: everything else that happens to keys.
-//! - `queue`, `holds`, `cycle`: queues, holds and deadlocks as the command reference defines them,
-//!   implemented independently of the lock manager. [`law`]: the laws. `check`: checks them after
+//! - `queue`, `turn`, [`groups`], `holds`, `notice`, `cycle`: queues, their order, lock sets with
+//!   GROUPS, holds, notices and deadlocks as the command
+//!   reference defines them, implemented independently of the lock manager. [`law`]: the laws. `check`: checks them after
 //!   each step. `eventually`: checks what must follow later.
 //! - [`scenario`]: steps of every kind, for random tests and the fuzzer.
 //! - [`scope`], [`action`]: what is explored. `canonical`: which worlds are equivalent.
@@ -24,11 +25,14 @@ mod eventually;
 pub mod explore;
 mod external;
 pub mod flaw;
+pub mod groups;
 mod holds;
 mod keyspace;
 pub mod law;
 pub mod memory_keys;
+mod notice;
 mod queue;
 pub mod scenario;
 pub mod scope;
+mod turn;
 pub mod world;

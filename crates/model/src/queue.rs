@@ -1,21 +1,28 @@
-//! The wait queues as the command reference defines them: one list of all positions, in queue
-//! order. It is independent of the lock manager's data structures, which are compared with it.
+//! The wait queues as the command reference defines them: one list of all positions, in the order of
+//! their turns. It is independent of the lock manager's data structures, which are compared with it.
 
 use gpulock_core::Now;
 use gpulock_core::state::wait_queue::Ticket;
 
 use crate::call::Call;
+use crate::groups::Groups;
+use crate::turn::{Grants, Joined, Turn};
 
 /// A position in the queue of one lock, or in the queues of a lock set.
 #[derive(Clone, Debug)]
 pub(crate) struct Position {
-    /// The order in the queues, the smallest first.
-    pub(crate) seq: u64,
+    pub(crate) joined: Joined,
     pub(crate) keys: Vec<usize>,
     pub(crate) wants: usize,
+    pub(crate) groups: Option<Groups>,
+    /// The keys of the locks that it took when the step began.
+    pub(crate) taken: Vec<usize>,
     pub(crate) of_set: bool,
     pub(crate) owner: usize,
     pub(crate) unique: bool,
+    pub(crate) priority: i64,
+    pub(crate) share: Option<usize>,
+    pub(crate) keep_ms: Option<u64>,
     pub(crate) state: PositionState,
 }
 
@@ -25,17 +32,26 @@ pub(crate) enum PositionState {
     /// A client waits, on this connection and in the call with this ticket.
     Connected { connection: u64, ticket: Ticket, deadline_ms: Option<u64> },
     /// No client waits; the position is kept until then.
-    Kept { until_ms: u64 },
+    Kept {
+        until_ms: u64,
+        /// The order in which positions began to be kept.
+        number: u64,
+    },
 }
 
 impl Position {
+    /// What orders it in its queues.
+    pub(crate) fn turn(&self) -> Turn {
+        self.joined.turn
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         matches!(self.state, PositionState::Connected { .. })
     }
 
     /// Whether it is a kept position whose time is over.
     pub(crate) fn is_over(&self, now: Now) -> bool {
-        matches!(self.state, PositionState::Kept { until_ms } if until_ms <= now.ms())
+        matches!(self.state, PositionState::Kept { until_ms, .. } if until_ms <= now.ms())
     }
 
     pub(crate) fn ticket(&self) -> Option<Ticket> {
@@ -57,14 +73,21 @@ impl Position {
         Call {
             client: 0,
             keys: self.keys.clone(),
-            count: self.of_set.then_some(self.wants),
+            count: self.of_set.then_some(self.count()),
+            groups: self.groups.clone(),
             owner: self.owner,
-            lease_ms: None,
             unique: self.unique,
             block_ms: Some(0),
-            session_grace_ms: None,
+            priority: self.priority,
+            share: self.share,
             has_memory: true,
+            ..Call::default()
         }
+    }
+
+    /// The number of locks of each of the wanted groups; without groups, of all.
+    pub(crate) fn count(&self) -> usize {
+        self.wants / self.groups.as_ref().map_or(1, |groups| groups.wanted)
     }
 
     /// Whether a call replaces this position: both are of the same UNIQUE owner and share a queue.
@@ -75,48 +98,105 @@ impl Position {
             && self.keys.iter().any(|key| call.keys.contains(key))
     }
 
-    /// Whether a call asks for the same locks.
+    /// Whether its wait has ended, or its position is no longer kept.
+    pub(crate) fn is_expired(&self, now: Now) -> bool {
+        match self.state {
+            PositionState::Connected { deadline_ms, .. } => {
+                deadline_ms.is_some_and(|ms| ms <= now.ms())
+            }
+            PositionState::Kept { until_ms, .. } => until_ms <= now.ms(),
+        }
+    }
+
+    /// Whether a call asks for the same locks, with the same claim to a turn.
     pub(crate) fn is_repeated_by(&self, call: &Call) -> bool {
         self.wants == call.wants()
+            && self.priority == call.priority
+            && self.share == call.share
+            && self.groups.as_ref() == call.effective_groups()
+            && (self.groups.is_none() || self.keys == call.keys)
             && self.keys.len() == call.keys.len()
             && self.keys.iter().all(|key| call.keys.contains(key))
     }
 }
 
-/// All positions, in queue order.
-#[derive(Clone, Debug, Default)]
+/// All positions, in the order of their turns, and the grants of each queue.
+#[derive(Clone, Debug)]
 pub(crate) struct Queue {
     positions: Vec<Position>,
-    last_seq: u64,
+    last_arrival: u64,
+    last_kept: u64,
+    pub(crate) grants: Grants,
+    /// The number of grants in a round.
+    pub(crate) round: u64,
 }
 
 impl Queue {
+    /// Empty queues.
+    pub(crate) fn new(round: u64) -> Self {
+        let (positions, grants) = (Vec::new(), Grants::default());
+        Self { positions, last_arrival: 0, last_kept: 0, grants, round }
+    }
+
     pub(crate) fn positions(&self) -> &[Position] {
         &self.positions
+    }
+
+    pub(crate) fn positions_mut(&mut self) -> impl Iterator<Item = &mut Position> {
+        self.positions.iter_mut()
     }
 
     pub(crate) fn position(&mut self, at: usize) -> &mut Position {
         &mut self.positions[at]
     }
 
-    /// A sequence number after all others.
-    pub(crate) fn next_seq(&mut self) -> u64 {
-        self.last_seq += 1;
-        self.last_seq
+    /// An arrival after all others.
+    pub(crate) fn next_arrival(&mut self) -> u64 {
+        self.last_arrival += 1;
+        self.last_arrival
     }
 
-    /// Inserts a position where its sequence number belongs.
+    /// The state of a position that is kept from now on.
+    pub(crate) fn new_kept(&mut self, until_ms: u64) -> PositionState {
+        self.last_kept += 1;
+        PositionState::Kept { until_ms, number: self.last_kept }
+    }
+
+    /// Removes the positions kept longest while there are more positions than the limit.
+    pub(crate) fn give_way(&mut self, limit: u64) {
+        while self.positions.len() as u64 > limit {
+            let kept = self.positions.iter().enumerate();
+            let kept = kept.filter_map(|(at, position)| match position.state {
+                PositionState::Kept { number, .. } => Some((number, at)),
+                PositionState::Connected { .. } => None,
+            });
+            let Some((_, at)) = kept.min() else { return };
+            self.remove(at);
+        }
+    }
+
+    /// The positions of the owner of a call that it takes over or gives up, and whether it repeats
+    /// them.
+    pub(crate) fn own(&self, call: &Call) -> Vec<(Joined, bool)> {
+        let own = self.positions.iter().filter(|it| it.is_superseded_by(call));
+        own.map(|it| (it.joined.clone(), it.is_repeated_by(call))).collect()
+    }
+
+    /// Inserts a position where its turn belongs.
     pub(crate) fn insert(&mut self, position: Position) {
-        let at = self.positions.partition_point(|other| other.seq < position.seq);
+        let at = self.positions.partition_point(|other| other.turn() < position.turn());
         self.positions.insert(at, position);
     }
 
     pub(crate) fn remove(&mut self, at: usize) -> Position {
-        self.positions.remove(at)
+        let position = self.positions.remove(at);
+        self.forget_grants_of_empty();
+        position
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&Position) -> bool) {
         self.positions.retain(keep);
+        self.forget_grants_of_empty();
     }
 
     /// The connected waiters.
@@ -136,41 +216,39 @@ impl Queue {
             .position(|position| position.connection() == Some(connection))
     }
 
-    /// The index of the first connected waiter in the queue of a key.
-    pub(crate) fn first(&self, key: usize) -> Option<usize> {
-        self.first_except(key, |_| false)
-    }
-
-    /// The index of the first connected waiter in the queue of a key that is not `ignored`.
-    pub(crate) fn first_except(
-        &self,
-        key: usize,
-        ignored: impl Fn(&Position) -> bool,
-    ) -> Option<usize> {
-        let is_it = |position: &Position| {
-            position.is_connected() && position.keys.contains(&key) && !ignored(position)
+    /// Queues a call. It takes over `same`, the position that it repeats; without one it joins as a
+    /// new call. `holds` is the number of its locks that are held under its share.
+    pub(crate) fn begin(
+        &mut self,
+        call: &Call,
+        same: Option<Joined>,
+        holds: usize,
+        state: PositionState,
+    ) {
+        let joined = match same {
+            Some(joined) => {
+                let own = self.positions.iter().position(|it| it.is_superseded_by(call));
+                own.into_iter().for_each(|at| self.level_grants(at));
+                self.positions.retain(|it| !it.is_superseded_by(call));
+                joined
+            }
+            None => {
+                self.retain(|it| !it.is_superseded_by(call));
+                self.join(call, holds)
+            }
         };
-        self.positions.iter().position(is_it)
-    }
-
-    /// Queues a call. It takes over the position that it repeats if it supersedes no other one;
-    /// else its position is at the end.
-    pub(crate) fn begin(&mut self, call: &Call, state: PositionState) {
-        let own = self.positions.iter().filter(|it| it.is_superseded_by(call));
-        let own: Vec<(u64, bool)> =
-            own.map(|it| (it.seq, it.is_repeated_by(call))).collect();
-        let seq = match own[..] {
-            [(seq, true)] => seq,
-            _ => self.next_seq(),
-        };
-        self.positions.retain(|it| !it.is_superseded_by(call));
         self.insert(Position {
-            seq,
+            joined,
             keys: call.keys.clone(),
             wants: call.wants(),
+            groups: call.effective_groups().cloned(),
+            taken: Vec::new(),
             of_set: call.count.is_some(),
             owner: call.owner,
             unique: call.unique,
+            priority: call.priority,
+            share: call.share,
+            keep_ms: call.keep_ms,
             state,
         });
     }

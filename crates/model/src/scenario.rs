@@ -20,27 +20,76 @@ const LOG_LEN: u64 = 4;
 #[expect(missing_docs, reason = "named after the methods of `World`")]
 pub enum Step {
     Acquire(Call),
-    DropClient { client: usize },
-    Unblock { client: usize, with_error: bool },
+    DropClient {
+        client: usize,
+    },
+    Unblock {
+        client: usize,
+        with_error: bool,
+    },
     EndTurn,
     Tick,
-    Release { key: usize, owner: usize, right_token: Option<bool> },
-    Extend { key: usize, owner: usize, lease_ms: u64 },
-    ForceRelease { key: usize, owner: Option<usize>, right_token: Option<bool> },
-    Inspect { key: usize },
+    Release {
+        key: usize,
+        owner: usize,
+        right_token: Option<bool>,
+    },
+    Extend {
+        key: usize,
+        owner: usize,
+        lease_ms: u64,
+    },
+    ForceRelease {
+        key: usize,
+        owner: Option<usize>,
+        right_token: Option<bool>,
+    },
+    GiveNotice {
+        key: usize,
+        owner: Option<usize>,
+        right_token: Option<bool>,
+        after_ms: u64,
+    },
+    Inspect {
+        key: usize,
+    },
     List,
-    ExternalSet { key: usize, value: usize, ttl_ms: Option<u64> },
-    ExternalSetOther { key: usize },
-    ExternalDelete { key: usize },
-    PostponeDelete { key: usize },
-    ExternalExpire { key: usize, ttl_ms: Option<u64> },
-    Evict { key: usize },
-    AdvanceClock { ms: i64 },
+    ExternalSet {
+        key: usize,
+        value: usize,
+        ttl_ms: Option<u64>,
+    },
+    ExternalSetOther {
+        key: usize,
+    },
+    ExternalDelete {
+        key: usize,
+    },
+    PostponeDelete {
+        key: usize,
+    },
+    ExternalExpire {
+        key: usize,
+        ttl_ms: Option<u64>,
+    },
+    Evict {
+        key: usize,
+    },
+    AdvanceClock {
+        ms: i64,
+    },
     Cron,
     ResetStats,
-    SetTrackedKeys { keys: u64 },
+    SetTrackedKeys {
+        keys: u64,
+    },
+    SetMaxWaiters {
+        waiters: u64,
+    },
     Demote,
-    Writes { writes: Writes },
+    Writes {
+        writes: Writes,
+    },
 }
 
 /// A running scenario. It panics when a law is broken.
@@ -60,6 +109,7 @@ impl Scenario {
             tracked_keys: 2,
             log_len: LOG_LEN,
             place_keep: 150,
+            round: 2,
             events,
             ..Settings::default()
         };
@@ -93,6 +143,9 @@ impl Scenario {
             Step::ForceRelease { key, owner, right_token } => {
                 world.force_release(key, owner, right_token)
             }
+            Step::GiveNotice { key, owner, right_token, after_ms } => {
+                world.give_notice(key, owner, right_token, after_ms)
+            }
             Step::Inspect { key } => world.inspect(key),
             Step::List => world.list(),
             Step::ExternalSet { key, value, ttl_ms } => {
@@ -111,6 +164,12 @@ impl Scenario {
             Step::ResetStats => world.reset_stats(),
             Step::SetTrackedKeys { keys } => {
                 world.configure(|settings| settings.tracked_keys = keys)
+            }
+            // With small budgets, kept positions give way later.
+            Step::SetMaxWaiters { .. } if world.small_budgets => {}
+            Step::SetMaxWaiters { waiters } => {
+                world.configure(|settings| settings.max_waiters = waiters);
+                world.cron();
             }
             Step::Demote => world.demote(),
             Step::Writes { writes } => world.set_writes(writes),
@@ -141,6 +200,7 @@ impl Scenario {
         self.world.end_turn();
         self.world.list();
         self.world.tick_until_idle();
+        self.world.sweep_notices();
         self.world.release_until_served();
         self.assert_lawful();
         let mut events = 0;

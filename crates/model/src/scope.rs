@@ -2,11 +2,12 @@
 //! happen. Each is small enough to explore; together they cover all features.
 
 use self::Feature::{
-    DefersToTurnEnd, Delete, Disconnect, Extend, ForceRelease, LongCommand, LongTurns,
-    Pause, Persist, Probe, RefuseWrites, Release, ReleaseByAnother, ResetStats, Set,
-    SetOwner, SmallBudgets, Unblock, UnblockWithError,
+    DefersToTurnEnd, Delete, Disconnect, Extend, ForceRelease, GiveNotice, LongCommand,
+    LongTurns, Pause, Persist, Probe, RefuseWrites, Release, ReleaseByAnother,
+    ResetStats, Set, SetOwner, SmallBudgets, TwoWaiters, Unblock, UnblockWithError,
 };
 use crate::call::Call;
+use crate::groups::Groups;
 
 /// The time between two probes of a lock, in ms. The clock advances in steps of this length. All
 /// other times are multiples of it, so that the time at which something ends and the one after it
@@ -20,6 +21,9 @@ pub const LEASE_MS: u64 = 2 * PROBE_MS;
 /// How long the positions of disconnected UNIQUE owners are kept, in ms.
 pub const KEEP_MS: u64 = 2 * PROBE_MS;
 
+/// The highest `PRIORITY` of any call.
+pub(crate) const HIGHEST_PRIORITY: i64 = 1;
+
 /// `BLOCK 0`
 const NO_TIMEOUT: Option<u64> = Some(0);
 
@@ -31,15 +35,31 @@ const SHORT_TIMEOUT: Option<u64> = Some(2 * PROBE_MS);
 pub struct CallTemplate {
     keys: &'static [usize],
     count: Option<usize>,
+    /// The wanted number, and the size of each.
+    groups: Option<(usize, &'static [usize])>,
     unique: bool,
     block_ms: Option<u64>,
     session_grace_ms: Option<u64>,
+    keep_ms: Option<u64>,
+    priority: i64,
+    share: Option<usize>,
 }
 
 impl CallTemplate {
     const fn acquire(keys: &'static [usize]) -> Self {
-        let (unique, block_ms, session_grace_ms) = (false, None, None);
-        Self { keys, count: None, unique, block_ms, session_grace_ms }
+        let (count, unique, block_ms, session_grace_ms) = (None, false, None, None);
+        let (keep_ms, priority, share) = (None, 0, None);
+        Self {
+            keys,
+            count,
+            groups: None,
+            unique,
+            block_ms,
+            session_grace_ms,
+            keep_ms,
+            priority,
+            share,
+        }
     }
 
     const fn acquire_any(count: usize, keys: &'static [usize]) -> Self {
@@ -58,17 +78,40 @@ impl CallTemplate {
         Self { session_grace_ms: Some(grace_ms), ..self }
     }
 
+    const fn keep(self, keep_ms: u64) -> Self {
+        Self { keep_ms: Some(keep_ms), ..self }
+    }
+
+    const fn groups(self, wanted: usize, sizes: &'static [usize]) -> Self {
+        Self { groups: Some((wanted, sizes)), ..self }
+    }
+
+    const fn priority(self, priority: i64) -> Self {
+        Self { priority, ..self }
+    }
+
+    const fn share(self, share: usize) -> Self {
+        Self { share: Some(share), ..self }
+    }
+
     /// The call of a client. Each client is its own owner.
     pub(crate) fn call(&self, client: usize) -> Call {
         Call {
             client,
             keys: self.keys.to_vec(),
             count: self.count,
+            groups: self.groups.map(|(wanted, sizes)| {
+                let sizes = sizes.to_vec();
+                Groups { wanted, sizes }
+            }),
             owner: client,
             lease_ms: None,
             unique: self.unique,
+            keep_ms: self.keep_ms,
             block_ms: self.block_ms,
             session_grace_ms: self.session_grace_ms,
+            priority: self.priority,
+            share: self.share,
             has_memory: true,
         }
     }
@@ -85,6 +128,8 @@ pub enum Feature {
     Extend,
     /// FORCERELEASE.
     ForceRelease,
+    /// FORCERELEASE AFTER half a lease.
+    GiveNotice,
     /// A connection closes while its client waits or a lock is tied to it.
     Disconnect,
     /// CLIENT UNBLOCK.
@@ -113,6 +158,8 @@ pub enum Feature {
     DefersToTurnEnd,
     /// RESETSTATS.
     ResetStats,
+    /// `max-waiters` is 2.
+    TwoWaiters,
     /// Work that a client can make large is done one position or lock at a time.
     SmallBudgets,
 }
@@ -146,7 +193,7 @@ const WITH_SESSIONS: [CallTemplate; 3] = [
 ];
 
 /// All scopes.
-pub const SCOPES: [Scope; 15] = [
+pub const SCOPES: [Scope; 21] = [
     Scope {
         name: "one lock, exhaustive",
         clients: 2,
@@ -321,6 +368,91 @@ pub const SCOPES: [Scope; 15] = [
             CallTemplate::acquire(&[2]).block(NO_TIMEOUT),
         ],
         features: &[Release, Extend, Disconnect, Delete, Pause, SmallBudgets],
+    },
+    Scope {
+        name: "turns of one lock",
+        clients: 3,
+        locks: 1,
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).priority(1),
+            CallTemplate::acquire(&[0]).block(SHORT_TIMEOUT).unique().share(0),
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).share(0).priority(1),
+        ],
+        features: &[Release, Disconnect, Delete, LongTurns],
+    },
+    Scope {
+        name: "turns of lock sets",
+        clients: 3,
+        locks: 2,
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).priority(1),
+            CallTemplate::acquire_any(1, &[1, 0]).block(NO_TIMEOUT).unique().share(0),
+            CallTemplate::acquire_any(2, &[0, 1]).block(NO_TIMEOUT),
+            CallTemplate::acquire_any(2, &[0, 1]).block(NO_TIMEOUT).share(0).priority(-1),
+            CallTemplate::acquire(&[1]).priority(1),
+        ],
+        features: &[Release, ForceRelease, Disconnect, Delete],
+    },
+    Scope {
+        name: "notice",
+        clients: 2,
+        locks: 1,
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT).unique(),
+            CallTemplate::acquire(&[0]).session(PROBE_MS),
+        ],
+        features: &[
+            Release, Extend, GiveNotice, Disconnect, Delete, SetOwner, Persist, Probe,
+        ],
+    },
+    Scope {
+        name: "kept positions give way",
+        clients: 3,
+        locks: 2,
+        calls: &[
+            CallTemplate::acquire(&[0]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[0]).block(SHORT_TIMEOUT).unique(),
+            CallTemplate::acquire(&[1]).block(NO_TIMEOUT).unique().keep(0),
+            CallTemplate::acquire_any(2, &[0, 1])
+                .block(NO_TIMEOUT)
+                .unique()
+                .keep(PROBE_MS),
+        ],
+        features: &[Release, Disconnect, Unblock, Delete, TwoWaiters],
+    },
+    Scope {
+        name: "two groups of two",
+        clients: 3,
+        locks: 4,
+        calls: &[
+            CallTemplate::acquire_any(2, &[0, 1, 2, 3])
+                .block(NO_TIMEOUT)
+                .groups(1, &[2, 2]),
+            CallTemplate::acquire_any(2, &[0, 1]),
+            CallTemplate::acquire_any(2, &[1, 2]).block(NO_TIMEOUT),
+            CallTemplate::acquire(&[3]).block(NO_TIMEOUT),
+        ],
+        features: &[Release, Disconnect, Delete],
+    },
+    Scope {
+        name: "groups of UNIQUE owners",
+        clients: 3,
+        locks: 3,
+        calls: &[
+            CallTemplate::acquire_any(1, &[0, 1, 2])
+                .block(NO_TIMEOUT)
+                .unique()
+                .groups(2, &[1, 1, 1]),
+            CallTemplate::acquire_any(2, &[0, 1, 2])
+                .block(SHORT_TIMEOUT)
+                .unique()
+                .groups(1, &[1, 2]),
+            CallTemplate::acquire(&[1]).unique(),
+            CallTemplate::acquire_any(1, &[2, 0]).block(NO_TIMEOUT),
+        ],
+        features: &[Release, ForceRelease, Disconnect, Set, Probe],
     },
     Scope {
         name: "cycles",

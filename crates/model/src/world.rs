@@ -12,11 +12,12 @@ use gpulock_core::state::wait_queue::Waiter;
 use gpulock_core::{LockManager, Now};
 
 use crate::flaw::Flaw;
-use crate::holds::{Held, Holds, SessionTie};
+use crate::holds::{Held, HoldParams, Holds};
 use crate::keyspace::Current;
 use crate::law::{Breach, Law};
 use crate::memory_keys::{KEYS, MemoryKeys, Value, name};
-use crate::queue::{Position, PositionState, Queue};
+use crate::notice::Notices;
+use crate::queue::{Position, Queue};
 
 /// The number of clients.
 pub const CLIENTS: usize = 6;
@@ -34,6 +35,8 @@ pub struct World {
     pub(crate) queue: Queue,
     /// The expected holds.
     pub(crate) holds: Holds,
+    /// The notices that holders were given.
+    pub(crate) notices: Notices,
     /// The largest token that a client received.
     pub(crate) last_token: u64,
     /// Grants that their clients receive at the end of this turn of the event loop.
@@ -50,6 +53,11 @@ pub struct World {
     /// Whether deferred work is done at the end of the turn only, as in a cluster, where a command
     /// must not touch keys that it does not name.
     pub(crate) defers_to_turn_end: bool,
+    /// Whether turns may differ from those of the lock manager: calls joined while it still counted
+    /// waiters that had left. It does so until no client waits.
+    pub(crate) turns_are_uncertain: bool,
+    /// Whether any call of the scope has PRIORITY or SHARE.
+    pub(crate) uses_turns: bool,
     /// Whether work is limited to the smallest budgets.
     pub(crate) small_budgets: bool,
     /// Whether the server calls the lock manager before each command.
@@ -95,11 +103,17 @@ impl World {
     /// A server without keys.
     pub fn new(settings: Settings, flaw: Flaw) -> Self {
         let now = Now::from_micros(BEGIN_US);
+        let queue = Queue::new(settings.round);
+        let mut settings = settings;
+        if flaw == Flaw::LengthensRounds {
+            settings.round *= 3;
+        }
         Self {
             manager: LockManager::new(settings, 1, now),
             keys: MemoryKeys::new(BEGIN_US),
-            queue: Queue::default(),
+            queue,
             holds: Holds::default(),
+            notices: Notices::default(),
             last_token: 0,
             in_flight: Vec::new(),
             undelivered: Vec::new(),
@@ -107,6 +121,8 @@ impl World {
             known_free: [false; KEYS.len()],
             writes: Writes::Accepted,
             defers_to_turn_end: false,
+            turns_are_uncertain: false,
+            uses_turns: false,
             small_budgets: false,
             is_listening: false,
             armed_ms: None,
@@ -200,7 +216,7 @@ impl World {
     /// Removes ended holds that the lock manager has ended, too.
     pub(crate) fn forget_ended_holds(&mut self) {
         for key in 0..KEYS.len() {
-            let is_known = self.token(key).is_some_and(|it| self.manager_holds(key, it));
+            let is_known = self.is_known(key);
             self.holds[key].take_if(|held| held.ended && !is_known);
         }
     }
@@ -210,6 +226,11 @@ impl World {
         if let Some(held) = &mut self.holds[key] {
             held.ended = true;
         }
+    }
+
+    /// Whether the lock manager knows the hold of a lock, which may have ended meanwhile.
+    pub(crate) fn is_known(&self, key: usize) -> bool {
+        self.token(key).is_some_and(|token| self.manager_holds(key, token))
     }
 
     fn manager_holds(&self, key: usize, token: u64) -> bool {
@@ -235,6 +256,8 @@ impl World {
         self.require(Law::MutualExclusion, is_free, "a lock is granted only when free");
         self.check_write();
         self.holds[key] = Some(Held::new(owner));
+        self.notices[key] = None;
+        self.queue.count_grant(key);
         self.known_free[key] = false;
         let value = Value::Text(Bytes::from_slice(owner), Some(until_ms));
         self.keys.put_ours(key, value);
@@ -251,12 +274,13 @@ impl World {
         );
         self.check_write();
         self.holds[key] = None;
+        self.notices[key] = None;
         self.keys.put(key, None);
         self.known_free[key] = true;
     }
 
     /// A client receives the token of a new hold.
-    pub(crate) fn receive_token(&mut self, key: usize, token: u64, session: SessionTie) {
+    pub(crate) fn receive_token(&mut self, key: usize, token: u64, params: HoldParams) {
         self.require(
             Law::IncreasingTokens,
             token > self.last_token,
@@ -265,7 +289,8 @@ impl World {
         self.last_token = self.last_token.max(token);
         if let Some(held) = &mut self.holds[key] {
             held.token = Some(token);
-            held.session = session;
+            held.session = params.session;
+            held.share = params.share;
         }
     }
 
@@ -281,7 +306,7 @@ impl World {
                 "a continued hold keeps its token",
             );
             self.holds[key] = self.keys.text(key).map(Held::new);
-            self.receive_token(key, token, SessionTie::None);
+            self.receive_token(key, token, HoldParams::NONE);
         }
         let is_same = self.token(key) == Some(token);
         self.require(
@@ -313,6 +338,21 @@ impl World {
         }
     }
 
+    /// How long a position is kept while its client is away, in ms.
+    pub(crate) fn keep_ms(&self, position: &Position) -> u64 {
+        position.keep_ms.unwrap_or(self.manager.settings().place_keep)
+    }
+
+    /// `max-waiters`, as it is configured.
+    pub(crate) fn max_waiters(&self) -> u64 {
+        self.manager.settings().max_waiters + u64::from(self.flaw == Flaw::RefusesEarly)
+    }
+
+    /// Beyond `max-waiters`, the positions kept longest give way.
+    pub(crate) fn give_way(&mut self) {
+        self.queue.give_way(self.max_waiters());
+    }
+
     /// Restores the position of the waiter that did not receive a grant, once for all locks of a
     /// set.
     fn restore_position(&mut self, token: u64) {
@@ -326,10 +366,12 @@ impl World {
                 && other.owner == position.owner
                 && position.keys.iter().any(overlaps)
         });
-        let keep_ms = self.manager.settings().place_keep;
+        let keep_ms = self.keep_ms(&position);
         if position.unique && keep_ms > 0 && !is_queued {
-            position.state = PositionState::Kept { until_ms: self.now().ms() + keep_ms };
-            self.queue.insert(position);
+            let until_ms = self.now().ms() + keep_ms;
+            position.state = self.queue.new_kept(until_ms);
+            self.queue.restore(position);
+            self.give_way();
         }
     }
 
@@ -343,6 +385,9 @@ impl World {
             held.set_after_end |= is_over;
         }
         self.known_free[key] = false;
+        if let Some(notice) = &mut self.notices[key] {
+            notice.is_uncertain = true;
+        }
         self.keys.put_external_value(key, value);
     }
 

@@ -74,7 +74,44 @@ fn a_command_that_is_not_heard_is_detected() {
 
 #[test]
 fn a_waiter_that_loses_its_position_is_detected() {
-    assert_detected(Flaw::CallsAgainAtEachTick, "one lock, three clients", Law::Order);
+    let law = Law::PlainOrder;
+    assert_detected(Flaw::CallsAgainAtEachTick, "one lock, three clients", law);
+    assert_detected(Flaw::CallsAgainAtEachTick, "turns of lock sets", law);
+}
+
+#[test]
+fn ignored_priorities_are_detected() {
+    assert_detected(Flaw::IgnoresPriorities, "turns of one lock", Law::Order);
+}
+
+#[test]
+fn a_call_that_is_passed_after_its_bound_is_detected() {
+    assert_detected(Flaw::LengthensRounds, "turns of one lock", Law::BoundedWait);
+}
+
+#[test]
+fn locks_of_the_wrong_groups_are_detected() {
+    assert_detected(Flaw::ShiftsGroups, "two groups of two", Law::AllOrNothing);
+}
+
+#[test]
+fn locks_reserved_in_too_many_groups_are_detected() {
+    assert_detected(Flaw::WaitsForAllGroups, "two groups of two", Law::Reservation);
+}
+
+#[test]
+fn complete_groups_that_are_not_granted_are_detected() {
+    assert_detected(Flaw::ForgetsSets, "two groups of two", Law::NoLostWakeUp);
+}
+
+#[test]
+fn a_lease_beyond_a_notice_is_detected() {
+    assert_detected(Flaw::LengthensNotices, "notice", Law::Notice);
+}
+
+#[test]
+fn a_wait_that_is_refused_too_early_is_detected() {
+    assert_detected(Flaw::RefusesEarly, "kept positions give way", Law::Room);
 }
 
 #[test]

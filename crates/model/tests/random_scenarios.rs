@@ -2,7 +2,8 @@
 //! `gpulock_model::scenario`; this file only generates the steps.
 
 use gpulock_core::state::settings::Events;
-use gpulock_model::call::Call;
+use gpulock_model::call::{Call, SHARES};
+use gpulock_model::groups::Groups;
 use gpulock_model::memory_keys::KEYS;
 use gpulock_model::scenario::{OWNER_COUNT, Scenario, Step};
 use gpulock_model::world::{CLIENTS, Writes};
@@ -12,27 +13,36 @@ use proptest::prelude::*;
 fn call() -> impl Strategy<Value = Call> {
     let wait = prop::option::weighted(0.7, prop_oneof![Just(0u64), 1..300u64]);
     let session = prop::option::weighted(0.3, prop_oneof![Just(0u64), 1..100u64]);
-    let target = (0..CLIENTS, keys(), 0..OWNER_COUNT);
+    let target = (0..CLIENTS, keys_and_groups(), 0..OWNER_COUNT);
     let lease = prop::option::of(1..300u64);
     let flags = (any::<bool>(), prop::bool::weighted(0.95));
-    (target, lease, wait, session, flags).prop_map(
+    // Half of the calls are plain.
+    let priority = prop_oneof![3 => Just(0i64), 1 => -1..3i64];
+    let share = prop::option::weighted(0.3, 0..SHARES.len());
+    let keep = prop::option::weighted(0.2, prop_oneof![Just(0u64), 1..300u64]);
+    (target, lease, wait, session, flags, (priority, share, keep)).prop_map(
         |(
-            (client, (keys, count), owner),
+            (client, (keys, count, groups), owner),
             lease_ms,
             block_ms,
             session_grace_ms,
             flags,
+            (priority, share, keep_ms),
         )| {
             let (unique, has_memory) = flags;
             Call {
                 client,
                 keys,
                 count,
+                groups,
                 owner,
                 lease_ms,
                 unique,
+                keep_ms: keep_ms.filter(|_| unique),
                 block_ms,
                 session_grace_ms,
+                priority,
+                share,
                 has_memory,
             }
         },
@@ -48,6 +58,23 @@ fn keys() -> impl Strategy<Value = (Vec<usize>, Option<usize>)> {
         2 => (set, 1..=KEYS.len()).prop_map(|(keys, count)| {
             let count = count.min(keys.len());
             (keys, Some(count))
+        }),
+    ]
+}
+
+/// The same, or those of ACQUIREANY with GROUPS.
+fn keys_and_groups() -> impl Strategy<Value = (Vec<usize>, Option<usize>, Option<Groups>)>
+{
+    let all: Vec<usize> = (0..KEYS.len()).collect();
+    let sizes = [&[2, 2][..], &[1, 2, 1], &[3, 1], &[1, 1, 1, 1]];
+    let sizes = prop::sample::select(sizes.to_vec());
+    let groups = (Just(all).prop_shuffle(), sizes, 1..=2usize, 1..=2usize);
+    prop_oneof![
+        4 => keys().prop_map(|(keys, count)| (keys, count, None)),
+        1 => groups.prop_filter_map("enough large groups", |(keys, sizes, count, wanted)| {
+            let large = sizes.iter().filter(|size| **size >= count).count();
+            let groups = Groups { wanted, sizes: sizes.to_vec() };
+            (large >= wanted).then_some((keys, Some(count), Some(groups)))
         }),
     ]
 }
@@ -75,6 +102,10 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, owner, lease_ms)| Step::Extend { key, owner, lease_ms }),
         2 => (key.clone(), prop::option::of(owner), right_token())
             .prop_map(|(key, owner, right_token)| Step::ForceRelease { key, owner, right_token }),
+        2 => (key.clone(), prop::option::of(0..OWNER_COUNT), right_token(), 1..150u64)
+            .prop_map(|(key, owner, right_token, after_ms)| {
+                Step::GiveNotice { key, owner, right_token, after_ms }
+            }),
         1 => key.clone().prop_map(|key| Step::Inspect { key }),
         1 => Just(Step::List),
         2 => (key.clone(), 0..5usize, prop::option::of(1..300u64))
@@ -90,6 +121,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Cron),
         1 => Just(Step::ResetStats),
         1 => (0..4u64).prop_map(|keys| Step::SetTrackedKeys { keys }),
+        1 => (0..6u64).prop_map(|waiters| Step::SetMaxWaiters { waiters }),
         1 => Just(Step::Demote),
         2 => refusal().prop_map(|writes| Step::Writes { writes }),
         6 => Just(Step::Writes { writes: Writes::Accepted }),

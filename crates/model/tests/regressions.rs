@@ -37,11 +37,10 @@ fn acquire_all(client: usize, keys: &[usize], owner: usize, block_ms: u64) -> Ca
         keys: keys.to_vec(),
         count: Some(keys.len()),
         owner,
-        lease_ms: None,
         unique: true,
         block_ms: Some(block_ms),
-        session_grace_ms: None,
         has_memory: true,
+        ..Call::default()
     }
 }
 

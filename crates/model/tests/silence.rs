@@ -8,34 +8,28 @@ use gpulock_model::world::Writes;
 
 /// A lock that another client holds without an expiry, and for which client 0 waits. The probes
 /// rest.
-const RESTING: [Step; 5] = [
-    Step::ExternalSet { key: 0, value: 0, ttl_ms: None },
-    Step::Acquire(Call {
-        client: 0,
-        keys: Vec::new(),
-        count: None,
+fn resting() -> [Step; 5] {
+    let call = Call {
+        keys: vec![0],
         owner: 1,
-        lease_ms: None,
-        unique: false,
         block_ms: Some(0),
-        session_grace_ms: None,
         has_memory: true,
-    }),
-    Step::Tick,
-    Step::AdvanceClock { ms: 5 },
-    Step::Tick,
-];
+        ..Call::default()
+    };
+    [
+        Step::ExternalSet { key: 0, value: 0, ttl_ms: None },
+        Step::Acquire(call),
+        Step::Tick,
+        Step::AdvanceClock { ms: 5 },
+        Step::Tick,
+    ]
+}
 
 /// Takes these steps while the probes rest. In the end, the waiter is served.
 #[track_caller]
 fn in_silence(steps: impl IntoIterator<Item = Step>) {
     let mut scenario = Scenario::begin(Events::Release);
-    for mut step in RESTING.into_iter() {
-        if let Step::Acquire(call) = &mut step {
-            call.keys = vec![0];
-        }
-        scenario.take(step);
-    }
+    resting().into_iter().for_each(|step| scenario.take(step));
     assert!(scenario.probes_rest(), "the probes rest after two ticks without a command");
     steps.into_iter().for_each(|step| scenario.take(step));
     scenario.assert_served_by_timer();

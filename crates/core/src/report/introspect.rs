@@ -21,6 +21,34 @@ impl LockManager {
         (left, waiter.recount_deferred)
     }
 
+    /// Whether a waiter takes a lock when it becomes free. One with GROUPS does so only in the groups
+    /// that it collects.
+    pub fn takes(&self, ticket: Ticket, id: Id) -> bool {
+        let waiter = self.queues.get(ticket);
+        waiter.is_some_and(|waiter| self.queues.takes(id, waiter.turn))
+    }
+
+    /// Of a waiter with GROUPS: for each of its locks, whether it takes the lock and whether that is
+    /// free for it; and whether what its owner holds must be counted again.
+    pub fn group_marks(&self, ticket: Ticket) -> (Vec<(bool, bool)>, bool) {
+        let waiter = self.queues.get(ticket);
+        let Some((waiter, groups)) =
+            waiter.and_then(|it| Some((it, it.groups.as_ref()?)))
+        else {
+            return (Vec::new(), false);
+        };
+        let of_lock = |id: &Id| {
+            let takes = self.queues.takes(*id, waiter.turn);
+            (takes, self.queues.is_free_for(*id, waiter.turn))
+        };
+        (waiter.locks.iter().map(of_lock).collect(), groups.must_recount)
+    }
+
+    /// The number of a position in the order in which positions began to be kept; 0: it is not kept.
+    pub fn kept_number(&self, ticket: Ticket) -> u64 {
+        self.queues.get(ticket).map_or(0, |waiter| waiter.kept_number)
+    }
+
     /// Whether waiters have expired or left that are not removed yet.
     pub fn is_behind(&self, now: Now) -> bool {
         self.queues.left() > 0 || self.queues.first_expired(now.ms()).is_some()

@@ -67,10 +67,10 @@ pub struct Waiter {
     /// Its turn, the same in every queue.
     pub turn: Turn,
     /// The grants that were counted when it joined.
-    pub(crate) counted: u64,
+    pub counted: u64,
     /// The highest number of grants that its queues had counted when it was removed. If it comes back,
     /// they do not count less.
-    pub(crate) counted_at_end: u64,
+    pub counted_at_end: u64,
     /// The owner.
     pub owner: Bytes,
     /// The owner's name identifies exactly one holder.
