@@ -457,7 +457,7 @@ impl World {
         let holds = self.held_under(call);
         self.turns_are_uncertain |= self.small_budgets && self.is_behind();
         self.queue.begin(call, same, holds, state);
-        self.give_way();
+        self.make_room();
     }
 
     /// The number of the locks of a call that are held under its share, as far as the lock manager

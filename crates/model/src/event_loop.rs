@@ -149,7 +149,7 @@ impl World {
             }
             let kept = self.queue.new_kept(until_ms);
             self.queue.position(at).state = kept;
-            self.give_way();
+            self.make_room();
         } else {
             self.queue.remove(at);
         }
@@ -226,7 +226,8 @@ impl World {
         let now = self.now();
         self.take_replies();
         self.queue.retain(|position| !position.is_over(now));
-        self.give_way();
+        // With a lower limit, several give way.
+        while self.make_room() {}
     }
 
     /// Reports to the lock manager that a client was gone before it received its grants.

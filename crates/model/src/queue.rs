@@ -162,16 +162,20 @@ impl Queue {
         PositionState::Kept { until_ms, number: self.last_kept }
     }
 
-    /// Removes the positions kept longest while there are more positions than the limit.
-    pub(crate) fn give_way(&mut self, limit: u64) {
-        while self.positions.len() as u64 > limit {
-            let kept = self.positions.iter().enumerate();
-            let kept = kept.filter_map(|(at, position)| match position.state {
-                PositionState::Kept { number, .. } => Some((number, at)),
-                PositionState::Connected { .. } => None,
-            });
-            let Some((_, at)) = kept.min() else { return };
-            self.remove(at);
+    /// Removes the position kept longest if there are more positions than the limit. Returns
+    /// whether it did.
+    pub(crate) fn make_room(&mut self, limit: u64) -> bool {
+        let kept = self.positions.iter().enumerate();
+        let kept = kept.filter_map(|(at, position)| match position.state {
+            PositionState::Kept { number, .. } => Some((number, at)),
+            PositionState::Connected { .. } => None,
+        });
+        match kept.min() {
+            Some((_, at)) if self.positions.len() as u64 > limit => {
+                self.remove(at);
+                true
+            }
+            _ => false,
         }
     }
 

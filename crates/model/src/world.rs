@@ -348,9 +348,9 @@ impl World {
         self.manager.settings().max_waiters + u64::from(self.flaw == Flaw::RefusesEarly)
     }
 
-    /// Beyond `max-waiters`, the positions kept longest give way.
-    pub(crate) fn give_way(&mut self) {
-        self.queue.give_way(self.max_waiters());
+    /// A position was added: beyond `max-waiters`, the one kept longest gives way.
+    pub(crate) fn make_room(&mut self) -> bool {
+        self.queue.make_room(self.max_waiters())
     }
 
     /// Restores the position of the waiter that did not receive a grant, once for all locks of a
@@ -371,7 +371,7 @@ impl World {
             let until_ms = self.now().ms() + keep_ms;
             position.state = self.queue.new_kept(until_ms);
             self.queue.restore(position);
-            self.give_way();
+            self.make_room();
         }
     }
 
