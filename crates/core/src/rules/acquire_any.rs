@@ -250,10 +250,15 @@ impl<'a> Search<'a> {
         chosen
     }
 
+    /// The group of a key.
+    fn group_mut(&mut self, index: usize) -> Option<&mut SearchedGroup> {
+        let number = self.groups.partition_point(|group| group.keys.end <= index);
+        self.groups.get_mut(number)
+    }
+
     /// Adds what a key showed.
     fn add(&mut self, index: usize, lock: Option<Id>, availability: Availability) {
-        let number = self.groups.partition_point(|group| group.keys.end <= index);
-        if let Some(group) = self.groups.get_mut(number) {
+        if let Some(group) = self.group_mut(index) {
             match availability {
                 Availability::Held => group.held = group.held.saturating_add(1),
                 Availability::Free => group.free = group.free.saturating_add(1),
@@ -264,6 +269,22 @@ impl<'a> Search<'a> {
             key.found = Found::Key(availability);
         }
         self.last = Some((index, lock));
+    }
+
+    /// Whether a key showed a lock that is free for the call.
+    fn is_free(&self, index: usize) -> bool {
+        let key = self.keys.get(index);
+        key.is_some_and(|key| key.found == Found::Key(Availability::Free))
+    }
+
+    /// A free lock is no longer available.
+    fn lose(&mut self, index: usize) {
+        if let Some(group) = self.group_mut(index) {
+            group.free = group.free.saturating_sub(1);
+        }
+        if let Some(key) = self.keys.get_mut(index) {
+            key.found = Found::Key(Availability::Unavailable);
+        }
     }
 
     /// Whether the keys are not looked at in the order in which they are named. The locks that the
@@ -409,7 +430,7 @@ impl LockManager {
     /// The index of the key to look at next. None when the call is decided, or all its keys were
     /// looked at.
     fn next_key(&self, search: &mut Search<'_>, now: Now) -> Option<usize> {
-        while !search.is_decided() {
+        while !search.is_decided() || self.has_lost_any(search) {
             if let Some(index) = self.next_in_stage(search, now) {
                 return Some(index);
             }
@@ -421,6 +442,26 @@ impl LockManager {
             search.next = 0;
         }
         None
+    }
+
+    /// Whether free locks that were found are no longer available. A waiter with GROUPS may turn to
+    /// another group when it counts what a later key showed, and takes them.
+    fn has_lost_any(&self, search: &mut Search<'_>) -> bool {
+        if !self.queues.has_any_groups() {
+            return false;
+        }
+        let mut has_lost = false;
+        for index in 0..search.keys.len() {
+            let is_lost = search.is_free(index)
+                && self
+                    .find_searched(search, index)
+                    .is_some_and(|id| !self.is_turn_of_search(id, search));
+            if is_lost {
+                search.lose(index);
+                has_lost = true;
+            }
+        }
+        has_lost
     }
 
     fn next_in_stage(&self, search: &mut Search<'_>, now: Now) -> Option<usize> {

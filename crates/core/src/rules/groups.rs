@@ -423,6 +423,36 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_does_not_get_what_a_call_takes_while_the_newcomer_looks_at_its_keys() {
+        for (keys, expected) in [
+            (&["c", "d"][..], None),
+            (&["c", "d", "e"], None),
+            (&["c", "d", "e", "f"], Some([2, 3])),
+        ] {
+            let mut server = TestKeyspace::new();
+            for key in ["a", "b", "c"] {
+                server.acquire(key, &request("other"), 1).unwrap();
+            }
+            let short = Acquire { lease_ms: Some(20), ..request("other") };
+            server.acquire("d", &short, 1).unwrap();
+            server.wait_for_groups(&KEYS, 2, (1, &[2, 2]), request("me"), 2);
+            for key in ["a", "c"] {
+                release(&mut server, key, "other");
+            }
+            // With the lock whose lease is over, the second group is complete.
+            server.now = after(30);
+            let outcome = server.acquire_any(keys, 2, request("new"), 3);
+            let granted = match outcome {
+                Ok(Outcome::Granted(grants)) => Some([grants[0].index, grants[1].index]),
+                _ => None,
+            };
+            assert_eq!(granted, expected, "{keys:?}");
+            deferred::run(&mut server, after(30));
+            assert_eq!(holders(&server), "- other me me", "{keys:?}");
+        }
+    }
+
+    #[test]
     fn what_a_unique_owner_acquires_or_releases_counts_for_its_waiting_call() {
         let mut server = held_server();
         let me = server.wait_for_groups(&KEYS, 2, (1, &[2, 2]), unique("me"), 2);

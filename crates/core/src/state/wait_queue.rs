@@ -484,6 +484,11 @@ impl WaitQueues {
         places.max().unwrap_or(0)
     }
 
+    /// Whether any waiter with GROUPS waits.
+    pub(crate) fn has_any_groups(&self) -> bool {
+        !self.grouped.is_empty()
+    }
+
     /// Whether waiters with GROUPS wait for a lock.
     #[inline]
     pub(crate) fn has_groups(&self, lock: Id) -> bool {
