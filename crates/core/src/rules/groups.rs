@@ -85,6 +85,19 @@ impl LockManager {
         groups.is_some_and(|groups| groups.must_choose(group))
     }
 
+    /// A client has joined the queue of a lock. A waiter with GROUPS takes nothing yet, so that the
+    /// others count what they did before.
+    pub(crate) fn count_for_new(&mut self, id: Id, turn: Turn, has_groups: bool) {
+        if !has_groups {
+            self.update_groups(id);
+        } else if self.is_known_free(id)
+            && turn <= self.turn_of_taker(id)
+            && self.queues.is_free_before(id, turn)
+        {
+            self.queues.set_free(id, turn, true);
+        }
+    }
+
     /// A waiter has joined its queues, and its free locks are counted.
     pub(crate) fn join_groups(&mut self, ticket: Ticket) {
         if self.choose_anew(ticket) {
@@ -112,8 +125,12 @@ impl LockManager {
         for number in 0..groups.groups.len() {
             self.collect(ticket, number, to_collect.contains(&number), taken);
         }
-        let groups = self.queues.get(ticket).and_then(|waiter| waiter.groups.as_ref());
-        groups.is_some_and(|groups| groups.are_complete())
+        let groups =
+            self.queues.get_mut(ticket).and_then(|waiter| waiter.groups.as_mut());
+        groups.is_some_and(|groups| {
+            groups.chosen();
+            groups.are_complete()
+        })
     }
 
     /// Counts the locks that the UNIQUE owner of a waiter holds, if they may have changed.

@@ -68,7 +68,9 @@ impl LockManager {
             self.end_wait_within_budget(ticket, LeaveReason::TakenOver, now);
         }
         for lock in wanted.free.iter().filter_map(|index| locks.get(*index)) {
-            self.table.reserve(*lock);
+            if self.table.reserve(*lock) {
+                self.update_groups(*lock);
+            }
         }
         let (turn, counted, counted_at_end) = match &same {
             Some(same) => (same.turn, same.counted, same.counted_at_end),
@@ -116,7 +118,7 @@ impl LockManager {
             let locks = self.queues.get(ticket).map(|waiter| waiter.locks.as_slice());
             let lock = locks.and_then(|locks| locks.get(*index).copied());
             if let Some(lock) = lock
-                && self.queues.first_connected(lock) != Some(ticket)
+                && self.queues.first_connected(lock).is_some_and(|first| first != ticket)
             {
                 self.pass_on_reserved(lock);
             }
@@ -199,11 +201,12 @@ impl LockManager {
     /// Adds a waiter or a kept position. The position kept longest may give way.
     pub(crate) fn add_waiter(&mut self, waiter: Waiter, now: Now) -> Ticket {
         let (locks, is_connected) = (waiter.locks.clone(), waiter.client.is_some());
+        let (turn, has_groups) = (waiter.turn, waiter.groups.is_some());
         let ticket = self.queues.add(waiter);
         for id in locks {
             self.table.add_position(id, is_connected);
             if is_connected {
-                self.update_groups(id);
+                self.count_for_new(id, turn, has_groups);
             }
         }
         self.make_room(now);

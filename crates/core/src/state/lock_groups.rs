@@ -19,6 +19,9 @@ pub struct LockGroups {
     pub groups: SmallVec<[LockGroup; 4]>,
     /// What its owner holds may have changed since it was counted.
     pub(crate) must_recount: bool,
+    /// The most locks that a group lacks of those that are being collected. Whenever it changes, the
+    /// groups are chosen anew.
+    most_lacking: usize,
 }
 
 /// A group of locks.
@@ -53,7 +56,7 @@ impl LockGroups {
             |locks| LockGroup { locks, free: 0, held: 0, collected: Collected::No };
         let wanted = groups.wanted;
         let groups = groups.ranges().map(group).collect();
-        Self { wanted, count, groups, must_recount: true }
+        Self { wanted, count, groups, must_recount: true, most_lacking: 0 }
     }
 
     /// The same groups, with nothing counted yet.
@@ -61,7 +64,7 @@ impl LockGroups {
         for group in &mut self.groups {
             (group.free, group.held, group.collected) = (0, 0, Collected::No);
         }
-        self.must_recount = true;
+        (self.must_recount, self.most_lacking) = (true, 0);
     }
 
     /// The number of the group of a lock, by its place in the waiter's list.
@@ -88,10 +91,15 @@ impl LockGroups {
     /// Whether what a group has may change which groups are collected, and which of its locks.
     pub(crate) fn must_choose(&self, group: usize) -> bool {
         let Some(group) = self.groups.get(group) else { return false };
-        let collected = self.groups.iter().filter(|it| it.collected != Collected::No);
-        let most_lacking = collected.filter_map(|it| it.lacks(self.count)).max();
         group.collected != Collected::No
-            || group.lacks(self.count).is_some_and(|lacks| Some(lacks) < most_lacking)
+            || group.lacks(self.count).is_some_and(|lacks| lacks < self.most_lacking)
+    }
+
+    /// The groups to collect were chosen anew.
+    pub(crate) fn chosen(&mut self) {
+        let collected = self.groups.iter().filter(|it| it.collected != Collected::No);
+        let lacks = collected.filter_map(|it| it.lacks(self.count));
+        self.most_lacking = lacks.max().unwrap_or(0);
     }
 
     /// The groups to collect: those that lack the fewest locks. Among equals those that are being

@@ -532,6 +532,13 @@ impl WaitQueues {
         self.grouped.get(&(lock, turn)).is_some_and(|position| position.is_free)
     }
 
+    /// Whether a lock is free for the last waiter with GROUPS before this turn, if there is one: else
+    /// it is not counted as free for those after it.
+    pub(crate) fn is_free_before(&self, lock: Id, turn: Turn) -> bool {
+        let before = self.grouped.range((lock, Turn::FIRST)..(lock, turn)).next_back();
+        before.is_none_or(|(_, position)| position.is_free)
+    }
+
     /// Whether the waiter with this position takes the lock when it becomes free.
     pub(crate) fn takes(&self, lock: Id, turn: Turn) -> bool {
         self.connected.contains_key(&(lock, turn))
