@@ -55,7 +55,7 @@ fn ask_permission<K: Keyspace>(keys: &mut K) -> Option<Permission> {
     Some(keys.permission(name.borrow().key))
 }
 
-fn run_one<K: Keyspace>(keys: &mut K, work: Deferred) {
+pub(crate) fn run_one<K: Keyspace>(keys: &mut K, work: Deferred) {
     if let Deferred::Recount { ticket } = work {
         hand_off::take_lock_set(keys, ticket, None);
         return;

@@ -272,8 +272,10 @@ mod tests {
     use crate::engine::test_keyspace::TestKeyspace;
     use crate::engine::tick::tick;
     use crate::request::Acquire;
-    use crate::rules::test_support::{NOW, after, holder, queue, request, unique};
+    use crate::rules::test_support::{NOW, after, holder, name, queue, request, unique};
     use crate::state::lock::Bytes;
+    use crate::state::outbox::WaitReply;
+    use crate::state::turn::Turn;
     use crate::state::wait_queue::{Ticket, Waiter};
 
     /// Two groups of two.
@@ -510,7 +512,7 @@ mod tests {
     fn random_call(server: &mut TestKeyspace, random: &mut Random, client: u64) {
         let owner = OWNERS[random.below(OWNERS.len())];
         let mut how = if random.below(2) == 0 { unique(owner) } else { request(owner) };
-        how.block_ms = (random.below(4) > 0).then_some(0);
+        how.block_ms = [None, Some(0), Some(0), Some(30)][random.below(4)];
         how.priority = [0, 0, 1, -1][random.below(4)];
         how.share = [None, Some(&b"s"[..])][random.below(2)];
         match random.below(4) {
@@ -677,6 +679,88 @@ mod tests {
         }
     }
 
+    /// Calls one after another while some deferred work remains: it is cut off after a millisecond.
+    #[test]
+    fn the_laws_hold_once_the_deferred_work_is_done_whenever_it_was_cut_off() {
+        for seed in 1..=200 {
+            let mut random = Random::new(seed);
+            let mut server = TestKeyspace::new();
+            if random.below(2) == 0 {
+                server.manager.budget.set_size(1 + random.below(6));
+            }
+            for client in 2..60 {
+                random_burst(&mut server, &mut random, client);
+                check_prefix(&server, &format!("seed {seed}, step {client}"));
+                if random.below(6) > 0 {
+                    continue;
+                }
+                for _ in 0..12 {
+                    server.now = after(server.now.ms() - NOW.ms() + 10);
+                    server.manager.command_seen();
+                    tick(&mut server);
+                    let now = server.now;
+                    while !deferred::run(&mut server, now) {}
+                }
+                check(&server, &format!("seed {seed}, step {client}"));
+                let (owed, held) = (
+                    server.manager.counters.expected_held(),
+                    server.manager.table.held(),
+                );
+                assert_eq!(owed, held, "seed {seed}, step {client}: the counters");
+            }
+        }
+    }
+
+    /// A lock is free for the first waiters of its queue, and not for those after them.
+    fn check_prefix(server: &TestKeyspace, what: &str) {
+        for key in POOL {
+            let name = name(key);
+            let Some(id) = server.manager.table.find(name) else { continue };
+            let queues = &server.manager.queues;
+            let (mut after, mut line) = (Turn::FIRST, Vec::new());
+            while let Some((turn, position)) = queues.next_group_position(id, after) {
+                line.push(position.is_free);
+                after = turn;
+            }
+            assert!(line.is_sorted_by(|a, b| a >= b), "{what}: {key}: {line:?}");
+        }
+    }
+
+    fn random_burst(server: &mut TestKeyspace, random: &mut Random, client: u64) {
+        let key = POOL[random.below(6)];
+        match random.below(12) {
+            0..6 => random_call(server, random, client),
+            6..8 => {
+                if let Some(owner) = server.owner(key).map(str::to_owned) {
+                    server.release(key, &owner).unwrap();
+                }
+            }
+            8 => server.manager.client_gone(1 + client.saturating_sub(5), server.now),
+            9 => random_change(server, random, key, client),
+            10 => {
+                while let Some((_, reply)) = server.manager.outbox.take_reply() {
+                    if let WaitReply::Granted { grants, waiter, set } = reply
+                        && random.below(3) == 0
+                    {
+                        server.manager.undelivered(&grants, &waiter, &set);
+                    }
+                }
+            }
+            _ => {
+                let now = server.now;
+                server.manager.expire_waits(now);
+            }
+        }
+        for _ in 0..random.below(3) {
+            if let Some(work) = server.manager.take_deferred() {
+                deferred::run_one(server, work);
+            }
+        }
+        if random.below(3) == 0 {
+            server.now = after(server.now.ms() - NOW.ms() + 1);
+        }
+    }
+
     #[test]
     fn a_free_lock_that_no_waiter_takes_is_granted_to_a_newcomer() {
         for seed in 1..=100 {
@@ -689,7 +773,7 @@ mod tests {
                 if server.owner(key).is_some() {
                     continue;
                 }
-                let id = server.manager.table.find(crate::rules::test_support::name(key));
+                let id = server.manager.table.find(name(key));
                 let taker = id.and_then(|id| server.manager.queues.first_connected(id));
                 // Its turn is after those of all waiters.
                 let last = Acquire { priority: -100, ..request("new") };

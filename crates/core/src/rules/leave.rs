@@ -86,9 +86,7 @@ impl LockManager {
             self.table.remove_position(*id, waiter.client.is_some());
             if self.table.get(*id).is_none_or(|lock| lock.positions == 0) {
                 self.queues.queue_ended(*id);
-                if waiter.groups.is_some() {
-                    self.table.unreserve(*id);
-                }
+                self.table.unreserve(*id);
             }
         }
         for id in reserved {
