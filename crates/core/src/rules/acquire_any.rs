@@ -205,7 +205,8 @@ impl<'a> Search<'a> {
     }
 
     /// The groups that the call gets locks of, in the order of the keys: those of which the owner
-    /// holds a lock first, then those near to the call, then the first named. None when too few of them have enough locks.
+    /// holds a lock first, then those near to the call, then the first named. None when too few of
+    /// them have enough locks.
     fn chosen_groups(&self) -> Option<SmallVec<[SearchedGroup; 1]>> {
         let is_enough =
             |(_, group): &(usize, &SearchedGroup)| group.is_enough(self.count);
@@ -688,11 +689,11 @@ impl LockManager {
         // A waiter that the call would have come before gets what the call leaves.
         for index in &free {
             let lock = self.find_searched(search, *index);
-            let has_waiters =
-                |id: &Id| self.table.get(*id).is_some_and(|lock| lock.connected > 0);
-            lock.filter(has_waiters)
-                .into_iter()
-                .for_each(|id| self.deferred.hand_off(id));
+            if let Some(id) = lock
+                && self.queues.first_connected(id).is_some()
+            {
+                self.deferred.hand_off(id);
+            }
         }
         AcquiredAny::Contested { free }
     }

@@ -101,8 +101,8 @@ impl LockManager {
         }
     }
 
-    /// Sets a new lease, which does not reach beyond a notice. An adopted hold gets its first token here. A hold whose connection is
-    /// closed is no longer tied to one.
+    /// Sets a new lease, which does not reach beyond a notice. An adopted hold gets its first token
+    /// here. A hold whose connection is closed is no longer tied to one.
     pub(crate) fn renew(
         &mut self,
         id: Id,
