@@ -13,7 +13,8 @@
 //! A lock is free for a waiter if no command holds it and no earlier waiter takes it. Each waiter
 //! counts the free locks of each of its groups. A change of one lock is counted for the waiters with
 //! GROUPS in its queue that come before the one that takes it: O(N*log N) with N of them, and O(G*log
-//! G) with G groups for each that chooses anew.
+//! G) with G groups for each that chooses anew. A call that joins is counted alone: O(log N) for each
+//! of its locks.
 
 use std::collections::{BTreeSet, VecDeque};
 
