@@ -336,7 +336,7 @@ mod tests {
                 ("longer", 60_000, 50, 1_000),
                 ("to the same end", 950, 50, 1_000),
                 ("shorter", 300, 50, 350),
-                ("in its last millisecond", 60_000, 1_000, 1_001),
+                ("in its last millisecond", 60_000, 1_000, 1_000),
             ] {
                 let what = format!("{name}, {what}");
                 let mut manager = noticed();
@@ -346,6 +346,19 @@ mod tests {
                 assert_eq!(revoked(&manager), Some((1_000, "drain".to_owned())), "{what}");
             }
         }
+    }
+
+    #[test]
+    fn a_hold_that_is_renewed_every_millisecond_ends_with_its_notice() {
+        let mut server = server();
+        let mut renew = |ms| {
+            server.now = after(ms);
+            server.acquire(GPU, &unique("me"), 1).unwrap();
+            let counters = &server.manager.counters;
+            (counters.acquired, counters.emergency_releases)
+        };
+        assert_eq!([999, 1_000, 1_000].map(&mut renew), [(0, 0); 3]);
+        assert_eq!(renew(1_001), (1, 1));
     }
 
     #[test]

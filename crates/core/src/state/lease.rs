@@ -43,7 +43,7 @@ pub(crate) fn requested(
 }
 
 /// The end of a lease of `lease_ms` that starts now, for a lock held since `since_ms`, limited by
-/// `max-hold`. A hold that already exceeds the limit ends in a millisecond ([`limit`]).
+/// `max-hold`. A hold that already exceeds the limit ends at once ([`limit`]).
 pub(crate) fn end(lease_ms: u64, since_ms: u64, now_ms: u64, settings: &Settings) -> u64 {
     let end = now_ms.saturating_add(lease_ms);
     match settings.max_hold {
@@ -52,10 +52,11 @@ pub(crate) fn end(lease_ms: u64, since_ms: u64, now_ms: u64, settings: &Settings
     }
 }
 
-/// The end of a lease that must not exceed `limit_ms`. If the limit is over, the lease ends in a
-/// millisecond: it expires, so that the end is counted and published as usual.
+/// The end of a lease that must not exceed `limit_ms`. If the limit is over, the lease ends with the
+/// current millisecond: it expires, so that the end is counted and published as usual. Not later, or
+/// an owner that renews it every millisecond would hold the lock indefinitely.
 pub(crate) fn limit(end_ms: u64, limit_ms: u64, now_ms: u64) -> u64 {
-    end_ms.min(limit_ms.max(now_ms.saturating_add(1)))
+    end_ms.min(limit_ms.max(now_ms))
 }
 
 #[cfg(test)]
@@ -79,7 +80,7 @@ mod tests {
         let settings = Settings { max_hold: 1_000, ..Settings::default() };
         assert_eq!(end(300, 5_000, 5_000, &settings), 5_300);
         assert_eq!(end(300, 5_000, 5_900, &settings), 6_000);
-        assert_eq!(end(300, 5_000, 9_000, &settings), 9_001);
+        assert_eq!(end(300, 5_000, 9_000, &settings), 9_000);
         assert_eq!(end(300, 5_000, 9_000, &Settings::default()), 9_300);
     }
 }
