@@ -24,6 +24,7 @@ tests! {
     no_renewal_makes_the_lease_longer,
     other_clients_cannot_make_the_lease_longer,
     a_key_that_outlives_its_notice_is_deleted,
+    the_holder_cannot_renew_by_other_commands_beyond_a_notice,
     max_hold_can_end_a_hold_before_its_notice,
     a_second_notice_only_shortens,
     at_the_end_the_lock_passes_to_the_next_waiter,
@@ -341,6 +342,26 @@ fn a_key_that_outlives_its_notice_is_deleted(flavour: &Flavour) {
             }
         }
         assert_forced(&mut client, &mut subscriber, "persisted");
+    }
+}
+
+fn the_holder_cannot_renew_by_other_commands_beyond_a_notice(flavour: &Flavour) {
+    // The value of a long owner does not show whether the key was set again.
+    let long = "x".repeat(1_024);
+    for owner in ["me", &long] {
+        // The cron notices little.
+        let server = flavour.server().arg("hz", 1).start();
+        let mut client = server.client();
+        for ended in 1..=3 {
+            call!(client, "SET", "k", owner, "PX", 900_000);
+            assert_eq!(client.line(&notice(300)), owner);
+            assert_eq!(client.line("PEXPIRE k 900000"), 1);
+            wait_until(DEADLINE, "the end of the hold", || {
+                stats(&mut client)["emergency_releases"] == ended
+            });
+            assert_eq!(client.line("EXISTS k"), 0);
+            assert_counters(&mut client, 0, 0);
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 //! - EXTEND and the renewals of a UNIQUE owner set a lease that is cut in the same way.
 //! - If other clients set a longer lease, or remove it, reconciliation cuts that of the record, and
 //!   defers the cut of the key: an event must not write keys. If the notice is over by then, the
-//!   key is deleted instead.
+//!   key is deleted instead. The key is read shortly before the end, because a key that shows
+//!   another lease after the end may have been set again.
 //!
 //! A hold whose lease was cut ends as if it was released by force. A hold whose lease was shorter
 //! than the notice ends as without one.
@@ -54,7 +55,9 @@ impl LockManager {
             let cut_deferred =
                 details.notice.as_ref().is_some_and(|notice| notice.cut_deferred);
             let reason = reason.clone();
-            details.notice = Some(Notice { until_ms, reason, cut_deferred });
+            let probed_before_ms = 0;
+            details.notice =
+                Some(Notice { until_ms, reason, cut_deferred, probed_before_ms });
         });
         self.count(Some(id), |counters| &mut counters.revocations);
         if self.settings.events != Events::Off {
@@ -89,6 +92,26 @@ impl LockManager {
             self.deferred.cut_to_notice(id);
         }
         end_ms
+    }
+
+    /// A lock is probed because its alarm is due. If its hold is under notice, the next alarm is the
+    /// end of the lease.
+    pub(crate) fn probed_before_end(&mut self, id: Id) {
+        let Some(until_ms) = self.table.hold(id).map(|hold| hold.until_ms) else {
+            return;
+        };
+        if self.notice(id).is_some_and(|notice| notice.probed_before_ms != until_ms) {
+            self.table.change_details(id, |details| {
+                if let Some(notice) = &mut details.notice {
+                    notice.probed_before_ms = until_ms;
+                }
+            });
+        }
+    }
+
+    /// Whether the key of a lock is known to show a longer lease than its hold has.
+    pub(crate) fn is_cut_deferred(&self, id: Id) -> bool {
+        self.notice(id).is_some_and(|notice| notice.cut_deferred)
     }
 
     /// Marks whether the cut of a lease is deferred. Returns whether it was.
@@ -138,7 +161,7 @@ impl LockManager {
 mod tests {
     use super::*;
     use crate::engine::test_keyspace::TestKeyspace;
-    use crate::engine::{deferred, probe::probe};
+    use crate::engine::{deferred, probe::probe, tick::tick};
     use crate::request::{Acquire, Extend, ForceRelease};
     use crate::rules::force_release::Forced;
     use crate::rules::test_support::{
@@ -422,13 +445,29 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_is_the_end_of_the_lease_for_the_alarm_of_a_waiter() {
-        let mut manager = noticed();
-        wait(&mut manager, GPU, &request("b"), 2);
-        assert_eq!(manager.table.next_alarm(), Some(after(1_001).ms()));
-        // Another client removes the lease.
-        manager.reconcile_named(name(GPU), &PERSISTED, after(10));
-        assert_eq!(manager.table.next_alarm(), Some(after(1_001).ms()));
+    fn a_lock_under_notice_is_probed_shortly_before_its_end_and_at_its_end() {
+        for is_waited_for in [false, true] {
+            let mut manager = noticed();
+            if is_waited_for {
+                wait(&mut manager, GPU, &request("b"), 2);
+            }
+            let lock = id(&manager, GPU);
+            let mut next = |now_ms, alarm_ms| {
+                let mut due = Vec::new();
+                manager.due_queues(after(now_ms), &mut due);
+                assert_eq!(manager.table.next_alarm(), Some(after(alarm_ms).ms()));
+                due.contains(&lock)
+            };
+            next(0, 996);
+            assert!(next(996, 1_001));
+            assert!(next(1_001, 1_001));
+            // Another client removes the lease.
+            manager.reconcile_named(name(GPU), &PERSISTED, after(10));
+            assert_eq!(manager.table.next_alarm(), Some(after(1_001).ms()));
+            // It is probed before each end.
+            extend(&mut manager, 500, NOW);
+            assert_eq!(manager.table.next_alarm(), Some(after(496).ms()));
+        }
     }
 
     /// When its connection closes: the grace period of the lock, what is written, and how it ends.
@@ -559,6 +598,26 @@ mod tests {
             assert_eq!(logged(manager), "forced");
             assert_eq!(published(manager), ["me: drain"]);
             assert_eq!(replies(manager).len(), usize::from(is_waited_for));
+        }
+    }
+
+    /// Long owners, and all on a server without OBJECT.
+    #[test]
+    fn a_value_that_does_not_show_who_wrote_it_makes_no_difference() {
+        for is_refused in [false, true] {
+            let mut server = server();
+            server.set_by_other(GPU, "me", LEASE_END);
+            server.now = after(996);
+            tick(&mut server);
+            assert_eq!(server.manager.deferred().work().count(), 1);
+            server.may_start = !is_refused;
+            tick(&mut server);
+            server.may_start = true;
+            server.now = after(1_001);
+            tick(&mut server);
+            assert_eq!(counted(&server.manager), "emergency_releases");
+            let written = if is_refused { "DEL gpu:0" } else { "PEXPIREAT gpu:0" };
+            assert_eq!(server.written(), [written]);
         }
     }
 

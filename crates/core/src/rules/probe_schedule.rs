@@ -1,5 +1,5 @@
-//! When to probe a lock without a command: at the end of its lease, if a client waits for it or a
-//! grace period runs; and every few milliseconds while clients wait for it, because other commands
+//! When to probe a lock without a command: at the end of its lease, if a client waits for it, a
+//! grace period runs, or its holder was given notice, and then also shortly before the end; and every few milliseconds while clients wait for it, because other commands
 //! delete keys without notice. While no command runs, the latter rests (`rules/silence.rs`).
 
 use crate::manager::LockManager;
@@ -76,7 +76,11 @@ impl LockManager {
     /// Adds the locks that have to be probed now to `due`.
     pub fn due_queues(&mut self, now: Now, due: &mut Vec<Id>) {
         self.probes.checked_ms = now.ms();
+        let before = due.len();
         due.extend(self.table.due_alarms(now.ms()).take(ENDS_AT_A_TIME));
+        for id in due.iter().skip(before) {
+            self.probed_before_end(*id);
+        }
         // After the clock was stepped back, `next_ms` is too far ahead.
         let far = now.ms().saturating_add(PROBE_EVERY_MS);
         if now.ms() < self.probes.next_ms && self.probes.next_ms <= far {

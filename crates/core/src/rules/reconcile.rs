@@ -82,12 +82,13 @@ impl LockManager {
     /// The lock of this name, if its key shows another lease than its hold has. When that lease is
     /// over as well ([`LockManager::is_lease_over`]), others may have extended it in time, or set
     /// the key again after its end. Only the key can tell which; if it was set again,
-    /// [`LockManager::key_was_set_again`] must be called before the rule.
+    /// [`LockManager::key_was_set_again`] must be called before the rule. None if that lease is
+    /// already known to be an extension beyond a notice.
     pub fn other_lease(&self, name: Name<'_>, expires: Expires) -> Option<Id> {
         let id = self.table.find(name)?;
         let hold = self.table.hold(id)?;
         let is_other = expires.end().is_some_and(|end| end != hold.until_ms);
-        is_other.then_some(id)
+        (is_other && !self.is_cut_deferred(id)).then_some(id)
     }
 
     /// Whether the lease of a hold is over, as far as is known.

@@ -28,6 +28,8 @@ pub struct Notice {
     pub reason: Text,
     /// The key shows a longer lease, and to cut it is deferred work.
     pub cut_deferred: bool,
+    /// The end of the lease, in ms since the epoch, before which the lock was probed.
+    pub(crate) probed_before_ms: u64,
 }
 
 impl HoldDetails {

@@ -25,6 +25,11 @@ use crate::state::lock::{Hold, Lock, NO_END, Name, Own, Session};
 /// lock's lines, up to 74.
 pub const TRACKED_KEY_MAX: usize = 128;
 
+/// How long before the end of a hold under notice its lock is probed, in ms. An extension by other
+/// clients must be noticed in time: after the end, the key might as well have been set again by the
+/// same owner.
+const BEFORE_END_MS: u64 = 5;
+
 /// The number of locks in use that are skipped before a new lock goes without its own counters.
 const TRIES: usize = 8;
 
@@ -287,6 +292,7 @@ impl Table {
         if let Some(hold) = self.locks.get_mut(id).and_then(|lock| lock.hold.as_mut()) {
             hold.has_details = self.details.change(id, change);
         }
+        self.rearm(id);
     }
 
     /// Changes the session of a hold, if there is one.
@@ -362,19 +368,27 @@ impl Table {
 
     // ---- Lease ends
 
-    /// Sets the alarm of a lock to the end of its lease, if a waiter or a grace period depends on
-    /// it.
+    /// Sets the alarm of a lock to the end of its lease, if a waiter, a grace period or a notice
+    /// depends on it. With a notice there is an earlier one ([`BEFORE_END_MS`]).
     fn rearm(&mut self, id: Id) {
-        let Some(lock) = self.locks.get_mut(id) else { return };
-        let wanted = match &lock.hold {
-            Some(hold)
-                if (lock.connected > 0 || hold.session == Session::Closed)
-                    && hold.until_ms != NO_END =>
-            {
+        let Self { locks, details, .. } = self;
+        let Some(lock) = locks.get_mut(id) else { return };
+        let wanted = match lock.hold.as_ref().filter(|hold| hold.until_ms != NO_END) {
+            Some(hold) => {
+                let details = if hold.has_details { details.get(id) } else { None };
                 // A key lives through the millisecond in which it expires.
-                hold.until_ms.saturating_add(1)
+                let end_ms = hold.until_ms.saturating_add(1);
+                match details.and_then(|details| details.notice.as_ref()) {
+                    Some(notice) if notice.probed_before_ms != hold.until_ms => {
+                        end_ms.saturating_sub(BEFORE_END_MS).max(1)
+                    }
+                    Some(_) => end_ms,
+                    None if lock.connected > 0 => end_ms,
+                    None if hold.session == Session::Closed => end_ms,
+                    None => 0,
+                }
             }
-            _ => 0,
+            None => 0,
         };
         let armed = std::mem::replace(&mut lock.alarm_ms, wanted);
         if armed == wanted {
