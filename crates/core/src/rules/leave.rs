@@ -13,7 +13,7 @@
 //! | the cluster slot moves | an error | `waits_abandoned` | given up |
 //!
 //! A position is kept for KEEP ms, without KEEP for `place-keep` ms, unless it gives way to others
-//! before (`rules/room`).
+//! before (`rules/room.rs`).
 
 use crate::error::CommandError;
 use crate::manager::{LockManager, counted_for};

@@ -1,6 +1,7 @@
 //! When to probe a lock without a command: at the end of its lease, if a client waits for it, a
-//! grace period runs, or its holder was given notice, and then also shortly before the end; and every few milliseconds while clients wait for it, because other commands
-//! delete keys without notice. While no command runs, the latter rests (`rules/silence.rs`).
+//! grace period runs, or its holder was given notice, and then also shortly before the end; and
+//! every few milliseconds while clients wait for it, because other commands delete keys without
+//! notice. While no command runs, the latter rests (`rules/silence.rs`).
 
 use crate::manager::LockManager;
 use crate::state::arena::Id;
