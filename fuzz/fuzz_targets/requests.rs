@@ -5,9 +5,12 @@
 
 use gpulock_core::CommandError;
 use gpulock_core::request::{
-    self, Acquire, AcquireAny, Extend, ForceRelease, List, Log, Metrics, Release,
+    self, Acquire, AcquireAny, Extend, ForceRelease, Groups, List, Log, Metrics, Release,
 };
 use libfuzzer_sys::fuzz_target;
+
+/// The longest KEEP, in ms.
+const KEEP_MAX_MS: u64 = 3_600_000;
 
 /// The largest number that an option takes.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
@@ -64,10 +67,27 @@ fn acquire_any(request: AcquireAny<'_>) {
     canonical.push(request.how.owner.to_vec());
     canonical.extend(options_of(&request.how));
     canonical.extend([b"COUNT".to_vec(), number(request.count as u64)]);
+    canonical
+        .extend(request.groups.iter().flat_map(|groups| groups_of(groups, &request)));
+    assert!(request.near.is_none_or(|tag| (1..=64).contains(&tag.len())));
+    canonical.extend(text_option("NEAR", request.near));
     let again =
         AcquireAny::parse(slices(&canonical)).expect("the canonical form is valid");
     assert_eq!(again.keys[..], request.keys[..]);
-    assert_eq!((again.count, again.how), (request.count, request.how));
+    assert_eq!((again.count, again.groups), (request.count, request.groups));
+    assert_eq!((again.near, again.how), (request.near, request.how));
+}
+
+/// GROUPS and its values. The sizes add up to the number of keys, and enough groups are
+/// large enough.
+fn groups_of(groups: &Groups, request: &AcquireAny<'_>) -> Vec<Vec<u8>> {
+    let sizes = groups.sizes.iter().map(|size| usize::from(*size));
+    assert_eq!(sizes.clone().sum::<usize>(), request.keys.len());
+    let large = sizes.clone().filter(|size| *size >= request.count).count();
+    assert!((1..=large).contains(&groups.wanted));
+    let values = [groups.wanted, groups.sizes.len()].into_iter().chain(sizes);
+    let values = values.map(|value| number(value as u64));
+    std::iter::once(b"GROUPS".to_vec()).chain(values).collect()
 }
 
 fn release(request: Release<'_>) {
@@ -97,6 +117,8 @@ fn force_release(request: ForceRelease<'_>) {
     let owner = request.owner.map(|owner| [b"OWNER".to_vec(), owner.to_vec()]);
     let mut canonical: Vec<Vec<u8>> = owner.into_iter().flatten().collect();
     canonical.extend(option("TOKEN", request.token));
+    assert!(request.after_ms.is_none_or(|ms| (1..=NUMBER_MAX).contains(&ms)));
+    canonical.extend(option("AFTER", request.after_ms));
     canonical.extend([b"REASON".to_vec(), request.reason.to_vec()]);
     assert_eq!(ForceRelease::parse(slices(&canonical)), Ok(request));
 }
@@ -163,7 +185,17 @@ fn options_of(request: &Acquire<'_>) -> Vec<Vec<u8>> {
     canonical.extend(request.unique.then(|| b"UNIQUE".to_vec()));
     canonical.extend(request.session_grace_ms.map(|_| b"SESSION".to_vec()));
     canonical.extend(option("GRACE", request.session_grace_ms));
+    assert!(request.keep_ms.is_none_or(|ms| request.unique && ms <= KEEP_MAX_MS));
+    canonical.extend(option("KEEP", request.keep_ms));
+    assert!((-100..=100).contains(&request.priority));
+    canonical.extend([b"PRIORITY".to_vec(), request.priority.to_string().into_bytes()]);
+    assert!(request.share.is_none_or(|share| (1..=256).contains(&share.len())));
+    canonical.extend(text_option("SHARE", request.share));
     canonical
+}
+
+fn text_option(word: &str, value: Option<&[u8]>) -> Vec<Vec<u8>> {
+    value.map(|value| vec![word.into(), value.to_vec()]).unwrap_or_default()
 }
 
 fn option(word: &str, value: Option<u64>) -> Vec<Vec<u8>> {

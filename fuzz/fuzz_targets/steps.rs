@@ -3,7 +3,8 @@
 #![no_main]
 
 use gpulock_core::state::settings::Events;
-use gpulock_model::call::Call;
+use gpulock_model::call::{Call, SHARES};
+use gpulock_model::groups::Groups;
 use gpulock_model::memory_keys::KEYS;
 use gpulock_model::scenario::{OWNER_COUNT, Scenario, Step};
 use gpulock_model::world::{CLIENTS, Writes};
@@ -34,7 +35,7 @@ fn run(bytes: &mut Unstructured<'_>) -> Result<()> {
 
 /// A step. ACQUIRE and ACQUIREANY are the most frequent ones.
 fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
-    Ok(match bytes.int_in_range(0..=37)? {
+    Ok(match bytes.int_in_range(0..=40)? {
         0..=8 => Step::Acquire(call(bytes)?),
         9..=10 => Step::DropClient { client: client(bytes)? },
         11 => Step::Unblock { client: client(bytes)?, with_error: bytes.arbitrary()? },
@@ -80,30 +81,46 @@ fn step(bytes: &mut Unstructured<'_>) -> Result<Step> {
         },
         34..=35 => Step::Writes { writes: Writes::Accepted },
         36 => Step::PostponeDelete { key: key(bytes)? },
+        37..=38 => Step::GiveNotice {
+            key: key(bytes)?,
+            owner: optional(bytes, owner)?,
+            right_token: bytes.arbitrary()?,
+            after_ms: bytes.int_in_range(1..=299)?,
+        },
+        39 => Step::SetMaxWaiters { waiters: bytes.int_in_range(0..=5)? },
         _ => Step::Demote,
     })
 }
 
 fn call(bytes: &mut Unstructured<'_>) -> Result<Call> {
-    let (keys, count) = keys(bytes)?;
+    let (keys, count, groups) = keys(bytes)?;
+    let unique = bytes.arbitrary()?;
+    let keep_ms = optional(bytes, |bytes| bytes.int_in_range(0..=199))?;
     Ok(Call {
         client: client(bytes)?,
         keys,
         count,
+        groups,
         owner: owner(bytes)?,
         lease_ms: optional(bytes, ttl)?,
-        unique: bytes.arbitrary()?,
+        unique,
+        // KEEP requires UNIQUE.
+        keep_ms: keep_ms.filter(|_| unique),
+        priority: *bytes.choose(&[0, 0, 0, -1, 1, 2])?,
+        share: optional(bytes, |bytes| bytes.choose_index(SHARES.len()))?,
         block_ms: optional(bytes, |bytes| bytes.int_in_range(0..=299))?,
         session_grace_ms: optional(bytes, |bytes| bytes.int_in_range(0..=99))?,
         has_memory: !bytes.ratio(1, 20)?,
-        ..Call::default()
     })
 }
 
-/// The key of ACQUIRE, or the keys and COUNT of ACQUIREANY, in any order.
-fn keys(bytes: &mut Unstructured<'_>) -> Result<(Vec<usize>, Option<usize>)> {
+/// The key of ACQUIRE, or the keys, COUNT and GROUPS of ACQUIREANY.
+type Target = (Vec<usize>, Option<usize>, Option<Groups>);
+
+/// Keys in any order.
+fn keys(bytes: &mut Unstructured<'_>) -> Result<Target> {
     if bytes.arbitrary()? {
-        return Ok((vec![key(bytes)?], None));
+        return Ok((vec![key(bytes)?], None, None));
     }
     let mut all: Vec<usize> = (0..KEYS.len()).collect();
     let size = bytes.int_in_range(1..=all.len())?;
@@ -112,8 +129,24 @@ fn keys(bytes: &mut Unstructured<'_>) -> Result<(Vec<usize>, Option<usize>)> {
         Ok(all.swap_remove(at))
     });
     let set = set.collect::<Result<Vec<_>>>()?;
-    let count = bytes.int_in_range(1..=size)?;
-    Ok((set, Some(count)))
+    let groups = optional(bytes, |bytes| groups(bytes, size))?;
+    let count_max = groups.as_ref().map_or(size, |(_, count_max)| *count_max);
+    let count = bytes.int_in_range(1..=count_max)?;
+    Ok((set, Some(count), groups.map(|(groups, _)| groups)))
+}
+
+/// Groups of this number of keys, and the largest COUNT that they allow.
+fn groups(bytes: &mut Unstructured<'_>, keys: usize) -> Result<(Groups, usize)> {
+    let (mut sizes, mut left) = (Vec::new(), keys);
+    while left > 0 {
+        let size = bytes.int_in_range(1..=left)?;
+        sizes.push(size);
+        left -= size;
+    }
+    let wanted = bytes.int_in_range(1..=sizes.len())?;
+    let mut largest = sizes.clone();
+    largest.sort_unstable_by(|one, other| other.cmp(one));
+    Ok((Groups { wanted, sizes }, largest[wanted - 1]))
 }
 
 fn optional<'b, T>(

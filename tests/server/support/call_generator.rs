@@ -59,6 +59,10 @@ enum Value {
     Reason,
     Pattern,
     Key,
+    Keep,
+    Priority,
+    Share,
+    Tag,
 }
 
 const LEASE: &[(&str, Value)] = &[("EX", Value::Seconds), ("PX", Value::Milliseconds)];
@@ -66,6 +70,10 @@ const BLOCK: &[(&str, Value)] = &[("BLOCK", Value::Time)];
 const UNIQUE: &[(&str, Value)] = &[("UNIQUE", Value::None)];
 const SESSION: &[(&str, Value)] = &[("SESSION", Value::None)];
 const GRACE: &[(&str, Value)] = &[("GRACE", Value::Time)];
+const KEEP: &[(&str, Value)] = &[("KEEP", Value::Keep)];
+const PRIORITY: &[(&str, Value)] = &[("PRIORITY", Value::Priority)];
+const SHARE: &[(&str, Value)] = &[("SHARE", Value::Share)];
+const NEAR: &[(&str, Value)] = &[("NEAR", Value::Tag)];
 const COUNT: &[(&str, Value)] = &[("COUNT", Value::Count)];
 const AFTER: &[(&str, Value)] = &[("AFTER", Value::Notice)];
 const TOKEN: &[(&str, Value)] = &[("TOKEN", Value::Token)];
@@ -78,12 +86,13 @@ const KEY: &[(&str, Value)] = &[("KEY", Value::Key)];
 const LOGGED: &[(&str, Value)] =
     &[("RESET", Value::None), ("7", Value::None), ("9007199254740991", Value::None)];
 
-const OF_ACQUIRE: &[&[(&str, Value)]] = &[LEASE, BLOCK, UNIQUE, SESSION, GRACE];
+const OF_ACQUIRE: &[&[(&str, Value)]] =
+    &[LEASE, BLOCK, UNIQUE, KEEP, SESSION, GRACE, PRIORITY, SHARE];
 
 #[rustfmt::skip]
 const FORMS: [Form; 11] = [
     Form { name: "GPULOCK.ACQUIRE", named: Named::One, owner: true, options: OF_ACQUIRE },
-    Form { name: "GPULOCK.ACQUIREANY", named: Named::Some, owner: true, options: &[LEASE, BLOCK, UNIQUE, SESSION, GRACE, COUNT] },
+    Form { name: "GPULOCK.ACQUIREANY", named: Named::Some, owner: true, options: &[LEASE, BLOCK, UNIQUE, KEEP, SESSION, GRACE, PRIORITY, SHARE, NEAR, COUNT] },
     Form { name: "GPULOCK.RELEASE", named: Named::One, owner: true, options: &[TOKEN, REASON] },
     Form { name: "GPULOCK.EXTEND", named: Named::One, owner: true, options: &[LEASE, TOKEN] },
     Form { name: "GPULOCK.FORCERELEASE", named: Named::One, owner: false, options: &[OWNER, TOKEN, AFTER, REASON] },
@@ -100,10 +109,10 @@ const FORMS: [Form; 11] = [
 const WEIGHTED: [usize; 24] =
     [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8, 10];
 
-/// Words that are not a valid number in any option.
+/// Words that are not a valid number in any option. Only PRIORITY takes a negative number.
 const NOT_NUMBERS: [&[u8]; 12] = [
     b"",
-    b"-1",
+    b"-101",
     b"+1",
     b"01",
     b"1.0",
@@ -126,7 +135,8 @@ struct Draft {
     /// The word before the keys of a command that takes several.
     numkeys: Vec<u8>,
     owner: Option<Vec<u8>>,
-    options: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Each option with its values.
+    options: Vec<(Vec<u8>, Words)>,
 }
 
 /// A call that the grammar allows. `token` is one that a lock may have.
@@ -144,7 +154,7 @@ pub(crate) fn invalid(rng: &mut Rng, token: i64) -> Words {
     };
     loop {
         let draft = Draft::new(form, rng, token);
-        let invalid = match rng.usize(..12) {
+        let invalid = match rng.usize(..14) {
             0 => draft.with_too_few_words(rng),
             1 => draft.with_an_unknown_word(rng),
             2 => draft.with_an_option_of_another_command(rng),
@@ -155,6 +165,8 @@ pub(crate) fn invalid(rng: &mut Rng, token: i64) -> Words {
             7 => draft.with_an_invalid_owner(rng),
             8 => draft.with_too_large_a_value(rng),
             9 => draft.with_grace_without_session(),
+            11 => draft.with_keep_without_unique(rng),
+            12 => draft.with_invalid_groups(rng),
             10 => draft.with_keys_of_another_type(rng),
             _ => draft.with_an_invalid_lock_set(rng),
         };
@@ -206,10 +218,11 @@ fn option(rng: &mut Rng) -> (&'static str, Value) {
 }
 
 impl Value {
-    fn random(self, rng: &mut Rng, token: i64, numkeys: usize) -> Option<Vec<u8>> {
-        let number = |number: usize| Some(number.to_string().into_bytes());
+    fn random(self, rng: &mut Rng, token: i64, numkeys: usize) -> Words {
+        let one = |value: &[u8]| vec![value.to_vec()];
+        let number = |number: usize| vec![number.to_string().into_bytes()];
         match self {
-            Self::None => None,
+            Self::None => Vec::new(),
             Self::Seconds => number(1 + rng.usize(..2)),
             Self::Milliseconds => number(1 + rng.usize(..200)),
             Self::Notice => number(rng.pick(&[1, 5, 50, 60_000, 9_007_199_254_740_991])),
@@ -218,20 +231,29 @@ impl Value {
             Self::Limit => number(rng.pick(&[0, 1, 100, 9_007_199_254_740_991])),
             Self::Cursor => number(0),
             Self::Token if rng.usize(..2) == 0 => number(1 + rng.usize(..1 << 40)),
-            Self::Token => Some(token.max(1).to_string().into_bytes()),
-            Self::Owner => Some(rng.pick(&OWNERS).to_vec()),
-            Self::Reason => Some(bytes(rng, 64)),
-            Self::Pattern => Some(
-                rng.pick(&[&b"*"[..], b"gpu:[0-2]", b"[^", b"\\", b"*?*?*\xff"]).to_vec(),
-            ),
-            Self::Key => Some(rng.pick(&KEYS).to_vec()),
+            Self::Token => one(token.max(1).to_string().as_bytes()),
+            Self::Owner => one(rng.pick(&OWNERS)),
+            Self::Reason => vec![bytes(rng, 64)],
+            Self::Pattern => {
+                one(rng.pick(&[&b"*"[..], b"gpu:[0-2]", b"[^", b"\\", b"*?*?*\xff"]))
+            }
+            Self::Key => one(rng.pick(&KEYS)),
+            Self::Keep => number(rng.pick(&[0, 1, 50, 5_000])),
+            Self::Priority => one(rng.pick(&[&b"-100"[..], b"-1", b"0", b"1", b"100"])),
+            Self::Share => {
+                one(rng.pick(&[&b"asr"[..], b"\xff\0%s", b"PX", &[b's'; 256]]))
+            }
+            Self::Tag => one(rng.pick(&[&b"llama"[..], b"\xff\0%s", b"PX", &[b't'; 64]])),
         }
     }
 
     fn is_number(self) -> bool {
-        use Value::{Count, Cursor, Limit, Milliseconds, Notice, Seconds, Time, Token};
-        let is_time = matches!(self, Seconds | Milliseconds | Time | Notice);
-        is_time || matches!(self, Count | Cursor | Limit | Token)
+        use Value::{
+            Count, Cursor, Keep, Limit, Milliseconds, Notice, Priority, Seconds, Time,
+            Token,
+        };
+        let is_time = matches!(self, Seconds | Milliseconds | Time | Keep | Notice);
+        is_time || matches!(self, Count | Cursor | Limit | Token | Priority)
     }
 }
 
@@ -260,22 +282,54 @@ impl Draft {
             }
         }
         if draft.has("GRACE") && !draft.has("SESSION") {
-            draft.add(rng, b"SESSION", None);
+            draft.add(rng, b"SESSION", Vec::new());
+        }
+        if draft.has("KEEP") && !draft.has("UNIQUE") {
+            draft.add(rng, b"UNIQUE", Vec::new());
         }
         if form.options.contains(&CURSOR) && draft.has("COUNT") && !draft.has("CURSOR") {
-            draft.add(rng, b"CURSOR", Some(b"0".to_vec()));
+            draft.add(rng, b"CURSOR", vec![b"0".to_vec()]);
+        }
+        if form.named == Named::Some && rng.usize(..2) == 0 {
+            draft.add_groups(rng);
         }
         draft
     }
 
+    /// Divides the keys into groups, and sets COUNT so that enough groups are large enough.
+    fn add_groups(&mut self, rng: &mut Rng) {
+        let mut sizes = Vec::new();
+        let mut left = self.keys.len();
+        while left > 0 {
+            let size = 1 + rng.usize(..left);
+            sizes.push(size);
+            left -= size;
+        }
+        let count = rng.pick(&sizes);
+        let large = sizes.iter().filter(|size| **size >= count).count();
+        let wanted = 1 + rng.usize(..large);
+        self.remove(&["COUNT"]);
+        self.add(rng, b"COUNT", vec![count.to_string().into_bytes()]);
+        let values = [wanted, sizes.len()].into_iter().chain(sizes);
+        let values = values.map(|value| value.to_string().into_bytes()).collect();
+        self.add(rng, b"GROUPS", values);
+    }
+
+    /// Removes the options with these names.
+    fn remove(&mut self, names: &[&str]) {
+        self.options.retain(|(word, _)| {
+            !names.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes()))
+        });
+    }
+
     /// Inserts an option at a random position.
-    fn add(&mut self, rng: &mut Rng, word: &[u8], value: Option<Vec<u8>>) {
+    fn add(&mut self, rng: &mut Rng, word: &[u8], values: Words) {
         let at = rng.usize(..self.options.len() + 1);
         let mut word = word.to_vec();
         if rng.usize(..4) == 0 {
             word.make_ascii_lowercase();
         }
-        self.options.insert(at, (word, value));
+        self.options.insert(at, (word, values));
     }
 
     fn has(&self, option: &str) -> bool {
@@ -301,9 +355,9 @@ impl Draft {
 
     fn words(&self) -> Words {
         let mut words = self.fixed();
-        for (word, value) in &self.options {
+        for (word, values) in &self.options {
             words.push(word.clone());
-            words.extend(value.clone());
+            words.extend(values.iter().cloned());
         }
         words
     }
@@ -321,7 +375,7 @@ impl Draft {
             _ => rng.pick(&NOT_OPTIONS).to_vec(),
         };
         let at = rng.usize(..self.options.len() + 1);
-        self.options.insert(at, (unknown, None));
+        self.options.insert(at, (unknown, Vec::new()));
         Some(self.words())
     }
 
@@ -336,16 +390,17 @@ impl Draft {
     }
 
     fn without_the_last_value(&self, rng: &mut Rng) -> Option<Words> {
-        let valued = self.options_with(|value| value != Value::None);
+        let mut valued = self.options_with(|value| value != Value::None);
+        valued.extend((self.form.named == Named::Some).then_some("GROUPS"));
         let mut words = self.words();
         words.push(valued.get(rng.usize(..valued.len().max(1)))?.as_bytes().to_vec());
         Some(words)
     }
 
     fn with_an_option_twice(mut self, rng: &mut Rng) -> Option<Words> {
-        let (word, value) =
+        let (word, values) =
             self.options.get(rng.usize(..self.options.len().max(1)))?.clone();
-        self.add(rng, &word, value);
+        self.add(rng, &word, values);
         Some(self.words())
     }
 
@@ -366,8 +421,8 @@ impl Draft {
         }
         let numbers = self.options_with(Value::is_number);
         let word = *numbers.get(rng.usize(..numbers.len().max(1)))?;
-        self.options.retain(|(has, _)| !has.eq_ignore_ascii_case(word.as_bytes()));
-        self.add(rng, word.as_bytes(), Some(invalid));
+        self.remove(&[word]);
+        self.add(rng, word.as_bytes(), vec![invalid]);
         Some(self.words())
     }
 
@@ -378,39 +433,73 @@ impl Draft {
             self.owner = Some(invalid);
         } else {
             let option = *self.options_with(|value| value == Value::Owner).first()?;
-            self.options.retain(|(has, _)| !has.eq_ignore_ascii_case(option.as_bytes()));
-            self.add(rng, option.as_bytes(), Some(invalid));
+            self.remove(&[option]);
+            self.add(rng, option.as_bytes(), vec![invalid]);
         }
         Some(self.words())
     }
 
-    /// A lease or a reason that is too long.
+    /// A lease, a text or a priority that is too large.
     fn with_too_large_a_value(mut self, rng: &mut Rng) -> Option<Words> {
         let too_large = [
             (Value::Seconds, b"86401".to_vec()),
             (Value::Milliseconds, b"86400001".to_vec()),
             (Value::Reason, vec![0xff; 65]),
+            (Value::Keep, b"3600001".to_vec()),
+            (Value::Priority, b"101".to_vec()),
+            (Value::Share, vec![0xff; 257]),
+            (Value::Tag, vec![0xff; 65]),
         ];
         let (kind, value) = rng.pick(&too_large);
         let option = *self.options_with(|has| has == kind).first()?;
-        self.options.retain(|(has, _)| {
-            !["EX", "PX", "REASON"]
-                .iter()
-                .any(|word| has.eq_ignore_ascii_case(word.as_bytes()))
-        });
-        self.add(rng, option.as_bytes(), Some(value));
+        self.remove(&["EX", "PX", option]);
+        self.add(rng, option.as_bytes(), vec![value]);
         Some(self.words())
     }
 
     fn with_grace_without_session(mut self) -> Option<Words> {
         let with_grace = self.form.options.contains(&GRACE);
-        self.options.retain(|(word, _)| {
-            !["GRACE", "SESSION"]
-                .iter()
-                .any(|has| word.eq_ignore_ascii_case(has.as_bytes()))
-        });
-        self.options.push((b"GRACE".to_vec(), Some(b"5".to_vec())));
+        self.remove(&["GRACE", "SESSION"]);
+        self.options.push((b"GRACE".to_vec(), vec![b"5".to_vec()]));
         with_grace.then(|| self.words())
+    }
+
+    fn with_keep_without_unique(mut self, rng: &mut Rng) -> Option<Words> {
+        let with_keep = self.form.options.contains(&KEEP);
+        self.remove(&["KEEP", "UNIQUE"]);
+        self.add(rng, b"KEEP", vec![b"5".to_vec()]);
+        with_keep.then(|| self.words())
+    }
+
+    /// Groups that do not fit the keys or COUNT, or without COUNT.
+    fn with_invalid_groups(mut self, rng: &mut Rng) -> Option<Words> {
+        if self.form.named != Named::Some {
+            return None;
+        }
+        let keys = self.keys.len();
+        self.remove(&["COUNT", "GROUPS"]);
+        let (count, groups) = match rng.usize(..7) {
+            0 => (None, vec![1, 1, keys]),
+            1 => (Some(1), vec![1, 1, keys + 1]),
+            2 => (Some(1), vec![1, 2, keys, 1]),
+            3 => (Some(1), vec![2, 1, keys]),
+            4 => (Some(1), vec![0, 1, keys]),
+            5 => (Some(1), vec![1, 2, keys, 0]),
+            // No group is large enough.
+            _ => {
+                self.keys.push(b"another".to_vec());
+                self.numkeys = self.keys.len().to_string().into_bytes();
+                (Some(keys + 1), vec![1, 2, keys, 1])
+            }
+        };
+        let words = |numbers: Vec<usize>| {
+            numbers.into_iter().map(|number| number.to_string().into_bytes()).collect()
+        };
+        if let Some(count) = count {
+            self.add(rng, b"COUNT", words(vec![count]));
+        }
+        self.add(rng, b"GROUPS", words(groups));
+        Some(self.words())
     }
 
     /// All keys are of another type: ACQUIREANY looks at them only until it is decided.
@@ -437,8 +526,8 @@ impl Draft {
             }
             _ => {
                 let too_many = (self.keys.len() + 1).to_string().into_bytes();
-                self.options.retain(|(word, _)| !word.eq_ignore_ascii_case(b"COUNT"));
-                self.add(rng, b"COUNT", Some(too_many));
+                self.remove(&["COUNT"]);
+                self.add(rng, b"COUNT", vec![too_many]);
             }
         }
         Some(self.words())

@@ -336,6 +336,9 @@ fn other_command(rng: &mut Rng, ids: &Range<usize>) -> Words {
         "CONFIG SET gpulock.max-hold 30 gpulock.warn-hold 5",
         "CONFIG SET gpulock.max-hold 0 gpulock.max-lease 86400000",
         "CONFIG SET gpulock.events all gpulock.channel-prefix OWNER",
+        "CONFIG SET gpulock.round 1 gpulock.max-priority 1 gpulock.remembered-tags 2",
+        "CONFIG SET gpulock.round 16 gpulock.max-priority 100 gpulock.remembered-tags 9",
+        "CONFIG SET gpulock.round 0",
         "CONFIG SET gpulock.max-lease 0",
         "CONFIG SET gpulock.events sometimes",
     ]);

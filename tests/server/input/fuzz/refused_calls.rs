@@ -75,14 +75,16 @@ fn fail_at_the_changing_call(client: &mut Client, batch: &[Words]) {
     panic!("the batch changed the state, its calls one by one do not");
 }
 
-/// Locks that are held, adopted, without a lease, waited for and reserved; a kept position;
-/// and a key of each other type.
+/// Locks that are held, adopted, without a lease, waited for and reserved; a kept position; a
+/// hold that was given notice; waiters with a priority, a share and groups; and a key of each
+/// other type.
 fn make_locks(server: &Server, client: &mut Client) -> Vec<Client> {
-    let [held, unique, adopted, endless, reserved, ..] = KEYS;
+    let [held, unique, adopted, endless, reserved, of_group, other, ..] = KEYS;
     let [me, you, ..] = OWNERS;
     for words in [
-        &[b"GPULOCK.ACQUIRE", held, me, b"SESSION", b"GRACE", b"5"][..],
+        &[b"GPULOCK.ACQUIRE", held, me, b"SESSION", b"GRACE", b"5", b"SHARE", b"asr"][..],
         &[b"GPULOCK.ACQUIRE", unique, you, b"UNIQUE"],
+        &[b"GPULOCK.FORCERELEASE", unique, b"AFTER", b"300000", b"REASON", b"notice"],
         &[b"SET", adopted, you, b"PX", b"600000"],
         &[b"SET", endless, me],
         &[b"RPUSH", b"list", b"x"],
@@ -98,7 +100,9 @@ fn make_locks(server: &Server, client: &mut Client) -> Vec<Client> {
     let kept = call!(client, "GPULOCK.ACQUIRE", unique, "away", "UNIQUE", "BLOCK", 1);
     assert!(kept.is_null());
     let mut waiter = server.client();
-    send!(waiter, "GPULOCK.ACQUIRE", held, "waiter", "BLOCK", 0, "SESSION");
+    let urgent = "BLOCK 0 SESSION PRIORITY 5 SHARE asr".split(' ');
+    let words = ["GPULOCK.ACQUIRE".as_bytes(), held, b"waiter"].into_iter();
+    waiter.send(&words.chain(urgent.map(str::as_bytes)).collect::<Vec<_>>());
     let mut set_waiter = server.client();
     send!(
         set_waiter,
@@ -112,8 +116,15 @@ fn make_locks(server: &Server, client: &mut Client) -> Vec<Client> {
         "BLOCK",
         0
     );
-    server.wait_blocked(2);
+    let mut group_waiter = server.client();
+    let groups = "COUNT 2 GROUPS 1 2 2 2 BLOCK 0".split(' ');
+    let keys = [b"GPULOCK.ACQUIREANY", &b"4"[..], held, of_group, endless, other];
+    let words = keys.into_iter().chain([&b"group"[..]]);
+    group_waiter.send(&words.chain(groups.map(str::as_bytes)).collect::<Vec<_>>());
+    server.wait_blocked(3);
     let reserved_for = call!(client, "GPULOCK.INSPECT", reserved).field("reserved_for");
     assert_eq!(reserved_for, "pair");
-    vec![waiter, set_waiter]
+    let reserved_for = call!(client, "GPULOCK.INSPECT", of_group).field("reserved_for");
+    assert_eq!(reserved_for, "group");
+    vec![waiter, set_waiter, group_waiter]
 }
