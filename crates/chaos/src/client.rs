@@ -11,11 +11,12 @@ use fastrand::Rng;
 use gpulock_testkit::Value;
 
 use crate::barrier::Barrier;
-use crate::clock::{MS, Nanos, now};
+use crate::clock::{MS, now};
 use crate::history::{
-    AcquireOptions, Call, Connection, Entry, EntryWriter, Event, Lock, Owner, Reply,
-    Request,
+    AcquireOptions, Call, Connection, Entry, EntryWriter, Event, Groups, Lock, Owner,
+    Reply, Request,
 };
+use crate::locks::{CONTENDED_LOCKS, GpuSet};
 use crate::protocol::{command_words, parse_reply};
 use crate::rng::chance;
 use crate::wire::Wire;
@@ -27,15 +28,12 @@ pub const REPLY_TIMEOUT_MS: u64 = 20_000;
 /// The longest lease of contended locks, in ms.
 pub const LONGEST_LEASE_MS: u64 = 800;
 
-/// Number of contended locks in each database.
-pub const CONTENDED_LOCKS: u32 = 10;
+/// The sizes of the groups of a GPU set.
+const GROUP_SIZES: [&[usize]; 4] = [&[4, 4], &[2, 2, 4], &[3, 3, 2], &[2, 2, 2, 2]];
 
-/// First number of the locks that are used for a moment only, so that their histories are
-/// small enough for `linearizable`.
-pub const FIRST_SHORT_LIVED: u32 = 1_000;
-
-/// How long a short-lived lock is in use.
-const SHORT_LIFETIME: Nanos = 3 * MS;
+/// The number of shares, and of tags for NEAR.
+const SHARES: u32 = 3;
+const TAGS: u32 = 3;
 
 /// The user of some clients, whose permissions a fault may revoke.
 pub const WORKER: &str = "worker";
@@ -115,9 +113,11 @@ impl<P: EntryWriter> Client<P> {
     pub fn run(&mut self) {
         while !self.shared.is_stopped() {
             match self.rng.u64(0..=99) {
-                0..58 => self.acquire_one(),
-                58..64 => self.wait_in_slices(),
-                64..74 => self.acquire_any(),
+                0..53 => self.acquire_one(),
+                53..59 => self.wait_in_slices(),
+                59..67 => self.acquire_any(),
+                67..73 => self.acquire_gpus(),
+                73..74 => self.hold_after_notice(),
                 74..77 => self.acquire_two(),
                 77..83 => self.use_short_lived_lock(),
                 83..93 => self.inspect(),
@@ -131,7 +131,7 @@ impl<P: EntryWriter> Client<P> {
 
     fn acquire_one(&mut self) {
         let (lock, owner, options) =
-            (self.random_lock(), self.new_owner(), self.random_options());
+            (self.single_lock(), self.new_owner(), self.random_options());
         let cut = self.maybe_disconnect();
         let options = if cut.is_some() {
             AcquireOptions { lease_ms: 40, ..options }
@@ -168,11 +168,18 @@ impl<P: EntryWriter> Client<P> {
     }
 
     fn wait_in_slices(&mut self) {
-        let (lock, owner) = (self.random_lock(), self.new_owner());
+        let (lock, owner) = (self.single_lock(), self.new_owner());
+        let AcquireOptions { mut priority, share, .. } = self.random_options();
         for _ in 0..8 {
+            if chance(&mut self.rng, 3) {
+                priority = self.random_priority();
+            }
             let options = AcquireOptions {
                 block_ms: Some(self.rng.u64(2..=25)),
                 unique: true,
+                keep_ms: self.random_keep(),
+                priority,
+                share,
                 ..self.random_options()
             };
             let cut = self.maybe_disconnect();
@@ -202,8 +209,10 @@ impl<P: EntryWriter> Client<P> {
             ..options
         };
         let (owner, cut) = (self.new_owner(), self.maybe_disconnect());
-        let all = locks.clone();
-        match self.call(Request::AcquireAny { locks, count, owner, options }, cut) {
+        let (all, near) = (locks.clone(), self.random_tag());
+        let request =
+            Request::AcquireAny { locks, count, groups: None, near, owner, options };
+        match self.call(request, cut) {
             Reply::Tokens(tokens) => {
                 for (lock, token) in tokens {
                     self.hold_and_release(&Held { lock, owner, token, options });
@@ -216,6 +225,101 @@ impl<P: EntryWriter> Client<P> {
             }
             _ => {}
         }
+    }
+
+    /// Acquires locks of a GPU set, mostly of some of its groups.
+    fn acquire_gpus(&mut self) {
+        let (locks, groups, count) = self.random_groups();
+        let groups = chance(&mut self.rng, 75).then_some(groups);
+        let options = self.random_options();
+        let block_ms = options.block_ms.map(|ms| if ms > 500 { 2 * ms } else { ms });
+        let options = AcquireOptions { block_ms, ..options };
+        let (owner, near) = (self.new_owner(), self.random_tag());
+        let request = |options| {
+            let (locks, groups) = (locks.clone(), groups.clone());
+            Request::AcquireAny { locks, count, groups, near, owner, options }
+        };
+        let cut = self.maybe_disconnect();
+        let mut reply = self.call(request(options), cut);
+        if reply.is_unknown() && options.unique {
+            reply = self.request(request(AcquireOptions { block_ms: None, ..options }));
+        }
+        match reply {
+            Reply::Tokens(tokens) => {
+                for (lock, token) in tokens {
+                    self.hold_and_release(&Held { lock, owner, token, options });
+                }
+            }
+            unknown if unknown.is_unknown() => {
+                for lock in locks {
+                    self.request(Request::Release { lock, owner, token: None });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// All locks of a GPU set in groups, in random order, and a number of locks of each.
+    fn random_groups(&mut self) -> (Vec<Lock>, Groups, usize) {
+        let mut sizes = self.rng.choice(GROUP_SIZES).unwrap_or_default().to_vec();
+        let all = GpuSet::current(self.db).locks();
+        let mut left = &all[..];
+        let mut groups: Vec<Vec<Lock>> = Vec::new();
+        for size in &sizes {
+            let (group, others) = left.split_at(*size);
+            let mut group = group.to_vec();
+            self.rng.shuffle(&mut group);
+            groups.push(group);
+            left = others;
+        }
+        self.rng.shuffle(&mut groups);
+        sizes = groups.iter().map(Vec::len).collect();
+        let count = self.rng.choice(&sizes).copied().unwrap_or(1);
+        let count = if self.rng.bool() { count } else { self.rng.usize(1..=count) };
+        let large = sizes.iter().filter(|size| **size >= count).count();
+        let wanted = if self.rng.bool() { 1 } else { self.rng.usize(1..=large) };
+        (groups.concat(), Groups { wanted, sizes }, count)
+    }
+
+    /// Is given notice, and renews its lock until it is taken away.
+    fn hold_after_notice(&mut self) {
+        let (lock, owner) = (self.single_lock(), self.new_owner());
+        let options = AcquireOptions {
+            block_ms: Some(self.rng.u64(20..=400)),
+            grace_ms: None,
+            ..self.random_options()
+        };
+        let Reply::Token(token) = self.request(Request::Acquire { lock, owner, options })
+        else {
+            return;
+        };
+        let after_ms = self.rng.u64(1..=30);
+        let expected = self.rng.bool().then_some(token);
+        self.request(Request::ForceRelease {
+            lock,
+            owner: Some(owner),
+            token: expected,
+            after_ms: Some(after_ms),
+        });
+        let until = now() + (after_ms + 10) * MS;
+        let lease_ms = LONGEST_LEASE_MS;
+        while now() < until {
+            thread::sleep(Duration::from_millis(self.rng.u64(1..=8)));
+            let renewed = if options.unique && self.rng.bool() {
+                let options = AcquireOptions { lease_ms, block_ms: None, ..options };
+                self.request(Request::Acquire { lock, owner, options })
+            } else {
+                self.request(Request::Extend { lock, owner, lease_ms, token: None })
+            };
+            match renewed {
+                Reply::Null => break,
+                Reply::Token(_) if chance(&mut self.rng, 20) => {
+                    self.request(Request::Inspect { lock });
+                }
+                _ => {}
+            }
+        }
+        self.request(Request::Release { lock, owner, token: None });
     }
 
     /// Holds one lock while it waits for another, which can cause deadlocks.
@@ -242,12 +346,12 @@ impl<P: EntryWriter> Client<P> {
     }
 
     fn use_short_lived_lock(&mut self) {
-        let number = FIRST_SHORT_LIVED
-            + u32::try_from(now() / SHORT_LIFETIME % 1_000_000_000).unwrap_or(0);
-        let (lock, owner) = (Lock(self.db, number), self.new_owner());
-        let block_ms = self.rng.bool().then(|| self.rng.u64(1..=20));
-        let options =
-            AcquireOptions { lease_ms: 60_000, block_ms, unique: false, grace_ms: None };
+        let (lock, owner) = (Lock::short_lived(self.db), self.new_owner());
+        let options = AcquireOptions {
+            block_ms: self.rng.bool().then(|| self.rng.u64(1..=20)),
+            priority: self.random_priority(),
+            ..AcquireOptions::with_lease(60_000)
+        };
         let Reply::Token(_) = self.request(Request::Acquire { lock, owner, options })
         else {
             return;
@@ -262,7 +366,7 @@ impl<P: EntryWriter> Client<P> {
     }
 
     fn inspect(&mut self) {
-        let lock = self.random_lock();
+        let lock = self.single_lock();
         if let Reply::Inspection(inspection) = self.request(Request::Inspect { lock }) {
             self.last_seen =
                 inspection.owner.map(|owner| (lock, owner, inspection.token));
@@ -280,7 +384,8 @@ impl<P: EntryWriter> Client<P> {
         let by_token = chance(&mut self.rng, 70);
         let token = token.filter(|_| by_token);
         let owner = (token.is_none() || self.rng.bool()).then_some(owner);
-        self.request(Request::ForceRelease { lock, owner, token });
+        let after_ms = chance(&mut self.rng, 40).then(|| self.rng.u64(1..=100));
+        self.request(Request::ForceRelease { lock, owner, token, after_ms });
     }
 
     /// Holds a lock for a while, and gives it up in one of several ways.
@@ -340,6 +445,19 @@ impl<P: EntryWriter> Client<P> {
         Lock(self.db, self.rng.u32(..CONTENDED_LOCKS))
     }
 
+    /// For a call that names no other lock: a contended lock, most often the first one,
+    /// which has a longer queue, or sometimes a GPU.
+    fn single_lock(&mut self) -> Lock {
+        match self.rng.u64(0..=99) {
+            0..25 => Lock(self.db, 0),
+            25..33 => {
+                let gpus = GpuSet::current(self.db).locks();
+                gpus[self.rng.usize(..gpus.len())]
+            }
+            _ => self.random_lock(),
+        }
+    }
+
     fn new_owner(&mut self) -> Owner {
         self.owners += 1;
         Owner(self.number, self.owners)
@@ -358,15 +476,34 @@ impl<P: EntryWriter> Client<P> {
             40..75 => Some(self.rng.u64(1..=100)),
             _ => Some(self.rng.u64(500..=6_000)),
         };
+        let unique = chance(&mut self.rng, 40);
         let is_session = chance(&mut self.rng, 30);
         let has_grace = self.rng.bool();
         let grace = if has_grace { self.rng.u64(1..=80) } else { 0 };
         AcquireOptions {
             lease_ms: self.random_lease(),
             block_ms,
-            unique: chance(&mut self.rng, 40),
+            unique,
             grace_ms: is_session.then_some(grace),
+            // KEEP requires UNIQUE.
+            keep_ms: self.random_keep().filter(|_| unique),
+            priority: self.random_priority(),
+            share: chance(&mut self.rng, 25).then(|| self.rng.u32(..SHARES)),
         }
+    }
+
+    /// Mostly 0.
+    fn random_priority(&mut self) -> i64 {
+        if chance(&mut self.rng, 30) { self.rng.i64(-2..=3) } else { 0 }
+    }
+
+    fn random_keep(&mut self) -> Option<u64> {
+        let is_given = chance(&mut self.rng, 40);
+        is_given.then(|| *self.rng.choice(&[0, 5, 50, 1_000]).unwrap_or(&0))
+    }
+
+    fn random_tag(&mut self) -> Option<u32> {
+        self.rng.bool().then(|| self.rng.u32(..TAGS))
     }
 
     fn maybe_disconnect(&mut self) -> Option<CutPoint> {

@@ -100,6 +100,44 @@ pub struct AcquireOptions {
     /// `SESSION GRACE`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
+    /// `KEEP`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_ms: Option<u64>,
+    /// `PRIORITY`
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i64,
+    /// `SHARE`: the number of the share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<u32>,
+}
+
+impl AcquireOptions {
+    /// No options but a lease.
+    pub const fn with_lease(lease_ms: u64) -> Self {
+        Self {
+            lease_ms,
+            block_ms: None,
+            unique: false,
+            grace_ms: None,
+            keep_ms: None,
+            priority: 0,
+            share: None,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(priority: &i64) -> bool {
+    *priority == 0
+}
+
+/// `GROUPS`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    /// The number of groups to acquire locks of.
+    pub wanted: usize,
+    /// The number of locks of each group.
+    pub sizes: Vec<usize>,
 }
 
 /// A request.
@@ -121,6 +159,12 @@ pub enum Request {
         locks: Vec<Lock>,
         /// `COUNT`
         count: usize,
+        /// `GROUPS`
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        groups: Option<Groups>,
+        /// `NEAR`: the number of the tag.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        near: Option<u32>,
         /// The owner.
         owner: Owner,
         /// The options.
@@ -154,6 +198,9 @@ pub enum Request {
         owner: Option<Owner>,
         /// `TOKEN`
         token: Option<u64>,
+        /// `AFTER`
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after_ms: Option<u64>,
     },
     /// `GPULOCK.INSPECT`
     Inspect {
@@ -184,6 +231,11 @@ impl Request {
             | Self::Extend { owner, .. } => Some(*owner),
             Self::ForceRelease { .. } | Self::Inspect { .. } => None,
         }
+    }
+
+    /// Whether it is a call with GROUPS.
+    pub fn has_groups(&self) -> bool {
+        matches!(self, Self::AcquireAny { groups: Some(_), .. })
     }
 
     /// The options of an acquire call.
@@ -235,6 +287,9 @@ pub struct Inspection {
     pub owner: Option<Owner>,
     /// Its token.
     pub token: Option<u64>,
+    /// How much is left to a holder that was given notice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_ms: Option<u64>,
     /// The connected waiters in queue order, without kept positions.
     pub queue: Vec<Owner>,
 }
@@ -272,6 +327,11 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// The number of grants in a round of the queues, for the whole history.
+    QueueRound {
+        /// `gpulock.round`
+        grants: u64,
+    },
     /// A connection was closed, at or after this time: holds tied to it may end.
     Closed {
         /// The connection.
@@ -394,7 +454,7 @@ pub enum Event {
 /// A reply of STATS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatsSample {
-    /// The time.
+    /// When the reply arrived.
     pub at: Nanos,
     /// The counters.
     pub counters: BTreeMap<String, i64>,

@@ -4,7 +4,7 @@
 //!
 //! # Layout
 //! - [`history`]: the recorded entries and their file format. [`clock`]: their times.
-//! - [`client`]: one client. [`worker`]: a client in a separate process; `worker_pool`:
+//! - [`client`]: one client. [`locks`]: the locks that it uses. [`worker`]: a client in a separate process; `worker_pool`:
 //!   several of them. [`recorder`]: collects the entries of all. `rng`: seeded random
 //!   decisions. [`barrier`]: gives a fault exclusive access to the server.
 //! - [`faults`]: the faults, one per module.
@@ -17,6 +17,7 @@ pub mod client;
 pub mod clock;
 pub mod faults;
 pub mod history;
+pub mod locks;
 mod protocol;
 pub mod recorder;
 pub mod report;

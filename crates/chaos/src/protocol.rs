@@ -2,7 +2,7 @@
 
 use gpulock_testkit::Value;
 
-use crate::history::{AcquireOptions, Inspection, Lock, Owner, Reply, Request};
+use crate::history::{AcquireOptions, Groups, Inspection, Lock, Owner, Reply, Request};
 
 /// The words of a command.
 pub(crate) fn command_words(request: &Request) -> Vec<String> {
@@ -15,13 +15,19 @@ pub(crate) fn command_words(request: &Request) -> Vec<String> {
             push(&owner.to_string());
             push_options(options, &mut push);
         }
-        Request::AcquireAny { locks, count, owner, options } => {
+        Request::AcquireAny { locks, count, groups, near, owner, options } => {
             push("GPULOCK.ACQUIREANY");
             push(&locks.len().to_string());
             locks.iter().for_each(|lock| push(&lock.key()));
             push(&owner.to_string());
             push("COUNT");
             push(&count.to_string());
+            if let Some(Groups { wanted, sizes }) = groups {
+                push("GROUPS");
+                let numbers = [*wanted, sizes.len()].into_iter();
+                numbers.chain(sizes.clone()).for_each(|number| push(&number.to_string()));
+            }
+            push_option("NEAR", near.map(|tag| format!("tag{tag}")), &mut push);
             push_options(options, &mut push);
         }
         Request::Release { lock, owner, token } => {
@@ -37,11 +43,12 @@ pub(crate) fn command_words(request: &Request) -> Vec<String> {
             push_option("PX", Some(*lease_ms), &mut push);
             push_option("TOKEN", *token, &mut push);
         }
-        Request::ForceRelease { lock, owner, token } => {
+        Request::ForceRelease { lock, owner, token, after_ms } => {
             push("GPULOCK.FORCERELEASE");
             push(&lock.key());
             push_option("OWNER", *owner, &mut push);
             push_option("TOKEN", *token, &mut push);
+            push_option("AFTER", *after_ms, &mut push);
         }
         Request::Inspect { lock } => {
             push("GPULOCK.INSPECT");
@@ -61,6 +68,9 @@ fn push_options(options: &AcquireOptions, push: &mut impl FnMut(&str)) {
         push("SESSION");
         push_option("GRACE", options.grace_ms, push);
     }
+    push_option("KEEP", options.keep_ms, push);
+    push_option("PRIORITY", Some(options.priority).filter(|it| *it != 0), push);
+    push_option("SHARE", options.share.map(|share| format!("share{share}")), push);
 }
 
 fn push_option(name: &str, value: Option<impl ToString>, push: &mut impl FnMut(&str)) {
@@ -113,8 +123,8 @@ fn inspection(value: &Value) -> Option<Inspection> {
         Value::Bulk(bytes) => std::str::from_utf8(&bytes).ok()?.parse::<Owner>().ok(),
         _ => None,
     };
-    let token = match field(value, "token")? {
-        Value::Int(token) => Some(u64::try_from(token).ok()?),
+    let number = |name| match field(value, name)? {
+        Value::Int(number) => u64::try_from(number).ok(),
         _ => None,
     };
     let Value::Array(positions) = field(value, "waiters")? else { return None };
@@ -123,7 +133,12 @@ fn inspection(value: &Value) -> Option<Inspection> {
         _ => None,
     };
     let queue = positions.iter().filter_map(connected).collect();
-    Some(Inspection { owner: owner_of(value), token, queue })
+    Some(Inspection {
+        owner: owner_of(value),
+        token: number("token"),
+        revoked_ms: number("revoked_ms"),
+        queue,
+    })
 }
 
 /// A field of a map in RESP2 or RESP3.

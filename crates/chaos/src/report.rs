@@ -21,6 +21,12 @@ pub struct Summary {
     pub grants: usize,
     /// Queue positions compared with the order of grants.
     pub positions: usize,
+    /// Grants compared with earlier waiters of a lower priority.
+    pub bounded: usize,
+    /// Complete lock sets.
+    pub lock_sets: usize,
+    /// Calls checked against the deadline of a notice.
+    pub after_notice: usize,
     /// Windows checked for linearizability.
     pub windows: usize,
     /// Samples of the counters.
@@ -41,6 +47,9 @@ impl Summary {
         self.lost += verdict.lost;
         self.grants += verdict.grants;
         self.positions += verdict.positions;
+        self.bounded += verdict.bounded;
+        self.lock_sets += verdict.lock_sets;
+        self.after_notice += verdict.after_notice;
         self.windows += verdict.windows;
         self.stats_samples += verdict.stats_samples;
         for (name, times) in &round.injected {
@@ -74,6 +83,9 @@ impl fmt::Display for Summary {
             ("replies lost", self.lost),
             ("locks granted", self.grants),
             ("queue positions checked", self.positions),
+            ("priorities checked", self.bounded),
+            ("lock sets checked", self.lock_sets),
+            ("calls after a notice", self.after_notice),
             ("windows linearized", self.windows),
             ("samples of the counters", self.stats_samples),
         ];

@@ -20,7 +20,7 @@ use gpulock_testkit::{Flavour, Value};
 use crate::checker::{Rule, Verdict, Violation, check};
 use crate::client::{Client, ClientContext, WORKER};
 use crate::clock::{MS, Nanos, now};
-use crate::faults::context::{Environment, Persistence, renamed};
+use crate::faults::context::{Environment, Persistence, Setup, renamed};
 use crate::faults::{Fault, FaultContext, busy_script, permissions_revoked};
 use crate::history::{Entry, Event, StatsSample};
 use crate::recorder::Recorder;
@@ -77,13 +77,14 @@ pub fn round(plan: &Plan, seed: u64, length: Duration) -> Round {
         _ => Persistence::Rdb,
     };
     let is_renamed = seed % 4 == 3;
+    let queue_round = if seed % 5 < 3 { 1 } else { 3 };
     let recorder = Recorder::default();
     let mut outcome = Outcome::default();
     // The test kit panics if the server has crashed.
     let result = catch_unwind(AssertUnwindSafe(|| {
         run_faults(
             plan,
-            (persistence, is_renamed),
+            Setup { persistence, is_renamed, queue_round },
             &mut rng,
             &recorder,
             length,
@@ -92,7 +93,8 @@ pub fn round(plan: &Plan, seed: u64, length: Duration) -> Round {
     }));
     let names = if is_renamed { ", commands renamed" } else { "" };
     let description = format!("{} seed {seed} {persistence:?}{names}", plan.flavour);
-    let mut history = vec![Entry::Description(description)];
+    let queue_round = Event::QueueRound { grants: queue_round };
+    let mut history = vec![Entry::Description(description), Entry::Event(queue_round)];
     history.append(&mut recorder.take());
     let mut verdict = check(&history);
     let failure = match result {
@@ -115,15 +117,14 @@ struct Outcome {
 
 fn run_faults(
     plan: &Plan,
-    (persistence, is_renamed): (Persistence, bool),
+    setup: Setup,
     rng: &mut Rng,
     recorder: &Recorder,
     length: Duration,
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     let environment = Environment::prepare(&plan.faults, &plan.flavour);
-    let server =
-        environment.configure(server(plan, persistence, is_renamed)).try_start()?;
+    let server = environment.configure(server(plan, setup)).try_start()?;
     let shared = ClientContext::new((Ipv4Addr::LOCALHOST, server.port()));
     let workers = |address, first: u32, rng: &mut Rng| {
         let (program, rng) = (plan.program.clone(), rng.fork());
@@ -136,7 +137,7 @@ fn run_faults(
         .ok()
         .map(|namespace| workers(namespace.address(), FIRST_NAMESPACE_WORKER, rng));
     let mut context = FaultContext::new(
-        (server, persistence, is_renamed),
+        (server, setup),
         plan.module.clone(),
         environment,
         (shared.clone(), local_workers),
@@ -144,10 +145,13 @@ fn run_faults(
         recorder,
     );
     let injected = thread::scope(|scope| {
+        let mut clients = Vec::new();
         for number in 1..=plan.clients {
             let (shared, writer) = (shared.clone(), recorder.writer());
             let rng = rng.fork();
-            scope.spawn(move || Client::new(number, shared, rng, writer).run());
+            let client =
+                scope.spawn(move || Client::new(number, shared, rng, writer).run());
+            clients.push(client);
         }
         // The clients must be stopped even if this panics.
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -161,15 +165,24 @@ fn run_faults(
         }));
         shared.stop.store(true, Ordering::Relaxed);
         context.finish_processes();
-        result.unwrap_or_else(|panic| Err(describe(panic.as_ref())))
+        let result = result.unwrap_or_else(|panic| Err(describe(panic.as_ref())));
+        // The samples show that the server still replies while the last clients wait.
+        while result.is_ok() && clients.iter().any(|client| !client.is_finished()) {
+            sample_stats(&mut context, false);
+            thread::sleep(Duration::from_millis(50));
+        }
+        result
     });
     let result = injected.and_then(|()| clean_up(&mut context));
     outcome.log = context.server.log();
     result
 }
 
-fn server(plan: &Plan, persistence: Persistence, is_renamed: bool) -> Builder {
+fn server(plan: &Plan, setup: Setup) -> Builder {
+    let Setup { persistence, is_renamed, queue_round } = setup;
+    let queue_round = queue_round.to_string();
     let builder = plan.flavour.server().module_path(&plan.module);
+    let builder = builder.module_args(&["gpulock.round", &queue_round]);
     let builder = builder
         .arg("busy-reply-threshold", busy_script::THRESHOLD_MS)
         .arg("user", format!("{WORKER} {}", permissions_revoked::ALL_PERMISSIONS));
@@ -254,7 +267,6 @@ fn clean_up(context: &mut FaultContext) -> Result<(), String> {
 /// Records the counters; returns true if nothing is held and no client waits, or if this
 /// is the final sample.
 fn sample_stats(context: &mut FaultContext, is_final: bool) -> bool {
-    let at = now();
     let mut counters = BTreeMap::new();
     for (name, value) in context.send("GPULOCK.STATS").map() {
         if let Value::Int(number) = value {
@@ -262,7 +274,7 @@ fn sample_stats(context: &mut FaultContext, is_final: bool) -> bool {
         }
     }
     let is_idle = counters["locks_held"] == 0 && counters["clients_waiting"] == 0;
-    context.write(Entry::Stats(StatsSample { at, counters, is_final }));
+    context.write(Entry::Stats(StatsSample { at: now(), counters, is_final }));
     is_idle || is_final
 }
 

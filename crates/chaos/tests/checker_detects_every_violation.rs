@@ -7,18 +7,20 @@ use gpulock_chaos::checker::{Rule, check};
 use gpulock_chaos::client::REPLY_TIMEOUT_MS;
 use gpulock_chaos::clock::{MS, Nanos};
 use gpulock_chaos::history::{
-    AcquireOptions, Call, Connection, Entry, Event, Inspection, Lock, Owner, Reply,
-    Request, StatsSample,
+    AcquireOptions, Call, Connection, Entry, Event, Groups, Inspection, Lock, Owner,
+    Reply, Request, StatsSample,
 };
+use gpulock_chaos::locks::FIRST_GPU;
 
 const LOCK: Lock = Lock(0, 1);
 const A: Owner = Owner(1, 1);
 const B: Owner = Owner(2, 1);
 const C: Owner = Owner(3, 1);
+const D: Owner = Owner(4, 1);
+const E: Owner = Owner(5, 1);
 
 /// A lease of a second, no other options.
-const PLAIN: AcquireOptions =
-    AcquireOptions { lease_ms: 1_000, block_ms: None, unique: false, grace_ms: None };
+const PLAIN: AcquireOptions = AcquireOptions::with_lease(1_000);
 const WAITS: AcquireOptions = AcquireOptions { block_ms: Some(5_000), ..PLAIN };
 
 /// A call over its owner's connection, with times in ms.
@@ -61,26 +63,42 @@ fn extend(owner: Owner, sent: u64, received: u64, reply: Reply) -> Entry {
     call(owner.0, sent, received, request, reply)
 }
 
-fn force_released(from: Owner, sent: u64, received: u64) -> Entry {
-    let request = Request::ForceRelease { lock: LOCK, owner: Some(from), token: None };
-    call(9, sent, received, request, Reply::ForceReleased(from.to_string()))
+fn force_release(from: Owner, after_ms: Option<u64>) -> Request {
+    Request::ForceRelease { lock: LOCK, owner: Some(from), token: None, after_ms }
 }
 
-fn inspection(sent: u64, received: u64, holder: (Owner, u64), queue: &[Owner]) -> Entry {
-    let (owner, token) = (Some(holder.0), Some(holder.1));
-    let inspection = Inspection { owner, token, queue: queue.to_vec() };
+fn force_released(from: Owner, sent: u64, received: u64) -> Entry {
     call(
         9,
         sent,
         received,
-        Request::Inspect { lock: LOCK },
-        Reply::Inspection(inspection),
+        force_release(from, None),
+        Reply::ForceReleased(from.to_string()),
     )
+}
+
+fn inspection(sent: u64, received: u64, holder: (Owner, u64), queue: &[Owner]) -> Entry {
+    let (owner, token) = (Some(holder.0), Some(holder.1));
+    inspected(
+        sent,
+        received,
+        Inspection { owner, token, revoked_ms: None, queue: queue.to_vec() },
+    )
+}
+
+fn inspected(sent: u64, received: u64, inspection: Inspection) -> Entry {
+    let request = Request::Inspect { lock: LOCK };
+    call(9, sent, received, request, Reply::Inspection(inspection))
 }
 
 fn modified(from: u64, to: u64) -> Entry {
     let (by, locks) = ("DEL".to_owned(), Some(vec![LOCK]));
     Entry::Event(Event::KeysModified { by, locks, from: from * MS, to: to * MS })
+}
+
+fn modified_all(from: u64, to: u64) -> Entry {
+    let by = "FLUSHALL".to_owned();
+    Entry::Event(Event::KeysModified { by, locks: None, from: from * MS, to: to * MS })
 }
 
 fn state_lost(from: u64, to: u64) -> Entry {
@@ -310,6 +328,239 @@ fn a_later_call_is_behind_inspected_waiters() {
     assert_eq!(newcomer(19), [Rule::FifoOrder]);
 }
 
+/// B waits, and a later call of C gets the lock before B does.
+fn newcomer_passes(b: AcquireOptions, c: AcquireOptions) -> Vec<Rule> {
+    broken(&[
+        granted(A, 0, 1, 10),
+        inspection(5, 6, (A, 10), &[B]),
+        release(A, 20, 21, true),
+        acquire(C, c, 19, 22, Reply::Token(11)),
+        release(C, 23, 24, true),
+        acquire(B, b, 2, 25, Reply::Token(12)),
+    ])
+}
+
+#[test]
+fn a_later_call_passes_only_by_its_priority_or_the_share_of_the_other() {
+    let with_priority = |priority| AcquireOptions { priority, ..WAITS };
+    let shared = AcquireOptions { share: Some(1), ..WAITS };
+    for (b, c, rules) in [
+        (WAITS, WAITS, &[Rule::FifoOrder][..]),
+        (WAITS, with_priority(1), &[]),
+        (WAITS, with_priority(-1), &[Rule::FifoOrder]),
+        (WAITS, shared, &[Rule::FifoOrder]),
+        (shared, WAITS, &[]),
+        (with_priority(1), WAITS, &[Rule::FifoOrder]),
+        (with_priority(1), with_priority(1), &[Rule::FifoOrder]),
+        (with_priority(-1), WAITS, &[]),
+    ] {
+        assert_eq!(newcomer_passes(b, c), rules, "{b:?} {c:?}");
+    }
+}
+
+#[test]
+fn a_priority_passes_a_waiter_for_a_limited_number_of_grants() {
+    // While B waits, the lock is granted twice to others, then to C.
+    let passes = |round, priority, sent, others: AcquireOptions| {
+        let urgent = AcquireOptions { priority, ..WAITS };
+        broken(&[
+            Entry::Event(Event::QueueRound { grants: round }),
+            granted(A, 0, 1, 10),
+            inspection(5, 6, (A, 10), &[B]),
+            release(A, 20, 21, true),
+            acquire(D, others, 7, 22, Reply::Token(11)),
+            release(D, 23, 24, true),
+            acquire(E, others, 8, 25, Reply::Token(12)),
+            release(E, 30, 31, true),
+            acquire(C, urgent, sent, 32, Reply::Token(13)),
+            release(C, 33, 34, true),
+            waited(B, 2, 35, 14),
+        ])
+    };
+    let urgent = AcquireOptions { priority: 5, ..WAITS };
+    assert_eq!(passes(2, 1, 26, urgent), [Rule::FifoOrder]);
+    assert_eq!(passes(1, 2, 26, urgent), [Rule::FifoOrder]);
+    assert_eq!(passes(1, 1, 23, urgent), [Rule::FifoOrder]);
+    // A round or a priority more, or sent before the second grant.
+    assert_eq!(passes(3, 1, 26, urgent), []);
+    assert_eq!(passes(2, 2, 26, urgent), []);
+    assert_eq!(passes(1, 3, 26, urgent), []);
+    assert_eq!(passes(2, 1, 25, urgent), []);
+    // These may be renewals of an adopted lock, which the queue does not count.
+    let unique = AcquireOptions { unique: true, ..urgent };
+    assert_eq!(passes(2, 1, 26, unique), []);
+}
+
+/// Two locks of each of `wanted` groups of GPUs: 0 and 1, 2 and 3, 4 to 6.
+fn acquire_groups(owner: Owner, wanted: usize, options: AcquireOptions) -> Request {
+    let groups = Some(Groups { wanted, sizes: vec![2, 2, 3] });
+    let locks = (0..7).map(gpu).collect();
+    Request::AcquireAny { locks, count: 2, groups, near: None, owner, options }
+}
+
+fn gpu(number: u32) -> Lock {
+    Lock(0, FIRST_GPU + number)
+}
+
+fn tokens(numbers: &[u32]) -> Reply {
+    let tokens = numbers.iter().zip(20..).map(|(number, token)| (gpu(*number), token));
+    Reply::Tokens(tokens.collect())
+}
+
+#[test]
+fn others_may_pass_a_call_with_groups() {
+    let inspect = |queue: &[Owner]| {
+        let (owner, token) = (Some(A), Some(10));
+        let result = Inspection { owner, token, revoked_ms: None, queue: queue.to_vec() };
+        let request = Request::Inspect { lock: gpu(0) };
+        call(9, 5, 6, request, Reply::Inspection(result))
+    };
+    let single = |owner: Owner, options, sent, received, token| {
+        let request = Request::Acquire { lock: gpu(0), owner, options };
+        call(owner.0, sent, received, request, Reply::Token(token))
+    };
+    let release = |owner: Owner, sent| {
+        let request = Request::Release { lock: gpu(0), owner, token: None };
+        call(owner.0, sent, sent + 1, request, Reply::Released(true))
+    };
+    let history = |queue, first: Entry, second: Entry| {
+        let begin = [single(A, PLAIN, 0, 1, 10), inspect(queue), release(A, 20)];
+        broken(&[&begin[..], &[first, release(C, 23), second]].concat())
+    };
+    // C passes B, whether it waited behind B or came later.
+    let groups = call(2, 2, 30, acquire_groups(B, 1, WAITS), tokens(&[0, 1]));
+    for sent in [3, 19] {
+        let first = single(C, WAITS, sent, 22, 11);
+        assert_eq!(history(&[B, C], first.clone(), groups.clone()), []);
+        assert_eq!(
+            history(&[B, C], first, single(B, WAITS, 2, 30, 12)),
+            [Rule::FifoOrder]
+        );
+    }
+}
+
+#[test]
+fn a_lock_set_is_granted_as_a_whole() {
+    let granted = |wanted, numbers: &[u32]| {
+        let request = acquire_groups(A, wanted, PLAIN);
+        broken(&[call(1, 0, 1, request, tokens(numbers))])
+    };
+    assert_eq!(granted(1, &[2, 3]), []);
+    assert_eq!(granted(1, &[4, 6]), []);
+    assert_eq!(granted(2, &[5, 6, 1, 0]), []);
+    for (wanted, numbers) in [
+        (1, &[1, 2][..]),
+        (1, &[0]),
+        (1, &[4, 5, 6]),
+        (1, &[0, 1, 2]),
+        (1, &[0, 1, 2, 3]),
+        (2, &[0, 1, 2]),
+        (2, &[0, 1]),
+        (1, &[7, 8]),
+    ] {
+        let rules = granted(wanted, numbers);
+        assert!(rules.contains(&Rule::CompleteLockSets), "{wanted} {numbers:?}");
+    }
+
+    let without_groups = |numbers: &[u32]| {
+        let (locks, groups) = ((0..3).map(gpu).collect(), None);
+        let request = Request::AcquireAny {
+            locks,
+            count: 2,
+            groups,
+            near: None,
+            owner: A,
+            options: PLAIN,
+        };
+        broken(&[call(1, 0, 1, request, tokens(numbers))])
+    };
+    assert_eq!(without_groups(&[2, 0]), []);
+    assert_eq!(without_groups(&[0]), [Rule::CompleteLockSets]);
+    assert_eq!(without_groups(&[0, 1, 2]), [Rule::CompleteLockSets]);
+}
+
+/// A has the lock from 0 to 1 ms on, and is given notice of 50 ms at 10 to 11 ms.
+fn after_notice() -> [Entry; 2] {
+    let unique = AcquireOptions { unique: true, ..PLAIN };
+    let notice = force_release(A, Some(50));
+    [
+        acquire(A, unique, 0, 1, Reply::Token(10)),
+        call(9, 10, 11, notice, Reply::ForceReleased(A.to_string())),
+    ]
+}
+
+#[test]
+fn a_hold_ends_at_the_deadline_of_a_notice() {
+    let history = after_notice();
+    let unique = AcquireOptions { unique: true, ..PLAIN };
+    let uses = |sent| {
+        [
+            extend(A, sent, sent + 1, Reply::Token(10)),
+            acquire(A, unique, sent, sent + 1, Reply::Token(10)),
+            release(A, sent, sent + 1, true),
+            inspection_after_notice(sent, Some(1)),
+        ]
+    };
+    for entry in uses(64) {
+        assert_eq!(with(&history, entry.clone()), [], "{entry:?}");
+    }
+    // An earlier renewal does not move the deadline.
+    let renewed = [&history[..], &[extend(A, 30, 31, Reply::Token(10))]].concat();
+    for history in [&history[..], &renewed] {
+        for entry in uses(67) {
+            assert_eq!(with(history, entry.clone()), [Rule::NoticeDeadline], "{entry:?}");
+            // The server forgot the notice, or another hold began.
+            for event in [state_lost(20, 21), modified(20, 21)] {
+                let history = [history, &[event]].concat();
+                assert_eq!(with(&history, entry.clone()), [], "{entry:?}");
+            }
+        }
+    }
+    // The owner acquired the lock again.
+    let again = acquire(A, unique, 70, 71, Reply::Token(12));
+    let again = [&history[..], &[again]].concat();
+    assert_eq!(with(&again, release(A, 80, 81, true)), []);
+    // Nothing is known about a notice without a reply.
+    let [first, _] = history;
+    let unknown = call(9, 10, 11, force_release(A, Some(50)), Reply::Lost);
+    for entry in uses(67) {
+        assert_eq!(broken(&[first.clone(), unknown.clone(), entry]), []);
+    }
+}
+
+#[test]
+fn a_hold_lasts_until_the_deadline_of_a_notice() {
+    let then = |ms| with(&after_notice(), granted(B, ms, ms + 1, 11));
+    assert_eq!(then(50), [Rule::MutualExclusion]);
+    assert_eq!(then(60), []);
+    let lost = |ms| with(&after_notice(), release(A, ms, ms + 1, false));
+    assert_eq!(lost(50), [Rule::HoldsPersist]);
+    assert_eq!(lost(60), []);
+    // A notice without a reply may have been given.
+    let [first, _] = after_notice();
+    let unknown = call(9, 10, 11, force_release(A, Some(50)), Reply::Lost);
+    assert_eq!(broken(&[first, unknown, granted(B, 60, 61, 11)]), []);
+}
+
+fn inspection_after_notice(sent: u64, revoked_ms: Option<u64>) -> Entry {
+    let (owner, token, queue) = (Some(A), Some(10), Vec::new());
+    inspected(sent, sent + 1, Inspection { owner, token, revoked_ms, queue })
+}
+
+#[test]
+fn inspect_shows_the_time_left_after_a_notice() {
+    let shows = |sent, left| with(&after_notice(), inspection_after_notice(sent, left));
+    assert_eq!(shows(20, Some(40)), []);
+    assert_eq!(shows(20, Some(0)), []);
+    assert_eq!(shows(20, Some(50)), [Rule::NoticeDeadline]);
+    assert_eq!(shows(20, None), [Rule::NoticeDeadline]);
+    // Before the notice and during it.
+    assert_eq!(shows(5, None), []);
+    assert_eq!(shows(10, None), []);
+    assert_eq!(shows(10, Some(50)), []);
+    assert_eq!(shows(5, Some(50)), [Rule::NoticeDeadline]);
+}
+
 #[test]
 fn a_key_renamed_to_another_lock_is_renewed_there_without_waiting() {
     let elsewhere = |owner: Owner| {
@@ -364,6 +615,34 @@ fn a_waiter_for_an_idle_lock_is_a_lost_wakeup() {
     assert_eq!(with(&starved, modified(2_000, 2_001)), []);
     // Without those replies, the server was stalled.
     assert_eq!(broken(&idle), []);
+    let sample = |n: u64| {
+        let (at, counters) = (n * 500 * MS, BTreeMap::new());
+        Entry::Stats(StatsSample { at, counters, is_final: false })
+    };
+    let samples: Vec<Entry> = (1..10).map(sample).collect();
+    assert_eq!(broken(&[&idle[..], &samples].concat()), [Rule::NoLostWakeup]);
+}
+
+#[test]
+fn a_waiter_for_groups_of_idle_locks_is_a_lost_wakeup() {
+    let options = AcquireOptions { block_ms: Some(5_000), ..PLAIN };
+    let waits = call(2, 5, 5_005, acquire_groups(B, 1, options), Reply::Null);
+    let first = call(1, 0, 1, acquire_groups(A, 2, PLAIN), tokens(&[0, 1, 2, 3]));
+    let others = (1..10).map(|n| {
+        let request = Request::Inspect { lock: LOCK };
+        call(9, n * 500, n * 500 + 1, request, Reply::Null)
+    });
+    let idle: Vec<Entry> = others.chain([first, waits]).collect();
+    assert_eq!(broken(&idle), [Rule::NoLostWakeup]);
+    assert_eq!(with(&idle, modified_all(2_000, 2_001)), []);
+    // Another lock of the set is used, and the waiter needs those that are reserved for
+    // the client that waits for it.
+    let used = |lock| {
+        let request = Request::Acquire { lock, owner: C, options: PLAIN };
+        with(&idle, call(3, 2_000, 2_001, request, Reply::Token(30)))
+    };
+    assert_eq!(used(gpu(6)), []);
+    assert_eq!(used(gpu(8)), [Rule::NoLostWakeup]);
 }
 
 #[test]

@@ -119,7 +119,8 @@ impl Exemptions {
                 self.subscribed.insert(*connection);
             }
             // These exempt nothing.
-            Event::WritesRefused { .. }
+            Event::QueueRound { .. }
+            | Event::WritesRefused { .. }
             | Event::PermissionRevoked { .. }
             | Event::ScriptReads { .. } => {}
             Event::ErrorsExpected { codes, from, to } => {
@@ -128,12 +129,17 @@ impl Exemptions {
         }
     }
 
-    /// A FORCERELEASE without a reply may have released the lock of any owner.
+    /// A FORCERELEASE without a reply may have released the lock of any owner, with AFTER
+    /// at the end of the notice.
     fn add_lost_force(&mut self, call: &Call) {
-        if let (Request::ForceRelease { lock, .. }, Reply::Lost | Reply::Timeout) =
-            (&call.request, &call.reply)
+        if let (
+            Request::ForceRelease { lock, after_ms, .. },
+            Reply::Lost | Reply::Timeout,
+        ) = (&call.request, &call.reply)
         {
-            let span = Span { from: call.sent, to: call.received + DELAYED_EXECUTION };
+            let notice = after_ms.unwrap_or(0) * MS;
+            let to = call.received + DELAYED_EXECUTION + notice;
+            let span = Span { from: call.sent, to };
             self.by_lock.entry(*lock).or_default().0.push(span);
         }
     }

@@ -8,7 +8,7 @@
 
 use super::exemptions::{Exemptions, LeaseChanged};
 use super::per_owner::{Grant, OwnerHistory, PerOwner};
-use super::{Rule, TOLERANCE, Violation};
+use super::{Rule, TOLERANCE, Violation, notices};
 use crate::clock::{MS, Nanos};
 use crate::history::{Call, Reply, Request};
 
@@ -95,6 +95,7 @@ impl Held<'_> {
             Some(self.lease_end()),
             self.released_at(),
             self.force_released(),
+            notices::earliest_end(self.history, self.began),
             self.session_end(),
             self.exemptions.modified_after(self.grant.lock, self.began),
         ];

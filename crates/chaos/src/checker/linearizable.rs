@@ -8,9 +8,9 @@ use stateright::semantics::{ConsistencyTester, LinearizabilityTester, Sequential
 
 use super::exemptions::Exemptions;
 use super::{Rule, Violation};
-use crate::client::FIRST_SHORT_LIVED;
 use crate::clock::Nanos;
 use crate::history::{Call, Lock, Owner, Reply, Request};
+use crate::locks::Kind;
 
 /// Limit of calls per window, because the search is exponential.
 const MAX_CALLS: usize = 14;
@@ -24,7 +24,7 @@ pub(crate) fn check(
     let mut windows: BTreeMap<Lock, Vec<&Call>> = BTreeMap::new();
     for call in calls {
         if let [lock] = call.request.locks()
-            && lock.1 >= FIRST_SHORT_LIVED
+            && lock.kind() == Kind::ShortLived
         {
             windows.entry(*lock).or_default().push(call);
         }

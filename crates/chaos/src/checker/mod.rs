@@ -10,6 +10,9 @@ mod counters;
 mod exemptions;
 mod holds;
 mod linearizable;
+mod lock_sets;
+mod newcomers;
+mod notices;
 mod order;
 mod per_owner;
 mod refused_grants;
@@ -21,13 +24,16 @@ mod wakes;
 use std::fmt;
 
 use crate::clock::{MS, Nanos};
-use crate::history::{Call, Entry, StatsSample};
+use crate::history::{Call, Entry, Event, StatsSample};
 
 use exemptions::Exemptions;
 use per_owner::PerOwner;
 
 /// Tolerance for the server's clock, which measures leases in whole milliseconds.
 const TOLERANCE: Nanos = 4 * MS;
+
+/// `gpulock.round` of a history that does not name it.
+const DEFAULT_ROUND: u64 = 16;
 
 /// The rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,8 +51,13 @@ pub enum Rule {
     OnlyOwnerReleases,
     /// A hold ends with its lease.
     LeaseExpiry,
-    /// Locks are granted in order of arrival.
+    /// Locks are granted in order of arrival. PRIORITY and SHARE move a call, but never
+    /// past a plain call that is earlier, and by a limited number of grants.
     FifoOrder,
+    /// The reply to ACQUIREANY names as many locks as requested: all or none.
+    CompleteLockSets,
+    /// A hold that was given notice ends at the deadline, and INSPECT shows that.
+    NoticeDeadline,
     /// A free lock is granted to a waiter.
     NoLostWakeup,
     /// Every call gets a reply in time.
@@ -83,6 +94,8 @@ impl fmt::Display for Rule {
             Self::OnlyOwnerReleases => "only the owner releases a lock, once",
             Self::LeaseExpiry => "a hold ends with its lease",
             Self::FifoOrder => "first come, first served",
+            Self::CompleteLockSets => "lock sets are granted as a whole",
+            Self::NoticeDeadline => "a hold ends at the deadline of a notice",
             Self::NoLostWakeup => "no lost wake-up",
             Self::EveryCallReplied => "every call gets a reply in time",
             Self::FullWait => "a wait lasts for the requested time",
@@ -129,6 +142,12 @@ pub struct Verdict {
     pub grants: usize,
     /// Number of grants compared with a queue position shown by INSPECT.
     pub positions: usize,
+    /// Number of grants compared with earlier waiters of a lower priority.
+    pub bounded: usize,
+    /// Number of complete lock sets.
+    pub lock_sets: usize,
+    /// Number of calls checked against the deadline of a notice.
+    pub after_notice: usize,
     /// Number of windows checked for linearizability.
     pub windows: usize,
     /// Number of samples of the counters.
@@ -156,9 +175,17 @@ pub fn check(entries: &[Entry]) -> Verdict {
     let began = holds::check(&per_owner, &exemptions, &mut violations);
     refused_grants::check(&per_owner, &began, &events, &mut violations);
     scripts::check(&events, &mut violations);
-    let positions = order::check(&per_owner, &exemptions, &mut violations);
+    let round = events.iter().find_map(|event| match event {
+        Event::QueueRound { grants } => Some(*grants),
+        _ => None,
+    });
+    let began = (&began[..], round.unwrap_or(DEFAULT_ROUND));
+    let order::Checked { positions, bounded } =
+        order::check(&per_owner, began, &exemptions, &mut violations);
+    let lock_sets = lock_sets::check(&calls, &mut violations);
+    let after_notice = notices::check(&calls, &per_owner, &exemptions, &mut violations);
     replies::check(&calls, &exemptions, &mut violations);
-    wakes::check(&calls, &exemptions, &mut violations);
+    wakes::check(&calls, &samples, &exemptions, &mut violations);
     counters::check(&samples, &mut violations);
     let windows = linearizable::check(&calls, &exemptions, &mut violations);
     violations.sort_by_key(|violation| violation.at);
@@ -168,6 +195,9 @@ pub fn check(entries: &[Entry]) -> Verdict {
         lost: calls.iter().filter(|call| call.reply.is_unknown()).count(),
         grants: per_owner.grants.len(),
         positions,
+        bounded,
+        lock_sets,
+        after_notice,
         windows,
         stats_samples: samples.len(),
     }

@@ -1,23 +1,36 @@
-//! FIFO order, and accuracy of INSPECT. The time when a call joined its queue is not
-//! visible from outside, but INSPECT shows the queue: each waiter in its reply is ahead
-//! of all waiters shown behind it, and of all calls sent after that reply. If those are
-//! granted the lock, their tokens are larger.
+//! The order of the queues, and accuracy of INSPECT. The time when a call joined its queue
+//! is not visible from outside, but INSPECT shows the queue: each waiter in its reply is
+//! ahead of all waiters shown behind it. If those are granted the lock, their tokens are
+//! larger. A call sent after that reply is behind them as well (`newcomers`).
+//!
+//! Calls with GROUPS reserve locks in some of their groups only, so others may pass them.
 
 use std::collections::HashMap;
 
 use super::exemptions::Exemptions;
+use super::newcomers::{self, QueueGrant};
 use super::per_owner::{Grant, PerOwner};
 use super::{Rule, Violation};
 use crate::clock::Nanos;
 use crate::history::{Call, Inspection, Lock, Owner, Reply, Request};
 
-/// Checks the rules, and returns the number of known queue positions.
+/// What was checked.
+pub(crate) struct Checked {
+    /// Number of known queue positions.
+    pub(crate) positions: usize,
+    /// Number of grants compared with earlier waiters of a lower priority.
+    pub(crate) bounded: usize,
+}
+
+/// Checks the rules. `began` is the earliest start of each grant, with the number of
+/// grants in a round of the queues.
 pub(crate) fn check(
     per_owner: &PerOwner<'_>,
+    began: (&[Nanos], u64),
     exemptions: &Exemptions,
     violations: &mut Vec<Violation>,
-) -> usize {
-    let mut positions = 0;
+) -> Checked {
+    let mut checked = Checked { positions: 0, bounded: 0 };
     let mut queue_grants: HashMap<Lock, Vec<QueueGrant>> = HashMap::new();
     for inspection in &per_owner.inspections {
         let (Request::Inspect { lock }, Reply::Inspection(result)) =
@@ -32,28 +45,36 @@ pub(crate) fn check(
             .filter_map(|owner| grant_of_waiter(per_owner, *lock, *owner, inspection));
         let mut last: Option<&Grant> = None;
         for grant in queue {
-            positions += 1;
+            checked.positions += 1;
             if let Some(before) = last.filter(|before| before.token > grant.token) {
                 violations.push(overtaken(grant, before, inspection));
             }
+            let call = per_owner.granting_call(grant);
+            let (Some(options), false) =
+                (call.request.options(), call.request.has_groups())
+            else {
+                continue;
+            };
             last = last.filter(|last| last.token > grant.token).or(Some(grant));
-        }
-        if let Some(last) = last {
-            let queue_grant =
-                QueueGrant { inspected: inspection.received, token: last.token };
-            queue_grants.entry(*lock).or_default().push(queue_grant);
+            queue_grants.entry(*lock).or_default().push(QueueGrant {
+                inspected: inspection.received,
+                token: grant.token,
+                priority: options.priority,
+                share: options.share,
+            });
         }
     }
     for (lock, queue_grants) in queue_grants {
-        check_newcomers(per_owner, lock, queue_grants, exemptions, violations);
+        checked.bounded += newcomers::check(
+            per_owner,
+            lock,
+            queue_grants,
+            began,
+            exemptions,
+            violations,
+        );
     }
-    positions
-}
-
-/// A waiter of an inspected queue was granted the lock with this token or a larger one.
-struct QueueGrant {
-    inspected: Nanos,
-    token: u64,
+    checked
 }
 
 /// The grant that ended the wait in which an inspection found an owner. None if the owner
@@ -73,65 +94,6 @@ fn grant_of_waiter<'s>(
             && call.received > inspection.received
             && !before.iter().any(|call| call.may_have_acquired())
     })
-}
-
-/// A call sent after an inspection is behind all waiters that it showed.
-fn check_newcomers(
-    per_owner: &PerOwner<'_>,
-    lock: Lock,
-    mut queue_grants: Vec<QueueGrant>,
-    exemptions: &Exemptions,
-    violations: &mut Vec<Violation>,
-) {
-    let Some(of_lock) = per_owner.by_lock.get(&lock) else { return };
-    queue_grants.sort_by_key(|queue_grant| queue_grant.inspected);
-    let mut grants: Vec<(Nanos, &Grant)> = of_lock
-        .iter()
-        .map(|at| &per_owner.grants[*at])
-        .filter(|grant| !grant.by_extend)
-        // A UNIQUE owner may have the position of an earlier call.
-        .map(|grant| (per_owner.history(grant).calls[0].sent, grant))
-        .collect();
-    grants.sort_by_key(|(sent, _)| *sent);
-    let mut queue_grants = queue_grants.into_iter().peekable();
-    let mut largest = 0;
-    for (sent, grant) in grants {
-        while let Some(queue_grant) =
-            queue_grants.next_if(|queue_grant| queue_grant.inspected < sent)
-        {
-            largest = largest.max(queue_grant.token);
-        }
-        if grant.token < largest && !may_be_renamed(per_owner, grant, exemptions) {
-            let before = &per_owner.grants[per_owner.by_token[&largest]];
-            violations.push(Violation {
-                rule: Rule::FifoOrder,
-                at: before.received,
-                what: format!(
-                    "{} called for {lock} while {} was waiting, and got {} before the other's {}",
-                    grant.owner, before.owner, grant.token, before.token
-                ),
-            });
-        }
-    }
-}
-
-/// Whether another command such as RENAME may have moved a key of the owner to this lock.
-/// A UNIQUE call of that owner is then a renewal, which does not wait.
-fn may_be_renamed(
-    per_owner: &PerOwner<'_>,
-    grant: &Grant,
-    exemptions: &Exemptions,
-) -> bool {
-    let call = per_owner.history(grant).calls[grant.call];
-    let of_owner = per_owner
-        .grants
-        .iter()
-        .filter(|other| other.owner == grant.owner && other.lock != grant.lock);
-    call.request.options().is_some_and(|options| options.unique)
-        && of_owner.into_iter().any(|other| {
-            other.token < grant.token
-                && exemptions.modified(grant.lock, other.sent, grant.received)
-        })
 }
 
 fn overtaken(grant: &Grant, before: &Grant, inspection: &Call) -> Violation {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::{Rule, Violation};
-use crate::clock::Nanos;
+use crate::clock::{MS, Nanos};
 use crate::history::{Call, Lock, Owner, Reply, Request};
 
 /// A token received by a client.
@@ -30,10 +30,19 @@ pub(crate) struct Grant {
 pub(crate) struct OwnerHistory<'h> {
     /// Its own calls, in the order they were sent.
     pub(crate) calls: Vec<&'h Call>,
-    /// Calls of FORCERELEASE that released its lock, in the order they were sent.
+    /// Calls of FORCERELEASE without AFTER that released its lock, in the order they were sent.
     pub(crate) force_released: Vec<&'h Call>,
+    /// Notices that it was given by FORCERELEASE with AFTER, in the order they were sent.
+    pub(crate) notices: Vec<Notice<'h>>,
     /// The tokens that it received, in the order they were received first.
     pub(crate) grants: Vec<usize>,
+}
+
+/// A FORCERELEASE with AFTER that an owner's hold was given notice by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Notice<'h> {
+    pub(crate) call: &'h Call,
+    pub(crate) after: Nanos,
 }
 
 /// All groups of a history.
@@ -69,15 +78,17 @@ impl<'h> PerOwner<'h> {
     fn add(&mut self, call: &'h Call, violations: &mut Vec<Violation>) {
         match &call.request {
             Request::Inspect { .. } => self.inspections.push(call),
-            Request::ForceRelease { lock, .. } => {
+            Request::ForceRelease { lock, after_ms, .. } => {
                 if let Reply::ForceReleased(from) = &call.reply
                     && let Ok(owner) = from.parse()
                 {
-                    self.histories
-                        .entry((*lock, owner))
-                        .or_default()
-                        .force_released
-                        .push(call);
+                    let history = self.histories.entry((*lock, owner)).or_default();
+                    match after_ms {
+                        None => history.force_released.push(call),
+                        Some(ms) => {
+                            history.notices.push(Notice { call, after: ms * MS });
+                        }
+                    }
                 }
             }
             request => {
@@ -85,7 +96,10 @@ impl<'h> PerOwner<'h> {
                 for lock in request.locks() {
                     self.histories.entry((*lock, owner)).or_default().calls.push(call);
                 }
-                for (lock, token) in call.tokens() {
+                // `lock_sets` reports a lock that the call did not name.
+                let mut tokens = call.tokens();
+                tokens.retain(|(lock, _)| request.locks().contains(lock));
+                for (lock, token) in tokens {
                     self.add_token(lock, owner, token, call, violations);
                 }
             }
@@ -137,6 +151,11 @@ impl<'h> PerOwner<'h> {
 
     pub(crate) fn history(&self, grant: &Grant) -> &OwnerHistory<'h> {
         &self.histories[&(grant.lock, grant.owner)]
+    }
+
+    /// The first call whose reply had the token.
+    pub(crate) fn granting_call(&self, grant: &Grant) -> &'h Call {
+        self.history(grant).calls[grant.call]
     }
 }
 

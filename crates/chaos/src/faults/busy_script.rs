@@ -80,7 +80,12 @@ fn run(
             connection,
             sent: from,
             received: to,
-            request: Request::ForceRelease { lock, owner: Some(owner), token: None },
+            request: Request::ForceRelease {
+                lock,
+                owner: Some(owner),
+                token: None,
+                after_ms: None,
+            },
             reply: Reply::ForceReleased(name),
         }));
     }

@@ -6,7 +6,10 @@ use crate::rng::chance;
 pub(super) struct ConfigChanged;
 
 /// Settings that do not affect any rule of the checker.
-const SAFE_SETTINGS: [(&str, &[&str]); 9] = [
+const SAFE_SETTINGS: [(&str, &[&str]); 11] = [
+    // More than the clients of the load: kept positions make no call fail.
+    ("gpulock.max-waiters", &["100", "10000"]),
+    ("gpulock.remembered-tags", &["0", "2", "10000"]),
     ("gpulock.place-keep", &["0", "20", "10000"]),
     ("gpulock.events", &["off", "release", "all"]),
     ("gpulock.tracked-keys", &["0", "3", "1024"]),
@@ -27,11 +30,23 @@ impl Fault for ConfigChanged {
         if chance(&mut context.rng, 10) {
             return limit_waiters(context).map(|()| true);
         }
+        if chance(&mut context.rng, 10) {
+            return limit_priorities(context).map(|()| true);
+        }
         let (name, values) = *context.rng.choice(&SAFE_SETTINGS).ok_or("no settings")?;
         let value = *context.rng.choice(values).ok_or("no values")?;
         context.expect_ok(&format!("CONFIG SET {name} {value}"))?;
         Ok(true)
     }
+}
+
+fn limit_priorities(context: &mut FaultContext) -> Result<(), String> {
+    context.expect_error("ERR PRIORITY exceeds", |context| {
+        let max = context.rng.i64(-1..=2);
+        context.expect_ok(&format!("CONFIG SET gpulock.max-priority {max}"))?;
+        context.sleep_between(5, 50);
+        context.expect_ok("CONFIG SET gpulock.max-priority 100")
+    })
 }
 
 fn limit_waiters(context: &mut FaultContext) -> Result<(), String> {

@@ -13,9 +13,10 @@ use gpulock_testkit::{Client, Flavour, Server, Value, encode};
 use super::network_namespace::NetworkNamespace;
 use super::wall_clock::WallClock;
 use super::{Fault, aof_full};
-use crate::client::{CONTENDED_LOCKS, ClientContext};
+use crate::client::ClientContext;
 use crate::clock::now;
 use crate::history::{Connection, Entry, EntryWriter, Event, Lock, Owner};
+use crate::locks::{CONTENDED_LOCKS, GpuSet};
 use crate::recorder::{Recorder, Writer};
 use crate::rng::chance;
 use crate::worker_pool::WorkerPool;
@@ -29,6 +30,16 @@ pub(crate) enum Persistence {
     AofEverysec,
     /// The last snapshot.
     Rdb,
+}
+
+/// How the server of a round is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) persistence: Persistence,
+    /// Some commands have other names.
+    pub(crate) is_renamed: bool,
+    /// `gpulock.round`
+    pub(crate) queue_round: u64,
 }
 
 /// Resources that some faults need and that must exist before the server starts.
@@ -92,6 +103,8 @@ pub struct FaultContext {
     /// Its replica, if a fault has started one.
     pub(crate) replica: Option<Server>,
     pub(crate) persistence: Persistence,
+    /// `gpulock.round`
+    pub(crate) queue_round: u64,
     /// The loaded module.
     pub(crate) module: PathBuf,
     pub(crate) environment: Environment,
@@ -124,19 +137,21 @@ pub(crate) fn renamed(builder: Builder) -> Builder {
 
 impl FaultContext {
     pub(crate) fn new(
-        (server, persistence, is_renamed): (Server, Persistence, bool),
+        (server, setup): (Server, Setup),
         module: PathBuf,
         environment: Environment,
         (shared, workers): (ClientContext, WorkerPool),
         rng: Rng,
         recorder: &Recorder,
     ) -> Self {
+        let Setup { persistence, is_renamed, queue_round } = setup;
         let admin = server.client();
         let writer = recorder.writer();
         Self {
             server,
             replica: None,
             persistence,
+            queue_round,
             module,
             environment,
             shared,
@@ -243,9 +258,13 @@ impl FaultContext {
         thread::sleep(Duration::from_millis(self.rng.u64(from_ms..=to_ms)));
     }
 
-    /// A random contended lock.
+    /// A random contended lock, or sometimes a GPU.
     pub(crate) fn random_lock(&mut self) -> Lock {
         let db = u8::from(chance(&mut self.rng, 25));
+        let gpus = GpuSet::current(db).locks();
+        if let (true, Some(gpu)) = (chance(&mut self.rng, 15), self.rng.choice(&gpus)) {
+            return *gpu;
+        }
         Lock(db, self.rng.u32(..CONTENDED_LOCKS))
     }
 

@@ -78,9 +78,12 @@ impl Holder {
     ) -> Result<Option<Self>, String> {
         let (lock, owner) = (context.random_lock(), context.new_owner());
         let mut client = FaultClient::connect(context, lock.0)?;
-        let block_ms = Some(BLOCK_MS);
-        let options =
-            AcquireOptions { lease_ms, block_ms, unique: true, grace_ms: Some(0) };
+        let options = AcquireOptions {
+            block_ms: Some(BLOCK_MS),
+            unique: true,
+            grace_ms: Some(0),
+            ..AcquireOptions::with_lease(lease_ms)
+        };
         let reply = client.call(context, Request::Acquire { lock, owner, options });
         if let Reply::Token(token) = reply {
             return Ok(Some(Self { client, lock, owner, token, options }));

@@ -36,7 +36,11 @@ impl Fault for ModuleReloaded {
         let from = now();
         unload(context)?;
         let path = context.module.display().to_string();
-        let loaded = context.send_args(&[b"MODULE", b"LOAD", path.as_bytes()]);
+        // As at the start of the server.
+        let round = context.queue_round.to_string();
+        let setting = [&b"gpulock.round"[..], round.as_bytes()];
+        let load = [&b"MODULE"[..], b"LOAD", path.as_bytes()];
+        let loaded = context.send_args(&[&load[..], &setting].concat());
         if loaded != "OK" {
             return Err(format!("MODULE LOAD: {loaded:?}"));
         }

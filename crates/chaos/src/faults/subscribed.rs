@@ -22,15 +22,15 @@ impl Fault for Subscribed {
 
     fn inject(&self, context: &mut FaultContext) -> Result<bool, String> {
         context.expect_ok("CONFIG SET gpulock.place-keep 10000")?;
+        context.expect_ok("CONFIG SET gpulock.max-waiters 10000")?;
         let Some(holder) = Holder::of_random_lock(context, LONGEST_LEASE_MS)? else {
             return Ok(false);
         };
         let (lock, owner) = (holder.lock, context.new_owner());
         let options = AcquireOptions {
-            lease_ms: 50,
             block_ms: Some(1),
             unique: true,
-            grace_ms: None,
+            ..AcquireOptions::with_lease(50)
         };
         let slice = || Request::Acquire { lock, owner, options };
         let mut first = FaultClient::connect(context, lock.0)?;
