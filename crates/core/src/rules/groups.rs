@@ -492,6 +492,22 @@ mod tests {
         assert_eq!(holders(&server), "- other me me", "it lacks none");
     }
 
+    #[test]
+    fn a_lock_is_no_longer_reserved_when_its_last_position_is_gone() {
+        let mut server = held_server();
+        server.wait_for_groups(&KEYS, 2, (1, &[2, 2]), request("me"), 2);
+        server.wait("c", &unique("b"), 3);
+        server.manager.client_gone(3, NOW);
+        for key in ["a", "c"] {
+            release(&mut server, key, "other");
+        }
+        assert_eq!(holder(&server.manager, "c"), "free, reserved");
+        server.manager.client_gone(2, NOW);
+        assert_eq!(queue(&server.manager, "c"), "(b)");
+        server.manager.expire_waits(after(10_000));
+        assert_eq!(holder(&server.manager, "c"), "free");
+    }
+
     // ---- Random calls
 
     struct Random(u64);
