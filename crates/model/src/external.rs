@@ -115,6 +115,16 @@ impl World {
         self.finish_step();
     }
 
+    /// Changes `max-waiters`. The timer lets kept positions give way at once, before it hands off
+    /// locks.
+    pub fn set_max_waiters(&mut self, waiters: u64) {
+        self.command_begins();
+        self.manager.configure(|settings| settings.max_waiters = waiters);
+        self.manager.expire_waits(self.now());
+        self.remove_ended_waits();
+        self.finish_step();
+    }
+
     /// The server becomes a replica and then a primary again. Each waiter gets one reply, and the
     /// lock manager has no record of queues and holds.
     pub fn demote(&mut self) {

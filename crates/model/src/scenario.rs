@@ -168,7 +168,7 @@ impl Scenario {
             // With small budgets, kept positions give way later.
             Step::SetMaxWaiters { .. } if world.small_budgets => {}
             Step::SetMaxWaiters { waiters } => {
-                world.configure(|settings| settings.max_waiters = waiters);
+                world.set_max_waiters(waiters);
                 world.cron();
             }
             Step::Demote => world.demote(),
