@@ -583,13 +583,12 @@ impl LockManager {
         if is_new {
             self.offer_to_groups(id);
         }
-        if self.is_turn_of_search(id, search) {
-            return Availability::Free;
-        }
-        if is_new {
+        let is_callers_turn = self.is_turn_of_search(id, search);
+        // Its first waiter gets it, unless the call comes before that one and takes it.
+        if is_new && (!is_callers_turn || self.queues.first_connected(id).is_some()) {
             self.deferred.hand_off(id);
         }
-        Availability::Unavailable
+        if is_callers_turn { Availability::Free } else { Availability::Unavailable }
     }
 
     fn create_searched(&mut self, search: &Search<'_>, index: usize) -> Option<Id> {
@@ -684,17 +683,7 @@ impl LockManager {
                 && self.is_as_found(search, index, false);
             is_free.then_some(index)
         };
-        let free: Vec<usize> =
-            search.keys.iter().enumerate().filter_map(is_free).collect();
-        // A waiter that the call would have come before gets what the call leaves.
-        for index in &free {
-            let lock = self.find_searched(search, *index);
-            if let Some(id) = lock
-                && self.queues.first_connected(id).is_some()
-            {
-                self.deferred.hand_off(id);
-            }
-        }
+        let free = search.keys.iter().enumerate().filter_map(is_free).collect();
         AcquiredAny::Contested { free }
     }
 }
@@ -702,6 +691,10 @@ impl LockManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::commands::Outcome;
+    use crate::engine::deferred;
+    use crate::engine::test_keyspace::TestKeyspace;
+    use crate::rules::session::DeferredOutcome;
     use crate::rules::test_support::{
         GPU, LEASE_END, acquire, after, begin, client, counted, held, holder, id,
         in_session, manager, name, queue, replies, request, shows, unique, wait,
@@ -1039,23 +1032,41 @@ mod tests {
 
     #[test]
     fn what_a_call_with_a_better_turn_leaves_passes_to_the_first_waiter() {
-        let mut manager = manager();
-        wait(&mut manager, "gpu:0", &request("b"), 2);
-        held(&mut manager, "gpu:1", "other");
-        let lock = id(&manager, "gpu:0");
         for (priority, count, expected) in
             [(0, 2, "none, free: "), (1, 2, "none, free: 0"), (1, 1, "granted 0")]
         {
+            let mut manager = manager();
+            wait(&mut manager, "gpu:0", &request("b"), 2);
+            held(&mut manager, "gpu:1", "other");
+            let lock = id(&manager, "gpu:0");
             begin(&mut manager);
             let call = (&KEYS[..2], count, Acquire { priority, ..request("me") });
             let states = [KeyState::Absent, shows("other")];
             let (acquired, _) =
                 call_any(&mut manager, call, &states, client(7), after(0));
             assert_eq!(acquired, Ok(expected.to_owned()), "PRIORITY {priority}");
-            let passes_on = count == 2;
-            let work = passes_on.then_some(Deferred::HandOff { lock });
-            assert_eq!(manager.take_deferred(), work, "PRIORITY {priority}");
+            let work = manager.take_deferred().expect("the lock passes on if it is free");
+            assert_eq!(work, Deferred::HandOff { lock }, "PRIORITY {priority}");
+            if count == 1 {
+                let outcome = manager.run_deferred(work, &shows("me"), after(0));
+                assert_eq!(outcome, DeferredOutcome::Nothing);
+            }
         }
+    }
+
+    #[test]
+    fn what_a_call_with_groups_finds_and_does_not_take_passes_to_the_first_waiter() {
+        let mut server = TestKeyspace::new();
+        server.acquire("b", &request("other"), 1).unwrap();
+        server.wait("b", &request("waits"), 2);
+        // Its lease is over, so its key is looked at before the call is decided.
+        server.now = after(700_000);
+        let call = Acquire { priority: 1, ..request("me") };
+        let groups = Some((2, &[2, 1][..]));
+        let granted = server.acquire_groups(&["a", "b", "c"], 1, groups, call, 3);
+        assert!(matches!(granted, Ok(Outcome::Granted(_))), "{granted:?}");
+        deferred::run(&mut server, after(700_000));
+        assert_eq!(server.owner("b"), Some("waits"));
     }
 
     #[test]

@@ -178,6 +178,9 @@ pub type Locks = SmallVec<[Id; 4]>;
 /// The number of waiters that have left and that [`WaitQueues::first_other`] skips at most.
 const SKIPPED: usize = 16;
 
+/// The largest number of locks whose positions leave their share before they are removed.
+const LEAVE_SHARE_AT_ONCE: usize = 4;
+
 /// The number of positions that [`WaitQueues::positions`] visits at most: those that have left and
 /// are not removed yet can be many.
 const VISITED: usize = 4_096;
@@ -403,7 +406,20 @@ impl WaitQueues {
             owner.calls.remove(&ticket);
         }
         self.left.insert(ticket);
-        self.given_up = self.given_up.saturating_add(usize::from(!left.keeps_position()));
+        if !left.keeps_position() {
+            self.given_up = self.given_up.saturating_add(1);
+            self.leave_share(ticket);
+        }
+    }
+
+    /// A waiter that gives up its position no longer belongs to its share. One with many locks does
+    /// until it is removed, which is when there is time for them.
+    fn leave_share(&mut self, ticket: Ticket) {
+        let Some(waiter) = self.by_ticket.get_mut(&ticket) else { return };
+        if waiter.share.is_some() && waiter.locks.len() <= LEAVE_SHARE_AT_ONCE {
+            self.shares.remove(waiter);
+            waiter.share = None;
+        }
     }
 
     /// Gives up the kept position of a waiter that is marked as left.
@@ -414,6 +430,7 @@ impl WaitQueues {
             self.kept_order.remove(&waiter.kept_number);
             waiter.kept_number = 0;
             self.given_up = self.given_up.saturating_add(1);
+            self.leave_share(ticket);
         }
     }
 
@@ -459,8 +476,8 @@ impl WaitQueues {
     }
 
     /// The number of positions under a share, with this priority or a higher one, in the queue that
-    /// has most of them. Those of a UNIQUE owner are left out. Waiters that have left and are not
-    /// removed yet are counted.
+    /// has most of them. Those of a UNIQUE owner are left out. Waiters for many locks that have left
+    /// and are not removed yet are counted.
     pub(crate) fn places_of_share(
         &self,
         locks: &[Id],
