@@ -18,6 +18,8 @@ pub(crate) struct Listed {
     pub(crate) lease_ms: Option<i64>,
     pub(crate) held_ms: Option<u64>,
     pub(crate) waiting: u64,
+    /// None if its holder was given no notice.
+    pub(crate) revoked_ms: Option<u64>,
 }
 
 /// A lock in the reply of `GPULOCK.INSPECT`.
@@ -32,6 +34,10 @@ pub(crate) struct Inspected {
     /// None if the lock is not held.
     pub(crate) adopted: Option<bool>,
     pub(crate) reserved_for: Option<Text>,
+    /// None if the holder was given no notice, like the reason.
+    pub(crate) revoked_ms: Option<u64>,
+    pub(crate) revoked_reason: Option<Text>,
+    pub(crate) share: Option<Text>,
     pub(crate) waiting: u64,
     pub(crate) waiters: Vec<Waiter>,
 }
@@ -45,6 +51,10 @@ pub(crate) struct Waiter {
     pub(crate) waited_ms: u64,
     pub(crate) wants: u64,
     pub(crate) of: u64,
+    /// None for a call without GROUPS.
+    pub(crate) groups: Option<u64>,
+    pub(crate) priority: i64,
+    pub(crate) share: Option<Text>,
     /// None if the server did not look them up, because the queue is too large.
     pub(crate) reserved: Option<Vec<Text>>,
 }
@@ -193,6 +203,7 @@ impl Listed {
             lease_ms: fields.get("lease_ms")?,
             held_ms: fields.get("held_ms")?,
             waiting: fields.get("waiting")?,
+            revoked_ms: fields.get("revoked_ms")?,
         })
     }
 }
@@ -209,6 +220,9 @@ impl Inspected {
             grace_ms: fields.get("grace_ms")?,
             adopted: fields.get("adopted")?,
             reserved_for: fields.get("reserved_for")?,
+            revoked_ms: fields.get("revoked_ms")?,
+            revoked_reason: fields.get("revoked_reason")?,
+            share: fields.get("share")?,
             waiting: fields.get("waiting")?,
             waiters: waiters
                 .into_iter()
@@ -226,6 +240,9 @@ impl Waiter {
             waited_ms: fields.get("waited_ms")?,
             wants: fields.get("wants")?,
             of: fields.get("of")?,
+            groups: fields.get("groups")?,
+            priority: fields.get("priority")?,
+            share: fields.get("share")?,
             reserved: fields.get("reserved")?,
         })
     }

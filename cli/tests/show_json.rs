@@ -62,7 +62,7 @@ fn inspected(mut lock: serde_json::Value) -> serde_json::Value {
 
 /// The document, with the times that differ between two calls set to 0.
 fn without_times(mut document: serde_json::Value) -> serde_json::Value {
-    const TIMES: [&str; 3] = ["held_ms", "lease_ms", "waited_ms"];
+    const TIMES: [&str; 4] = ["held_ms", "lease_ms", "revoked_ms", "waited_ms"];
     match &mut document {
         serde_json::Value::Object(fields) => {
             for (name, value) in fields.iter_mut() {

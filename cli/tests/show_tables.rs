@@ -145,6 +145,29 @@ fn inspect_shows_the_holder_and_the_queue() {
 }
 
 #[test]
+fn inspect_shows_a_notice_and_a_share() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("GPULOCK.ACQUIRE gpu:0 asr EX 600 SHARE team-a");
+        let before = printed(&server, &["inspect", "gpu:0"]);
+        assert!(!before.contains("notice"), "{before}");
+        client.line("GPULOCK.FORCERELEASE gpu:0 AFTER 300000 REASON maintenance");
+        let sheet = printed(&server, &["inspect", "gpu:0"]);
+        let line = |name: &str| {
+            let line = sheet.lines().map(cells).find(|cells| cells[0] == name);
+            line.unwrap_or_else(|| panic!("{sheet}"))[1]
+        };
+        assert_eq!(line("share"), "team-a");
+        let notice = line("notice");
+        assert!(
+            notice.starts_with("ends in ") && notice.ends_with(" (maintenance)"),
+            "{notice}"
+        );
+    });
+}
+
+#[test]
 fn inspect_distinguishes_free_reserved_and_adopted_locks() {
     on_every_server(|flavour| {
         let server = flavour.start();

@@ -44,12 +44,25 @@ fn sheet(key: &Text, lock: &Inspected) -> String {
     table.add_row(["lease left".to_owned(), human::lease(lock.lease_ms)]);
     table.add_row(["session".to_owned(), session(lock)]);
     table.add_row(["adopted".to_owned(), adopted(lock)]);
+    if let Some(ms) = lock.revoked_ms {
+        table.add_row(["notice".to_owned(), notice(ms, lock)]);
+    }
+    if let Some(share) = &lock.share {
+        table.add_row(["share".to_owned(), share.to_string()]);
+    }
     table.add_row(["waiting".to_owned(), lock.waiting.to_string()]);
     let sheet = out::lines(table);
     match lock.waiters.is_empty() {
         true => sheet,
         false => format!("{sheet}\n\n{}", waiters::table(lock)),
     }
+}
+
+/// When the hold ends, and why.
+fn notice(ms: u64, lock: &Inspected) -> String {
+    let reason =
+        lock.revoked_reason.as_ref().map_or(String::new(), |it| format!(" ({it})"));
+    format!("ends in {}{reason}", human::Span(ms))
 }
 
 fn owner(lock: &Inspected) -> String {

@@ -139,6 +139,7 @@ mod tests {
             lease_ms: lease,
             held_ms: held,
             waiting,
+            revoked_ms: None,
         }
     }
 

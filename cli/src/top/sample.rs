@@ -19,6 +19,7 @@ pub(super) fn snapshot(locks: &[(&str, u64)]) -> Snapshot {
         lease_ms: Some(30_000),
         held_ms: Some(60_000),
         waiting: *waiting,
+        revoked_ms: None,
     };
     let counters = [
         ("locks_held".to_owned(), locks.len() as u64),

@@ -164,6 +164,9 @@ mod tests {
             waited_ms: 65_000,
             wants: 2,
             of: 4,
+            groups: None,
+            priority: 0,
+            share: None,
             reserved: Some(vec![Text(b"gpu:3".to_vec())]),
         };
         let lock = Inspected {
@@ -175,6 +178,9 @@ mod tests {
             grace_ms: None,
             adopted: Some(false),
             reserved_for: None,
+            revoked_ms: None,
+            revoked_reason: None,
+            share: None,
             waiting: 2,
             waiters: vec![waiter("tts", Some(15)), waiter("llm", None)],
         };
