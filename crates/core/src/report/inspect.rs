@@ -211,7 +211,7 @@ impl LockManager {
 
     /// The owner of the first connected waiter of a free lock.
     fn reserved_for(&self, id: Id) -> Option<Bytes> {
-        let first = self.queues.first_connected(id)?;
+        let first = self.queues.first_taker(id)?;
         self.queues.get(first).map(|waiter| waiter.owner.clone())
     }
 }

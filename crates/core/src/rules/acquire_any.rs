@@ -585,7 +585,7 @@ impl LockManager {
         }
         let is_callers_turn = self.is_turn_of_search(id, search);
         // Its first waiter gets it, unless the call comes before that one and takes it.
-        if is_new && (!is_callers_turn || self.queues.first_connected(id).is_some()) {
+        if is_new && (!is_callers_turn || self.queues.first_taker(id).is_some()) {
             self.deferred.hand_off(id);
         }
         if is_callers_turn { Availability::Free } else { Availability::Unavailable }

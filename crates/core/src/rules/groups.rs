@@ -77,7 +77,7 @@ impl LockManager {
 
     /// The turn of the waiter that takes a lock; after all others if none does.
     fn turn_of_taker(&self, id: Id) -> Turn {
-        let taker = self.queues.first_connected(id).and_then(|it| self.queues.get(it));
+        let taker = self.queues.first_taker(id).and_then(|it| self.queues.get(it));
         taker.map_or(Turn::LAST, |waiter| waiter.turn)
     }
 
@@ -795,7 +795,7 @@ mod tests {
                     continue;
                 }
                 let id = server.manager.table.find(name(key));
-                let taker = id.and_then(|id| server.manager.queues.first_connected(id));
+                let taker = id.and_then(|id| server.manager.queues.first_taker(id));
                 // Its turn is after those of all waiters.
                 let last = Acquire { priority: -100, ..request("new") };
                 let outcome = server.acquire(key, &last, 99).unwrap();

@@ -82,7 +82,7 @@ impl LockManager {
             return None;
         }
         self.offer_to_groups(id);
-        self.queues.first_connected(id)
+        self.queues.first_taker(id)
     }
 
     /// Grants one lock to a waiter that wants one.
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     #[rustfmt::skip]
-    fn a_free_lock_passes_to_the_first_connected_waiter() {
+    fn a_free_lock_passes_to_the_first_taker_waiter() {
         let granted = "acquired acquired_after_wait";
         let case = |what, queue, next, counted, holder, left| {
             Case { what, queue, next, counted, holder, left }

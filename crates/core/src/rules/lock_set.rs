@@ -97,7 +97,7 @@ impl LockManager {
     /// Whether a lock is reserved for this waiter.
     pub(crate) fn is_reserved_for(&self, id: Id, ticket: Ticket) -> bool {
         self.table.get(id).is_some_and(|lock| lock.reserved && lock.hold.is_none())
-            && self.queues.first_connected(id) == Some(ticket)
+            && self.queues.first_taker(id) == Some(ticket)
     }
 
     /// The locks of a set, complete as far as is known, that are not `probed` yet. What a probe
@@ -190,7 +190,7 @@ impl LockManager {
 
     /// The waiter is gone that a lock was reserved for: the lock passes to the next one.
     pub(crate) fn pass_on_reserved(&mut self, id: Id) {
-        match self.queues.first_connected(id) {
+        match self.queues.first_taker(id) {
             _ if self.queues.has_groups(id) => self.deferred.hand_off(id),
             None => self.table.unreserve(id),
             Some(next) if self.queues.get(next).is_some_and(|next| next.wants > 1) => {

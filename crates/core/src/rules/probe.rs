@@ -35,7 +35,7 @@ impl LockManager {
     /// Whether no waiter takes a free lock alone: it is reserved for a lock set, or only waiters with
     /// GROUPS wait for it that collect other groups.
     fn waits_for_set(&self, id: Id) -> bool {
-        let first = self.queues.first_connected(id).and_then(|it| self.queues.get(it));
+        let first = self.queues.first_taker(id).and_then(|it| self.queues.get(it));
         self.table.get(id).is_some_and(|lock| lock.reserved)
             && first.is_none_or(|waiter| waiter.wants > 1)
     }

@@ -350,7 +350,7 @@ impl Random {
             if manager.table.hold(id).is_some() {
                 continue;
             }
-            let Some(first) = manager.queues.first_connected(id) else { continue };
+            let Some(first) = manager.queues.first_taker(id) else { continue };
             assert!(manager.table.get(id).unwrap().reserved, "{key} is left");
             let stored = manager.queues.get(first).unwrap().missing;
             assert!(manager.complete_set(first).is_none(), "{key} is left");

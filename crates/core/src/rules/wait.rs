@@ -118,7 +118,7 @@ impl LockManager {
             let locks = self.queues.get(ticket).map(|waiter| waiter.locks.as_slice());
             let lock = locks.and_then(|locks| locks.get(*index).copied());
             if let Some(lock) = lock
-                && self.queues.first_connected(lock).is_some_and(|first| first != ticket)
+                && self.queues.first_taker(lock).is_some_and(|first| first != ticket)
             {
                 self.pass_on_reserved(lock);
             }
@@ -136,7 +136,7 @@ impl LockManager {
         let locks = self.queues.get(ticket).map(|waiter| waiter.locks.clone());
         for lock in locks.unwrap_or_default() {
             let is_held = self.table.get(lock).is_none_or(|lock| lock.hold.is_some());
-            if !is_held && self.queues.first_connected(lock) == Some(ticket) {
+            if !is_held && self.queues.first_taker(lock) == Some(ticket) {
                 self.deferred.hand_off(lock);
             }
         }

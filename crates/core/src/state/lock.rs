@@ -148,8 +148,8 @@ pub struct Lock {
     pub positions: u32,
     /// The number of connected waiters in its queue.
     pub connected: u32,
-    /// The lock is free, and its key was absent at the last probe, but its first waiter needs
-    /// other locks as well.
+    /// The lock is free, and its key was absent at the last probe, but no waiter takes it alone: it is
+    /// kept for the first waiter that takes it with others, if there is one.
     pub reserved: bool,
     /// When its lease end has to be noticed, in ms since the epoch; 0: not at a certain time.
     pub(crate) alarm_ms: u64,

@@ -7,7 +7,7 @@
 //! ```text
 //!   by_ticket   ticket ──────────────► Waiter { locks, turn, owner, … }
 //!   connected   (lock, turn) ────────► ticket     positions of connected waiters, in order
-//!   grouped     (lock, turn) ────────► ticket, …  of those, the positions of waiters with GROUPS
+//!   grouped     (lock, turn) ────────► ticket, …  those of connected waiters with GROUPS, in order
 //!   kept        (lock, turn) ────────► ticket     kept positions, in order
 //!   owners      owner ───────────────► number, and the calls in which it waits: UNIQUE owners only
 //!   by_owner    (number, lock) ──────► ticket     UNIQUE owners only: one position a queue
@@ -576,7 +576,7 @@ impl WaitQueues {
     }
 
     /// The first connected waiter of a queue that takes its lock.
-    pub(crate) fn first_connected(&self, lock: Id) -> Option<Ticket> {
+    pub(crate) fn first_taker(&self, lock: Id) -> Option<Ticket> {
         #[cfg(feature = "break-rules")]
         if crate::broken::is("newest-first") {
             return self.connected.range(queue(lock)).next_back().map(|(_, it)| *it);
