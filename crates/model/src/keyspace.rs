@@ -208,6 +208,7 @@ impl Keyspace for World {
         let end_ms = notice.map(|notice| notice.until_ms);
         let latest_ms = notice.map(|notice| notice.latest_end(self.now()));
         let is_certain = notice.is_some_and(|notice| !notice.is_uncertain);
+        let is_uncertain = notice.is_some_and(|notice| notice.is_uncertain);
         self.require(
             Law::Notice,
             !is_certain || latest_ms.is_none_or(|latest_ms| until_ms <= latest_ms),
@@ -215,7 +216,7 @@ impl Keyspace for World {
         );
         let is_longer = self.keys.until_ms(key.at).is_none_or(|ms| ms > until_ms);
         let ends = [end_ms, self.current.cuts_to_ms];
-        let is_cut = is_longer && ends.contains(&Some(until_ms));
+        let is_cut = is_longer && (is_uncertain || ends.contains(&Some(until_ms)));
         let is_allowed = is_callers
             || is_cut
             || self.is_grace(key.at, until_ms)

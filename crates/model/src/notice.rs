@@ -24,8 +24,8 @@ pub(crate) struct Notice {
     pub(crate) until_ms: u64,
     /// Another client has changed the lease, and the lock manager may not have noticed.
     pub(crate) is_changed: bool,
-    /// Another client has written the key. Whether a hold of the same owner is a new one depends on
-    /// when the lock manager notices.
+    /// Another client has written the key. Whether a hold of the same owner is a new one, and so
+    /// without an earlier notice, depends on when the lock manager notices.
     pub(crate) is_uncertain: bool,
 }
 
@@ -33,10 +33,10 @@ pub(crate) struct Notice {
 pub(crate) type Notices = [Option<Notice>; KEYS.len()];
 
 impl Notice {
-    /// The latest end of a lease that is set now. Once the notice is over, it ends within a
-    /// millisecond, so that the end of the hold is noticed like that of any other.
+    /// The latest end of a lease that is set now. Once the notice is over, it ends in the same
+    /// millisecond.
     pub(crate) fn latest_end(&self, now: Now) -> u64 {
-        self.until_ms.max(now.ms() + 1)
+        self.until_ms.max(now.ms())
     }
 }
 
@@ -81,10 +81,9 @@ impl World {
     /// A second notice can only shorten.
     fn record_notice(&mut self, key: usize, owner: Bytes, until_ms: u64) {
         let before = self.notices[key].take().filter(|before| before.owner == owner);
-        let before = before.filter(|before| !before.is_uncertain);
         let until_ms = before.as_ref().map_or(until_ms, |it| it.until_ms.min(until_ms));
-        let is_changed = before.is_some_and(|before| before.is_changed);
-        let is_uncertain = false;
+        let is_changed = before.as_ref().is_some_and(|before| before.is_changed);
+        let is_uncertain = before.is_some_and(|before| before.is_uncertain);
         self.notices[key] = Some(Notice { owner, until_ms, is_changed, is_uncertain });
     }
 

@@ -87,6 +87,8 @@ impl Queue {
     /// the counts are not below its own.
     pub(crate) fn restore(&mut self, mut position: Position) {
         let joined = &mut position.joined;
+        // It waits again, after a grant of its own.
+        joined.grants_since = Grants::default();
         let counts_again = |key: &usize| {
             let mut positions = self.positions().iter();
             positions.any(|position| position.keys.contains(key))

@@ -134,3 +134,36 @@ fn a_key_set_to_the_same_owner_after_the_lease_is_a_new_hold() {
         Step::Extend { key: 1, owner: 2, lease_ms: 1 },
     ]);
 }
+
+/// Another client set the key again, without a lease, so the notice may be that of an earlier hold.
+#[test]
+fn a_second_notice_of_a_key_set_again_does_not_replace_the_first() {
+    explore_path(
+        "notice",
+        &[
+            Action::Call { client: 0, template: 0 },
+            Action::GiveNotice { key: 0 },
+            Action::SetOwner { key: 0, client: 0 },
+            Action::Call { client: 0, template: 0 },
+            Action::AdvanceClock,
+            Action::Persist { key: 0 },
+            Action::GiveNotice { key: 0 },
+        ],
+    );
+}
+
+/// The grant that was not delivered is none that passed the restored position.
+#[test]
+fn a_restored_position_is_passed_as_if_it_had_just_joined() {
+    explore_path(
+        "turns of one lock",
+        &[
+            Action::Call { client: 0, template: 2 },
+            Action::Call { client: 1, template: 2 },
+            Action::Release { client: 0, key: 0 },
+            Action::Disconnect { client: 1 },
+            Action::Call { client: 0, template: 0 },
+            Action::Call { client: 0, template: 1 },
+        ],
+    );
+}
