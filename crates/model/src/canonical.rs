@@ -394,7 +394,9 @@ impl Encoder<'_> {
             self.number(waiter.turn.number);
             self.maybe_text(waiter.share.as_deref());
             self.number(waiter.counted.cast_signed());
-            self.number(waiter.counted_at_end.cast_signed());
+            for counted in waiter.counted_at_end.iter().flatten() {
+                self.number(counted.cast_signed());
+            }
             self.priority(waiter.priority);
             self.word(waiter.keep_ms.unwrap_or(NONE));
         }
@@ -470,7 +472,9 @@ impl Encoder<'_> {
         let joined = &position.joined;
         self.number(joined.turn.number);
         self.number(joined.counted.cast_signed());
-        self.number(joined.counted_at_end.cast_signed());
+        for counted in joined.counted_at_end {
+            self.number(counted.cast_signed());
+        }
         self.word(joined.places);
         self.word(position.share.map_or(NONE, |share| share as u64));
         self.priority(position.priority);

@@ -12,7 +12,7 @@ use crate::holds::{HoldParams, SessionTie};
 use crate::law::Law;
 use crate::memory_keys::name;
 use crate::queue::PositionState;
-use crate::world::{CLIENTS, InFlight, World};
+use crate::world::{InFlight, World};
 
 impl World {
     /// Takes the replies of the lock manager. Grants stay in flight until the turn ends.
@@ -136,17 +136,9 @@ impl World {
 
     /// Ends a wait without a grant. The position of a UNIQUE owner may be kept.
     pub(crate) fn leave_position(&mut self, at: usize, may_be_kept: bool) {
-        let client = self.queue.positions()[at].connection();
-        let is_gone =
-            client.is_none_or(|it| self.connection((it % CLIENTS as u64) as usize) != it);
         let keep_ms = self.keep_ms(&self.queue.positions()[at]);
         let until_ms = self.now().ms() + keep_ms;
         if self.queue.positions()[at].unique && may_be_kept && keep_ms > 0 {
-            // One that is taken over is removed, and not kept.
-            let position = &self.queue.positions()[at];
-            if is_gone || position.is_expired(self.now()) {
-                self.queue.level_grants(at);
-            }
             let kept = self.queue.new_kept(until_ms);
             self.queue.position(at).state = kept;
             self.make_room();

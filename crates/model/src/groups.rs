@@ -137,9 +137,26 @@ impl World {
 
     /// Whether a waiter before a position takes a lock.
     pub(crate) fn is_taken_before(&self, at: usize, key: usize) -> bool {
-        let mut earlier = self.queue.positions()[..at].iter();
-        earlier
-            .any(|it| it.is_connected() && it.keys.contains(&key) && self.takes(it, key))
+        self.queue.positions().iter().enumerate().any(|(other, it)| {
+            it.is_connected()
+                && it.keys.contains(&key)
+                && self.comes_before(other, at)
+                && self.takes(it, key)
+        })
+    }
+
+    /// Whether a position comes before another. The order of the lock manager counts while its turns
+    /// may differ, because waiters that have left are not removed yet.
+    fn comes_before(&self, one: usize, other: usize) -> bool {
+        let positions = self.queue.positions();
+        let turn = |at: usize| {
+            let ticket = positions[at].ticket()?;
+            self.manager.queues().get(ticket).map(|waiter| waiter.turn)
+        };
+        match self.turns_are_uncertain {
+            true => turn(one) < turn(other),
+            false => one < other,
+        }
     }
 
     /// Waiters take the locks of those groups only that lack the fewest, and no more than they want

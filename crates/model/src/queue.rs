@@ -231,8 +231,6 @@ impl Queue {
     ) {
         let joined = match same {
             Some(joined) => {
-                let own = self.positions.iter().position(|it| it.is_superseded_by(call));
-                own.into_iter().for_each(|at| self.level_grants(at));
                 self.positions.retain(|it| !it.is_superseded_by(call));
                 joined
             }

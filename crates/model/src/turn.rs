@@ -22,9 +22,9 @@ pub(crate) struct Joined {
     pub(crate) turn: Turn,
     /// The grants that were counted then, in the queue with the highest count.
     pub(crate) counted: u64,
-    /// The highest count of its queues when it was granted its locks. If it comes back, they do not
-    /// count less.
-    pub(crate) counted_at_end: u64,
+    /// The counts of its queues when it was granted its locks. If it comes back, they do not count
+    /// less.
+    pub(crate) counted_at_end: Grants,
     /// The places and holds that its share had then.
     pub(crate) places: u64,
     /// The grants of each of its queues since then.
@@ -75,7 +75,7 @@ impl Queue {
         Joined {
             turn,
             counted: grants,
-            counted_at_end: grants,
+            counted_at_end: Grants::default(),
             places,
             grants_since,
             behind,
@@ -97,29 +97,23 @@ impl Queue {
         if position.keys.iter().any(counts_again) {
             joined.turn.number -= joined.counted.cast_signed();
             joined.counted = 0;
-            joined.counted_at_end = 0;
+            joined.counted_at_end = Grants::default();
         }
-        let counted = joined.counted.max(joined.counted_at_end);
         for key in &position.keys {
+            let counted = joined.counted.max(joined.counted_at_end[*key]);
             self.grants[*key] = self.grants[*key].max(counted);
         }
         self.insert(position);
-    }
-
-    /// A position leaves its queues and comes back, as a kept one or that of another call: none of
-    /// them counts less than the highest count before.
-    pub(crate) fn level_grants(&mut self, at: usize) {
-        let keys = self.positions()[at].keys.clone();
-        let grants = keys.iter().map(|key| self.grants[*key]).max().unwrap_or(0);
-        keys.iter().for_each(|key| self.grants[*key] = grants);
     }
 
     /// Notes the counts of the queues of a position whose call has been granted these locks. The
     /// grants themselves do not count.
     pub(crate) fn note_counts_at_end(&mut self, at: usize, granted: &[usize]) {
         let keys = self.positions()[at].keys.iter();
-        let before = |key: &usize| self.grants[*key] - u64::from(granted.contains(key));
-        let counted = keys.map(before).max().unwrap_or(0);
+        let mut counted = Grants::default();
+        for key in keys {
+            counted[*key] = self.grants[*key] - u64::from(granted.contains(key));
+        }
         self.position(at).joined.counted_at_end = counted;
     }
 

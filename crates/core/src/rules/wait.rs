@@ -61,7 +61,8 @@ impl LockManager {
         });
         let same =
             self.same_call(&older, &locks, wanted.count, groups.as_deref(), request, now);
-        // Its turn is used again, so it has to leave the queues first.
+        // Its turn is used again, so it has to leave the queues first. They go on counting.
+        let counted_before = same.and_then(|_| self.queues.counted_of_all(&locks));
         let same =
             same.and_then(|ticket| self.end_wait(ticket, LeaveReason::TakenOver, now));
         for ticket in older {
@@ -73,11 +74,11 @@ impl LockManager {
             }
         }
         let (turn, counted, counted_at_end) = match &same {
-            Some(same) => (same.turn, same.counted, same.counted_at_end),
+            Some(same) => (same.turn, same.counted, counted_before),
             None => {
                 let Entry { number, counted } = self.entry(&locks, request);
                 let arrival = self.queues.next_number();
-                (Turn { number, arrival }, counted, counted)
+                (Turn { number, arrival }, counted, None)
             }
         };
         let deadline = |ms: u64| now.ms().saturating_add(ms);

@@ -17,6 +17,13 @@ impl GrantCounts {
         self.by_lock.get(&lock).copied().unwrap_or(0)
     }
 
+    /// The grants of the queues of some locks; none if there are not any.
+    pub(crate) fn get_all(&self, locks: &[Id]) -> Option<Box<[u64]>> {
+        let is_counted = |lock: &Id| self.get(*lock) > 0;
+        (!self.by_lock.is_empty() && locks.iter().any(is_counted))
+            .then(|| locks.iter().map(|lock| self.get(*lock)).collect())
+    }
+
     /// Counts a grant of a lock that has a queue.
     pub(crate) fn bump(&mut self, lock: Id) {
         let count = self.by_lock.entry(lock).or_default();

@@ -68,9 +68,9 @@ pub struct Waiter {
     pub turn: Turn,
     /// The grants that were counted when it joined.
     pub counted: u64,
-    /// The highest number of grants that its queues had counted when it was removed. If it comes back,
-    /// they do not count less.
-    pub counted_at_end: u64,
+    /// The grants that each of its queues had counted when it was removed; none: not any. If it comes
+    /// back, they do not count less.
+    pub counted_at_end: Option<Box<[u64]>>,
     /// The owner.
     pub owner: Bytes,
     /// The owner's name identifies exactly one holder.
@@ -316,9 +316,13 @@ impl WaitQueues {
         if let Some(ms) = waiter.deadline_ms {
             self.deadlines.insert((ms, ticket));
         }
-        let counted = waiter.counted.max(waiter.counted_at_end);
-        if counted > 0 {
-            waiter.locks.iter().for_each(|lock| self.counts.raise(*lock, counted));
+        if waiter.counted > 0 {
+            waiter.locks.iter().for_each(|lock| self.counts.raise(*lock, waiter.counted));
+        }
+        for (lock, counted) in
+            waiter.locks.iter().zip(waiter.counted_at_end.iter().flatten())
+        {
+            self.counts.raise(*lock, *counted);
         }
         if waiter.share.is_some() {
             self.shares.add(&waiter);
@@ -361,8 +365,7 @@ impl WaitQueues {
             self.shares.remove(&waiter);
         }
         if waiter.unique {
-            let counted = waiter.locks.iter().map(|lock| self.counts.get(*lock)).max();
-            waiter.counted_at_end = counted.unwrap_or(0);
+            waiter.counted_at_end = self.counts.get_all(&waiter.locks);
         }
         Some(waiter)
     }
@@ -457,6 +460,11 @@ impl WaitQueues {
     /// The grants of a queue since it began.
     pub fn counted(&self, lock: Id) -> u64 {
         self.counts.get(lock)
+    }
+
+    /// The grants of some queues since they began; none if there are not any.
+    pub(crate) fn counted_of_all(&self, locks: &[Id]) -> Option<Box<[u64]>> {
+        self.counts.get_all(locks)
     }
 
     /// Counts a grant of a lock that has a queue.
