@@ -77,7 +77,7 @@ impl LockManager {
     pub(crate) fn remember_tag(
         &mut self,
         id: Id,
-        details: Option<HoldDetails>,
+        details: Option<Box<HoldDetails>>,
         end: &End,
     ) {
         let tag = details.and_then(|details| details.tag);

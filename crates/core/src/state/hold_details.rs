@@ -43,13 +43,14 @@ impl HoldDetails {
 /// the others cost nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AllDetails {
-    by_lock: BTreeMap<Id, HoldDetails>,
+    /// Boxed, so that the end of a hold without details does not move room for them.
+    by_lock: BTreeMap<Id, Box<HoldDetails>>,
 }
 
 impl AllDetails {
     /// The details of the hold of a lock.
     pub(crate) fn get(&self, id: Id) -> Option<&HoldDetails> {
-        self.by_lock.get(&id)
+        self.by_lock.get(&id).map(|details| &**details)
     }
 
     /// Changes the details of the hold of a lock. Returns whether there are any afterwards.
@@ -68,7 +69,7 @@ impl AllDetails {
     }
 
     /// Removes and returns the details of the hold of a lock.
-    pub(crate) fn take(&mut self, id: Id) -> Option<HoldDetails> {
+    pub(crate) fn take(&mut self, id: Id) -> Option<Box<HoldDetails>> {
         self.by_lock.remove(&id)
     }
 }

@@ -74,11 +74,9 @@ impl LockGroups {
 
     /// Whether two calls ask for the same groups.
     pub(crate) fn asks_for_same(&self, other: &Self) -> bool {
-        let sizes = |groups: &Self| {
-            groups.groups.iter().map(|group| group.locks.clone()).collect::<Vec<_>>()
-        };
+        let locks = |group: &LockGroup| group.locks.clone();
         (self.wanted, self.count) == (other.wanted, other.count)
-            && sizes(self) == sizes(other)
+            && self.groups.iter().map(locks).eq(other.groups.iter().map(locks))
     }
 
     /// Whether all groups that are being collected are complete.

@@ -241,7 +241,10 @@ impl Table {
 
     /// Ends the hold of a lock and returns it with its details. The lock stays in the table until
     /// [`Table::forget_idle`].
-    pub(crate) fn end_hold(&mut self, id: Id) -> Option<(Hold, Option<HoldDetails>)> {
+    pub(crate) fn end_hold(
+        &mut self,
+        id: Id,
+    ) -> Option<(Hold, Option<Box<HoldDetails>>)> {
         self.refresh(id);
         let lock = self.locks.get_mut(id)?;
         let hold = lock.hold.take()?;
