@@ -10,6 +10,7 @@ mod exporter;
 mod fit;
 mod gpus;
 mod human;
+mod locks;
 mod manual;
 mod replies;
 mod run;

@@ -9,11 +9,11 @@ use redis::{RedisError, RedisResult};
 
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, is_connection_error};
+use crate::locks::Targets;
+use crate::locks::{Lock, extend, release};
 use crate::replies::server_error;
 use crate::run::Event;
-use crate::run::locks::{Lock, extend, release};
 use crate::run::session::Worker;
-use crate::run::targets::Targets;
 use crate::run::wait_budget::WaitBudget;
 
 /// How long one ACQUIREANY call waits: shorter than the idle timeout of common proxies.

@@ -1,40 +1,22 @@
 //! The options of `gpulock run`, and what follows from them.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
-use std::process;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use clap::error::ErrorKind;
-use nix::sys::utsname::uname;
+use anyhow::{Result, ensure};
 
 use crate::clock;
-use crate::run::locks::LockRequest;
-use crate::run::targets::Targets;
+use crate::locks::{self, LockOptions, LockRequest, Targets, TurnOptions};
 use crate::run::wait_budget::WaitBudget;
-
-/// The system's random number generator.
-const RANDOM: &str = "/dev/urandom";
 
 /// The options of `gpulock run`.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("locks").required(true))]
 pub(crate) struct Args {
-    /// Lock to acquire
-    #[arg(long, value_name = "KEY", group = "locks")]
-    pub(super) key: Option<OsString>,
-    /// Comma-separated locks to choose from, in order of preference
-    #[arg(long, value_name = "KEY,…", value_delimiter = ',', group = "locks")]
-    pub(super) keys: Vec<OsString>,
-    /// Choose from the GPUs of this host; the locks are named {NAME:host}:gpu:0, …
-    #[arg(long, value_name = "NAME", group = "locks")]
-    pub(super) pool: Option<String>,
-    /// Number of locks to acquire
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    count: u16,
+    #[command(flatten)]
+    pub(super) locks: LockOptions,
+    #[command(flatten)]
+    turn: TurnOptions,
     /// How long the locks stay held after the last successful contact with the server
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = lease)]
     lease: Duration,
@@ -50,9 +32,6 @@ pub(crate) struct Args {
     /// Prefix of the owner name [default: name of the command]
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
-    /// Skip GPUs with less free memory than this
-    #[arg(long, value_name = "MIB", conflicts_with_all = ["key", "keys"])]
-    pub(super) min_free_mib: Option<u64>,
     /// Shell command to run if the locks were lost, after the command has ended
     #[arg(long, value_name = "COMMAND")]
     pub(super) on_lost: Option<OsString>,
@@ -65,18 +44,6 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Ends the process with a usage error if more locks are requested than there are.
-    pub(super) fn check_count(&self, available: usize) {
-        if usize::from(self.count) > available {
-            let locks = if available == 1 { "lock" } else { "locks" };
-            let why = format!(
-                "invalid --count {}: only {available} {locks} to choose from\n",
-                self.count
-            );
-            clap::Error::raw(ErrorKind::ValueValidation, why).exit();
-        }
-    }
-
     /// The locks to acquire from these targets.
     ///
     /// # Errors
@@ -84,7 +51,9 @@ impl Args {
     pub(super) fn request(&self, targets: &Targets) -> Result<LockRequest> {
         Ok(LockRequest {
             keys: targets.all_keys(),
-            count: usize::from(self.count),
+            count: usize::from(self.locks.count),
+            groups: None,
+            turn: self.turn.turn(),
             owner: self.unique_owner()?,
             lease: self.lease,
             grace: self.grace,
@@ -107,21 +76,8 @@ impl Args {
             Some(prefix) => prefix.clone(),
             None => command.unwrap_or_default().to_string_lossy().into_owned(),
         };
-        let random = random().context(RANDOM)?;
-        Ok(format!("{prefix}-{}-{}-{random:016x}", host(), process::id()))
+        locks::unique(&prefix)
     }
-}
-
-/// A random number.
-fn random() -> io::Result<u64> {
-    let mut bytes = [0; size_of::<u64>()];
-    File::open(RANDOM)?.read_exact(&mut bytes)?;
-    Ok(u64::from_ne_bytes(bytes))
-}
-
-/// The name of this host.
-pub(super) fn host() -> String {
-    uname().expect("a host name").nodename().to_string_lossy().into_owned()
 }
 
 /// A shorter lease would leave no time to act before it expires.

@@ -7,10 +7,10 @@ use anyhow::Result;
 
 use crate::clock::{self, Moment};
 use crate::exit;
+use crate::locks::{self, Lock, LockRequest};
 use crate::replies::server_error;
 use crate::run::deadlines::LastContact;
 use crate::run::environment::{self, Environment};
-use crate::run::locks::{self, Lock, LockRequest};
 use crate::run::session::Session;
 use crate::run::stderr::Stderr;
 use crate::run::supervisor::Supervisor;

@@ -8,9 +8,9 @@ use std::thread;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
+use crate::locks::{Targets, host};
 use crate::run::stderr::Stderr;
-use crate::run::targets::Targets;
-use crate::run::{Args, Event, host, waiting};
+use crate::run::{Args, Event, waiting};
 
 /// Returns the candidate locks, or the signal that ended the search.
 ///
@@ -22,11 +22,11 @@ pub(crate) fn discover(
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<ControlFlow<Signal, Targets>> {
-    let Some(pool) = &args.pool else {
-        let named = args.key.as_ref().map_or(&args.keys[..], std::slice::from_ref);
-        return Ok(ControlFlow::Continue(Targets::named(named)));
-    };
-    start_gpu_discovery(pool.clone(), args.min_free_mib, sender.clone())?;
+    if let Some(named) = args.locks.named() {
+        return Ok(ControlFlow::Continue(named));
+    }
+    let pool = args.locks.pool.clone().unwrap_or_default();
+    start_gpu_discovery(pool, args.locks.min_free_mib, sender.clone())?;
     loop {
         match events.recv()? {
             Event::Discovered(targets) => return targets.map(ControlFlow::Continue),

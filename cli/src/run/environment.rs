@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use crate::run::locks::Lock;
+use crate::locks::Lock;
 use crate::text::Text;
 
 /// The variable that contains the owner.

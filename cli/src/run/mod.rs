@@ -2,10 +2,10 @@
 //!
 //! # Layout
 //! - [`args`]: the options
-//! - [`targets`]: the candidate locks; [`discover`]: finds the GPUs of this host
+//! - [`discover`]: finds the candidate locks
 //! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`]) and
 //!   keeps them tied to its connection; [`renewal`]: the thread that renews them;
-//!   [`stop_flag`]: ends both; [`locks`]: the commands that they send
+//!   [`stop_flag`]: ends both
 //! - [`waiting`], [`progress`]: until the locks are granted
 //! - [`command`]: starts the command under the locks, and releases them afterwards
 //! - [`child`], [`process_group`], [`terminal`], [`signals`]: the command as a job;
@@ -24,7 +24,6 @@ mod command;
 mod deadlines;
 mod discover;
 mod environment;
-mod locks;
 mod on_lost;
 mod process_group;
 mod process_tree;
@@ -36,7 +35,6 @@ mod signals;
 mod stderr;
 mod stop_flag;
 mod supervisor;
-mod targets;
 mod terminal;
 mod terminate;
 mod wait_budget;
@@ -53,16 +51,14 @@ use anyhow::Result;
 use nix::sys::signal::{SigSet, Signal};
 
 pub(crate) use self::args::Args;
-use self::args::host;
 use self::command::{CommandRun, Granted};
-use self::locks::Lock;
 use self::process_group::status_of_signal;
 use self::session::Session;
 use self::stderr::Stderr;
-use self::targets::Targets;
 use self::waiting::Outcome;
 use crate::clock::Moment;
 use crate::exit;
+use crate::locks::{Lock, Targets};
 use crate::server::Address;
 
 /// The locks were not acquired in time (`EX_TEMPFAIL` of sysexits.h).
@@ -138,7 +134,7 @@ fn acquire_and_run(
         ControlFlow::Continue(targets) => targets,
         ControlFlow::Break(signal) => return Ok(status_of_signal(signal as i32)),
     };
-    args.check_count(targets.all_keys().len());
+    args.locks.check_count(&targets);
     let devices = targets.devices();
     let request = args.request(&targets)?;
     let budget = args.wait_budget();

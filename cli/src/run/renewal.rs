@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::clock::{self, Moment};
 use crate::connection::Connection;
+use crate::locks::{Lock, extend};
 use crate::run::Event;
-use crate::run::locks::{Lock, extend};
 use crate::run::stop_flag::StopFlag;
 use crate::server::Address;
 

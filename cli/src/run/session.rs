@@ -11,10 +11,10 @@ use redis::RedisError;
 
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, is_connection_error};
+use crate::locks::Targets;
+use crate::locks::{HeldLock, Lock, LockRequest, extend, still_held};
 use crate::run::Event;
-use crate::run::locks::{HeldLock, Lock, LockRequest, extend, still_held};
 use crate::run::stop_flag::StopFlag;
-use crate::run::targets::Targets;
 use crate::run::wait_budget::WaitBudget;
 use crate::server::Address;
 

@@ -8,8 +8,8 @@ use nix::sys::signal::{Signal, raise};
 
 use crate::clock::{self, Moment};
 use crate::exit;
+use crate::locks::{Lock, LockRequest};
 use crate::run::Event;
-use crate::run::locks::{Lock, LockRequest};
 use crate::run::progress;
 use crate::run::session::Session;
 use crate::run::signals;

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 
+use super::calls::Lock;
 use crate::gpus::{self, Gpu, Gpus};
-use crate::run::locks::Lock;
 use crate::text::Text;
 
 /// The candidate locks.
@@ -87,7 +87,7 @@ impl Targets {
 
     /// The CUDA device names by key; empty if the locks are not a pool's.
     pub(crate) fn devices(&self) -> Vec<(Text, String)> {
-        let device = |gpu: &PoolGpu| (gpu.key.clone(), gpu.gpu.device.clone());
+        let device = |gpu: &PoolGpu| (gpu.key.clone(), gpu.gpu.device());
         match self {
             Self::Named(_) => Vec::new(),
             Self::Pool(pool) => pool.all.iter().map(device).collect(),
@@ -151,7 +151,7 @@ mod tests {
 
     impl Gpus for Failing {
         fn all(&self) -> Result<Vec<Gpu>> {
-            Ok(vec![Gpu { index: 0, instance: None, device: "GPU-a".to_owned() }])
+            Ok(vec![Gpu { index: 0, instance: None, uuid: Some("GPU-a".to_owned()) }])
         }
 
         fn free_mib(&self, _: &Gpu) -> Result<u64> {

@@ -1,33 +1,9 @@
-//! The GPUs of this host, as reported by the NVIDIA driver (NVML).
+//! GPUs and MIG instances, as reported by the NVIDIA driver (NVML).
 
 use anyhow::{Result, anyhow, ensure};
 use nvml_wrapper::{Device, Nvml};
 
-/// A GPU or MIG instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Gpu {
-    /// The index of the GPU, in PCI bus order.
-    pub(crate) index: u32,
-    /// The index of the MIG instance.
-    pub(crate) instance: Option<u32>,
-    /// The CUDA device name: the UUID, or the index of a GPU without one.
-    pub(crate) device: String,
-}
-
-/// A source of GPUs.
-pub(crate) trait Gpus: Send {
-    /// All working GPUs in PCI bus order; for a GPU in MIG mode its instances.
-    ///
-    /// # Errors
-    /// If the driver returns an error, or there is no working GPU.
-    fn all(&self) -> Result<Vec<Gpu>>;
-
-    /// The free memory of a GPU.
-    ///
-    /// # Errors
-    /// If the driver or the GPU returns an error.
-    fn free_mib(&self, gpu: &Gpu) -> Result<u64>;
-}
+use super::{Gpu, Gpus};
 
 /// The GPUs of the NVIDIA driver.
 ///
@@ -37,16 +13,6 @@ pub(crate) fn of_this_host() -> Result<impl Gpus> {
     Nvml::init().map_err(|error| {
         anyhow!("no NVIDIA driver on this host, name the locks with --keys: {error}")
     })
-}
-
-impl Gpu {
-    /// The suffix of the lock's key: `0`, or `0:mig:1`.
-    pub(crate) fn id(&self) -> String {
-        match self.instance {
-            None => self.index.to_string(),
-            Some(instance) => format!("{}:mig:{instance}", self.index),
-        }
-    }
 }
 
 impl Gpus for Nvml {
@@ -89,6 +55,5 @@ fn instances(index: u32, device: &Device<'_>) -> Vec<Gpu> {
 }
 
 fn gpu(index: u32, instance: Option<u32>, device: &Device<'_>) -> Gpu {
-    let device = device.uuid().unwrap_or_else(|_| index.to_string());
-    Gpu { index, instance, device }
+    Gpu { index, instance, uuid: device.uuid().ok() }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use redis::{Cmd, RedisResult, Value, cmd, pipe};
 
+use super::turn::Turn;
 use crate::clock;
 use crate::connection::Connection;
 use crate::replies::inspected;
@@ -15,11 +16,22 @@ use crate::text::Text;
 pub(crate) struct LockRequest {
     /// In order of preference.
     pub(crate) keys: Vec<Text>,
-    /// Number of locks to acquire.
+    /// Number of locks to acquire; with groups, from each of them.
     pub(crate) count: usize,
+    /// None: all keys are equal.
+    pub(crate) groups: Option<Groups>,
+    pub(crate) turn: Turn,
     pub(crate) owner: String,
     pub(crate) lease: Duration,
     pub(crate) grace: Duration,
+}
+
+/// The groups of the keys, such as the slots of a GPU: the locks come from `wanted` of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Groups {
+    pub(crate) wanted: usize,
+    /// The number of keys of each group, in the order of the keys.
+    pub(crate) sizes: Vec<usize>,
 }
 
 /// A lock that was granted.
@@ -76,6 +88,10 @@ impl LockRequest {
             acquire.arg(&key.0);
         }
         acquire.arg(&self.owner).arg("COUNT").arg(self.count);
+        if let Some(Groups { wanted, sizes }) = &self.groups {
+            acquire.arg("GROUPS").arg(*wanted).arg(sizes.len()).arg(sizes);
+        }
+        self.turn.add_to(&mut acquire);
         acquire.arg("PX").arg(millis(self.lease)).arg("UNIQUE");
         if let Some(wait) = wait {
             // BLOCK 0 waits indefinitely.

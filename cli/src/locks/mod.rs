@@ -1,0 +1,21 @@
+//! What `gpulock` knows about the locks that it acquires: which ones the user asks for, and the
+//! calls that acquire, renew, check and release them. Nothing here waits, or decides how long a
+//! lock is kept.
+//!
+//! # Layout
+//! - [`options`]: the options that name the locks; [`turn`]: those that decide whose turn it is
+//! - [`targets`]: the candidate locks
+//! - [`calls`]: the calls to the server
+//! - [`owner`]: the owner that a hold gets
+
+mod calls;
+mod options;
+mod owner;
+mod targets;
+mod turn;
+
+pub(crate) use self::calls::{HeldLock, Lock, LockRequest, extend, release, still_held};
+pub(crate) use self::options::LockOptions;
+pub(crate) use self::owner::{host, unique};
+pub(crate) use self::targets::Targets;
+pub(crate) use self::turn::TurnOptions;
