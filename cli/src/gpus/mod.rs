@@ -2,17 +2,36 @@
 //!
 //! # Layout
 //! - [`nvidia`]: GPUs and MIG instances, as reported by the NVIDIA driver
+//! - [`selection`]: the GPUs that the user selects
+//! - [`host`]: what identifies this host
 
+#[expect(dead_code, reason = "the keys of a pool will contain the host's id")]
+mod host;
 mod nvidia;
+#[cfg_attr(not(test), expect(dead_code, reason = "for --only and --exclude"))]
+mod selection;
 
 use anyhow::Result;
 
-pub(crate) use self::nvidia::of_this_host;
+#[expect(unused_imports, reason = "the keys of a pool will contain it")]
+pub(crate) use self::host::host_id;
+#[expect(unused_imports, reason = "for the options --only and --exclude")]
+pub(crate) use self::selection::Selection;
+
+/// The maker of a GPU, which decides how a program is told its GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vendor {
+    Nvidia,
+    #[expect(dead_code, reason = "found by the kernel's topology files")]
+    Amd,
+}
 
 /// A GPU or MIG instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Gpu {
-    /// The index of the GPU, in PCI bus order.
+    pub(crate) vendor: Vendor,
+    /// The index of the GPU, as its driver counts: in PCI bus order, over all GPUs of the vendor
+    /// that this process can see.
     pub(crate) index: u32,
     /// The index of the MIG instance.
     pub(crate) instance: Option<u32>,
@@ -22,10 +41,11 @@ pub(crate) struct Gpu {
 
 /// A source of GPUs.
 pub(crate) trait Gpus: Send {
-    /// All working GPUs in PCI bus order; for a GPU in MIG mode its instances.
+    /// The working GPUs that this process may use, in PCI bus order; for a GPU in MIG mode its
+    /// instances.
     ///
     /// # Errors
-    /// If the driver returns an error, or there is no working GPU.
+    /// If the driver returns an error, or there is no working GPU that may be used.
     fn all(&self) -> Result<Vec<Gpu>>;
 
     /// The free memory of a GPU.
@@ -33,6 +53,29 @@ pub(crate) trait Gpus: Send {
     /// # Errors
     /// If the driver or the GPU returns an error.
     fn free_mib(&self, gpu: &Gpu) -> Result<u64>;
+
+    /// The memory of a GPU, used or not.
+    ///
+    /// # Errors
+    /// If the driver or the GPU returns an error.
+    #[expect(dead_code, reason = "for shares of a GPU")]
+    fn memory_mib(&self, gpu: &Gpu) -> Result<u64>;
+
+    /// The processes that use a GPU, with the numbers that they have in the driver's process
+    /// namespace.
+    ///
+    /// # Errors
+    /// If the driver or the GPU returns an error.
+    #[expect(dead_code, reason = "for the check of foreign processes")]
+    fn processes(&self, gpu: &Gpu) -> Result<Vec<u32>>;
+}
+
+/// The GPUs of this host.
+///
+/// # Errors
+/// If there is no driver.
+pub(crate) fn of_this_host() -> Result<Box<dyn Gpus>> {
+    Ok(Box::new(nvidia::of_this_host()?))
 }
 
 impl Gpu {

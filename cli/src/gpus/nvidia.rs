@@ -1,9 +1,12 @@
 //! GPUs and MIG instances, as reported by the NVIDIA driver (NVML).
 
 use anyhow::{Result, anyhow, ensure};
+use nvml_wrapper::struct_wrappers::device::MemoryInfo;
 use nvml_wrapper::{Device, Nvml};
 
-use super::{Gpu, Gpus};
+use super::{Gpu, Gpus, Vendor};
+
+const MIB: u64 = 1 << 20;
 
 /// The GPUs of the NVIDIA driver.
 ///
@@ -31,11 +34,36 @@ impl Gpus for Nvml {
     }
 
     fn free_mib(&self, gpu: &Gpu) -> Result<u64> {
-        let device = self.device_by_index(gpu.index)?;
-        let instance = gpu.instance.map(|index| device.mig_device_by_index(index));
-        let instance = instance.transpose()?;
-        let memory = instance.as_ref().unwrap_or(&device).memory_info()?;
-        Ok(memory.free / (1 << 20))
+        Ok(memory(self, gpu)?.free / MIB)
+    }
+
+    fn memory_mib(&self, gpu: &Gpu) -> Result<u64> {
+        Ok(memory(self, gpu)?.total / MIB)
+    }
+
+    fn processes(&self, gpu: &Gpu) -> Result<Vec<u32>> {
+        with_device(self, gpu, |device| {
+            let mut all = device.running_compute_processes()?;
+            all.extend(device.running_graphics_processes()?);
+            Ok(all.into_iter().map(|process| process.pid).collect())
+        })
+    }
+}
+
+fn memory(nvml: &Nvml, gpu: &Gpu) -> Result<MemoryInfo> {
+    with_device(nvml, gpu, |device| Ok(device.memory_info()?))
+}
+
+/// Looks up the device of a GPU or MIG instance.
+fn with_device<T>(
+    nvml: &Nvml,
+    gpu: &Gpu,
+    query: impl FnOnce(&Device<'_>) -> Result<T>,
+) -> Result<T> {
+    let device = nvml.device_by_index(gpu.index)?;
+    match gpu.instance {
+        None => query(&device),
+        Some(index) => query(&device.mig_device_by_index(index)?),
     }
 }
 
@@ -55,5 +83,5 @@ fn instances(index: u32, device: &Device<'_>) -> Vec<Gpu> {
 }
 
 fn gpu(index: u32, instance: Option<u32>, device: &Device<'_>) -> Gpu {
-    Gpu { index, instance, uuid: device.uuid().ok() }
+    Gpu { vendor: Vendor::Nvidia, index, instance, uuid: device.uuid().ok() }
 }

@@ -48,8 +48,7 @@ impl Targets {
         host: &str,
         min_free_mib: Option<u64>,
     ) -> Result<Self> {
-        Pool::of(Box::new(gpus::of_this_host()?), name, host, min_free_mib)
-            .map(Self::Pool)
+        Pool::of(gpus::of_this_host()?, name, host, min_free_mib).map(Self::Pool)
     }
 
     /// All keys, including those of skipped GPUs.
@@ -145,18 +144,28 @@ mod tests {
     use anyhow::ensure;
 
     use super::*;
+    use crate::gpus::Vendor;
 
     /// A single GPU that may fail.
     struct Failing(&'static AtomicBool);
 
     impl Gpus for Failing {
         fn all(&self) -> Result<Vec<Gpu>> {
-            Ok(vec![Gpu { index: 0, instance: None, uuid: Some("GPU-a".to_owned()) }])
+            let (vendor, uuid) = (Vendor::Nvidia, Some("GPU-a".to_owned()));
+            Ok(vec![Gpu { vendor, index: 0, instance: None, uuid }])
         }
 
         fn free_mib(&self, _: &Gpu) -> Result<u64> {
             ensure!(!self.0.load(Ordering::Relaxed), "the GPU is lost");
             Ok(1000)
+        }
+
+        fn memory_mib(&self, _: &Gpu) -> Result<u64> {
+            Ok(1000)
+        }
+
+        fn processes(&self, _: &Gpu) -> Result<Vec<u32>> {
+            Ok(Vec::new())
         }
     }
 
