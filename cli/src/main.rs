@@ -41,7 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a command while holding locks, such as those of free GPUs
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Internal: becomes the command of `run`
     #[command(name = run::child::HELPER, hide = true)]
     Child(run::child::Args),

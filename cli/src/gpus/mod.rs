@@ -5,24 +5,19 @@
 //! - [`selection`]: the GPUs that the user selects
 //! - [`host`]: what identifies this host
 
-#[expect(dead_code, reason = "the keys of a pool will contain the host's id")]
 mod host;
 mod nvidia;
-#[cfg_attr(not(test), expect(dead_code, reason = "for --only and --exclude"))]
 mod selection;
 
 use anyhow::Result;
 
-#[expect(unused_imports, reason = "the keys of a pool will contain it")]
 pub(crate) use self::host::host_id;
-#[expect(unused_imports, reason = "for the options --only and --exclude")]
 pub(crate) use self::selection::Selection;
 
 /// The maker of a GPU, which decides how a program is told its GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vendor {
     Nvidia,
-    #[expect(dead_code, reason = "found by the kernel's topology files")]
     Amd,
 }
 
@@ -58,7 +53,6 @@ pub(crate) trait Gpus: Send {
     ///
     /// # Errors
     /// If the driver or the GPU returns an error.
-    #[expect(dead_code, reason = "for shares of a GPU")]
     fn memory_mib(&self, gpu: &Gpu) -> Result<u64>;
 
     /// The processes that use a GPU, with the numbers that they have in the driver's process
@@ -79,14 +73,6 @@ pub(crate) fn of_this_host() -> Result<Box<dyn Gpus>> {
 }
 
 impl Gpu {
-    /// The suffix of the lock's key: `0`, or `0:mig:1`.
-    pub(crate) fn id(&self) -> String {
-        match self.instance {
-            None => self.index.to_string(),
-            Some(instance) => format!("{}:mig:{instance}", self.index),
-        }
-    }
-
     /// The CUDA device name: the UUID, or the index of a GPU without one.
     pub(crate) fn device(&self) -> String {
         self.uuid.clone().unwrap_or_else(|| self.index.to_string())

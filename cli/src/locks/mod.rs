@@ -4,18 +4,27 @@
 //!
 //! # Layout
 //! - [`options`]: the options that name the locks; [`turn`]: those that decide whose turn it is
-//! - [`targets`]: the candidate locks
+//! - [`targets`]: the candidate locks; [`pool`], [`pool_name`], [`card`]: those of the GPUs of
+//!   this host
+//! - [`variables`], [`templates`]: how the granted locks are described to the command
 //! - [`calls`]: the calls to the server
 //! - [`owner`]: the owner that a hold gets
 
 mod calls;
+mod card;
 mod options;
 mod owner;
+mod pool;
+mod pool_name;
 mod targets;
+mod templates;
 mod turn;
+mod variables;
 
 pub(crate) use self::calls::{HeldLock, Lock, LockRequest, extend, release, still_held};
 pub(crate) use self::options::LockOptions;
-pub(crate) use self::owner::{host, unique};
+pub(crate) use self::owner::unique;
+pub(crate) use self::pool::PoolOptions;
 pub(crate) use self::targets::Targets;
 pub(crate) use self::turn::TurnOptions;
+pub(crate) use self::variables::{Variable, Variables};

@@ -20,7 +20,7 @@ pub(crate) fn unique(prefix: &str) -> Result<String> {
 }
 
 /// The name of this host.
-pub(crate) fn host() -> String {
+fn host() -> String {
     uname().expect("a host name").nodename().to_string_lossy().into_owned()
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct TurnOptions {
 }
 
 /// The order in which a call is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Turn {
     priority: i64,
     share: Option<String>,

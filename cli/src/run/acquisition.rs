@@ -101,22 +101,24 @@ impl Worker {
         targets: &mut Targets,
         budget: WaitBudget,
     ) -> RedisResult<Option<Grant>> {
-        self.request.keys = targets.usable_keys();
+        let are_enough = targets.limit_to_usable(&mut self.request);
         let slice = budget.slice(match targets.has_skipped() {
             true => SHORT_SLICE,
             false => SLICE,
         });
-        if self.request.keys.len() < self.request.count {
+        if !are_enough {
             sleep(slice.unwrap_or_default().min(PAUSE));
             return Ok(None);
         }
         let sent = clock::now();
         let timeout = slice.unwrap_or_default().saturating_add(REPLY_TIMEOUT);
         let granted = self.request.acquire(connection.with_timeout(timeout), slice)?;
-        let Some(locks) = granted else { return Ok(None) };
+        let Some(mut locks) = granted else { return Ok(None) };
         connection.with_timeout(REPLY_TIMEOUT);
         let unusable = targets.skip_unusable(&locks);
         if unusable.is_empty() {
+            let surplus = targets.split_off_surplus(&mut locks);
+            release(connection, &self.request.owner, &surplus, "not needed")?;
             return self.confirm(connection, locks, sent);
         }
         release(connection, &self.request.owner, &locks, "too little free memory")?;

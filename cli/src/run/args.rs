@@ -49,10 +49,11 @@ impl Args {
     /// # Errors
     /// If the system provides no random number.
     pub(super) fn request(&self, targets: &Targets) -> Result<LockRequest> {
+        let (keys, count, groups) = targets.requested(usize::from(self.locks.count));
         Ok(LockRequest {
-            keys: targets.all_keys(),
-            count: usize::from(self.locks.count),
-            groups: None,
+            keys,
+            count,
+            groups,
             turn: self.turn.turn(),
             owner: self.unique_owner()?,
             lease: self.lease,

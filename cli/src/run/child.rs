@@ -38,7 +38,7 @@ pub(crate) struct Args {
     command: Vec<OsString>,
 }
 
-/// Starts a command in a new process group, with these additional environment variables,
+/// Starts a command in a new process group, with these changes to the environment,
 /// unless `latest_start` has passed. The command is killed when the calling thread ends.
 /// Processes that it orphans become children of this process.
 ///
@@ -57,7 +57,12 @@ pub(crate) fn start(
     helper.arg(getpid().to_string());
     helper.arg(clock::millis(latest_start).to_string());
     helper.arg("--").args(command);
-    helper.envs(env.iter().map(|(name, value)| (name, value)));
+    for (name, value) in env {
+        match value {
+            Some(value) => helper.env(name, value),
+            None => helper.env_remove(name),
+        };
+    }
     let child = helper.process_group(0).spawn().context("failed to start a process")?;
     Ok(ProcessGroup::led_by(Pid::from_raw(child.id().cast_signed())))
 }

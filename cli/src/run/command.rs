@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::clock::{self, Moment};
 use crate::exit;
-use crate::locks::{self, Lock, LockRequest};
+use crate::locks::{self, Lock, LockRequest, Variables};
 use crate::replies::server_error;
 use crate::run::deadlines::LastContact;
 use crate::run::environment::{self, Environment};
@@ -17,7 +17,6 @@ use crate::run::supervisor::Supervisor;
 use crate::run::watchdog::Watchdog;
 use crate::run::{Args, Event, LOST, NOT_ACQUIRED, child, on_lost, renewal};
 use crate::server::Address;
-use crate::text::Text;
 
 /// What does not change while the command runs.
 pub(super) struct CommandRun<'a> {
@@ -33,8 +32,8 @@ pub(super) struct Granted {
     pub(super) locks: Vec<Lock>,
     /// A moment at which the leases had not begun, or were renewed.
     pub(super) at: Moment,
-    /// The CUDA device names of the pool's GPUs, by key.
-    pub(super) devices: Vec<(Text, String)>,
+    /// Describes the locks to the command.
+    pub(super) variables: Variables,
 }
 
 impl CommandRun<'_> {
@@ -48,7 +47,8 @@ impl CommandRun<'_> {
         sender: &Sender<Event>,
         events: &Receiver<Event>,
     ) -> Result<u8> {
-        let env = environment::of(&self.request.owner, &granted.locks, &granted.devices);
+        let env =
+            environment::of(&self.request.owner, &granted.locks, &granted.variables);
         let Granted { locks, at, .. } = granted;
         let contact = LastContact::new(at, self.request.lease, self.request.grace);
         let supervisor = match self.start(contact, &locks, &env, sender) {

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use crate::locks::{Targets, host};
+use crate::locks::{PoolOptions, Targets};
 use crate::run::stderr::Stderr;
 use crate::run::{Args, Event, waiting};
 
@@ -22,11 +22,10 @@ pub(crate) fn discover(
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<ControlFlow<Signal, Targets>> {
-    if let Some(named) = args.locks.named() {
-        return Ok(ControlFlow::Continue(named));
-    }
-    let pool = args.locks.pool.clone().unwrap_or_default();
-    start_gpu_discovery(pool, args.locks.min_free_mib, sender.clone())?;
+    let Some(pool) = args.locks.pool() else {
+        return Ok(ControlFlow::Continue(args.locks.named()));
+    };
+    start_gpu_discovery(pool, sender.clone())?;
     loop {
         match events.recv()? {
             Event::Discovered(targets) => return targets.map(ControlFlow::Continue),
@@ -40,14 +39,10 @@ pub(crate) fn discover(
     }
 }
 
-fn start_gpu_discovery(
-    pool: String,
-    min_free_mib: Option<u64>,
-    sender: Sender<Event>,
-) -> Result<()> {
+fn start_gpu_discovery(pool: PoolOptions, sender: Sender<Event>) -> Result<()> {
     let thread = thread::Builder::new().name("gpus".to_owned());
     let discover = move || {
-        let targets = Targets::pool(&pool, &host(), min_free_mib);
+        let targets = Targets::pool(&pool);
         // The receiver is gone if a signal came first.
         let _gone = sender.send(Event::Discovered(targets));
     };

@@ -134,15 +134,15 @@ fn acquire_and_run(
         ControlFlow::Continue(targets) => targets,
         ControlFlow::Break(signal) => return Ok(status_of_signal(signal as i32)),
     };
-    args.locks.check_count(&targets);
-    let devices = targets.devices();
+    args.locks.check(&targets);
+    let variables = args.locks.variables(&targets);
     let request = args.request(&targets)?;
     let budget = args.wait_budget();
     let session =
         Session::start(address, request.clone(), targets, budget, sender.clone())?;
     match waiting::wait(&session, address, &request, stderr, &events)? {
         Outcome::Granted(locks, at) => {
-            let granted = Granted { locks, at, devices };
+            let granted = Granted { locks, at, variables };
             let run = CommandRun { address, args, request, session, stderr };
             run.run(granted, &sender, &events)
         }

@@ -24,7 +24,7 @@ pub(crate) fn run(
     why: &str,
     events: &Receiver<Event>,
 ) -> Result<()> {
-    env.push(("GPULOCK_LOST", why.into()));
+    env.push(("GPULOCK_LOST".to_owned(), Some(why.into())));
     let shell = ["sh".into(), "-c".into(), command.clone()];
     let group = child::start(&shell, &env, Moment::MAX)?;
     let terminal = Terminal::open();

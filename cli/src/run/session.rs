@@ -128,6 +128,7 @@ impl Worker {
             Ok(Some((connection, (locks, at)))) => {
                 self.request.keys = locks.iter().map(|lock| lock.key.clone()).collect();
                 self.request.count = locks.len();
+                self.request.groups = None;
                 self.send(Event::Granted(locks.clone(), at));
                 self.keep(connection, Known { locks, is_doubtful: false }, at);
             }

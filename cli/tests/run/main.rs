@@ -8,13 +8,14 @@
 //!   left running; [`watchdog`]: `gpulock` or the watchdog is killed or stopped
 //! - [`reconnect`]: failures that the command does not notice
 //! - [`signals`]: signals, job control, the terminal
-//! - [`pool`]: the GPUs of a host
+//! - [`pool`]: the GPUs of a host; [`slots`]: shares of a GPU; [`templates`]: `--set`
 //! - [`contention`]: fifty runs at once
-//! - [`runner`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
+//! - [`runner`], [`gpu_host`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
 
 mod contention;
 mod deadlines;
 mod exit_status;
+mod gpu_host;
 mod lease_end;
 mod lost;
 mod pool;
@@ -23,6 +24,8 @@ mod relay;
 mod runner;
 mod scripts;
 mod signals;
+mod slots;
 mod survivors;
+mod templates;
 mod waiting;
 mod watchdog;

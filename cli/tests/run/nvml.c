@@ -1,6 +1,7 @@
 /* A stub of the NVML functions that gpulock calls. The text file STUB_GPUS, which each call
-   reads, lists the GPUs: a line has the UUID and the free MiB of a GPU. A line that begins with
-   a space is a MIG instance of the GPU before it. */
+   reads, lists the GPUs: a line has the UUID, the free MiB and the MiB of a GPU; without the last,
+   all of its memory is free. A line that begins with a space is a MIG instance of the GPU before
+   it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,7 @@ static void *handle(unsigned gpu, unsigned instance) {
 
 /* Reads the line of a GPU or an instance. Returns the number of GPUs for handle 0, otherwise the
    number of instances of the GPU. */
-static unsigned read_line(size_t which, char *uuid, unsigned long long *mib, unsigned *found) {
+static unsigned read_line(size_t which, char *uuid, unsigned long long mib[2], unsigned *found) {
     char line[256];
     unsigned gpu = 0, instance = 0, instances = 0;
     FILE *file = fopen(getenv("STUB_GPUS"), "r");
@@ -34,7 +35,8 @@ static unsigned read_line(size_t which, char *uuid, unsigned long long *mib, uns
             instances++;
         if (which == gpu * 16 + instance) {
             *found = 1;
-            sscanf(line, "%95s %llu", uuid, mib);
+            if (sscanf(line, "%95s %llu %llu", uuid, &mib[0], &mib[1]) < 3)
+                mib[1] = mib[0];
         }
     }
     if (file)
@@ -64,9 +66,9 @@ int nvmlDeviceGetCount_v2(unsigned *count) {
 
 static int known(void *device, void **out) {
     char uuid[96];
-    unsigned long long mib;
+    unsigned long long mib[2];
     unsigned found;
-    read_line((size_t)device, uuid, &mib, &found);
+    read_line((size_t)device, uuid, mib, &found);
     *out = device;
     return found ? OK : NOT_FOUND;
 }
@@ -77,9 +79,9 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned gpu, void **device) {
 
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
     char read[96];
-    unsigned long long mib;
+    unsigned long long mib[2];
     unsigned found;
-    read_line((size_t)device, read, &mib, &found);
+    read_line((size_t)device, read, mib, &found);
     if (!found)
         return INVALID_ARGUMENT;
     if (!strcmp(read, "-"))
@@ -90,18 +92,20 @@ int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
 
 int nvmlDeviceGetMemoryInfo_v2(void *device, memory *info) {
     char uuid[96];
+    unsigned long long mib[2] = {0};
     unsigned found;
     hang("STUB_GPU_HANGS");
-    read_line((size_t)device, uuid, &info->free, &found);
-    info->free <<= 20;
+    read_line((size_t)device, uuid, mib, &found);
+    info->free = mib[0] << 20;
+    info->total = mib[1] << 20;
     return found ? OK : INVALID_ARGUMENT;
 }
 
 int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
     char uuid[96];
-    unsigned long long mib;
+    unsigned long long mib[2];
     unsigned found;
-    *current = *pending = read_line((size_t)device, uuid, &mib, &found) > 0;
+    *current = *pending = read_line((size_t)device, uuid, mib, &found) > 0;
     return *current ? OK : NOT_SUPPORTED;
 }
 

@@ -1,15 +1,12 @@
-//! `--pool`: the GPUs of this host. The tests replace the driver's library with a stub; all else
-//! is as on a machine with GPUs.
+//! `--pool`: the GPUs of this host.
 
 use std::fs;
-use std::path::PathBuf;
 
 use gpulock_testkit::{Server, call, servers, wait_until, workspace};
 use nix::sys::signal::Signal;
-use nix::sys::utsname::uname;
-use tempfile::TempDir;
 
-use crate::runner::{Builder, TIMEOUT, build, gpulock_run};
+use crate::gpu_host::{Host, key};
+use crate::runner::{TIMEOUT, gpulock_run};
 
 /// Prints the variables of a command with a GPU.
 const PRINT_GPUS: &str =
@@ -18,50 +15,8 @@ const PRINT_GPUS: &str =
 /// Prints the token.
 const PRINT_TOKEN: &str = "echo $GPULOCK_TOKENS >gpus; sleep 600";
 
-/// A host with GPUs, which are listed in a file.
-struct Host {
-    folder: TempDir,
-}
-
-impl Host {
-    fn with(gpus: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let library = folder.path().join("libnvidia-ml.so.1");
-        build("nvml.c", &["-shared", "-fPIC"], &library);
-        let host = Self { folder };
-        host.set_gpus(gpus);
-        host
-    }
-
-    /// Replaces the GPUs atomically.
-    fn set_gpus(&self, gpus: &str) {
-        let new = self.folder.path().join("new");
-        fs::write(&new, gpus).expect("a file");
-        fs::rename(new, self.gpus()).expect("a file");
-    }
-
-    fn gpus(&self) -> PathBuf {
-        self.folder.path().join("gpus")
-    }
-
-    fn run(&self, server: &Server, args: &[&str], script: &str) -> Builder {
-        let args = [&["--pool", "p"], args, &["--", "sh", "-c", script]].concat();
-        gpulock_run(server, &args).with(|command| {
-            command.env("LD_LIBRARY_PATH", self.folder.path());
-            command.env("STUB_GPUS", self.gpus());
-        })
-    }
-}
-
 fn server() -> Server {
     servers()[0].server().start()
-}
-
-fn key(id: &str) -> String {
-    format!(
-        "{{p:{}}}:gpu:{id}",
-        uname().expect("a host name").nodename().to_string_lossy()
-    )
 }
 
 #[test]
@@ -69,9 +24,9 @@ fn each_command_gets_different_gpus() {
     let server = server();
     let host = Host::with("GPU-a 9000\nGPU-b 9000\nGPU-c 9000\n");
     let one = host.run(&server, &[], PRINT_GPUS).start();
-    assert_eq!(one.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("0")));
+    assert_eq!(one.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("GPU-a")));
     let two = host.run(&server, &["-n", "2"], PRINT_GPUS).start();
-    let both = format!("{},{} GPU-b,GPU-c PCI_BUS_ID", key("1"), key("2"));
+    let both = format!("{},{} GPU-b,GPU-c PCI_BUS_ID", key("GPU-b"), key("GPU-c"));
     assert_eq!(two.line("gpus"), both);
     let (status, _) = host.run(&server, &["--no-wait"], PRINT_GPUS).status();
     assert_eq!(status, 75);
@@ -101,9 +56,9 @@ fn the_instances_of_a_mig_gpu_are_separate_locks() {
     let server = server();
     let host = Host::with("GPU-a 9000\n MIG-x 4000\n MIG-y 4000\nGPU-b 9000\n");
     let mut running = Vec::new();
-    for (id, device) in [("0:mig:0", "MIG-x"), ("0:mig:1", "MIG-y"), ("1", "GPU-b")] {
+    for device in ["MIG-x", "MIG-y", "GPU-b"] {
         let run = host.run(&server, &[], PRINT_GPUS).start();
-        assert_eq!(run.line("gpus"), format!("{} {device} PCI_BUS_ID", key(id)));
+        assert_eq!(run.line("gpus"), format!("{} {device} PCI_BUS_ID", key(device)));
         running.push(run);
     }
 }
@@ -112,9 +67,9 @@ fn the_instances_of_a_mig_gpu_are_separate_locks() {
 fn a_gpu_without_uuid_is_named_by_its_index() {
     let server = server();
     let host = Host::with("GPU-a 9000\n- 9000\n");
-    call!(server.client(), "GPULOCK.ACQUIRE", key("0"), "other", "EX", 600);
+    call!(server.client(), "GPULOCK.ACQUIRE", key("GPU-a"), "other", "EX", 600);
     let run = host.run(&server, &[], PRINT_GPUS).start();
-    assert_eq!(run.line("gpus"), format!("{} 1 PCI_BUS_ID", key("1")));
+    assert_eq!(run.line("gpus"), format!("{} 1 PCI_BUS_ID", key("gpu:1")));
 }
 
 #[test]
@@ -123,7 +78,7 @@ fn a_gpu_with_too_little_memory_is_skipped_and_retried() {
     let host = Host::with("GPU-a 999\nGPU-b 1000\n");
     let full = ["--min-free-mib", "1000"];
     let first = host.run(&server, &full, PRINT_GPUS).start();
-    assert_eq!(first.line("gpus"), format!("{} GPU-b PCI_BUS_ID", key("1")));
+    assert_eq!(first.line("gpus"), format!("{} GPU-b PCI_BUS_ID", key("GPU-b")));
     assert!(first.err().contains("999 MiB free, 1000 MiB required"), "{}", first.err());
     let none = ["--min-free-mib", "1000", "--no-wait"];
     let (status, _) = host.run(&server, &none, PRINT_GPUS).status();
@@ -131,7 +86,7 @@ fn a_gpu_with_too_little_memory_is_skipped_and_retried() {
     let second = host.run(&server, &full, PRINT_GPUS).start();
     server.wait_blocked(1);
     host.set_gpus("GPU-a 1000\nGPU-b 1000\n");
-    assert_eq!(second.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("0")));
+    assert_eq!(second.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("GPU-a")));
 }
 
 #[test]
@@ -145,7 +100,59 @@ fn a_run_waits_while_all_gpus_have_too_little_memory() {
     let run = host.run(&server, &["--min-free-mib", "1000"], PRINT_GPUS).start();
     run.line("err");
     host.set_gpus("GPU-a 1000\n");
-    assert_eq!(run.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("0")));
+    assert_eq!(run.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("GPU-a")));
+}
+
+/// The last GPU's number changes while it is in use.
+#[test]
+fn a_lock_follows_its_gpu_when_another_one_disappears() {
+    let server = server();
+    for (before, after, last) in [
+        ("GPU-a 9\nGPU-b 9\nGPU-c 9\n", "GPU-a 9\nGPU-c 9\n", "GPU-c"),
+        ("GPU-d 9\n MIG-x 4\n MIG-y 4\n", "GPU-d 9\n MIG-y 4\n", "MIG-y"),
+    ] {
+        let host = Host::with(before);
+        let run = host.run(&server, &["--only", last], PRINT_GPUS).start();
+        assert_eq!(run.line("gpus"), format!("{} {last} PCI_BUS_ID", key(last)));
+        host.set_gpus(after);
+        let args = ["--only", last, "--no-wait"];
+        let (status, _) = host.run(&server, &args, PRINT_GPUS).status();
+        assert_eq!(status, 75, "{last} was given to two commands");
+    }
+}
+
+#[test]
+fn gpus_are_visible_by_index_on_request() {
+    let server = server();
+    let host = Host::with("GPU-a 9000\nGPU-b 9000\n");
+    let args = ["--exclude", "GPU-a", "--visible-as", "index"];
+    let run = host.run(&server, &args, PRINT_GPUS).start();
+    assert_eq!(run.line("gpus"), format!("{} 1 PCI_BUS_ID", key("GPU-b")));
+}
+
+#[test]
+fn a_mig_instance_cannot_be_visible_by_index() {
+    let server = server();
+    let host = Host::with("GPU-a 9000\n MIG-x 4000\nGPU-b 9000\n");
+    for option in [&["--visible-as", "index"][..], &["--set", "A={index}"]] {
+        let (status, run) = host.run(&server, option, PRINT_GPUS).status();
+        assert_eq!(status, 2);
+        assert!(run.err().contains("MIG-x is a MIG instance"), "{}", run.err());
+        let others = [option, &["--only", "1"]].concat();
+        let run = host.run(&server, &others, PRINT_GPUS).start();
+        assert!(run.line("gpus").starts_with(&key("GPU-b")), "{}", run.err());
+    }
+}
+
+#[test]
+fn a_pool_name_that_would_break_its_keys_is_refused() {
+    let server = server();
+    for name in ["{a", "a}", "a,b", "", "a/1", "a/65"] {
+        let (status, run) =
+            gpulock_run(&server, &["--pool", name, "--", "true"]).status();
+        assert_eq!(status, 2, "{name}: {}", run.err());
+        assert!(run.err().contains("--pool"), "{}", run.err());
+    }
 }
 
 /// The check of the GPU hangs for longer than the lease.
@@ -153,7 +160,7 @@ fn a_run_waits_while_all_gpus_have_too_little_memory() {
 fn a_grant_that_expired_during_the_gpu_check_is_not_used() {
     let server = server();
     let host = Host::with("GPU-a 9000\n");
-    let hangs = host.folder.path().join("hangs");
+    let hangs = host.path("hangs");
     fs::write(&hangs, "").expect("a file");
     let args = ["--min-free-mib", "1", "--lease", "4s"];
     let run = host.run(&server, &args, PRINT_TOKEN).with(|command| {
@@ -161,13 +168,15 @@ fn a_grant_that_expired_during_the_gpu_check_is_not_used() {
     });
     let run = run.start();
     let mut other = server.client();
-    wait_until(TIMEOUT, "the first grant", || !call!(other, "EXISTS", key("0")).eq(&0));
+    wait_until(TIMEOUT, "the first grant", || {
+        !call!(other, "EXISTS", key("GPU-a")).eq(&0)
+    });
     let next =
-        call!(other, "GPULOCK.ACQUIRE", key("0"), "next", "EX", 600, "BLOCK", 60000);
+        call!(other, "GPULOCK.ACQUIRE", key("GPU-a"), "next", "EX", 600, "BLOCK", 60000);
     fs::remove_file(&hangs).expect("a file");
     server.wait_blocked(1);
     assert!(!run.path("gpus").exists());
-    call!(other, "GPULOCK.RELEASE", key("0"), "next");
+    call!(other, "GPULOCK.RELEASE", key("GPU-a"), "next");
     assert!(run.line("gpus").parse::<i64>().expect("a token") > next.int());
 }
 

@@ -59,7 +59,13 @@ fn keys_of_examples() -> BTreeSet<String> {
     for key in ["gpu_lock:0", "gpu:0"] {
         assert!(keys.contains(key), "{key} is not among {keys:?}");
     }
-    keys.extend(["{gpus:node7}:gpu:0", "{train:node7}:gpu:1:mig:0"].map(str::to_owned));
+    let of_pools = [
+        "{gpus:node7}:gpu:0",
+        "{train:78843640f115}:GPU-5a1c",
+        "{train:78843640f115}:GPU-5a1c:7",
+        "{train:78843640f115}:MIG-77aa",
+    ];
+    keys.extend(of_pools.map(str::to_owned));
     keys
 }
 

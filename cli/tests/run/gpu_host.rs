@@ -1,0 +1,70 @@
+//! A host with GPUs. The driver's library is replaced with a stub; all else is as on a machine
+//! with GPUs.
+
+use std::fs;
+use std::path::PathBuf;
+
+use gpulock_testkit::Server;
+use tempfile::TempDir;
+
+use crate::runner::{Builder, build, gpulock_run};
+
+/// A host with GPUs, which are listed in a file.
+pub(crate) struct Host {
+    folder: TempDir,
+}
+
+impl Host {
+    /// These GPUs.
+    pub(crate) fn with(gpus: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let library = folder.path().join("libnvidia-ml.so.1");
+        build("nvml.c", &["-shared", "-fPIC"], &library);
+        let host = Self { folder };
+        host.set_gpus(gpus);
+        host
+    }
+
+    /// Replaces the GPUs atomically.
+    pub(crate) fn set_gpus(&self, gpus: &str) {
+        let new = self.folder.path().join("new");
+        fs::write(&new, gpus).expect("a file");
+        fs::rename(new, self.gpus()).expect("a file");
+    }
+
+    /// The file that lists the GPUs.
+    pub(crate) fn gpus(&self) -> PathBuf {
+        self.folder.path().join("gpus")
+    }
+
+    /// A file beside the list.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A run of a script with GPUs of the pool `p`.
+    pub(crate) fn run(&self, server: &Server, args: &[&str], script: &str) -> Builder {
+        self.run_in("p", server, args, script)
+    }
+
+    /// A run of a script with GPUs of a pool.
+    pub(crate) fn run_in(
+        &self,
+        pool: &str,
+        server: &Server,
+        args: &[&str],
+        script: &str,
+    ) -> Builder {
+        let args = [&["--pool", pool], args, &["--", "sh", "-c", script]].concat();
+        gpulock_run(server, &args).with(|command| {
+            command.env("LD_LIBRARY_PATH", self.folder.path());
+            command.env("STUB_GPUS", self.gpus());
+        })
+    }
+}
+
+/// The key of a GPU of the pool `p`.
+pub(crate) fn key(gpu: &str) -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot id");
+    format!("{{p:{}}}:{gpu}", id.replace('-', "").get(..12).expect("twelve digits"))
+}
