@@ -97,9 +97,10 @@ enum Event {
 /// Runs the command under its locks, and returns its status.
 ///
 /// # Errors
-/// If the server cannot be reached, or rejects the call.
+/// If the processes of the command could not be supervised.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     abort_on_panic();
+    processes::check_proc()?;
     // Before any thread is started, because threads inherit the mask.
     let blocked = signals::block()?;
     let stderr = Stderr::start(args.quiet)?;

@@ -4,10 +4,30 @@
 use std::fs;
 use std::io;
 
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+/// Checks that `/proc` shows the processes of this process's own PID namespace. Otherwise the
+/// numbers in it mean other processes.
+///
+/// # Errors
+/// If `/proc` is not mounted, belongs to another namespace, or lacks fields that are used.
+pub(crate) fn check_proc() -> Result<()> {
+    const MOUNT: &str = "mount -t proc proc /proc";
+    let number = fs::read_link("/proc/self")
+        .with_context(|| format!("/proc shows no processes; mount it (`{MOUNT}`)"))?;
+    let (ours, number) = (getpid().to_string(), number.display().to_string());
+    ensure!(
+        number == ours,
+        "/proc shows another PID namespace, in which this process is {number}, not {ours}; \
+         mount it for this one (`{MOUNT}`, `unshare --mount-proc`)"
+    );
+    Process::of(getpid()).context("failed to read /proc/self/stat")?;
+    Ok(())
+}
 
 /// A process at the time of the scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +118,10 @@ impl Process {
             Ok(process) if self.still_exists() => {
                 let _gone = pidfd_send_signal(process, named);
             }
-            // Before Linux 5.3.
-            Err(rustix::io::Errno::NOSYS) if self.still_exists() => {
+            // Before Linux 5.3, or denied by a container's filter of system calls.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM)
+                if self.still_exists() =>
+            {
                 let _gone = kill(self.pid, signal);
             }
             Ok(_) | Err(_) => {}

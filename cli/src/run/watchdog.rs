@@ -2,13 +2,18 @@
 //! stopped, or hangs. It starts before the command, and receives over a pipe the process group
 //! and the time at which to kill it. The end of the pipe means that `gpulock` has ended.
 //!
+//! Neither its name nor its command line contains `gpulock` or the name of the command:
+//! `pkill -9 gpulock` and `pkill -9 -f train.py` must not kill it together with `gpulock`.
+//!
 //! ```text
 //! gpulock ──16 bytes: process group, time──> watchdog
 //!    └──────────── starts ──> command <──── KILL ──┘
 //! ```
 
+use std::ffi::{CStr, OsStr};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
@@ -30,6 +35,12 @@ use crate::run::{process_tree, signals};
 /// Name of the hidden subcommand that is the watchdog.
 pub(crate) const HELPER: &str = "__watchdog";
 
+/// Name of the process.
+const NAME: &CStr = c"lock-watchdog";
+
+/// The environment variable with the owner.
+const WATCHED: &str = "GPULOCK_WATCHED";
+
 /// Maximum length of a sleep: time that the machine is suspended does not count towards it.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -37,6 +48,7 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The owner in the environment of the processes to kill
+    #[arg(long, env = WATCHED)]
     owner: String,
 }
 
@@ -67,15 +79,13 @@ impl Watchdog {
         // A stopped watchdog does not read: a write must not block.
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
         let process = Command::new(THIS_PROGRAM)
-            .arg0("gpulock")
+            .arg0(OsStr::from_bytes(NAME.to_bytes()))
             .arg(HELPER)
-            .arg("--")
-            .arg(owner)
             .process_group(0)
-            // The environment marks the processes to kill: give it a non-empty one without the
-            // owner.
+            // The environment marks the processes to kill: this one must not have the mark, and
+            // must not be empty.
             .env_clear()
-            .env("GPULOCK", "watchdog")
+            .env(WATCHED, owner)
             .current_dir("/")
             .stdin(reader)
             .stdout(Stdio::null())
@@ -164,7 +174,7 @@ impl Message {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // A signal that ends `gpulock` or the command must not end the watchdog first.
     signals::block()?;
-    set_name(c"gpulock").map_err(io::Error::from)?;
+    set_name(NAME).map_err(io::Error::from)?;
     // Without the buffer of `Stdin`, which `poll` does not see.
     let pipe = PipeReader::from(io::stdin().as_fd().try_clone_to_owned()?);
     let last = receive(pipe);

@@ -9,6 +9,7 @@
 //! - [`reconnect`]: failures that the command does not notice
 //! - [`signals`]: signals, job control, the terminal
 //! - [`pool`]: the GPUs of a host; [`slots`]: shares of a GPU; [`templates`]: `--set`
+//! - [`proc_mount`]: a `/proc` of another PID namespace
 //! - [`contention`]: fifty runs at once
 //! - [`runner`], [`gpu_host`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
 
@@ -19,6 +20,7 @@ mod gpu_host;
 mod lease_end;
 mod lost;
 mod pool;
+mod proc_mount;
 mod reconnect;
 mod relay;
 mod runner;

@@ -11,7 +11,7 @@ use crate::runner::{
     Runner, TIMEOUT, gpulock_run, has_process_of, send, send_if_alive, state, wait_dead,
     wait_state,
 };
-use crate::scripts::{GOES_ON, WITH_STRAY, run_at};
+use crate::scripts::{GOES_ON, WITH_GRANDCHILD, WITH_STRAY, run_at};
 
 fn server() -> Server {
     servers()[0].server().start()
@@ -24,7 +24,9 @@ fn watchdog(run: &Runner) -> Option<u32> {
     let mut children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
     children.find(|pid| {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.starts_with(b"gpulock\0__watchdog") && state(*pid).is_some()
+        let is_watchdog =
+            words.split(|byte| *byte == 0).any(|word| word == b"__watchdog");
+        is_watchdog && state(*pid).is_some()
     })
 }
 
@@ -98,6 +100,35 @@ fn a_continued_watchdog_does_not_kill_the_command() {
     send(run.number("pid"), Signal::SIGUSR1);
     assert_eq!(run.status(), 6);
     wait_dead(watchdog);
+}
+
+/// As `pkill -9 gpulock`, `pkill -9 -f gpulock` and `killall -9 gpulock` do.
+#[test]
+fn the_command_dies_if_every_process_named_gpulock_is_killed() {
+    let server = server();
+    for (script, worker) in
+        [(format!("{WITH_STRAY}wait"), "stray"), (WITH_GRANDCHILD.to_owned(), "grand")]
+    {
+        let mut run = run_at(server.port(), &[], &script);
+        let pids = [run.number("pid"), run.number(worker)];
+        let watchdog = watchdog(&run).expect("a watchdog");
+        // The watchdog first, if it has the name: it reacts within milliseconds.
+        for pid in [watchdog, run.pid()].into_iter().filter(|pid| is_named_gpulock(*pid))
+        {
+            send(pid, Signal::SIGKILL);
+        }
+        run.ended();
+        pids.into_iter().for_each(wait_dead);
+        wait_dead(watchdog);
+    }
+}
+
+/// Whether the name or the command line of a process contains `gpulock`.
+fn is_named_gpulock(pid: u32) -> bool {
+    ["comm", "cmdline"].into_iter().any(|file| {
+        let text = fs::read(format!("/proc/{pid}/{file}")).expect("a process");
+        String::from_utf8_lossy(&text).contains("gpulock")
+    })
 }
 
 /// At whatever moment: no process of the command is left.
