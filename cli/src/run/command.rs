@@ -10,6 +10,7 @@ use crate::exit;
 use crate::locks::{self, Lock, LockRequest, Variables};
 use crate::replies::server_error;
 use crate::run::deadlines::LastContact;
+use crate::run::ending::Ending;
 use crate::run::environment::{self, Environment};
 use crate::run::session::Session;
 use crate::run::stderr::Stderr;
@@ -37,7 +38,7 @@ pub(super) struct Granted {
 }
 
 impl CommandRun<'_> {
-    /// Runs the command to its end, and releases the locks. Returns the status of `gpulock`.
+    /// Runs the command to its end, and releases the locks. Returns how `gpulock` ends.
     ///
     /// # Errors
     /// If the command cannot be started.
@@ -46,7 +47,7 @@ impl CommandRun<'_> {
         granted: Granted,
         sender: &Sender<Event>,
         events: &Receiver<Event>,
-    ) -> Result<u8> {
+    ) -> Result<Ending> {
         let env =
             environment::of(&self.request.owner, &granted.locks, &granted.variables);
         let Granted { locks, at, .. } = granted;
@@ -56,7 +57,7 @@ impl CommandRun<'_> {
             Ok(None) => {
                 self.release_remaining(&locks);
                 self.stderr.info("the locks were lost before the command was started");
-                return Ok(NOT_ACQUIRED);
+                return Ok(Ending::Status(NOT_ACQUIRED));
             }
             Err(error) => {
                 self.release(&locks, "not started");
@@ -66,16 +67,29 @@ impl CommandRun<'_> {
         let end = supervisor.run(events);
         let Some(lost) = end.lost else {
             self.release(&locks, &release_reason(end.status));
-            return Ok(end.status);
+            return Ok(end.ending());
         };
         self.release_remaining(&locks);
-        if let Some(command) = &self.args.on_lost
-            && let Err(error) = on_lost::run(command, env, &lost, events)
-        {
-            let why = exit::message(&error);
-            self.stderr.error(&format!("failed to run --on-lost: {why}"));
+        Ok(self.run_on_lost(env, &lost, events))
+    }
+
+    /// Runs `--on-lost`, if there is one.
+    fn run_on_lost(
+        &self,
+        env: Environment,
+        why: &str,
+        events: &Receiver<Event>,
+    ) -> Ending {
+        let lost = Ending::Status(LOST);
+        let Some(command) = &self.args.on_lost else { return lost };
+        match on_lost::run(command, env, why, events) {
+            Ok(interrupt) => interrupt.map_or(lost, Ending::Interrupted),
+            Err(error) => {
+                let why = exit::message(&error);
+                self.stderr.error(&format!("failed to run --on-lost: {why}"));
+                lost
+            }
         }
-        Ok(LOST)
     }
 
     /// Starts the watchdog, the renewal, and then the command. None: the locks may be lost

@@ -13,7 +13,7 @@
 //! - [`supervisor`]: while it runs; [`deadlines`]: when it must end; [`terminate`]: kills it;
 //!   [`watchdog`]: kills it if this process cannot
 //! - [`environment`]: the variables that the command gets; [`on_lost`]: `--on-lost`;
-//!   [`stderr`]: messages
+//!   [`ending`]: the end of `gpulock`; [`stderr`]: messages
 //!
 //! Threads report to the main thread with an [`Event`]; only the main thread decides and acts.
 
@@ -23,6 +23,7 @@ pub(crate) mod child;
 mod command;
 mod deadlines;
 mod discover;
+mod ending;
 mod environment;
 mod on_lost;
 mod process_group;
@@ -52,7 +53,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 pub(crate) use self::args::Args;
 use self::command::{CommandRun, Granted};
-use self::process_group::status_of_signal;
+use self::ending::Ending;
 use self::session::Session;
 use self::stderr::Stderr;
 use self::waiting::Outcome;
@@ -94,7 +95,8 @@ enum Event {
     Lost,
 }
 
-/// Runs the command under its locks, and returns its status.
+/// Runs the command under its locks, and returns its status. Ends this process if the command
+/// was interrupted.
 ///
 /// # Errors
 /// If the processes of the command could not be supervised.
@@ -104,13 +106,13 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     // Before any thread is started, because threads inherit the mask.
     let blocked = signals::block()?;
     let stderr = Stderr::start(args.quiet)?;
-    let status = acquire_and_run(address, args, blocked, &stderr);
-    let status = status.unwrap_or_else(|error| {
+    let ending = acquire_and_run(address, args, blocked, &stderr);
+    let ending = ending.unwrap_or_else(|error| {
         stderr.error(&exit::message(&error));
-        exit::status(&error)
+        Ending::Status(exit::status(&error))
     });
     stderr.flush();
-    Ok(ExitCode::from(status))
+    Ok(ending.finish())
 }
 
 /// After a panic a thread no longer keeps the locks: end the whole process, so that the
@@ -128,12 +130,12 @@ fn acquire_and_run(
     args: &Args,
     blocked: SigSet,
     stderr: &Stderr,
-) -> Result<u8> {
+) -> Result<Ending> {
     let (sender, events) = channel();
     signals::listen(blocked, sender.clone())?;
     let targets = match discover::discover(args, stderr, &sender, &events)? {
         ControlFlow::Continue(targets) => targets,
-        ControlFlow::Break(signal) => return Ok(status_of_signal(signal as i32)),
+        ControlFlow::Break(signal) => return Ok(Ending::of_signal(signal)),
     };
     args.locks.check(&targets);
     let variables = args.locks.variables(&targets);
@@ -149,8 +151,8 @@ fn acquire_and_run(
         }
         Outcome::TimedOut => {
             stderr.info("timed out waiting for the locks");
-            Ok(NOT_ACQUIRED)
+            Ok(Ending::Status(NOT_ACQUIRED))
         }
-        Outcome::Interrupted(signal) => Ok(status_of_signal(signal as i32)),
+        Outcome::Interrupted(signal) => Ok(Ending::of_signal(signal)),
     }
 }

@@ -16,8 +16,8 @@ pub(crate) struct ProcessGroup(Pid);
 /// What happened to the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It ended, with the status that a shell would report.
-    Ended(u8),
+    /// It ended, with the status that a shell would report, and by this signal, if any.
+    Ended { status: u8, signal: Option<Signal> },
     /// This signal stopped it.
     Stopped(Signal),
 }
@@ -129,9 +129,13 @@ impl Change {
         if let Some(signal) = status.stopping_signal() {
             return Signal::try_from(signal).ok().map(Self::Stopped);
         }
-        let killed = || status.terminating_signal().map(status_of_signal);
-        let ended = status.exit_status().and_then(|status| u8::try_from(status).ok());
-        ended.or_else(killed).map(Self::Ended)
+        if let Some(signal) = status.terminating_signal() {
+            let status = status_of_signal(signal);
+            // Real-time signals have no name.
+            return Some(Self::Ended { status, signal: Signal::try_from(signal).ok() });
+        }
+        let status = u8::try_from(status.exit_status()?).ok()?;
+        Some(Self::Ended { status, signal: None })
     }
 }
 

@@ -4,13 +4,14 @@
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use redis::RedisError;
 
 use crate::clock::{self, Moment};
 use crate::exit;
 use crate::run::Event;
 use crate::run::deadlines::{Deadlines, LastContact};
+use crate::run::ending::{Ending, Interrupt};
 use crate::run::process_group::{Change, ProcessGroup};
 use crate::run::process_tree::ProcessTree;
 use crate::run::stderr::Stderr;
@@ -36,6 +37,10 @@ pub(crate) struct Supervisor {
     contact: LastContact,
     /// The command's own status, once it has ended.
     status: Option<u8>,
+    /// The interruption that ended the command.
+    interrupt: Option<Interrupt>,
+    /// The signals that this process received and sent to the command.
+    forwarded: SigSet,
     termination: Option<Termination>,
     /// Why the locks were lost.
     lost: Option<String>,
@@ -50,8 +55,17 @@ pub(crate) struct Supervisor {
 pub(crate) struct End {
     /// The command's own status.
     pub(crate) status: u8,
+    /// The interruption that ended it, if one did.
+    pub(crate) interrupt: Option<Interrupt>,
     /// Why the locks were lost, if they were.
     pub(crate) lost: Option<String>,
+}
+
+impl End {
+    /// How `gpulock` ends, if the locks were not lost.
+    pub(crate) fn ending(&self) -> Ending {
+        self.interrupt.map_or(Ending::Status(self.status), Ending::Interrupted)
+    }
 }
 
 impl Supervisor {
@@ -74,6 +88,8 @@ impl Supervisor {
             stderr,
             contact,
             status: None,
+            interrupt: None,
+            forwarded: SigSet::empty(),
             termination: None,
             lost: None,
             server_error: None,
@@ -94,7 +110,7 @@ impl Supervisor {
                     self.terminal.take_back(self.group);
                     self.watchdog.dismiss();
                     self.group.give_up();
-                    return End { status, lost: self.lost };
+                    return End { status, interrupt: self.interrupt, lost: self.lost };
                 }
                 self.terminate_survivors();
             }
@@ -114,7 +130,10 @@ impl Supervisor {
             Event::Signal(Signal::SIGCONT)
                 if self.terminal.has_pending_stop(self.group) => {}
             Event::Signal(Signal::SIGCONT) => self.resume(),
-            Event::Signal(signal) => self.group.signal(signal),
+            Event::Signal(signal) => {
+                self.forwarded.add(signal);
+                self.group.signal(signal);
+            }
             Event::Renewed(at) => {
                 self.contact.renewed(at);
                 self.server_error = None;
@@ -141,7 +160,13 @@ impl Supervisor {
         while self.status.is_none() {
             match self.group.change() {
                 None => return self.group.reap_others(),
-                Some(Change::Ended(status)) => self.status = Some(status),
+                Some(Change::Ended { status, signal }) => {
+                    self.status = Some(status);
+                    let has_terminal = self.terminal.is_given_to(self.group);
+                    self.interrupt = signal.and_then(|signal| {
+                        Interrupt::of(signal, &self.forwarded, has_terminal)
+                    });
+                }
                 // A stopped process handles TERM only after CONT.
                 Some(Change::Stopped(_)) if self.termination.is_some() => {
                     self.group.signal(Signal::SIGCONT);

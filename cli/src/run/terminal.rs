@@ -75,7 +75,8 @@ impl Terminal {
         }
     }
 
-    fn is_given_to(&self, group: ProcessGroup) -> bool {
+    /// Whether the group is the terminal's foreground process group.
+    pub(crate) fn is_given_to(&self, group: ProcessGroup) -> bool {
         self.foreground() == Some(group.pid())
     }
 

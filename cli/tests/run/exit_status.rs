@@ -1,6 +1,7 @@
 //! The exit status of `gpulock run`, and the streams and variables of its command.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::thread;
 
@@ -177,15 +178,20 @@ fn a_wait_survives_a_restart_of_the_server() {
 fn a_signal_ends_a_wait_and_leaves_the_queue() {
     let server = server();
     let mut other = server.client();
-    for (signal, status) in
-        [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)]
-    {
+    for (signal, status) in [
+        (Signal::SIGTERM, (Some(143), None)),
+        (Signal::SIGHUP, (Some(129), None)),
+        // Interruptions: gpulock ends by the same signal.
+        (Signal::SIGINT, (None, Some(2))),
+        (Signal::SIGQUIT, (None, Some(3))),
+    ] {
         call!(other, "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
         let args = ["--key", "k", "--", "touch", "ran"];
         let mut run = gpulock_run(&server, &args).start();
         server.wait_blocked(1);
         run.signal(signal);
-        assert_eq!(run.status(), status);
+        let ended = run.ended();
+        assert_eq!((ended.code(), ended.signal()), status);
         server.wait_blocked(0);
         assert!(!run.path("ran").exists());
         call!(other, "GPULOCK.RELEASE", "k", "other");

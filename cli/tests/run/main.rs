@@ -12,11 +12,17 @@
 //! - [`proc_mount`]: a `/proc` of another PID namespace
 //! - [`contention`]: fifty runs at once
 //! - [`runner`], [`gpu_host`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
+//! - [`signals`]: signals, job control, the terminal; [`interrupts`]: Control-C in scripts
+//! - [`pool`]: the GPUs of a host
+//! - [`proc_mount`]: a `/proc` of another PID namespace
+//! - [`contention`]: fifty runs at once
+//! - [`runner`], [`scripts`], [`terminal`], [`relay`], [`lease_end`]: shared helpers
 
 mod contention;
 mod deadlines;
 mod exit_status;
 mod gpu_host;
+mod interrupts;
 mod lease_end;
 mod lost;
 mod pool;
@@ -29,5 +35,6 @@ mod signals;
 mod slots;
 mod survivors;
 mod templates;
+mod terminal;
 mod waiting;
 mod watchdog;

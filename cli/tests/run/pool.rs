@@ -193,8 +193,8 @@ fn a_signal_ends_a_run_while_the_driver_hangs() {
     wait_until(TIMEOUT, "the driver to be loaded", || {
         fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libnvidia-ml"))
     });
-    run.signal(Signal::SIGINT);
-    assert_eq!(run.status(), 130);
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.status(), 143);
     assert!(!run.path("gpus").exists());
 }
 

@@ -2,8 +2,7 @@
 //! transparent.
 
 use std::fs;
-use std::io::Write;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::Command;
 
 use gpulock_testkit::{Server, call, servers, wait_until};
 use nix::sys::signal::Signal;
@@ -11,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::runner::{
     Runner, TIMEOUT, builder, gpulock_run, send, state, wait_dead, wait_state,
 };
+use crate::terminal::{Typed, in_terminal};
 
 fn server() -> Server {
     servers()[0].server().start()
@@ -180,33 +180,6 @@ fn a_command_stopped_by_sigstop_keeps_its_lock() {
     send(command, Signal::SIGUSR1);
     assert_eq!(run.status(), 6);
     assert!(token > 0);
-}
-
-/// A program in a terminal, provided by `script` of util-linux.
-struct Typed {
-    run: Runner,
-    keys: ChildStdin,
-}
-
-fn in_terminal(server: &Server, program: &str) -> Typed {
-    let url = format!("redis://127.0.0.1:{}", server.port());
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--flush", "--command", program, "typescript"]);
-    script.env("GPULOCK_URL", url).env("GPULOCK", env!("CARGO_BIN_EXE_gpulock"));
-    script.env("PS1", "$ ").env("TERM", "dumb");
-    let mut run = builder(script)
-        .with(|script| {
-            script.stdin(Stdio::piped());
-        })
-        .start();
-    let keys = run.stdin();
-    Typed { run, keys }
-}
-
-impl Typed {
-    fn types(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).expect("a terminal");
-    }
 }
 
 #[test]
