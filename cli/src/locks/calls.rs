@@ -8,7 +8,7 @@ use redis::{Cmd, RedisResult, Value, cmd, pipe};
 use super::turn::Turn;
 use crate::clock;
 use crate::connection::Connection;
-use crate::replies::inspected;
+use crate::replies::{Inspected, inspected};
 use crate::text::Text;
 
 /// The locks to acquire, and the parameters of the call.
@@ -47,13 +47,28 @@ pub(crate) struct HeldLock {
     pub(crate) lock: Lock,
     /// The token that the server reports. None: the server adopted the lock and has not
     /// assigned a token yet.
-    token: Option<u64>,
+    pub(crate) token: Option<u64>,
+    /// Whether the server adopted the hold: it found the key with this owner, for example after
+    /// a restart or a role change. Otherwise it granted the hold to a call.
+    pub(crate) is_adopted: bool,
+    /// Whether the lock is tied to a connection.
+    pub(crate) has_session: bool,
     /// The remaining lease.
     pub(crate) lease_left: Option<Duration>,
+    /// The notice that was given, if any.
+    pub(crate) notice: Option<Notice>,
+}
+
+/// Notice: the hold ends at a deadline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Notice {
+    /// The time until the deadline.
+    pub(crate) left: Duration,
+    pub(crate) reason: Text,
 }
 
 impl HeldLock {
-    /// Whether the server reports another token than the one that was granted.
+    /// Whether the server reports another token than the one that is known.
     pub(crate) fn has_other_token(&self) -> bool {
         self.token.is_some_and(|token| token != self.lock.token)
     }
@@ -102,7 +117,8 @@ impl LockRequest {
 }
 
 /// Renews the leases. None: the owner no longer holds all of the locks. A token in the result
-/// differs after a restart of the server that kept the lock: EXTEND itself grants nothing.
+/// differs if the server has adopted the lock, for example after a restart or a role change:
+/// EXTEND itself grants nothing.
 pub(crate) fn extend(
     connection: &mut Connection,
     owner: &str,
@@ -158,14 +174,28 @@ pub(crate) fn still_held(
     for (lock, reply) in locks.iter().zip(replies) {
         let reply = none_if_not_a_lock(reply)?.unwrap_or(Value::Nil);
         let Some(known) = inspected(reply)? else { continue };
-        if known.owner.is_some_and(|text| text.0 == owner.as_bytes()) {
-            // A negative value means that the key has no TTL.
-            let left = known.lease_ms.and_then(|left| u64::try_from(left).ok());
-            let lease_left = left.map(Duration::from_millis);
-            held.push(HeldLock { lock: lock.clone(), token: known.token, lease_left });
+        if known.owner.as_ref().is_some_and(|text| text.0 == owner.as_bytes()) {
+            held.push(held_lock(lock.clone(), known));
         }
     }
     Ok(held)
+}
+
+fn held_lock(lock: Lock, known: Inspected) -> HeldLock {
+    let notice = |left| Notice {
+        left: Duration::from_millis(left),
+        reason: known.revoked_reason.unwrap_or_default(),
+    };
+    // A negative value means that the key has no TTL.
+    let lease_left = known.lease_ms.and_then(|left| u64::try_from(left).ok());
+    HeldLock {
+        lock,
+        token: known.token,
+        is_adopted: known.adopted == Some(true),
+        has_session: known.session.is_some(),
+        lease_left: lease_left.map(Duration::from_millis),
+        notice: known.revoked_ms.map(notice),
+    }
 }
 
 /// Turns the error for a key that is no longer a lock into None.

@@ -21,7 +21,9 @@ mod templates;
 mod turn;
 mod variables;
 
-pub(crate) use self::calls::{HeldLock, Lock, LockRequest, extend, release, still_held};
+pub(crate) use self::calls::{
+    HeldLock, Lock, LockRequest, Notice, extend, release, still_held,
+};
 pub(crate) use self::options::LockOptions;
 pub(crate) use self::owner::unique;
 pub(crate) use self::pool::PoolOptions;

@@ -1,6 +1,7 @@
 //! The command under its locks: starts it, supervises it, and releases the locks afterwards.
 
 use std::sync::mpsc::{Receiver, Sender};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,15 +10,19 @@ use crate::clock::{self, Moment};
 use crate::exit;
 use crate::locks::{self, Lock, LockRequest, Variables};
 use crate::replies::server_error;
+use crate::run::check::is_elsewhere;
 use crate::run::deadlines::LastContact;
 use crate::run::ending::Ending;
 use crate::run::environment::{self, Environment};
 use crate::run::session::Session;
 use crate::run::stderr::Stderr;
-use crate::run::supervisor::Supervisor;
+use crate::run::supervisor::{REVOKED, Supervisor};
 use crate::run::watchdog::Watchdog;
 use crate::run::{Args, Event, LOST, NOT_ACQUIRED, child, on_lost, renewal};
 use crate::server::Address;
+
+/// The reason in the release event of locks that are still held when another one was lost.
+const OTHER_LOST: &str = "another lock was lost";
 
 /// What does not change while the command runs.
 pub(super) struct CommandRun<'a> {
@@ -55,7 +60,7 @@ impl CommandRun<'_> {
         let supervisor = match self.start(contact, &locks, &env, sender) {
             Ok(Some(supervisor)) => supervisor,
             Ok(None) => {
-                self.release_remaining(&locks);
+                self.release_remaining(&locks, OTHER_LOST);
                 self.stderr.info("the locks were lost before the command was started");
                 return Ok(Ending::Status(NOT_ACQUIRED));
             }
@@ -69,7 +74,8 @@ impl CommandRun<'_> {
             self.release(&locks, &release_reason(end.status));
             return Ok(end.ending());
         };
-        self.release_remaining(&locks);
+        let reason = if lost == REVOKED { REVOKED } else { OTHER_LOST };
+        self.release_remaining(&locks, reason);
         Ok(self.run_on_lost(env, &lost, events))
     }
 
@@ -104,7 +110,8 @@ impl CommandRun<'_> {
         let LockRequest { owner, lease, .. } = &self.request;
         let deadlines = contact.deadlines();
         let watchdog = Watchdog::start(owner, deadlines.watchdog)?;
-        let control = (self.session.stop_flag().clone(), sender.clone());
+        let (stop, adopted) = (self.session.stop_flag(), self.session.adopted());
+        let control = (stop.clone(), adopted.clone(), sender.clone());
         renewal::start(self.address, owner, locks, *lease, contact.renewed, control)?;
         if clock::now() >= deadlines.term {
             watchdog.dismiss();
@@ -115,7 +122,7 @@ impl CommandRun<'_> {
     }
 
     /// Releases the locks that are still held after one was lost.
-    fn release_remaining(&self, locks: &[Lock]) {
+    fn release_remaining(&self, locks: &[Lock], reason: &str) {
         const TIMEOUT: Duration = Duration::from_secs(1);
         self.session.stop_flag().set();
         let release = |mut connection| {
@@ -123,25 +130,39 @@ impl CommandRun<'_> {
             let held = locks::still_held(&mut connection, owner, locks)?;
             let held: Vec<Lock> = held.into_iter().map(|held| held.lock).collect();
             // RELEASE of a lost lock would count as an ownership violation.
-            Ok(locks::release(&mut connection, owner, &held, "another lock was lost")?)
+            Ok(locks::release(&mut connection, owner, &held, reason)?)
         };
         // The locks may be lost because the server is unreachable.
         let _unreachable = self.address.connect_within(TIMEOUT).and_then(release);
     }
 
-    /// Releases the locks. If that fails, they end with the session.
+    /// Releases the locks. During a role change no server may accept that: retries for as long
+    /// as a broken connection may last.
     fn release(&self, locks: &[Lock], reason: &str) {
+        const PAUSE: Duration = Duration::from_millis(200);
         self.session.stop_flag().set();
-        let release = |mut connection| {
-            let owner = &self.request.owner;
-            locks::release(&mut connection, owner, locks, reason).map_err(server_error)
-        };
-        if let Err(error) = self.address.connect().and_then(release) {
+        let give_up_at = clock::now().saturating_add(self.request.grace);
+        loop {
+            let Err(error) = self.try_release(locks, reason) else { return };
+            if clock::now() < give_up_at && error.downcast_ref().is_some_and(is_elsewhere)
+            {
+                sleep(PAUSE);
+                continue;
+            }
+            let error = match error.downcast() {
+                Ok(error) => server_error(error),
+                Err(error) => error,
+            };
             let why = exit::message(&error);
-            self.stderr.error(&format!(
-                "failed to release the locks: {why}; they are released when the session ends"
+            return self.stderr.error(&format!(
+                "failed to release the locks: {why}; they end with the session or the lease"
             ));
         }
+    }
+
+    fn try_release(&self, locks: &[Lock], reason: &str) -> Result<()> {
+        let mut connection = self.address.connect()?;
+        Ok(locks::release(&mut connection, &self.request.owner, locks, reason)?)
     }
 }
 

@@ -117,6 +117,12 @@ impl Deadlines {
         Self::with_notice(now, LOST_NOTICE)
     }
 
+    /// For locks that end at this moment after a notice: TERM at once, so that the command can
+    /// use the time that is left.
+    pub(crate) fn of_notice(now: Moment, end: Moment) -> Self {
+        Self { term: now, ..Self::before(end, end.saturating_sub(now)) }
+    }
+
     /// For processes that the command left running.
     pub(crate) fn of_survivors(now: Moment) -> Self {
         Self::with_notice(now, SURVIVOR_NOTICE)
@@ -196,6 +202,15 @@ mod tests {
         assert_eq!(contact.deadlines().term, ms(106_000));
         contact.renewed(ms(102_000));
         assert_eq!(contact.deadlines().term, as_granted.term + ms(2_000));
+    }
+
+    #[test]
+    fn notice_leaves_the_command_nearly_all_of_its_time() {
+        let deadlines = Deadlines::of_notice(ms(100_000), ms(160_000));
+        assert_eq!(
+            deadlines,
+            Deadlines { term: ms(100_000), kill: ms(159_000), watchdog: ms(159_500) }
+        );
     }
 
     #[test]

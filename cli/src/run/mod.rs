@@ -3,9 +3,9 @@
 //! # Layout
 //! - [`args`]: the options
 //! - [`discover`]: finds the candidate locks
-//! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`]) and
-//!   keeps them tied to its connection; [`renewal`]: the thread that renews them;
-//!   [`stop_flag`]: ends both
+//! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`]),
+//!   checks them ([`check`]) and keeps them tied to its connection ([`tie`]); [`renewal`]: the
+//!   thread that renews them, [`adopted`]: what the session learns from it; [`stop_flag`]: ends both
 //! - [`waiting`], [`progress`]: until the locks are granted
 //! - [`command`]: starts the command under the locks, and releases them afterwards
 //! - [`child`], [`process_group`], [`terminal`], [`signals`]: the command as a job;
@@ -18,7 +18,9 @@
 //! Threads report to the main thread with an [`Event`]; only the main thread decides and acts.
 
 mod acquisition;
+mod adopted;
 mod args;
+mod check;
 pub(crate) mod child;
 mod command;
 mod deadlines;
@@ -38,6 +40,7 @@ mod stop_flag;
 mod supervisor;
 mod terminal;
 mod terminate;
+mod tie;
 mod wait_budget;
 mod waiting;
 pub(crate) mod watchdog;
@@ -61,6 +64,7 @@ use crate::clock::Moment;
 use crate::exit;
 use crate::locks::{Lock, Targets};
 use crate::server::Address;
+use crate::text::Text;
 
 /// The locks were not acquired in time (`EX_TEMPFAIL` of sysexits.h).
 const NOT_ACQUIRED: u8 = 75;
@@ -91,6 +95,8 @@ enum Event {
     SessionBroken,
     /// A call to the server failed.
     ServerError(anyhow::Error),
+    /// The holder was given notice, with this reason: the locks end at this moment at the latest.
+    Revoked(Moment, Text),
     /// The server reports that a lock is no longer held.
     Lost,
 }

@@ -10,6 +10,7 @@ use crate::clock::{self, Moment};
 use crate::connection::Connection;
 use crate::locks::{Lock, extend};
 use crate::run::Event;
+use crate::run::adopted::Adopted;
 use crate::run::stop_flag::StopFlag;
 use crate::server::Address;
 
@@ -26,6 +27,7 @@ struct Renewer {
     locks: Vec<Lock>,
     lease: Duration,
     connection: Option<Connection>,
+    adopted: Adopted,
 }
 
 /// Renews the locks after each third of the lease, counted from the last renewal, until the
@@ -39,10 +41,10 @@ pub(crate) fn start(
     locks: &[Lock],
     lease: Duration,
     last: Moment,
-    (stop, events): (StopFlag, Sender<Event>),
+    (stop, adopted, events): (StopFlag, Adopted, Sender<Event>),
 ) -> Result<()> {
     let (address, owner, locks) = (address.clone(), owner.to_owned(), locks.to_vec());
-    let mut renewer = Renewer { address, owner, locks, lease, connection: None };
+    let mut renewer = Renewer { address, owner, locks, lease, connection: None, adopted };
     let thread = thread::Builder::new().name("renewal".to_owned());
     thread
         .spawn(move || renewer.renew_until_stopped(&stop, last, &events))
@@ -65,8 +67,9 @@ impl Renewer {
             }
             let sent = clock::now();
             let event = match self.renew() {
-                Ok(Some(_)) => {
+                Ok(Some(locks)) => {
                     last = sent;
+                    self.remember(locks);
                     Event::Renewed(sent)
                 }
                 Ok(None) => Event::Lost,
@@ -80,6 +83,15 @@ impl Renewer {
             if events.send(event).is_err() || is_lost {
                 return;
             }
+        }
+    }
+
+    /// Keeps the tokens. Other ones mean that the server has adopted the locks, and that they are
+    /// no longer tied to the session's connection.
+    fn remember(&mut self, locks: Vec<Lock>) {
+        if locks != self.locks {
+            self.locks = locks;
+            self.adopted.set();
         }
     }
 

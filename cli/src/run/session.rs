@@ -1,20 +1,23 @@
 //! The session: the connection that the locks are tied to, and the thread that owns it. The
-//! thread acquires the locks ([`super::acquisition`]), then checks them regularly, and
-//! reconnects within the grace period when the connection breaks.
+//! thread acquires the locks ([`super::acquisition`]), then checks them regularly
+//! ([`super::check`]), and ties them to a new connection ([`super::tie`]) within the grace period
+//! when the connection breaks, or when the server no longer knows the session.
 
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis::RedisError;
 
 use crate::clock::{self, Moment};
-use crate::connection::{Connection, is_connection_error};
+use crate::connection::Connection;
+use crate::locks::LockRequest;
 use crate::locks::Targets;
-use crate::locks::{HeldLock, Lock, LockRequest, extend, still_held};
 use crate::run::Event;
+use crate::run::adopted::Adopted;
+use crate::run::check::{Check, Known, State};
 use crate::run::stop_flag::StopFlag;
+use crate::run::tie::TieError;
 use crate::run::wait_budget::WaitBudget;
 use crate::server::Address;
 
@@ -32,6 +35,7 @@ const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Session {
     thread: JoinHandle<()>,
     stop: StopFlag,
+    adopted: Adopted,
 }
 
 /// State of the session's thread.
@@ -40,20 +44,7 @@ pub(super) struct Worker {
     pub(super) request: LockRequest,
     pub(super) events: Sender<Event>,
     pub(super) stop: StopFlag,
-}
-
-/// The locks, with the tokens that distinguish this hold from a later one of the same owner.
-struct Known {
-    locks: Vec<Lock>,
-    /// A call that could re-acquire the locks got no reply, and may still take effect.
-    is_doubtful: bool,
-}
-
-/// Result of a check of the locks.
-enum Check {
-    /// They are held. Contains the shortest remaining lease, if the server reported it.
-    Held(Option<Duration>),
-    Lost,
+    pub(super) adopted: Adopted,
 }
 
 /// Result of an attempt to reconnect.
@@ -62,12 +53,6 @@ enum Reconnected {
     NotYet,
     /// The locks were lost or released.
     Never,
-}
-
-/// Why the locks were not tied to a new connection.
-enum RetieError {
-    Lost,
-    Failed(anyhow::Error),
 }
 
 impl Session {
@@ -82,17 +67,27 @@ impl Session {
         budget: WaitBudget,
         events: Sender<Event>,
     ) -> Result<Self> {
-        let stop = StopFlag::default();
-        let worker =
-            Worker { address: address.clone(), request, events, stop: stop.clone() };
+        let (stop, adopted) = (StopFlag::default(), Adopted::default());
+        let worker = Worker {
+            address: address.clone(),
+            request,
+            events,
+            stop: stop.clone(),
+            adopted: adopted.clone(),
+        };
         let thread = thread::Builder::new().name("session".to_owned());
         let thread = thread.spawn(move || worker.run(targets, budget));
-        Ok(Self { thread: thread.context("failed to start a thread")?, stop })
+        Ok(Self { thread: thread.context("failed to start a thread")?, stop, adopted })
     }
 
     /// The flag that makes the thread stop acquiring the locks.
     pub(crate) fn stop_flag(&self) -> &StopFlag {
         &self.stop
+    }
+
+    /// The flag that makes the thread tie the locks anew.
+    pub(crate) fn adopted(&self) -> &Adopted {
+        &self.adopted
     }
 
     /// Ends the wait, and releases what was granted in the meantime. Gives up quickly if the
@@ -130,15 +125,15 @@ impl Worker {
                 self.request.count = locks.len();
                 self.request.groups = None;
                 self.send(Event::Granted(locks.clone(), at));
-                self.keep(connection, Known { locks, is_doubtful: false }, at);
+                self.keep(connection, Known::granted(locks), at);
             }
             Ok(None) => self.send(Event::TimedOut),
             Err(error) => self.send(Event::Failed(error)),
         }
     }
 
-    /// Checks the locks until they are lost or released. Reconnects when the connection breaks
-    /// or is silent for too long.
+    /// Checks the locks until they are lost or released. Ties them to a new connection when the
+    /// connection breaks or is silent for too long, and when they are no longer tied to it.
     fn keep(&self, mut connection: Connection, mut known: Known, granted: Moment) {
         let (mut last_reply, mut broken) = (granted, false);
         loop {
@@ -147,100 +142,83 @@ impl Worker {
             let sent = clock::now();
             if !broken {
                 match self.check(&mut connection, &known) {
-                    Ok(Check::Held(lease_left)) => {
+                    Ok(Check::Held(state)) => {
                         last_reply = sent;
-                        self.send(Event::SessionAlive(sent, lease_left));
+                        if !self.report(sent, state, &mut known) {
+                            continue;
+                        }
                     }
+                    Ok(Check::Elsewhere) => {}
                     Ok(Check::Lost) => return self.send(Event::Lost),
-                    Err(error) => broken = !is_timeout(&error),
-                }
-                if broken {
-                    self.send(Event::SessionBroken);
-                } else if sent.saturating_sub(last_reply) < MAX_SILENCE {
-                    continue;
+                    Err(error) if error.is_timeout() => {
+                        // The connection may still work.
+                        if sent.saturating_sub(last_reply) < MAX_SILENCE {
+                            continue;
+                        }
+                    }
+                    Err(_) => {
+                        broken = true;
+                        self.send(Event::SessionBroken);
+                    }
                 }
             }
             match self.reconnect(&mut known) {
                 Reconnected::Yes(new) => {
                     (connection, last_reply, broken) = (*new, sent, false)
                 }
-                Reconnected::NotYet => {}
+                Reconnected::NotYet => {
+                    // The locks may be tied to a connection that has ended.
+                    if known.is_doubtful && !broken {
+                        broken = true;
+                        self.send(Event::SessionBroken);
+                    }
+                }
                 Reconnected::Never => return,
             }
         }
     }
 
-    /// Checks that the server still reports the locks as ours, with the same tokens: those
-    /// change with a restart of the server, which breaks the connection. An error reply (no
-    /// permission for INSPECT) still proves that the connection works.
-    fn check(&self, connection: &mut Connection, known: &Known) -> Result<Check> {
-        connection.with_timeout(self.check_interval());
-        match still_held(connection, &self.request.owner, &known.locks) {
-            Ok(held) if held.len() < known.locks.len() => Ok(Check::Lost),
-            Ok(held) if held.iter().any(HeldLock::has_other_token) => Ok(Check::Lost),
-            Ok(held) => {
-                Ok(Check::Held(held.iter().filter_map(|held| held.lease_left).min()))
-            }
-            Err(error) if error.downcast_ref().is_some_and(is_connection_error) => {
-                Err(error)
-            }
-            Err(_) => Ok(Check::Held(None)),
+    /// Reports the result of a check that was sent at `sent`. Returns whether the locks must be
+    /// tied to a connection again.
+    fn report(&self, sent: Moment, state: State, known: &mut Known) -> bool {
+        self.send(Event::SessionAlive(sent, state.lease_left));
+        if let Some(notice) = state.notice
+            && let Some(end) = known.new_notice(sent, &notice)
+        {
+            self.send(Event::Revoked(end, notice.reason));
         }
+        state.is_untied
     }
 
     fn reconnect(&self, known: &mut Known) -> Reconnected {
         let Some(_not_stopped) = self.stop.delay() else { return Reconnected::Never };
         let sent = clock::now();
-        match self.retie(known) {
+        match self.tie(known) {
             Ok(connection) => {
                 self.send(Event::Renewed(sent));
                 self.send(Event::SessionAlive(sent, None));
                 Reconnected::Yes(Box::new(connection))
             }
-            Err(RetieError::Lost) => {
+            Err(TieError::Lost) => {
                 self.send(Event::Lost);
                 Reconnected::Never
             }
-            Err(RetieError::Failed(why)) => {
+            Err(TieError::Failed(why)) => {
                 self.send(Event::ServerError(why));
                 Reconnected::NotYet
             }
         }
     }
 
-    /// Renews the locks, which grants nothing, then ties them to a new connection, which may
-    /// grant them again. The locks count as lost if the second call returns other tokens than
-    /// the first: that is a new grant. The first call may return new tokens (the server was
-    /// restarted), unless an earlier tie got no reply: that one may have been the new grant.
-    fn retie(&self, known: &mut Known) -> Result<Connection, RetieError> {
-        let mut connection = self.address.connect_within(self.reconnect_timeout())?;
-        let LockRequest { owner, lease, .. } = &self.request;
-        let renewed = extend(&mut connection, owner, &known.locks, *lease)?;
-        let renewed = renewed.ok_or(RetieError::Lost)?;
-        if known.is_doubtful && renewed != known.locks {
-            return Err(RetieError::Lost);
-        }
-        known.locks = renewed;
-        let tied = self.request.acquire(&mut connection, None);
-        known.is_doubtful |= tied.as_ref().is_err_and(is_connection_error);
-        match tied? {
-            Some(tied) if tied == known.locks => {
-                known.is_doubtful = false;
-                Ok(connection)
-            }
-            _ => Err(RetieError::Lost),
-        }
-    }
-
     /// Short enough to notice a broken connection early in the grace period.
-    fn check_interval(&self) -> Duration {
+    pub(super) fn check_interval(&self) -> Duration {
         const MIN: Duration = Duration::from_millis(100);
         const MAX: Duration = Duration::from_secs(1);
         (self.request.grace / 10).clamp(MIN, MAX)
     }
 
     /// Short enough for several attempts within the grace period.
-    fn reconnect_timeout(&self) -> Duration {
+    pub(super) fn reconnect_timeout(&self) -> Duration {
         self.check_interval().saturating_mul(4)
     }
 
@@ -248,21 +226,4 @@ impl Worker {
         // The receiver is gone when the run is over.
         let _gone = self.events.send(event);
     }
-}
-
-impl From<RedisError> for RetieError {
-    fn from(error: RedisError) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<anyhow::Error> for RetieError {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// Whether the reply timed out; the connection may still work.
-fn is_timeout(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(RedisError::is_timeout)
 }

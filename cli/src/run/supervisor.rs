@@ -9,6 +9,7 @@ use redis::RedisError;
 
 use crate::clock::{self, Moment};
 use crate::exit;
+use crate::human::Span;
 use crate::run::Event;
 use crate::run::deadlines::{Deadlines, LastContact};
 use crate::run::ending::{Ending, Interrupt};
@@ -18,12 +19,16 @@ use crate::run::stderr::Stderr;
 use crate::run::terminal::Terminal;
 use crate::run::terminate::Termination;
 use crate::run::watchdog::Watchdog;
+use crate::text::Text;
 
 /// Maximum length of a sleep: time that the machine is suspended does not count towards it.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The reason for a server that accepts everything and replies to nothing.
 const NO_REPLY: &str = "no reply";
+
+/// The reason after a notice.
+pub(crate) const REVOKED: &str = "revoked";
 
 /// A command that runs under locks.
 pub(crate) struct Supervisor {
@@ -143,6 +148,7 @@ impl Supervisor {
             }
             Event::SessionBroken => self.contact.is_broken = true,
             Event::ServerError(error) => self.server_error = Some(short_message(&error)),
+            Event::Revoked(end, reason) => self.revoke(end, &reason),
             Event::Lost => {
                 self.set_lost("the server reports that it is no longer held".to_owned());
                 self.terminate_by(Deadlines::of_lost(clock::now()));
@@ -233,9 +239,28 @@ impl Supervisor {
         termination.map_or(locks, |termination| termination.deadlines.earliest(locks))
     }
 
+    /// Terminates the command before this moment, at which the locks end after a notice. A
+    /// command that ended before keeps its own status.
+    fn revoke(&mut self, end: Moment, reason: &Text) {
+        self.reap();
+        let now = clock::now();
+        if self.status.is_none() {
+            let left = Span(clock::millis(end.saturating_sub(now)));
+            let message =
+                format!("lock revoked: must be released within {left} ({reason})");
+            self.end_hold(&message, REVOKED.to_owned());
+        }
+        self.terminate_by(Deadlines::of_notice(now, end));
+    }
+
     fn set_lost(&mut self, why: String) {
+        let message = format!("lock lost: {why}");
+        self.end_hold(&message, why);
+    }
+
+    fn end_hold(&mut self, message: &str, why: String) {
         if self.lost.is_none() {
-            self.stderr.error(&format!("lock lost: {why}; terminating the command"));
+            self.stderr.error(&format!("{message}; terminating the command"));
             self.lost = Some(why);
         }
     }
@@ -274,6 +299,11 @@ impl Supervisor {
 fn short_message(error: &anyhow::Error) -> String {
     match error.downcast_ref::<RedisError>() {
         Some(error) if error.is_timeout() => NO_REPLY.to_owned(),
+        // The server's own words.
+        Some(error) if error.code().is_some() => {
+            let detail = error.detail().unwrap_or_default();
+            format!("{} {detail}", error.code().unwrap_or_default())
+        }
         _ => error.to_string(),
     }
 }

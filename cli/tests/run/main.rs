@@ -6,7 +6,7 @@
 //! - [`deadlines`]: the command is dead before another owner gets its lock
 //! - [`lost`]: what else happens when a lock is lost; [`survivors`]: processes that the command
 //!   left running; [`watchdog`]: `gpulock` or the watchdog is killed or stopped
-//! - [`reconnect`]: failures that the command does not notice
+//! - [`reconnect`], [`role_change`]: failures that the command does not notice
 //! - [`signals`]: signals, job control, the terminal
 //! - [`pool`]: the GPUs of a host; [`slots`]: shares of a GPU; [`templates`]: `--set`
 //! - [`proc_mount`]: a `/proc` of another PID namespace
@@ -29,6 +29,7 @@ mod pool;
 mod proc_mount;
 mod reconnect;
 mod relay;
+mod role_change;
 mod runner;
 mod scripts;
 mod signals;

@@ -1,0 +1,21 @@
+//! Whether a renewal revealed that the server has adopted the locks. The session learns of that
+//! from INSPECT; this replaces it for users who may not call INSPECT.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Shared by the renewal and the session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Adopted(Arc<AtomicBool>);
+
+impl Adopted {
+    /// Records that a renewal returned other tokens.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that happened since the last call.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
