@@ -1,9 +1,9 @@
-//! The command `gpulock`: parses the command line, and dispatches to the module of the
-//! subcommand.
+//! The command `gpulock`: its subcommands, each with a module of its own.
 #![forbid(unsafe_code)]
 
 mod act;
 mod clock;
+mod command_line;
 mod connection;
 mod exit;
 mod exporter;
@@ -22,6 +22,7 @@ mod top;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::server::Address;
@@ -30,7 +31,7 @@ use crate::server::Address;
 ///
 /// Requires a Redis or Valkey server with the module gpulock.
 #[derive(Debug, Parser)]
-#[command(name = "gpulock", version, arg_required_else_help = true)]
+#[command(name = "gpulock", version)]
 struct Cli {
     #[command(flatten)]
     address: Address,
@@ -42,12 +43,6 @@ struct Cli {
 enum Command {
     /// Run a command while holding locks, such as those of free GPUs
     Run(Box<run::Args>),
-    /// Internal: becomes the command of `run`
-    #[command(name = run::child::HELPER, hide = true)]
-    Child(run::child::Args),
-    /// Internal: kills the command when `run` itself was killed or hangs
-    #[command(name = run::watchdog::HELPER, hide = true)]
-    Watchdog(run::watchdog::Args),
     /// List the locks that are held or waited for, longest held first
     Ls(show::ls::Args),
     /// Show the holder, lease and wait queue of a lock
@@ -73,12 +68,30 @@ enum Command {
     Man(manual::Man),
 }
 
+/// Subcommands that `gpulock` runs itself. They are separate from [`Command`], so that no help,
+/// manual page, completion or tip mentions them.
+#[derive(Debug, Parser)]
+#[command(name = "gpulock")]
+enum Internal {
+    /// Becomes the command of `run`
+    #[command(name = run::child::HELPER)]
+    Child(run::child::Args),
+    /// Kills the command when `run` itself was killed or hangs
+    #[command(name = run::watchdog::HELPER)]
+    Watchdog(run::watchdog::Args),
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
+    let result = match command_line::internal() {
+        Some(internal) => run_internal(internal),
+        None => run_command(command_line::parse()),
+    };
+    result.unwrap_or_else(|error| exit::report(&error))
+}
+
+fn run_command(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
         Command::Run(args) => run::run(&cli.address, &args),
-        Command::Child(args) => run::child::become_command(&args),
-        Command::Watchdog(args) => run::watchdog::run(&args),
         Command::Ls(args) => show::ls::run(&cli.address, &args),
         Command::Inspect(args) => show::inspect::run(&cli.address, &args),
         Command::Queue(args) => show::queue::run(&cli.address, &args),
@@ -90,6 +103,12 @@ fn main() -> ExitCode {
         Command::Exporter(args) => exporter::run(&cli.address, args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
-    };
-    result.unwrap_or_else(|error| exit::report(&error))
+    }
+}
+
+fn run_internal(internal: Internal) -> Result<ExitCode> {
+    match internal {
+        Internal::Child(args) => run::child::become_command(&args),
+        Internal::Watchdog(args) => run::watchdog::run(&args),
+    }
 }

@@ -1,6 +1,7 @@
 //! Keys and owners may contain any bytes. They are escaped so that a terminal, a table and
 //! JSON can show them, and so that different ones look different.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 
@@ -35,6 +36,20 @@ impl fmt::Display for Text {
 /// Parses a command line argument, byte for byte.
 pub(crate) fn argument() -> impl TypedValueParser<Value = Text> {
     OsStringValueParser::new().map(|argument| Text(argument.into_vec()))
+}
+
+/// Parses a key or an owner, byte for byte. An empty one usually comes from a variable of a script
+/// that is not set.
+pub(crate) fn name() -> impl TypedValueParser<Value = Text> {
+    not_empty().map(|name| Text(name.into_vec()))
+}
+
+/// Parses an argument that must not be empty.
+pub(crate) fn not_empty() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|argument| match argument.is_empty() {
+        true => Err("must not be empty"),
+        false => Ok(argument),
+    })
 }
 
 impl Serialize for Text {

@@ -20,10 +20,10 @@ use crate::text::{self, Text};
 #[command(group = clap::ArgGroup::new("expected").required(true).multiple(true))]
 pub(crate) struct Args {
     /// Key of the lock
-    #[arg(value_parser = text::argument())]
+    #[arg(value_parser = text::name())]
     key: Text,
     /// Release the lock only if this owner holds it
-    #[arg(long, group = "expected", value_parser = text::argument())]
+    #[arg(long, group = "expected", value_parser = text::name())]
     owner: Option<Text>,
     /// Release the lock only if its hold has this fencing token
     #[arg(long, value_name = "N", group = "expected")]

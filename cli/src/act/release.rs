@@ -15,10 +15,10 @@ use crate::text::{self, Text};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Key of the lock
-    #[arg(value_parser = text::argument())]
+    #[arg(value_parser = text::name())]
     key: Text,
     /// Owner of the lock
-    #[arg(long, value_parser = text::argument())]
+    #[arg(long, value_parser = text::name())]
     owner: Text,
     /// Release the lock only if its hold has this fencing token
     #[arg(long, value_name = "N")]

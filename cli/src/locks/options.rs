@@ -12,16 +12,18 @@ use super::targets::Targets;
 use super::templates::{Template, template};
 use super::variables::{Variables, VisibleAs};
 use crate::gpus::Selection;
+use crate::text::not_empty;
 
 /// Which locks to acquire, and how many.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("locks").required(true))]
 pub(crate) struct LockOptions {
     /// Lock to acquire
-    #[arg(long, value_name = "KEY", group = "locks")]
+    #[arg(long, value_name = "KEY", group = "locks", value_parser = not_empty())]
     pub(crate) key: Option<OsString>,
     /// Comma-separated locks to choose from, in order of preference
-    #[arg(long, value_name = "KEY,…", value_delimiter = ',', group = "locks")]
+    #[arg(long, value_name = "KEY,…", value_delimiter = ',', group = "locks",
+          value_parser = not_empty())]
     pub(crate) keys: Vec<OsString>,
     /// Choose from the GPUs of this host; with /N, each GPU is divided into N slots
     #[arg(long, value_name = "NAME[/N]", group = "locks", value_parser = pool_name)]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::clock;
 use crate::locks::{self, LockOptions, LockRequest, Targets, TurnOptions};
@@ -30,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     grace: Duration,
     /// Prefix of the owner name [default: name of the command]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     owner: Option<String>,
     /// Shell command to run if the locks were lost, after the command has ended
     #[arg(long, value_name = "COMMAND")]

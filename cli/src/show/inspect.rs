@@ -14,7 +14,7 @@ use crate::text::{self, Text};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Key of the lock
-    #[arg(value_parser = text::argument())]
+    #[arg(value_parser = text::name())]
     key: Text,
     /// Print a JSON object, or null if the lock is neither held nor waited for
     #[arg(long)]

@@ -13,7 +13,7 @@ use crate::text::{self, Text};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Key of the lock
-    #[arg(value_parser = text::argument())]
+    #[arg(value_parser = text::name())]
     key: Text,
     /// Print a JSON array of the first 100 positions
     #[arg(long)]

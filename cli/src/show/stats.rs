@@ -14,7 +14,7 @@ use crate::text::{self, Text};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Show only the counters of this lock
-    #[arg(value_parser = text::argument())]
+    #[arg(value_parser = text::name())]
     key: Option<Text>,
     /// Print a JSON object, or null if the server keeps no counters for the lock
     #[arg(long)]

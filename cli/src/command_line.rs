@@ -1,0 +1,135 @@
+//! Parses the command line, with help and tips that clap alone does not give.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process;
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Error, FromArgMatches, Parser};
+
+use crate::{Cli, Internal, run};
+
+/// The subcommands of [`Internal`].
+const INTERNAL: [&str; 2] = [run::child::HELPER, run::watchdog::HELPER];
+
+/// The status of an invalid command line, as that of clap.
+const USAGE: i32 = 2;
+
+/// The command line of a process that `gpulock` started itself; None for that of a user. Ends the
+/// process if it is invalid.
+pub(crate) fn internal() -> Option<Internal> {
+    let name = env::args_os().nth(1)?;
+    INTERNAL.iter().any(|internal| name == **internal).then(Internal::parse)
+}
+
+/// The command line of a user. Ends the process after `--help` and `--version`, and if the command
+/// line is invalid.
+pub(crate) fn parse() -> Cli {
+    let args: Vec<_> = env::args_os().collect();
+    try_parse(&args).unwrap_or_else(|error| match error.kind() {
+        ErrorKind::MissingSubcommand => exit_with_help(),
+        _ => error.exit(),
+    })
+}
+
+/// The command of clap that parses the command line.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn try_parse(args: &[OsString]) -> Result<Cli, Error> {
+    let matches = match command().try_get_matches_from(args) {
+        Err(error) if error.kind() == ErrorKind::UnknownArgument => {
+            return Err(with_tip(error, args));
+        }
+        matches => matches?,
+    };
+    Cli::from_arg_matches(&matches)
+}
+
+/// Prints the help, and ends the process. clap prints it only if no environment variable sets an
+/// option.
+fn exit_with_help() -> ! {
+    // Standard error may be closed.
+    let _closed = write!(io::stderr(), "{}", command().render_help());
+    process::exit(USAGE)
+}
+
+/// Replaces clap's tip if the arguments would be valid with a `--`.
+fn with_tip(mut error: Error, args: &[OsString]) -> Error {
+    let unexpected = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(unexpected)) => unexpected.clone(),
+        _ => return error,
+    };
+    if let Some(with_dashes) = with_dashes(args, &unexpected) {
+        let line: Vec<_> = with_dashes.iter().map(|word| quoted(word)).collect();
+        let line = line.join(" ");
+        let tip = StyledStr::from(format!("put `--` before the command: {line}"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
+
+/// The arguments with a `--` before the unexpected one, which may also occur as a value earlier.
+fn with_dashes(args: &[OsString], unexpected: &str) -> Option<Vec<OsString>> {
+    let is_unexpected = |(_, arg): &(usize, &OsString)| *arg == unexpected;
+    args.iter().enumerate().filter(is_unexpected).find_map(|(index, _)| {
+        let mut args = args.to_vec();
+        args.insert(index, "--".into());
+        command().try_get_matches_from(&args).is_ok().then(|| {
+            // The user typed a name, not the path that the shell found.
+            args.splice(..1, ["gpulock".into()]);
+            args
+        })
+    })
+}
+
+/// The argument as it is typed in a shell.
+fn quoted(argument: &OsString) -> String {
+    let text = argument.to_string_lossy();
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "_-./:=@%+,".contains(it);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(line: &str) -> String {
+        let args: Vec<_> = line.split(' ').map(OsString::from).collect();
+        try_parse(&args).expect_err("the command line is invalid").to_string()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_missing_separator_gets_a_tip_with_the_whole_line() {
+        #[rustfmt::skip]
+        let cases = [
+            ("gpulock run --key k sleep 5",      "gpulock run --key k -- sleep 5"),
+            ("/bin/gpulock run --key k sleep 5", "gpulock run --key k -- sleep 5"),
+            ("gpulock run --key sleep sleep 5",  "gpulock run --key sleep -- sleep 5"),
+            ("gpulock run --key {h}:0 sh -c a;", "gpulock run --key '{h}:0' -- sh -c 'a;'"),
+        ];
+        for (line, expected) in cases {
+            let error = error_of(line);
+            let expected = format!("tip: put `--` before the command: {expected}\n");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_unexpected_arguments_get_no_such_tip() {
+        for line in ["gpulock ls --nothing", "gpulock run sleep 5", "gpulock top x"] {
+            assert!(!error_of(line).contains("before the command"), "{line}");
+        }
+    }
+}
