@@ -64,7 +64,7 @@ fn with_tip(mut error: Error, args: &[OsString]) -> Error {
         _ => return error,
     };
     if let Some(with_dashes) = with_dashes(args, &unexpected) {
-        let line: Vec<_> = with_dashes.iter().map(|word| quoted(word)).collect();
+        let line: Vec<_> = with_dashes.iter().map(quoted).collect();
         let line = line.join(" ");
         let tip = StyledStr::from(format!("put `--` before the command: {line}"));
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));

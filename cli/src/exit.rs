@@ -13,9 +13,14 @@ pub(crate) const UNREACHABLE: u8 = 69;
 
 /// Prints an error to standard error, and returns its status.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    // Standard error may be closed.
-    let _closed = writeln!(io::stderr(), "gpulock: {}", message(error));
+    note(&message(error));
     ExitCode::from(status(error))
+}
+
+/// Prints a line to standard error.
+pub(crate) fn note(line: &str) {
+    // Standard error may be closed.
+    let _closed = writeln!(io::stderr(), "gpulock: {line}");
 }
 
 /// The message of an error and its causes, without repetitions.

@@ -195,6 +195,11 @@ pub(crate) fn server_error(error: RedisError) -> Error {
 }
 
 impl Listed {
+    /// Whether the key exists. Its value may not be an owner.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.lease_ms.is_some()
+    }
+
     fn read(fields: Fields) -> Result<Self> {
         Ok(Self {
             key: fields.get("key")?,
@@ -209,6 +214,24 @@ impl Listed {
 }
 
 impl Inspected {
+    /// Whether the key exists. Its value may not be an owner.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.lease_ms.is_some()
+    }
+
+    /// What LIST returns about the lock.
+    pub(crate) fn listed_as(self, key: Text) -> Listed {
+        Listed {
+            key,
+            owner: self.owner,
+            token: self.token,
+            lease_ms: self.lease_ms,
+            held_ms: self.held_ms,
+            waiting: self.waiting,
+            revoked_ms: self.revoked_ms,
+        }
+    }
+
     fn read(fields: Fields) -> Result<Self> {
         let waiters: Vec<Value> = fields.get("waiters")?;
         Ok(Self {

@@ -3,15 +3,34 @@
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-#[path = "support/invoke.rs"]
-mod invoke;
-use invoke::{Invocation, at};
+/// The result of a run.
+#[derive(Debug)]
+struct Invocation {
+    status: i32,
+    out: String,
+    err: String,
+}
 
-/// No server listens on port 1.
-const NOWHERE: &str = "redis://127.0.0.1:1";
-
+/// Runs the program with the address of a server in its environment; nothing listens there.
 fn gpulock(args: &[impl AsRef<OsStr>]) -> Invocation {
-    Invocation::from(at(NOWHERE).args(args).output().unwrap())
+    run(program().env("GPULOCK_URL", "redis://127.0.0.1:1").args(args))
+}
+
+/// The program without an address in its environment.
+fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_gpulock"));
+    program.env_remove("GPULOCK_URL").stdin(Stdio::null());
+    program
+}
+
+fn run(command: &mut Command) -> Invocation {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Invocation {
+        status: output.status.code().expect("gpulock was killed"),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
 }
 
 /// Subcommands that users do not run themselves, and the former name of `queue`.
@@ -19,14 +38,9 @@ const HIDDEN: [&str; 2] = ["__", "\n  line "];
 
 #[test]
 fn without_a_subcommand_the_help_is_printed() {
-    let without_url = Command::new(env!("CARGO_BIN_EXE_gpulock"))
-        .env_remove("GPULOCK_URL")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
     let no_args: [&str; 0] = [];
     let bare = [
-        Invocation::from(without_url),
+        run(&mut program()),
         gpulock(&no_args),
         gpulock(&["--url", "redis://127.0.0.1:6379"]),
     ];

