@@ -78,11 +78,10 @@ fn with_dashes(args: &[OsString], unexpected: &str) -> Option<Vec<OsString>> {
     args.iter().enumerate().filter(is_unexpected).find_map(|(index, _)| {
         let mut args = args.to_vec();
         args.insert(index, "--".into());
-        command().try_get_matches_from(&args).is_ok().then(|| {
-            // The user typed a name, not the path that the shell found.
-            args.splice(..1, ["gpulock".into()]);
-            args
-        })
+        let matches = command().try_get_matches_from(&args).ok()?;
+        // The first argument may be a path.
+        args.splice(..1, ["gpulock".into()]);
+        (matches.subcommand_name() == Some("run")).then_some(args)
     })
 }
 

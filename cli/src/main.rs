@@ -17,6 +17,7 @@ mod run;
 mod server;
 mod show;
 mod stats;
+mod term;
 mod text;
 mod top;
 

@@ -35,7 +35,8 @@ pub(crate) fn start(address: &Address, request: &LockRequest, stderr: &Stderr) {
             let state = state.unwrap_or_else(|error| exit::message(&error));
             let waited = seconds(clock::now().saturating_sub(start));
             let line = format!("waiting {waited} for {}: {state}", requested(&request));
-            if !stderr.progress(&line) {
+            let short = format!("{waited} {state}");
+            if !stderr.progress(&line, &short) {
                 return;
             }
             sleep(TICK);

@@ -18,6 +18,7 @@ use nix::unistd::write;
 use ratatui::crossterm::terminal::window_size;
 
 use crate::fit::fitting;
+use crate::term;
 
 /// Number of lines that may be pending; further lines are dropped.
 const MAX_PENDING: usize = 64;
@@ -77,23 +78,26 @@ impl Stderr {
         });
     }
 
-    /// Shows progress: on a terminal it replaces the last progress line, elsewhere it is
-    /// written only once. Returns whether more progress is wanted.
-    pub(crate) fn progress(&self, line: &str) -> bool {
+    /// Shows progress: on a terminal that can erase, it replaces the last progress line, elsewhere
+    /// it is written only once. `short` is for a narrow terminal. Returns whether more progress is
+    /// wanted.
+    pub(crate) fn progress(&self, line: &str, short: &str) -> bool {
         if self.quiet {
             return false;
         }
-        let line = format!("gpulock: {line}");
-        let is_terminal = io::stderr().is_terminal();
-        let text = if is_terminal { cut_to_terminal(&line) } else { format!("{line}\n") };
+        let is_redrawn = io::stderr().is_terminal() && !term::is_dumb();
+        let text = match is_redrawn {
+            true => cut_to_terminal(line, short),
+            false => format!("gpulock: {line}\n"),
+        };
         let mut more = false;
         self.update(|progress| {
             if *progress == Progress::Finished {
                 return String::new();
             }
-            more = is_terminal;
+            more = is_redrawn;
             let cleared = progress.clear();
-            *progress = if is_terminal { Progress::Drawn } else { Progress::Finished };
+            *progress = if is_redrawn { Progress::Drawn } else { Progress::Finished };
             format!("{cleared}{text}")
         });
         more
@@ -177,10 +181,13 @@ fn write_text(mut text: &[u8]) {
     }
 }
 
-/// The part of the line that fits the terminal's width.
-fn cut_to_terminal(line: &str) -> String {
+/// The part of the line that fits the terminal's width; of `short` if the terminal is narrow.
+fn cut_to_terminal(line: &str, short: &str) -> String {
     const UNKNOWN: usize = 80;
+    const NARROW: usize = 40;
     let width = window_size().map_or(0, |size| usize::from(size.columns));
-    let room = if width == 0 { UNKNOWN } else { width }.saturating_sub(1);
-    fitting(line.chars(), room)
+    let width = if width == 0 { UNKNOWN } else { width };
+    let line = if width < NARROW { short } else { &format!("gpulock: {line}") };
+    // The cursor stays on the line.
+    fitting(line.chars(), width.saturating_sub(1))
 }

@@ -19,6 +19,7 @@ mod screen;
 mod signals;
 mod state;
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender};
@@ -32,6 +33,7 @@ use self::poller::{Request, Update};
 use self::screen::Screen;
 use self::state::{Action, State};
 use crate::server::Address;
+use crate::term;
 
 /// How often updates are checked for.
 const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
@@ -51,6 +53,12 @@ pub(crate) struct Args {
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         bail!("top needs a terminal; use gpulock ls instead");
+    }
+    if term::is_dumb() {
+        let name = env::var("TERM").unwrap_or_default();
+        bail!(
+            "top needs a terminal that can move its cursor, and TERM is {name:?}; use gpulock ls instead"
+        );
     }
     let mut connection = address.connect()?;
     let first = poller::snapshot(&mut connection, None)?;

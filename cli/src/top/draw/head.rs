@@ -18,28 +18,45 @@ pub(super) const HEIGHT: u16 = 5;
 /// The width of the percentiles beside the sparkline.
 const PERCENTILES: u16 = 30;
 
+/// The minimum width of a screen with the sparkline.
+const WITH_SPARKLINE: u16 = 48;
+
+/// The minimum width of a title that begins with the server.
+const WITH_SERVER: u16 = 40;
+
 /// The warning, if there is one; otherwise the server, the number of locks, and the sort order.
-pub(super) fn title(state: &State, shown: usize, now: Instant) -> Line<'static> {
+pub(super) fn title(
+    state: &State,
+    shown: usize,
+    now: Instant,
+    width: u16,
+) -> Line<'static> {
     if let Some(warning) = state.warning(now) {
         return Line::from(format!(" {warning} ")).white().on_red().bold();
     }
-    let mut parts = vec![
-        state.server().to_owned(),
+    let server = (width >= WITH_SERVER).then(|| state.server().to_owned());
+    let mut parts: Vec<_> = server.into_iter().collect();
+    parts.extend([
         format!("{} held", state.counter("locks_held")),
         format!("{} waiting", state.counter("clients_waiting")),
         state.sorting().name().to_owned(),
-    ];
+    ]);
     if !state.filter().is_empty() {
         parts.push(format!("{shown} matching \"{}\"", state.filter()));
     }
     if state.is_limited() {
         parts.push("longest held only".to_owned());
     }
-    Line::from(vec!["gpulock  ".bold(), parts.join(" \u{b7} ").into()])
+    let name = if width >= WITH_SERVER { "gpulock  " } else { "" };
+    Line::from(vec![name.bold(), parts.join(" \u{b7} ").into()])
 }
 
 /// A sparkline of the waiting clients, and percentiles of the completed waits.
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instant) {
+    if area.width < WITH_SPARKLINE {
+        frame.render_widget(percentiles(state), area);
+        return;
+    }
     let [left, right] =
         Layout::horizontal([Constraint::Fill(1), Constraint::Max(PERCENTILES)])
             .spacing(2)

@@ -19,9 +19,11 @@ const LEFT: u16 = 7;
 const HELD: u16 = 8;
 const WAITING: u16 = 7;
 const GAP: u16 = 2;
-/// On narrower screens the bar is omitted, then the HELD FOR column.
-const WIDE: u16 = 64;
-const NARROW: u16 = 44;
+/// The minimum widths of a screen with these columns. Key and lease are always shown.
+const WITH_BAR: u16 = 64;
+const WITH_HELD: u16 = 44;
+const WITH_OWNER: u16 = 32;
+const WITH_WAITING: u16 = 28;
 
 /// Draws the rows, and highlights the selected one.
 pub(super) fn draw(
@@ -57,17 +59,24 @@ struct Columns {
     owner: u16,
     has_bar: bool,
     has_held: bool,
+    has_owner: bool,
+    has_waiting: bool,
 }
 
 impl Columns {
     fn within(area: u16, rows: &[Row]) -> Self {
-        let (has_bar, has_held) = (area >= WIDE, area >= NARROW);
-        let mut taken = LEFT + WAITING + 3 * GAP;
-        if has_bar {
-            taken += BAR_WIDTH + GAP;
-        }
-        if has_held {
-            taken += HELD + GAP;
+        let (has_bar, has_held) = (area >= WITH_BAR, area >= WITH_HELD);
+        let (has_owner, has_waiting) = (area >= WITH_OWNER, area >= WITH_WAITING);
+        let mut taken = LEFT + GAP;
+        for (is_shown, width) in [
+            (has_bar, BAR_WIDTH),
+            (has_held, HELD),
+            (has_owner, 0),
+            (has_waiting, WAITING),
+        ] {
+            if is_shown {
+                taken += width + GAP;
+            }
         }
         let room = area.saturating_sub(taken);
         let longest = |text: fn(&Row) -> String| {
@@ -76,26 +85,35 @@ impl Columns {
         };
         // Key and owner get their full widths if both fit, otherwise at least half each.
         let (key, owner) = (longest(key).max(5), longest(owner).max(5));
-        let key = key.min((room / 2).max(room.saturating_sub(owner)));
-        Self { key, owner: room.saturating_sub(key), has_bar, has_held }
+        let key = match has_owner {
+            true => key.min((room / 2).max(room.saturating_sub(owner))),
+            false => room,
+        };
+        let owner = room.saturating_sub(key);
+        Self { key, owner, has_bar, has_held, has_owner, has_waiting }
     }
 
     fn widths(&self) -> Vec<Constraint> {
-        let bar = self.has_bar.then_some(BAR_WIDTH);
-        let held = self.has_held.then_some(HELD);
-        let widths = [Some(self.key), Some(self.owner), bar, Some(LEFT), held];
-        widths.into_iter().flatten().chain([WAITING]).map(Constraint::Length).collect()
+        let widths = [
+            Some(self.key),
+            self.has_owner.then_some(self.owner),
+            self.has_bar.then_some(BAR_WIDTH),
+            Some(LEFT),
+            self.has_held.then_some(HELD),
+            self.has_waiting.then_some(WAITING),
+        ];
+        widths.into_iter().flatten().map(Constraint::Length).collect()
     }
 
     fn names(&self) -> Cells<'static> {
         let left = if self.has_bar { "LEFT" } else { "LEASE" };
         let names = [
             Some(Cell::new("KEY")),
-            Some(Cell::new("OWNER")),
+            self.has_owner.then(|| Cell::new("OWNER")),
             self.has_bar.then(|| Cell::new("LEASE")),
             Some(right(left)),
             self.has_held.then(|| right("HELD FOR")),
-            Some(right("WAITING")),
+            self.has_waiting.then(|| right("WAITING")),
         ];
         Cells::new(names.into_iter().flatten()).bold()
     }
@@ -104,11 +122,11 @@ impl Columns {
         let fitting = |text: String, width| Cell::new(shortened(&text, width));
         let cells = [
             Some(fitting(key(row), usize::from(self.key))),
-            Some(fitting(owner(row), usize::from(self.owner))),
+            self.has_owner.then(|| fitting(owner(row), usize::from(self.owner))),
             self.has_bar.then(|| Cell::new(bar(row.lease_share))),
             Some(right(human::lease(row.lease_ms))),
             self.has_held.then(|| right(human::span(row.held_ms))),
-            Some(right(row.waiting.to_string())),
+            self.has_waiting.then(|| right(row.waiting.to_string())),
         ];
         Cells::new(cells.into_iter().flatten())
     }

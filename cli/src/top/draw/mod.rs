@@ -31,7 +31,7 @@ impl Canvas {
     pub(crate) fn draw(&mut self, frame: &mut Frame<'_>, state: &State, now: Instant) {
         let rows = state.rows(now);
         let [title, head, locks, panel, foot] = areas(frame.area(), state);
-        frame.render_widget(head::title(state, rows.len(), now), title);
+        frame.render_widget(head::title(state, rows.len(), now, title.width), title);
         head::draw(frame, head, state, now);
         self.page = usize::from(locks.height.saturating_sub(1));
         self.table.select((!rows.is_empty()).then_some(state.index()));
@@ -66,8 +66,11 @@ fn areas(screen: Rect, state: &State) -> [Rect; 5] {
 
 /// The filter that is being typed, a message, or the key bindings.
 fn foot_line(state: &State, now: Instant) -> Line<'_> {
-    if *state.mode() == Mode::Filter {
-        return Line::from(format!("filter: {}\u{2588}", state.filter()));
+    match state.mode() {
+        Mode::Filter => return Line::from(format!("filter: {}\u{2588}", state.filter())),
+        // On a low screen the popup may be cut.
+        Mode::Confirm(_) => return Line::from("y release  n cancel").bold(),
+        Mode::Locks | Mode::Help => {}
     }
     if let Some(message) = state.message(now) {
         return Line::from(message).bold();
@@ -246,6 +249,33 @@ mod tests {
             "{a-lo…pu:1  owner…pu:1      30s        1",
         ];
         assert_eq!(lines[1..4], table, "{lines:#?}");
+    }
+
+    #[test]
+    fn twenty_columns_show_keys_leases_and_waiters() {
+        let now = Instant::now();
+        let mut state = state(&[("{node7}:gpu:0", 2), ("{node7}:gpu:1", 1)], now);
+        let lines = drawn(&state, 20, 20, now);
+        #[rustfmt::skip]
+        let expected = [
+            "2 held · 3 waiting ·",
+            " waits, last 5 min ",
+            "0 granted, p50 -",
+        ];
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected.trim_end()), "{lines:#?}");
+        }
+        #[rustfmt::skip]
+        let table = [
+            "KEY            LEASE",
+            "{node…gpu:0      30s",
+            "{node…gpu:1      30s",
+        ];
+        assert_eq!(lines[6..9], table, "{lines:#?}");
+
+        state.act(Intent::Force, 9, now);
+        let lines = drawn(&state, 20, 20, now);
+        assert_eq!(lines[19], "y release  n cancel", "{lines:#?}");
     }
 
     #[test]

@@ -41,17 +41,30 @@ fn details(frame: &mut Frame<'_>, area: Rect, lock: &Inspected) {
         frame.render_widget(Paragraph::new("no waiters"), below);
         return;
     }
-    let names = ["", "WAITER", "WAITED FOR", "WANTS", "RESERVED"];
-    let widths = [
-        Constraint::Length(3),
-        Constraint::Fill(2),
-        Constraint::Length(10),
-        Constraint::Length(9),
-        Constraint::Fill(1),
-    ];
+    let columns = columns(below.width);
+    let widths = columns.iter().map(|(_, width)| *width);
+    let names = Row::new(columns.iter().map(|(name, _)| *name)).bold();
+    // Cells without a column are not drawn.
     let rows = (1..).zip(&lock.waiters).map(|(position, waiter)| row(position, waiter));
-    let table = Table::new(rows, widths).header(Row::new(names).bold()).column_spacing(2);
+    let table = Table::new(rows, widths).header(names).column_spacing(2);
     frame.render_widget(table, below);
+}
+
+/// The names and widths of the columns that fit.
+fn columns(width: u16) -> &'static [(&'static str, Constraint)] {
+    const ALL: [(&str, Constraint); 5] = [
+        ("", Constraint::Length(3)),
+        ("WAITER", Constraint::Fill(2)),
+        ("WAITED FOR", Constraint::Length(10)),
+        ("WANTS", Constraint::Length(9)),
+        ("RESERVED", Constraint::Fill(1)),
+    ];
+    let shown = match width {
+        0..32 => 2,
+        32..50 => 3,
+        _ => ALL.len(),
+    };
+    ALL.get(..shown).unwrap_or(&ALL)
 }
 
 fn holder(lock: &Inspected) -> Vec<String> {
