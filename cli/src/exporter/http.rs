@@ -17,6 +17,7 @@ use axum::routing::get;
 use tokio::task::spawn_blocking;
 
 use super::live::Live;
+use super::ready::{Readiness, ready};
 use super::target::Target;
 use super::{compression, metrics, origin_check};
 
@@ -34,7 +35,9 @@ pub(crate) fn routes(servers: &[Arc<Target>], at: SocketAddr) -> Router {
         .route("/page.js", file("text/javascript", include_str!("page/page.js")))
         .route("/events", get(events).with_state(Arc::new(Live::new(servers))))
         .route("/metrics", get(scrape).with_state(servers.into()))
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(healthy))
+        .route("/-/healthy", get(healthy))
+        .route("/-/ready", get(ready).with_state(Arc::new(Readiness::new(servers))))
         .layer(middleware::map_response(with_security_headers));
     if at.ip().is_loopback() {
         routes.layer(middleware::from_fn(origin_check::check))
@@ -63,6 +66,11 @@ async fn scrape(
     let head = [(CONTENT_TYPE, kind), (VARY, "accept-encoding")];
     let encoding = with_gzip.then_some([(CONTENT_ENCODING, "gzip")]);
     (head, encoding, body).into_response()
+}
+
+/// The exporter runs. It does not query the servers: restarting the exporter does not repair them.
+async fn healthy() -> &'static str {
+    "ok\n"
 }
 
 async fn events(State(live): State<Arc<Live>>) -> Response {

@@ -6,6 +6,7 @@
 //!   number and timeouts
 //! - [`metrics`], [`families`], [`compression`]: `/metrics`
 //! - [`live`], `page/`: the status page
+//! - [`ready`]: `/-/ready`
 //! - [`target`]: a server that is watched; [`queries`]: what is read from it
 
 mod compression;
@@ -16,6 +17,7 @@ mod live;
 mod metrics;
 mod origin_check;
 mod queries;
+mod ready;
 mod target;
 
 use std::collections::BTreeSet;

@@ -85,6 +85,14 @@ pub(crate) async fn metrics(connection: &MultiplexedConnection) -> Result<Vec<St
     }
 }
 
+/// Whether the server replies to the query that a scrape begins with.
+pub(crate) async fn replies(connection: &MultiplexedConnection) -> Result<()> {
+    let mut metrics = cmd("GPULOCK.METRICS");
+    metrics.arg("CURSOR").arg(0).arg("COUNT").arg(1);
+    let _portion: Value = query(connection, &metrics).await?;
+    Ok(())
+}
+
 /// Whether the server may evict locks when memory is short. Locks have a TTL, so every policy
 /// but noeviction may evict them. None if the policy is unknown.
 pub(crate) async fn may_evict(connection: &MultiplexedConnection) -> Option<bool> {

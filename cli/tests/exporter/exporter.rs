@@ -36,7 +36,12 @@ impl Exporter {
 
     /// For these servers, with a timeout of three seconds.
     pub(crate) fn with_short_timeout(servers: &[&Server]) -> Self {
-        Self::with_timeout("3", &urls(servers))
+        Self::with_short_timeout_of(&urls(servers))
+    }
+
+    /// For the servers at these addresses, with a timeout of three seconds.
+    pub(crate) fn with_short_timeout_of(urls: &[String]) -> Self {
+        Self::with_timeout("3", urls)
     }
 
     /// For the servers at these addresses, with a long timeout.
@@ -166,7 +171,7 @@ pub(crate) fn url(server: &Server) -> String {
     format!("redis://127.0.0.1:{}", server.port())
 }
 
-fn urls(servers: &[&Server]) -> Vec<String> {
+pub(crate) fn urls(servers: &[&Server]) -> Vec<String> {
     servers.iter().map(|server| url(server)).collect()
 }
 

@@ -15,7 +15,16 @@ fn the_exporter_works_without_a_server() {
 #[test]
 fn only_get_requests_are_accepted() {
     let exporter = alone();
-    for path in ["/", "/page.js", "/page.css", "/events", "/metrics", "/healthz"] {
+    for path in [
+        "/",
+        "/page.js",
+        "/page.css",
+        "/events",
+        "/metrics",
+        "/healthz",
+        "/-/ready",
+        "/-/healthy",
+    ] {
         assert_eq!(exporter.post(path).status, 405, "{path}");
     }
     assert_eq!(exporter.get("/elsewhere").status, 404);
@@ -24,7 +33,7 @@ fn only_get_requests_are_accepted() {
 #[test]
 fn on_loopback_only_local_host_names_are_accepted() {
     let exporter = alone();
-    for path in ["/", "/metrics", "/healthz", "/elsewhere"] {
+    for path in ["/", "/metrics", "/healthz", "/-/ready", "/-/healthy", "/elsewhere"] {
         let response = exporter.get_as("rebound.example:9877", path);
         assert_eq!(response.status, 421, "{path}");
         assert!(!response.body.contains("gpulock"), "{}", response.body);
@@ -55,7 +64,7 @@ fn on_loopback_another_site_can_link_but_not_load() {
         let headers = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", mode)];
         exporter.get_with(path, &headers).status
     };
-    for path in ["/", "/page.js", "/events", "/metrics", "/healthz"] {
+    for path in ["/", "/page.js", "/events", "/metrics", "/healthz", "/-/ready"] {
         for mode in ["no-cors", "cors", "websocket"] {
             assert_eq!(status(path, "cross-site", mode), 403, "{path} by {mode}");
         }

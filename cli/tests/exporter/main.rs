@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`metrics`], [`compression`], [`prometheus`]: `/metrics`
 //! - [`live`], [`page`]: the status page
+//! - [`ready`]: the probes
 //! - [`http`], [`connections`]: which requests are accepted, and how many
 //! - [`exporter`], [`series`], [`browser`], [`tools`]: shared helpers
 
@@ -15,6 +16,7 @@ mod live;
 mod metrics;
 mod page;
 mod prometheus;
+mod ready;
 mod series;
 mod tools;
 
