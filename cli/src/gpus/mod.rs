@@ -2,14 +2,23 @@
 //!
 //! # Layout
 //! - [`nvidia`]: GPUs and MIG instances, as reported by the NVIDIA driver
+//! - [`amd`]: GPUs, as shown by the kernel's AMD driver
+//! - [`allotted`]: which of them this process may use, as the environment says
+//!   ([`visible_devices`], [`container`]); [`device`]: the names that the environment has for
+//!   them
 //! - [`selection`]: the GPUs that the user selects
 //! - [`host`]: what identifies this host
 
+mod allotted;
+mod amd;
+mod container;
+mod device;
 mod host;
 mod nvidia;
 mod selection;
+mod visible_devices;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 pub(crate) use self::host::host_id;
 pub(crate) use self::selection::Selection;
@@ -43,6 +52,11 @@ pub(crate) trait Gpus: Send {
     /// If the driver returns an error, or there is no working GPU that may be used.
     fn all(&self) -> Result<Vec<Gpu>>;
 
+    /// Messages about the environment: entries in its lists of devices that name no GPU.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The free memory of a GPU.
     ///
     /// # Errors
@@ -64,12 +78,31 @@ pub(crate) trait Gpus: Send {
     fn processes(&self, gpu: &Gpu) -> Result<Vec<u32>>;
 }
 
-/// The GPUs of this host.
+/// The GPUs of this host: those of the NVIDIA driver, or else those of the AMD driver.
 ///
 /// # Errors
 /// If there is no driver.
 pub(crate) fn of_this_host() -> Result<Box<dyn Gpus>> {
-    Ok(Box::new(nvidia::of_this_host()?))
+    let no_nvidia = match nvidia::of_this_host() {
+        Ok(nvidia) => return Ok(Box::new(nvidia)),
+        Err(error) => error,
+    };
+    match amd::of_this_host() {
+        Ok(amd) => Ok(Box::new(amd)),
+        Err(no_amd) => bail!(
+            "no GPU driver on this host, name the locks with --keys: \
+             NVIDIA: {no_nvidia}; AMD: {no_amd:#}"
+        ),
+    }
+}
+
+/// The names of GPUs, for messages: `0 (GPU-5a1c), 1`.
+fn names<'a>(gpus: impl IntoIterator<Item = &'a Gpu>) -> String {
+    let name = |gpu: &Gpu| match &gpu.uuid {
+        Some(uuid) => format!("{} ({uuid})", gpu.index),
+        None => gpu.index.to_string(),
+    };
+    gpus.into_iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 impl Gpu {

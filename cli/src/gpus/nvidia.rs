@@ -1,9 +1,11 @@
 //! GPUs and MIG instances, as reported by the NVIDIA driver (NVML).
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use nvml_wrapper::struct_wrappers::device::MemoryInfo;
-use nvml_wrapper::{Device, Nvml};
+use nvml_wrapper::{Device as NvmlDevice, Nvml};
 
+use super::allotted::{self, variable};
+use super::device::{Device, Devices};
 use super::{Gpu, Gpus, Vendor};
 
 const MIB: u64 = 1 << 20;
@@ -13,24 +15,16 @@ const MIB: u64 = 1 << 20;
 /// # Errors
 /// If there is no driver.
 pub(crate) fn of_this_host() -> Result<impl Gpus> {
-    Nvml::init().map_err(|error| {
-        anyhow!("no NVIDIA driver on this host, name the locks with --keys: {error}")
-    })
+    Ok(Nvml::init()?)
 }
 
 impl Gpus for Nvml {
     fn all(&self) -> Result<Vec<Gpu>> {
-        let mut all = Vec::new();
-        for index in 0..self.device_count()? {
-            // Skip a GPU that has failed.
-            let Ok(device) = self.device_by_index(index) else { continue };
-            match is_in_mig_mode(&device) {
-                true => all.extend(instances(index, &device)),
-                false => all.push(gpu(index, None, &device)),
-            }
-        }
-        ensure!(!all.is_empty(), "the NVIDIA driver reports no working GPU on this host");
-        Ok(all)
+        Ok(allotted(self)?.0)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        allotted(self).map(|(_, warnings)| warnings).unwrap_or_default()
     }
 
     fn free_mib(&self, gpu: &Gpu) -> Result<u64> {
@@ -42,12 +36,38 @@ impl Gpus for Nvml {
     }
 
     fn processes(&self, gpu: &Gpu) -> Result<Vec<u32>> {
-        with_device(self, gpu, |device| {
-            let mut all = device.running_compute_processes()?;
-            all.extend(device.running_graphics_processes()?);
-            Ok(all.into_iter().map(|process| process.pid).collect())
-        })
+        // Not those that only draw: a display server is on a GPU whatever runs there.
+        let processes =
+            with_device(self, gpu, |device| Ok(device.running_compute_processes()?))?;
+        Ok(processes.into_iter().map(|process| process.pid).collect())
     }
+}
+
+/// The GPUs that the environment allows, and messages about the environment.
+fn allotted(nvml: &Nvml) -> Result<(Vec<Gpu>, Vec<String>)> {
+    let mut devices = devices(nvml)?;
+    ensure!(
+        !devices.all.is_empty(),
+        "the NVIDIA driver reports no working GPU on this host"
+    );
+    let warnings = allotted::nvidia(&mut devices, &variable)?;
+    Ok((devices.all.into_iter().map(|device| device.gpu).collect(), warnings))
+}
+
+fn devices(nvml: &Nvml) -> Result<Devices> {
+    let (count, mut all) = (nvml.device_count()?, Vec::new());
+    for index in 0..count {
+        // Skip a GPU that has failed.
+        let Ok(device) = nvml.device_by_index(index) else { continue };
+        match is_in_mig_mode(&device) {
+            true => all.extend(instances(index, &device)),
+            false => {
+                let gpu = gpu(index, None, &device);
+                all.push(Device { gpu, number: index, parent: None });
+            }
+        }
+    }
+    Ok(Devices { all, count })
 }
 
 fn memory(nvml: &Nvml, gpu: &Gpu) -> Result<MemoryInfo> {
@@ -58,7 +78,7 @@ fn memory(nvml: &Nvml, gpu: &Gpu) -> Result<MemoryInfo> {
 fn with_device<T>(
     nvml: &Nvml,
     gpu: &Gpu,
-    query: impl FnOnce(&Device<'_>) -> Result<T>,
+    query: impl FnOnce(&NvmlDevice<'_>) -> Result<T>,
 ) -> Result<T> {
     let device = nvml.device_by_index(gpu.index)?;
     match gpu.instance {
@@ -67,21 +87,23 @@ fn with_device<T>(
     }
 }
 
-fn is_in_mig_mode(device: &Device<'_>) -> bool {
+fn is_in_mig_mode(device: &NvmlDevice<'_>) -> bool {
     // GPUs without MIG return an error.
     device.mig_mode().is_ok_and(|mode| mode.current != 0)
 }
 
 /// The indexes of instances may have gaps.
-fn instances(index: u32, device: &Device<'_>) -> Vec<Gpu> {
+fn instances(index: u32, device: &NvmlDevice<'_>) -> Vec<Device> {
     let indexes = 0..device.mig_device_count().unwrap_or_default();
-    let instance = |number| Some((number, device.mig_device_by_index(number).ok()?));
-    indexes
-        .filter_map(instance)
-        .map(|(number, device)| gpu(index, Some(number), &device))
-        .collect()
+    let parent = device.uuid().ok();
+    let instance = |number| {
+        let instance = device.mig_device_by_index(number).ok()?;
+        let gpu = gpu(index, Some(number), &instance);
+        Some(Device { gpu, number: index, parent: parent.clone() })
+    };
+    indexes.filter_map(instance).collect()
 }
 
-fn gpu(index: u32, instance: Option<u32>, device: &Device<'_>) -> Gpu {
+fn gpu(index: u32, instance: Option<u32>, device: &NvmlDevice<'_>) -> Gpu {
     Gpu { vendor: Vendor::Nvidia, index, instance, uuid: device.uuid().ok() }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::Gpu;
+use super::{Gpu, names};
 
 /// GPUs by index, UUID, or beginning of a UUID that only one GPU has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,12 +38,12 @@ fn named(entries: &[String], option: &str, gpus: &[Gpu]) -> Result<Vec<Gpu>> {
         ensure!(
             !named.is_empty(),
             "invalid {option} {entry:?}: expected one of {}",
-            list(gpus)
+            names(gpus)
         );
         // The index of a GPU in MIG mode names all its instances.
         if named.len() > 1 && entry.parse::<u32>().is_err() {
             let named: Vec<Gpu> = named.into_iter().cloned().collect();
-            bail!("invalid {option} {entry:?}: it names {}", list(&named));
+            bail!("invalid {option} {entry:?}: it names {}", names(&named));
         }
         all.extend(named.into_iter().cloned());
     }
@@ -61,15 +61,6 @@ fn matching<'a>(entry: &str, gpus: &'a [Gpu]) -> Vec<&'a Gpu> {
     let begins =
         |gpu: &&Gpu| gpu.uuid.as_ref().is_some_and(|uuid| uuid.starts_with(entry));
     gpus.iter().filter(|_| !entry.is_empty()).filter(begins).collect()
-}
-
-/// The names of the GPUs, for messages: `0 (GPU-5a1c), 1`.
-fn list(gpus: &[Gpu]) -> String {
-    let name = |gpu: &Gpu| match &gpu.uuid {
-        Some(uuid) => format!("{} ({uuid})", gpu.index),
-        None => gpu.index.to_string(),
-    };
-    gpus.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

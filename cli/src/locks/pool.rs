@@ -81,6 +81,11 @@ impl Pool {
         self.candidates.iter().map(|candidate| &candidate.card)
     }
 
+    /// Messages about the environment's lists of GPUs.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.gpus.warnings()
+    }
+
     /// The number of GPUs that are too small, and the memory of the largest GPU.
     pub(super) const fn too_small(&self) -> (usize, u64) {
         (self.too_small, self.largest_mib)

@@ -34,6 +34,14 @@ impl Targets {
         Pool::of(gpus::of_this_host()?, &host, options).map(Self::Pool)
     }
 
+    /// Messages about the environment's lists of GPUs.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::Named(_) => Vec::new(),
+            Self::Pool(pool) => pool.warnings(),
+        }
+    }
+
     /// The keys, and the numbers of locks and groups, of a request for `wanted` of all locks or
     /// GPUs.
     pub(crate) fn requested(&self, wanted: usize) -> (Vec<Text>, usize, Option<Groups>) {

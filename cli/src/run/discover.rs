@@ -28,6 +28,7 @@ pub(crate) fn discover(
     start_gpu_discovery(pool, sender.clone())?;
     loop {
         match events.recv()? {
+            Event::Note(note) => stderr.info(&note),
             Event::Discovered(targets) => return targets.map(ControlFlow::Continue),
             Event::Signal(signal) => {
                 if let Some(signal) = waiting::handle_signal(signal, stderr)? {
@@ -43,8 +44,12 @@ fn start_gpu_discovery(pool: PoolOptions, sender: Sender<Event>) -> Result<()> {
     let thread = thread::Builder::new().name("gpus".to_owned());
     let discover = move || {
         let targets = Targets::pool(&pool);
-        // The receiver is gone if a signal came first.
-        let _gone = sender.send(Event::Discovered(targets));
+        let warnings = targets.as_ref().map(Targets::warnings).unwrap_or_default();
+        let events = warnings.into_iter().map(Event::Note);
+        for event in events.chain([Event::Discovered(targets)]) {
+            // The receiver is gone if a signal came first.
+            let _gone = sender.send(event);
+        }
     };
     thread.spawn(discover).context("failed to start a thread")?;
     Ok(())

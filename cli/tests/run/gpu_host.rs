@@ -59,6 +59,10 @@ impl Host {
         gpulock_run(server, &args).with(|command| {
             command.env("LD_LIBRARY_PATH", self.folder.path());
             command.env("STUB_GPUS", self.gpus());
+            // The tests may run where GPUs were allotted.
+            for variable in ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"] {
+                command.env_remove(variable);
+            }
         })
     }
 }

@@ -10,6 +10,8 @@
 //! - [`signals`]: signals, job control, the terminal
 //! - [`pool`]: the GPUs of a host; [`slots`]: shares of a GPU; [`templates`]: `--set`
 //! - [`proc_mount`]: a `/proc` of another PID namespace
+//! - [`pool`]: the GPUs of a host; [`visible_devices`]: those that were allotted from outside;
+//!   [`slots`]: shares of a GPU; [`amd`]: AMD GPUs; [`templates`]: `--set`
 //! - [`contention`]: fifty runs at once
 //! - [`runner`], [`gpu_host`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
 //! - [`signals`]: signals, job control, the terminal; [`interrupts`]: Control-C in scripts
@@ -18,6 +20,7 @@
 //! - [`contention`]: fifty runs at once
 //! - [`runner`], [`scripts`], [`terminal`], [`relay`], [`lease_end`]: shared helpers
 
+mod amd;
 mod contention;
 mod deadlines;
 mod exit_status;
@@ -37,5 +40,6 @@ mod slots;
 mod survivors;
 mod templates;
 mod terminal;
+mod visible_devices;
 mod waiting;
 mod watchdog;

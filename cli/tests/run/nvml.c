@@ -1,18 +1,29 @@
 /* A stub of the NVML functions that gpulock calls. The text file STUB_GPUS, which each call
-   reads, lists the GPUs: a line has the UUID, the free MiB and the MiB of a GPU; without the last,
-   all of its memory is free. A line that begins with a space is a MIG instance of the GPU before
-   it. */
+   reads, lists the GPUs: a line has the UUID, the free MiB and the MiB of a GPU, and the numbers
+   of the processes that use it. Without the MiB, all of its memory is free. A line that begins
+   with a space is a MIG instance of the GPU before it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSTANCES = 7 };
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7 };
+
+enum { INSTANCES = 7 };
 
 typedef struct {
     unsigned version;
     unsigned long long total, reserved, free, used;
 } memory;
+
+typedef struct {
+    unsigned pid;
+    unsigned long long memory;
+    unsigned gpu_instance, compute_instance;
+} process;
+
+/* The end of the line that this thread read last: the numbers of the processes. */
+static _Thread_local char pids[256];
 
 /* A handle contains the 1-based numbers of the GPU and its instance; instance 0 is the GPU. */
 static void *handle(unsigned gpu, unsigned instance) {
@@ -35,8 +46,10 @@ static unsigned read_line(size_t which, char *uuid, unsigned long long mib[2], u
             instances++;
         if (which == gpu * 16 + instance) {
             *found = 1;
-            if (sscanf(line, "%95s %llu %llu", uuid, &mib[0], &mib[1]) < 3)
+            int end = 0;
+            if (sscanf(line, "%95s %llu %llu %n", uuid, &mib[0], &mib[1], &end) < 3)
                 mib[1] = mib[0];
+            strcpy(pids, end ? line + end : "");
         }
     }
     if (file)
@@ -117,4 +130,19 @@ int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *count) {
 int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index,
                                         void **instance) {
     return known(handle((size_t)device / 16 - 1, index + 1), instance);
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, process *all) {
+    char uuid[96], *rest = pids, *end;
+    unsigned long long mib[2];
+    unsigned found, room = *count;
+    read_line((size_t)device, uuid, mib, &found);
+    for (*count = 0;; rest = end) {
+        unsigned pid = strtoul(rest, &end, 10);
+        if (end == rest)
+            return *count > room ? TOO_SMALL : OK;
+        if (*count < room)
+            all[*count] = (process){pid, 0, -1, -1};
+        ++*count;
+    }
 }
