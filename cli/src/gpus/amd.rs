@@ -16,12 +16,10 @@ use nix::unistd::{AccessFlags, access};
 
 use super::allotted::{self, variable};
 use super::device::{Device, Devices};
+use super::host::root;
 use super::{Gpu, Gpus, Vendor};
 
 const MIB: u64 = 1 << 20;
-
-/// The folder that contains `sys` and `dev`, for tests. By default it is the root.
-const ROOT: &str = "GPULOCK_DEVICE_ROOT";
 
 /// The GPUs of the AMD driver.
 struct Amd {
@@ -42,7 +40,7 @@ struct Node {
 /// # Errors
 /// If there is no driver.
 pub(super) fn of_this_host() -> Result<impl Gpus> {
-    let amd = Amd { root: variable(ROOT).unwrap_or_else(|| "/".to_owned()).into() };
+    let amd = Amd { root: root() };
     let nodes = amd.nodes_folder();
     fs::read_dir(&nodes).with_context(|| nodes.display().to_string())?;
     Ok(amd)

@@ -7,7 +7,7 @@
 //!   ([`visible_devices`], [`container`]); [`device`]: the names that the environment has for
 //!   them
 //! - [`selection`]: the GPUs that the user selects
-//! - [`host`]: what identifies this host
+//! - [`host`]: what identifies this host, and whether this process is in a container
 
 mod allotted;
 mod amd;
@@ -20,7 +20,7 @@ mod visible_devices;
 
 use anyhow::{Result, bail};
 
-pub(crate) use self::host::host_id;
+pub(crate) use self::host::{host_id, sees_all_processes};
 pub(crate) use self::selection::Selection;
 
 /// The maker of a GPU, which decides how a program is told its GPUs.
@@ -74,7 +74,6 @@ pub(crate) trait Gpus: Send {
     ///
     /// # Errors
     /// If the driver or the GPU returns an error.
-    #[expect(dead_code, reason = "for the check of foreign processes")]
     fn processes(&self, gpu: &Gpu) -> Result<Vec<u32>>;
 }
 

@@ -44,6 +44,11 @@ impl Card {
         }
     }
 
+    /// The keys, each with the GPU.
+    pub(super) fn keys_with_gpu(&self) -> Vec<(Text, Gpu)> {
+        self.keys().into_iter().map(|key| (key, self.gpu.clone())).collect()
+    }
+
     /// Whether this is one of its keys.
     pub(super) fn has(&self, key: &Text) -> bool {
         let Some(rest) = key.0.strip_prefix(&*self.key.0) else { return false };

@@ -6,9 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::Result;
 
 use super::calls::{Groups, Lock, LockRequest};
+use super::card::Card;
 use super::pool::{Pool, PoolOptions, requested};
 use super::variables::Candidates;
-use crate::gpus;
+use crate::gpus::{self, Gpu};
 use crate::text::Text;
 
 /// The candidate locks.
@@ -73,6 +74,14 @@ impl Targets {
         match self {
             Self::Named(_) => Vec::new(),
             Self::Pool(pool) => pool.skip_unusable(locks),
+        }
+    }
+
+    /// The keys of the GPUs; empty if the locks are not a pool's.
+    pub(crate) fn gpus(&self) -> Vec<(Text, Gpu)> {
+        match self {
+            Self::Named(_) => Vec::new(),
+            Self::Pool(pool) => pool.cards().flat_map(Card::keys_with_gpu).collect(),
         }
     }
 

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::clock::{self, Moment};
 use crate::exit;
+use crate::gpus::Gpu;
 use crate::locks::{self, Lock, LockRequest, Variables};
 use crate::replies::server_error;
 use crate::run::check::is_elsewhere;
@@ -18,8 +19,9 @@ use crate::run::session::Session;
 use crate::run::stderr::Stderr;
 use crate::run::supervisor::{REVOKED, Supervisor};
 use crate::run::watchdog::Watchdog;
-use crate::run::{Args, Event, LOST, NOT_ACQUIRED, child, on_lost, renewal};
+use crate::run::{Args, Event, LOST, NOT_ACQUIRED, child, foreign_use, on_lost, renewal};
 use crate::server::Address;
+use crate::text::Text;
 
 /// The reason in the release event of locks that are still held when another one was lost.
 const OTHER_LOST: &str = "another lock was lost";
@@ -40,6 +42,8 @@ pub(super) struct Granted {
     pub(super) at: Moment,
     /// Describes the locks to the command.
     pub(super) variables: Variables,
+    /// The keys of the pool, with their GPUs.
+    pub(super) gpus: Vec<(Text, Gpu)>,
 }
 
 impl CommandRun<'_> {
@@ -55,10 +59,13 @@ impl CommandRun<'_> {
     ) -> Result<Ending> {
         let env =
             environment::of(&self.request.owner, &granted.locks, &granted.variables);
-        let Granted { locks, at, .. } = granted;
+        let Granted { locks, at, gpus, .. } = granted;
         let contact = LastContact::new(at, self.request.lease, self.request.grace);
         let supervisor = match self.start(contact, &locks, &env, sender) {
-            Ok(Some(supervisor)) => supervisor,
+            Ok(Some(supervisor)) => {
+                foreign_use::watch(&locks, &gpus, sender.clone());
+                supervisor
+            }
             Ok(None) => {
                 self.release_remaining(&locks, OTHER_LOST);
                 self.stderr.info("the locks were lost before the command was started");

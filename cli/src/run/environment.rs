@@ -8,6 +8,9 @@ use crate::locks::{Lock, Variable, Variables};
 /// The variable that contains the owner.
 pub(crate) const OWNER: &str = "GPULOCK_OWNER";
 
+/// The variable that contains the keys of the locks.
+pub(crate) const KEYS: &str = "GPULOCK_KEYS";
+
 /// What the command does not inherit from `gpulock` as it is.
 pub(crate) type Environment = Vec<Variable>;
 
@@ -18,7 +21,7 @@ pub(crate) fn of(owner: &str, locks: &[Lock], variables: &Variables) -> Environm
     let set = |name: &str, value: OsString| (name.to_owned(), Some(value));
     let mut all = vec![
         set(OWNER, owner.into()),
-        set("GPULOCK_KEYS", OsString::from_vec(keys.join(&b','))),
+        set(KEYS, OsString::from_vec(keys.join(&b','))),
         set("GPULOCK_TOKENS", tokens.join(",").into()),
     ];
     all.extend(variables.of(locks));

@@ -12,6 +12,7 @@
 //!   [`process_tree`], [`processes`]: everything that it started
 //! - [`supervisor`]: while it runs; [`deadlines`]: when it must end; [`terminate`]: kills it;
 //!   [`watchdog`]: kills it if this process cannot
+//! - [`foreign_use`]: reports processes that use its GPUs without a lock
 //! - [`environment`]: the variables that the command gets; [`on_lost`]: `--on-lost`;
 //!   [`ending`]: the end of `gpulock`; [`stderr`]: messages
 //!
@@ -27,6 +28,7 @@ mod deadlines;
 mod discover;
 mod ending;
 mod environment;
+mod foreign_use;
 mod on_lost;
 mod process_group;
 mod process_tree;
@@ -145,13 +147,14 @@ fn acquire_and_run(
     };
     args.locks.check(&targets);
     let variables = args.locks.variables(&targets);
+    let gpus = targets.gpus();
     let request = args.request(&targets)?;
     let budget = args.wait_budget();
     let session =
         Session::start(address, request.clone(), targets, budget, sender.clone())?;
     match waiting::wait(&session, address, &request, stderr, &events)? {
         Outcome::Granted(locks, at) => {
-            let granted = Granted { locks, at, variables };
+            let granted = Granted { locks, at, variables, gpus };
             let run = CommandRun { address, args, request, session, stderr };
             run.run(granted, &sender, &events)
         }

@@ -153,11 +153,11 @@ impl Supervisor {
                 self.set_lost("the server reports that it is no longer held".to_owned());
                 self.terminate_by(Deadlines::of_lost(clock::now()));
             }
+            Event::Note(note) => self.stderr.info(&note),
             Event::Discovered(_)
             | Event::Granted(..)
             | Event::TimedOut
-            | Event::Failed(_)
-            | Event::Note(_) => {}
+            | Event::Failed(_) => {}
         }
     }
 

@@ -2,6 +2,7 @@
 //! with GPUs.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use gpulock_testkit::Server;
@@ -22,6 +23,8 @@ impl Host {
         build("nvml.c", &["-shared", "-fPIC"], &library);
         let host = Self { folder };
         host.set_gpus(gpus);
+        // As outside of containers, even if the tests run in one.
+        host.set_process_namespace("pid:[4026531836]");
         host
     }
 
@@ -30,6 +33,14 @@ impl Host {
         let new = self.folder.path().join("new");
         fs::write(&new, gpus).expect("a file");
         fs::rename(new, self.gpus()).expect("a file");
+    }
+
+    /// Sets the namespace of the processes whose numbers the driver reports.
+    pub(crate) fn set_process_namespace(&self, name: &str) {
+        let folder = self.path("proc/self/ns");
+        fs::create_dir_all(&folder).expect("a folder");
+        let _none = fs::remove_file(folder.join("pid"));
+        symlink(name, folder.join("pid")).expect("a link");
     }
 
     /// The file that lists the GPUs.
@@ -59,6 +70,7 @@ impl Host {
         gpulock_run(server, &args).with(|command| {
             command.env("LD_LIBRARY_PATH", self.folder.path());
             command.env("STUB_GPUS", self.gpus());
+            command.env("GPULOCK_DEVICE_ROOT", self.folder.path());
             // The tests may run where GPUs were allotted.
             for variable in ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"] {
                 command.env_remove(variable);

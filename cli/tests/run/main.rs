@@ -11,7 +11,8 @@
 //! - [`pool`]: the GPUs of a host; [`slots`]: shares of a GPU; [`templates`]: `--set`
 //! - [`proc_mount`]: a `/proc` of another PID namespace
 //! - [`pool`]: the GPUs of a host; [`visible_devices`]: those that were allotted from outside;
-//!   [`slots`]: shares of a GPU; [`amd`]: AMD GPUs; [`templates`]: `--set`
+//!   [`slots`]: shares of a GPU; [`foreign_use`]: processes that use a GPU without its lock;
+//!   [`amd`]: AMD GPUs; [`templates`]: `--set`
 //! - [`contention`]: fifty runs at once
 //! - [`runner`], [`gpu_host`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
 //! - [`signals`]: signals, job control, the terminal; [`interrupts`]: Control-C in scripts
@@ -24,6 +25,7 @@ mod amd;
 mod contention;
 mod deadlines;
 mod exit_status;
+mod foreign_use;
 mod gpu_host;
 mod interrupts;
 mod lease_end;

@@ -98,3 +98,30 @@ fn an_entry_that_is_ignored_is_reported() {
     assert_eq!((status, run.out().trim_end()), (0, "GPU-a1"));
     assert!(run.err().contains("\"GPU-x\" is none of 0 (GPU-a1)"), "{}", run.err());
 }
+
+#[test]
+fn the_user_selects_among_the_allotted_gpus() {
+    let server = servers()[0].server().start();
+    let host = Host::with(FOUR);
+    let selected = |args: &[&str]| {
+        let run = host.run(&server, &[args, &["--no-wait"]].concat(), PRINT_GPUS);
+        let run = run.with(|command| {
+            command.env("CUDA_VISIBLE_DEVICES", "1,2,3");
+        });
+        let (status, run) = run.status();
+        let text = if status == 0 { run.out() } else { run.err() };
+        (status, text.trim_end().to_owned())
+    };
+    for (args, expected) in [
+        (["-n2", "--only", "2,3"], "GPU-c,3"),
+        (["-n1", "--only", "GPU-c"], "GPU-c"),
+        (["-n2", "--exclude", "GPU-c"], "GPU-a2,3"),
+        (["-n1", "--exclude", "1,3"], "GPU-c"),
+    ] {
+        assert_eq!(selected(&args), (0, expected.to_owned()), "{args:?}");
+    }
+    let (status, error) = selected(&["--only", "GPU-a1"]);
+    assert_eq!(status, 1, "{error}");
+    let expected = "invalid --only \"GPU-a1\": expected one of 1 (GPU-a2), 2 (GPU-c), 3";
+    assert!(error.contains(expected), "{error}");
+}
