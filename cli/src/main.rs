@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod cards;
 mod clock;
 mod command_line;
 mod connection;

@@ -69,6 +69,43 @@ fn ls_respects_match_and_limit() {
 }
 
 #[test]
+fn ls_shows_a_gpu_with_its_slots_as_one_row() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        for call in [
+            "GPULOCK.ACQUIREANY 2 {p:h}:GPU-a:0 {p:h}:GPU-a:1 asr COUNT 2 EX 600",
+            "GPULOCK.ACQUIRE gpu:0 llm EX 600",
+            "GPULOCK.ACQUIRE {p:h}:GPU-a:2 tts EX 60",
+        ] {
+            assert!(!client.line(call).is_err());
+        }
+        let mut waiter = server.client();
+        waiter.send_lines(&[
+            "GPULOCK.ACQUIREANY 3 {p:h}:GPU-a:0 {p:h}:GPU-a:1 {p:h}:GPU-a:2 me BLOCK 0",
+        ]);
+        server.wait_blocked(1);
+
+        let table = printed(&server, &["ls"]);
+        let lines: Vec<_> = table.lines().skip(1).map(cells).collect();
+        assert_eq!(lines.len(), 2, "{table}");
+        assert_eq!(
+            lines[0][..2],
+            ["{p:h}:GPU-a (3 slots)", "asr (2), tts (1)"],
+            "{table}"
+        );
+        assert!(lines[0][3] == "1m 00s" || lines[0][3].starts_with('5'), "{table}");
+        assert_eq!(lines[0][4..], ["1", "-"], "{table}");
+        assert_eq!(lines[1][..2], ["gpu:0", "llm"], "{table}");
+
+        let slots = printed(&server, &["ls", "--slots"]);
+        assert_eq!(slots.lines().count(), 5, "{slots}");
+        assert!(slots.contains("{p:h}:GPU-a:2"), "{slots}");
+        assert_eq!(json(&server, &["ls"]).as_array().unwrap().len(), 4);
+    });
+}
+
+#[test]
 fn ls_and_log_show_more_than_one_call_returns() {
     on_every_server(|flavour| {
         let server = flavour.server().module_args(&["gpulock.log-len", "2000"]).start();

@@ -110,6 +110,32 @@ fn top_shows_the_locks_and_the_queue_of_the_selected_one() {
 }
 
 #[test]
+fn a_gpu_with_slots_is_one_row_that_opens() {
+    on_every_server(|flavour| {
+        let Some(tmux) = Tmux::start(100, 30) else { return };
+        let server = flavour.start();
+        let mut client = server.client();
+        call!(client, "GPULOCK.ACQUIRE", "{p:h}:GPU-a:0", "asr", "EX", 600);
+        call!(client, "GPULOCK.ACQUIRE", "{p:h}:GPU-a:5", "llm", "EX", 600);
+        start(&tmux, &server, "");
+        let screen = tmux.wait_for("{p:h}:GPU-a");
+        assert!(screen.contains("2 holders (2 slots)"), "{screen}");
+        assert!(!screen.contains("asr"), "{screen}");
+        tmux.press(&["Enter"]);
+        tmux.wait_for("slot 5");
+        tmux.press(&["j", "j", "f"]);
+        tmux.wait_for("Release {p:h}:GPU-a:5");
+        tmux.press(&["y"]);
+        tmux.wait_for("{p:h}:GPU-a:5 released; it was held by llm");
+        let screen = tmux.wait_for("asr (1 slot)");
+        assert!(!screen.contains("slot 5"), "{screen}");
+        assert_eq!(call!(client, "EXISTS", "{p:h}:GPU-a:0"), 1);
+        tmux.press(&["q"]);
+        wait_ended(&tmux, 0);
+    });
+}
+
+#[test]
 fn filter_sort_order_and_help_can_be_changed() {
     on_every_server(|flavour| {
         let Some(tmux) = Tmux::start(100, 30) else { return };

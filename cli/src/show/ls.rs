@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::cards;
 use crate::replies::{self, Listed};
 use crate::server::Address;
 use crate::show::exit_code::ExitCodeOption;
@@ -29,7 +30,10 @@ pub(crate) struct Args {
     limit: usize,
     #[command(flatten)]
     exit_code: ExitCodeOption,
-    /// Print a JSON array
+    /// Show each slot of a GPU instead of the GPU
+    #[arg(long)]
+    slots: bool,
+    /// Print a JSON array, with each slot of a GPU
     #[arg(long)]
     json: bool,
 }
@@ -41,12 +45,15 @@ pub(crate) struct Args {
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     args.exit_code.apply(|| {
         let locks = locks(address, args)?;
+        let is_held = locks.iter().any(Listed::is_held);
         if args.json {
             out::print_json(&locks)?;
-        } else {
+        } else if args.slots || args.key.is_some() {
             out::print(&table(&locks))?;
+        } else {
+            out::print(&table(&cards::merged(locks)))?;
         }
-        Ok(locks.iter().any(Listed::is_held))
+        Ok(is_held)
     })
 }
 

@@ -1,16 +1,19 @@
 //! The rows of the table: locks extrapolated from the last snapshot to now, filtered and sorted.
+//! The slots of a GPU are one row, which can be expanded.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::cards::{self, Entry};
 use crate::clock;
 use crate::replies::Listed;
 use crate::text::Text;
 
-/// A lock in the table.
+/// A lock or a GPU in the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
+    pub(crate) kind: Kind,
     pub(crate) key: Text,
     pub(crate) owner: Option<Text>,
     pub(crate) token: Option<u64>,
@@ -19,6 +22,26 @@ pub(crate) struct Row {
     /// The remaining lease as a fraction of the longest value seen: 0 to 1.
     pub(crate) lease_share: Option<f64>,
     pub(crate) waiting: u64,
+}
+
+/// What a row shows.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Lock,
+    /// A slot below its GPU.
+    Slot(u16),
+    /// A GPU with its slots.
+    Card {
+        slots: Vec<Row>,
+        is_expanded: bool,
+    },
+}
+
+/// Identifies a row. A GPU has a lock of the same name if a pool is also used without slots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RowId {
+    Lock(Text),
+    Card(Text),
 }
 
 /// The sort order.
@@ -45,6 +68,7 @@ impl Row {
             Err(_) => left,
         });
         Self {
+            kind: Kind::Lock,
             key: lock.key.clone(),
             owner: lock.owner.clone(),
             token: lock.token,
@@ -55,15 +79,94 @@ impl Row {
         }
     }
 
-    /// Whether its key or owner contains this text, ignoring case.
+    /// A GPU with these slots: the longest hold, the shortest lease, and each waiter once, since
+    /// a client that waits for any slot waits for each of them.
+    fn card(key: Text, slots: Vec<Self>) -> Self {
+        let mut owners: Vec<&Text> = slots.iter().filter_map(Self::owner).collect();
+        owners.sort();
+        owners.dedup();
+        let owner = match &owners[..] {
+            [] => None,
+            [only] => Some((*only).clone()),
+            several => Some(Text(format!("{} holders", several.len()).into_bytes())),
+        };
+        let shortest = slots.iter().filter(|slot| slot.lease_ms.is_some());
+        let shortest = shortest.min_by_key(|slot| slot.lease_ms);
+        Self {
+            key,
+            owner,
+            token: None,
+            held_ms: slots.iter().filter_map(|slot| slot.held_ms).max(),
+            lease_ms: shortest.and_then(|slot| slot.lease_ms),
+            lease_share: shortest.and_then(|slot| slot.lease_share),
+            waiting: slots.iter().map(|slot| slot.waiting).max().unwrap_or_default(),
+            kind: Kind::Card { slots, is_expanded: false },
+        }
+    }
+
+    const fn owner(&self) -> Option<&Text> {
+        self.owner.as_ref()
+    }
+
+    /// Its identity.
+    pub(crate) fn id(&self) -> RowId {
+        match self.kind {
+            Kind::Lock | Kind::Slot(_) => RowId::Lock(self.key.clone()),
+            Kind::Card { .. } => RowId::Card(self.key.clone()),
+        }
+    }
+
+    /// The slots of a GPU.
+    pub(crate) fn slots(&self) -> &[Self] {
+        match &self.kind {
+            Kind::Lock | Kind::Slot(_) => &[],
+            Kind::Card { slots, .. } => slots,
+        }
+    }
+
+    /// Whether the lock is held, or any slot of the GPU.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.lease_ms.is_some()
+    }
+
+    /// Whether its key or owner, or that of one of its slots, contains this text, ignoring case.
     pub(crate) fn matches(&self, text: &str) -> bool {
         if text.is_empty() {
             return true;
         }
         let text = text.to_lowercase();
         let contains = |field: &Text| field.to_string().to_lowercase().contains(&text);
-        contains(&self.key) || self.owner.as_ref().is_some_and(contains)
+        let matches =
+            |row: &Self| contains(&row.key) || row.owner().is_some_and(contains);
+        matches(self) || self.slots().iter().any(matches)
     }
+}
+
+/// Puts the slots of each GPU into one row.
+pub(crate) fn by_card(rows: Vec<Row>) -> Vec<Row> {
+    let slot = |(number, row)| Row { kind: Kind::Slot(number), ..row };
+    let row = |entry| match entry {
+        Entry::Lock(row) => row,
+        Entry::Card(key, slots) => Row::card(key, slots.into_iter().map(slot).collect()),
+    };
+    cards::by_card(rows, |row| &row.key).into_iter().map(row).collect()
+}
+
+/// Adds the slots of the expanded GPUs, each below its GPU.
+pub(crate) fn expanded(rows: Vec<Row>, cards: &HashSet<Text>) -> Vec<Row> {
+    let mut all = Vec::with_capacity(rows.len());
+    for mut row in rows {
+        let mut below = Vec::new();
+        if let Kind::Card { slots, is_expanded } = &mut row.kind
+            && cards.contains(&row.key)
+        {
+            *is_expanded = true;
+            below.clone_from(slots);
+        }
+        all.push(row);
+        all.append(&mut below);
+    }
+    all
 }
 
 impl Sorting {
@@ -164,6 +267,38 @@ mod tests {
         assert_eq!(sorted(Sorting::Held), ["old", "a", "b", "adopted", "free"]);
         assert_eq!(sorted(Sorting::Lease), ["adopted", "old", "b", "a", "free"]);
         assert_eq!(sorted(Sorting::Key), ["a", "adopted", "b", "free", "old"]);
+    }
+
+    #[test]
+    fn the_slots_of_a_gpu_are_one_row_until_it_is_expanded() {
+        let leases = Leases::default();
+        let slot = |number, owner: &str, held, lease, waiting| {
+            let key = format!("{{p:h}}:GPU-a:{number}");
+            let lock = lock(&key, Some(held), Some(lease), waiting);
+            let owner = Some(Text(owner.into()));
+            Row::new(&Listed { owner, ..lock }, &leases, Duration::ZERO)
+        };
+        let other = Row::new(&lock("b", Some(1), None, 0), &leases, Duration::ZERO);
+        let rows = by_card(vec![
+            slot(2, "tts", 10, 900, 1),
+            other,
+            slot(0, "asr", 20, 700, 2),
+            slot(1, "asr", 15, 800, 2),
+        ]);
+        let keys = |rows: &[Row]| {
+            rows.iter().map(|row| row.key.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(keys(&rows), "{p:h}:GPU-a b");
+        let card = &rows[0];
+        assert_eq!(card.owner().unwrap().to_string(), "2 holders");
+        assert_eq!((card.held_ms, card.lease_ms, card.waiting), (Some(20), Some(700), 2));
+        for text in ["gpu-a", "GPU-a:2", "tts"] {
+            assert!(card.matches(text), "{text}");
+        }
+        assert!(!card.matches("llm"));
+        let all = expanded(rows, &HashSet::from([Text(b"{p:h}:GPU-a".to_vec())]));
+        let slots = "{p:h}:GPU-a:0 {p:h}:GPU-a:1 {p:h}:GPU-a:2";
+        assert_eq!(keys(&all), format!("{{p:h}}:GPU-a {slots} b"));
     }
 
     #[test]

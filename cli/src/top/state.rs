@@ -1,13 +1,15 @@
 //! The data of `gpulock top`, and the user's selection. It has no clock, no terminal and no
 //! connection: updates and intents come in with the time, actions go out.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::history::History;
 use super::input::Intent;
 use super::poller::{LIMIT, ShownHold, Snapshot, Update};
-use super::rows::{Leases, Row, Sorting};
+use super::rows::{Leases, Row, RowId, Sorting, by_card, expanded};
 use crate::act::forced_release::Expected;
+use crate::cards;
 use crate::clock;
 use crate::human::Span;
 use crate::replies::Inspected;
@@ -33,10 +35,12 @@ pub(crate) struct State {
     sorting: Sorting,
     filter: String,
     mode: Mode,
-    /// The selected lock, and the index of its row. If the lock disappears, the lock that is then
-    /// at the index is selected.
-    selected: Option<Text>,
+    /// The selected row, and its index. If the row disappears, the row that is then at the index
+    /// is selected.
+    selected: Option<RowId>,
     index: usize,
+    /// The GPUs whose slots are shown.
+    expanded: HashSet<Text>,
     /// Whether the panel of the selected lock is open.
     is_panel_open: bool,
     message: Option<(String, Instant)>,
@@ -81,6 +85,7 @@ impl State {
             mode: Mode::Locks,
             selected: None,
             index: 0,
+            expanded: HashSet::new(),
             is_panel_open: false,
             message: None,
         };
@@ -123,7 +128,7 @@ impl State {
             Intent::PageDown => self.select(self.index.saturating_add(page), now),
             Intent::First => self.select(0, now),
             Intent::Last => self.select(usize::MAX, now),
-            Intent::Inspect => self.is_panel_open = !self.is_panel_open,
+            Intent::Inspect => self.open_or_close(),
             Intent::Filter => self.mode = Mode::Filter,
             Intent::Help => self.mode = Mode::Help,
             Intent::Force => self.ask_for_confirmation(now),
@@ -137,15 +142,16 @@ impl State {
         None
     }
 
-    /// The filtered and sorted locks, extrapolated to now, or to the first failed query.
+    /// The filtered and sorted locks, extrapolated to now, or to the first failed query; the
+    /// slots of a GPU as one row, or below it.
     pub(crate) fn rows(&self, now: Instant) -> Vec<Row> {
         let as_of = self.error.as_ref().map_or(now, |(_, since)| *since);
         let since = as_of.saturating_duration_since(self.snapshot_at);
         let row = |lock| Row::new(lock, &self.leases, since);
-        let mut rows: Vec<Row> = self.snapshot.locks.iter().map(row).collect();
+        let mut rows = by_card(self.snapshot.locks.iter().map(row).collect());
         rows.retain(|row| row.matches(&self.filter));
         self.sorting.sort(&mut rows);
-        rows
+        expanded(rows, &self.expanded)
     }
 
     /// The index of the selected row.
@@ -162,9 +168,12 @@ impl State {
         Some((key, inspected.map(|(_, lock)| lock.as_ref())))
     }
 
-    /// The lock whose details the panel needs.
+    /// The lock whose details the panel needs. There are none of a whole GPU.
     pub(crate) fn inspected_key(&self) -> Option<&Text> {
-        self.selected.as_ref().filter(|_| self.is_panel_open)
+        match &self.selected {
+            Some(RowId::Lock(key)) if self.is_panel_open => Some(key),
+            _ => None,
+        }
     }
 
     /// The problem with the connection, if any.
@@ -231,7 +240,7 @@ impl State {
     /// Moves the selection with its lock, or to the lock that is now at its index.
     fn update_selection(&mut self, now: Instant) {
         let rows = self.rows(now);
-        let is_selected = |row: &Row| Some(&row.key) == self.selected.as_ref();
+        let is_selected = |row: &Row| Some(row.id()) == self.selected;
         match rows.iter().position(is_selected) {
             Some(index) => self.index = index,
             None => self.select(self.index, now),
@@ -241,11 +250,37 @@ impl State {
     fn select(&mut self, index: usize, now: Instant) {
         let rows = self.rows(now);
         self.index = index.min(rows.len().saturating_sub(1));
-        self.selected = rows.get(self.index).map(|row| row.key.clone());
+        self.selected = rows.get(self.index).map(Row::id);
     }
 
+    /// Shows or hides the slots of the selected GPU, or the panel of the selected lock.
+    fn open_or_close(&mut self) {
+        match &self.selected {
+            Some(RowId::Card(card)) if !self.expanded.remove(card) => {
+                self.expanded.insert(card.clone());
+            }
+            Some(RowId::Card(_)) => {}
+            Some(RowId::Lock(_)) | None => self.is_panel_open = !self.is_panel_open,
+        }
+    }
+
+    /// Asks about one hold. For a GPU of which several slots are held, the user has to choose.
     fn ask_for_confirmation(&mut self, now: Instant) {
-        let Some(row) = self.rows(now).into_iter().nth(self.index) else { return };
+        let Some(mut row) = self.rows(now).into_iter().nth(self.index) else { return };
+        let held: Vec<&Row> = row.slots().iter().filter(|slot| slot.is_held()).collect();
+        match held[..] {
+            [] => {}
+            [only] => row = only.clone(),
+            [_, ..] => {
+                let message = format!(
+                    "{} has {}: show them with Enter, and select one",
+                    row.key,
+                    cards::count(held.len())
+                );
+                self.message = Some((message, now));
+                return;
+            }
+        }
         if row.owner.is_none() {
             self.message = Some((format!("{} is not held", row.key), now));
             return;
@@ -295,7 +330,9 @@ mod tests {
     }
 
     fn selected(state: &State) -> String {
-        human::or_unknown(state.selected.as_ref())
+        human::or_unknown(state.selected.as_ref().map(|id| match id {
+            RowId::Lock(key) | RowId::Card(key) => key,
+        }))
     }
 
     fn keys(state: &State, now: Instant) -> Vec<String> {
@@ -400,6 +437,49 @@ mod tests {
         press(&mut state, &[Intent::Force], now);
         assert_eq!(*state.mode(), Mode::Locks);
         assert_eq!(state.message(now), Some("a is not held"));
+    }
+
+    #[test]
+    fn a_gpu_is_expanded_to_release_one_of_its_slots() {
+        let now = Instant::now();
+        let [first, second] = ["{p:h}:GPU-a:0", "{p:h}:GPU-a:3"];
+        let mut state = state(&[(first, 2), (second, 2), ("b", 0)], now);
+        assert_eq!(keys(&state, now), ["{p:h}:GPU-a", "b"]);
+        press(&mut state, &[Intent::Force], now);
+        assert_eq!(*state.mode(), Mode::Locks);
+        let why = "{p:h}:GPU-a has 2 slots: show them with Enter, and select one";
+        assert_eq!(state.message(now), Some(why));
+        press(&mut state, &[Intent::Inspect], now);
+        assert_eq!(keys(&state, now), ["{p:h}:GPU-a", first, second, "b"]);
+        assert_eq!(state.inspected_key(), None, "a GPU has no details of its own");
+        press(&mut state, &[Intent::Down, Intent::Down, Intent::Inspect], now);
+        assert_eq!(state.inspected_key().unwrap().to_string(), second);
+        press(&mut state, &[Intent::Force], now);
+        let expected = Expected {
+            owner: Some(Text(format!("owner of {second}").into())),
+            token: state.rows(now)[2].token,
+        };
+        let hold = ShownHold { key: Text(second.into()), expected };
+        assert_eq!(
+            press(&mut state, &[Intent::Yes], now),
+            Some(Action::ForceRelease(hold))
+        );
+        press(&mut state, &[Intent::Up, Intent::Up, Intent::Inspect], now);
+        assert_eq!(keys(&state, now), ["{p:h}:GPU-a", "b"]);
+    }
+
+    #[test]
+    fn the_only_slot_of_a_gpu_is_released_without_expanding_it() {
+        let now = Instant::now();
+        let slot = "{p:h}:GPU-a:5";
+        let mut state = state(&[(slot, 0)], now);
+        press(&mut state, &[Intent::Force], now);
+        let Mode::Confirm(hold) = state.mode() else { panic!("{:?}", state.mode()) };
+        assert_eq!(hold.key.to_string(), slot);
+        assert_eq!(
+            hold.expected.owner.as_ref().unwrap().to_string(),
+            format!("owner of {slot}")
+        );
     }
 
     #[test]

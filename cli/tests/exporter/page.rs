@@ -73,6 +73,51 @@ fn the_page_shows_holder_and_queue_and_updates_them() {
 }
 
 #[test]
+fn a_gpu_with_slots_is_one_row() {
+    let Some(browser) = Browser::start("the page shows a GPU") else { return };
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let exporter = Exporter::of(&[&server]);
+        let mut holder = server.client();
+        for call in [
+            "GPULOCK.ACQUIREANY 2 {p:h}:GPU-a:0 {p:h}:GPU-a:1 asr COUNT 2 EX 600",
+            "GPULOCK.ACQUIRE {p:h}:GPU-a:2 tts EX 600",
+            "GPULOCK.ACQUIRE {p:h}:GPU-a other EX 600",
+        ] {
+            assert!(!holder.line(call).is_err());
+        }
+        let any = "GPULOCK.ACQUIREANY 2 {p:h}:GPU-a:0 {p:h}:GPU-a:2 llm BLOCK 0";
+        let _llm = waiter(&server, 1, any);
+        browser.open(exporter.url());
+        browser.wait_text("llm");
+        let text = |name: &str| {
+            format!(
+                "[...document.querySelectorAll('.locks .{name}')].map((e) => e.textContent)"
+            )
+        };
+        browser.wait_true(&format!(
+            "return {}.join() === '{{p:h}}:GPU-a,{{p:h}}:GPU-a' && \
+             {}.join() === '3 slots,' && \
+             [...document.querySelectorAll('.locks td > .owner')]\
+             .map((e) => e.textContent).join('; ') === 'asr (2), tts (1); other'",
+            text("key"),
+            text("slots")
+        ));
+        assert_eq!(
+            browser
+                .string(&format!("return {}.join()", text("waited")))
+                .split(',')
+                .count(),
+            1
+        );
+
+        holder.line("GPULOCK.RELEASE {p:h}:GPU-a:2 tts");
+        holder.line("GPULOCK.RELEASE {p:h}:GPU-a:1 asr");
+        browser.wait_true(&format!("return {}[0] === '2 slots'", text("slots")));
+    });
+}
+
+#[test]
 fn the_page_reports_a_server_that_is_down_or_back() {
     let Some(browser) = Browser::start("the page shows a server's death") else { return };
     on_every_server(|flavour| {

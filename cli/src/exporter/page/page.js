@@ -118,20 +118,69 @@ function showLocks(section, state, leases) {
   table.hidden = state.locks.length === 0;
   section.querySelector(".no-locks").hidden = state.locks.length > 0;
   section.querySelector(".more").hidden = state.locks.length < LIST_LIMIT;
-  sync(table, "lock", state.locks, (lock) => lock.key, (row, lock) => showLock(row, lock, state, leases));
+  const rows = byCard(state.locks);
+  sync(table, "lock", rows, (lock) => lock.slots === undefined ? lock.key : `${lock.key} (GPU)`,
+    (row, lock) => showLock(row, lock, state, leases));
   const keys = new Set(state.locks.map((lock) => lock.key));
   for (const key of leases.keys()) if (!keys.has(key)) leases.delete(key);
 }
 
 const isHeld = (lock) => lock.lease_ms !== null;
 
+// The key of a slot, as in cards.rs: a GPU of a pool, and a number below 64.
+const SLOT = /^(\{[^}]*:[^}]*\}:(?:(?:GPU|MIG)-[^:]*|gpu:\d+(?::mig:\d+)?)):([1-5]?\d|6[0-3])$/;
+
+// Puts the slots of each GPU into one row, at the place of the first of them.
+function byCard(locks) {
+  const rows = [];
+  const cards = new Map();
+  for (const lock of locks) {
+    const key = lock.key.match(SLOT)?.[1];
+    if (key === undefined) rows.push(lock);
+    else if (cards.has(key)) cards.get(key).push(lock);
+    else {
+      cards.set(key, [lock]);
+      rows.push(cards.get(key));
+    }
+  }
+  return rows.map((row) => Array.isArray(row) ? card(row) : row);
+}
+
+// One row for these slots: the longest hold, the shortest lease with its hold, and each waiter
+// once, since a client that waits for any slot waits for each of them.
+function card(slots) {
+  const held = slots.filter(isHeld);
+  const shortest = held.reduce((a, b) => (a && a.lease_ms <= b.lease_ms ? a : b), null);
+  const fullest = slots.reduce((a, b) => (a.waiting >= b.waiting ? a : b));
+  const holds = held.map((slot) => slot.held_ms).filter((ms) => ms !== null);
+  return {
+    ...fullest,
+    key: slots[0].key.match(SLOT)[1],
+    slots: held.length,
+    owners: countBy(held.map(holder)),
+    shortest,
+    lease_ms: shortest ? shortest.lease_ms : null,
+    held_ms: holds.length ? Math.max(...holds) : null,
+  };
+}
+
+// The different values, with their numbers, in the order in which they first occur.
+function countBy(values) {
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return [...counts];
+}
+
+const slotCount = (number) => `${number} slot${number === 1 ? "" : "s"}`;
+
 function showLock(row, lock, state, leases) {
   const part = (name) => row.querySelector(`.${name}`);
   setText(part("key"), lock.key);
-  setText(part("owner"), holder(lock));
+  setText(part("slots"), lock.slots === undefined ? "" : slotCount(lock.slots));
+  setText(part("owner"), lock.slots ? holders(lock.owners) : holder(lock));
   setText(part("held"), lock.held_ms === null ? (isHeld(lock) ? "unknown" : "") : duration(lock.held_ms));
   setText(part("since"), lock.held_ms === null ? "" : `since ${clock(state.unix_ms - lock.held_ms)}`);
-  showLease(row, lock, leases);
+  showLease(row, lock.shortest ?? lock, leases);
   sync(part("queue"), "waiter", lock.waiters, (waiter) => `${waiter.client} ${waiter.owner}`, showWaiter);
   const rest = lock.waiting - lock.waiters.length;
   setText(part("rest"), rest > 0 ? `and ${rest} more` : "");
@@ -141,6 +190,11 @@ function holder(lock) {
   if (lock.owner !== null) return lock.owner;
   if (isHeld(lock)) return "(value is not an owner)";
   return lock.reserved_for === null ? "(free)" : `(free, reserved for ${lock.reserved_for})`;
+}
+
+function holders(owners) {
+  if (owners.length === 1) return owners[0][0];
+  return owners.map(([owner, slots]) => `${owner} (${slots})`).join(", ");
 }
 
 function showLease(row, lock, leases) {

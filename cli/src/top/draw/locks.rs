@@ -7,7 +7,8 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table, TableState};
 
-use super::super::rows::Row;
+use super::super::rows::{Kind, Row};
+use crate::cards;
 use crate::fit::{shortened, width};
 use crate::human;
 
@@ -137,11 +138,23 @@ fn right(text: impl Into<String>) -> Cell<'static> {
 }
 
 fn key(row: &Row) -> String {
-    row.key.to_string()
+    match &row.kind {
+        Kind::Lock => row.key.to_string(),
+        Kind::Slot(number) => format!("  slot {number}"),
+        Kind::Card { is_expanded: false, .. } => format!("\u{25b8} {}", row.key),
+        Kind::Card { is_expanded: true, .. } => format!("\u{25be} {}", row.key),
+    }
 }
 
 fn owner(row: &Row) -> String {
-    human::or_unknown(row.owner.as_ref())
+    let owner = human::or_unknown(row.owner.as_ref());
+    match &row.kind {
+        Kind::Lock | Kind::Slot(_) => owner,
+        Kind::Card { slots, .. } => {
+            let held = slots.iter().filter(|slot| slot.is_held()).count();
+            format!("{owner} ({})", cards::count(held))
+        }
+    }
 }
 
 /// The remaining lease as a bar, in eighths of a character.

@@ -224,6 +224,29 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_with_slots_is_one_row_that_opens() {
+        let now = Instant::now();
+        let locks = [("{p:h}:GPU-a:0", 2), ("{p:h}:GPU-a:1", 2), ("gpu:0", 0)];
+        let mut state = state(&locks, now);
+        #[rustfmt::skip]
+        let closed = [
+            "▸ {p:h}:GPU-a  2 holders (2 slots)        ██████████      30s    1m 00s        2",
+            "gpu:0          owner of gpu:0             ██████████      30s    1m 00s        0",
+            "",
+        ];
+        assert_eq!(drawn(&state, 80, 10, now)[2..5], closed);
+        state.act(Intent::Inspect, 9, now);
+        #[rustfmt::skip]
+        let open = [
+            "▾ {p:h}:GPU-a  2 holders (2 slots)        ██████████      30s    1m 00s        2",
+            "  slot 0       owner of {p:h}:GPU-a:0     ██████████      30s    1m 00s        2",
+            "  slot 1       owner of {p:h}:GPU-a:1     ██████████      30s    1m 00s        2",
+            "gpu:0          owner of gpu:0             ██████████      30s    1m 00s        0",
+        ];
+        assert_eq!(drawn(&state, 80, 10, now)[2..6], open);
+    }
+
+    #[test]
     fn an_error_replaces_the_title_and_the_locks_stay() {
         let now = Instant::now();
         let mut state = state(&[("gpu:0", 2)], now);

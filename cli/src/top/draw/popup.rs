@@ -1,5 +1,7 @@
 //! Popups: the confirmation and the help.
 
+use std::iter::once;
+
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Flex, Layout, Rect};
 use ratatui::style::Style;
@@ -17,7 +19,8 @@ pub(super) fn confirmation(frame: &mut Frame<'_>, hold: &ShownHold, rows: &[Row]
     let is_hold = |row: &&Row| {
         row.key == *key && row.owner == expected.owner && row.token == expected.token
     };
-    let state = match rows.iter().find(is_hold) {
+    let mut all = rows.iter().flat_map(|row| once(row).chain(row.slots()));
+    let state = match all.find(is_hold) {
         Some(row) => format!(
             "held for {}, lease left {}, {} waiting",
             human::span(row.held_ms),
@@ -42,7 +45,7 @@ pub(super) fn confirmation(frame: &mut Frame<'_>, hold: &ShownHold, rows: &[Row]
 pub(super) fn help(frame: &mut Frame<'_>) {
     let lines = [
         "\u{2191} \u{2193} k j  PgUp PgDn  g G   select a lock",
-        "Enter   show its holder and wait queue",
+        "Enter   show its holder and wait queue; the slots of a GPU",
         "f       release it by force, after confirmation",
         "/       filter by key or owner",
         "s       change the sort order",
