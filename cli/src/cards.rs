@@ -88,7 +88,7 @@ pub(crate) fn merged(locks: Vec<Listed>) -> Vec<Listed> {
 
 /// A client that waits for any slot waits for each of them, and is counted once.
 fn merge(key: &Text, slots: &[&Listed]) -> Listed {
-    let held = slots.iter().filter(|slot| slot.lease_ms.is_some());
+    let held = slots.iter().filter(|slot| slot.is_held());
     let mut tokens = held.clone().map(|slot| slot.token);
     let only = tokens.next().filter(|_| tokens.next().is_none()).flatten();
     let shown = [&*key.0, format!(" ({})", count(held.count())).as_bytes()].concat();
