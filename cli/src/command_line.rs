@@ -9,6 +9,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Error, FromArgMatches, Parser};
 
+use crate::manual::texts;
 use crate::{Cli, Internal, run};
 
 /// The subcommands of [`Internal`].
@@ -34,9 +35,16 @@ pub(crate) fn parse() -> Cli {
     })
 }
 
-/// The command of clap that parses the command line.
+/// The command of clap that parses the command line, with the whole help.
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    let with_sections = |subcommand: clap::Command| {
+        let sections = texts::sections(subcommand.get_name());
+        match sections {
+            Some(sections) => subcommand.after_long_help(sections.help()),
+            None => subcommand,
+        }
+    };
+    Cli::command().after_long_help(texts::GENERAL.help()).mut_subcommands(with_sections)
 }
 
 fn try_parse(args: &[OsString]) -> Result<Cli, Error> {

@@ -6,8 +6,8 @@
 //!   number and timeouts
 //! - [`metrics`], [`families`], [`compression`]: `/metrics`
 //! - [`live`], `page/`: the status page
-//! - [`ready`]: `/-/ready`
-//! - [`target`]: a server that is watched; [`queries`]: what is read from it
+//! - [`ready`][]: `/-/ready`
+//! - [`target`][]: a server that is watched; [`queries`]: what is read from it
 
 mod compression;
 mod connections;

@@ -1,7 +1,7 @@
 //! `gpulock run`: runs a command while it holds locks. The command never outlives them.
 //!
 //! # Layout
-//! - [`args`]: the options
+//! - [`args`]: the options; [`help`][]: more for `--help`
 //! - [`discover`]: finds the candidate locks
 //! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`]),
 //!   checks them ([`check`]) and keeps them tied to its connection ([`tie`]); [`renewal`]: the
@@ -29,6 +29,7 @@ mod discover;
 mod ending;
 mod environment;
 mod foreign_use;
+pub(crate) mod help;
 mod on_lost;
 mod process_group;
 mod process_tree;

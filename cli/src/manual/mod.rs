@@ -1,5 +1,9 @@
 //! `gpulock completions` and `gpulock man`: generated from the command's own options, for
-//! packages.
+//! packages; and the help on exit statuses, environment variables and examples.
+
+mod page;
+pub(crate) mod sections;
+pub(crate) mod texts;
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::Cli;
+use crate::{Cli, command_line};
 
 /// The options of `gpulock completions`.
 #[derive(Debug, clap::Args)]
@@ -40,6 +44,13 @@ pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
 pub(crate) fn man(args: &Man) -> Result<ExitCode> {
     let at = || format!("failed to write the manual pages to {}", args.folder.display());
     fs::create_dir_all(&args.folder).with_context(at)?;
-    clap_mangen::generate_to(Cli::command(), &args.folder).with_context(at)?;
+    let mut command = command_line::command().disable_help_subcommand(true);
+    command.build();
+    page::write(&command, &texts::GENERAL, &args.folder).with_context(at)?;
+    for subcommand in command.get_subcommands() {
+        let sections =
+            texts::sections(subcommand.get_name()).expect("a command with sections");
+        page::write(subcommand, &sections, &args.folder).with_context(at)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
