@@ -8,7 +8,7 @@ use std::process::Command;
 use gpulock_testkit::{Server, call, servers, wait_until};
 use nix::sys::signal::Signal;
 
-use crate::runner::{TIMEOUT, builder, gpulock_run, send};
+use crate::runner::{TIMEOUT, builder, gpulock_run, send, status_of, wait_state};
 use crate::terminal::{Typed, in_terminal};
 
 const CONTROL_C: &str = "\x03";
@@ -71,6 +71,9 @@ impl Script {
 fn goes_on(server: &Server, script: (&str, &str), job: &str, keys: &str) -> bool {
     let mut script = Script::start(server, script, job);
     script.terminal.run.line("pid");
+    // A shell that does not wait for its child yet ends by the signal in any case.
+    let job = script.terminal.run.number("job_pid");
+    wait_state(status_of(job, "PPid:").parse().expect("a number"), "S");
     script.terminal.types(keys);
     script.goes_on()
 }

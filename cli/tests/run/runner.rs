@@ -193,6 +193,13 @@ pub(crate) fn state(pid: u32) -> Option<char> {
     (!"ZX".contains(state)).then_some(state)
 }
 
+/// A field of `/proc/PID/status`.
+pub(crate) fn status_of(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.expect("a line of the status").trim().to_owned()
+}
+
 /// Waits until a process is dead.
 #[track_caller]
 pub(crate) fn wait_dead(pid: u32) {

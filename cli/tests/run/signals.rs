@@ -8,7 +8,7 @@ use gpulock_testkit::{Server, call, servers, wait_until};
 use nix::sys::signal::Signal;
 
 use crate::runner::{
-    Runner, TIMEOUT, builder, gpulock_run, send, state, wait_dead, wait_state,
+    Runner, TIMEOUT, builder, gpulock_run, send, state, status_of, wait_dead, wait_state,
 };
 use crate::terminal::{Typed, in_terminal};
 
@@ -21,13 +21,6 @@ fn run(server: &Server, args: &[&str], script: &str) -> Runner {
     let run = gpulock_run(server, &args).start();
     run.line("pid");
     run
-}
-
-/// A field of `/proc/PID/status`.
-fn status_of(pid: &str, name: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.expect("a line of the status").trim().to_owned()
 }
 
 #[test]
@@ -115,7 +108,7 @@ fn an_ignored_signal_is_ignored_by_gpulock_and_the_command() {
     let command = holder.number("pid");
     let waiter = builder(Command::new("sh")).with(nohup).start();
     server.wait_blocked(1);
-    let ignored = status_of(&command.to_string(), "SigIgn:");
+    let ignored = status_of(command, "SigIgn:");
     assert_eq!(u64::from_str_radix(&ignored, 16).expect("a mask") & 1, 1);
     holder.signal(Signal::SIGHUP);
     waiter.signal(Signal::SIGHUP);
@@ -219,7 +212,7 @@ fn a_shell_can_stop_and_resume_the_job() {
     let mut terminal = in_terminal(&server, "bash --norc --noprofile -i");
     terminal.types("$GPULOCK run --key k -- sh -c 'echo $$ >pid; exec sleep 600'\n");
     let command = terminal.run.number("pid");
-    let parent: u32 = status_of(&command.to_string(), "PPid:").parse().expect("a number");
+    let parent: u32 = status_of(command, "PPid:").parse().expect("a number");
     for _ in 0..2 {
         // Control-Z.
         terminal.types("\x1a");
