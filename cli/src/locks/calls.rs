@@ -198,6 +198,26 @@ fn held_lock(lock: Lock, known: Inspected) -> HeldLock {
     }
 }
 
+/// The first of these keys that is held, with its owner. A key that this user may not inspect
+/// counts as free.
+pub(crate) fn first_held(
+    connection: &mut Connection,
+    keys: &[Text],
+) -> Result<Option<(Text, Option<Text>)>> {
+    let mut inspect = pipe();
+    for key in keys {
+        inspect.cmd("GPULOCK.INSPECT").arg(&key.0);
+    }
+    let replies = connection.query_all::<Option<Value>>(&mut inspect)?;
+    for (key, reply) in keys.iter().zip(replies) {
+        let lock = inspected(reply.ok().flatten().unwrap_or(Value::Nil))?;
+        if let Some(held) = lock.filter(Inspected::is_held) {
+            return Ok(Some((key.clone(), held.owner)));
+        }
+    }
+    Ok(None)
+}
+
 /// Turns the error for a key that is no longer a lock into None.
 fn none_if_not_a_lock<T>(reply: RedisResult<Option<T>>) -> RedisResult<Option<T>> {
     match reply {

@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 
+use super::pool_name::SLOTS;
 use crate::gpus::Gpu;
 use crate::text::Text;
 
@@ -36,17 +37,27 @@ pub(crate) enum Part {
 impl Card {
     /// The keys, lowest slot first.
     pub(super) fn keys(&self) -> Vec<Text> {
-        let slot =
-            |number: u16| Text([&*self.key.0, format!(":{number}").as_bytes()].concat());
         match self.slots {
             None => vec![self.key.clone()],
-            Some(slots) => (0..slots.all).map(slot).collect(),
+            Some(slots) => (0..slots.all).map(|slot| self.slot(slot)).collect(),
         }
     }
 
     /// The keys, each with the GPU.
     pub(super) fn keys_with_gpu(&self) -> Vec<(Text, Gpu)> {
         self.keys().into_iter().map(|key| (key, self.gpu.clone())).collect()
+    }
+
+    /// Keys of the same GPU that a run uses if it divides the GPU differently: they do not
+    /// exclude this card's keys.
+    pub(super) fn foreign_keys(&self) -> Vec<Text> {
+        let own = self.slots.map_or(0, |slots| slots.all);
+        let whole = self.slots.map(|_| self.key.clone());
+        whole.into_iter().chain((own..*SLOTS.end()).map(|slot| self.slot(slot))).collect()
+    }
+
+    fn slot(&self, number: u16) -> Text {
+        Text([&*self.key.0, format!(":{number}").as_bytes()].concat())
     }
 
     /// Whether this is one of its keys.

@@ -136,6 +136,13 @@ impl Pool {
         reasons
     }
 
+    /// The keys of the GPUs of these locks under which runs use them that divide them
+    /// differently.
+    pub(super) fn foreign_keys(&self, locks: &[Lock]) -> Vec<Text> {
+        let is_granted = |card: &&Card| locks.iter().any(|lock| card.has(&lock.key));
+        self.cards().filter(is_granted).flat_map(Card::foreign_keys).collect()
+    }
+
     /// Removes the granted slots that are not needed, and returns them. The server grants the
     /// same number of slots of each GPU, but a part in memory takes fewer of a larger GPU.
     pub(super) fn split_off_surplus(&self, locks: &mut Vec<Lock>) -> Vec<Lock> {

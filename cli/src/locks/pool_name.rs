@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result, ensure};
 
 /// How many slots a GPU may have. A GPU without slots is a single lock.
-const SLOTS: RangeInclusive<u16> = 2..=64;
+pub(super) const SLOTS: RangeInclusive<u16> = 2..=64;
 
 /// The name of a pool with its division.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -85,6 +85,14 @@ impl Targets {
         }
     }
 
+    /// Keys that must be free besides these locks: those of the same GPUs, divided differently.
+    pub(crate) fn foreign_keys(&self, locks: &[Lock]) -> Vec<Text> {
+        match self {
+            Self::Named(_) => Vec::new(),
+            Self::Pool(pool) => pool.foreign_keys(locks),
+        }
+    }
+
     /// Removes the granted locks that are not needed, and returns them.
     pub(crate) fn split_off_surplus(&self, locks: &mut Vec<Lock>) -> Vec<Lock> {
         match self {

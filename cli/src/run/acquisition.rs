@@ -4,13 +4,13 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use redis::{RedisError, RedisResult};
 
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, is_connection_error};
-use crate::locks::Targets;
-use crate::locks::{Lock, extend, release};
+use crate::human;
+use crate::locks::{Lock, Targets, extend, first_held, release};
 use crate::replies::server_error;
 use crate::run::Event;
 use crate::run::session::Worker;
@@ -56,7 +56,10 @@ impl Worker {
         let mut wait = Wait::default();
         while !self.stop.is_set() {
             match self.acquire_slice(&mut connection, targets, budget) {
-                Ok(Some(grant)) => return Ok(Some((connection, grant))),
+                Ok(Some(grant)) => {
+                    self.check_division(&mut connection, targets, &grant.0)?;
+                    return Ok(Some((connection, grant)));
+                }
                 Ok(None) if budget.is_spent() => return Ok(None),
                 Ok(None) => wait.has_begun = true,
                 Err(error) if !is_temporary(&error, wait.has_begun) => {
@@ -78,6 +81,30 @@ impl Worker {
             }
         }
         Ok(None)
+    }
+
+    /// Releases the locks and fails if a run that divides the same GPUs differently uses one of
+    /// them. Of two such runs at least one notices the other, because both check after the grant.
+    fn check_division(
+        &self,
+        connection: &mut Connection,
+        targets: &Targets,
+        locks: &[Lock],
+    ) -> Result<()> {
+        let foreign = targets.foreign_keys(locks);
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        // If the connection is broken, the session notices it.
+        let held = first_held(connection, &foreign).ok().flatten();
+        let Some((key, owner)) = held else { return Ok(()) };
+        release(connection, &self.request.owner, locks, "divided differently")
+            .map_err(server_error)?;
+        let owner = human::or_unknown(owner);
+        bail!(
+            "{key} is held by {owner}: all runs must divide the GPUs of a pool into the same \
+             number of slots (--pool NAME/N)"
+        );
     }
 
     /// The pause after a temporary error. Reports each error reply once.

@@ -94,6 +94,37 @@ fn slots_survive_a_broken_connection() {
     assert_eq!(run.status(), 0, "{}", run.err());
 }
 
+/// Their keys do not exclude each other.
+#[test]
+fn runs_that_divide_a_gpu_differently_do_not_use_it_together() {
+    let server = server();
+    let host = Host::with("GPU-a 8000\n");
+    let start = |pool: &str, args: &[&str]| {
+        let run = host.run_in(pool, &server, args, PRINT).start();
+        run.line("gpus");
+        run
+    };
+    let refused = |pool: &str| {
+        let (status, run) = host.run_in(pool, &server, &[], PRINT).status();
+        assert_eq!(status, 1, "{pool}: {}", run.err());
+        assert!(run.err().contains("into the same number of slots"), "{}", run.err());
+        assert!(!run.path("gpus").exists(), "{pool}");
+    };
+    let whole = start("p", &[]);
+    ["p/8", "p/2"].into_iter().for_each(refused);
+    drop(whole);
+    let server = &server;
+    let are_held = |keys: i64| move || server.client().line("DBSIZE") == keys;
+    wait_until(TIMEOUT, "the release", are_held(0));
+    // Only slots 2 to 4 of 8 are in use.
+    let first = start("p/8", &["--slots", "2"]);
+    let last = start("p/8", &["--slots", "3"]);
+    drop(first);
+    wait_until(TIMEOUT, "the release", are_held(3));
+    ["p", "p/2"].into_iter().for_each(refused);
+    drop(last);
+}
+
 #[test]
 fn what_no_gpu_can_give_is_refused_with_what_is_there() {
     let server = server();
