@@ -7,6 +7,10 @@ use anyhow::{Context, Result, ensure};
 /// How many slots a GPU may have. A GPU without slots is a single lock.
 pub(super) const SLOTS: RangeInclusive<u16> = 2..=64;
 
+/// The maximum length of a name in bytes: GPULOCK_KEYS may have 1024 keys with the name, and the
+/// kernel limits a variable to 128 KiB.
+const MAX_LENGTH: usize = 48;
+
 /// The name of a pool with its division.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PoolName {
@@ -24,7 +28,10 @@ pub(super) fn pool_name(text: &str) -> Result<PoolName> {
         None => (text, None),
         Some((name, slots)) => (name, Some(self::slots(slots)?)),
     };
-    ensure!(!name.is_empty(), "the name is empty");
+    ensure!(
+        (1..=MAX_LENGTH).contains(&name.len()),
+        "the name must have 1 to {MAX_LENGTH} bytes"
+    );
     // Braces would change the hash tag of the keys, and a comma would split GPULOCK_KEYS.
     let is_valid =
         |character: char| !character.is_control() && !"{},".contains(character);
@@ -58,9 +65,10 @@ mod tests {
 
     #[test]
     fn names_that_break_keys_and_other_divisions_are_refused() {
+        let long = "a".repeat(MAX_LENGTH + 1);
         for name in [
-            "", "/8", "a{b", "a}", "a,b", "a\n", "a/", "a/0", "a/1", "a/65", "a/8/2",
-            "a/-2", "a/eight",
+            &*long, "", "/8", "a{b", "a}", "a,b", "a\n", "a/", "a/0", "a/1", "a/65",
+            "a/8/2", "a/-2", "a/eight",
         ] {
             assert!(pool_name(name).is_err(), "{name}");
         }
