@@ -72,6 +72,16 @@ fn memory_is_rounded_up_to_slots_of_each_card() {
 }
 
 #[test]
+fn a_run_without_slots_does_not_inherit_them() {
+    let server = server();
+    let host = Host::with("GPU-a 8000\n");
+    let run = host.run(&server, &[], PRINT).with(|command| {
+        command.env("GPULOCK_SLOTS", "3").env("GPULOCK_VRAM_MIB", "3");
+    });
+    assert_eq!(run.start().line("gpus"), format!("{} GPU-a", key("GPU-a")));
+}
+
+#[test]
 fn a_skipped_gpu_is_skipped_with_all_its_slots() {
     let server = server();
     let host = Host::with("GPU-a 10 8000\nGPU-b 4000 8000\n");
