@@ -4,6 +4,7 @@
 //! - [`exit_status`]: its status, and what it passes on to the command
 //! - [`waiting`]: on a server that returns errors, hangs, or goes away
 //! - [`deadlines`]: the command is dead before another owner gets its lock
+//! - [`notice`]: the holder is asked to release its lock
 //! - [`lost`]: what else happens when a lock is lost; [`survivors`]: processes that the command
 //!   left running; [`watchdog`]: `gpulock` or the watchdog is killed or stopped
 //! - [`reconnect`], [`role_change`]: failures that the command does not notice
@@ -30,6 +31,7 @@ mod gpu_host;
 mod interrupts;
 mod lease_end;
 mod lost;
+mod notice;
 mod pool;
 mod proc_mount;
 mod reconnect;
