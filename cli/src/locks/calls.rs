@@ -87,11 +87,12 @@ impl LockRequest {
         acquired(&acquire, connection)
     }
 
-    /// Ends a wait of this owner that may still be in progress on another connection, by
-    /// taking over its position for a moment. Releases whatever that grants.
+    /// Ends a wait of this owner that may still be in progress on another connection, and gives
+    /// up its position, by taking it over for a moment. Releases whatever that grants.
     pub(crate) fn withdraw(&self, connection: &mut Connection) -> Result<()> {
         let shortest = Some(Duration::from_millis(1));
-        let acquire = self.acquire_without_session(shortest);
+        let mut acquire = self.acquire_without_session(shortest);
+        acquire.arg("KEEP").arg(0);
         let granted = acquired(&acquire, connection)?.unwrap_or_default();
         Ok(release(connection, &self.owner, &granted, "withdrawn")?)
     }
@@ -165,20 +166,29 @@ pub(crate) fn still_held(
     owner: &str,
     locks: &[Lock],
 ) -> Result<Vec<HeldLock>> {
+    let all = inspect_all(connection, locks.iter().map(|lock| &lock.key))?;
+    let is_ours = |known: &Inspected| {
+        known.owner.as_ref().is_some_and(|text| text.0 == owner.as_bytes())
+    };
+    let held = |(lock, known): (&Lock, Option<Inspected>)| {
+        known.filter(is_ours).map(|known| held_lock(lock.clone(), known))
+    };
+    Ok(locks.iter().zip(all).filter_map(held).collect())
+}
+
+/// What the server knows about each of these locks. None: it is neither held nor waited for, or
+/// the key is not a lock.
+pub(crate) fn inspect_all<'a>(
+    connection: &mut Connection,
+    keys: impl IntoIterator<Item = &'a Text>,
+) -> Result<Vec<Option<Inspected>>> {
     let mut inspect = pipe();
-    for lock in locks {
-        inspect.cmd("GPULOCK.INSPECT").arg(&lock.key.0);
+    for key in keys {
+        inspect.cmd("GPULOCK.INSPECT").arg(&key.0);
     }
     let replies = connection.query_all::<Option<Value>>(&mut inspect)?;
-    let mut held = Vec::new();
-    for (lock, reply) in locks.iter().zip(replies) {
-        let reply = none_if_not_a_lock(reply)?.unwrap_or(Value::Nil);
-        let Some(known) = inspected(reply)? else { continue };
-        if known.owner.as_ref().is_some_and(|text| text.0 == owner.as_bytes()) {
-            held.push(held_lock(lock.clone(), known));
-        }
-    }
-    Ok(held)
+    let parse = |reply| inspected(none_if_not_a_lock(reply)?.unwrap_or(Value::Nil));
+    replies.into_iter().map(parse).collect()
 }
 
 fn held_lock(lock: Lock, known: Inspected) -> HeldLock {

@@ -22,7 +22,8 @@ mod turn;
 mod variables;
 
 pub(crate) use self::calls::{
-    HeldLock, Lock, LockRequest, Notice, extend, first_held, release, still_held,
+    HeldLock, Lock, LockRequest, Notice, extend, first_held, inspect_all, release,
+    still_held,
 };
 pub(crate) use self::options::LockOptions;
 pub(crate) use self::owner::unique;

@@ -10,9 +10,10 @@ use redis::{RedisError, RedisResult};
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, is_connection_error};
 use crate::human;
-use crate::locks::{Lock, Targets, extend, first_held, release};
+use crate::locks::{Lock, LockRequest, Targets, extend, first_held, release};
 use crate::replies::server_error;
 use crate::run::Event;
+use crate::run::holders;
 use crate::run::session::Worker;
 use crate::run::wait_budget::WaitBudget;
 
@@ -32,7 +33,20 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Granted locks. At the given moment their leases had not begun, or were renewed.
-type Grant = (Vec<Lock>, Moment);
+pub(super) type Grant = (Vec<Lock>, Moment);
+
+/// How long the calls after the end of a wait may take.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How an acquisition ends.
+pub(super) enum Acquired {
+    /// The locks are tied to this connection.
+    Granted(Connection, Grant),
+    /// The locks were not granted in time. Contains who holds them, if that is known.
+    NotInTime(Option<String>),
+    /// A signal stopped the wait.
+    Stopped,
+}
 
 /// State of the wait.
 #[derive(Debug, Default)]
@@ -45,22 +59,25 @@ struct Wait {
 }
 
 impl Worker {
-    /// Retries until the locks are granted, on a new connection after each error. None: the
-    /// wait timed out or was stopped.
+    /// Retries until the locks are granted, on a new connection after each error.
     pub(super) fn acquire(
         &mut self,
         targets: &mut Targets,
         budget: WaitBudget,
-    ) -> Result<Option<(Connection, Grant)>> {
+    ) -> Result<Acquired> {
         let mut connection = self.address.connect()?;
+        // Unlike the worker's request, it never lacks the GPUs that are skipped.
+        let requested = self.request.clone();
         let mut wait = Wait::default();
         while !self.stop.is_set() {
             match self.acquire_slice(&mut connection, targets, budget) {
                 Ok(Some(grant)) => {
                     self.check_division(&mut connection, targets, &grant.0)?;
-                    return Ok(Some((connection, grant)));
+                    return Ok(Acquired::Granted(connection, grant));
                 }
-                Ok(None) if budget.is_spent() => return Ok(None),
+                Ok(None) if budget.is_spent() => {
+                    return Ok(self.give_up(&mut connection, &requested, budget));
+                }
                 Ok(None) => wait.has_begun = true,
                 Err(error) if !is_temporary(&error, wait.has_begun) => {
                     return Err(server_error(error));
@@ -69,7 +86,7 @@ impl Worker {
                 Err(error) if budget.is_spent() && !wait.has_begun => {
                     return Err(server_error(error));
                 }
-                Err(_) if budget.is_spent() => return Ok(None),
+                Err(_) if budget.is_spent() => return Ok(Acquired::NotInTime(None)),
                 Err(error) => {
                     wait.has_begun = true;
                     let pause = self.pause_after(error, &mut wait);
@@ -80,7 +97,26 @@ impl Worker {
                 }
             }
         }
-        Ok(None)
+        Ok(Acquired::Stopped)
+    }
+
+    /// Gives up the position, which the last call has kept in case that another one follows, and
+    /// looks who holds the locks. The wait has ended, whether these calls succeed or not.
+    fn give_up(
+        &self,
+        connection: &mut Connection,
+        requested: &LockRequest,
+        budget: WaitBudget,
+    ) -> Acquired {
+        connection.with_timeout(GIVE_UP_TIMEOUT);
+        let holders = holders::describe(connection, &requested.keys);
+        // Without a wait there is no position.
+        if !matches!(budget, WaitBudget::NoWait) {
+            // A request of too few usable GPUs is refused; any other ends the wait as well.
+            let withdrawn = self.request.withdraw(connection);
+            let _kept_for_a_while = withdrawn.or_else(|_| requested.withdraw(connection));
+        }
+        Acquired::NotInTime(holders.unwrap_or_default())
     }
 
     /// Releases the locks and fails if a run that divides the same GPUs differently uses one of

@@ -9,6 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 
 use crate::clock;
 use crate::locks::{self, LockOptions, LockRequest, Targets, TurnOptions};
+use crate::run::NOT_ACQUIRED;
 use crate::run::wait_budget::WaitBudget;
 
 /// The options of `gpulock run`.
@@ -27,6 +28,9 @@ pub(crate) struct Args {
     /// Do not wait
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
+    /// Exit status if the locks were not acquired in time
+    #[arg(long, value_name = "N", default_value_t = NOT_ACQUIRED)]
+    pub(super) status_busy: u8,
     /// How long the locks stay held after the connection breaks
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     grace: Duration,
@@ -68,6 +72,18 @@ impl Args {
             (true, _) => WaitBudget::NoWait,
             (false, Some(wait)) => WaitBudget::Until(clock::now().saturating_add(wait)),
             (false, None) => WaitBudget::Unlimited,
+        }
+    }
+
+    /// The message if the locks were not acquired in time; `holders` says who holds them.
+    pub(super) fn busy_message(&self, holders: Option<String>) -> String {
+        match (self.no_wait, holders) {
+            (true, Some(holders)) => holders,
+            (true, None) => "the locks are not free".to_owned(),
+            (false, Some(holders)) => {
+                format!("timed out waiting for the locks: {holders}")
+            }
+            (false, None) => "timed out waiting for the locks".to_owned(),
         }
     }
 

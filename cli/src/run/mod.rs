@@ -6,7 +6,7 @@
 //! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`]),
 //!   checks them ([`check`]) and keeps them tied to its connection ([`tie`]); [`renewal`]: the
 //!   thread that renews them, [`adopted`]: what the session learns from it; [`stop_flag`]: ends both
-//! - [`waiting`], [`progress`]: until the locks are granted
+//! - [`waiting`], [`progress`], [`holders`]: until the locks are granted
 //! - [`command`]: starts the command under the locks, and releases them afterwards
 //! - [`child`], [`process_group`], [`terminal`], [`signals`]: the command as a job;
 //!   [`process_tree`], [`processes`]: everything that it started
@@ -30,6 +30,7 @@ mod ending;
 mod environment;
 mod foreign_use;
 pub(crate) mod help;
+mod holders;
 mod on_lost;
 mod process_group;
 mod process_tree;
@@ -83,8 +84,8 @@ enum Event {
     Discovered(Result<Targets>),
     /// The locks were granted. At the given moment their leases had not begun, or were renewed.
     Granted(Vec<Lock>, Moment),
-    /// The wait timed out.
-    TimedOut,
+    /// The locks were not granted in time. Contains who holds them, if that is known.
+    TimedOut(Option<String>),
     /// The locks cannot be acquired.
     Failed(anyhow::Error),
     /// A message for the user.
@@ -159,9 +160,9 @@ fn acquire_and_run(
             let run = CommandRun { address, args, request, session, stderr };
             run.run(granted, &sender, &events)
         }
-        Outcome::TimedOut => {
-            stderr.info("timed out waiting for the locks");
-            Ok(Ending::Status(NOT_ACQUIRED))
+        Outcome::TimedOut(holders) => {
+            stderr.info(&args.busy_message(holders));
+            Ok(Ending::Status(args.status_busy))
         }
         Outcome::Interrupted(signal) => Ok(Ending::of_signal(signal)),
     }

@@ -5,22 +5,19 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::Result;
-use humantime::format_duration;
 
 use crate::clock;
 use crate::connection::Connection;
 use crate::exit;
 use crate::locks::LockRequest;
 use crate::replies::{self, Inspected, Waiter};
+use crate::run::holders::{MAX_SHOWN, holder, seconds};
 use crate::run::stderr::Stderr;
 use crate::server::Address;
 use crate::text::Text;
 
 /// How often the progress line is redrawn.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Maximum number of locks that are shown individually.
-const MAX_SHOWN: usize = 4;
 
 /// Reports progress until `stderr` wants no more. If no thread can be started, the wait goes
 /// on without reports.
@@ -89,21 +86,4 @@ fn waiters_ahead(request: &LockRequest, lock: &Inspected) -> Option<usize> {
     let is_ours = |waiter: &Waiter| waiter.owner.0 == request.owner.as_bytes();
     let ahead = lock.waiters.iter().take(lock.waiters.iter().position(is_ours)?);
     Some(ahead.filter(|waiter| waiter.client.is_some()).count())
-}
-
-fn holder(lock: &Inspected) -> String {
-    let since = lock.held_ms.map(|held| seconds(Duration::from_millis(held)));
-    match (&lock.owner, since) {
-        (Some(owner), Some(since)) => format!("held by {owner} for {since}"),
-        (Some(owner), None) => format!("held by {owner}"),
-        (None, _) => match &lock.reserved_for {
-            Some(owner) => format!("reserved for {owner}"),
-            None => "held".to_owned(),
-        },
-    }
-}
-
-/// Whole seconds: fractions would change faster than they can be read.
-fn seconds(time: Duration) -> String {
-    format_duration(Duration::from_secs(time.as_secs())).to_string()
 }

@@ -14,6 +14,7 @@ use crate::connection::Connection;
 use crate::locks::LockRequest;
 use crate::locks::Targets;
 use crate::run::Event;
+use crate::run::acquisition::Acquired;
 use crate::run::adopted::Adopted;
 use crate::run::check::{Check, Known, State};
 use crate::run::stop_flag::StopFlag;
@@ -120,14 +121,15 @@ impl Session {
 impl Worker {
     fn run(mut self, mut targets: Targets, budget: WaitBudget) {
         match self.acquire(&mut targets, budget) {
-            Ok(Some((connection, (locks, at)))) => {
+            Ok(Acquired::Granted(connection, (locks, at))) => {
                 self.request.keys = locks.iter().map(|lock| lock.key.clone()).collect();
                 self.request.count = locks.len();
                 self.request.groups = None;
                 self.send(Event::Granted(locks.clone(), at));
                 self.keep(connection, Known::granted(locks), at);
             }
-            Ok(None) => self.send(Event::TimedOut),
+            Ok(Acquired::NotInTime(holders)) => self.send(Event::TimedOut(holders)),
+            Ok(Acquired::Stopped) => {}
             Err(error) => self.send(Event::Failed(error)),
         }
     }

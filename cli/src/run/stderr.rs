@@ -109,14 +109,18 @@ impl Stderr {
         self.flush();
     }
 
-    /// Erases the progress line for good.
-    pub(crate) fn end_progress(&self) {
+    /// Erases the progress line for good. Returns whether a line remains that reported the
+    /// beginning of the wait.
+    pub(crate) fn end_progress(&self) -> bool {
+        let mut remains = false;
         self.update(|progress| {
             let cleared = progress.clear();
+            remains = *progress == Progress::Finished;
             *progress = Progress::Finished;
             cleared.to_owned()
         });
         self.flush();
+        remains
     }
 
     /// Waits until everything is written, but not indefinitely: standard error may not be

@@ -156,7 +156,7 @@ impl Supervisor {
             Event::Note(note) => self.stderr.info(&note),
             Event::Discovered(_)
             | Event::Granted(..)
-            | Event::TimedOut
+            | Event::TimedOut(_)
             | Event::Failed(_) => {}
         }
     }

@@ -8,8 +8,10 @@ use nix::sys::signal::{Signal, raise};
 
 use crate::clock::{self, Moment};
 use crate::exit;
+use crate::human::Span;
 use crate::locks::{Lock, LockRequest};
 use crate::run::Event;
+use crate::run::holders::MAX_SHOWN;
 use crate::run::progress;
 use crate::run::session::Session;
 use crate::run::signals;
@@ -23,8 +25,8 @@ const PROGRESS_DELAY: Duration = Duration::from_millis(300);
 pub(crate) enum Outcome {
     /// The locks were granted. At the given moment their leases had not begun, or were renewed.
     Granted(Vec<Lock>, Moment),
-    /// The wait timed out.
-    TimedOut,
+    /// The locks were not granted in time. Contains who holds them, if that is known.
+    TimedOut(Option<String>),
     /// A terminating signal came.
     Interrupted(Signal),
 }
@@ -53,7 +55,8 @@ pub(crate) fn wait(
     stderr: &Stderr,
     events: &Receiver<Event>,
 ) -> Result<Outcome> {
-    let mut show_progress_at = Some(clock::now().saturating_add(PROGRESS_DELAY));
+    let start = clock::now();
+    let mut show_progress_at = Some(start.saturating_add(PROGRESS_DELAY));
     let outcome = loop {
         let event = match show_progress_at {
             None => events.recv()?,
@@ -68,7 +71,7 @@ pub(crate) fn wait(
         };
         match event {
             Event::Granted(locks, at) => break Ok(Outcome::Granted(locks, at)),
-            Event::TimedOut => break Ok(Outcome::TimedOut),
+            Event::TimedOut(holders) => break Ok(Outcome::TimedOut(holders)),
             Event::Failed(error) => break Err(error),
             Event::Note(note) => stderr.info(&note),
             Event::Signal(signal) => {
@@ -79,7 +82,13 @@ pub(crate) fn wait(
             _ => {}
         }
     };
-    stderr.end_progress();
+    let is_reported = stderr.end_progress();
+    if let Ok(Outcome::Granted(locks, _)) = &outcome
+        && is_reported
+    {
+        let waited = Span(clock::millis(clock::now().saturating_sub(start)));
+        stderr.info(&format!("acquired {} after {waited}", names(locks)));
+    }
     if let Ok(Outcome::Interrupted(_)) = &outcome
         && let Err(error) = session.withdraw(address, request)
     {
@@ -89,4 +98,14 @@ pub(crate) fn wait(
         ));
     }
     outcome
+}
+
+/// The keys of the first locks.
+fn names(locks: &[Lock]) -> String {
+    let mut names: Vec<_> =
+        locks.iter().take(MAX_SHOWN).map(|lock| lock.key.to_string()).collect();
+    if locks.len() > MAX_SHOWN {
+        names.push("…".to_owned());
+    }
+    names.join(", ")
 }

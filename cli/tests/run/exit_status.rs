@@ -87,6 +87,8 @@ fn invalid_options_have_status_2() {
         &["--key", "k", "--lease", "10ms", "--", "true"],
         &["--key", "k", "--wait", "1s", "--no-wait", "--", "true"],
         &["--key", "k", "--min-free-mib", "1", "--", "true"],
+        &["--key", "k", "--status-busy", "256", "--", "true"],
+        &["--key", "k", "--status-busy", "-1", "--", "true"],
     ] {
         let (ended, run) = gpulock_run(&server, args).status();
         assert_eq!(ended, 2, "{args:?} {}", run.err());
@@ -136,7 +138,7 @@ fn the_command_gets_variables_with_its_locks() {
 }
 
 #[test]
-fn a_wait_is_reported_in_one_line_unless_quiet() {
+fn a_wait_and_its_end_are_reported_in_a_line_each_unless_quiet() {
     let server = server();
     let mut other = server.client();
     for quiet in [false, true] {
@@ -155,8 +157,9 @@ fn a_wait_is_reported_in_one_line_unless_quiet() {
         match quiet {
             true => assert!(lines.is_empty(), "{lines:?}"),
             false => {
-                assert_eq!(lines.len(), 1, "{lines:?}");
+                assert_eq!(lines.len(), 2, "{lines:?}");
                 assert!(lines[0].contains("held by other"));
+                assert!(lines[1].starts_with("gpulock: acquired k after "), "{lines:?}");
             }
         }
     }
