@@ -87,6 +87,20 @@ impl LockRequest {
         acquired(&acquire, connection)
     }
 
+    /// Whether the locks that `has` accepts are enough.
+    pub(crate) fn is_met_by(&self, has: impl Fn(&Text) -> bool) -> bool {
+        let is_enough =
+            |keys: &[Text]| keys.iter().filter(|key| has(key)).count() >= self.count;
+        let Some(groups) = &self.groups else { return is_enough(&self.keys) };
+        let (mut keys, mut complete) = (&self.keys[..], 0);
+        for size in &groups.sizes {
+            let (group, rest) = keys.split_at_checked(*size).unwrap_or((keys, &[]));
+            complete += usize::from(is_enough(group));
+            keys = rest;
+        }
+        complete >= groups.wanted
+    }
+
     /// Ends a wait of this owner that may still be in progress on another connection, and gives
     /// up its position, by taking it over for a moment. Releases whatever that grants.
     pub(crate) fn withdraw(&self, connection: &mut Connection) -> Result<()> {

@@ -14,6 +14,7 @@ use crate::locks::{Lock, LockRequest, Targets, extend, first_held, release};
 use crate::replies::server_error;
 use crate::run::Event;
 use crate::run::holders;
+use crate::run::nested::Relation;
 use crate::run::session::Worker;
 use crate::run::wait_budget::WaitBudget;
 
@@ -44,6 +45,8 @@ pub(super) enum Acquired {
     Granted(Connection, Grant),
     /// The locks were not granted in time. Contains who holds them, if that is known.
     NotInTime(Option<String>),
+    /// The run that started this one holds the locks.
+    HeldByOuterRun,
     /// A signal stopped the wait.
     Stopped,
 }
@@ -66,6 +69,9 @@ impl Worker {
         budget: WaitBudget,
     ) -> Result<Acquired> {
         let mut connection = self.address.connect()?;
+        if self.is_nested(&mut connection, budget) {
+            return Ok(Acquired::HeldByOuterRun);
+        }
         // Unlike the worker's request, it never lacks the GPUs that are skipped.
         let requested = self.request.clone();
         let mut wait = Wait::default();
@@ -141,6 +147,24 @@ impl Worker {
             "{key} is held by {owner}: all runs must divide the GPUs of a pool into the same \
              number of slots (--pool NAME/N)"
         );
+    }
+
+    /// Whether the run that started this one holds the locks. Without an answer it does not.
+    /// Reports a wait for that run, because it may never end.
+    fn is_nested(&self, connection: &mut Connection, budget: WaitBudget) -> bool {
+        let Some(outer) = &self.outer else { return false };
+        match outer.relation(connection, &self.request) {
+            Ok(Relation::Holds) => true,
+            Ok(Relation::Blocks(keys)) if !matches!(budget, WaitBudget::NoWait) => {
+                self.send(Event::Note(format!(
+                    "waiting for {keys}, held by the run that started this one ({}): \
+                     not released before this command ends",
+                    outer.owner
+                )));
+                false
+            }
+            _ => false,
+        }
     }
 
     /// The pause after a temporary error. Reports each error reply once.

@@ -79,18 +79,25 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     }
     // Signals that came in the meantime take effect now.
     SigSet::empty().thread_set_mask().context("failed to unblock signals")?;
-    let Some((program, rest)) = args.command.split_first() else { bail!("no command") };
+    let Some(program) = args.command.first() else { bail!("no command") };
     // This process, or the machine, may have been stopped in the meantime.
     if clock::now() >= Duration::from_millis(args.latest_start) {
         let name = program.display();
         write_line_if_ready(&format!("{name} not started: the locks may be lost"));
         return Ok(ExitCode::FAILURE);
     }
+    Ok(ExitCode::from(execute(&args.command)))
+}
+
+/// Replaces this process with the command, which starts with no signals blocked. Returns the
+/// status of a shell if that fails.
+pub(crate) fn execute(command: &[OsString]) -> u8 {
+    let Some((program, rest)) = command.split_first() else { return NOT_FOUND };
     let error = Command::new(program).args(rest).exec();
     let name = program.display();
     write_line_if_ready(&format!("failed to start {name}: {error}"));
-    Ok(ExitCode::from(match error.kind() {
+    match error.kind() {
         ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_EXECUTABLE,
-    }))
+    }
 }

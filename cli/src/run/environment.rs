@@ -11,6 +11,9 @@ pub(crate) const OWNER: &str = "GPULOCK_OWNER";
 /// The variable that contains the keys of the locks.
 pub(crate) const KEYS: &str = "GPULOCK_KEYS";
 
+/// The variable that contains their tokens.
+pub(crate) const TOKENS: &str = "GPULOCK_TOKENS";
+
 /// What the command does not inherit from `gpulock` as it is.
 pub(crate) type Environment = Vec<Variable>;
 
@@ -22,7 +25,7 @@ pub(crate) fn of(owner: &str, locks: &[Lock], variables: &Variables) -> Environm
     let mut all = vec![
         set(OWNER, owner.into()),
         set(KEYS, OsString::from_vec(keys.join(&b','))),
-        set("GPULOCK_TOKENS", tokens.join(",").into()),
+        set(TOKENS, tokens.join(",").into()),
     ];
     all.extend(variables.of(locks));
     all

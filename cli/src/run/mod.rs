@@ -6,7 +6,8 @@
 //! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`]),
 //!   checks them ([`check`]) and keeps them tied to its connection ([`tie`]); [`renewal`]: the
 //!   thread that renews them, [`adopted`]: what the session learns from it; [`stop_flag`]: ends both
-//! - [`waiting`], [`progress`], [`holders`]: until the locks are granted
+//! - [`waiting`], [`progress`], [`holders`]: until the locks are granted; [`nested`]: if the run
+//!   that started this one holds them
 //! - [`command`]: starts the command under the locks, and releases them afterwards
 //! - [`child`], [`process_group`], [`terminal`], [`signals`]: the command as a job;
 //!   [`process_tree`], [`processes`]: everything that it started
@@ -31,6 +32,7 @@ mod environment;
 mod foreign_use;
 pub(crate) mod help;
 mod holders;
+mod nested;
 mod on_lost;
 mod process_group;
 mod process_tree;
@@ -86,6 +88,8 @@ enum Event {
     Granted(Vec<Lock>, Moment),
     /// The locks were not granted in time. Contains who holds them, if that is known.
     TimedOut(Option<String>),
+    /// The locks are held by the run that started this one.
+    HeldByOuterRun,
     /// The locks cannot be acquired.
     Failed(anyhow::Error),
     /// A message for the user.
@@ -160,6 +164,7 @@ fn acquire_and_run(
             let run = CommandRun { address, args, request, session, stderr };
             run.run(granted, &sender, &events)
         }
+        Outcome::HeldByOuterRun => nested::execute(&args.command, stderr, &events),
         Outcome::TimedOut(holders) => {
             stderr.info(&args.busy_message(holders));
             Ok(Ending::Status(args.status_busy))

@@ -17,6 +17,7 @@ use crate::run::Event;
 use crate::run::acquisition::Acquired;
 use crate::run::adopted::Adopted;
 use crate::run::check::{Check, Known, State};
+use crate::run::nested::OuterRun;
 use crate::run::stop_flag::StopFlag;
 use crate::run::tie::TieError;
 use crate::run::wait_budget::WaitBudget;
@@ -46,6 +47,8 @@ pub(super) struct Worker {
     pub(super) events: Sender<Event>,
     pub(super) stop: StopFlag,
     pub(super) adopted: Adopted,
+    /// The run that started this one.
+    pub(super) outer: Option<OuterRun>,
 }
 
 /// Result of an attempt to reconnect.
@@ -75,6 +78,7 @@ impl Session {
             events,
             stop: stop.clone(),
             adopted: adopted.clone(),
+            outer: OuterRun::of_environment(),
         };
         let thread = thread::Builder::new().name("session".to_owned());
         let thread = thread.spawn(move || worker.run(targets, budget));
@@ -129,6 +133,7 @@ impl Worker {
                 self.keep(connection, Known::granted(locks), at);
             }
             Ok(Acquired::NotInTime(holders)) => self.send(Event::TimedOut(holders)),
+            Ok(Acquired::HeldByOuterRun) => self.send(Event::HeldByOuterRun),
             Ok(Acquired::Stopped) => {}
             Err(error) => self.send(Event::Failed(error)),
         }

@@ -157,6 +157,7 @@ impl Supervisor {
             Event::Discovered(_)
             | Event::Granted(..)
             | Event::TimedOut(_)
+            | Event::HeldByOuterRun
             | Event::Failed(_) => {}
         }
     }

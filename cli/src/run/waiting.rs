@@ -27,6 +27,8 @@ pub(crate) enum Outcome {
     Granted(Vec<Lock>, Moment),
     /// The locks were not granted in time. Contains who holds them, if that is known.
     TimedOut(Option<String>),
+    /// The locks are held by the run that started this one.
+    HeldByOuterRun,
     /// A terminating signal came.
     Interrupted(Signal),
 }
@@ -72,6 +74,7 @@ pub(crate) fn wait(
         match event {
             Event::Granted(locks, at) => break Ok(Outcome::Granted(locks, at)),
             Event::TimedOut(holders) => break Ok(Outcome::TimedOut(holders)),
+            Event::HeldByOuterRun => break Ok(Outcome::HeldByOuterRun),
             Event::Failed(error) => break Err(error),
             Event::Note(note) => stderr.info(&note),
             Event::Signal(signal) => {

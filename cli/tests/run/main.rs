@@ -4,6 +4,7 @@
 //! - [`exit_status`]: its status, and what it passes on to the command
 //! - [`waiting`]: on a server that returns errors, hangs, or goes away
 //! - [`deadlines`]: the command is dead before another owner gets its lock
+//! - [`nested`]: a run inside a run
 //! - [`notice`]: the holder is asked to release its lock
 //! - [`lost`]: what else happens when a lock is lost; [`survivors`]: processes that the command
 //!   left running; [`watchdog`]: `gpulock` or the watchdog is killed or stopped
@@ -31,6 +32,7 @@ mod gpu_host;
 mod interrupts;
 mod lease_end;
 mod lost;
+mod nested;
 mod notice;
 mod pool;
 mod proc_mount;

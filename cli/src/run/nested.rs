@@ -1,0 +1,137 @@
+//! A run inside a run: if the locks that it asks for are held by the run that started it, the
+//! command needs no others. It is executed at once, in place of this process, under the outer
+//! run's locks: the outer run renews them, and kills everything that it started before they end.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc::Receiver;
+
+use anyhow::Result;
+
+use crate::connection::Connection;
+use crate::locks::{HeldLock, Lock, LockRequest, still_held};
+use crate::run::ending::Ending;
+use crate::run::environment::{KEYS, OWNER, TOKENS};
+use crate::run::stderr::Stderr;
+use crate::run::{Event, child, waiting};
+use crate::text::Text;
+
+/// The run that started this one, according to the environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OuterRun {
+    pub(super) owner: String,
+    locks: Vec<Lock>,
+}
+
+/// What the locks of the outer run mean for a request.
+pub(super) enum Relation {
+    /// They are enough.
+    Holds,
+    /// The request cannot be met as long as the outer run holds these locks.
+    Blocks(String),
+    None,
+}
+
+impl OuterRun {
+    /// Reads the environment. None: no run started this one, or its variables are ambiguous,
+    /// because a key contains a comma.
+    pub(super) fn of_environment() -> Option<Self> {
+        let (keys, tokens) = (env::var_os(KEYS)?, env::var(TOKENS).ok()?);
+        Self::parse(keys.as_bytes(), &tokens, env::var(OWNER).ok()?)
+    }
+
+    fn parse(keys: &[u8], tokens: &str, owner: String) -> Option<Self> {
+        let keys: Vec<&[u8]> = keys.split(|byte| *byte == b',').collect();
+        let tokens: Vec<&str> = tokens.split(',').collect();
+        if owner.is_empty() || keys.len() != tokens.len() {
+            return None;
+        }
+        let lock = |(key, token): (&[u8], &str)| {
+            Some(Lock { key: Text(key.to_vec()), token: token.parse().ok()? })
+        };
+        let locks = keys.into_iter().zip(tokens).map(lock).collect::<Option<_>>()?;
+        Some(Self { owner, locks })
+    }
+
+    /// Compares a request with the locks that the outer run holds according to the server. Asks
+    /// the server only if the two have keys in common.
+    ///
+    /// # Errors
+    /// If the connection fails, or the user may not call INSPECT.
+    pub(super) fn relation(
+        &self,
+        connection: &mut Connection,
+        request: &LockRequest,
+    ) -> Result<Relation> {
+        let is_requested = |lock: &&Lock| request.keys.contains(&lock.key);
+        let common: Vec<Lock> = self.locks.iter().filter(is_requested).cloned().collect();
+        if common.is_empty() {
+            return Ok(Relation::None);
+        }
+        let held = still_held(connection, &self.owner, &common)?;
+        let held_as = |key: &Text| held.iter().find(|held| held.lock.key == *key);
+        if request.is_met_by(|key| held_as(key).is_some_and(is_same_hold)) {
+            return Ok(Relation::Holds);
+        }
+        if request.is_met_by(|key| held_as(key).is_none()) {
+            return Ok(Relation::None);
+        }
+        let keys = held.iter().map(|held| held.lock.key.to_string());
+        Ok(Relation::Blocks(keys.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+/// Executes the command under the outer run's locks, in place of this process, unless a signal
+/// has come in the meantime. Returns if that fails.
+///
+/// # Errors
+/// If this process cannot be stopped by a signal.
+pub(super) fn execute(
+    command: &[OsString],
+    stderr: &Stderr,
+    events: &Receiver<Event>,
+) -> Result<Ending> {
+    stderr.flush();
+    for event in events.try_iter() {
+        if let Event::Signal(signal) = event
+            && let Some(signal) = waiting::handle_signal(signal, stderr)?
+        {
+            return Ok(Ending::of_signal(signal));
+        }
+    }
+    Ok(Ending::Status(child::execute(command)))
+}
+
+/// Whether the hold is the one that the environment describes. The command keeps the tokens with
+/// which it was started, but the server assigns larger ones when it adopts the lock, for example
+/// in a role change. No other run has the owner, so an adopted hold of this owner is the outer
+/// run's.
+fn is_same_hold(held: &HeldLock) -> bool {
+    let is_adopted_later = |token| held.is_adopted && token > held.lock.token;
+    match held.token {
+        None => held.is_adopted,
+        Some(token) => token == held.lock.token || is_adopted_later(token),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(keys: &str, tokens: &str) -> Option<usize> {
+        let outer = OuterRun::parse(keys.as_bytes(), tokens, "me".to_owned());
+        outer.map(|outer| outer.locks.len())
+    }
+
+    #[test]
+    fn ambiguous_or_invalid_variables_describe_no_run() {
+        assert_eq!(parsed("k", "7"), Some(1));
+        assert_eq!(parsed("k,l", "7,8"), Some(2));
+        assert_eq!(parsed("a,b", "7"), None);
+        assert_eq!(parsed("k", "7,8"), None);
+        assert_eq!(parsed("k", ""), None);
+        assert_eq!(parsed("k", "-7"), None);
+        assert_eq!(OuterRun::parse(b"k", "7", String::new()), None);
+    }
+}
