@@ -1,9 +1,15 @@
 //! The options that decide in which order waiting calls are served, and which free lock is
 //! preferred.
 
+use std::ops::RangeInclusive;
+
 use anyhow::{Result, ensure};
+use clap::value_parser;
 use nix::unistd::{User, getuid};
 use redis::Cmd;
+
+/// The priorities that the server accepts. `gpulock.max-priority` may be lower.
+const PRIORITIES: RangeInclusive<i64> = -100..=100;
 
 /// Maximum length of a share in bytes.
 const MAX_SHARE: usize = 256;
@@ -14,8 +20,8 @@ const MAX_TAG: usize = 64;
 /// The options of the order.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TurnOptions {
-    /// Serve this run before waiting runs with a lower priority
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    /// Serve this run before waiting runs with a lower priority: -100 to 100
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = value_parser!(i64).range(PRIORITIES))]
     priority: i64,
     /// Take turns with the other shares; '' for plain first come, first served [default: your
     /// login name]

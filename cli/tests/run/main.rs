@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`exit_status`]: its status, and what it passes on to the command
 //! - [`waiting`]: on a server that returns errors, hangs, or goes away
+//! - [`turns`]: the order in which runs are served, and the lock that is preferred
 //! - [`deadlines`]: the command is dead before another owner gets its lock
 //! - [`nested`]: a run inside a run
 //! - [`notice`]: the holder is asked to release its lock
@@ -46,6 +47,7 @@ mod slots;
 mod survivors;
 mod templates;
 mod terminal;
+mod turns;
 mod visible_devices;
 mod waiting;
 mod watchdog;
