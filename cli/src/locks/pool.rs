@@ -81,6 +81,11 @@ impl Pool {
         self.candidates.iter().map(|candidate| &candidate.card)
     }
 
+    /// Whether the free memory of granted GPUs is checked.
+    pub(super) const fn checks_memory(&self) -> bool {
+        self.min_free_mib.is_some()
+    }
+
     /// Messages about the environment's lists of GPUs.
     pub(super) fn warnings(&self) -> Vec<String> {
         self.gpus.warnings()

@@ -77,6 +77,14 @@ impl Targets {
         }
     }
 
+    /// Whether the free memory of granted GPUs is checked.
+    pub(crate) const fn checks_memory(&self) -> bool {
+        match self {
+            Self::Named(_) => false,
+            Self::Pool(pool) => pool.checks_memory(),
+        }
+    }
+
     /// The keys of the GPUs; empty if the locks are not a pool's.
     pub(crate) fn gpus(&self) -> Vec<(Text, Gpu)> {
         match self {

@@ -202,15 +202,28 @@ impl Worker {
         let granted = self.request.acquire(connection.with_timeout(timeout), slice)?;
         let Some(mut locks) = granted else { return Ok(None) };
         connection.with_timeout(REPLY_TIMEOUT);
-        let unusable = targets.skip_unusable(&locks);
-        if unusable.is_empty() {
+        if self.release_unusable(connection, &locks, targets)? {
             let surplus = targets.split_off_surplus(&mut locks);
             release(connection, &self.request.owner, &surplus, "not needed")?;
             return self.confirm(connection, locks, sent);
         }
-        release(connection, &self.request.owner, &locks, "too little free memory")?;
-        unusable.into_iter().for_each(|why| self.send(Event::Note(why)));
         self.acquire_slice(connection, targets, budget)
+    }
+
+    /// Releases the locks if one of their GPUs is unusable. Returns whether all are usable.
+    pub(super) fn release_unusable(
+        &self,
+        connection: &mut Connection,
+        locks: &[Lock],
+        targets: &mut Targets,
+    ) -> RedisResult<bool> {
+        let unusable = targets.skip_unusable(locks);
+        if unusable.is_empty() {
+            return Ok(true);
+        }
+        release(connection, &self.request.owner, locks, "too little free memory")?;
+        unusable.into_iter().for_each(|why| self.send(Event::Note(why)));
+        Ok(false)
     }
 
     /// Returns the grant with a moment before its lease began. After a wait, or a slow check of

@@ -46,44 +46,56 @@ pub(super) struct Granted {
     pub(super) gpus: Vec<(Text, Gpu)>,
 }
 
+/// Whether the command was started.
+enum Started {
+    Yes(Box<Supervisor>),
+    /// The locks may be lost already, for example because this process was stopped after they
+    /// were granted.
+    Lost,
+    /// The GPUs have too little free memory again. Their locks are released.
+    NotUsable,
+}
+
 impl CommandRun<'_> {
-    /// Runs the command to its end, and releases the locks. Returns how `gpulock` ends.
+    /// Runs the command to its end, and releases the locks. Returns how `gpulock` ends; None: the
+    /// GPUs are no longer usable, and the session acquires others.
     ///
     /// # Errors
     /// If the command cannot be started.
     pub(super) fn run(
         &self,
-        granted: Granted,
+        granted: &Granted,
         sender: &Sender<Event>,
         events: &Receiver<Event>,
-    ) -> Result<Ending> {
+    ) -> Result<Option<Ending>> {
         let env =
             environment::of(&self.request.owner, &granted.locks, &granted.variables);
         let Granted { locks, at, gpus, .. } = granted;
-        let contact = LastContact::new(at, self.request.lease, self.request.grace);
-        let supervisor = match self.start(contact, &locks, &env, sender) {
-            Ok(Some(supervisor)) => {
-                foreign_use::watch(&locks, &gpus, sender.clone());
-                supervisor
+        let contact = LastContact::new(*at, self.request.lease, self.request.grace);
+        let supervisor = match self.start(contact, locks, &env, sender) {
+            Ok(Started::Yes(supervisor)) => {
+                foreign_use::watch(locks, gpus, sender.clone());
+                *supervisor
             }
-            Ok(None) => {
-                self.release_remaining(&locks, OTHER_LOST);
+            Ok(Started::Lost) => {
+                self.release_remaining(locks, OTHER_LOST);
                 self.stderr.info("the locks were lost before the command was started");
-                return Ok(Ending::Status(NOT_ACQUIRED));
+                return Ok(Some(Ending::Status(NOT_ACQUIRED)));
             }
+            Ok(Started::NotUsable) => return Ok(None),
             Err(error) => {
-                self.release(&locks, "not started");
+                self.release(locks, "not started");
                 return Err(error);
             }
         };
         let end = supervisor.run(events);
         let Some(lost) = end.lost else {
-            self.release(&locks, &release_reason(end.status));
-            return Ok(end.ending());
+            self.release(locks, &release_reason(end.status));
+            return Ok(Some(end.ending()));
         };
         let reason = if lost == REVOKED { REVOKED } else { OTHER_LOST };
-        self.release_remaining(&locks, reason);
-        Ok(self.run_on_lost(env, &lost, events))
+        self.release_remaining(locks, reason);
+        Ok(Some(self.run_on_lost(env, &lost, events)))
     }
 
     /// Runs `--on-lost`, if there is one.
@@ -105,27 +117,32 @@ impl CommandRun<'_> {
         }
     }
 
-    /// Starts the watchdog, the renewal, and then the command. None: the locks may be lost
-    /// already, for example because this process was stopped after they were granted.
+    /// Starts the watchdog, the renewal, and then the command.
     fn start(
         &self,
         contact: LastContact,
         locks: &[Lock],
         env: &Environment,
         sender: &Sender<Event>,
-    ) -> Result<Option<Supervisor>> {
+    ) -> Result<Started> {
         let LockRequest { owner, lease, .. } = &self.request;
         let deadlines = contact.deadlines();
         let watchdog = Watchdog::start(owner, deadlines.watchdog)?;
+        let is_usable = self.session.finds_usable_gpus();
+        if !matches!(is_usable, Ok(true)) {
+            watchdog.dismiss();
+            return is_usable.map(|_| Started::NotUsable);
+        }
         let (stop, adopted) = (self.session.stop_flag(), self.session.adopted());
         let control = (stop.clone(), adopted.clone(), sender.clone());
         renewal::start(self.address, owner, locks, *lease, contact.renewed, control)?;
         if clock::now() >= deadlines.term {
             watchdog.dismiss();
-            return Ok(None);
+            return Ok(Started::Lost);
         }
         let group = child::start(&self.args.command, env, deadlines.term)?;
-        Ok(Some(Supervisor::of(group, watchdog, contact, self.stderr.clone())))
+        let supervisor = Supervisor::of(group, watchdog, contact, self.stderr.clone());
+        Ok(Started::Yes(Box::new(supervisor)))
     }
 
     /// Releases the locks that are still held after one was lost.

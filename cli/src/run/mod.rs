@@ -7,7 +7,7 @@
 //!   checks them ([`check`]) and keeps them tied to its connection ([`tie`]); [`renewal`]: the
 //!   thread that renews them, [`adopted`]: what the session learns from it; [`stop_flag`]: ends both
 //! - [`waiting`], [`progress`], [`holders`]: until the locks are granted; [`nested`]: if the run
-//!   that started this one holds them
+//!   that started this one holds them; [`last_look`]: at their GPUs
 //! - [`command`]: starts the command under the locks, and releases them afterwards
 //! - [`child`], [`process_group`], [`terminal`], [`signals`]: the command as a job;
 //!   [`process_tree`], [`processes`]: everything that it started
@@ -32,6 +32,7 @@ mod environment;
 mod foreign_use;
 pub(crate) mod help;
 mod holders;
+mod last_look;
 mod nested;
 mod on_lost;
 mod process_group;
@@ -158,17 +159,24 @@ fn acquire_and_run(
     let budget = args.wait_budget();
     let session =
         Session::start(address, request.clone(), targets, budget, sender.clone())?;
-    match waiting::wait(&session, address, &request, stderr, &events)? {
-        Outcome::Granted(locks, at) => {
-            let granted = Granted { locks, at, variables, gpus };
-            let run = CommandRun { address, args, request, session, stderr };
-            run.run(granted, &sender, &events)
+    let run = CommandRun { address, args, request, session, stderr };
+    loop {
+        match waiting::wait(&run.session, address, &run.request, stderr, &events)? {
+            Outcome::Granted(locks, at) => {
+                let (variables, gpus) = (variables.clone(), gpus.clone());
+                let granted = Granted { locks, at, variables, gpus };
+                if let Some(ending) = run.run(&granted, &sender, &events)? {
+                    return Ok(ending);
+                }
+            }
+            Outcome::HeldByOuterRun => {
+                return nested::execute(&args.command, stderr, &events);
+            }
+            Outcome::TimedOut(holders) => {
+                stderr.info(&args.busy_message(holders));
+                return Ok(Ending::Status(args.status_busy));
+            }
+            Outcome::Interrupted(signal) => return Ok(Ending::of_signal(signal)),
         }
-        Outcome::HeldByOuterRun => nested::execute(&args.command, stderr, &events),
-        Outcome::TimedOut(holders) => {
-            stderr.info(&args.busy_message(holders));
-            Ok(Ending::Status(args.status_busy))
-        }
-        Outcome::Interrupted(signal) => Ok(Ending::of_signal(signal)),
     }
 }

@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 
 use crate::clock::{self, Moment};
 use crate::connection::Connection;
-use crate::locks::LockRequest;
-use crate::locks::Targets;
+use crate::locks::{Lock, LockRequest, Targets};
 use crate::run::Event;
 use crate::run::acquisition::Acquired;
 use crate::run::adopted::Adopted;
 use crate::run::check::{Check, Known, State};
+use crate::run::last_look::{self, LastLook, Looker};
 use crate::run::nested::OuterRun;
 use crate::run::stop_flag::StopFlag;
 use crate::run::tie::TieError;
@@ -38,6 +38,8 @@ pub(crate) struct Session {
     thread: JoinHandle<()>,
     stop: StopFlag,
     adopted: Adopted,
+    /// None: the GPUs need not be looked at.
+    last_look: Option<LastLook>,
 }
 
 /// State of the session's thread.
@@ -49,6 +51,7 @@ pub(super) struct Worker {
     pub(super) adopted: Adopted,
     /// The run that started this one.
     pub(super) outer: Option<OuterRun>,
+    looker: Option<Looker>,
 }
 
 /// Result of an attempt to reconnect.
@@ -72,6 +75,7 @@ impl Session {
         events: Sender<Event>,
     ) -> Result<Self> {
         let (stop, adopted) = (StopFlag::default(), Adopted::default());
+        let (last_look, looker) = targets.checks_memory().then(last_look::pair).unzip();
         let worker = Worker {
             address: address.clone(),
             request,
@@ -79,10 +83,12 @@ impl Session {
             stop: stop.clone(),
             adopted: adopted.clone(),
             outer: OuterRun::of_environment(),
+            looker,
         };
         let thread = thread::Builder::new().name("session".to_owned());
         let thread = thread.spawn(move || worker.run(targets, budget));
-        Ok(Self { thread: thread.context("failed to start a thread")?, stop, adopted })
+        let thread = thread.context("failed to start a thread")?;
+        Ok(Self { thread, stop, adopted, last_look })
     }
 
     /// The flag that makes the thread stop acquiring the locks.
@@ -93,6 +99,15 @@ impl Session {
     /// The flag that makes the thread tie the locks anew.
     pub(crate) fn adopted(&self) -> &Adopted {
         &self.adopted
+    }
+
+    /// Whether the granted GPUs are still usable. If not, the thread has released their locks,
+    /// and acquires others.
+    ///
+    /// # Errors
+    /// If the driver hangs.
+    pub(crate) fn finds_usable_gpus(&self) -> Result<bool> {
+        self.last_look.as_ref().map_or(Ok(true), LastLook::finds_usable)
     }
 
     /// Ends the wait, and releases what was granted in the meantime. Gives up quickly if the
@@ -124,19 +139,44 @@ impl Session {
 
 impl Worker {
     fn run(mut self, mut targets: Targets, budget: WaitBudget) {
-        match self.acquire(&mut targets, budget) {
-            Ok(Acquired::Granted(connection, (locks, at))) => {
-                self.request.keys = locks.iter().map(|lock| lock.key.clone()).collect();
-                self.request.count = locks.len();
-                self.request.groups = None;
-                self.send(Event::Granted(locks.clone(), at));
-                self.keep(connection, Known::granted(locks), at);
+        let (connection, locks, at) = loop {
+            let (mut connection, (locks, at)) = match self.acquire(&mut targets, budget) {
+                Ok(Acquired::Granted(connection, grant)) => (connection, grant),
+                Ok(Acquired::NotInTime(holders)) => {
+                    return self.send(Event::TimedOut(holders));
+                }
+                Ok(Acquired::HeldByOuterRun) => return self.send(Event::HeldByOuterRun),
+                Ok(Acquired::Stopped) => return,
+                Err(error) => return self.send(Event::Failed(error)),
+            };
+            self.send(Event::Granted(locks.clone(), at));
+            if self.look_again(&mut connection, &locks, &mut targets) {
+                break (connection, locks, at);
             }
-            Ok(Acquired::NotInTime(holders)) => self.send(Event::TimedOut(holders)),
-            Ok(Acquired::HeldByOuterRun) => self.send(Event::HeldByOuterRun),
-            Ok(Acquired::Stopped) => {}
-            Err(error) => self.send(Event::Failed(error)),
+        };
+        self.request.keys = locks.iter().map(|lock| lock.key.clone()).collect();
+        self.request.count = locks.len();
+        self.request.groups = None;
+        self.keep(connection, Known::granted(locks), at);
+    }
+
+    /// Looks at the granted GPUs again when the command is about to be started. False: they are
+    /// not usable any more, and their locks are released.
+    fn look_again(
+        &self,
+        connection: &mut Connection,
+        locks: &[Lock],
+        targets: &mut Targets,
+    ) -> bool {
+        let Some(looker) = &self.looker else { return true };
+        if !looker.is_asked() {
+            return true;
         }
+        // After an error, the locks end with the session.
+        let released = self.release_unusable(connection, locks, targets);
+        let is_usable = released.unwrap_or_default();
+        looker.answer(is_usable);
+        is_usable
     }
 
     /// Checks the locks until they are lost or released. Ties them to a new connection when the

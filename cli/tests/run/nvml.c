@@ -1,7 +1,8 @@
 /* A stub of the NVML functions that gpulock calls. The text file STUB_GPUS, which each call
    reads, lists the GPUs: a line has the UUID, the free MiB and the MiB of a GPU, and the numbers
    of the processes that use it. Without the MiB, all of its memory is free. A line that begins
-   with a space is a MIG instance of the GPU before it. */
+   with a space is a MIG instance of the GPU before it. When the memory of a GPU was read, the
+   file STUB_NEXT_GPUS replaces the list, if it exists. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,6 +112,9 @@ int nvmlDeviceGetMemoryInfo_v2(void *device, memory *info) {
     read_line((size_t)device, uuid, mib, &found);
     info->free = mib[0] << 20;
     info->total = mib[1] << 20;
+    const char *next = getenv("STUB_NEXT_GPUS");
+    if (next)
+        rename(next, getenv("STUB_GPUS"));
     return found ? OK : INVALID_ARGUMENT;
 }
 

@@ -155,6 +155,38 @@ fn a_pool_name_that_would_break_its_keys_is_refused() {
     }
 }
 
+/// The first look finds enough memory; then a process without the lock takes it.
+#[test]
+fn the_memory_is_checked_again_right_before_the_start() {
+    let server = server();
+    let host = Host::with("GPU-a 1000\nGPU-b 1000\n");
+    let next = host.path("next");
+    fs::write(&next, "GPU-a 300\nGPU-b 10\n").expect("a file");
+    let run = |args: &[&str]| {
+        let args = [&["--min-free-mib", "1000"], args].concat();
+        host.run(&server, &args, PRINT_GPUS).with(|command| {
+            command.env("STUB_NEXT_GPUS", &next);
+        })
+    };
+    let mut waits = run(&[]).start();
+    wait_until(TIMEOUT, "both GPUs to be skipped", || {
+        let skipped = "skipping ";
+        waits.err().matches(skipped).count() == 2
+    });
+    assert!(waits.err().contains("300 MiB free, 1000 MiB required"), "{}", waits.err());
+    assert!(!waits.path("gpus").exists() && !waits.has_ended());
+    for gpu in ["GPU-a", "GPU-b"] {
+        assert_eq!(call!(server.client(), "EXISTS", key(gpu)).int(), 0);
+    }
+    host.set_gpus("GPU-a 1000\nGPU-b 10\n");
+    assert_eq!(waits.line("gpus"), format!("{} GPU-a PCI_BUS_ID", key("GPU-a")));
+    host.set_gpus("GPU-a 1000\nGPU-b 1000\n");
+    fs::write(&next, "GPU-a 1000\nGPU-b 10\n").expect("a file");
+    let (status, run) = run(&["--no-wait"]).status();
+    assert_eq!(status, 75, "{}", run.err());
+    assert!(!run.path("gpus").exists());
+}
+
 /// The check of the GPU hangs for longer than the lease.
 #[test]
 fn a_grant_that_expired_during_the_gpu_check_is_not_used() {
