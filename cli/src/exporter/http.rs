@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::task::spawn_blocking;
 
+use super::gpus::GpuWatch;
 use super::live::Live;
 use super::ready::{Readiness, ready};
 use super::target::Target;
@@ -28,13 +29,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 
 /// The routes of an exporter that listens on `at`. They accept GET and HEAD; other methods get
 /// 405.
-pub(crate) fn routes(servers: &[Arc<Target>], at: SocketAddr) -> Router {
+pub(crate) fn routes(servers: &[Arc<Target>], gpus: &GpuWatch, at: SocketAddr) -> Router {
+    let scraped: (Arc<[Arc<Target>]>, GpuWatch) = (servers.into(), gpus.clone());
     let routes = Router::new()
         .route("/", file("text/html", include_str!("page/page.html")))
         .route("/page.css", file("text/css", include_str!("page/page.css")))
         .route("/page.js", file("text/javascript", include_str!("page/page.js")))
         .route("/events", get(events).with_state(Arc::new(Live::new(servers))))
-        .route("/metrics", get(scrape).with_state(servers.into()))
+        .route("/metrics", get(scrape).with_state(scraped))
         .route("/healthz", get(healthy))
         .route("/-/healthy", get(healthy))
         .route("/-/ready", get(ready).with_state(Arc::new(Readiness::new(servers))))
@@ -51,14 +53,14 @@ fn file(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter {
 }
 
 async fn scrape(
-    State(servers): State<Arc<[Arc<Target>]>>,
+    State((servers, gpus)): State<(Arc<[Arc<Target>]>, GpuWatch)>,
     headers: HeaderMap,
 ) -> Response {
     let scrapes = metrics::scrape(&servers).await;
     let with_gzip = compression::prefers_gzip(&headers);
     // On another thread, because this one serves all other requests.
     let body = spawn_blocking(move || {
-        let text = scrapes.text().into_bytes();
+        let text = scrapes.text(&gpus).into_bytes();
         if with_gzip { compression::gzip(&text) } else { text }
     });
     let body = body.await.expect("writing a text does not panic");

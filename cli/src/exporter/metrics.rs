@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use tokio::join;
 
 use super::families::{Families, label};
+use super::gpus::GpuWatch;
 use super::queries::{self, Lock};
 use super::target::Target;
 use crate::replies::is_unknown_command;
@@ -27,8 +28,9 @@ pub(crate) async fn scrape(servers: &[Arc<Target>]) -> Scrapes {
 
 impl Scrapes {
     /// The metrics as Prometheus text (0.0.4). With thousands of locks this takes a while.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self, gpus: &GpuWatch) -> String {
         let mut families = Families::default();
+        gpus.write(&mut families);
         for (server, scrape) in &self.0 {
             scrape.write(&label(server.instance()), &mut families);
         }

@@ -4,7 +4,7 @@
 //! # Layout
 //! - [`http`]: the routes; [`origin_check`]: which requests are rejected; [`connections`]: their
 //!   number and timeouts
-//! - [`metrics`], [`families`], [`compression`]: `/metrics`
+//! - [`metrics`], [`families`], [`compression`]: `/metrics`; [`gpus`]: the GPUs of this host
 //! - [`live`], `page/`: the status page
 //! - [`ready`][]: `/-/ready`
 //! - [`target`][]: a server that is watched; [`queries`]: what is read from it
@@ -12,6 +12,7 @@
 mod compression;
 mod connections;
 mod families;
+mod gpus;
 mod http;
 mod live;
 mod metrics;
@@ -31,6 +32,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::gpus::GpuWatch;
 use self::target::Target;
 use crate::server::{self, Address};
 
@@ -58,11 +60,15 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u64).range(1..=60)
     )]
     timeout: u64,
+    /// Also export how many processes use each GPU of this host, with and without its lock
+    #[arg(long)]
+    gpus: bool,
 }
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(address: &Address, args: Args) -> Result<ExitCode> {
     let servers = targets(address, &args)?;
+    let gpus = args.gpus.then(GpuWatch::start).transpose()?.unwrap_or_default();
     runtime()?.block_on(async {
         let listener = TcpListener::bind(args.listen)
             .await
@@ -70,7 +76,7 @@ pub(crate) fn run(address: &Address, args: Args) -> Result<ExitCode> {
         let at = listener.local_addr()?;
         eprintln!("gpulock: watching {}, listening on http://{at}/", names(&servers));
         tokio::select! {
-            never = connections::serve(listener, http::routes(&servers, at)) => match never {},
+            never = connections::serve(listener, http::routes(&servers, &gpus, at)) => match never {},
             ended = termination() => ended?,
         }
         Ok(ExitCode::SUCCESS)

@@ -105,6 +105,25 @@ fn names<'a>(gpus: impl IntoIterator<Item = &'a Gpu>) -> String {
 }
 
 impl Gpu {
+    /// What the GPU is called in its key: the UUID, or for a GPU without one `gpu:0` or
+    /// `gpu:0:mig:1`.
+    pub(crate) fn id(&self) -> String {
+        match (&self.uuid, self.instance) {
+            (Some(uuid), _) => uuid.clone(),
+            (None, None) => format!("gpu:{}", self.index),
+            (None, Some(instance)) => format!("gpu:{}:mig:{instance}", self.index),
+        }
+    }
+
+    /// Whether a key of any pool is a lock of the GPU, or of a slot of it.
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        let name = key.rsplit(|byte| *byte == b'}').next().unwrap_or_default();
+        let rest = name
+            .strip_prefix(b":")
+            .and_then(|name| name.strip_prefix(self.id().as_bytes()));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b":"))
+    }
+
     /// The CUDA device name: the UUID, or the index of a GPU without one.
     pub(crate) fn device(&self) -> String {
         self.uuid.clone().unwrap_or_else(|| self.index.to_string())

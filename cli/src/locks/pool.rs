@@ -57,7 +57,7 @@ impl Pool {
             largest_mib: 0,
         };
         for gpu in options.selection.apply(pool.gpus.all()?)? {
-            let key = Text(format!("{prefix}:{}", id(&gpu)).into_bytes());
+            let key = Text(format!("{prefix}:{}", gpu.id()).into_bytes());
             let slots = slots.map(|all| pool.slots(&gpu, all, options.part));
             match slots {
                 Some(None) => pool.too_small += 1,
@@ -178,15 +178,6 @@ pub(super) fn requested(
     let count = cards.iter().map(|card| card.wanted()).max().unwrap_or_default();
     let sizes = cards.iter().map(|card| card.keys().len()).collect();
     (keys, count, Some(Groups { wanted, sizes }))
-}
-
-/// What a GPU is called in its key: the UUID, or for a GPU without one `gpu:0` or `gpu:0:mig:1`.
-fn id(gpu: &Gpu) -> String {
-    match (&gpu.uuid, gpu.instance) {
-        (Some(uuid), _) => uuid.clone(),
-        (None, None) => format!("gpu:{}", gpu.index),
-        (None, Some(instance)) => format!("gpu:{}:mig:{instance}", gpu.index),
-    }
 }
 
 #[cfg(test)]

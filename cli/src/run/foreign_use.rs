@@ -1,21 +1,20 @@
 //! Foreign use: processes that use a GPU of this run although they do not hold its lock. A
 //! separate thread looks for them, so that a driver that hangs delays nothing.
 //!
-//! A process belongs to the GPU if it is a descendant of this process, or if it or an ancestor
-//! has a key of the GPU in its environment: another run that shares the GPU, or a run around
-//! this one. A process about which this user may not know enough is not reported.
+//! Not foreign are descendants of this process, and processes with a key of the GPU in their
+//! environment: those of another run that shares the GPU, or of a run around this one.
 
 use std::collections::HashSet;
 use std::sync::mpsc::Sender;
 use std::thread::{self, sleep};
 use std::time::Duration;
 
-use nix::unistd::{Pid, getpid};
+use nix::unistd::getpid;
 
 use crate::gpus::{self, Gpu, Gpus};
 use crate::locks::Lock;
 use crate::run::Event;
-use crate::run::environment::KEYS;
+use crate::run::gpu_users::{Claim, GpuUser};
 use crate::run::processes::Process;
 use crate::text::Text;
 
@@ -25,9 +24,6 @@ const DELAY: Duration = Duration::from_secs(1);
 /// Pause between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The daemon through which the processes of a CUDA multi-process service use a GPU.
-const MPS: &str = "nvidia-cuda-mps";
-
 /// A GPU that this run holds.
 struct Card {
     gpu: Gpu,
@@ -35,15 +31,6 @@ struct Card {
     keys: HashSet<Vec<u8>>,
     /// Other runs may hold some of the keys.
     is_shared: bool,
-}
-
-/// What is known about a process that uses a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
-    Allowed,
-    Foreign,
-    /// It has ended, or its environment cannot be read.
-    Unknown,
 }
 
 /// Starts the thread. `gpus` are the keys of the pool with their GPUs. Each GPU is reported at
@@ -103,49 +90,18 @@ impl Card {
 
     fn foreign(&self, gpus: &dyn Gpus) -> Vec<Process> {
         let users = gpus.processes(&self.gpu).unwrap_or_default();
-        let processes = users.into_iter().filter_map(process);
-        processes.filter(|one| self.use_of(*one) == Use::Foreign).collect()
+        let users = users.into_iter().filter_map(GpuUser::of);
+        users.filter(|user| self.is_foreign(user)).map(|user| user.0).collect()
     }
 
-    fn use_of(&self, user: Process) -> Use {
-        if user.is_dead || user.name() == MPS {
-            return Use::Allowed;
+    fn is_foreign(&self, user: &GpuUser) -> bool {
+        match user.claim(|key| self.keys.contains(key), getpid()) {
+            Claim::None => true,
+            // If the whole GPU is held, another user's process cannot hold a lock of it.
+            Claim::Unreadable => !self.is_shared,
+            Claim::Valid | Claim::Ended => false,
         }
-        let (mut process, mut is_readable) = (user, true);
-        loop {
-            if process.pid == getpid() {
-                return Use::Allowed;
-            }
-            match process.environment() {
-                Ok(environment) if self.has_key(&environment) => return Use::Allowed,
-                Ok(_) => {}
-                // A system daemon above the process, or a process of another user.
-                Err(_) => is_readable &= process.pid != user.pid,
-            }
-            if process.parent == 0 {
-                break;
-            }
-            match Process::of(Pid::from_raw(process.parent)) {
-                Some(parent) => process = parent,
-                None => return Use::Unknown,
-            }
-        }
-        // If the whole GPU is held, another user's process cannot hold a lock of it.
-        if is_readable || !self.is_shared { Use::Foreign } else { Use::Unknown }
     }
-
-    /// Whether the environment names a key of this GPU as held.
-    fn has_key(&self, environment: &[u8]) -> bool {
-        let mut variables = environment.split(|byte| *byte == 0);
-        let value = variables
-            .find_map(|one| one.strip_prefix(KEYS.as_bytes())?.strip_prefix(b"="));
-        let mut keys = value.unwrap_or_default().split(|byte| *byte == b',');
-        keys.any(|key| self.keys.contains(key))
-    }
-}
-
-fn process(number: u32) -> Option<Process> {
-    Process::of(Pid::from_raw(i32::try_from(number).ok()?))
 }
 
 fn message(gpu: &Gpu, foreign: &[Process]) -> String {

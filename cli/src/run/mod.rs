@@ -13,7 +13,7 @@
 //!   [`process_tree`], [`processes`]: everything that it started
 //! - [`supervisor`]: while it runs; [`deadlines`]: when it must end; [`terminate`]: kills it;
 //!   [`watchdog`]: kills it if this process cannot
-//! - [`foreign_use`]: reports processes that use its GPUs without a lock
+//! - [`foreign_use`]: reports processes that use its GPUs without a lock ([`gpu_users`])
 //! - [`environment`]: the variables that the command gets; [`on_lost`]: `--on-lost`;
 //!   [`ending`]: the end of `gpulock`; [`stderr`]: messages
 //!
@@ -30,6 +30,7 @@ mod discover;
 mod ending;
 mod environment;
 mod foreign_use;
+pub(crate) mod gpu_users;
 pub(crate) mod help;
 mod holders;
 mod last_look;

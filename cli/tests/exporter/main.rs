@@ -1,7 +1,7 @@
 //! `gpulock exporter` with real servers, a real Prometheus and a real browser.
 //!
 //! # Layout
-//! - [`metrics`], [`compression`], [`prometheus`]: `/metrics`
+//! - [`metrics`], [`gpus`], [`compression`], [`prometheus`]: `/metrics`
 //! - [`live`], [`page`]: the status page
 //! - [`ready`]: the probes
 //! - [`http`], [`connections`]: which requests are accepted, and how many
@@ -11,6 +11,7 @@ mod browser;
 mod compression;
 mod connections;
 mod exporter;
+mod gpus;
 mod http;
 mod live;
 mod metrics;
