@@ -296,6 +296,8 @@ unpack_prometheus() {
 
 want_cli() {
     tmux -V >/dev/null 2>&1 || need tmux
+    zsh --version >/dev/null 2>&1 || need zsh
+    fish --version >/dev/null 2>&1 || need fish
     has_browser || need chromium chromium-driver
 }
 

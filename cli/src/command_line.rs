@@ -10,10 +10,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Error, FromArgMatches, Parser};
 
 use crate::manual::texts;
-use crate::{Cli, Internal, run};
+use crate::{Cli, Internal, completions, run};
 
 /// The subcommands of [`Internal`].
-const INTERNAL: [&str; 2] = [run::child::HELPER, run::watchdog::HELPER];
+const INTERNAL: [&str; 3] =
+    [run::child::HELPER, run::watchdog::HELPER, completions::candidates::HELPER];
 
 /// The status of an invalid command line, as that of clap.
 const USAGE: i32 = 2;

@@ -5,6 +5,7 @@ mod act;
 mod cards;
 mod clock;
 mod command_line;
+mod completions;
 mod connection;
 mod exit;
 mod exporter;
@@ -65,12 +66,12 @@ enum Command {
     /// Export metrics to Prometheus and serve a status page
     Exporter(exporter::Args),
     /// Print a shell completion script, for example for /etc/bash_completion.d
-    Completions(manual::Completions),
+    Completions(completions::Args),
     /// Write the manual pages to a directory
     Man(manual::Man),
 }
 
-/// Subcommands that `gpulock` runs itself. They are separate from [`Command`], so that no help,
+/// Subcommands that `gpulock` and its scripts run. They are separate from [`Command`], so that no help,
 /// manual page, completion or tip mentions them.
 #[derive(Debug, Parser)]
 #[command(name = "gpulock")]
@@ -81,6 +82,9 @@ enum Internal {
     /// Kills the command when `run` itself was killed or hangs
     #[command(name = run::watchdog::HELPER)]
     Watchdog(run::watchdog::Args),
+    /// Prints candidates for the completion scripts
+    #[command(name = completions::candidates::HELPER)]
+    Complete(completions::candidates::Args),
 }
 
 fn main() -> ExitCode {
@@ -103,7 +107,7 @@ fn run_command(cli: Cli) -> Result<ExitCode> {
         Command::Force(args) => act::force::run(&cli.address, &args),
         Command::Top(args) => top::run(&cli.address, &args),
         Command::Exporter(args) => exporter::run(&cli.address, args),
-        Command::Completions(args) => manual::completions(&args),
+        Command::Completions(args) => completions::run(&args),
         Command::Man(args) => manual::man(&args),
     }
 }
@@ -112,5 +116,6 @@ fn run_internal(internal: Internal) -> Result<ExitCode> {
     match internal {
         Internal::Child(args) => run::child::become_command(&args),
         Internal::Watchdog(args) => run::watchdog::run(&args),
+        Internal::Complete(args) => completions::candidates::print(&args),
     }
 }

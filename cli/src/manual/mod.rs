@@ -1,28 +1,17 @@
-//! `gpulock completions` and `gpulock man`: generated from the command's own options, for
-//! packages; and the help on exit statuses, environment variables and examples.
+//! `gpulock man`: manual pages, generated from the command's own options; and the help on exit
+//! statuses, environment variables and examples.
 
 mod page;
 pub(crate) mod sections;
 pub(crate) mod texts;
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
-use clap_complete::Shell;
 
-use crate::{Cli, command_line};
-
-/// The options of `gpulock completions`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Completions {
-    /// Shell to print completions for
-    #[arg(value_name = "SHELL")]
-    shell: Shell,
-}
+use crate::command_line;
 
 /// The options of `gpulock man`.
 #[derive(Debug, clap::Args)]
@@ -30,14 +19,6 @@ pub(crate) struct Man {
     /// Output directory; created if missing
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-}
-
-/// Prints the completion script.
-pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "gpulock", &mut script);
-    io::stdout().write_all(&script)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes a page for each command.

@@ -27,7 +27,7 @@ pub(super) const STATUSES: &[Entry] = &[
 
 /// The variables of every command that queries a server.
 pub(crate) const SERVER: &[Entry] =
-    &[("GPULOCK_URL", "default of --url; keeps a password out of the output of ps")];
+    &[("GPULOCK_URL", "default of --url; keeps a password out of ps")];
 
 impl Sections {
     /// The text at the end of `--help`.
