@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Error, FromArgMatches, Parser};
 
 use crate::manual::texts;
-use crate::{Cli, Internal, completions, run};
+use crate::{Cli, Internal, completions, exit, run};
 
 /// The subcommands of [`Internal`].
 const INTERNAL: [&str; 3] =
@@ -32,7 +32,7 @@ pub(crate) fn parse() -> Cli {
     let args: Vec<_> = env::args_os().collect();
     try_parse(&args).unwrap_or_else(|error| match error.kind() {
         ErrorKind::MissingSubcommand => exit_with_help(),
-        _ => error.exit(),
+        _ => exit_with(&error),
     })
 }
 
@@ -56,6 +56,19 @@ fn try_parse(args: &[OsString]) -> Result<Cli, Error> {
         matches => matches?,
     };
     Cli::from_arg_matches(&matches)
+}
+
+/// Prints an error of clap, or the help or version that was asked for, and ends the process. clap
+/// does not report that it could not write them.
+fn exit_with(error: &Error) -> ! {
+    let status = match error.print() {
+        Err(why) if !error.use_stderr() && why.kind() != io::ErrorKind::BrokenPipe => {
+            exit::note(&format!("failed to write the output: {why}"));
+            1
+        }
+        _ => error.exit_code(),
+    };
+    process::exit(status)
 }
 
 /// Prints the help, and ends the process. clap prints it only if no environment variable sets an

@@ -1,5 +1,6 @@
 //! `gpulock release`: releases only what the owner holds.
 
+use std::fs::File;
 use std::time::Duration;
 
 use gpulock_testkit::{call, on_every_server, send};
@@ -9,7 +10,7 @@ use serde_json::json as document;
 mod invoke;
 #[path = "support/printed.rs"]
 mod printed;
-use invoke::gpulock;
+use invoke::{command, gpulock};
 use printed::{json, printed};
 
 #[test]
@@ -78,5 +79,19 @@ fn json_and_status_show_the_result() {
         assert_eq!(again.status, 1);
         let printed: serde_json::Value = serde_json::from_str(&again.out).unwrap();
         assert_eq!(printed, document!({ "key": "gpu:0", "released": false }));
+    });
+}
+
+#[test]
+fn a_message_that_cannot_be_written_does_not_change_the_status() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        for args in
+            [&["release", "k", "--owner", "me"][..], &["force", "k", "--any", "--yes"]]
+        {
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            let status = command(&server).args(args).stderr(full).status().unwrap();
+            assert_eq!(status.code(), Some(1), "{args:?}");
+        }
     });
 }

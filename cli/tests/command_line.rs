@@ -1,6 +1,7 @@
 //! What the command line accepts, the help that it prints, and its tips.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::process::{Command, Stdio};
 
 /// The result of a run.
@@ -91,5 +92,42 @@ fn empty_names_are_refused() {
     for args in cases {
         let result = gpulock(args);
         assert_eq!((result.status, &*result.out), (2, ""), "{args:?}: {result:?}");
+    }
+}
+
+/// A file on a disk without space.
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["run", "--help"],
+        &["help", "ls"],
+        &["completions", "bash"],
+        &["completions", "elvish"],
+    ] {
+        let result = run(program().args(args).stdout(full()));
+        assert_eq!(result.status, 1, "{args:?}: {result:?}");
+        let expected = "gpulock: failed to write the output: No space left on device";
+        assert!(result.err.starts_with(expected), "{args:?}: {result:?}");
+    }
+}
+
+#[test]
+fn messages_that_cannot_be_written_do_not_change_the_status() {
+    #[rustfmt::skip]
+    let cases: &[(&[&str], i32)] = &[
+        (&[],                           2),
+        (&["ls", "--nothing"],          2),
+        (&["ls", "--url", "redis://127.0.0.1:1"], 69),
+        (&["exporter", "--listen", "192.0.2.1:1"], 1),
+    ];
+    for (args, status) in cases {
+        let result = run(program().args(*args).stderr(full()));
+        assert_eq!((result.status, &*result.out), (*status, ""), "{args:?}");
     }
 }

@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::act::forced_release::{Expected, force_release};
 use crate::connection::Connection;
-use crate::human;
 use crate::replies::{self, Inspected};
 use crate::server::Address;
 use crate::show::out;
 use crate::text::{self, Text};
+use crate::{exit, human};
 
 /// The options of `gpulock force`.
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ pub(crate) fn run(address: &Address, args: &Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(why) => {
-            eprintln!("gpulock: not released: {why}");
+            exit::note(&format!("not released: {why}"));
             Ok(ExitCode::FAILURE)
         }
     }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use redis::cmd;
 use serde_json::json;
 
+use crate::exit;
 use crate::replies::query;
 use crate::server::Address;
 use crate::show::out;
@@ -57,6 +58,6 @@ fn not_released(args: &Args) -> ExitCode {
     let token = args.token.map(|token| format!(" with token {token}"));
     let token = token.unwrap_or_default();
     let Args { key, owner, .. } = args;
-    eprintln!("gpulock: not released: {key} is not held by {owner}{token}");
+    exit::note(&format!("not released: {key} is not held by {owner}{token}"));
     ExitCode::FAILURE
 }

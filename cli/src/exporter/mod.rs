@@ -34,6 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::gpus::GpuWatch;
 use self::target::Target;
+use crate::exit;
 use crate::server::{self, Address};
 
 /// The options of `gpulock exporter`.
@@ -74,7 +75,7 @@ pub(crate) fn run(address: &Address, args: Args) -> Result<ExitCode> {
             .await
             .with_context(|| format!("failed to listen on {}", args.listen))?;
         let at = listener.local_addr()?;
-        eprintln!("gpulock: watching {}, listening on http://{at}/", names(&servers));
+        exit::note(&format!("watching {}, listening on http://{at}/", names(&servers)));
         tokio::select! {
             never = connections::serve(listener, http::routes(&servers, &gpus, at)) => match never {},
             ended = termination() => ended?,

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Row, Table, presets};
 use serde::Serialize;
 
@@ -87,7 +87,7 @@ fn joined(parts: impl Iterator<Item = String>, by: &str) -> String {
 pub(crate) fn print(lines: &str) -> Result<()> {
     match writeln!(io::stdout().lock(), "{lines}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
+        written => written.context("failed to write the output"),
     }
 }
 
