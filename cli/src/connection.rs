@@ -3,20 +3,30 @@
 
 use std::future::Future;
 use std::io::{Error, ErrorKind};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult,
-};
+use anyhow::Result;
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, pipe};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time;
+
+use crate::server::Server;
+use crate::server::link::Link;
+
+/// How often a call follows redirections between the nodes of a cluster.
+const MAX_REDIRECTIONS: u32 = 5;
+
+/// A call that was redirected after this time has waited: its caller decides how to go on.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// A connection, and the timeout of a call on it. A reply that arrives after the timeout is
 /// discarded; it is not returned to the next call.
 pub(crate) struct Connection {
+    // Before the executor, which runs its I/O.
+    link: Link,
     executor: Executor,
-    redis: MultiplexedConnection,
+    server: Arc<Server>,
     timeout: Duration,
 }
 
@@ -28,10 +38,10 @@ impl Connection {
     ///
     /// # Errors
     /// If the server cannot be reached in time, or rejects the connection.
-    pub(crate) fn open(client: &Client, timeout: Duration) -> RedisResult<Self> {
+    pub(crate) fn open(server: Arc<Server>, timeout: Duration) -> Result<Self> {
         let executor = Executor::start()?;
-        let redis = executor.wait(open_without_timeouts(client), timeout)?;
-        Ok(Self { executor, redis, timeout })
+        let link = executor.open(&server, timeout)?;
+        Ok(Self { link, executor, server, timeout })
     }
 
     /// Changes the timeout.
@@ -40,15 +50,32 @@ impl Connection {
         self
     }
 
-    /// Sends a command, and returns its reply.
+    /// Sends a command, and returns its reply. If a cluster node redirects the call to another
+    /// one, connects to that one, also for the calls that follow.
     ///
     /// # Errors
     /// If there is no reply in time, or the reply is an error.
     pub(crate) fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
-        self.executor.wait(command.query_async(&mut self.redis), self.timeout)
+        let start = Instant::now();
+        let mut redirections = 0;
+        loop {
+            let reply = self.query_once(command);
+            let Err(error) = &reply else { return reply };
+            redirections += 1;
+            let may_follow = redirections <= MAX_REDIRECTIONS && start.elapsed() < QUICK;
+            if !self.server.redirect(error, &self.link.endpoint) || !may_follow {
+                return reply;
+            }
+            let Ok(link) = self.executor.open(&self.server, self.timeout) else {
+                return reply;
+            };
+            self.link = link;
+        }
     }
 
-    /// Sends several commands, and returns their replies, each of which may be an error.
+    /// Sends several commands, and returns their replies, each of which may be an error. Does not
+    /// follow redirections between the nodes of a cluster, so that the caller notices when its
+    /// locks have moved to another node.
     ///
     /// # Errors
     /// If not all replies arrive in time.
@@ -56,34 +83,79 @@ impl Connection {
         &mut self,
         commands: &mut Pipeline,
     ) -> RedisResult<Vec<RedisResult<T>>> {
-        let replies = commands.ignore_errors().query_async(&mut self.redis);
-        self.executor.wait(replies, self.timeout)
+        let mut asking;
+        let commands = if self.link.is_asking {
+            asking = with_asking(commands.cmd_iter());
+            &mut asking
+        } else {
+            commands
+        };
+        let replies = commands.ignore_errors().query_async(&mut self.link.redis);
+        let replies: Vec<RedisResult<T>> = self.executor.wait(replies, self.timeout)?;
+        for error in replies.iter().filter_map(|reply| reply.as_ref().err()) {
+            self.server.redirect(error, &self.link.endpoint);
+        }
+        Ok(replies)
+    }
+
+    /// Sends several commands, and returns their replies, each of which may be an error. Follows
+    /// redirections like [`Connection::query`].
+    ///
+    /// # Errors
+    /// If not all replies arrive in time.
+    pub(crate) fn query_each<T: FromRedisValue>(
+        &mut self,
+        commands: &mut Pipeline,
+    ) -> RedisResult<Vec<RedisResult<T>>> {
+        let mut replies = self.query_all(commands)?;
+        for (command, reply) in commands.cmd_iter().zip(&mut replies) {
+            let is_redirected = reply
+                .as_ref()
+                .is_err_and(|error: &RedisError| error.redirect_node().is_some());
+            if is_redirected {
+                *reply = self.query(command);
+            }
+        }
+        Ok(replies)
+    }
+
+    fn query_once<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        if self.link.is_asking {
+            let mut one = pipe();
+            one.add_command(command.clone());
+            let no_reply = || Err(Error::from(ErrorKind::UnexpectedEof).into());
+            return self.query_all(&mut one)?.pop().unwrap_or_else(no_reply);
+        }
+        self.executor.wait(command.query_async(&mut self.link.redis), self.timeout)
     }
 }
 
-/// Opens a connection without the library's timeouts, which apply to each reply separately.
-/// The caller limits the time.
-///
-/// # Errors
-/// If the server cannot be reached, or rejects the connection.
-pub(crate) async fn open_without_timeouts(
-    client: &Client,
-) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None);
-    client.get_multiplexed_async_connection_with_config(&config).await
+/// The commands, each after ASKING, which holds for one command.
+fn with_asking<'a>(commands: impl Iterator<Item = &'a Cmd>) -> Pipeline {
+    let mut asking = pipe();
+    for command in commands {
+        asking.cmd("ASKING").ignore().add_command(command.clone());
+    }
+    asking
 }
 
-/// Whether the connection failed, as opposed to an error reply of the server.
+/// Whether the connection failed or leads to the wrong node of a cluster, as opposed to any other
+/// error reply of the server: a new connection is needed.
 pub(crate) fn is_connection_error(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_connection_dropped()
+    error.is_io_error()
+        || error.is_connection_dropped()
+        || matches!(error.code(), Some("MOVED" | "ASK"))
 }
 
 impl Executor {
     fn start() -> RedisResult<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Self(Some(runtime)))
+    }
+
+    fn open(&self, server: &Server, timeout: Duration) -> Result<Link> {
+        let Some(runtime) = &self.0 else { return Err(timed_out(timeout).into()) };
+        runtime.block_on(server.open(timeout))
     }
 
     fn wait<T>(
@@ -109,6 +181,10 @@ impl Drop for Executor {
     }
 }
 
-fn timed_out(timeout: Duration) -> RedisError {
+/// The error for an operation that exceeded its timeout.
+pub(crate) fn timed_out(timeout: Duration) -> RedisError {
+    const STEP: Duration = Duration::from_millis(10);
+    // What is left of a timeout is not a round number.
+    let timeout = STEP.saturating_mul(timeout.div_duration_f64(STEP).round() as u32);
     Error::new(ErrorKind::TimedOut, format!("timed out after {timeout:?}")).into()
 }

@@ -7,6 +7,7 @@ use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, cmd};
 use serde::Serialize;
 
 use crate::connection::Connection;
+use crate::exit::Failure;
 use crate::text::Text;
 
 /// A lock in the reply of `GPULOCK.LIST`.
@@ -185,12 +186,28 @@ pub(crate) fn is_unknown_command(error: &RedisError) -> bool {
 /// An error with a message for the user.
 pub(crate) fn server_error(error: RedisError) -> Error {
     let detail = error.detail().unwrap_or_default();
-    match error.code() {
+    let Some(code) = error.code() else {
+        return Error::new(error).context("no reply from the server");
+    };
+    match code {
         _ if is_unknown_command(&error) => anyhow!(
             "the server has not loaded the module gpulock (loadmodule libgpulock.so)"
         ),
-        Some(code) => anyhow!("the server returned an error: {code} {detail}"),
-        None => Error::new(error).context("no reply from the server"),
+        "NOAUTH" => anyhow!(
+            "the server requires a password: {code} {detail}; give it in the URL, in \
+             REDISCLI_AUTH or with --password-file"
+        ),
+        "CROSSSLOT" => anyhow!(
+            "the server returned an error: {code} {detail}; in a cluster, give all locks of a \
+             call the same hash tag: {{node7}}:gpu:0, {{node7}}:gpu:1"
+        ),
+        // It closes the connection.
+        "ERR" if detail.starts_with("max number of clients") => {
+            Error::new(Failure::unreachable(format!(
+                "the server returned an error: {code} {detail}"
+            )))
+        }
+        _ => anyhow!("the server returned an error: {code} {detail}"),
     }
 }
 

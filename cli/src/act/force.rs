@@ -51,7 +51,7 @@ pub(crate) fn run(address: &Address, args: &Args) -> anyhow::Result<ExitCode> {
     if !args.yes && !io::stdin().is_terminal() {
         bail!("cannot ask for confirmation without a terminal: use --yes");
     }
-    let mut connection = address.connect()?;
+    let mut connection = address.for_key(&args.key.0).connect()?;
     let outcome = attempt(&mut connection, args)?;
     if args.json {
         let owner = outcome.as_ref().ok();

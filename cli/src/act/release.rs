@@ -45,7 +45,7 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     if let Some(reason) = &args.reason {
         command.arg("REASON").arg(&reason.0);
     }
-    let released = query(&mut address.connect()?, &command)?;
+    let released = query(&mut address.for_key(&args.key.0).connect()?, &command)?;
     if args.json {
         out::print_json(&json!({ "key": args.key, "released": released }))?;
     } else if released {

@@ -17,6 +17,7 @@ use tokio::{join, spawn};
 use super::queries::{self, Lock};
 use super::target::Target;
 use crate::clock;
+use crate::exit;
 use crate::replies::{LogEntry, is_unknown_command};
 
 /// How often a server is queried while there are viewers.
@@ -141,7 +142,7 @@ impl<'a> State<'a> {
             Err(error) => Self {
                 instance,
                 unix_ms,
-                error: Some(error.to_string()),
+                error: Some(exit::message(&error)),
                 module_missing: error.downcast_ref().is_some_and(is_unknown_command),
                 locks: Vec::new(),
                 log: None,

@@ -27,15 +27,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::gpus::GpuWatch;
 use self::target::Target;
-use crate::exit;
-use crate::server::{self, Address};
+use crate::exit::{self, Failure};
+use crate::server::{Address, SERVERS, Source, variable};
 
 /// The options of `gpulock exporter`.
 #[derive(Debug, clap::Args)]
@@ -44,12 +44,14 @@ pub(crate) struct Args {
     /// it behind a proxy that authenticates
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9877")]
     listen: SocketAddr,
-    /// Server to watch, as in --url; can be given several times [default: value of --url]
+    // Not with clap's `env`: messages say whether the option or the variable is invalid.
     #[arg(
         long = "server",
         value_name = "URL",
-        env = "GPULOCK_SERVERS",
-        hide_env_values = true,
+        help = format!(
+            "Server to watch, as in --url; can be given several times [env: {SERVERS}, separated \
+             by spaces] [default: value of --url]"
+        ),
         value_delimiter = ' '
     )]
     servers: Vec<String>,
@@ -88,22 +90,27 @@ pub(crate) fn run(address: &Address, args: Args) -> Result<ExitCode> {
 /// which Prometheus rejects.
 fn targets(address: &Address, args: &Args) -> Result<Vec<Arc<Target>>> {
     let timeout = Duration::from_secs(args.timeout);
-    let clients = if args.servers.is_empty() {
-        vec![address.client()?]
+    let servers = if !args.servers.is_empty() {
+        address.servers_at(Source::Server, &args.servers)?
+    } else if let Some(servers) = variable(SERVERS)? {
+        let servers: Vec<String> =
+            servers.split_whitespace().map(str::to_owned).collect();
+        if servers.is_empty() {
+            return Err(Failure::usage(format!("invalid {SERVERS}: it is empty")).into());
+        }
+        address.servers_at(Source::Variable(SERVERS), &servers)?
     } else {
-        args.servers
-            .iter()
-            .map(|url| server::client("--server", url))
-            .collect::<Result<_>>()?
+        vec![address.server()?]
     };
-    let servers: Vec<_> = clients
+    let servers: Vec<_> = servers
         .into_iter()
-        .map(|client| Arc::new(Target::new(client, timeout)))
+        .map(|server| Arc::new(Target::new(server, timeout)))
         .collect();
     let mut seen = BTreeSet::new();
     for server in &servers {
         if !seen.insert(server.instance()) {
-            bail!("invalid --server: {} is given twice", server.instance());
+            let why = format!("invalid --server: {} is given twice", server.instance());
+            return Err(Failure::usage(why).into());
         }
     }
     Ok(servers)

@@ -1,37 +1,36 @@
 //! A server that the exporter watches: one connection, kept between queries and reopened when
 //! it breaks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use redis::Client;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 use tokio::time;
 
-use crate::connection::open_without_timeouts;
 use crate::exit;
+use crate::server::Server;
+use crate::server::link::Link;
 
 /// A server, and how to reach it.
 #[derive(Debug)]
 pub(crate) struct Target {
-    instance: String,
-    client: Client,
+    server: Arc<Server>,
     timeout: Duration,
     /// Locked during a query, so that a slow server gets one at a time.
-    connection: Mutex<Option<MultiplexedConnection>>,
+    link: Mutex<Option<Link>>,
 }
 
 impl Target {
     /// A server that is not connected yet.
-    pub(crate) fn new(client: Client, timeout: Duration) -> Self {
-        let instance = client.get_connection_info().addr().to_string();
-        Self { instance, client, timeout, connection: Mutex::new(None) }
+    pub(crate) fn new(server: Arc<Server>, timeout: Duration) -> Self {
+        Self { server, timeout, link: Mutex::new(None) }
     }
 
     /// Its name in labels and on the page: the address without user and password.
     pub(crate) fn instance(&self) -> &str {
-        &self.instance
+        self.server.shown()
     }
 
     /// Runs `query`, a second time if the connection turns out to be broken.
@@ -53,19 +52,18 @@ impl Target {
         &self,
         query: impl AsyncFn(MultiplexedConnection) -> Result<T>,
     ) -> Result<T> {
-        let mut kept = self.connection.lock().await;
-        if let Some(connection) = kept.take() {
-            match query(connection.clone()).await {
+        let mut kept = self.link.lock().await;
+        if let Some(link) = kept.take() {
+            match query(link.redis.clone()).await {
                 // The server was restarted since the last query.
                 Err(error) if exit::status(&error) == exit::UNREACHABLE => {}
                 reply => {
-                    *kept = Some(connection);
+                    *kept = Some(link);
                     return reply;
                 }
             }
         }
-        let connection = open_without_timeouts(&self.client).await?;
-        *kept = Some(connection.clone());
-        query(connection).await
+        let link = kept.insert(self.server.open(self.timeout).await?);
+        query(link.redis.clone()).await
     }
 }

@@ -168,7 +168,7 @@ pub(crate) fn release(
         release.cmd("GPULOCK.RELEASE").arg(&lock.key.0).arg(owner);
         release.arg("REASON").arg(reason);
     }
-    connection.query_all::<bool>(&mut release)?.into_iter().try_for_each(|reply| {
+    connection.query_each::<bool>(&mut release)?.into_iter().try_for_each(|reply| {
         reply?;
         Ok(())
     })

@@ -9,6 +9,7 @@ use redis::{RedisError, RedisResult};
 
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, is_connection_error};
+use crate::exit;
 use crate::human;
 use crate::locks::{Lock, LockRequest, Targets, extend, first_held, release};
 use crate::replies::server_error;
@@ -97,8 +98,13 @@ impl Worker {
                     wait.has_begun = true;
                     let pause = self.pause_after(error, &mut wait);
                     sleep(budget.slice(pause).unwrap_or_default());
-                    if let Ok(new) = self.address.connect() {
-                        connection = new;
+                    match self.address.connect() {
+                        Ok(new) => connection = new,
+                        // The server is there, but rejects the connection.
+                        Err(error) if !error.is::<RedisError>() => {
+                            self.report_once(exit::message(&error), &mut wait);
+                        }
+                        Err(_) => {}
                     }
                 }
             }
@@ -172,12 +178,15 @@ impl Worker {
         if is_connection_error(&error) {
             return PAUSE;
         }
-        let why = server_error(error).to_string();
+        self.report_once(server_error(error).to_string(), wait);
+        LONG_PAUSE
+    }
+
+    fn report_once(&self, why: String, wait: &mut Wait) {
         if wait.reported.as_ref() != Some(&why) {
             self.send(Event::Note(format!("{why}; retrying")));
             wait.reported = Some(why);
         }
-        LONG_PAUSE
     }
 
     /// Waits for one slice. If a granted GPU is unusable, releases the locks and tries again

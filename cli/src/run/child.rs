@@ -16,6 +16,7 @@ use crate::clock::{self, Moment};
 use crate::run::environment::Environment;
 use crate::run::process_group::ProcessGroup;
 use crate::run::stderr::write_line_if_ready;
+use crate::server::credentials::secret_variables;
 
 /// Name of the hidden subcommand that becomes the command.
 pub(crate) const HELPER: &str = "__child";
@@ -38,8 +39,9 @@ pub(crate) struct Args {
     command: Vec<OsString>,
 }
 
-/// Starts a command in a new process group, with these changes to the environment,
-/// unless `latest_start` has passed. The command is killed when the calling thread ends.
+/// Starts a command in a new process group, with these changes to the environment, and without
+/// passwords in it, unless `latest_start` has passed. The command is killed when the calling thread
+/// ends.
 /// Processes that it orphans become children of this process.
 ///
 /// # Errors
@@ -57,7 +59,7 @@ pub(crate) fn start(
     helper.arg(getpid().to_string());
     helper.arg(clock::millis(latest_start).to_string());
     helper.arg("--").args(command);
-    for (name, value) in env {
+    for (name, value) in secret_variables().iter().chain(env) {
         match value {
             Some(value) => helper.env(name, value),
             None => helper.env_remove(name),

@@ -158,6 +158,10 @@ fn acquire_and_run(
     let gpus = targets.gpus();
     let request = args.request(&targets)?;
     let budget = args.wait_budget();
+    let address = &match request.keys.first() {
+        Some(key) => address.for_key(&key.0),
+        None => address.clone(),
+    };
     let session =
         Session::start(address, request.clone(), targets, budget, sender.clone())?;
     let run = CommandRun { address, args, request, session, stderr };

@@ -305,6 +305,6 @@ fn short_message(error: &anyhow::Error) -> String {
             let detail = error.detail().unwrap_or_default();
             format!("{} {detail}", error.code().unwrap_or_default())
         }
-        _ => error.to_string(),
+        _ => exit::message(error),
     }
 }

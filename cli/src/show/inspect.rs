@@ -30,7 +30,8 @@ pub(crate) struct Args {
 /// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     args.exit_code.apply(|| {
-        let lock = replies::inspect(&mut address.connect()?, &args.key.0)?;
+        let lock =
+            replies::inspect(&mut address.for_key(&args.key.0).connect()?, &args.key.0)?;
         match &lock {
             lock if args.json => out::print_json(lock)?,
             Some(lock) => out::print(&sheet(&args.key, lock))?,

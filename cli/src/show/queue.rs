@@ -25,7 +25,8 @@ pub(crate) struct Args {
 /// # Errors
 /// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
-    let lock = replies::inspect(&mut address.connect()?, &args.key.0)?;
+    let lock =
+        replies::inspect(&mut address.for_key(&args.key.0).connect()?, &args.key.0)?;
     match lock {
         lock if args.json => {
             out::print_json(&lock.map(|lock| lock.waiters).unwrap_or_default())?;

@@ -27,7 +27,11 @@ pub(crate) struct Args {
 /// If the server does not reply, or replies with an error.
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     let key = args.key.as_ref();
-    let stats = stats::stats(&mut address.connect()?, key.map(|key| &*key.0))?;
+    let mut connection = match key {
+        Some(key) => address.for_key(&key.0).connect()?,
+        None => address.connect()?,
+    };
+    let stats = stats::stats(&mut connection, key.map(|key| &*key.0))?;
     match stats {
         stats if args.json => out::print_json(&stats)?,
         Some(stats) => out::print(&sheet(&stats))?,

@@ -62,7 +62,7 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     }
     let mut connection = address.connect()?;
     let first = poller::snapshot(&mut connection, None)?;
-    let server = address.shown(&address.client()?);
+    let server = address.shown()?;
     let state = State::new(server, args.interval, first, Instant::now());
     let mut screen = Screen::open()?;
     let (requests, updates) = poller::start(address.clone(), connection, args.interval);

@@ -258,7 +258,7 @@ fn servers_are_read_from_the_environment_and_must_differ() {
             .args(["--listen", "127.0.0.1:0", "--server", &urls[0], "--server", &urls[0]])
             .output()
             .expect("running it");
-        assert_eq!(twice.status.code(), Some(1));
+        assert_eq!(twice.status.code(), Some(2));
         let stderr = String::from_utf8_lossy(&twice.stderr);
         assert!(stderr.contains("is given twice"), "{stderr}");
     });

@@ -2,7 +2,7 @@
 //! replica. It fails over only when a test asks for it, not because the machine is slow.
 
 use crate::server::DEADLINE;
-use crate::{Client, Server, call, wait_until};
+use crate::{Builder, Client, Server, call, wait_until};
 
 /// The name of the primary in the Sentinel.
 const NAME: &str = "watched";
@@ -36,11 +36,24 @@ impl Sentinel {
     /// replicas.
     #[track_caller]
     pub fn start(primary: &Server, replicas: usize) -> Self {
-        let monitor = format!("monitor {NAME} 127.0.0.1 {} 1", primary.port());
+        Self::start_with(primary, primary.port(), replicas, |sentinel| sentinel)
+    }
+
+    /// Like [`Sentinel::start`], with the port at which the primary is monitored, such as that for
+    /// TLS, and with settings for the Sentinel.
+    #[track_caller]
+    pub fn start_with(
+        primary: &Server,
+        port: u16,
+        replicas: usize,
+        configure: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let monitor = format!("monitor {NAME} 127.0.0.1 {port} 1");
         let server = Server::builder(primary.flavour())
             .named("sentinel")
             .without_module()
-            .sentinel()
+            .sentinel();
+        let server = configure(server)
             .arg("sentinel", monitor)
             .arg("sentinel", format!("down-after-milliseconds {NAME} {NEVER}"))
             // The Sentinel retries an aborted failover after twice this time.
@@ -67,6 +80,16 @@ impl Sentinel {
                 "{name}"
             );
         }
+    }
+
+    /// The address of the monitored primary for `gpulock`, by this Sentinel's port.
+    pub fn url(&self) -> String {
+        format!("redis+sentinel://127.0.0.1:{}/{NAME}", self.port())
+    }
+
+    /// Its port on the loopback interface.
+    pub fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// A new connection to the primary that the Sentinel reports.
