@@ -53,9 +53,26 @@ fn try_parse(args: &[OsString]) -> Result<Cli, Error> {
         Err(error) if error.kind() == ErrorKind::UnknownArgument => {
             return Err(with_tip(error, args));
         }
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {
+            return Err(with_whole_usage(error, args));
+        }
         matches => matches?,
     };
     Cli::from_arg_matches(&matches)
+}
+
+/// Replaces the usage, in which clap lists options that an environment variable sets as if they
+/// were required.
+fn with_whole_usage(mut error: Error, args: &[OsString]) -> Error {
+    let mut command = command();
+    command.build();
+    let names = args.iter().skip(1);
+    let name = names.into_iter().find(|name| command.find_subcommand(name).is_some());
+    if let Some(subcommand) = name.and_then(|name| command.find_subcommand_mut(name)) {
+        let usage = ContextValue::StyledStr(subcommand.render_usage());
+        error.insert(ContextKind::Usage, usage);
+    }
+    error
 }
 
 /// Prints an error of clap, or the help or version that was asked for, and ends the process. clap

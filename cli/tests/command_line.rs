@@ -72,6 +72,20 @@ fn a_command_without_dashes_before_it_gets_a_tip() {
 }
 
 #[test]
+fn the_usage_does_not_depend_on_the_environment() {
+    for args in
+        [&["force", "k"][..], &["run", "--key", "k"], &["man"], &["run", "--", "ls"]]
+    {
+        let result = gpulock(args);
+        assert_eq!(result.status, 2, "{result:?}");
+        let usage = format!("\nUsage: gpulock {} ", args[0]);
+        assert!(result.err.contains(&usage), "{result:?}");
+        assert!(!result.err.contains("--url"), "{result:?}");
+        assert_eq!(result.err, run(program().args(args)).err);
+    }
+}
+
+#[test]
 fn empty_names_are_refused() {
     let cases: &[&[&str]] = &[
         &["run", "--key", "", "--", "true"],

@@ -147,6 +147,23 @@ fn rows_are_aligned_below_a_header() {
 }
 
 #[test]
+fn entries_that_the_server_dropped_before_they_were_read_are_reported() {
+    on_every_server(|flavour| {
+        let server = flavour.server().module_args(&["gpulock.log-len", "5"]).start();
+        log(&server, "first");
+        let following = Following::start(&server, &["--json"]);
+        assert_eq!(following.entry(), is("first", 1));
+        let lines: Vec<_> =
+            (0..20).map(|key| format!("GPULOCK.RELEASE {key} me")).collect();
+        let mut client = server.client();
+        client.send_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        while following.entry() != is("19", 1) {}
+        let message = following.err.recv_timeout(TIMEOUT).unwrap();
+        assert_eq!(message, "gpulock: entries may be missing here: the log was full");
+    });
+}
+
+#[test]
 fn a_restart_of_the_server_is_survived() {
     on_every_server(|flavour| {
         let mut server = flavour.start();

@@ -90,8 +90,8 @@ impl Followed<'_> {
         if !is_known {
             let log = replies::log(&mut connection, WINDOW)?;
             let new = count_new(&self.seen, &log);
-            if new == WINDOW && !self.seen.is_empty() {
-                exit::note("entries may be missing here: there were too many at once");
+            if is_gap_likely(&self.seen, &log, new) {
+                exit::note("entries may be missing here: the log was full");
             }
             entries = oldest_first(&log, new);
             self.seen = log;
@@ -118,6 +118,12 @@ fn count_new(seen: &[LogEntry], log: &[LogEntry]) -> usize {
         Some(entry) if !is_same(entry, newest) => new + 1,
         _ => new,
     }
+}
+
+/// Whether the log has probably dropped entries that were not read. After a RESET, all entries are
+/// new as well, but they are usually fewer than before.
+fn is_gap_likely(seen: &[LogEntry], log: &[LogEntry], new: usize) -> bool {
+    !seen.is_empty() && new == log.len() && log.len() >= seen.len()
 }
 
 /// Whether two entries are one that has not been repeated. The server adds the client to an entry
