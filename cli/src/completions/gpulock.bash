@@ -34,6 +34,8 @@ _gpulock() {
     done
 
     local quote=${words[n]:0:1} program=${words[0]/#\~/$HOME} value
+    # An alias is no program.
+    type -P "$program" >/dev/null || program=gpulock
     [[ $quote == [\'\"] ]] || quote=""
     [[ -n $quote ]] && before=""
     words=("${words[@]//[\\\'\"]/}")

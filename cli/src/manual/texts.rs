@@ -100,7 +100,7 @@ const LOG: Sections = Sections {
         ("Show new ones as they occur", "gpulock log --follow"),
         (
             "Report each expired lease",
-            "gpulock log -f -n 0 --json | jq --unbuffered -r 'select(.kind==\"expired\").key'",
+            "gpulock log -f -n 0 --json | jq -r 'select(.kind == \"expired\").key'",
         ),
     ],
 };
