@@ -108,10 +108,7 @@ const LOG: Sections = Sections {
 const RELEASE: Sections = Sections {
     exit_statuses: &[
         ("0", "the lock was released"),
-        (
-            "1",
-            "it was not, because the owner does not hold it; or the server returned an error",
-        ),
+        ("1", "the owner does not hold it; or the server returned an error"),
         STATUSES[2],
         STATUSES[3],
     ],
@@ -125,10 +122,7 @@ const RELEASE: Sections = Sections {
 const FORCE: Sections = Sections {
     exit_statuses: &[
         ("0", "the lock was released"),
-        (
-            "1",
-            "it was not: no such hold, or not confirmed; or the server returned an error",
-        ),
+        ("1", "no such hold, or not confirmed; or the server returned an error"),
         STATUSES[2],
         STATUSES[3],
     ],
