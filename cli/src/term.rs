@@ -2,8 +2,7 @@
 
 use std::env;
 
-/// Whether the terminal cannot move its cursor, or is unknown: escape sequences would be shown as
-/// garbage.
+/// Whether the terminal cannot move its cursor: it would show escape sequences as garbage.
 pub(crate) fn is_dumb() -> bool {
-    env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 const GAP: u16 = 2;
 
 /// Wrapped text can be read down to this width of its column.
-const MIN_WIDTH: u16 = 8;
+const MIN_WIDTH: u16 = 7;
 
 /// A table with a header.
 pub(crate) fn table(names: &[&str]) -> Table {

@@ -19,7 +19,6 @@ mod screen;
 mod signals;
 mod state;
 
-use std::env;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender};
@@ -55,9 +54,8 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
         bail!("top needs a terminal; use gpulock ls instead");
     }
     if term::is_dumb() {
-        let name = env::var("TERM").unwrap_or_default();
         bail!(
-            "top needs a terminal that can move its cursor, and TERM is {name:?}; use gpulock ls instead"
+            "top needs a terminal that can move its cursor, not TERM=dumb; use gpulock ls instead"
         );
     }
     let mut connection = address.connect()?;
