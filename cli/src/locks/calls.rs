@@ -266,3 +266,48 @@ fn millis(time: Duration) -> u64 {
     const MAX: u64 = (1 << 53) - 1;
     clock::millis(time).min(MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(names: &[&str]) -> Vec<Text> {
+        names.iter().map(|name| Text(name.as_bytes().to_vec())).collect()
+    }
+
+    fn request(count: usize, groups: Option<(usize, &[usize])>) -> LockRequest {
+        LockRequest {
+            keys: keys(&["a0", "a1", "b0", "b1", "b2"]),
+            count,
+            groups: groups.map(|(wanted, sizes)| Groups { wanted, sizes: sizes.to_vec() }),
+            turn: Turn::default(),
+            owner: "me".to_owned(),
+            lease: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+        }
+    }
+
+    fn is_met(request: &LockRequest, by: &[&str]) -> bool {
+        let by = keys(by);
+        request.is_met_by(|key| by.contains(key))
+    }
+
+    #[test]
+    fn a_request_is_met_by_enough_of_its_keys() {
+        let two = request(2, None);
+        assert!(is_met(&two, &["b2", "a0"]));
+        assert!(is_met(&two, &["a0", "a1", "b0"]));
+        assert!(!is_met(&two, &["a0"]));
+        assert!(!is_met(&two, &["a0", "x"]));
+    }
+
+    #[test]
+    fn a_request_with_groups_is_met_by_enough_keys_of_enough_groups() {
+        let one_group = request(2, Some((1, &[2, 3])));
+        assert!(is_met(&one_group, &["b0", "b2"]));
+        assert!(!is_met(&one_group, &["a0", "b2"]));
+        let both = request(1, Some((2, &[2, 3])));
+        assert!(is_met(&both, &["a1", "b0"]));
+        assert!(!is_met(&both, &["b0", "b1", "b2"]));
+    }
+}

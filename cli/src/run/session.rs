@@ -213,13 +213,8 @@ impl Worker {
                 Reconnected::Yes(new) => {
                     (connection, last_reply, broken) = (*new, sent, false)
                 }
-                Reconnected::NotYet => {
-                    // The locks may be tied to a connection that has ended.
-                    if known.is_doubtful && !broken {
-                        broken = true;
-                        self.send(Event::SessionBroken);
-                    }
-                }
+                // The locks may be tied to the new connection, which has ended.
+                Reconnected::NotYet => broken |= known.is_doubtful,
                 Reconnected::Never => return,
             }
         }

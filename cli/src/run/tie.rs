@@ -47,6 +47,7 @@ impl Worker {
             // The locks may be tied to this connection, which ends now. They were held when the
             // first call was sent, so the grace period has begun after that.
             self.send(Event::SessionAlive(sent, None));
+            self.send(Event::SessionBroken);
         }
         let tied = tied?.ok_or(TieError::Lost)?;
         let mut others =
