@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::container;
 use super::device::Devices;
-use super::visible_devices::{OnRepetition, VisibleDevices};
+use super::visible_devices::{OnRepetition, VisibleDevices, shown};
 
 /// The value of an environment variable.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -33,6 +33,7 @@ pub(super) fn nvidia(
         && let Some(allowed) = container::allowed(&value, devices)
     {
         let variable = container::VARIABLE;
+        let value = shown(&value);
         ensure!(!allowed.is_empty(), "{variable}={value} allows no GPU of this host");
         devices.keep(&allowed);
     }

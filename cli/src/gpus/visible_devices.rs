@@ -8,6 +8,8 @@ use anyhow::{Result, anyhow};
 
 use super::device::{Device, Devices};
 use super::names;
+use crate::fit::shortened;
+use crate::text::Text;
 
 /// The value of a variable that names devices.
 #[derive(Clone, Debug)]
@@ -42,9 +44,9 @@ impl VisibleDevices {
     /// If it names none.
     pub(super) fn choose(&self, from: &Devices) -> Result<(Vec<Device>, Option<String>)> {
         let (chosen, invalid) = self.evaluate(from);
-        let Self { variable, value, .. } = self;
+        let (variable, value) = (self.variable, shown(&self.value));
         if chosen.is_empty() {
-            return Err(match (value.trim(), invalid) {
+            return Err(match (self.value.trim(), invalid) {
                 ("", _) => anyhow!("{variable} is empty, which allows no GPU"),
                 ("-1" | "NoDevFiles", _) | (_, None) => {
                     anyhow!("{variable}={value} allows no GPU")
@@ -123,11 +125,19 @@ impl Invalid {
     fn message(&self, devices: &Devices) -> String {
         let names = names(devices.all.iter().map(|device| &device.gpu));
         match self {
-            Self::Unknown(entry) => format!("{entry:?} is none of {names}"),
-            Self::Ambiguous(entry) => format!("{entry:?} is more than one of {names}"),
-            Self::Repeated(entry) => format!("{entry:?} repeats a GPU"),
+            Self::Unknown(entry) => format!("\"{}\" is none of {names}", shown(entry)),
+            Self::Ambiguous(entry) => {
+                format!("\"{}\" is more than one of {names}", shown(entry))
+            }
+            Self::Repeated(entry) => format!("\"{}\" repeats a GPU", shown(entry)),
         }
     }
+}
+
+/// A value in a message: escaped, and not too long.
+pub(super) fn shown(value: &str) -> String {
+    const MAX: usize = 200;
+    shortened(&Text(value.into()).to_string(), MAX)
 }
 
 #[cfg(test)]
@@ -191,6 +201,10 @@ mod tests {
             ("4,0", format!("=4,0 allows no GPU: \"4\" is none of {all}")),
             ("GPU-x", format!("=GPU-x allows no GPU: \"GPU-x\" is none of {all}")),
             ("GPU-", format!("=GPU- allows no GPU: \"GPU-\" is more than one of {all}")),
+            (
+                "\x1b[1m\n",
+                r#"=\u{1b}[1m\n allows no GPU: "\u{1b}[1m" is none of "#.to_owned() + all,
+            ),
             ("0,GPU-a", "=0,GPU-a allows no GPU: \"GPU-a\" repeats a GPU".to_owned()),
         ] {
             assert_eq!(chosen(value), Err(format!("CUDA_VISIBLE_DEVICES{error}")));

@@ -1,7 +1,9 @@
 //! AMD GPUs. The tests create the files of the kernel's driver in a folder.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use gpulock_testkit::{Server, servers, wait_until};
 use tempfile::TempDir;
@@ -34,6 +36,22 @@ const CPU: Node = Node { number: 0, location: 0, unique_id: 0, used: 0 };
 const A: Node = Node { number: 1, location: 0x0300, unique_id: 0x1a2b, used: 0 };
 
 const B: Node = Node { number: 2, location: 0xc308, unique_id: u64::MAX, used: 10 * GIB };
+
+/// A process that is killed when the test ends.
+struct Sleep(Child);
+
+impl Sleep {
+    fn start() -> Self {
+        Self(Command::new("sleep").arg("600").spawn().expect("sleep starts"))
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
 
 impl Host {
     fn with(nodes: &[Node]) -> Self {
@@ -72,7 +90,7 @@ impl Host {
         self.write(&format!("dev/dri/renderD{render}"), "");
     }
 
-    fn path(&self, file: &str) -> std::path::PathBuf {
+    fn path(&self, file: &str) -> PathBuf {
         self.root.path().join(file)
     }
 
@@ -175,6 +193,29 @@ fn a_gpu_with_too_little_memory_is_skipped() {
     wait_until(TIMEOUT, "a GPU to be skipped", || run.err().contains("9216 MiB free"));
     host.add(&Node { used: 0, ..B });
     assert_eq!(run.line("out"), "GPU-ffffffffffffffff");
+}
+
+/// All processes that have opened the driver are listed; those that use a GPU have memory on it.
+#[test]
+fn a_process_without_the_lock_is_reported() {
+    let server = servers()[0].server().start();
+    let host = Host::with(&[CPU, A]);
+    let namespace = host.path("proc/self/ns");
+    fs::create_dir_all(&namespace).expect("a folder");
+    symlink("pid:[4026531836]", namespace.join("pid")).expect("a link");
+    let (user, other) = (Sleep::start(), Sleep::start());
+    for (process, bytes) in [(&user, 4096), (&other, 0)] {
+        let file = format!("sys/class/kfd/kfd/proc/{}/vram_5001", process.0.id());
+        host.write(&file, &format!("{bytes}\n"));
+    }
+    let run = host.run(&server, &[], "sleep 600").start();
+    let report = format!(
+        "gpulock: GPU-0000000000001a2b is used by process {} (sleep), which does not hold its \
+         lock\n",
+        user.0.id()
+    );
+    wait_until(TIMEOUT, "a report", || run.err().contains("hold its lock"));
+    assert_eq!(run.err(), report);
 }
 
 #[test]
