@@ -6,7 +6,7 @@ use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, pipe};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time;
@@ -24,7 +24,7 @@ const QUICK: Duration = Duration::from_secs(1);
 /// discarded; it is not returned to the next call.
 pub(crate) struct Connection {
     // Before the executor, which runs its I/O.
-    link: Link,
+    link: Box<Link>,
     executor: Executor,
     server: Arc<Server>,
     timeout: Duration,
@@ -153,9 +153,11 @@ impl Executor {
         Ok(Self(Some(runtime)))
     }
 
-    fn open(&self, server: &Server, timeout: Duration) -> Result<Link> {
+    fn open(&self, server: &Server, timeout: Duration) -> Result<Box<Link>> {
         let Some(runtime) = &self.0 else { return Err(timed_out(timeout).into()) };
-        runtime.block_on(server.open(timeout))
+        let opened = runtime.block_on(server.open(timeout));
+        let opened = opened.map(Box::new);
+        opened.with_context(|| format!("failed to connect to {}", server.shown()))
     }
 
     fn wait<T>(

@@ -26,8 +26,11 @@ pub(super) const STATUSES: &[Entry] = &[
 ];
 
 /// The variables of every command that queries a server.
-pub(crate) const SERVER: &[Entry] =
-    &[("GPULOCK_URL", "default of --url; keeps a password out of ps")];
+pub(crate) const SERVER: &[Entry] = &[
+    ("GPULOCK_URL", "default of --url; hides a password in it from ps"),
+    ("REDISCLI_AUTH", "the password, if no option and no URL has one"),
+    ("SSL_CERT_FILE", "the certificate authorities to trust with TLS"),
+];
 
 impl Sections {
     /// The text at the end of `--help`.

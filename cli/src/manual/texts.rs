@@ -93,7 +93,9 @@ const LOG: Sections = Sections {
     exit_statuses: STATUSES,
     environment: &[
         SERVER[0],
-        ("TZ", "time zone of the times in the table, such as Europe/Berlin or UTC"),
+        SERVER[1],
+        SERVER[2],
+        ("TZ", "time zone of the times in the table, such as Europe/Berlin"),
     ],
     examples: &[
         ("Show the last ten problems", "gpulock log -n 10"),
@@ -149,6 +151,8 @@ const TOP: Sections = Sections {
     ],
     environment: &[
         SERVER[0],
+        SERVER[1],
+        SERVER[2],
         ("TERM", "terminal type; top needs one that can move its cursor"),
     ],
     examples: &[("Update twice a second", "gpulock top --interval 0.5")],
@@ -162,6 +166,8 @@ const EXPORTER: Sections = Sections {
     ],
     environment: &[
         SERVER[0],
+        SERVER[1],
+        SERVER[2],
         ("GPULOCK_SERVERS", "servers to watch, separated by spaces, as --server"),
     ],
     examples: &[

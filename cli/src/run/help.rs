@@ -17,6 +17,8 @@ pub(crate) const SECTIONS: Sections = Sections {
     ],
     environment: &[
         SERVER[0],
+        SERVER[1],
+        SERVER[2],
         ("GPULOCK_KEYS", "set for the command: the keys of its locks, with commas"),
         ("GPULOCK_TOKENS", "set for the command: their fencing tokens"),
         ("GPULOCK_OWNER", "set for the command: the owner of the locks"),

@@ -77,7 +77,7 @@ pub(crate) fn secret_variables() -> Vec<(String, Option<OsString>)> {
             found.push((name.to_owned(), None));
             continue;
         };
-        let without: Vec<_> = urls.split(' ').map(without_password).collect();
+        let without: Vec<_> = urls.split_whitespace().map(without_password).collect();
         if without.iter().any(Option::is_none) {
             found.push((name.to_owned(), None));
             continue;

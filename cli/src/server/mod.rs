@@ -206,13 +206,12 @@ impl Server {
     /// If no such server can be reached in time, or it rejects the connection.
     pub(crate) async fn open(&self, within: Duration) -> Result<Link> {
         let limit = Limit::of(within);
-        let opened = match &self.place {
+        match &self.place {
             Place::Server(seed) => cluster::open(self, seed, limit).await,
             Place::Sentinel { sentinels, service } => {
                 sentinel::open(self, sentinels, service, limit).await
             }
-        };
-        opened.with_context(|| format!("failed to connect to {}", self.shown))
+        }
     }
 
     /// Remembers where a cluster node redirected a call. Returns whether the error is a redirection.

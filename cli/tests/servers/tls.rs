@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
+use std::rc::Rc;
 
 use gpulock_testkit::{
-    Builder, Flavour, Sentinel, Server, call, on_every_server, servers,
+    Builder, Cluster, Flavour, Sentinel, Server, call, on_every_server, servers,
 };
 
 use crate::certificates::Authority;
@@ -225,5 +226,29 @@ fn a_run_and_its_sentinel_use_tls() {
         job.stop();
         assert_eq!(job.status(), 5);
         assert_eq!(call!(primary.client(), "EXISTS", "k"), 0);
+    });
+}
+
+/// The nodes announce another port to clients with TLS.
+#[test]
+fn the_node_of_a_lock_is_found_with_tls() {
+    on_every_server(|flavour| {
+        let ca = Rc::new(Authority::new());
+        let ca_file = ca.certificate();
+        let cluster = Cluster::start_with(flavour, 2, move |node| {
+            ca.secure(node, HOST, free_port(), "no").arg("tls-cluster", "yes")
+        });
+        for node in cluster.nodes() {
+            let port = call!(node.client(), "CONFIG", "GET", "tls-port")
+                .field("tls-port")
+                .text();
+            let url = format!("rediss://127.0.0.1:{port}");
+            let mut job =
+                Job::start(&url, &["--key", "k", "--cacert", &ca_file], UNTIL_STOPPED);
+            let owner = job.line("owner");
+            assert_eq!(call!(cluster.primary_of("k").client(), "GET", "k"), *owner);
+            job.stop();
+            assert_eq!(job.status(), 5);
+        }
     });
 }
