@@ -1,6 +1,9 @@
-//! Human-readable values: time spans, leases, and unknown values.
+//! Human-readable values: time spans, leases, local times, and unknown values.
 
 use std::fmt;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
 
 /// A time span in milliseconds. Displayed with its two largest units, rounded down:
 /// `450ms`, `3.2s`, `42s`, `12m 05s`, `1h 02m`, `3d 04h`.
@@ -40,6 +43,16 @@ pub(crate) fn span(ms: Option<u64>) -> String {
 /// A value that may be unknown or may not apply.
 pub(crate) fn or_unknown(value: Option<impl fmt::Display>) -> String {
     value.map_or_else(unknown, |value| value.to_string())
+}
+
+/// The local time in RFC 3339 format, to the second.
+pub(crate) fn local_time(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok();
+    let time = time.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    or_unknown(time.map(|time| {
+        let local = ZonedDateTime::new(time, TimeZone::system());
+        local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+    }))
 }
 
 fn unknown() -> String {

@@ -57,7 +57,9 @@ enum Command {
     Stats(show::stats::Args),
     /// Show recent problems, such as expired leases, newest first
     Log(show::log::Args),
-    /// Release a lock on behalf of its owner
+    /// Reserve locks for a time, without a process that holds them
+    Reserve(Box<act::reserve::Args>),
+    /// Release a reservation, or a lock on behalf of its owner
     Release(act::release::Args),
     /// Release a lock by force; the holder's job is not stopped
     Force(act::force::Args),
@@ -103,6 +105,7 @@ fn run_command(cli: Cli) -> Result<ExitCode> {
         Command::Queue(args) => show::queue::run(&cli.address, &args),
         Command::Stats(args) => show::stats::run(&cli.address, &args),
         Command::Log(args) => show::log::run(&cli.address, &args),
+        Command::Reserve(args) => act::reserve::run(&cli.address, &args),
         Command::Release(args) => act::release::run(&cli.address, &args),
         Command::Force(args) => act::force::run(&cli.address, &args),
         Command::Top(args) => top::run(&cli.address, &args),

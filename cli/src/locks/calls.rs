@@ -23,6 +23,9 @@ pub(crate) struct LockRequest {
     pub(crate) turn: Turn,
     pub(crate) owner: String,
     pub(crate) lease: Duration,
+    /// Whether the locks are tied to the connection that acquires them. If it closes, they end
+    /// after the grace period.
+    pub(crate) is_tied: bool,
     pub(crate) grace: Duration,
 }
 
@@ -75,15 +78,17 @@ impl HeldLock {
 }
 
 impl LockRequest {
-    /// Acquires the locks, tied to the connection, and waits for up to `wait`. None: they were
-    /// not granted in time. The result includes requested locks that the owner already holds.
+    /// Acquires the locks, and waits for up to `wait`. None: they were not granted in time. The
+    /// result includes requested locks that the owner already holds.
     pub(crate) fn acquire(
         &self,
         connection: &mut Connection,
         wait: Option<Duration>,
     ) -> RedisResult<Option<Vec<Lock>>> {
         let mut acquire = self.acquire_without_session(wait);
-        acquire.arg("SESSION").arg("GRACE").arg(millis(self.grace));
+        if self.is_tied {
+            acquire.arg("SESSION").arg("GRACE").arg(millis(self.grace));
+        }
         acquired(&acquire, connection)
     }
 
@@ -279,11 +284,13 @@ mod tests {
         LockRequest {
             keys: keys(&["a0", "a1", "b0", "b1", "b2"]),
             count,
-            groups: groups.map(|(wanted, sizes)| Groups { wanted, sizes: sizes.to_vec() }),
+            groups: groups
+                .map(|(wanted, sizes)| Groups { wanted, sizes: sizes.to_vec() }),
             turn: Turn::default(),
             owner: "me".to_owned(),
             lease: Duration::from_secs(30),
             grace: Duration::from_secs(5),
+            is_tied: true,
         }
     }
 

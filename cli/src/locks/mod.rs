@@ -26,8 +26,8 @@ pub(crate) use self::calls::{
     still_held,
 };
 pub(crate) use self::options::LockOptions;
-pub(crate) use self::owner::unique;
+pub(crate) use self::owner::{host, unique, with_random_number};
 pub(crate) use self::pool::PoolOptions;
 pub(crate) use self::targets::Targets;
-pub(crate) use self::turn::TurnOptions;
+pub(crate) use self::turn::{TurnOptions, login_name};
 pub(crate) use self::variables::{Variable, Variables};

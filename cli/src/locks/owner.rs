@@ -15,12 +15,20 @@ const RANDOM: &str = "/dev/urandom";
 /// # Errors
 /// If the system provides no random number.
 pub(crate) fn unique(prefix: &str) -> Result<String> {
+    with_random_number(&format!("{prefix}-{}-{}", host(), process::id()))
+}
+
+/// An owner with this prefix and a random number.
+///
+/// # Errors
+/// If the system provides no random number.
+pub(crate) fn with_random_number(prefix: &str) -> Result<String> {
     let random = random().context(RANDOM)?;
-    Ok(format!("{prefix}-{}-{}-{random:016x}", host(), process::id()))
+    Ok(format!("{prefix}-{random:016x}"))
 }
 
 /// The name of this host.
-fn host() -> String {
+pub(crate) fn host() -> String {
     uname().expect("a host name").nodename().to_string_lossy().into_owned()
 }
 

@@ -244,6 +244,7 @@ mod tests {
             groups,
             turn: Turn::default(),
             owner: "me".to_owned(),
+            is_tied: true,
             lease: Duration::from_secs(9),
             grace: Duration::from_secs(9),
         }

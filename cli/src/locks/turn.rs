@@ -43,10 +43,10 @@ pub(crate) struct Turn {
 impl TurnOptions {
     /// The options, with the user's login name as the default share.
     pub(crate) fn turn(&self) -> Turn {
-        let share = self.share.clone().or_else(login_name);
+        let share = self.share.clone().unwrap_or_else(login_name);
         Turn {
             priority: self.priority,
-            share: share.filter(|name| !name.is_empty()),
+            share: Some(share).filter(|name| !name.is_empty()),
             near: self.near.clone(),
         }
     }
@@ -69,10 +69,10 @@ impl Turn {
 
 /// The name of the user who started this process, as `id -run` prints it; the number of a user
 /// without a name.
-fn login_name() -> Option<String> {
+pub(crate) fn login_name() -> String {
     let user = getuid();
     let named = User::from_uid(user).ok().flatten();
-    Some(named.map_or_else(|| user.to_string(), |named| named.name))
+    named.map_or_else(|| user.to_string(), |named| named.name)
 }
 
 fn share(name: &str) -> Result<String> {

@@ -31,6 +31,7 @@ pub(crate) fn sections(command: &str) -> Option<Sections> {
         "queue" => QUEUE,
         "stats" => STATS,
         "log" => LOG,
+        "reserve" => RESERVE,
         "release" => RELEASE,
         "force" => FORCE,
         "top" => TOP,
@@ -107,18 +108,58 @@ const LOG: Sections = Sections {
     ],
 };
 
+const RESERVE: Sections = Sections {
+    exit_statuses: &[
+        ("0", "the locks are reserved; the variables were printed"),
+        ("1", "an error, such as an error reply of the server or a missing driver"),
+        STATUSES[2],
+        ("69", "the server was unreachable at the start"),
+        ("75", "the locks were not acquired in time"),
+        ("128+n", "signal n ended the wait"),
+    ],
+    environment: &[
+        SERVER[0],
+        ("GPULOCK_RESERVED", "printed: the names of the variables; read by release"),
+        ("GPULOCK_RESERVED_UNTIL", "printed: the end, as a Unix time in seconds"),
+        ("GPULOCK_KEYS", "printed, like the other variables of the command of run"),
+    ],
+    examples: &[
+        (
+            "Use a GPU in this shell for two hours at most",
+            "eval \"$(gpulock reserve --pool gpus --for 2h)\"",
+        ),
+        (
+            "In a script, which ends if there is no GPU",
+            "vars=$(gpulock reserve --pool gpus --for 2h --no-wait) || exit\neval \"$vars\"",
+        ),
+        ("Release it", "eval \"$(gpulock release)\""),
+    ],
+};
+
 const RELEASE: Sections = Sections {
     exit_statuses: &[
-        ("0", "the lock was released"),
-        ("1", "the owner does not hold it; or the server returned an error"),
-        STATUSES[2],
+        ("0", "the locks were released"),
+        (
+            "1",
+            "some were not, because the owner does not hold them; or the server returned an error",
+        ),
+        ("2", "invalid command line; without KEY also: there is no reservation"),
         STATUSES[3],
     ],
-    environment: SERVER,
-    examples: &[(
-        "Release a lock for a job that ended without releasing it",
-        "gpulock release gpu:0 --owner asr-7f3a --reason crashed",
-    )],
+    environment: &[
+        SERVER[0],
+        (
+            "GPULOCK_RESERVED",
+            "set by reserve, as are the owner and the keys of the locks",
+        ),
+    ],
+    examples: &[
+        ("Release the locks that this shell has reserved", "eval \"$(gpulock release)\""),
+        (
+            "Release a lock for a job that ended without releasing it",
+            "gpulock release gpu:0 --owner asr-7f3a --reason crashed",
+        ),
+    ],
 };
 
 const FORCE: Sections = Sections {

@@ -236,7 +236,8 @@ impl Worker {
     }
 
     /// Returns the grant with a moment before its lease began. After a wait, or a slow check of
-    /// the GPUs, that moment is unknown: the lease is renewed first. None: it has expired.
+    /// the GPUs, that moment may be long past: a lease that is renewed anyway is renewed first.
+    /// None: it has expired.
     fn confirm(
         &self,
         connection: &mut Connection,
@@ -244,7 +245,8 @@ impl Worker {
         sent: Moment,
     ) -> RedisResult<Option<Grant>> {
         let now = clock::now();
-        if now.saturating_sub(sent) < self.request.lease / 10 {
+        let is_recent = now.saturating_sub(sent) < self.request.lease / 10;
+        if is_recent || !self.request.is_tied {
             return Ok(Some((locks, sent)));
         }
         let locks = extend(connection, &self.request.owner, &locks, self.request.lease)?;

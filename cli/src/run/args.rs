@@ -7,10 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::clock;
 use crate::locks::{self, LockOptions, LockRequest, Targets, TurnOptions};
 use crate::run::NOT_ACQUIRED;
-use crate::run::wait_budget::WaitBudget;
+use crate::run::wait_budget::WaitOptions;
 
 /// The options of `gpulock run`.
 #[derive(Debug, clap::Args)]
@@ -22,12 +21,8 @@ pub(crate) struct Args {
     /// How long the locks stay held after the last successful contact with the server
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = lease)]
     lease: Duration,
-    /// Maximum time to wait for the locks [default: wait indefinitely]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    wait: Option<Duration>,
-    /// Do not wait
-    #[arg(long, conflicts_with = "wait")]
-    no_wait: bool,
+    #[command(flatten)]
+    pub(super) wait: WaitOptions,
     /// Exit status if the locks were not acquired in time
     #[arg(long, value_name = "N", default_value_t = NOT_ACQUIRED)]
     pub(super) status_busy: u8,
@@ -62,29 +57,9 @@ impl Args {
             turn: self.turn.turn(),
             owner: self.unique_owner()?,
             lease: self.lease,
+            is_tied: true,
             grace: self.grace,
         })
-    }
-
-    /// How long to wait, from now on.
-    pub(super) fn wait_budget(&self) -> WaitBudget {
-        match (self.no_wait, self.wait) {
-            (true, _) => WaitBudget::NoWait,
-            (false, Some(wait)) => WaitBudget::Until(clock::now().saturating_add(wait)),
-            (false, None) => WaitBudget::Unlimited,
-        }
-    }
-
-    /// The message if the locks were not acquired in time; `holders` says who holds them.
-    pub(super) fn busy_message(&self, holders: Option<String>) -> String {
-        match (self.no_wait, holders) {
-            (true, Some(holders)) => holders,
-            (true, None) => "the locks are not free".to_owned(),
-            (false, Some(holders)) => {
-                format!("timed out waiting for the locks: {holders}")
-            }
-            (false, None) => "timed out waiting for the locks".to_owned(),
-        }
     }
 
     /// An owner that no other run has.

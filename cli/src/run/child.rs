@@ -12,6 +12,7 @@ use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid};
 
+use crate::act::reservation::RESERVED;
 use crate::clock::{self, Moment};
 use crate::run::environment::Environment;
 use crate::run::process_group::ProcessGroup;
@@ -59,6 +60,8 @@ pub(crate) fn start(
     helper.arg(getpid().to_string());
     helper.arg(clock::millis(latest_start).to_string());
     helper.arg("--").args(command);
+    // The locks in the environment of the command are not those of a reservation.
+    helper.env_remove(RESERVED);
     for (name, value) in secret_variables().iter().chain(env) {
         match value {
             Some(value) => helper.env(name, value),

@@ -8,22 +8,22 @@ use std::thread;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use crate::locks::{PoolOptions, Targets};
+use crate::locks::{LockOptions, PoolOptions, Targets};
 use crate::run::stderr::Stderr;
-use crate::run::{Args, Event, waiting};
+use crate::run::{Event, waiting};
 
 /// Returns the candidate locks, or the signal that ended the search.
 ///
 /// # Errors
 /// If the GPUs cannot be listed.
 pub(crate) fn discover(
-    args: &Args,
+    locks: &LockOptions,
     stderr: &Stderr,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<ControlFlow<Signal, Targets>> {
-    let Some(pool) = args.locks.pool() else {
-        return Ok(ControlFlow::Continue(args.locks.named()));
+    let Some(pool) = locks.pool() else {
+        return Ok(ControlFlow::Continue(locks.named()));
     };
     start_gpu_discovery(pool, sender.clone())?;
     loop {

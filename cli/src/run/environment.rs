@@ -8,10 +8,10 @@ use crate::locks::{Lock, Variable, Variables};
 /// The variable that contains the owner.
 pub(crate) const OWNER: &str = "GPULOCK_OWNER";
 
-/// The variable that contains the keys of the locks.
+/// The variable that contains the keys, separated by commas.
 pub(crate) const KEYS: &str = "GPULOCK_KEYS";
 
-/// The variable that contains their tokens.
+/// The variable that contains the tokens, separated by commas.
 pub(crate) const TOKENS: &str = "GPULOCK_TOKENS";
 
 /// What the command does not inherit from `gpulock` as it is.

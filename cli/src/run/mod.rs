@@ -26,31 +26,31 @@ mod check;
 pub(crate) mod child;
 mod command;
 mod deadlines;
-mod discover;
-mod ending;
-mod environment;
+pub(crate) mod discover;
+pub(crate) mod ending;
+pub(crate) mod environment;
 mod foreign_use;
 pub(crate) mod gpu_users;
 pub(crate) mod help;
 mod holders;
 mod last_look;
-mod nested;
+pub(crate) mod nested;
 mod on_lost;
 mod process_group;
 mod process_tree;
 mod processes;
 mod progress;
 mod renewal;
-mod session;
-mod signals;
-mod stderr;
+pub(crate) mod session;
+pub(crate) mod signals;
+pub(crate) mod stderr;
 mod stop_flag;
 mod supervisor;
 mod terminal;
 mod terminate;
 mod tie;
-mod wait_budget;
-mod waiting;
+pub(crate) mod wait_budget;
+pub(crate) mod waiting;
 pub(crate) mod watchdog;
 
 use std::ops::ControlFlow;
@@ -75,13 +75,13 @@ use crate::server::Address;
 use crate::text::Text;
 
 /// The locks were not acquired in time (`EX_TEMPFAIL` of sysexits.h).
-const NOT_ACQUIRED: u8 = 75;
+pub(crate) const NOT_ACQUIRED: u8 = 75;
 
 /// The locks were lost while the command ran.
 const LOST: u8 = 76;
 
 /// What the threads report to the main thread.
-enum Event {
+pub(crate) enum Event {
     /// A signal came.
     Signal(Signal),
     /// The search for the GPUs of this host has ended.
@@ -133,7 +133,7 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
 
 /// After a panic a thread no longer keeps the locks: end the whole process, so that the
 /// watchdog kills the command.
-fn abort_on_panic() {
+pub(crate) fn abort_on_panic() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         print(info);
@@ -149,7 +149,7 @@ fn acquire_and_run(
 ) -> Result<Ending> {
     let (sender, events) = channel();
     signals::listen(blocked, sender.clone())?;
-    let targets = match discover::discover(args, stderr, &sender, &events)? {
+    let targets = match discover::discover(&args.locks, stderr, &sender, &events)? {
         ControlFlow::Continue(targets) => targets,
         ControlFlow::Break(signal) => return Ok(Ending::of_signal(signal)),
     };
@@ -157,7 +157,7 @@ fn acquire_and_run(
     let variables = args.locks.variables(&targets);
     let gpus = targets.gpus();
     let request = args.request(&targets)?;
-    let budget = args.wait_budget();
+    let budget = args.wait.budget();
     let address = &match request.keys.first() {
         Some(key) => address.for_key(&key.0),
         None => address.clone(),
@@ -178,7 +178,7 @@ fn acquire_and_run(
                 return nested::execute(&args.command, stderr, &events);
             }
             Outcome::TimedOut(holders) => {
-                stderr.info(&args.busy_message(holders));
+                stderr.info(&args.wait.busy_message(holders));
                 return Ok(Ending::Status(args.status_busy));
             }
             Outcome::Interrupted(signal) => return Ok(Ending::of_signal(signal)),

@@ -1,6 +1,7 @@
 //! A run inside a run: if the locks that it asks for are held by the run that started it, the
 //! command needs no others. It is executed at once, in place of this process, under the outer
 //! run's locks: the outer run renews them, and kills everything that it started before they end.
+//! The same holds for a reservation, except that nothing renews its locks or kills the command.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use std::sync::mpsc::Receiver;
 
 use anyhow::Result;
 
+use crate::act::reservation;
 use crate::connection::Connection;
 use crate::locks::{HeldLock, Lock, LockRequest, still_held};
 use crate::run::ending::Ending;
@@ -17,11 +19,12 @@ use crate::run::stderr::Stderr;
 use crate::run::{Event, child, waiting};
 use crate::text::Text;
 
-/// The run that started this one, according to the environment.
+/// The locks of the run or reservation that this process belongs to, according to the
+/// environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct OuterRun {
-    pub(super) owner: String,
-    locks: Vec<Lock>,
+pub(crate) struct OuterHold {
+    pub(crate) owner: String,
+    pub(crate) locks: Vec<Lock>,
 }
 
 /// What the locks of the outer run mean for a request.
@@ -33,10 +36,10 @@ pub(super) enum Relation {
     None,
 }
 
-impl OuterRun {
-    /// Reads the environment. None: no run started this one, or its variables are ambiguous,
+impl OuterHold {
+    /// Reads the environment. None: there is no such run, or its variables are ambiguous,
     /// because a key contains a comma.
-    pub(super) fn of_environment() -> Option<Self> {
+    pub(crate) fn of_environment() -> Option<Self> {
         let (keys, tokens) = (env::var_os(KEYS)?, env::var(TOKENS).ok()?);
         Self::parse(keys.as_bytes(), &tokens, env::var(OWNER).ok()?)
     }
@@ -92,6 +95,12 @@ pub(super) fn execute(
     stderr: &Stderr,
     events: &Receiver<Event>,
 ) -> Result<Ending> {
+    if let Some(left) = reservation::time_left() {
+        stderr.info(&format!(
+            "the command uses the reservation of this shell, which ends in {left}; it is not \
+             terminated then"
+        ));
+    }
     stderr.flush();
     for event in events.try_iter() {
         if let Event::Signal(signal) = event
@@ -120,7 +129,7 @@ mod tests {
     use super::*;
 
     fn parsed(keys: &str, tokens: &str) -> Option<usize> {
-        let outer = OuterRun::parse(keys.as_bytes(), tokens, "me".to_owned());
+        let outer = OuterHold::parse(keys.as_bytes(), tokens, "me".to_owned());
         outer.map(|outer| outer.locks.len())
     }
 
@@ -132,6 +141,6 @@ mod tests {
         assert_eq!(parsed("k", "7,8"), None);
         assert_eq!(parsed("k", ""), None);
         assert_eq!(parsed("k", "-7"), None);
-        assert_eq!(OuterRun::parse(b"k", "7", String::new()), None);
+        assert_eq!(OuterHold::parse(b"k", "7", String::new()), None);
     }
 }

@@ -17,7 +17,7 @@ use crate::run::acquisition::Acquired;
 use crate::run::adopted::Adopted;
 use crate::run::check::{Check, Known, State};
 use crate::run::last_look::{self, LastLook, Looker};
-use crate::run::nested::OuterRun;
+use crate::run::nested::OuterHold;
 use crate::run::stop_flag::StopFlag;
 use crate::run::tie::TieError;
 use crate::run::wait_budget::WaitBudget;
@@ -50,7 +50,7 @@ pub(super) struct Worker {
     pub(super) stop: StopFlag,
     pub(super) adopted: Adopted,
     /// The run that started this one.
-    pub(super) outer: Option<OuterRun>,
+    pub(super) outer: Option<OuterHold>,
     looker: Option<Looker>,
 }
 
@@ -82,7 +82,7 @@ impl Session {
             events,
             stop: stop.clone(),
             adopted: adopted.clone(),
-            outer: OuterRun::of_environment(),
+            outer: OuterHold::of_environment(),
             looker,
         };
         let thread = thread::Builder::new().name("session".to_owned());
@@ -150,6 +150,9 @@ impl Worker {
                 Err(error) => return self.send(Event::Failed(error)),
             };
             self.send(Event::Granted(locks.clone(), at));
+            if !self.request.is_tied {
+                return;
+            }
             if self.look_again(&mut connection, &locks, &mut targets) {
                 break (connection, locks, at);
             }

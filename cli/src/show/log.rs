@@ -3,8 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, ZonedDateTime};
 
 use crate::fit::width;
 use crate::human;
@@ -81,7 +79,7 @@ fn follow_as_rows(address: &Address, args: &Args) -> Result<()> {
 
 fn cells(entry: &LogEntry) -> [String; NAMES.len()] {
     [
-        time(entry.unix_ms),
+        human::local_time(entry.unix_ms),
         entry.kind.clone(),
         human::or_unknown(entry.db),
         human::or_unknown(entry.key.as_ref()),
@@ -134,14 +132,4 @@ impl Rows {
 fn address(client: &Text) -> Option<Text> {
     let mut fields = client.0.split(|byte| *byte == b' ');
     fields.find_map(|field| field.strip_prefix(b"addr=")).map(|at| Text(at.to_vec()))
-}
-
-/// The local time in RFC 3339 format, to the second.
-fn time(unix_ms: u64) -> String {
-    let time = i64::try_from(unix_ms).ok();
-    let time = time.and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    human::or_unknown(time.map(|time| {
-        let local = ZonedDateTime::new(time, TimeZone::system());
-        local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
-    }))
 }
