@@ -61,7 +61,7 @@ enum Command {
     Reserve(Box<act::reserve::Args>),
     /// Release a reservation, or a lock on behalf of its owner
     Release(act::release::Args),
-    /// Release a lock by force; the holder's job is not stopped
+    /// Release a lock by force, at once or after a notice
     Force(act::force::Args),
     /// Monitor the locks in the terminal
     Top(top::Args),

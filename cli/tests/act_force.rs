@@ -220,3 +220,67 @@ fn json_and_status_show_the_result() {
         assert_eq!(server.client().line("GPULOCK.INSPECT gpu:0"), Value::Null);
     });
 }
+
+#[test]
+fn notice_ends_the_hold_at_its_deadline() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, _) = held(&server);
+        let args = ["force", "gpu:0", "--owner", "asr", "--reason", "drain", "--yes"];
+        let notice = [&args[..], &["--after", "2m"]].concat();
+        let out = printed(&server, &notice);
+        let expected = "gpu:0: notice given to asr; the hold ends in 2m at the latest\n";
+        assert_eq!(out, expected);
+        assert_eq!(call!(client, "GET", "gpu:0"), "asr");
+        let lock = call!(client, "GPULOCK.INSPECT", "gpu:0");
+        let left = lock.field("revoked_ms").int();
+        assert!((1..=120_000).contains(&left), "{lock:?}");
+        assert_eq!(lock.field("revoked_reason"), "drain");
+        let listed = printed(&server, &["ls"]);
+        assert!(listed.contains("(notice)"), "{listed}");
+        let sooner = json(&server, &[&args[..], &["--after", "1s"]].concat());
+        let noticed = document!({ "key": "gpu:0", "notice_to": "asr", "after_ms": 1000 });
+        assert_eq!(sooner, noticed);
+        let next = call!(client, "GPULOCK.ACQUIRE", "gpu:0", "tts", "BLOCK", 60_000);
+        assert!(next.int() > 0);
+        let counters = client.line("GPULOCK.STATS");
+        assert_eq!(counters.field("emergency_releases"), 1);
+    });
+}
+
+#[test]
+fn notice_is_given_only_to_a_matching_hold() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, _) = held(&server);
+        let other = ["force", "gpu:0", "--owner", "tts", "--after", "1m", "--yes"];
+        let result = gpulock(&server, &other);
+        assert_eq!((result.status, &*result.out), (1, ""), "{result:?}");
+        assert!(result.err.contains("no notice given: gpu:0 is not held"), "{result:?}");
+        for time in ["0s", "soon", "-1m"] {
+            let after = format!("--after={time}");
+            let result = gpulock(&server, &["force", "gpu:0", "--any", "--yes", &after]);
+            assert_eq!((result.status, &*result.out), (2, ""), "{result:?}");
+        }
+        let lock = call!(client, "GPULOCK.INSPECT", "gpu:0");
+        assert!(lock.field("revoked_ms").is_null(), "{lock:?}");
+    });
+}
+
+#[test]
+fn the_prompt_of_a_notice_shows_what_happens_to_the_holder() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let (mut client, _) = held(&server);
+        let notice = ["--any", "--after", "2m"];
+        let refused = prompt(&server, &notice);
+        assert!(refused.text().contains("gets TERM at once"), "{}", refused.text());
+        assert!(refused.text().contains("End the hold in 2m?"), "{}", refused.text());
+        assert_eq!(refused.answer(b"n\n").status, 1);
+        let lock = call!(client, "GPULOCK.INSPECT", "gpu:0");
+        assert!(lock.field("revoked_ms").is_null(), "{lock:?}");
+        assert_eq!(prompt(&server, &notice).answer(b"y\n").status, 0);
+        let lock = call!(client, "GPULOCK.INSPECT", "gpu:0");
+        assert!(!lock.field("revoked_ms").is_null(), "{lock:?}");
+    });
+}

@@ -1,8 +1,11 @@
-//! A forced release, optionally only of a certain hold.
+//! A forced release, at once or after a notice, optionally only of a certain hold.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use redis::cmd;
 
+use crate::clock;
 use crate::connection::Connection;
 use crate::replies::{Inspected, query};
 use crate::text::Text;
@@ -27,7 +30,8 @@ impl Expected {
     }
 }
 
-/// Releases the lock by force, and returns its former owner; None if nothing was released.
+/// Releases the lock by force, or gives its holder notice that the hold ends after `notice`.
+/// Returns the owner; None if there is no such hold.
 ///
 /// # Errors
 /// If the server does not reply, or replies with an error.
@@ -35,6 +39,7 @@ pub(crate) fn force_release(
     connection: &mut Connection,
     key: &Text,
     expected: &Expected,
+    notice: Option<Duration>,
     reason: Option<&Text>,
 ) -> Result<Option<Text>> {
     let mut command = cmd("GPULOCK.FORCERELEASE");
@@ -44,6 +49,9 @@ pub(crate) fn force_release(
     }
     if let Some(token) = expected.token {
         command.arg("TOKEN").arg(token);
+    }
+    if let Some(notice) = notice {
+        command.arg("AFTER").arg(clock::millis(notice));
     }
     if let Some(reason) = reason {
         command.arg("REASON").arg(&reason.0);

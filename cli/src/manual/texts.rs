@@ -164,7 +164,7 @@ const RELEASE: Sections = Sections {
 
 const FORCE: Sections = Sections {
     exit_statuses: &[
-        ("0", "the lock was released"),
+        ("0", "the lock was released, or notice given"),
         ("1", "no such hold, or not confirmed; or the server returned an error"),
         STATUSES[2],
         STATUSES[3],
@@ -174,6 +174,10 @@ const FORCE: Sections = Sections {
         (
             "Release a lock after confirmation, regardless of its holder",
             "gpulock force gpu:0 --any",
+        ),
+        (
+            "Give the holder two minutes to write its checkpoint",
+            "gpulock force gpu:0 --any --after 2m --reason drain",
         ),
         (
             "In a script: release exactly one hold",

@@ -74,6 +74,12 @@ fn locks(address: &Address, args: &Args) -> Result<Vec<Listed>> {
     Ok(locks)
 }
 
+/// The remaining lease, and whether the holder was given notice.
+fn lease(lock: &Listed) -> String {
+    let lease = human::lease(lock.lease_ms);
+    if lock.revoked_ms.is_some() { format!("{lease} (notice)") } else { lease }
+}
+
 fn table(locks: &[Listed]) -> String {
     let mut table =
         out::table(&["KEY", "OWNER", "HELD FOR", "LEASE LEFT", "WAITING", "TOKEN"]);
@@ -82,7 +88,7 @@ fn table(locks: &[Listed]) -> String {
             lock.key.to_string(),
             human::or_unknown(lock.owner.as_ref()),
             human::span(lock.held_ms),
-            human::lease(lock.lease_ms),
+            lease(lock),
             lock.waiting.to_string(),
             human::or_unknown(lock.token),
         ]);

@@ -118,7 +118,7 @@ fn release(
     connection: &mut Connection,
     hold: &ShownHold,
 ) -> Result<Result<Text, String>> {
-    let former = force_release(connection, &hold.key, &hold.expected, None)?;
+    let former = force_release(connection, &hold.key, &hold.expected, None, None)?;
     Ok(former.ok_or_else(|| "this hold has ended".to_owned()))
 }
 
