@@ -16,6 +16,7 @@ use crate::locks::{
     LockOptions, LockRequest, Targets, TurnOptions, host, login_name, with_random_number,
 };
 use crate::run::ending::Ending;
+use crate::run::event_log::EventLog;
 use crate::run::session::Session;
 use crate::run::stderr::Stderr;
 use crate::run::wait_budget::WaitOptions;
@@ -84,7 +85,13 @@ fn reserve(
         None => address.clone(),
     };
     let session = Session::start(address, request.clone(), targets, budget, sender)?;
-    let outcome = waiting::wait(&session, address, request, stderr, &events);
+    let outcome = waiting::wait(
+        &session,
+        address,
+        request,
+        (stderr, &EventLog::default()),
+        &events,
+    );
     match outcome.map_err(|error| args.explain(error))? {
         Outcome::Granted(locks, at) => {
             let until = at.saturating_add(args.duration);

@@ -1,14 +1,18 @@
 //! The options of `gpulock run`, and what follows from them.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
 
+use crate::exit;
 use crate::locks::{self, LockOptions, LockRequest, Targets, TurnOptions};
 use crate::run::NOT_ACQUIRED;
+use crate::run::event_sink::Sink;
 use crate::run::wait_budget::WaitOptions;
 
 /// The options of `gpulock run`.
@@ -35,6 +39,10 @@ pub(crate) struct Args {
     /// Shell command to run if the locks were lost, after the command has ended
     #[arg(long, value_name = "COMMAND")]
     pub(super) on_lost: Option<OsString>,
+    /// Append the events of the run as JSON lines to a file, or write them to an open file
+    /// descriptor
+    #[arg(long, value_name = "FILE|FD", value_parser = OsStringValueParser::new().try_map(Sink::parse))]
+    pub(super) events: Option<Sink>,
     /// Print errors only
     #[arg(short, long)]
     pub(super) quiet: bool,
@@ -60,6 +68,18 @@ impl Args {
             is_tied: true,
             grace: self.grace,
         })
+    }
+
+    /// Opens `--events`. Ends the process with a usage error if it cannot be written to. Must be
+    /// called before this process opens anything else.
+    pub(super) fn open_events(&self) -> Option<File> {
+        let open = |sink: &Sink| {
+            sink.open().unwrap_or_else(|error| {
+                let why = format!("invalid --events {sink}: {}\n", exit::message(&error));
+                clap::Error::raw(ErrorKind::ValueValidation, why).exit()
+            })
+        };
+        self.events.as_ref().map(open)
     }
 
     /// An owner that no other run has.

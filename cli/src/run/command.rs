@@ -15,6 +15,7 @@ use crate::run::check::is_elsewhere;
 use crate::run::deadlines::LastContact;
 use crate::run::ending::Ending;
 use crate::run::environment::{self, Environment};
+use crate::run::event_log::EventLog;
 use crate::run::session::Session;
 use crate::run::stderr::Stderr;
 use crate::run::supervisor::{REVOKED, Supervisor};
@@ -33,6 +34,7 @@ pub(super) struct CommandRun<'a> {
     pub(super) request: LockRequest,
     pub(super) session: Session,
     pub(super) stderr: &'a Stderr,
+    pub(super) log: &'a EventLog,
 }
 
 /// The granted locks.
@@ -89,6 +91,7 @@ impl CommandRun<'_> {
             }
         };
         let end = supervisor.run(events);
+        self.log.set_command_status(end.status);
         let Some(lost) = end.lost else {
             self.release(locks, &release_reason(end.status));
             return Ok(Some(end.ending()));
@@ -141,7 +144,8 @@ impl CommandRun<'_> {
             return Ok(Started::Lost);
         }
         let group = child::start(&self.args.command, env, deadlines.term)?;
-        let supervisor = Supervisor::of(group, watchdog, contact, self.stderr.clone());
+        let (stderr, log) = (self.stderr.clone(), self.log.clone());
+        let supervisor = Supervisor::of(group, watchdog, contact, stderr, log);
         Ok(Started::Yes(Box::new(supervisor)))
     }
 

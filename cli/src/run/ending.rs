@@ -32,6 +32,14 @@ impl Ending {
         interrupt.map_or(status, Self::Interrupted)
     }
 
+    /// The status that a shell reports.
+    pub(crate) fn status(self) -> u8 {
+        match self {
+            Self::Status(status) => status,
+            Self::Interrupted(interrupt) => status_of_signal(interrupt.signal as i32),
+        }
+    }
+
     /// Ends this process if it was interrupted, and returns the status otherwise.
     pub(crate) fn finish(self) -> ExitCode {
         match self {

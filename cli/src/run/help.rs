@@ -39,5 +39,9 @@ pub(crate) const SECTIONS: Sections = Sections {
             "Exit with status 75 if the lock is not free",
             "gpulock run --key nightly --no-wait -- make bench",
         ),
+        (
+            "Record what happens to the run, for a program",
+            "gpulock run --pool gpus --events events.jsonl -- python train.py",
+        ),
     ],
 };

@@ -15,7 +15,8 @@
 //!   [`watchdog`]: kills it if this process cannot
 //! - [`foreign_use`]: reports processes that use its GPUs without a lock ([`gpu_users`])
 //! - [`environment`]: the variables that the command gets; [`on_lost`]: `--on-lost`;
-//!   [`ending`]: the end of `gpulock`; [`stderr`]: messages
+//!   [`ending`]: the end of `gpulock`; [`stderr`]: messages;
+//!   [`event_log`], [`event_sink`]: `--events`
 //!
 //! Threads report to the main thread with an [`Event`]; only the main thread decides and acts.
 
@@ -29,6 +30,8 @@ mod deadlines;
 pub(crate) mod discover;
 pub(crate) mod ending;
 pub(crate) mod environment;
+pub(crate) mod event_log;
+mod event_sink;
 mod foreign_use;
 pub(crate) mod gpu_users;
 pub(crate) mod help;
@@ -65,6 +68,7 @@ use nix::sys::signal::{SigSet, Signal};
 pub(crate) use self::args::Args;
 use self::command::{CommandRun, Granted};
 use self::ending::Ending;
+use self::event_log::EventLog;
 use self::session::Session;
 use self::stderr::Stderr;
 use self::waiting::Outcome;
@@ -119,14 +123,17 @@ pub(crate) enum Event {
 pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
     abort_on_panic();
     processes::check_proc()?;
+    let events = args.open_events();
     // Before any thread is started, because threads inherit the mask.
     let blocked = signals::block()?;
     let stderr = Stderr::start(args.quiet)?;
-    let ending = acquire_and_run(address, args, blocked, &stderr);
+    let log = EventLog::start(events, &stderr)?;
+    let ending = acquire_and_run(address, args, blocked, (&stderr, &log));
     let ending = ending.unwrap_or_else(|error| {
         stderr.error(&exit::message(&error));
         Ending::Status(exit::status(&error))
     });
+    log.end(ending.status());
     stderr.flush();
     Ok(ending.finish())
 }
@@ -145,7 +152,7 @@ fn acquire_and_run(
     address: &Address,
     args: &Args,
     blocked: SigSet,
-    stderr: &Stderr,
+    (stderr, log): (&Stderr, &EventLog),
 ) -> Result<Ending> {
     let (sender, events) = channel();
     signals::listen(blocked, sender.clone())?;
@@ -157,6 +164,7 @@ fn acquire_and_run(
     let variables = args.locks.variables(&targets);
     let gpus = targets.gpus();
     let request = args.request(&targets)?;
+    log.set_owner(&request.owner);
     let budget = args.wait.budget();
     let address = &match request.keys.first() {
         Some(key) => address.for_key(&key.0),
@@ -164,9 +172,10 @@ fn acquire_and_run(
     };
     let session =
         Session::start(address, request.clone(), targets, budget, sender.clone())?;
-    let run = CommandRun { address, args, request, session, stderr };
+    let run = CommandRun { address, args, request, session, stderr, log };
     loop {
-        match waiting::wait(&run.session, address, &run.request, stderr, &events)? {
+        match waiting::wait(&run.session, address, &run.request, (stderr, log), &events)?
+        {
             Outcome::Granted(locks, at) => {
                 let (variables, gpus) = (variables.clone(), gpus.clone());
                 let granted = Granted { locks, at, variables, gpus };

@@ -1,16 +1,18 @@
-//! Progress of the wait: the position in the queue, and the current holders. Read over a
-//! separate connection, because the session's connection is blocked in the wait.
+//! Progress of the wait: the position in the queue, and the current holders, for the user and for
+//! the event log. Read over a separate connection, because the session's connection is blocked in the wait.
 
 use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::Result;
+use serde::Serialize;
 
 use crate::clock;
 use crate::connection::Connection;
 use crate::exit;
 use crate::locks::LockRequest;
 use crate::replies::{self, Inspected, Waiter};
+use crate::run::event_log::EventLog;
 use crate::run::holders::{MAX_SHOWN, holder, seconds};
 use crate::run::stderr::Stderr;
 use crate::server::Address;
@@ -19,21 +21,60 @@ use crate::text::Text;
 /// How often the progress line is redrawn.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Reports progress until `stderr` wants no more. If no thread can be started, the wait goes
-/// on without reports.
-pub(crate) fn start(address: &Address, request: &LockRequest, stderr: &Stderr) {
-    let (address, request, stderr) = (address.clone(), request.clone(), stderr.clone());
+/// The state of the wait.
+struct QueueState<'a> {
+    /// Number of connected waiters ahead. None: not queued yet.
+    ahead: Option<usize>,
+    locks: Vec<(&'a Text, Inspected)>,
+}
+
+/// The part of the state that is an event when it changes.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Position<'a> {
+    /// 1 for the next waiter.
+    position: Option<usize>,
+    holders: Vec<Holder<'a>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Holder<'a> {
+    key: &'a Text,
+    /// None if the lock is reserved for a waiter.
+    owner: Option<Text>,
+}
+
+/// Reports progress until neither `stderr` nor the log wants more. If no thread can be started,
+/// the wait goes on without reports.
+pub(crate) fn start(
+    address: &Address,
+    request: &LockRequest,
+    stderr: &Stderr,
+    log: &EventLog,
+) {
+    let (address, request) = (address.clone(), request.clone());
+    let (stderr, log) = (stderr.clone(), log.clone());
     let start = clock::now();
     let thread = thread::Builder::new().name("progress".to_owned());
     let _no_progress = thread.spawn(move || {
-        let mut connection = None;
+        let (mut connection, mut last) = (None, None);
         loop {
             let state = queue_state(&address, &mut connection, &request);
-            let state = state.unwrap_or_else(|error| exit::message(&error));
+            let position = state.as_ref().ok().map(QueueState::position);
+            let wants_events = match position {
+                Some(position) if last.as_ref() != Some(&position) => {
+                    log.position(last.insert(position))
+                }
+                _ => log.is_waiting(),
+            };
+            let state = match &state {
+                Ok(state) => describe(&request, state),
+                Err(error) => exit::message(error),
+            };
             let waited = seconds(clock::now().saturating_sub(start));
             let line = format!("waiting {waited} for {}: {state}", requested(&request));
             let short = format!("{waited} {state}");
-            if !stderr.progress(&line, &short) {
+            let wants_lines = stderr.progress(&line, &short);
+            if !wants_lines && !wants_events {
                 return;
             }
             sleep(TICK);
@@ -48,11 +89,11 @@ fn requested(request: &LockRequest) -> String {
     }
 }
 
-fn queue_state(
+fn queue_state<'a>(
     address: &Address,
     connection: &mut Option<Connection>,
-    request: &LockRequest,
-) -> Result<String> {
+    request: &'a LockRequest,
+) -> Result<QueueState<'a>> {
     let mut connected = match connection.take() {
         Some(connected) => connected,
         None => address.connect()?,
@@ -64,16 +105,29 @@ fn queue_state(
     *connection = Some(connected);
     let locks: Vec<_> =
         locks.into_iter().filter_map(|(key, lock)| Some((key, lock?))).collect();
-    Ok(describe(request, &locks))
+    let ahead = locks.iter().filter_map(|(_, lock)| waiters_ahead(request, lock)).min();
+    Ok(QueueState { ahead, locks })
+}
+
+impl<'a> QueueState<'a> {
+    fn position(&self) -> Position<'a> {
+        let holder = |(key, lock): &(&'a Text, Inspected)| Holder {
+            key,
+            owner: lock.owner.clone(),
+        };
+        Position {
+            position: self.ahead.map(|ahead| ahead.saturating_add(1)),
+            holders: self.locks.iter().map(holder).collect(),
+        }
+    }
 }
 
 /// The position and the holders: `position 2; gpu:0: held by asr-7f3a for 3m 2s`.
-fn describe(request: &LockRequest, locks: &[(&Text, Inspected)]) -> String {
-    let ahead = locks.iter().filter_map(|(_, lock)| waiters_ahead(request, lock)).min();
-    let position = ahead.map_or("not queued yet".to_owned(), |ahead| {
+fn describe(request: &LockRequest, state: &QueueState<'_>) -> String {
+    let position = state.ahead.map_or("not queued yet".to_owned(), |ahead| {
         format!("position {}", ahead.saturating_add(1))
     });
-    let holders = locks.iter().map(|(key, lock)| match request.keys.len() {
+    let holders = state.locks.iter().map(|(key, lock)| match request.keys.len() {
         1 => holder(lock),
         _ => format!("{key}: {}", holder(lock)),
     });

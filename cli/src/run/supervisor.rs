@@ -13,6 +13,7 @@ use crate::human::Span;
 use crate::run::Event;
 use crate::run::deadlines::{Deadlines, LastContact};
 use crate::run::ending::{Ending, Interrupt};
+use crate::run::event_log::EventLog;
 use crate::run::process_group::{Change, ProcessGroup};
 use crate::run::process_tree::ProcessTree;
 use crate::run::stderr::Stderr;
@@ -39,6 +40,7 @@ pub(crate) struct Supervisor {
     next_watchdog_start: Option<Moment>,
     terminal: Terminal,
     stderr: Stderr,
+    log: EventLog,
     contact: LastContact,
     /// The command's own status, once it has ended.
     status: Option<u8>,
@@ -80,6 +82,7 @@ impl Supervisor {
         mut watchdog: Watchdog,
         contact: LastContact,
         stderr: Stderr,
+        log: EventLog,
     ) -> Self {
         watchdog.watch(group);
         let terminal = Terminal::open();
@@ -91,6 +94,7 @@ impl Supervisor {
             next_watchdog_start: None,
             terminal,
             stderr,
+            log,
             contact,
             status: None,
             interrupt: None,
@@ -142,13 +146,17 @@ impl Supervisor {
             Event::Renewed(at) => {
                 self.contact.renewed(at);
                 self.server_error = None;
+                self.log.renewed(self.contact.lease);
             }
             Event::SessionAlive(at, lease_left) => {
                 self.contact.session_alive(at, lease_left);
             }
             Event::SessionBroken => self.contact.is_broken = true,
             Event::ServerError(error) => self.server_error = Some(short_message(&error)),
-            Event::Revoked(end, reason) => self.revoke(end, &reason),
+            Event::Revoked(end, reason) => {
+                self.log.revoked(end, &reason);
+                self.revoke(end, &reason);
+            }
             Event::Lost => {
                 self.set_lost("the server reports that it is no longer held".to_owned());
                 self.terminate_by(Deadlines::of_lost(clock::now()));
@@ -256,6 +264,9 @@ impl Supervisor {
 
     fn set_lost(&mut self, why: String) {
         let message = format!("lock lost: {why}");
+        if self.lost.is_none() {
+            self.log.lost(&why);
+        }
         self.end_hold(&message, why);
     }
 

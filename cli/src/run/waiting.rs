@@ -11,6 +11,7 @@ use crate::exit;
 use crate::human::Span;
 use crate::locks::{Lock, LockRequest};
 use crate::run::Event;
+use crate::run::event_log::EventLog;
 use crate::run::holders::MAX_SHOWN;
 use crate::run::progress;
 use crate::run::session::Session;
@@ -54,7 +55,7 @@ pub(crate) fn wait(
     session: &Session,
     address: &Address,
     request: &LockRequest,
-    stderr: &Stderr,
+    (stderr, log): (&Stderr, &EventLog),
     events: &Receiver<Event>,
 ) -> Result<Outcome> {
     let start = clock::now();
@@ -66,13 +67,17 @@ pub(crate) fn wait(
                 Ok(event) => event,
                 Err(_) => {
                     show_progress_at = None;
-                    progress::start(address, request, stderr);
+                    log.waiting(request, start);
+                    progress::start(address, request, stderr, log);
                     continue;
                 }
             },
         };
         match event {
-            Event::Granted(locks, at) => break Ok(Outcome::Granted(locks, at)),
+            Event::Granted(locks, at) => {
+                log.granted(&locks, clock::now().saturating_sub(start), request.lease);
+                break Ok(Outcome::Granted(locks, at));
+            }
             Event::TimedOut(holders) => break Ok(Outcome::TimedOut(holders)),
             Event::HeldByOuterRun => break Ok(Outcome::HeldByOuterRun),
             Event::Failed(error) => break Err(error),

@@ -16,6 +16,8 @@
 //! - [`pool`]: the GPUs of a host; [`visible_devices`]: those that were allotted from outside;
 //!   [`slots`]: shares of a GPU; [`foreign_use`]: processes that use a GPU without its lock;
 //!   [`amd`]: AMD GPUs; [`templates`]: `--set`
+//! - [`pool`]: the GPUs of a host
+//! - [`events`]: the lines of `--events`
 //! - [`contention`]: fifty runs at once
 //! - [`runner`], [`gpu_host`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
 //! - [`signals`]: signals, job control, the terminal; [`interrupts`]: Control-C in scripts
@@ -27,6 +29,7 @@
 mod amd;
 mod contention;
 mod deadlines;
+mod events;
 mod exit_status;
 mod foreign_use;
 mod gpu_host;
