@@ -119,9 +119,11 @@ const RESERVE: Sections = Sections {
     ],
     environment: &[
         SERVER[0],
-        ("GPULOCK_RESERVED", "printed: the names of the variables; read by release"),
+        SERVER[1],
+        SERVER[2],
+        ("GPULOCK_RESERVED", "printed: the names of the variables, for release"),
         ("GPULOCK_RESERVED_UNTIL", "printed: the end, as a Unix time in seconds"),
-        ("GPULOCK_KEYS", "printed, like the other variables of the command of run"),
+        ("GPULOCK_KEYS", "printed, as are the other variables of run's command"),
     ],
     examples: &[
         (
@@ -139,19 +141,15 @@ const RESERVE: Sections = Sections {
 const RELEASE: Sections = Sections {
     exit_statuses: &[
         ("0", "the locks were released"),
-        (
-            "1",
-            "some were not, because the owner does not hold them; or the server returned an error",
-        ),
+        ("1", "the owner does not hold all of them; or the server returned an error"),
         ("2", "invalid command line; without KEY also: there is no reservation"),
         STATUSES[3],
     ],
     environment: &[
         SERVER[0],
-        (
-            "GPULOCK_RESERVED",
-            "set by reserve, as are the owner and the keys of the locks",
-        ),
+        SERVER[1],
+        SERVER[2],
+        ("GPULOCK_RESERVED", "set by reserve, as are the owner and the keys"),
     ],
     examples: &[
         ("Release the locks that this shell has reserved", "eval \"$(gpulock release)\""),
