@@ -51,7 +51,7 @@ fn the_help_ends_with_exit_statuses_variables_and_examples() {
         assert!(!help.contains("__"), "{help}");
         // The short help stays short.
         let short = printed(&[command, &["-h"]].concat());
-        assert!(!short.contains("Exit status"), "{short}");
+        assert!(!short.contains("Exit status:"), "{short}");
     }
 }
 
