@@ -7,13 +7,14 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "ls",
     "inspect",
     "queue",
     "stats",
     "log",
+    "reserve",
     "release",
     "force",
     "top",
@@ -61,10 +62,9 @@ fn the_examples_have_valid_options() {
         let help = printed(&[command, "--help"]);
         let examples = help.split_once("\nExamples:\n").unwrap().1;
         let lines = examples.lines().filter_map(|line| line.strip_prefix("    $ "));
-        for line in lines {
-            assert!(
-                line.contains(&format!("gpulock {command}")) || line.contains("curl")
-            );
+        let name = format!("gpulock {command}");
+        assert!(examples.contains(&name), "{help}");
+        for line in lines.filter(|line| line.contains(&name)) {
             for option in line.split(' ').take_while(|word| !["--", "|"].contains(word)) {
                 let is_option = option.starts_with("--") && option.len() > 2;
                 assert!(!is_option || help.contains(&format!(" {option}")), "{line}");
