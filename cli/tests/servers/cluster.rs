@@ -149,6 +149,29 @@ fn a_hold_survives_the_death_of_its_node() {
     });
 }
 
+/// The lease is too short for the failover: the command must be dead before the next owner can
+/// have the lock.
+#[test]
+fn a_hold_that_does_not_survive_ends_the_command_first() {
+    on_every_server(|flavour| {
+        let mut cluster = start(flavour);
+        let primary = cluster.primary_index("k");
+        let replica = cluster.add_replica(primary);
+        let args = ["--key", "k", "--lease", "3s", "--grace", "1s"];
+        let mut job = Job::start(&url(other_node(&cluster)), &args, UNTIL_STOPPED);
+        let pid = job.line("pid");
+        cluster.nodes()[replica].wait_caught_up_with(&cluster.nodes()[primary]);
+        cluster.node_mut(primary).kill9();
+        assert_eq!(job.status(), 76, "{}", job.err());
+        assert!(!is_alive(&pid));
+        let mut next = cluster.nodes()[replica].client();
+        wait_until(TIMEOUT, "the next owner", || {
+            let granted = next.line("GPULOCK.ACQUIRE k next EX 60");
+            !granted.is_err() && !granted.is_null() && granted.int() > 0
+        });
+    });
+}
+
 #[test]
 fn a_hold_survives_a_planned_failover() {
     on_every_server(|flavour| {
