@@ -11,6 +11,7 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, pipe};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time;
 
+use crate::exit;
 use crate::server::Server;
 use crate::server::link::Link;
 
@@ -19,6 +20,9 @@ const MAX_REDIRECTIONS: u32 = 5;
 
 /// A call that was redirected after this time has waited: its caller decides how to go on.
 const QUICK: Duration = Duration::from_secs(1);
+
+/// How long connecting to another node may take: a call that waits for a lock has a longer timeout.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection, and the timeout of a call on it. A reply that arrives after the timeout is
 /// discarded; it is not returned to the next call.
@@ -66,11 +70,23 @@ impl Connection {
             if !self.server.redirect(error, &self.link.endpoint) || !may_follow {
                 return reply;
             }
-            let Ok(link) = self.executor.open(&self.server, self.timeout) else {
-                return reply;
-            };
-            self.link = link;
+            self.link = self.reopened()?;
         }
+    }
+
+    /// Whether the cluster node serves the slot of the keys only in part: the slot is being
+    /// migrated to it, and some keys may still be elsewhere.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.link.is_asking
+    }
+
+    /// A connection to the node to which a call was redirected.
+    fn reopened(&self) -> RedisResult<Box<Link>> {
+        let opened = self.executor.open(&self.server, self.timeout.min(OPEN_TIMEOUT));
+        opened.map_err(|error| match error.downcast::<RedisError>() {
+            Ok(error) => error,
+            Err(error) => Error::other(exit::message(&error)).into(),
+        })
     }
 
     /// Sends several commands, and returns their replies, each of which may be an error. Does not

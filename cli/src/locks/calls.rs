@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use redis::{Cmd, RedisResult, Value, cmd, pipe};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, cmd, pipe};
 
 use super::turn::Turn;
 use crate::clock;
@@ -155,7 +155,20 @@ pub(crate) fn extend(
         let token = none_if_not_a_lock(reply)?;
         Ok(token.map(|token| Lock { key: lock.key.clone(), token }))
     };
-    locks.iter().zip(replies).map(renewed).collect()
+    let renewed: Option<_> =
+        locks.iter().zip(replies).map(renewed).collect::<RedisResult<_>>()?;
+    if renewed.is_none() && connection.is_asking() {
+        return Err(in_migration());
+    }
+    Ok(renewed)
+}
+
+/// The error for locks whose slot is being migrated between two nodes of a cluster: a lock that
+/// the new node does not have may still be on the old one. The server's own error is the same, for
+/// a command with several keys.
+fn in_migration() -> RedisError {
+    let why = "the slot of the locks is being migrated";
+    (ErrorKind::Server(ServerErrorKind::TryAgain), why).into()
 }
 
 /// Releases the locks, with a reason for the event.

@@ -162,7 +162,8 @@ async fn try_nodes(
         if !tried.insert(node.clone()) {
             continue;
         }
-        let within = if is_alone { limit.left() } else { limit.share() };
+        let may_be_alone = is_alone && node == *seed;
+        let within = if may_be_alone { limit.left() } else { limit.share() };
         let asked = match server.open_endpoint(&node, within).await {
             Ok(link) if link.is_cluster_node() => ask(server, link, slot, limit).await,
             Ok(link) => return Ok(link),
@@ -171,7 +172,7 @@ async fn try_nodes(
         match asked {
             Ok(Asked::Use(link)) => return Ok(link),
             Ok(Asked::Elsewhere(owner)) => untried.push_front(owner),
-            Err(error) if node == *seed && is_alone => return Err(error),
+            Err(error) if may_be_alone => return Err(error),
             Err(error) => failure = Some(error.context(format!("node {node}"))),
         }
     }

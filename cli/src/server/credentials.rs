@@ -93,7 +93,7 @@ pub(crate) fn secret_variables() -> Vec<(String, Option<OsString>)> {
 /// An address without its password. None if it is invalid in a way that may hide one.
 fn without_password(url: &str) -> Option<String> {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return (!url.contains('@')).then(|| url.to_owned());
+        return (!url.contains(['@', '?', ':'])).then(|| url.to_owned());
     };
     // A Unix socket's password is a part of the query.
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -135,7 +135,9 @@ mod tests {
         ] {
             assert_eq!(without_password(url).as_deref(), Some(without), "{url}");
         }
-        for unclear in ["me:secret@host", "redis://me:a@b?c@host"] {
+        for unclear in
+            ["me:secret@host", "redis://me:a@b?c@host", "unix:/socket?pass=secret"]
+        {
             assert_eq!(without_password(unclear), None);
         }
     }

@@ -100,9 +100,9 @@ impl Link {
         self.hello.mode.as_deref() == Some("sentinel")
     }
 
-    /// Whether the server is a replica.
-    pub(crate) fn is_replica(&self) -> bool {
-        self.hello.role.as_deref() == Some("replica")
+    /// Whether the server reports that it is a primary.
+    pub(crate) fn is_primary(&self) -> bool {
+        self.hello.role.as_deref() == Some("master")
     }
 }
 

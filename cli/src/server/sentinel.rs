@@ -22,6 +22,7 @@ pub(super) async fn open(
 ) -> Result<Link> {
     loop {
         let mut failure = anyhow!("no Sentinel");
+        let mut rejection = None;
         let mut is_known = false;
         for sentinel in sentinels {
             let found = match ask(server, sentinel, service, limit).await {
@@ -33,17 +34,22 @@ pub(super) async fn open(
             };
             is_known = true;
             match server.open_endpoint(&found, limit.share()).await {
-                Ok(link) if !link.is_replica() => return Ok(link),
+                Ok(link) if link.is_primary() => return Ok(link),
                 Ok(_) => {
-                    let why = format!("{found} is a replica: no failover has ended yet");
+                    let why =
+                        format!("{found} is not a primary: no failover has ended yet");
                     failure = Failure::unreachable(why).into();
                 }
-                // It replied with an error, such as that for a wrong password.
+                // It replied with an error, such as that for a wrong password. This Sentinel may
+                // be out of date: another one may report another server.
                 Err(error) if exit::status(&error) != exit::UNREACHABLE => {
-                    return Err(error.context(format!("primary {found}")));
+                    rejection = Some(error.context(format!("primary {found}")));
                 }
                 Err(error) => failure = error.context(format!("primary {found}")),
             }
+        }
+        if let Some(rejection) = rejection {
+            return Err(rejection);
         }
         if !is_known || !limit.allows_retry() {
             return Err(failure);

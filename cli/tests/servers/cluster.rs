@@ -29,7 +29,11 @@ fn other_node(cluster: &Cluster) -> &Server {
 }
 
 fn owner_of(client: &mut Client) -> String {
-    let owner = call!(client, "GPULOCK.INSPECT", "k");
+    owner_of_key(client, "k")
+}
+
+fn owner_of_key(client: &mut Client, key: &str) -> String {
+    let owner = call!(client, "GPULOCK.INSPECT", key);
     if owner.is_null() { String::new() } else { owner.field("owner").text() }
 }
 
@@ -222,5 +226,52 @@ fn a_hold_survives_the_migration_of_its_slot() {
             set(client, "NODE", to);
         }
         end_normally(job, target);
+    });
+}
+
+/// One of two locks has been migrated, the other one has not. Neither node has both.
+#[test]
+fn a_hold_of_two_locks_survives_an_unfinished_migration() {
+    on_every_server(|flavour| {
+        let cluster = start(flavour);
+        let from = cluster.primary_index("k");
+        let to = (from + 1) % 3;
+        let (source, target) = (&cluster.nodes()[from], &cluster.nodes()[to]);
+        let args = ["--keys", "{k}0,{k}1", "-n", "2", "--lease", "60s", "--grace", "60s"];
+        let mut job = Job::start(&url(source), &args, UNTIL_STOPPED);
+        let owner = job.line("owner");
+        let (mut at_source, mut at_target) = (source.client(), target.client());
+        let slot = cluster.slot("k");
+        let set = |client: &mut Client, state: &str, node: usize| {
+            let id = cluster.id(node);
+            assert_eq!(call!(client, "CLUSTER", "SETSLOT", slot, state, id), "OK");
+        };
+        set(&mut at_target, "IMPORTING", from);
+        set(&mut at_source, "MIGRATING", to);
+        let mut migrate = |key: &str| {
+            let port = target.port();
+            let moved = call!(at_source, "MIGRATE", "127.0.0.1", port, key, 0, 10_000);
+            assert_eq!(moved, "OK");
+        };
+        migrate("{k}1");
+        wait_until(TIMEOUT, "several calls at the target", || {
+            let all = at_target.info("commandstats");
+            let calls =
+                all.get("cmdstat_asking").and_then(|one| one.split([',', '=']).nth(1));
+            calls.is_some_and(|calls| calls.parse::<u32>().expect("a number") >= 8)
+        });
+        migrate("{k}0");
+        for client in [&mut at_target, &mut source.client()] {
+            set(client, "NODE", to);
+        }
+        for key in ["{k}0", "{k}1"] {
+            assert_eq!(owner_of_key(&mut at_target, key), owner, "{}", job.err());
+        }
+        assert!(is_alive(&job.line("pid")), "{}", job.err());
+        job.stop();
+        assert_eq!(job.status(), 5, "{}", job.err());
+        for key in ["{k}0", "{k}1"] {
+            assert_eq!(owner_of_key(&mut at_target, key), "");
+        }
     });
 }
