@@ -320,7 +320,8 @@ fn on_lost_gets_the_terminal_when_it_reads_from_it() {
 fn the_progress_line_is_redrawn_and_erased() {
     let server = server();
     call!(server.client(), "GPULOCK.ACQUIRE", "k", "other", "EX", 600);
-    let program = "stty columns 200; $GPULOCK run --key k -- echo done";
+    let program =
+        "export TERM=xterm; stty columns 200; $GPULOCK run --key k -- echo done";
     let mut terminal = in_terminal(&server, program);
     let screen = |terminal: &Typed| {
         String::from_utf8_lossy(&fs::read(terminal.run.path("out")).expect("a file"))
