@@ -14,6 +14,7 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use crate::act::reservation::RESERVED;
 use crate::clock::{self, Moment};
+use crate::locks::Variable;
 use crate::run::environment::Environment;
 use crate::run::process_group::ProcessGroup;
 use crate::run::stderr::write_line_if_ready;
@@ -62,12 +63,7 @@ pub(crate) fn start(
     helper.arg("--").args(command);
     // The locks in the environment of the command are not those of a reservation.
     helper.env_remove(RESERVED);
-    for (name, value) in secret_variables().iter().chain(env) {
-        match value {
-            Some(value) => helper.env(name, value),
-            None => helper.env_remove(name),
-        };
-    }
+    change_environment(&mut helper, secret_variables().iter().chain(env));
     let child = helper.process_group(0).spawn().context("failed to start a process")?;
     Ok(ProcessGroup::led_by(Pid::from_raw(child.id().cast_signed())))
 }
@@ -94,15 +90,29 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(execute(&args.command)))
 }
 
-/// Replaces this process with the command, which starts with no signals blocked. Returns the
-/// status of a shell if that fails.
+/// Replaces this process with the command, which starts with no signals blocked and without
+/// passwords in its environment. Returns the status of a shell if that fails.
 pub(crate) fn execute(command: &[OsString]) -> u8 {
     let Some((program, rest)) = command.split_first() else { return NOT_FOUND };
-    let error = Command::new(program).args(rest).exec();
+    let mut command = Command::new(program);
+    change_environment(&mut command, &secret_variables());
+    let error = command.args(rest).exec();
     let name = program.display();
     write_line_if_ready(&format!("failed to start {name}: {error}"));
     match error.kind() {
         ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_EXECUTABLE,
+    }
+}
+
+fn change_environment<'a>(
+    command: &mut Command,
+    changes: impl IntoIterator<Item = &'a Variable>,
+) {
+    for (name, value) in changes {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
     }
 }

@@ -188,3 +188,18 @@ fn an_inner_run_has_the_status_of_a_shell_for_a_missing_command() {
         run.err()
     );
 }
+
+#[test]
+fn the_command_of_an_inner_run_gets_no_password() {
+    let server = server();
+    let rule = "ACL SETUSER worker on >secret ~* +@all";
+    assert_eq!(server.client().line(rule), "OK");
+    let script = format!(
+        "GPULOCK_URL=redis://worker:secret@127.0.0.1:{} $GPULOCK run --key k --no-wait -- \
+         sh -c 'echo $GPULOCK_URL'",
+        server.port()
+    );
+    let url = output(&server, &["--key", "k"], &script);
+    assert!(url.starts_with("redis://"), "{url}");
+    assert!(!url.contains("secret"), "{url}");
+}
