@@ -15,7 +15,9 @@ use tmux::Tmux;
 /// A server with these locks.
 fn with_locks(server: &Server) {
     let mut client = server.client();
-    for key in ["{node7}:gpu:0", "{node7}:gpu:1", "a b'c$", "it,em", "line\nfeed"] {
+    for key in
+        ["{node7}:gpu:0", "{node7}:gpu:1", "a b'c$", "it,em", r"w\x\:y$z", "line\nfeed"]
+    {
         call!(client, "GPULOCK.ACQUIRE", key, "asr-7f3a", "EX", 36_000);
     }
     call!(client, "GPULOCK.ACQUIRE", b"\xff".as_slice(), "me");
@@ -34,7 +36,7 @@ fn every_argument_that_is_a_key_has_the_keys_as_candidates() {
     on_every_server(|flavour| {
         let server = flavour.start();
         with_locks(&server);
-        let all = ["{node7}:gpu:0", "{node7}:gpu:1", "a b'c$", "it,em"];
+        let all = ["{node7}:gpu:0", "{node7}:gpu:1", "a b'c$", "it,em", r"w\x\:y$z"];
         let node = &all[..2];
         let cases: &[&[&str]] = &[
             &["inspect"],
@@ -58,7 +60,9 @@ fn every_argument_that_is_a_key_has_the_keys_as_candidates() {
             assert_eq!(candidates(&server, &[words, &["*"][..]].concat()), [""; 0]);
         }
         // A key with a comma cannot be given here.
-        assert_eq!(candidates(&server, &["run", "--keys", ""]), &all[..3]);
+        let without_comma: Vec<_> =
+            all.into_iter().filter(|key| !key.contains(',')).collect();
+        assert_eq!(candidates(&server, &["run", "--keys", ""]), without_comma);
         let two = candidates(&server, &["run", "--keys", "{node7}:gpu:0,{node7}:gpu:1"]);
         assert_eq!(two, ["{node7}:gpu:0,{node7}:gpu:1"]);
         assert_eq!(candidates(&server, &["run", "--key={no"])[0], "--key={node7}:gpu:0");
@@ -159,7 +163,7 @@ fn bash_gets_what_it_inserts_at_the_last_piece_of_a_word() {
         let server = flavour.start();
         with_locks(&server);
         #[rustfmt::skip]
-        let cases: [(&str, &[&str], &[&str]); 9] = [
+        let cases: [(&str, &[&str], &[&str]); 10] = [
             ("gpulock ins", &["ins"], &["inspect"]),
             ("gpulock inspect {", &["inspect", "{"], &["{node7}:gpu:0", "{node7}:gpu:1"]),
             ("gpulock inspect {node7}:gpu:", &["inspect", "{node7}", ":", "gpu", ":"],
@@ -169,8 +173,10 @@ fn bash_gets_what_it_inserts_at_the_last_piece_of_a_word() {
             ("gpulock run --key={", &["run", "--key", "=", "{"],
                 &["{node7}:gpu:0", "{node7}:gpu:1"]),
             ("gpulock run --key=", &["run", "--key", "="],
-                &["{node7}:gpu:0", "{node7}:gpu:1", r"a\ b\'c\$", "it,em"]),
-            ("gpulock inspect 'a b", &["inspect", "'a b"], &["a b'c$"]),
+                &["{node7}:gpu:0", "{node7}:gpu:1", r"a\ b\'c\$", "it,em", r"w\\x\\:y\$z"]),
+            ("gpulock inspect 'a b", &["inspect", "'a b"], &[r"a b'\''c$"]),
+            ("gpulock run --key=\"{", &["run", "--key", "=", "\"{"],
+                &["{node7}:gpu:0", "{node7}:gpu:1"]),
             ("gpulock inspect '{node7}:", &["inspect", "'{node7}:"],
                 &["{node7}:gpu:0", "{node7}:gpu:1"]),
             ("gpulock inspect {node7}:gpu:0 ", &["inspect", "{node7}", ":", "gpu", ":", "0", ""],
@@ -178,6 +184,51 @@ fn bash_gets_what_it_inserts_at_the_last_piece_of_a_word() {
         ];
         for (line, words, expected) in cases {
             assert_eq!(in_bash(&server, line, words), expected, "{line}");
+        }
+    });
+}
+
+/// Keys that would run a command, or be another word, if they were inserted as they are.
+const HOSTILE: [&str; 7] = [
+    "h$(touch ran)",
+    "h`touch ran`",
+    "h\"; touch ran; \"",
+    "h'; touch ran; '",
+    r"h\'; touch ran; \'",
+    r"h\\tail",
+    "h!!&;*",
+];
+
+#[test]
+fn bash_inserts_what_it_reads_as_the_key_within_quotes_too() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        for key in HOSTILE {
+            call!(client, "GPULOCK.ACQUIRE", key, "me", "EX", 36_000);
+        }
+        for quote in ["", "'", "\""] {
+            let word = format!("{quote}h");
+            let inserted =
+                in_bash(&server, &format!("gpulock inspect {word}"), &["inspect", &word]);
+            let mut read: Vec<String> = inserted
+                .iter()
+                .map(|text| {
+                    let script = format!("printf %s {quote}{text}{quote}");
+                    let mut bash = Command::new("bash");
+                    let bash =
+                        bash.args(["--norc", "-c", &script]).current_dir(server.dir());
+                    Invocation::from(bash.output().unwrap()).out
+                })
+                .collect();
+            read.sort();
+            // Within double quotes, the history cannot be escaped.
+            let is_expected = |key: &&str| quote != "\"" || !key.contains('!');
+            let mut expected: Vec<&str> =
+                HOSTILE.into_iter().filter(is_expected).collect();
+            expected.sort_unstable();
+            assert_eq!(read, expected, "{inserted:?}");
+            assert!(!server.dir().join("ran").exists(), "{inserted:?}");
         }
     });
 }
@@ -221,6 +272,9 @@ fn bash_completes_with_the_tab_key() {
         ("gpulock queue {no",              "gpulock queue {node7}:gpu:"),
         ("gpulock ls '{no",                "gpulock ls '{node7}:gpu:"),
         ("gpulock stats a",                r"gpulock stats a\ b\'c\$"),
+        ("gpulock stats 'a",               r"gpulock stats 'a b'\''c$'"),
+        (r"gpulock stats 'a b'\''",        r"gpulock stats 'a b'\''c$'"),
+        ("gpulock stats \"w",              r#"gpulock stats "w\\x\\:y\$z""#),
         ("gpulock run --keys i,{no",       "gpulock run --keys i,{node7}:gpu:"),
         ("gpulock run --key k -- cat /etc/passw", "gpulock run --key k -- cat /etc/passwd"),
     ];
@@ -236,6 +290,7 @@ fn zsh_completes_with_the_tab_key() {
         (r"gpulock queue \{no",             r"gpulock queue \{node7\}:gpu:"),
         ("gpulock ls '{no",                 "gpulock ls '{node7}:gpu:"),
         ("gpulock stats a",                 r"gpulock stats a\ b\'c\$"),
+        ("gpulock stats w",                 r"gpulock stats w\\x\\:y\$z"),
         ("gpulock run --key k -- cat /etc/passw", "gpulock run --key k -- cat /etc/passwd"),
     ];
     let source =
@@ -251,6 +306,7 @@ fn fish_completes_with_the_tab_key() {
         (r"gpulock queue \{no",             r"gpulock queue \{node7\}:gpu:"),
         ("gpulock ls '{no",                 "gpulock ls '{node7}:gpu:"),
         ("gpulock stats a",                 r"gpulock stats a\ b\'c\$"),
+        ("gpulock stats w",                 r"gpulock stats w\\x\\:y\$z"),
         ("gpulock run --key k -- cat /etc/passw", "gpulock run --key k -- cat /etc/passwd"),
     ];
     in_shell("fish", "fish --no-config", "gpulock completions fish | source", &cases);

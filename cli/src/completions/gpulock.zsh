@@ -2,7 +2,7 @@
 # Completion for zsh; written by `gpulock completions zsh`.
 
 _gpulock() {
-    local program=${${(Q)words[1]}/#\~/$HOME} line
+    local program=${${(Q)words[1]}/#\~/$HOME} line word
     local -a candidates
     integer dashes=${words[(i)--]}
     # After -- comes another command.
@@ -13,7 +13,9 @@ _gpulock() {
         return
     fi
     for line in ${(f)"$($program __complete -- "${(@Q)words[1,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)"}; do
-        candidates+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+        # A colon ends the word, unless it is escaped.
+        word=${${${line%%$'\t'*}//\\/\\\\}//:/\\:}
+        candidates+=("$word:${line#*$'\t'}")
     done
     _describe gpulock candidates
 }
