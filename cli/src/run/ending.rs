@@ -9,6 +9,24 @@ use nix::unistd::getpgrp;
 
 use crate::run::process_group::status_of_signal;
 
+/// How the command ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// The command's own status.
+    pub(crate) status: u8,
+    /// The interruption that ended it, if one did.
+    pub(crate) interrupt: Option<Interrupt>,
+    /// Why the locks were lost, if they were.
+    pub(crate) lost: Option<String>,
+}
+
+impl End {
+    /// How `gpulock` ends, if the locks were not lost.
+    pub(crate) fn ending(&self) -> Ending {
+        self.interrupt.map_or(Ending::Status(self.status), Ending::Interrupted)
+    }
+}
+
 /// How this process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {

@@ -10,7 +10,8 @@
 //!   that started this one holds them; [`last_look`]: at their GPUs
 //! - [`command`]: starts the command under the locks, and releases them afterwards
 //! - [`child`], [`process_group`], [`terminal`], [`signals`]: the command as a job;
-//!   [`process_tree`], [`processes`]: everything that it started
+//!   [`process_tree`], [`processes`]: everything that it started; [`readers`], [`drain`]: what
+//!   reads its output after its end
 //! - [`supervisor`]: while it runs; [`deadlines`]: when it must end; [`terminate`]: kills it;
 //!   [`watchdog`]: kills it if this process cannot
 //! - [`foreign_use`]: reports processes that use its GPUs without a lock ([`gpu_users`])
@@ -28,6 +29,7 @@ pub(crate) mod child;
 mod command;
 mod deadlines;
 pub(crate) mod discover;
+mod drain;
 pub(crate) mod ending;
 pub(crate) mod environment;
 pub(crate) mod event_log;
@@ -43,6 +45,7 @@ mod process_group;
 mod process_tree;
 mod processes;
 mod progress;
+mod readers;
 mod renewal;
 pub(crate) mod session;
 pub(crate) mod signals;

@@ -63,6 +63,11 @@ impl ProcessGroup {
         Signal::try_from(stopped.stopping_signal()?).ok()
     }
 
+    /// Whether the leader has ended.
+    pub(crate) fn has_ended(self) -> bool {
+        self.ended().is_some()
+    }
+
     fn ended(self) -> Option<WaitIdStatus> {
         self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
     }

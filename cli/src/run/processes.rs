@@ -3,12 +3,19 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use crate::clock::Moment;
+
+/// The flag `PF_EXITING` of the kernel.
+const EXITING: i32 = 0x4;
 
 /// Checks that `/proc` shows the processes of this process's own PID namespace. Otherwise the
 /// numbers in it mean other processes.
@@ -40,6 +47,8 @@ pub(crate) struct Process {
     pub(crate) started: u64,
     /// It has ended and was not reaped yet.
     pub(crate) is_dead: bool,
+    /// It has ended already, except for the rest of its work in the kernel.
+    pub(crate) is_ending: bool,
     /// It is executing another program at this moment, or is another user's.
     pub(crate) is_in_exec: bool,
     /// It was started without any environment variable.
@@ -74,6 +83,7 @@ impl Process {
             started: fields.get(19)?.parse().ok()?,
             // The first thread may have ended while others go on.
             is_dead: matches!(*fields.first()?, "Z" | "X") && number(17)? < 2,
+            is_ending: number(6)? & EXITING != 0 && number(17)? < 2,
             // The addresses at which its environment begins and ends.
             is_in_exec: *fields.get(48)? == "0",
             has_no_environment: fields.get(47)? == fields.get(48)?,
@@ -86,16 +96,28 @@ impl Process {
     /// # Errors
     /// If the process is gone, or another user's.
     pub(crate) fn environment(&self) -> io::Result<Vec<u8>> {
-        let folder = format!("/proc/{}", self.pid);
-        let of_process = fs::read(format!("{folder}/environ"));
+        let folder = self.folder();
+        let of_process = fs::read(folder.join("environ"));
         if is_readable(&of_process) {
             return of_process;
         }
         // The first thread may have ended while others go on.
-        let threads =
-            fs::read_dir(format!("{folder}/task")).into_iter().flatten().flatten();
+        let threads = fs::read_dir(folder.join("task")).into_iter().flatten().flatten();
         let of_threads = threads.map(|thread| fs::read(thread.path().join("environ")));
         of_threads.into_iter().find(is_readable).unwrap_or(of_process)
+    }
+
+    /// Its folder in `/proc`.
+    pub(crate) fn folder(&self) -> PathBuf {
+        format!("/proc/{}", self.pid).into()
+    }
+
+    /// The time since its start.
+    pub(crate) fn age(&self, now: Moment) -> Duration {
+        // USER_HZ is 100 on all architectures except Alpha and IA-64.
+        const TICK: Duration = Duration::from_millis(10);
+        let ticks = u32::try_from(self.started).unwrap_or(u32::MAX);
+        now.saturating_sub(TICK.saturating_mul(ticks))
     }
 
     /// Whether its parent is this process.
@@ -105,7 +127,7 @@ impl Process {
 
     /// The name of its program.
     pub(crate) fn name(&self) -> String {
-        let name = fs::read(format!("/proc/{}/comm", self.pid));
+        let name = fs::read(self.folder().join("comm"));
         String::from_utf8_lossy(&name.unwrap_or_default()).trim_end().to_owned()
     }
 
@@ -126,6 +148,13 @@ impl Process {
             }
             Ok(_) | Err(_) => {}
         }
+    }
+
+    /// Whether it has not ended, and is not about to end, in the meantime.
+    pub(crate) fn is_running(&self) -> bool {
+        Self::of(self.pid).is_some_and(|other| {
+            other.started == self.started && !other.is_dead && !other.is_ending
+        })
     }
 
     fn still_exists(&self) -> bool {

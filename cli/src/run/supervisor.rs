@@ -12,10 +12,12 @@ use crate::exit;
 use crate::human::Span;
 use crate::run::Event;
 use crate::run::deadlines::{Deadlines, LastContact};
-use crate::run::ending::{Ending, Interrupt};
+use crate::run::drain::Drain;
+use crate::run::ending::{End, Interrupt};
 use crate::run::event_log::EventLog;
 use crate::run::process_group::{Change, ProcessGroup};
 use crate::run::process_tree::ProcessTree;
+use crate::run::readers::Remaining;
 use crate::run::stderr::Stderr;
 use crate::run::terminal::Terminal;
 use crate::run::terminate::Termination;
@@ -48,6 +50,8 @@ pub(crate) struct Supervisor {
     interrupt: Option<Interrupt>,
     /// The signals that this process received and sent to the command.
     forwarded: SigSet,
+    /// The processes that it left running, while some of them read its output.
+    drain: Option<Drain>,
     termination: Option<Termination>,
     /// Why the locks were lost.
     lost: Option<String>,
@@ -55,24 +59,6 @@ pub(crate) struct Supervisor {
     server_error: Option<String>,
     /// Whether processes that the command left running are being terminated.
     has_survivors: bool,
-}
-
-/// How the command ended.
-#[derive(Debug)]
-pub(crate) struct End {
-    /// The command's own status.
-    pub(crate) status: u8,
-    /// The interruption that ended it, if one did.
-    pub(crate) interrupt: Option<Interrupt>,
-    /// Why the locks were lost, if they were.
-    pub(crate) lost: Option<String>,
-}
-
-impl End {
-    /// How `gpulock` ends, if the locks were not lost.
-    pub(crate) fn ending(&self) -> Ending {
-        self.interrupt.map_or(Ending::Status(self.status), Ending::Interrupted)
-    }
 }
 
 impl Supervisor {
@@ -99,6 +85,7 @@ impl Supervisor {
             status: None,
             interrupt: None,
             forwarded: SigSet::empty(),
+            drain: None,
             termination: None,
             lost: None,
             server_error: None,
@@ -116,12 +103,11 @@ impl Supervisor {
             self.check_term_deadline();
             if let Some(status) = self.status {
                 if self.processes.is_empty() {
-                    self.terminal.take_back(self.group);
                     self.watchdog.dismiss();
                     self.group.give_up();
                     return End { status, interrupt: self.interrupt, lost: self.lost };
                 }
-                self.terminate_survivors();
+                self.end_survivors();
             }
             self.advance_termination();
             self.check_watchdog();
@@ -134,6 +120,9 @@ impl Supervisor {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Signal(Signal::SIGCHLD) => {}
+            Event::Signal(signal) if self.has_only_survivors() => {
+                self.handle_while_draining(signal)
+            }
             // The SIGCONT of the shell's `fg` may arrive after another Control-Z: do not undo
             // that.
             Event::Signal(Signal::SIGCONT)
@@ -178,9 +167,12 @@ impl Supervisor {
                 Some(Change::Ended { status, signal }) => {
                     self.status = Some(status);
                     let has_terminal = self.terminal.is_given_to(self.group);
-                    self.interrupt = signal.and_then(|signal| {
+                    let interrupt = signal.and_then(|signal| {
                         Interrupt::of(signal, &self.forwarded, has_terminal)
                     });
+                    self.interrupt = interrupt.or(self.interrupt);
+                    // Signals of the terminal are for the processes that wait for the end.
+                    self.terminal.take_back(self.group);
                 }
                 // A stopped process handles TERM only after CONT.
                 Some(Change::Stopped(_)) if self.termination.is_some() => {
@@ -209,19 +201,61 @@ impl Supervisor {
         }
     }
 
+    /// Whether the command has ended, and what it left running is not terminated yet.
+    fn has_only_survivors(&self) -> bool {
+        self.termination.is_none() && (self.status.is_some() || self.group.has_ended())
+    }
+
+    /// Handles a signal when the command has ended already. The processes that read its output
+    /// are not stopped by Control-Z: they need little time.
+    fn handle_while_draining(&mut self, signal: Signal) {
+        if matches!(signal, Signal::SIGTSTP | Signal::SIGCONT) {
+            return;
+        }
+        self.group.signal(signal);
+        if Drain::is_ended_by(signal) {
+            self.interrupt =
+                Interrupt::of(signal, &SigSet::empty(), false).or(self.interrupt);
+            self.terminate_by(Deadlines::of_survivors(clock::now()));
+        }
+    }
+
+    /// Lets the processes that read the command's output finish, and terminates the others.
+    fn end_survivors(&mut self) {
+        if self.termination.is_some() {
+            self.terminate_survivors();
+            return;
+        }
+        let now = clock::now();
+        let remaining = Remaining::of(self.processes.alive(), now);
+        let drain = self.drain.get_or_insert_with(|| Drain::since(now));
+        self.termination = drain.advance(now, &remaining);
+        if !remaining.others.is_empty() || self.termination.is_some() {
+            self.report_survivors();
+        }
+    }
+
     fn terminate_survivors(&mut self) {
+        self.report_survivors();
+        self.terminate_by(Deadlines::of_survivors(clock::now()));
+    }
+
+    fn report_survivors(&mut self) {
         if !self.has_survivors {
             self.has_survivors = true;
-            self.terminate_by(Deadlines::of_survivors(clock::now()));
             self.stderr.info("terminating the processes that the command left running");
         }
     }
 
-    /// Continues the command, unless its locks may be lost.
+    /// Continues the command, unless its locks may be lost. Once it has ended, it does not get
+    /// the terminal any more.
     fn resume(&mut self) {
         self.check_term_deadline();
         self.advance_termination();
-        self.terminal.resume(self.group);
+        match self.status {
+            None => self.terminal.resume(self.group),
+            Some(_) => self.group.signal(Signal::SIGCONT),
+        }
     }
 
     fn check_term_deadline(&mut self) {
@@ -302,7 +336,10 @@ impl Supervisor {
                     None => deadlines.kill.min(self.contact.deadlines().term),
                 }
             }
-            None => deadlines.term,
+            None => self
+                .drain
+                .as_ref()
+                .map_or(deadlines.term, |drain| drain.next(now).min(deadlines.term)),
         };
         next.saturating_sub(now).min(TICK)
     }

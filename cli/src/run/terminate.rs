@@ -31,6 +31,11 @@ impl Termination {
         Self { deadlines, term_sent, killed_at, survivors_reported }
     }
 
+    /// Continues a termination in which TERM was sent already.
+    pub(crate) fn continued(deadlines: Deadlines) -> Self {
+        Self { term_sent: true, ..Self::by(deadlines) }
+    }
+
     /// Sends TERM the first time, and KILL each time after the deadline.
     pub(crate) fn advance(
         &mut self,

@@ -7,6 +7,7 @@
 //! - [`deadlines`]: the command is dead before another owner gets its lock
 //! - [`nested`]: a run inside a run
 //! - [`notice`]: the holder is asked to release its lock
+//! - [`drain`]: processes that read the command's output
 //! - [`lost`]: what else happens when a lock is lost; [`survivors`]: processes that the command
 //!   left running; [`watchdog`]: `gpulock` or the watchdog is killed or stopped
 //! - [`reconnect`], [`role_change`]: failures that the command does not notice
@@ -29,6 +30,7 @@
 mod amd;
 mod contention;
 mod deadlines;
+mod drain;
 mod events;
 mod exit_status;
 mod foreign_use;
