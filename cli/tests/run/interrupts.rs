@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::runner::{
     TIMEOUT, builder, gpulock_run, send, status_of, wait_dead, wait_state,
 };
-use crate::terminal::{Typed, in_terminal};
+use crate::terminal::{Typed, in_terminal, wait_foreground};
 
 const CONTROL_C: &str = "\x03";
 const CONTROL_BACKSLASH: &str = "\x1c";
@@ -158,19 +158,9 @@ fn control_c_ends_the_script_while_a_reader_finishes() {
     let mut script = Script::start(&server, SCRIPTS[0], job);
     wait_dead(script.terminal.run.number("pid"));
     let job = script.terminal.run.number("job_pid");
-    wait_until(TIMEOUT, "gpulock to have the terminal", || {
-        let (group, foreground) = groups(job);
-        group == foreground
-    });
+    wait_foreground(job);
     script.terminal.types(CONTROL_C);
     assert!(!script.goes_on());
-}
-
-/// The process group of a process, and that of its terminal.
-fn groups(pid: u32) -> (String, String) {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split(' ').collect();
-    (fields[3].to_owned(), fields[6].to_owned())
 }
 
 /// It does not come from the terminal, so only the command is interrupted.

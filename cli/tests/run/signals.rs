@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::runner::{
     Runner, TIMEOUT, builder, gpulock_run, send, state, status_of, wait_dead, wait_state,
 };
-use crate::terminal::{Typed, in_terminal};
+use crate::terminal::{Typed, in_terminal, wait_foreground};
 
 fn server() -> Server {
     servers()[0].server().start()
@@ -214,6 +214,7 @@ fn a_shell_can_stop_and_resume_the_job() {
     let command = terminal.run.number("pid");
     let parent: u32 = status_of(command, "PPid:").parse().expect("a number");
     for _ in 0..2 {
+        wait_foreground(command);
         // Control-Z.
         terminal.types("\x1a");
         wait_state(command, "T");
@@ -271,6 +272,7 @@ fn control_z_is_ignored_without_a_shell() {
     let program = format!("exec $GPULOCK run --key k --lease 6s -- sh -c '{script}'");
     let mut terminal = in_terminal(&server, &program);
     let command = terminal.run.number("pid");
+    wait_foreground(command);
     terminal.types("\x1a");
     let mut client = server.client();
     wait_until(TIMEOUT, "twice the length of the lease", || {

@@ -1,11 +1,12 @@
 //! A program in a terminal, for keys that are typed there.
 
+use std::fs;
 use std::io::Write;
 use std::process::{ChildStdin, Command, Stdio};
 
-use gpulock_testkit::Server;
+use gpulock_testkit::{Server, wait_until};
 
-use crate::runner::{Runner, builder};
+use crate::runner::{Runner, TIMEOUT, builder};
 
 /// A program in a terminal, provided by `script` of util-linux.
 pub(crate) struct Typed {
@@ -34,4 +35,16 @@ impl Typed {
     pub(crate) fn types(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).expect("a terminal");
     }
+}
+
+/// Waits until a process is in the foreground process group of its terminal.
+#[track_caller]
+pub(crate) fn wait_foreground(pid: u32) {
+    wait_until(TIMEOUT, format!("process {pid} to have the terminal"), || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+        let after_name = stat.rsplit(") ").next().expect("fields");
+        let fields: Vec<&str> = after_name.split(' ').collect();
+        let [_, _, group, _, _, foreground, ..] = fields[..] else { panic!("{stat}") };
+        group == foreground
+    });
 }
