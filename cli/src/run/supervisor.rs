@@ -50,6 +50,8 @@ pub(crate) struct Supervisor {
     interrupt: Option<Interrupt>,
     /// The signals that this process received and sent to the command.
     forwarded: SigSet,
+    /// When this process was last continued after Control-Z. Its SIGCONT is still to come.
+    continued: Option<Moment>,
     /// The processes that it left running, while some of them read its output.
     drain: Option<Drain>,
     termination: Option<Termination>,
@@ -85,6 +87,7 @@ impl Supervisor {
             status: None,
             interrupt: None,
             forwarded: SigSet::empty(),
+            continued: None,
             drain: None,
             termination: None,
             lost: None,
@@ -125,6 +128,7 @@ impl Supervisor {
             }
             // The SIGCONT of the shell's `fg` may arrive after another Control-Z: do not undo
             // that.
+            Event::Signal(Signal::SIGCONT) if self.was_just_continued() => {}
             Event::Signal(Signal::SIGCONT)
                 if self.terminal.has_pending_stop(self.group) => {}
             Event::Signal(Signal::SIGCONT) => self.resume(),
@@ -180,11 +184,18 @@ impl Supervisor {
                 }
                 Some(Change::Stopped(signal)) => {
                     if self.terminal.handle_stop(self.group, signal) {
+                        self.continued = (signal == Signal::SIGTSTP).then(clock::now);
                         self.resume();
                     }
                 }
             }
         }
+    }
+
+    /// Whether a SIGCONT is the one that continued this process, and the command with it.
+    fn was_just_continued(&mut self) -> bool {
+        let continued = self.continued.take();
+        continued.is_some_and(|at| clock::now().saturating_sub(at) < TICK)
     }
 
     /// Restarts the watchdog if it was killed: not too often, in case each one is killed at
