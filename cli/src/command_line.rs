@@ -49,7 +49,11 @@ pub(crate) fn command() -> clap::Command {
 }
 
 fn try_parse(args: &[OsString]) -> Result<Cli, Error> {
-    let matches = match command().try_get_matches_from(args) {
+    // Without the text that only the help needs: to compose it takes as long as to parse.
+    let matches = match Cli::command().try_get_matches_from(args) {
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            command().try_get_matches_from(args)?
+        }
         Err(error) if error.kind() == ErrorKind::UnknownArgument => {
             return Err(with_tip(error, args));
         }
