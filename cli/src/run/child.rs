@@ -78,8 +78,7 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     if getppid() != Pid::from_raw(args.parent) {
         bail!("the parent process is gone");
     }
-    // Signals that came in the meantime take effect now.
-    SigSet::empty().thread_set_mask().context("failed to unblock signals")?;
+    unblock_signals()?;
     let Some(program) = args.command.first() else { bail!("no command") };
     // This process, or the machine, may have been stopped in the meantime.
     if clock::now() >= Duration::from_millis(args.latest_start) {
@@ -90,8 +89,17 @@ pub(crate) fn become_command(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(execute(&args.command)))
 }
 
-/// Replaces this process with the command, which starts with no signals blocked and without
-/// passwords in its environment. Returns the status of a shell if that fails.
+/// Unblocks all signals, so that the command starts with none blocked. Signals that came in the
+/// meantime take effect now.
+///
+/// # Errors
+/// If that fails.
+pub(crate) fn unblock_signals() -> Result<()> {
+    SigSet::empty().thread_set_mask().context("failed to unblock signals")
+}
+
+/// Replaces this process with the command, which inherits the blocked signals, but no passwords.
+/// Returns the status of a shell if that fails.
 pub(crate) fn execute(command: &[OsString]) -> u8 {
     let Some((program, rest)) = command.split_first() else { return NOT_FOUND };
     let mut command = Command::new(program);

@@ -14,6 +14,9 @@ pub(crate) const KEYS: &str = "GPULOCK_KEYS";
 /// The variable that contains the tokens, separated by commas.
 pub(crate) const TOKENS: &str = "GPULOCK_TOKENS";
 
+/// The variable that contains the reason of a loss.
+pub(crate) const LOST: &str = "GPULOCK_LOST";
+
 /// What the command does not inherit from `gpulock` as it is.
 pub(crate) type Environment = Vec<Variable>;
 
@@ -26,6 +29,8 @@ pub(crate) fn of(owner: &str, locks: &[Lock], variables: &Variables) -> Environm
         set(OWNER, owner.into()),
         set(KEYS, OsString::from_vec(keys.join(&b','))),
         set(TOKENS, tokens.join(",").into()),
+        // Inherited if this process was started by `--on-lost`.
+        (LOST.to_owned(), None),
     ];
     all.extend(variables.of(locks));
     all

@@ -14,7 +14,7 @@ use crate::act::reservation;
 use crate::connection::Connection;
 use crate::locks::{HeldLock, Lock, LockRequest, still_held};
 use crate::run::ending::Ending;
-use crate::run::environment::{KEYS, OWNER, TOKENS};
+use crate::run::environment::{KEYS, LOST, OWNER, TOKENS};
 use crate::run::stderr::Stderr;
 use crate::run::{Event, child, waiting};
 use crate::text::Text;
@@ -37,9 +37,13 @@ pub(super) enum Relation {
 }
 
 impl OuterHold {
-    /// Reads the environment. None: there is no such run, or its variables are ambiguous,
-    /// because a key contains a comma.
+    /// Reads the environment. None: there is no such run, or its locks were lost, or its
+    /// variables are ambiguous, because a key contains a comma.
     pub(crate) fn of_environment() -> Option<Self> {
+        // `--on-lost` is not terminated when the remaining locks end.
+        if env::var_os(LOST).is_some() {
+            return None;
+        }
         let (keys, tokens) = (env::var_os(KEYS)?, env::var(TOKENS).ok()?);
         Self::parse(keys.as_bytes(), &tokens, env::var(OWNER).ok()?)
     }
@@ -89,7 +93,7 @@ impl OuterHold {
 /// has come in the meantime. Returns if that fails.
 ///
 /// # Errors
-/// If this process cannot be stopped by a signal.
+/// If this process cannot be stopped by a signal, or the signals cannot be unblocked.
 pub(super) fn execute(
     command: &[OsString],
     stderr: &Stderr,
@@ -102,6 +106,8 @@ pub(super) fn execute(
         ));
     }
     stderr.flush();
+    // Before the events are read: from now on signals take effect at once, and none is lost.
+    child::unblock_signals()?;
     for event in events.try_iter() {
         if let Event::Signal(signal) = event
             && let Some(signal) = waiting::handle_signal(signal, stderr)?

@@ -10,7 +10,7 @@ use crate::clock::Moment;
 use crate::run::Event;
 use crate::run::child;
 use crate::run::ending::Interrupt;
-use crate::run::environment::Environment;
+use crate::run::environment::{Environment, LOST};
 use crate::run::process_group::Change;
 use crate::run::terminal::Terminal;
 
@@ -25,7 +25,7 @@ pub(crate) fn run(
     why: &str,
     events: &Receiver<Event>,
 ) -> Result<Option<Interrupt>> {
-    env.push(("GPULOCK_LOST".to_owned(), Some(why.into())));
+    env.push((LOST.to_owned(), Some(why.into())));
     let shell = ["sh".into(), "-c".into(), command.clone()];
     let group = child::start(&shell, &env, Moment::MAX)?;
     let terminal = Terminal::open();

@@ -41,6 +41,26 @@ fn a_forced_release_or_del_terminates_the_command() {
     assert_eq!(server.info_int("gpulock", "gpulock_ownership_violations"), 0);
 }
 
+#[test]
+fn on_lost_gets_no_passwords() {
+    let server = server();
+    let mut admin = server.client();
+    call!(admin, "CONFIG", "SET", "requirepass", "secret");
+    let url = format!("redis://:secret@127.0.0.1:{}", server.port());
+    let args = ["--key", "k", "--on-lost", "env >lost", "--", "sh", "-c", ENDS];
+    let set = [("GPULOCK_URL", &*url), ("REDISCLI_AUTH", "secret")];
+    let run = gpulock_run(&server, &args).with(|command| {
+        command.envs(set);
+    });
+    let mut run = run.start();
+    run.line("pid");
+    call!(admin, "GPULOCK.FORCERELEASE", "k");
+    assert_eq!(run.status(), 76);
+    let env = run.line("lost");
+    assert!(env.contains("GPULOCK_KEYS=k\n"), "{env}");
+    assert!(!env.contains("secret"), "{env}");
+}
+
 /// As if a late call of the owner were executed.
 #[test]
 fn a_lock_that_was_released_and_granted_again_is_lost() {

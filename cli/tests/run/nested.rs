@@ -4,7 +4,7 @@
 use gpulock_testkit::{Server, call, on_every_server, servers, wait_until};
 use nix::sys::signal::Signal;
 
-use crate::runner::{Builder, Runner, TIMEOUT, gpulock_run, wait_dead};
+use crate::runner::{Builder, Runner, TIMEOUT, gpulock_run, send, wait_dead};
 
 const GPULOCK: &str = env!("CARGO_BIN_EXE_gpulock");
 
@@ -202,4 +202,36 @@ fn the_command_of_an_inner_run_gets_no_password() {
     let url = output(&server, &["--key", "k"], &script);
     assert!(url.starts_with("redis://"), "{url}");
     assert!(!url.contains("secret"), "{url}");
+}
+
+#[test]
+fn signals_reach_the_command_of_the_inner_run() {
+    for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let server = server();
+        let script = "$GPULOCK run --key k -- sh -c 'echo $$ >pid; exec sleep 600'; \
+                      echo $? >status";
+        let mut run = outer(&server, &["--key", "k"], script).start();
+        let pid = run.number("pid");
+        send(pid, signal);
+        wait_dead(pid);
+        assert_eq!(run.line("status"), status.to_string(), "{signal}");
+        assert_eq!(run.status(), 0, "{}", run.err());
+    }
+}
+
+/// Nothing terminates `--on-lost` when the remaining lock ends.
+#[test]
+fn a_run_in_on_lost_does_not_use_the_remaining_locks() {
+    let server = server();
+    let mut admin = server.client();
+    let on_lost = "$GPULOCK run --key k --no-wait -- touch ran; echo $? >status";
+    let args = ["--keys", "k,l", "-n", "2", "--grace", "60s", "--on-lost", on_lost];
+    let mut run = outer(&server, &args, "echo $$ >pid; exec sleep 600").start();
+    run.line("pid");
+    // The remaining lock stays held.
+    call!(admin, "ACL", "SETUSER", "default", "-gpulock.release");
+    call!(admin, "GPULOCK.FORCERELEASE", "l");
+    assert_eq!(run.status(), 76);
+    assert_eq!(run.line("status"), "75");
+    assert!(!run.path("ran").exists());
 }
