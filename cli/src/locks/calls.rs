@@ -71,6 +71,11 @@ pub(crate) struct Notice {
 }
 
 impl HeldLock {
+    /// Whether the server adopted the hold and reports the token that is known.
+    pub(crate) fn is_adopted_as_known(&self) -> bool {
+        self.is_adopted && self.token == Some(self.lock.token)
+    }
+
     /// Whether the server reports another token than the one that is known.
     pub(crate) fn has_other_token(&self) -> bool {
         self.token.is_some_and(|token| token != self.lock.token)
@@ -87,7 +92,7 @@ impl LockRequest {
     ) -> RedisResult<Option<Vec<Lock>>> {
         let mut acquire = self.acquire_without_session(wait);
         if self.is_tied {
-            acquire.arg("SESSION").arg("GRACE").arg(millis(self.grace));
+            add_session(&mut acquire, self.grace);
         }
         acquired(&acquire, connection)
     }
@@ -109,11 +114,18 @@ impl LockRequest {
     /// Ends a wait of this owner that may still be in progress on another connection, and gives
     /// up its position, by taking it over for a moment. Releases whatever that grants.
     pub(crate) fn withdraw(&self, connection: &mut Connection) -> Result<()> {
+        let granted = acquired(&self.withdrawal(), connection)?.unwrap_or_default();
+        Ok(release(connection, &self.owner, &granted, "withdrawn")?)
+    }
+
+    /// What it grants ends with the connection: the server may execute the call so late that
+    /// this process is gone.
+    fn withdrawal(&self) -> Cmd {
         let shortest = Some(Duration::from_millis(1));
         let mut acquire = self.acquire_without_session(shortest);
+        add_session(&mut acquire, Duration::ZERO);
         acquire.arg("KEEP").arg(0);
-        let granted = acquired(&acquire, connection)?.unwrap_or_default();
-        Ok(release(connection, &self.owner, &granted, "withdrawn")?)
+        acquire
     }
 
     fn acquire_without_session(&self, wait: Option<Duration>) -> Cmd {
@@ -134,6 +146,11 @@ impl LockRequest {
         }
         acquire
     }
+}
+
+/// Ties the locks to the connection.
+fn add_session(acquire: &mut Cmd, grace: Duration) {
+    acquire.arg("SESSION").arg("GRACE").arg(millis(grace));
 }
 
 /// Renews the leases. None: the owner no longer holds all of the locks. A token in the result
@@ -310,6 +327,33 @@ mod tests {
     fn is_met(request: &LockRequest, by: &[&str]) -> bool {
         let by = keys(by);
         request.is_met_by(|key| by.contains(key))
+    }
+
+    #[test]
+    fn a_withdrawal_leaves_nothing_held_without_its_connection() {
+        let withdrawal = request(1, None).withdrawal().get_packed_command();
+        let withdrawal = String::from_utf8_lossy(&withdrawal).into_owned();
+        assert!(
+            withdrawal.contains("SESSION\r\n$5\r\nGRACE\r\n$1\r\n0\r\n"),
+            "{withdrawal:?}"
+        );
+    }
+
+    #[test]
+    fn an_adopted_hold_without_a_token_is_not_known() {
+        let lock = Lock { key: Text(b"k".to_vec()), token: 7 };
+        let held = |token, is_adopted| HeldLock {
+            lock: lock.clone(),
+            token,
+            is_adopted,
+            has_session: true,
+            lease_left: None,
+            notice: None,
+        };
+        assert!(held(Some(7), true).is_adopted_as_known());
+        assert!(!held(Some(7), false).is_adopted_as_known());
+        assert!(!held(Some(8), true).is_adopted_as_known());
+        assert!(!held(None, true).is_adopted_as_known());
     }
 
     #[test]

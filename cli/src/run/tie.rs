@@ -5,7 +5,7 @@ use redis::RedisError;
 
 use crate::clock;
 use crate::connection::{Connection, is_connection_error};
-use crate::locks::{Lock, LockRequest, extend, still_held};
+use crate::locks::{HeldLock, Lock, LockRequest, extend, still_held};
 use crate::run::Event;
 use crate::run::check::Known;
 use crate::run::session::Worker;
@@ -69,8 +69,7 @@ impl Worker {
         let locks: Vec<Lock> = locks.cloned().collect();
         let held = still_held(connection, &self.request.owner, &locks);
         held.is_ok_and(|held| {
-            held.len() == locks.len()
-                && held.iter().all(|held| held.is_adopted && !held.has_other_token())
+            held.len() == locks.len() && held.iter().all(HeldLock::is_adopted_as_known)
         })
     }
 }
