@@ -14,7 +14,13 @@ impl Adopted {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Whether that happened since the last call.
+    /// Whether that happened, and the locks have not been tied to a connection since.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// The same, and clears the flag: before the tie, so that a renewal can set it again
+    /// meanwhile.
     pub(crate) fn take(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
     }

@@ -1,10 +1,10 @@
 //! The regular check of the locks on the session's connection, and what its replies mean.
 //!
 //! A hold is lost only when the server says so: when the owner of a key is another one, or when
-//! the lock was granted anew, which shows as another token. But the server also assigns another
+//! the lock was granted again, which shows as another token. But the server also assigns another
 //! token when it *adopts* the hold, because it has lost its memory of it and found the key:
 //! after a restart, a role change, a failover. Then the hold has continued, and only its session
-//! is gone, because that is a part of the memory. INSPECT tells the two apart. A replica can
+//! is gone, because that is a part of the memory. INSPECT distinguishes the two. A replica can
 //! neither confirm nor deny a hold: what counts is the reply of a primary.
 
 use std::time::Duration;
@@ -101,7 +101,7 @@ impl Worker {
 
     /// Without INSPECT, other tokens in the reply to a renewal reveal that a session is gone.
     fn unknown_state(&self) -> State {
-        State { is_untied: self.adopted.take(), ..State::default() }
+        State { is_untied: self.adopted.is_set(), ..State::default() }
     }
 
     /// A lock is not ours according to INSPECT. Only a primary decides that, and only a primary
@@ -115,7 +115,7 @@ impl Worker {
         match extend(connection, owner, &known.locks, *lease) {
             Err(error) if is_connection_error(&error) => Err(error),
             Err(error) if is_elsewhere(&error) => Ok(Check::Elsewhere),
-            // If the lock is ours again, it was granted anew.
+            // If the lock is ours again, it was granted again.
             _ => Ok(Check::Lost),
         }
     }
@@ -123,7 +123,7 @@ impl Worker {
 
 /// What INSPECT says about locks that all have our owner.
 ///
-/// If a token differs from the known one, the server has adopted the hold or granted it anew.
+/// If a token differs from the known one, the server has adopted the hold or granted it again.
 /// Only a call of ours can have been granted a lock under our owner, which no other process
 /// has: one of the calls that tie the locks, or one whose reply was lost. Such a grant ended
 /// another hold, so it counts as lost, even if the server adopted it later: hence `is_doubtful`,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_without_a_session_is_tied_anew() {
+    fn a_hold_without_a_session_is_tied_again() {
         assert_eq!(judged(held(None, true, false), false), "untied");
         assert_eq!(judged(held(Some(7), false, false), false), "untied");
         assert_eq!(judged(held(Some(7), true, true), true), "tied");

@@ -17,7 +17,7 @@ pub(super) const MAX_SHOWN: usize = 4;
 const MAX_LOOKED_AT: usize = 32;
 
 /// The first locks of these that are held or reserved: `gpu:0 is held by asr-7f3a for 3m 2s`.
-/// None if there are none any longer.
+/// None if there are no such locks.
 ///
 /// # Errors
 /// If the connection fails, or the user may not call INSPECT.

@@ -96,7 +96,7 @@ impl Session {
         &self.stop
     }
 
-    /// The flag that makes the thread tie the locks anew.
+    /// The flag that makes the thread tie the locks to a connection again.
     pub(crate) fn adopted(&self) -> &Adopted {
         &self.adopted
     }
@@ -164,7 +164,7 @@ impl Worker {
     }
 
     /// Looks at the granted GPUs again when the command is about to be started. False: they are
-    /// not usable any more, and their locks are released.
+    /// no longer usable, and their locks are released.
     fn look_again(
         &self,
         connection: &mut Connection,
@@ -226,7 +226,7 @@ impl Worker {
     /// Reports the result of a check that was sent at `sent`. Returns whether the locks must be
     /// tied to a connection again.
     fn report(&self, sent: Moment, state: State, known: &mut Known) -> bool {
-        self.send(Event::SessionAlive(sent, state.lease_left));
+        self.send(session_event(sent, &state, self.request.grace));
         if let Some(notice) = state.notice
             && let Some(end) = known.new_notice(sent, &notice)
         {
@@ -237,6 +237,7 @@ impl Worker {
 
     fn reconnect(&self, known: &mut Known) -> Reconnected {
         let Some(_not_stopped) = self.stop.delay() else { return Reconnected::Never };
+        let was_adopted = self.adopted.take();
         let sent = clock::now();
         match self.tie(known) {
             Ok(connection) => {
@@ -249,6 +250,9 @@ impl Worker {
                 Reconnected::Never
             }
             Err(TieError::Failed(why)) => {
+                if was_adopted {
+                    self.adopted.set();
+                }
                 self.send(Event::ServerError(why));
                 Reconnected::NotYet
             }
@@ -270,5 +274,34 @@ impl Worker {
     pub(super) fn send(&self, event: Event) {
         // The receiver is gone when the run is over.
         let _gone = self.events.send(event);
+    }
+}
+
+/// What a check that was sent at `sent` reveals about the session. A lock without a session that
+/// ends within a grace period ends like one whose connection broke: this leaves the next tie its
+/// time, before the command is terminated.
+fn session_event(sent: Moment, state: &State, grace: Duration) -> Event {
+    let ends_soon = state.lease_left.is_some_and(|left| left <= grace);
+    match state.is_untied && ends_soon {
+        true => Event::SessionBroken,
+        false => Event::SessionAlive(sent, state.lease_left),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_in_its_grace_period_is_a_broken_session() {
+        let event = |left, is_untied| {
+            let left = Some(Duration::from_secs(left));
+            let state = State { lease_left: left, is_untied, notice: None };
+            session_event(Moment::ZERO, &state, Duration::from_secs(5))
+        };
+        assert!(matches!(event(4, true), Event::SessionBroken));
+        // Adopted by the server, which keeps the lease.
+        assert!(matches!(event(25, true), Event::SessionAlive(_, Some(_))));
+        assert!(matches!(event(4, false), Event::SessionAlive(_, Some(_))));
     }
 }

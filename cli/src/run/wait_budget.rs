@@ -36,7 +36,7 @@ impl WaitOptions {
         }
     }
 
-    /// The message if the locks were not acquired in time; `holders` says who holds them.
+    /// The message if the locks were not acquired in time; `holders` describes the holders.
     pub(crate) fn busy_message(&self, holders: Option<String>) -> String {
         match (self.no_wait, holders) {
             (true, Some(holders)) => holders,
