@@ -231,13 +231,19 @@ pub(crate) fn inspect_all<'a>(
     connection: &mut Connection,
     keys: impl IntoIterator<Item = &'a Text>,
 ) -> Result<Vec<Option<Inspected>>> {
+    let parse = |reply| inspected(none_if_not_a_lock(reply)?.unwrap_or(Value::Nil));
+    inspect_each(connection, keys)?.into_iter().map(parse).collect()
+}
+
+fn inspect_each<'a>(
+    connection: &mut Connection,
+    keys: impl IntoIterator<Item = &'a Text>,
+) -> RedisResult<Vec<RedisResult<Option<Value>>>> {
     let mut inspect = pipe();
     for key in keys {
         inspect.cmd("GPULOCK.INSPECT").arg(&key.0);
     }
-    let replies = connection.query_all::<Option<Value>>(&mut inspect)?;
-    let parse = |reply| inspected(none_if_not_a_lock(reply)?.unwrap_or(Value::Nil));
-    replies.into_iter().map(parse).collect()
+    connection.query_all(&mut inspect)
 }
 
 fn held_lock(lock: Lock, known: Inspected) -> HeldLock {
@@ -259,17 +265,18 @@ fn held_lock(lock: Lock, known: Inspected) -> HeldLock {
 
 /// The first of these keys that is held, with its owner. A key that this user may not inspect
 /// counts as free.
+///
+/// # Errors
+/// If the connection fails, or the server returns any other error.
 pub(crate) fn first_held(
     connection: &mut Connection,
     keys: &[Text],
 ) -> Result<Option<(Text, Option<Text>)>> {
-    let mut inspect = pipe();
-    for key in keys {
-        inspect.cmd("GPULOCK.INSPECT").arg(&key.0);
-    }
-    let replies = connection.query_all::<Option<Value>>(&mut inspect)?;
-    for (key, reply) in keys.iter().zip(replies) {
-        let lock = inspected(reply.ok().flatten().unwrap_or(Value::Nil))?;
+    for (key, reply) in keys.iter().zip(inspect_each(connection, keys)?) {
+        let is_forbidden =
+            reply.as_ref().is_err_and(|error| error.code() == Some("NOPERM"));
+        let reply = if is_forbidden { Ok(None) } else { none_if_not_a_lock(reply) };
+        let lock = inspected(reply?.unwrap_or(Value::Nil))?;
         if let Some(held) = lock.filter(Inspected::is_held) {
             return Ok(Some((key.clone(), held.owner)));
         }

@@ -4,18 +4,16 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use redis::{RedisError, RedisResult};
 
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, is_connection_error};
 use crate::exit;
-use crate::human;
-use crate::locks::{Lock, LockRequest, Targets, extend, first_held, release};
+use crate::locks::{Lock, LockRequest, Targets, extend, release};
 use crate::replies::server_error;
 use crate::run::Event;
 use crate::run::holders;
-use crate::run::nested::Relation;
 use crate::run::session::Worker;
 use crate::run::wait_budget::WaitBudget;
 
@@ -77,15 +75,23 @@ impl Worker {
         let requested = self.request.clone();
         let mut wait = Wait::default();
         while !self.stop.is_set() {
-            match self.acquire_slice(&mut connection, targets, budget) {
+            let slice = match self.acquire_slice(&mut connection, targets, budget) {
                 Ok(Some(grant)) => {
-                    self.check_division(&mut connection, targets, &grant.0)?;
-                    return Ok(Acquired::Granted(connection, grant));
+                    match self.check_division(&mut connection, targets, &grant.0) {
+                        Ok(()) => return Ok(Acquired::Granted(connection, grant)),
+                        // The next attempt includes the granted locks, or they end with the
+                        // session.
+                        Err(error) => Err(error.downcast::<RedisError>()?),
+                    }
                 }
-                Ok(None) if budget.is_spent() => {
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match slice {
+                Ok(()) if budget.is_spent() => {
                     return Ok(self.give_up(&mut connection, &requested, budget));
                 }
-                Ok(None) => wait.has_begun = true,
+                Ok(()) => wait.has_begun = true,
                 Err(error) if !is_temporary(&error, wait.has_begun) => {
                     return Err(server_error(error));
                 }
@@ -113,7 +119,7 @@ impl Worker {
     }
 
     /// Gives up the position, which the last call has kept in case that another one follows, and
-    /// looks who holds the locks. The wait has ended, whether these calls succeed or not.
+    /// finds the holders of the locks. The wait has ended, whether these calls succeed or not.
     fn give_up(
         &self,
         connection: &mut Connection,
@@ -129,48 +135,6 @@ impl Worker {
             let _kept_for_a_while = withdrawn.or_else(|_| requested.withdraw(connection));
         }
         Acquired::NotInTime(holders.unwrap_or_default())
-    }
-
-    /// Releases the locks and fails if a run that divides the same GPUs differently uses one of
-    /// them. Of two such runs at least one notices the other, because both check after the grant.
-    fn check_division(
-        &self,
-        connection: &mut Connection,
-        targets: &Targets,
-        locks: &[Lock],
-    ) -> Result<()> {
-        let foreign = targets.foreign_keys(locks);
-        if foreign.is_empty() {
-            return Ok(());
-        }
-        // If the connection is broken, the session notices it.
-        let held = first_held(connection, &foreign).ok().flatten();
-        let Some((key, owner)) = held else { return Ok(()) };
-        release(connection, &self.request.owner, locks, "divided differently")
-            .map_err(server_error)?;
-        let owner = human::or_unknown(owner);
-        bail!(
-            "{key} is held by {owner}: all runs must divide the GPUs of a pool into the same \
-             number of slots (--pool NAME/N)"
-        );
-    }
-
-    /// Whether the run that started this one holds the locks. Without an answer it does not.
-    /// Reports a wait for that run, because it may never end.
-    fn is_nested(&self, connection: &mut Connection, budget: WaitBudget) -> bool {
-        let Some(outer) = &self.outer else { return false };
-        match outer.relation(connection, &self.request) {
-            Ok(Relation::Holds) => true,
-            Ok(Relation::Blocks(keys)) if !matches!(budget, WaitBudget::NoWait) => {
-                self.send(Event::Note(format!(
-                    "waiting for {keys}, held by the run that started this one ({}): \
-                     not released before this command ends",
-                    outer.owner
-                )));
-                false
-            }
-            _ => false,
-        }
     }
 
     /// The pause after a temporary error. Reports each error reply once.

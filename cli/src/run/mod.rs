@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`args`]: the options; [`help`][]: more for `--help`
 //! - [`discover`]: finds the candidate locks
-//! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`]),
+//! - [`session`]: the thread that acquires the locks ([`acquisition`], [`wait_budget`],
+//!   [`division`]),
 //!   checks them ([`check`]) and keeps them tied to its connection ([`tie`]); [`renewal`]: the
 //!   thread that renews them, [`adopted`]: what the session learns from it; [`stop_flag`]: ends both
 //! - [`waiting`], [`progress`], [`holders`]: until the locks are granted; [`nested`]: if the run
@@ -29,6 +30,7 @@ pub(crate) mod child;
 mod command;
 mod deadlines;
 pub(crate) mod discover;
+mod division;
 mod drain;
 pub(crate) mod ending;
 pub(crate) mod environment;

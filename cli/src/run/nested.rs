@@ -15,7 +15,9 @@ use crate::connection::Connection;
 use crate::locks::{HeldLock, Lock, LockRequest, still_held};
 use crate::run::ending::Ending;
 use crate::run::environment::{KEYS, LOST, OWNER, TOKENS};
+use crate::run::session::Worker;
 use crate::run::stderr::Stderr;
+use crate::run::wait_budget::WaitBudget;
 use crate::run::{Event, child, waiting};
 use crate::text::Text;
 
@@ -28,7 +30,7 @@ pub(crate) struct OuterHold {
 }
 
 /// What the locks of the outer run mean for a request.
-pub(super) enum Relation {
+enum Relation {
     /// They are enough.
     Holds,
     /// The request cannot be met as long as the outer run holds these locks.
@@ -66,7 +68,7 @@ impl OuterHold {
     ///
     /// # Errors
     /// If the connection fails, or the user may not call INSPECT.
-    pub(super) fn relation(
+    fn relation(
         &self,
         connection: &mut Connection,
         request: &LockRequest,
@@ -86,6 +88,30 @@ impl OuterHold {
         }
         let keys = held.iter().map(|held| held.lock.key.to_string());
         Ok(Relation::Blocks(keys.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+impl Worker {
+    /// Whether the run that started this one holds the locks. Without an answer it does not.
+    /// Reports a wait for that run, because it may never end.
+    pub(super) fn is_nested(
+        &self,
+        connection: &mut Connection,
+        budget: WaitBudget,
+    ) -> bool {
+        let Some(outer) = &self.outer else { return false };
+        match outer.relation(connection, &self.request) {
+            Ok(Relation::Holds) => true,
+            Ok(Relation::Blocks(keys)) if !matches!(budget, WaitBudget::NoWait) => {
+                self.send(Event::Note(format!(
+                    "waiting for {keys}, held by the run that started this one ({}): \
+                     not released before this command ends",
+                    outer.owner
+                )));
+                false
+            }
+            _ => false,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Shares of a GPU: `--pool NAME/N` with `--slots` and `--vram`.
 
-use gpulock_testkit::{Server, servers, wait_until};
+use gpulock_testkit::{Server, call, servers, wait_until};
 
 use crate::gpu_host::{Host, key};
+use crate::relay::Relay;
 use crate::runner::{TIMEOUT, waiting};
 
 /// Prints the variables of a command with slots of a GPU.
@@ -133,6 +134,26 @@ fn runs_that_divide_a_gpu_differently_do_not_use_it_together() {
     wait_until(TIMEOUT, "the release", are_held(3));
     ["p", "p/2"].into_iter().for_each(refused);
     drop(last);
+}
+
+/// The connection breaks after the grant, before the check.
+#[test]
+fn a_failed_check_for_other_divisions_is_repeated() {
+    let server = server();
+    let relay = Relay::to(server.port());
+    let host = Host::with("GPU-a 8000\n");
+    call!(server.client(), "GPULOCK.ACQUIRE", key("GPU-a"), "other", "EX", 600);
+    relay.silence_before("GPULOCK.INSPECT");
+    let run = host.run_in("p/2", &server, &[], PRINT).with(|command| {
+        command.env("GPULOCK_URL", format!("redis://127.0.0.1:{}", relay.port()));
+    });
+    let mut run = run.start();
+    relay.wait_silent();
+    relay.cut();
+    relay.pass();
+    assert_eq!(run.status(), 1, "{}", run.err());
+    assert!(run.err().contains("into the same number of slots"), "{}", run.err());
+    assert!(!run.path("gpus").exists());
 }
 
 #[test]
