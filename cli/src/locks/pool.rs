@@ -1,7 +1,7 @@
 //! The GPUs of this host as candidate locks: which of them are usable, and how many locks a
 //! run takes of each.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::calls::{Groups, Lock, LockRequest};
 use super::card::{Card, Part, Slots};
@@ -41,7 +41,8 @@ impl Pool {
     /// The GPUs of this host, which are those of a pool with this name.
     ///
     /// # Errors
-    /// If the GPUs cannot be listed.
+    /// If the GPUs cannot be listed, or a part in memory is requested and no GPU reports its
+    /// memory.
     pub(super) fn of(
         gpus: Box<dyn Gpus>,
         host: &str,
@@ -67,6 +68,7 @@ impl Pool {
                 }),
             }
         }
+        pool.check_memory()?;
         Ok(pool)
     }
 
@@ -74,6 +76,15 @@ impl Pool {
         let memory_mib = self.gpus.memory_mib(gpu).ok();
         self.largest_mib = self.largest_mib.max(memory_mib.unwrap_or_default());
         Slots::of(part, all, memory_mib)
+    }
+
+    fn check_memory(&self) -> Result<()> {
+        let is_unknown = self.too_small > 0 && self.largest_mib == 0;
+        ensure!(
+            !is_unknown,
+            "the driver does not report the memory of the GPUs, which --vram needs; use --slots"
+        );
+        Ok(())
     }
 
     /// The GPUs that may be granted, also those that are skipped.
@@ -186,7 +197,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
-    use anyhow::{Context, ensure};
+    use anyhow::Context;
     use bytesize::ByteSize;
 
     use super::super::pool_name::pool_name;
@@ -217,7 +228,8 @@ mod tests {
         }
 
         fn memory_mib(&self, gpu: &Gpu) -> Result<u64> {
-            self.mib.get(gpu.index as usize).copied().context("no such GPU")
+            let mib = self.mib.get(gpu.index as usize).copied();
+            mib.filter(|mib| *mib > 0).context("not reported")
         }
 
         fn processes(&self, _: &Gpu) -> Result<Vec<u32>> {
@@ -234,6 +246,17 @@ mod tests {
         let has_failed = Arc::<AtomicBool>::default();
         let stub = Stub { mib: mib.to_vec(), has_failed: Arc::clone(&has_failed) };
         Ok((Pool::of(Box::new(stub), "h", options)?, has_failed))
+    }
+
+    #[test]
+    fn memory_that_is_not_reported_is_not_too_small() -> Result<()> {
+        let some = options("p/8", Part::Memory(ByteSize::gib(20)))?;
+        let (few, _) = pool(&[0, 81_920], &some)?;
+        assert_eq!(few.cards().count(), 1);
+        let error = pool(&[0, 0], &some).map(|_| ()).expect_err("no memory is known");
+        assert!(error.to_string().contains("does not report the memory"), "{error}");
+        assert_eq!(pool(&[0], &options("p/8", Part::Slots(1))?)?.0.cards().count(), 1);
+        Ok(())
     }
 
     fn request(pool: &Pool, wanted: usize) -> LockRequest {
