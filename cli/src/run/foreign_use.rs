@@ -1,5 +1,7 @@
 //! Foreign use: processes that use a GPU of this run although they do not hold its lock. A
-//! separate thread looks for them, so that a driver that hangs delays nothing.
+//! separate thread looks for them, so that a driver that hangs does not delay the supervision of
+//! the command. It can delay the end of this process: a thread ends only when the kernel returns
+//! from the driver.
 //!
 //! Not foreign are descendants of this process, and processes with a key of the GPU in their
 //! environment: those of another run that shares the GPU, or of a run around this one.
