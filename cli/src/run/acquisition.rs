@@ -10,7 +10,7 @@ use redis::{RedisError, RedisResult};
 use crate::clock::{self, Moment};
 use crate::connection::{Connection, is_connection_error};
 use crate::exit;
-use crate::locks::{Lock, LockRequest, Targets, extend, release};
+use crate::locks::{Lock, Targets, extend, release};
 use crate::replies::server_error;
 use crate::run::Event;
 use crate::run::holders;
@@ -50,9 +50,9 @@ pub(super) enum Acquired {
     Stopped,
 }
 
-/// State of the wait.
+/// State of the wait, which goes on if the granted GPUs turn out to be unusable.
 #[derive(Debug, Default)]
-struct Wait {
+pub(super) struct Wait {
     /// A call waited or failed with an error that passes: the module and the permissions are
     /// there.
     has_begun: bool,
@@ -66,19 +66,20 @@ impl Worker {
         &mut self,
         targets: &mut Targets,
         budget: WaitBudget,
+        wait: &mut Wait,
     ) -> Result<Acquired> {
-        let mut connection = self.address.connect()?;
+        let mut connection = self.first_connection(budget, wait)?;
         if self.is_nested(&mut connection, budget) {
             return Ok(Acquired::HeldByOuterRun);
         }
-        // Unlike the worker's request, it never lacks the GPUs that are skipped.
-        let requested = self.request.clone();
-        let mut wait = Wait::default();
         while !self.stop.is_set() {
             let slice = match self.acquire_slice(&mut connection, targets, budget) {
                 Ok(Some(grant)) => {
                     match self.check_division(&mut connection, targets, &grant.0) {
-                        Ok(()) => return Ok(Acquired::Granted(connection, grant)),
+                        Ok(()) => {
+                            wait.has_begun = true;
+                            return Ok(Acquired::Granted(connection, grant));
+                        }
                         // The next attempt includes the granted locks, or they end with the
                         // session.
                         Err(error) => Err(error.downcast::<RedisError>()?),
@@ -89,7 +90,7 @@ impl Worker {
             };
             match slice {
                 Ok(()) if budget.is_spent() => {
-                    return Ok(self.give_up(&mut connection, &requested, budget));
+                    return Ok(self.give_up(&mut connection, budget));
                 }
                 Ok(()) => wait.has_begun = true,
                 Err(error) if !is_temporary(&error, wait.has_begun) => {
@@ -102,13 +103,13 @@ impl Worker {
                 Err(_) if budget.is_spent() => return Ok(Acquired::NotInTime(None)),
                 Err(error) => {
                     wait.has_begun = true;
-                    let pause = self.pause_after(error, &mut wait);
+                    let pause = self.pause_after(error, wait);
                     sleep(budget.slice(pause).unwrap_or_default());
                     match self.address.connect() {
                         Ok(new) => connection = new,
                         // The server is there, but rejects the connection.
                         Err(error) if !error.is::<RedisError>() => {
-                            self.report_once(exit::message(&error), &mut wait);
+                            self.report_once(exit::message(&error), wait);
                         }
                         Err(_) => {}
                     }
@@ -118,21 +119,26 @@ impl Worker {
         Ok(Acquired::Stopped)
     }
 
+    /// Retries if an earlier call on another connection has succeeded.
+    fn first_connection(&self, budget: WaitBudget, wait: &Wait) -> Result<Connection> {
+        loop {
+            let connection = self.address.connect();
+            let is_retried = connection.is_err() && wait.has_begun;
+            if !is_retried || budget.is_spent() || self.stop.is_set() {
+                return connection;
+            }
+            sleep(budget.slice(PAUSE).unwrap_or_default());
+        }
+    }
+
     /// Gives up the position, which the last call has kept in case that another one follows, and
     /// finds the holders of the locks. The wait has ended, whether these calls succeed or not.
-    fn give_up(
-        &self,
-        connection: &mut Connection,
-        requested: &LockRequest,
-        budget: WaitBudget,
-    ) -> Acquired {
+    fn give_up(&self, connection: &mut Connection, budget: WaitBudget) -> Acquired {
         connection.with_timeout(GIVE_UP_TIMEOUT);
-        let holders = holders::describe(connection, &requested.keys);
+        let holders = holders::describe(connection, &self.original.keys);
         // Without a wait there is no position.
         if !matches!(budget, WaitBudget::NoWait) {
-            // A request of too few usable GPUs is refused; any other ends the wait as well.
-            let withdrawn = self.request.withdraw(connection);
-            let _kept_for_a_while = withdrawn.or_else(|_| requested.withdraw(connection));
+            let _kept_for_a_while = self.original.withdraw(connection);
         }
         Acquired::NotInTime(holders.unwrap_or_default())
     }
@@ -175,28 +181,26 @@ impl Worker {
         let granted = self.request.acquire(connection.with_timeout(timeout), slice)?;
         let Some(mut locks) = granted else { return Ok(None) };
         connection.with_timeout(REPLY_TIMEOUT);
-        if self.release_unusable(connection, &locks, targets)? {
+        let unusable = targets.skip_unusable(&locks);
+        if unusable.is_empty() {
             let surplus = targets.split_off_surplus(&mut locks);
             release(connection, &self.request.owner, &surplus, "not needed")?;
             return self.confirm(connection, locks, sent);
         }
+        self.release_unusable(connection, &locks, unusable)?;
         self.acquire_slice(connection, targets, budget)
     }
 
-    /// Releases the locks if one of their GPUs is unusable. Returns whether all are usable.
+    /// Releases locks because some of their GPUs are unusable, and reports the reasons.
     pub(super) fn release_unusable(
         &self,
         connection: &mut Connection,
         locks: &[Lock],
-        targets: &mut Targets,
-    ) -> RedisResult<bool> {
-        let unusable = targets.skip_unusable(locks);
-        if unusable.is_empty() {
-            return Ok(true);
-        }
+        reasons: Vec<String>,
+    ) -> RedisResult<()> {
         release(connection, &self.request.owner, locks, "too little free memory")?;
-        unusable.into_iter().for_each(|why| self.send(Event::Note(why)));
-        Ok(false)
+        reasons.into_iter().for_each(|why| self.send(Event::Note(why)));
+        Ok(())
     }
 
     /// Returns the grant with a moment before its lease began. After a wait, or a slow check of

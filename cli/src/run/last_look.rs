@@ -32,8 +32,8 @@ pub(crate) fn pair() -> (LastLook, Looker) {
 }
 
 impl LastLook {
-    /// Whether the granted GPUs are still usable. If not, their locks are released, and others
-    /// are waited for.
+    /// Whether the granted GPUs are still usable. If not, the other side releases their
+    /// locks, and acquires others.
     ///
     /// # Errors
     /// If the driver hangs.

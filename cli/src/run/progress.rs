@@ -1,6 +1,8 @@
 //! Progress of the wait: the position in the queue, and the current holders, for the user and for
 //! the event log. Read over a separate connection, because the session's connection is blocked in the wait.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -43,14 +45,16 @@ struct Holder<'a> {
     owner: Option<Text>,
 }
 
-/// Reports progress until neither `stderr` nor the log wants more. If no thread can be started,
-/// the wait goes on without reports.
+/// Reports progress until neither `stderr` nor the log wants more, or the flag is set. If no thread
+/// can be started, the wait goes on without reports.
 pub(crate) fn start(
     address: &Address,
     request: &LockRequest,
     stderr: &Stderr,
     log: &EventLog,
+    is_over: &Arc<AtomicBool>,
 ) {
+    let is_over = Arc::clone(is_over);
     let (address, request) = (address.clone(), request.clone());
     let (stderr, log) = (stderr.clone(), log.clone());
     let start = clock::now();
@@ -71,6 +75,9 @@ pub(crate) fn start(
                 Err(error) => exit::message(error),
             };
             let waited = seconds(clock::now().saturating_sub(start));
+            if is_over.load(Ordering::SeqCst) {
+                return;
+            }
             let line = format!("waiting {waited} for {}: {state}", requested(&request));
             let short = format!("{waited} {state}");
             let wants_lines = stderr.progress(&line, &short);
@@ -85,7 +92,11 @@ pub(crate) fn start(
 fn requested(request: &LockRequest) -> String {
     match &request.keys[..] {
         [key] => key.to_string(),
-        keys => format!("{} of {} locks", request.count, keys.len()),
+        keys => {
+            let groups = request.groups.as_ref().map_or(1, |groups| groups.wanted);
+            let wanted = request.count.saturating_mul(groups);
+            format!("{wanted} of {} locks", keys.len())
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::clock::{self, Moment};
 use crate::connection::Connection;
 use crate::locks::{Lock, LockRequest, Targets};
 use crate::run::Event;
-use crate::run::acquisition::Acquired;
+use crate::run::acquisition::{Acquired, Wait};
 use crate::run::adopted::Adopted;
 use crate::run::check::{Check, Known, State};
 use crate::run::last_look::{self, LastLook, Looker};
@@ -45,7 +45,10 @@ pub(crate) struct Session {
 /// State of the session's thread.
 pub(super) struct Worker {
     pub(super) address: Address,
+    /// Lacks the GPUs that are skipped.
     pub(super) request: LockRequest,
+    /// With all GPUs.
+    pub(super) original: LockRequest,
     pub(super) events: Sender<Event>,
     pub(super) stop: StopFlag,
     pub(super) adopted: Adopted,
@@ -78,6 +81,7 @@ impl Session {
         let (last_look, looker) = targets.checks_memory().then(last_look::pair).unzip();
         let worker = Worker {
             address: address.clone(),
+            original: request.clone(),
             request,
             events,
             stop: stop.clone(),
@@ -139,8 +143,10 @@ impl Session {
 
 impl Worker {
     fn run(mut self, mut targets: Targets, budget: WaitBudget) {
+        let mut wait = Wait::default();
         let (connection, locks, at) = loop {
-            let (mut connection, (locks, at)) = match self.acquire(&mut targets, budget) {
+            let acquired = self.acquire(&mut targets, budget, &mut wait);
+            let (mut connection, (locks, at)) = match acquired {
                 Ok(Acquired::Granted(connection, grant)) => (connection, grant),
                 Ok(Acquired::NotInTime(holders)) => {
                     return self.send(Event::TimedOut(holders));
@@ -175,10 +181,14 @@ impl Worker {
         if !looker.is_asked() {
             return true;
         }
-        // After an error, the locks end with the session.
-        let released = self.release_unusable(connection, locks, targets);
-        let is_usable = released.unwrap_or_default();
+        let unusable = targets.skip_unusable(locks);
+        let is_usable = unusable.is_empty();
+        // Before the call to the server, which may take longer than the asker waits.
         looker.answer(is_usable);
+        if !is_usable {
+            // After an error, the locks end with the session.
+            let _released = self.release_unusable(connection, locks, unusable);
+        }
         is_usable
     }
 

@@ -109,6 +109,15 @@ impl Stderr {
         self.flush();
     }
 
+    /// A new wait begins: its progress is shown.
+    pub(crate) fn begin_progress(&self) {
+        self.update(|progress| {
+            let cleared = progress.clear();
+            *progress = Progress::None;
+            cleared.to_owned()
+        });
+    }
+
     /// Erases the progress line for good. Returns whether a line remains that reported the
     /// beginning of the wait.
     pub(crate) fn end_progress(&self) -> bool {

@@ -1,5 +1,7 @@
 //! The wait for the locks: shows progress, and ends the wait on a signal.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -58,6 +60,8 @@ pub(crate) fn wait(
     (stderr, log): (&Stderr, &EventLog),
     events: &Receiver<Event>,
 ) -> Result<Outcome> {
+    stderr.begin_progress();
+    let is_over = Arc::<AtomicBool>::default();
     let start = clock::now();
     let mut show_progress_at = Some(start.saturating_add(PROGRESS_DELAY));
     let outcome = loop {
@@ -68,7 +72,7 @@ pub(crate) fn wait(
                 Err(_) => {
                     show_progress_at = None;
                     log.waiting(request, start);
-                    progress::start(address, request, stderr, log);
+                    progress::start(address, request, stderr, log, &is_over);
                     continue;
                 }
             },
@@ -90,6 +94,7 @@ pub(crate) fn wait(
             _ => {}
         }
     };
+    is_over.store(true, Ordering::SeqCst);
     let is_reported = stderr.end_progress();
     if let Ok(Outcome::Granted(locks, _)) = &outcome
         && is_reported

@@ -6,7 +6,7 @@ use gpulock_testkit::{Server, call, servers, wait_until, workspace};
 use nix::sys::signal::Signal;
 
 use crate::gpu_host::{Host, key};
-use crate::runner::{TIMEOUT, gpulock_run};
+use crate::runner::{Runner, TIMEOUT, gpulock_run};
 
 /// Prints the variables of a command with a GPU.
 const PRINT_GPUS: &str =
@@ -153,6 +153,30 @@ fn a_pool_name_that_would_break_its_keys_is_refused() {
         assert_eq!(status, 2, "{name}: {}", run.err());
         assert!(run.err().contains("--pool"), "{}", run.err());
     }
+}
+
+/// The first look finds enough memory; the second wait is reported like any wait.
+#[test]
+fn the_wait_after_the_second_look_is_reported() {
+    let server = server();
+    let host = Host::with("GPU-a 1000\n");
+    let next = host.path("next");
+    fs::write(&next, "GPU-a 300\n").expect("a file");
+    call!(server.client(), "GPULOCK.ACQUIRE", key("GPU-a"), "other", "EX", 600);
+    let run =
+        host.run(&server, &["--min-free-mib", "1000"], PRINT_GPUS).with(|command| {
+            command.env("STUB_NEXT_GPUS", &next);
+        });
+    let run = run.start();
+    let lines = |text| move |run: &Runner| run.err().matches(text).count();
+    let waits = lines("waiting ");
+    wait_until(TIMEOUT, "the first wait", || waits(&run) == 1);
+    call!(server.client(), "GPULOCK.RELEASE", key("GPU-a"), "other");
+    wait_until(TIMEOUT, "the second wait", || waits(&run) == 2);
+    host.set_gpus("GPU-a 1000\n");
+    run.line("gpus");
+    assert_eq!(lines("acquired ")(&run), 2, "{}", run.err());
+    assert!(!run.err().contains("after 0ms"), "{}", run.err());
 }
 
 /// The first look finds enough memory; then a process without the lock takes it.

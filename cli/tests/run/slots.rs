@@ -157,6 +157,18 @@ fn a_failed_check_for_other_divisions_is_repeated() {
 }
 
 #[test]
+fn progress_counts_the_slots_of_all_requested_gpus() {
+    let server = server();
+    let host = Host::with("GPU-a 8000\nGPU-b 8000\nGPU-c 8000\n");
+    let whole = host.run_in("p/4", &server, &["-n", "2"], PRINT).start();
+    whole.line("gpus");
+    let next = host.run_in("p/4", &server, &["-n", "2"], PRINT).start();
+    wait_until(TIMEOUT, "the progress line", || {
+        next.err().contains("for 8 of 12 locks: ")
+    });
+}
+
+#[test]
 fn what_no_gpu_can_give_is_refused_with_what_is_there() {
     let server = server();
     let host = Host::with("GPU-a 8000\nGPU-b 16384\n");
