@@ -24,6 +24,9 @@ use crate::clock::Moment;
 /// How long the server keeps a session with a silent connection, at least.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// A reported end is early by the time that the check took: at most its timeout.
+const MAX_DELAY: Duration = Duration::from_secs(1);
+
 /// The longest time between TERM and the end.
 const MAX_NOTICE: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,9 @@ pub(crate) struct LastContact {
     pub(crate) session_alive: Moment,
     /// When the first lease expires, as reported by that check, if it was.
     pub(crate) reported_end: Option<Moment>,
+    /// Whether that is earlier than the last renewal would have it. The next renewal may not
+    /// change that (`gpulock.max-hold`): only a later report does.
+    pub(crate) is_cut: bool,
     /// Whether the session's connection is broken.
     pub(crate) is_broken: bool,
 }
@@ -68,6 +74,7 @@ impl LastContact {
             renewed: at,
             session_alive: at,
             reported_end: None,
+            is_cut: false,
             is_broken: false,
         }
     }
@@ -75,14 +82,20 @@ impl LastContact {
     /// Records a successful renewal that was sent at this moment.
     pub(crate) fn renewed(&mut self, at: Moment) {
         self.renewed = self.renewed.max(at);
-        // An earlier report is out of date.
-        self.reported_end = self.reported_end.filter(|_| self.session_alive > at);
+        // An earlier report is out of date, unless the server may limit this renewal, too.
+        let is_valid = self.is_cut || self.session_alive > at;
+        self.reported_end = self.reported_end.filter(|_| is_valid);
     }
 
     /// Records a successful check that was sent at this moment, with the remaining lease.
     pub(crate) fn session_alive(&mut self, at: Moment, lease_left: Option<Duration>) {
         self.session_alive = at;
         self.reported_end = lease_left.map(|left| at.saturating_add(left));
+        let is_early = |end: Moment| {
+            end.saturating_add(MAX_DELAY) < self.renewed.saturating_add(self.lease)
+        };
+        // A check that was sent before the renewal says nothing about it.
+        self.is_cut = at >= self.renewed && self.reported_end.is_some_and(is_early);
         self.is_broken = false;
     }
 
@@ -193,15 +206,30 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_lease_ends_earlier_until_it_is_renewed() {
+    fn a_cut_lease_ends_earlier_until_a_check_reports_otherwise() {
         let mut contact = contact(30_000, 5_000);
         let as_granted = contact.deadlines();
         contact.session_alive(ms(101_000), Some(ms(10_000)));
         assert_eq!(contact.deadlines().term, ms(106_000));
-        contact.renewed(ms(100_500));
-        assert_eq!(contact.deadlines().term, ms(106_000));
+        // The renewal may have been limited.
         contact.renewed(ms(102_000));
+        assert_eq!(contact.deadlines().term, ms(106_000));
+        contact.session_alive(ms(102_500), Some(ms(29_500)));
         assert_eq!(contact.deadlines().term, as_granted.term + ms(2_000));
+    }
+
+    /// Checks may be slower than renewals.
+    #[test]
+    fn an_old_report_of_a_whole_lease_does_not_limit_a_renewal() {
+        let mut contact = contact(30_000, 60_000);
+        let as_granted = contact.deadlines();
+        contact.session_alive(ms(109_000), Some(ms(20_500)));
+        contact.renewed(ms(110_000));
+        assert_eq!(contact.deadlines().term, as_granted.term + ms(10_000));
+        // Sent before the renewal, and executed before it, but reported after it.
+        contact.session_alive(ms(109_900), Some(ms(20_000)));
+        contact.renewed(ms(120_000));
+        assert_eq!(contact.deadlines().term, as_granted.term + ms(20_000));
     }
 
     #[test]
