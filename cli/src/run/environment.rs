@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::locks::{Lock, Variable, Variables};
+use crate::run::nested::OuterHold;
 
 /// The variable that contains the owner.
 pub(crate) const OWNER: &str = "GPULOCK_OWNER";
@@ -13,6 +14,10 @@ pub(crate) const KEYS: &str = "GPULOCK_KEYS";
 
 /// The variable that contains the tokens, separated by commas.
 pub(crate) const TOKENS: &str = "GPULOCK_TOKENS";
+
+/// The variable that describes the runs around the innermost one, for inner runs. Each line has
+/// an owner, keys and tokens.
+pub(crate) const OUTER: &str = "GPULOCK_OUTER";
 
 /// The variable that contains the reason of a loss.
 pub(crate) const LOST: &str = "GPULOCK_LOST";
@@ -31,6 +36,7 @@ pub(crate) fn of(owner: &str, locks: &[Lock], variables: &Variables) -> Environm
         set(TOKENS, tokens.join(",").into()),
         // Inherited if this process was started by `--on-lost`.
         (LOST.to_owned(), None),
+        (OUTER.to_owned(), OuterHold::for_command()),
     ];
     all.extend(variables.of(locks));
     all

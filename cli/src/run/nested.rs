@@ -5,7 +5,8 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
+use std::iter;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::mpsc::Receiver;
 
 use anyhow::Result;
@@ -14,7 +15,7 @@ use crate::act::reservation;
 use crate::connection::Connection;
 use crate::locks::{HeldLock, Lock, LockRequest, still_held};
 use crate::run::ending::Ending;
-use crate::run::environment::{KEYS, LOST, OWNER, TOKENS};
+use crate::run::environment::{KEYS, LOST, OUTER, OWNER, TOKENS};
 use crate::run::session::Worker;
 use crate::run::stderr::Stderr;
 use crate::run::wait_budget::WaitBudget;
@@ -48,6 +49,42 @@ impl OuterHold {
         }
         let (keys, tokens) = (env::var_os(KEYS)?, env::var(TOKENS).ok()?);
         Self::parse(keys.as_bytes(), &tokens, env::var(OWNER).ok()?)
+    }
+
+    /// The same for all runs around this process, the innermost first. Each terminates
+    /// everything inside it before its locks end.
+    pub(super) fn all_of_environment() -> Vec<Self> {
+        let Some(innermost) = Self::of_environment() else { return Vec::new() };
+        let outer = env::var_os(OUTER).unwrap_or_default();
+        let outer = outer.as_bytes().split(|byte| *byte == b'\n').filter_map(Self::read);
+        iter::once(innermost).chain(outer).collect()
+    }
+
+    /// The value of [`OUTER`] for a command of this process. None: no run is around it. A
+    /// reservation does not count, because it terminates nothing.
+    pub(super) fn for_command() -> Option<OsString> {
+        if env::var_os(reservation::RESERVED).is_some() {
+            return None;
+        }
+        Self::of_environment()?;
+        let variables =
+            [OWNER, KEYS, TOKENS].map(|name| env::var_os(name).unwrap_or_default());
+        let mut lines = variables.map(OsString::into_vec).join(&b'\t');
+        if let Some(outer) = env::var_os(OUTER) {
+            lines.push(b'\n');
+            lines.extend(outer.into_vec());
+        }
+        Some(OsString::from_vec(lines))
+    }
+
+    fn read(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b'\t');
+        let (owner, keys, tokens) = (fields.next()?, fields.next()?, fields.next()?);
+        let text = |bytes| str::from_utf8(bytes).ok();
+        if fields.next().is_some() {
+            return None;
+        }
+        Self::parse(keys, text(tokens)?, text(owner)?.to_owned())
     }
 
     fn parse(keys: &[u8], tokens: &str, owner: String) -> Option<Self> {
@@ -99,7 +136,15 @@ impl Worker {
         connection: &mut Connection,
         budget: WaitBudget,
     ) -> bool {
-        let Some(outer) = &self.outer else { return false };
+        self.outer.iter().any(|outer| self.is_held_by(outer, connection, budget))
+    }
+
+    fn is_held_by(
+        &self,
+        outer: &OuterHold,
+        connection: &mut Connection,
+        budget: WaitBudget,
+    ) -> bool {
         match outer.relation(connection, &self.request) {
             Ok(Relation::Holds) => true,
             Ok(Relation::Blocks(keys)) if !matches!(budget, WaitBudget::NoWait) => {

@@ -52,8 +52,8 @@ pub(super) struct Worker {
     pub(super) events: Sender<Event>,
     pub(super) stop: StopFlag,
     pub(super) adopted: Adopted,
-    /// The run that started this one.
-    pub(super) outer: Option<OuterHold>,
+    /// The runs around this one, the innermost first.
+    pub(super) outer: Vec<OuterHold>,
     looker: Option<Looker>,
 }
 
@@ -86,7 +86,7 @@ impl Session {
             events,
             stop: stop.clone(),
             adopted: adopted.clone(),
-            outer: OuterHold::of_environment(),
+            outer: OuterHold::all_of_environment(),
             looker,
         };
         let thread = thread::Builder::new().name("session".to_owned());

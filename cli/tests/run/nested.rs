@@ -77,6 +77,22 @@ fn an_inner_run_for_another_key_has_a_hold_of_its_own() {
     assert_eq!(server.info_int("gpulock", "gpulock_acquired"), 2);
 }
 
+/// A run for `a` inside one for `b` inside one for `a`.
+#[test]
+fn the_locks_of_all_runs_around_are_found() {
+    let server = server();
+    let script = "$GPULOCK run --key b -- sh -c \
+                  '$GPULOCK run --key a --no-wait -- echo one && \
+                   $GPULOCK run --key c -- $GPULOCK run --key a --no-wait -- echo two'";
+    let out = output(&server, &["--key", "a"], script);
+    assert_eq!(out.lines().collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(server.info_int("gpulock", "gpulock_acquired"), 3);
+    let script = "$GPULOCK run --key b -- $GPULOCK run --keys a,d -n 2 --wait 1s -- true";
+    let (status, run) = outer(&server, &["--key", "a"], script).status();
+    assert_eq!(status, 75, "{}", run.err());
+    assert!(run.err().contains("waiting for a, held by the run"), "{}", run.err());
+}
+
 #[test]
 fn another_token_or_owner_waits_for_the_parent_and_says_so() {
     for change in ["GPULOCK_TOKENS=1", "GPULOCK_KEYS=k,l", "GPULOCK_OWNER=me"] {
