@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::{AccessFlags, access};
 
 use super::allotted::{self, variable};
-use super::device::{Device, Devices};
+use super::device::Devices;
 use super::host::root;
 use super::{Gpu, Gpus, Vendor};
 
@@ -47,12 +47,20 @@ pub(super) fn of_this_host() -> Result<impl Gpus> {
 }
 
 impl Gpus for Amd {
-    fn all(&self) -> Result<Vec<Gpu>> {
-        Ok(self.allotted()?.0)
+    fn allotted(&self) -> Result<(Devices, Vec<String>)> {
+        let (gpus, _): (Vec<Gpu>, Vec<Node>) = self.gpus()?.into_iter().unzip();
+        ensure!(
+            !gpus.is_empty(),
+            "the AMD driver shows no GPU that this user may use; \
+             is the user in the group of /dev/dri/render*?"
+        );
+        let mut devices = Devices::of(gpus);
+        let warnings = allotted::amd(&mut devices, &variable)?;
+        Ok((devices, warnings))
     }
 
-    fn warnings(&self) -> Vec<String> {
-        self.allotted().map(|(_, warnings)| warnings).unwrap_or_default()
+    fn check(&self, gpu: &Gpu) -> Result<()> {
+        self.node(gpu).map(drop)
     }
 
     fn free_mib(&self, gpu: &Gpu) -> Result<u64> {
@@ -87,25 +95,14 @@ impl Amd {
         self.root.join("sys/class/kfd/kfd/topology/nodes")
     }
 
-    /// The GPUs that the environment allows, and messages about the environment.
-    fn allotted(&self) -> Result<(Vec<Gpu>, Vec<String>)> {
-        let (gpus, _): (Vec<Gpu>, Vec<Node>) = self.gpus()?.into_iter().unzip();
-        ensure!(
-            !gpus.is_empty(),
-            "the AMD driver shows no GPU that this user may use; \
-             is the user in the group of /dev/dri/render*?"
-        );
-        let device = |gpu: Gpu| Device { number: gpu.index, gpu, parent: None };
-        let count = u32::try_from(gpus.len())?;
-        let mut devices = Devices { all: gpus.into_iter().map(device).collect(), count };
-        let warnings = allotted::amd(&mut devices, &variable)?;
-        Ok((devices.all.into_iter().map(|device| device.gpu).collect(), warnings))
-    }
-
     fn node(&self, gpu: &Gpu) -> Result<Node> {
-        let is_same = |(other, _): &(Gpu, Node)| other == gpu;
+        // The index changes when another GPU fails.
+        let is_same = |(other, _): &(Gpu, Node)| match &gpu.uuid {
+            Some(_) => other.uuid == gpu.uuid,
+            None => other == gpu,
+        };
         let found = self.gpus()?.into_iter().find(is_same);
-        let (_, node) = found.context("the GPU is not there any more")?;
+        let (_, node) = found.context("the driver no longer shows the GPU")?;
         Ok(node)
     }
 

@@ -2,6 +2,8 @@
 //! Where it did so, the driver shows only these GPUs, numbered from 0. A privileged container
 //! sees all GPUs of the host nevertheless; there the variable alone says which ones are meant.
 
+use std::collections::BTreeSet;
+
 use super::device::{Device, Devices};
 
 /// The variable.
@@ -23,8 +25,10 @@ pub(super) fn allowed(value: &str, shown: &Devices) -> Option<Vec<Device>> {
     if !entries.iter().all(|entry| is_number(entry) || is_uuid(entry)) {
         return None;
     }
+    // A repeated entry names no further device.
+    let named_count = entries.iter().collect::<BTreeSet<_>>().len();
     if entries.iter().any(|entry| is_number(entry))
-        && entries.len() >= number_shown(&entries, shown)
+        && named_count >= number_shown(&entries, shown)
     {
         return None;
     }
@@ -86,6 +90,7 @@ mod tests {
             ("GPU-b1,GPU-gone", "MIG-b1 MIG-b12"),
             ("MIG-b12", "MIG-b12"),
             ("0,3", "GPU-a1 3"),
+            ("3,3,3,3", "3 3 3 3"),
             ("1:1", "MIG-b12"),
             ("none", ""),
             ("GPU-gone", ""),

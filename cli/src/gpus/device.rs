@@ -4,16 +4,18 @@ use super::Gpu;
 
 /// The GPUs and MIG instances that a driver shows.
 #[derive(Clone, Debug)]
-pub(super) struct Devices {
+pub(crate) struct Devices {
     /// In order of preference.
     pub(super) all: Vec<Device>,
     /// The number of GPUs, including those that have failed.
     pub(super) count: u32,
+    /// The numbers of those that have failed.
+    pub(crate) failed: Vec<u32>,
 }
 
 /// A GPU or MIG instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Device {
+pub(crate) struct Device {
     pub(super) gpu: Gpu,
     /// The number of the GPU in a list of devices.
     pub(super) number: u32,
@@ -34,7 +36,19 @@ impl Devices {
         let numbered = |(device, number)| Device { number, ..device };
         let all: Vec<Device> = devices.into_iter().zip(0..).map(numbered).collect();
         let count = u32::try_from(all.len()).unwrap_or(u32::MAX);
-        Self { all, count }
+        Self { all, count, failed: Vec::new() }
+    }
+
+    /// GPUs that all work, numbered by their indexes.
+    pub(crate) fn of(gpus: Vec<Gpu>) -> Self {
+        let device = |gpu: Gpu| Device { number: gpu.index, gpu, parent: None };
+        let count = u32::try_from(gpus.len()).unwrap_or(u32::MAX);
+        Self { all: gpus.into_iter().map(device).collect(), count, failed: Vec::new() }
+    }
+
+    /// The GPUs, without the names that variables have for them.
+    pub(crate) fn into_gpus(self) -> Vec<Gpu> {
+        self.all.into_iter().map(|device| device.gpu).collect()
     }
 
     /// Keeps the devices of these GPUs, in their order.
@@ -70,6 +84,7 @@ pub(super) mod tests {
                 device(3, None, None, None),
             ],
             count: 4,
+            failed: vec![2],
         }
     }
 }

@@ -1,9 +1,9 @@
 //! This host, as opposed to a container on it.
 //!
 //! What identifies it is the same in all its containers, and different on other hosts. The host
-//! name and `/etc/machine-id` differ between containers. The kernel's boot id does not: the
-//! kernel has a single one. It can be read without permission, and changes with each boot, which
-//! no hold of this host survives.
+//! name and `/etc/machine-id` differ between containers. The kernel's boot id does not: the kernel
+//! has a single one. It can be read without permission, and changes with each boot, which no hold
+//! of this host survives.
 
 use std::env;
 use std::fs;

@@ -20,10 +20,11 @@ mod visible_devices;
 
 use anyhow::{Result, bail};
 
+pub(crate) use self::device::Devices;
 pub(crate) use self::host::{host_id, sees_all_processes};
 pub(crate) use self::selection::Selection;
 
-/// The maker of a GPU, which decides how a program is told its GPUs.
+/// The maker of a GPU, which decides which variables name a program's GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vendor {
     Nvidia,
@@ -46,16 +47,27 @@ pub(crate) struct Gpu {
 /// A source of GPUs.
 pub(crate) trait Gpus: Send {
     /// The working GPUs that this process may use, in PCI bus order; for a GPU in MIG mode its
-    /// instances.
+    /// instances. With messages about the environment: entries in its lists of devices that name
+    /// no GPU.
     ///
     /// # Errors
     /// If the driver returns an error, or there is no working GPU that may be used.
-    fn all(&self) -> Result<Vec<Gpu>>;
+    fn allotted(&self) -> Result<(Devices, Vec<String>)>;
 
-    /// Messages about the environment: entries in its lists of devices that name no GPU.
-    fn warnings(&self) -> Vec<String> {
-        Vec::new()
+    /// Those GPUs, without the messages.
+    ///
+    /// # Errors
+    /// As with `allotted`.
+    fn all(&self) -> Result<Vec<Gpu>> {
+        let (devices, _) = self.allotted()?;
+        Ok(devices.into_gpus())
     }
+
+    /// Checks that a GPU is still there: it may fail, and a MIG instance can be removed.
+    ///
+    /// # Errors
+    /// If it is not there.
+    fn check(&self, gpu: &Gpu) -> Result<()>;
 
     /// The free memory of a GPU.
     ///

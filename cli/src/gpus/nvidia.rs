@@ -1,6 +1,7 @@
 //! GPUs and MIG instances, as reported by the NVIDIA driver (NVML).
 
 use anyhow::{Result, ensure};
+use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::MemoryInfo;
 use nvml_wrapper::{Device as NvmlDevice, Nvml};
 
@@ -19,12 +20,22 @@ pub(crate) fn of_this_host() -> Result<impl Gpus> {
 }
 
 impl Gpus for Nvml {
-    fn all(&self) -> Result<Vec<Gpu>> {
-        Ok(allotted(self)?.0)
+    fn allotted(&self) -> Result<(Devices, Vec<String>)> {
+        let mut devices = devices(self)?;
+        ensure!(
+            !devices.all.is_empty(),
+            "the NVIDIA driver reports no working GPU on this host"
+        );
+        let warnings = allotted::nvidia(&mut devices, &variable)?;
+        Ok((devices, warnings))
     }
 
-    fn warnings(&self) -> Vec<String> {
-        allotted(self).map(|(_, warnings)| warnings).unwrap_or_default()
+    fn check(&self, gpu: &Gpu) -> Result<()> {
+        // A GPU that has failed may still have a handle. Not every GPU reports its memory.
+        match with_device(self, gpu, |device| Ok(device.memory_info()))? {
+            Err(error @ NvmlError::GpuLost) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn free_mib(&self, gpu: &Gpu) -> Result<u64> {
@@ -43,22 +54,13 @@ impl Gpus for Nvml {
     }
 }
 
-/// The GPUs that the environment allows, and messages about the environment.
-fn allotted(nvml: &Nvml) -> Result<(Vec<Gpu>, Vec<String>)> {
-    let mut devices = devices(nvml)?;
-    ensure!(
-        !devices.all.is_empty(),
-        "the NVIDIA driver reports no working GPU on this host"
-    );
-    let warnings = allotted::nvidia(&mut devices, &variable)?;
-    Ok((devices.all.into_iter().map(|device| device.gpu).collect(), warnings))
-}
-
 fn devices(nvml: &Nvml) -> Result<Devices> {
-    let (count, mut all) = (nvml.device_count()?, Vec::new());
+    let (count, mut all, mut failed) = (nvml.device_count()?, Vec::new(), Vec::new());
     for index in 0..count {
-        // Skip a GPU that has failed.
-        let Ok(device) = nvml.device_by_index(index) else { continue };
+        let Ok(device) = nvml.device_by_index(index) else {
+            failed.push(index);
+            continue;
+        };
         match is_in_mig_mode(&device) {
             true => all.extend(instances(index, &device)),
             false => {
@@ -67,19 +69,23 @@ fn devices(nvml: &Nvml) -> Result<Devices> {
             }
         }
     }
-    Ok(Devices { all, count })
+    Ok(Devices { all, count, failed })
 }
 
 fn memory(nvml: &Nvml, gpu: &Gpu) -> Result<MemoryInfo> {
     with_device(nvml, gpu, |device| Ok(device.memory_info()?))
 }
 
-/// Looks up the device of a GPU or MIG instance.
+/// Looks up the device of a GPU or MIG instance: by its UUID, because indexes change when another
+/// GPU fails, or an instance is removed.
 fn with_device<T>(
     nvml: &Nvml,
     gpu: &Gpu,
     query: impl FnOnce(&NvmlDevice<'_>) -> Result<T>,
 ) -> Result<T> {
+    if let Some(uuid) = &gpu.uuid {
+        return query(&nvml.device_by_uuid(uuid.as_str())?);
+    }
     let device = nvml.device_by_index(gpu.index)?;
     match gpu.instance {
         None => query(&device),

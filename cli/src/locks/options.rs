@@ -124,6 +124,14 @@ impl LockOptions {
                 "invalid --set: {} is a MIG instance, which has no {{index}}; use {{name}}",
                 card.gpu.device()
             )),
+            _ if self.visible_as == VisibleAs::Index
+                && let Some(failed) = pool.failed_before_others() =>
+            {
+                Some(format!(
+                    "invalid --visible-as index: GPU {failed} does not respond, so CUDA counts \
+                     the others differently; use uuid"
+                ))
+            }
             _ if keys > MAX_KEYS => Some(format!(
                 "invalid --pool: {cards} GPUs have {keys} slots, at most {MAX_KEYS} are possible"
             )),

@@ -24,6 +24,10 @@ pub(crate) struct Pool {
     gpus: Box<dyn Gpus>,
     candidates: Vec<Candidate>,
     min_free_mib: Option<u64>,
+    /// Messages about the environment's lists of GPUs.
+    pub(super) warnings: Vec<String>,
+    /// The indexes of GPUs that have failed.
+    failed: Vec<u32>,
     /// The number of GPUs that are too small for the requested part, and the memory of the
     /// largest.
     too_small: usize,
@@ -33,7 +37,7 @@ pub(crate) struct Pool {
 /// A GPU that may be granted.
 struct Candidate {
     card: Card,
-    /// It had too little free memory when its lock was granted.
+    /// It had too little free memory, or had failed, when its lock was granted.
     skipped: bool,
 }
 
@@ -50,14 +54,17 @@ impl Pool {
     ) -> Result<Self> {
         let PoolName { name, slots } = &options.name;
         let prefix = format!("{{{name}:{host}}}");
+        let (devices, warnings) = gpus.allotted()?;
         let mut pool = Self {
             gpus,
+            warnings,
+            failed: devices.failed.clone(),
             candidates: Vec::new(),
             min_free_mib: options.min_free_mib,
             too_small: 0,
             largest_mib: 0,
         };
-        for gpu in options.selection.apply(pool.gpus.all()?)? {
+        for gpu in options.selection.apply(devices)? {
             let key = Text(format!("{prefix}:{}", gpu.id()).into_bytes());
             let slots = slots.map(|all| pool.slots(&gpu, all, options.part));
             match slots {
@@ -97,9 +104,10 @@ impl Pool {
         self.min_free_mib.is_some()
     }
 
-    /// Messages about the environment's lists of GPUs.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        self.gpus.warnings()
+    /// A GPU that has failed, and has a lower index than one that may be granted.
+    pub(super) fn failed_before_others(&self) -> Option<u32> {
+        let last = self.cards().map(|card| card.gpu.index).max()?;
+        self.failed.iter().copied().find(|failed| *failed < last)
     }
 
     /// The number of GPUs that are too small, and the memory of the largest GPU.
@@ -109,10 +117,10 @@ impl Pool {
 
     /// Limits a request to the GPUs that are usable now. False: they are too few.
     pub(super) fn limit_to_usable(&mut self, request: &mut LockRequest) -> bool {
-        let (gpus, enough) = (&self.gpus, self.min_free_mib.unwrap_or_default());
-        let has_enough = |gpu: &Gpu| gpus.free_mib(gpu).is_ok_and(|free| free >= enough);
+        let (gpus, min_free) = (&*self.gpus, self.min_free_mib);
+        let is_usable = |gpu: &Gpu| why_unusable(gpus, gpu, min_free).is_none();
         for candidate in &mut self.candidates {
-            candidate.skipped = candidate.skipped && !has_enough(&candidate.card.gpu);
+            candidate.skipped = candidate.skipped && !is_usable(&candidate.card.gpu);
         }
         let usable = self.candidates.iter().filter(|candidate| !candidate.skipped);
         let usable: Vec<&Card> = usable.map(|candidate| &candidate.card).collect();
@@ -134,20 +142,16 @@ impl Pool {
     /// skipped from now on.
     pub(super) fn skip_unusable(&mut self, locks: &[Lock]) -> Vec<String> {
         let mut reasons = Vec::new();
-        let Some(enough) = self.min_free_mib else { return reasons };
-        let gpus = &self.gpus;
         let is_granted = |card: &Card| locks.iter().any(|lock| card.has(&lock.key));
         for candidate in &mut self.candidates {
             if !is_granted(&candidate.card) {
                 continue;
             }
-            let why = match gpus.free_mib(&candidate.card.gpu) {
-                Ok(free) if free >= enough => continue,
-                Ok(free) => format!("{free} MiB free, {enough} MiB required"),
-                Err(error) => format!("{error:#}"),
-            };
-            candidate.skipped = true;
-            reasons.push(format!("skipping {}: {why}", candidate.card.key));
+            let gpu = &candidate.card.gpu;
+            if let Some(why) = why_unusable(&*self.gpus, gpu, self.min_free_mib) {
+                candidate.skipped = true;
+                reasons.push(format!("skipping {}: {why}", candidate.card.key));
+            }
         }
         reasons
     }
@@ -176,6 +180,19 @@ impl Pool {
     }
 }
 
+/// Why a GPU must not be used now; None if it may.
+fn why_unusable(gpus: &dyn Gpus, gpu: &Gpu, min_free_mib: Option<u64>) -> Option<String> {
+    let why = match min_free_mib {
+        None => format!("{:#}", gpus.check(gpu).err()?),
+        Some(enough) => match gpus.free_mib(gpu) {
+            Ok(free) if free >= enough => return None,
+            Ok(free) => format!("{free} MiB free, {enough} MiB required"),
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    Some(why)
+}
+
 /// The keys of these GPUs, and the number of locks and groups to ask for, to get `wanted` of
 /// them.
 pub(super) fn requested(
@@ -202,7 +219,7 @@ mod tests {
 
     use super::super::pool_name::pool_name;
     use super::*;
-    use crate::gpus::Vendor;
+    use crate::gpus::{Devices, Vendor};
     use crate::locks::turn::Turn;
 
     /// GPUs with this memory, which may fail.
@@ -212,14 +229,20 @@ mod tests {
     }
 
     impl Gpus for Stub {
-        fn all(&self) -> Result<Vec<Gpu>> {
+        fn allotted(&self) -> Result<(Devices, Vec<String>)> {
             let gpu = |index| Gpu {
                 vendor: Vendor::Nvidia,
                 index,
                 instance: None,
                 uuid: Some(format!("GPU-{index}")),
             };
-            Ok((0..).zip(&self.mib).map(|(index, _)| gpu(index)).collect())
+            let all = (0..).zip(&self.mib).map(|(index, _)| gpu(index));
+            Ok((Devices::of(all.collect()), Vec::new()))
+        }
+
+        fn check(&self, _: &Gpu) -> Result<()> {
+            ensure!(!self.has_failed.load(Ordering::Relaxed), "the GPU is lost");
+            Ok(())
         }
 
         fn free_mib(&self, gpu: &Gpu) -> Result<u64> {
@@ -283,7 +306,14 @@ mod tests {
 
     #[test]
     fn a_gpu_that_does_not_respond_is_skipped_until_it_does() -> Result<()> {
-        let options = PoolOptions { min_free_mib: Some(1), ..options("p", Part::Whole)? };
+        for min_free_mib in [None, Some(1)] {
+            is_skipped_until_it_responds(min_free_mib)?;
+        }
+        Ok(())
+    }
+
+    fn is_skipped_until_it_responds(min_free_mib: Option<u64>) -> Result<()> {
+        let options = PoolOptions { min_free_mib, ..options("p", Part::Whole)? };
         let (mut pool, has_failed) = pool(&[9], &options)?;
         let mut request = request(&pool, 1);
         assert!(pool.limit_to_usable(&mut request));

@@ -39,7 +39,7 @@ impl Targets {
     pub(crate) fn warnings(&self) -> Vec<String> {
         match self {
             Self::Named(_) => Vec::new(),
-            Self::Pool(pool) => pool.warnings(),
+            Self::Pool(pool) => pool.warnings.clone(),
         }
     }
 

@@ -198,7 +198,7 @@ impl Worker {
         locks: &[Lock],
         reasons: Vec<String>,
     ) -> RedisResult<()> {
-        release(connection, &self.request.owner, locks, "too little free memory")?;
+        release(connection, &self.request.owner, locks, "unusable GPU")?;
         reasons.into_iter().for_each(|why| self.send(Event::Note(why)));
         Ok(())
     }

@@ -50,14 +50,37 @@ impl GpuUser {
                 // Those above may be daemons of the system, which hold no locks.
                 Err(_) => is_readable &= process.pid != self.0.pid,
             }
-            if process.parent == 0 {
-                return if is_readable { Claim::None } else { Claim::Unreadable };
-            }
-            match Process::of(Pid::from_raw(process.parent)) {
-                Some(parent) => process = parent,
-                None => return Claim::Ended,
-            }
+            process = match parent(&process) {
+                Parent::Seen(parent) => parent,
+                Parent::None if is_readable => return Claim::None,
+                Parent::None => return Claim::Unreadable,
+                Parent::Ended => return Claim::Ended,
+            };
         }
+    }
+}
+
+/// The parent of a process.
+enum Parent {
+    Seen(Process),
+    /// There is none, or it is not visible: another user's, where `/proc` hides these (`hidepid`).
+    None,
+    /// The process has ended.
+    Ended,
+}
+
+fn parent(of: &Process) -> Parent {
+    let parent = |of: &Process| match of.parent {
+        0 => None,
+        number => Process::of(Pid::from_raw(number)),
+    };
+    if let Some(parent) = parent(of) {
+        return Parent::Seen(parent);
+    }
+    // If the parent has ended meanwhile, the process has another one.
+    match Process::of(of.pid).filter(|now| now.started == of.started) {
+        Some(now) => parent(&now).map_or(Parent::None, Parent::Seen),
+        None => Parent::Ended,
     }
 }
 

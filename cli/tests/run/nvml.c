@@ -1,14 +1,14 @@
-/* A stub of the NVML functions that gpulock calls. The text file STUB_GPUS, which each call
-   reads, lists the GPUs: a line has the UUID, the free MiB and the MiB of a GPU, and the numbers
-   of the processes that use it. Without the MiB, all of its memory is free. A line that begins
-   with a space is a MIG instance of the GPU before it. When the memory of a GPU was read, the
-   file STUB_NEXT_GPUS replaces the list, if it exists. */
+/* A stub of the NVML functions that gpulock calls. The text file STUB_GPUS, which each call reads,
+   lists the GPUs: a line has the UUID, the free MiB and the MiB of a GPU, and the numbers of the
+   processes that use it. Without the MiB, all of its memory is free. A line that begins with a
+   space is a MIG instance of the GPU before it. A GPU whose UUID is ! has failed. When the memory
+   of a GPU was read, the file STUB_NEXT_GPUS replaces the list, if it exists. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7 };
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, LOST = 15 };
 
 enum { INSTANCES = 7 };
 
@@ -84,11 +84,28 @@ static int known(void *device, void **out) {
     unsigned found;
     read_line((size_t)device, uuid, mib, &found);
     *out = device;
+    if (found && !strcmp(uuid, "!"))
+        return LOST;
     return found ? OK : NOT_FOUND;
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned gpu, void **device) {
     return known(handle(gpu, 0), device);
+}
+
+/* Of a GPU or an instance. */
+int nvmlDeviceGetHandleByUUID(const char *wanted, void **device) {
+    for (unsigned gpu = 0; gpu < 16; gpu++)
+        for (unsigned instance = 0; instance <= INSTANCES; instance++) {
+            char uuid[96];
+            unsigned long long mib[2];
+            unsigned found;
+            *device = handle(gpu, instance);
+            read_line((size_t)*device, uuid, mib, &found);
+            if (found && !strcmp(uuid, wanted))
+                return OK;
+        }
+    return NOT_FOUND;
 }
 
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {

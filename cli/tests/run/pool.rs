@@ -122,6 +122,68 @@ fn a_lock_follows_its_gpu_when_another_one_disappears() {
 }
 
 #[test]
+fn a_gpu_that_is_gone_when_its_lock_is_granted_is_skipped() {
+    let server = server();
+    for (before, after) in [
+        ("GPU-a 9\nGPU-b 9\n", "GPU-b 9\n"),
+        ("GPU-c 9\n MIG-a 4\nGPU-b 9\n", "GPU-c 9\n MIG-d 4\nGPU-b 9\n"),
+    ] {
+        let first = if before.contains("MIG-a") { "MIG-a" } else { "GPU-a" };
+        let host = Host::with(before);
+        let mut other = server.client();
+        for gpu in [first, "GPU-b"] {
+            call!(other, "GPULOCK.ACQUIRE", key(gpu), "other", "EX", 600);
+        }
+        let run = host.run(&server, &[], PRINT_GPUS).start();
+        server.wait_blocked(1);
+        host.set_gpus(after);
+        call!(other, "GPULOCK.RELEASE", key(first), "other");
+        wait_until(TIMEOUT, "the GPU to be skipped", || {
+            run.err().contains(&format!("skipping {}: ", key(first)))
+        });
+        assert_eq!(call!(other, "EXISTS", key(first)).int(), 0);
+        call!(other, "GPULOCK.RELEASE", key("GPU-b"), "other");
+        assert_eq!(run.line("gpus"), format!("{} GPU-b PCI_BUS_ID", key("GPU-b")));
+    }
+}
+
+/// The index that the GPU had before the wait is that of another GPU now.
+#[test]
+fn the_memory_of_a_gpu_is_checked_under_its_uuid() {
+    let server = server();
+    for (gpu, before, after) in [
+        ("GPU-b", "GPU-a 9\nGPU-b 9\nGPU-c 9\n", "GPU-b 3\nGPU-c 9\n"),
+        ("MIG-x", "GPU-a 9\n MIG-x 9\n", "GPU-a 9\n MIG-y 9\n MIG-x 3\n"),
+    ] {
+        let host = Host::with(before);
+        call!(server.client(), "GPULOCK.ACQUIRE", key(gpu), "other", "EX", 600);
+        let args = ["--only", gpu, "--min-free-mib", "5"];
+        let run = host.run(&server, &args, PRINT_GPUS).start();
+        server.wait_blocked(1);
+        host.set_gpus(after);
+        call!(server.client(), "GPULOCK.RELEASE", key(gpu), "other");
+        let why = format!("skipping {}: 3 MiB free, 5 MiB required", key(gpu));
+        wait_until(TIMEOUT, "the GPU to be skipped", || run.err().contains(&why));
+        assert!(!run.path("gpus").exists());
+    }
+}
+
+#[test]
+fn gpus_after_one_that_has_failed_cannot_be_visible_by_index() {
+    let server = server();
+    let host = Host::with("GPU-a 9000\n! 9000\nGPU-b 9000\n");
+    let by_index = ["--visible-as", "index"];
+    let (status, run) = host.run(&server, &by_index, PRINT_GPUS).status();
+    assert_eq!(status, 2);
+    assert!(run.err().contains("GPU 1 does not respond"), "{}", run.err());
+    let first = [&by_index[..], &["--only", "GPU-a"]].concat();
+    let run = host.run(&server, &first, PRINT_GPUS).start();
+    assert_eq!(run.line("gpus"), format!("{} 0 PCI_BUS_ID", key("GPU-a")));
+    let run = host.run(&server, &["--only", "GPU-b"], PRINT_GPUS).start();
+    assert_eq!(run.line("gpus"), format!("{} GPU-b PCI_BUS_ID", key("GPU-b")));
+}
+
+#[test]
 fn gpus_are_visible_by_index_on_request() {
     let server = server();
     let host = Host::with("GPU-a 9000\nGPU-b 9000\n");

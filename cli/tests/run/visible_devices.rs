@@ -32,6 +32,7 @@ fn only_allotted_gpus_are_used() {
         (cuda("GPU-a1,GPU-a,GPU-c"), "GPU-a1"),
         (container("GPU-a2,GPU-c"), "GPU-a2,GPU-c"),
         (container("3,1"), "GPU-a2,3"),
+        (container("2,2,2,2"), "GPU-c"),
         ([cuda("1,2"), container("GPU-c")].concat(), "GPU-c"),
     ] {
         let count = expected.split(',').count();
@@ -121,7 +122,7 @@ fn the_user_selects_among_the_allotted_gpus() {
         assert_eq!(selected(&args), (0, expected.to_owned()), "{args:?}");
     }
     let (status, error) = selected(&["--only", "GPU-a1"]);
-    assert_eq!(status, 1, "{error}");
+    assert_eq!(status, 2, "{error}");
     let expected = "invalid --only \"GPU-a1\": expected one of 1 (GPU-a2), 2 (GPU-c), 3";
     assert!(error.contains(expected), "{error}");
 }
