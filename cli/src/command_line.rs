@@ -106,25 +106,33 @@ fn with_tip(mut error: Error, args: &[OsString]) -> Error {
         Some(ContextValue::String(unexpected)) => unexpected.clone(),
         _ => return error,
     };
-    if let Some(with_dashes) = with_dashes(args, &unexpected) {
-        let line: Vec<_> = with_dashes.iter().map(quoted).collect();
+    if let Some(command) = command_without_dashes(args, &unexpected) {
+        let line: Vec<_> = command.iter().map(quoted).collect();
         let line = line.join(" ");
-        let tip = StyledStr::from(format!("put `--` before the command: {line}"));
+        // Without the options, which may contain a password.
+        let tip = format!("put `--` before the command: gpulock run … -- {line}");
+        let tip = StyledStr::from(tip);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
     error
 }
 
-/// The arguments with a `--` before the unexpected one, which may also occur as a value earlier.
-fn with_dashes(args: &[OsString], unexpected: &str) -> Option<Vec<OsString>> {
+/// The arguments from the unexpected one on, which may also occur as a value earlier, if they are a
+/// command that lacks a `--` before it. A mistyped option is none.
+fn command_without_dashes<'a>(
+    args: &'a [OsString],
+    unexpected: &str,
+) -> Option<&'a [OsString]> {
+    if unexpected.starts_with('-') || args.iter().any(|arg| arg == "--") {
+        return None;
+    }
     let is_unexpected = |(_, arg): &(usize, &OsString)| *arg == unexpected;
     args.iter().enumerate().filter(is_unexpected).find_map(|(index, _)| {
-        let mut args = args.to_vec();
-        args.insert(index, "--".into());
-        let matches = command().try_get_matches_from(&args).ok()?;
-        // The first argument may be a path.
-        args.splice(..1, ["gpulock".into()]);
-        (matches.subcommand_name() == Some("run")).then_some(args)
+        let mut with_dashes = args.to_vec();
+        with_dashes.insert(index, "--".into());
+        let matches = command().try_get_matches_from(&with_dashes).ok()?;
+        let is_run = matches.subcommand_name() == Some("run");
+        args.get(index..).filter(|_| is_run)
     })
 }
 
@@ -153,24 +161,33 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_separator_gets_a_tip_with_the_whole_line() {
+    fn a_missing_separator_gets_a_tip_with_the_command() {
         #[rustfmt::skip]
         let cases = [
-            ("gpulock run --key k sleep 5",      "gpulock run --key k -- sleep 5"),
-            ("/bin/gpulock run --key k sleep 5", "gpulock run --key k -- sleep 5"),
-            ("gpulock run --key sleep sleep 5",  "gpulock run --key sleep -- sleep 5"),
-            ("gpulock run --key {h}:0 sh -c a;", "gpulock run --key '{h}:0' -- sh -c 'a;'"),
+            ("gpulock run --key k sleep 5",      "sleep 5"),
+            ("/bin/gpulock run --key k sleep 5", "sleep 5"),
+            ("gpulock run --key sleep sleep 5",  "sleep 5"),
+            ("gpulock run --key {h}:0 sh -c a;", "sh -c 'a;'"),
         ];
         for (line, expected) in cases {
             let error = error_of(line);
-            let expected = format!("tip: put `--` before the command: {expected}\n");
+            let expected = format!(
+                "tip: put `--` before the command: gpulock run … -- {expected}\n"
+            );
             assert!(error.contains(&expected), "{error}");
         }
     }
 
     #[test]
     fn other_unexpected_arguments_get_no_such_tip() {
-        for line in ["gpulock ls --nothing", "gpulock run sleep 5", "gpulock top x"] {
+        for line in [
+            "gpulock ls --nothing",
+            "gpulock run sleep 5",
+            "gpulock top x",
+            "gpulock run --key k --weit 5s -- sleep 5",
+            "gpulock run --key k --weit",
+            "gpulock run --key k sleep -- 5",
+        ] {
             assert!(!error_of(line).contains("before the command"), "{line}");
         }
     }

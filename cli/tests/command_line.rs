@@ -65,10 +65,12 @@ fn hidden_commands_are_never_suggested() {
 
 #[test]
 fn a_command_without_dashes_before_it_gets_a_tip() {
-    let result = gpulock(&["run", "--key", "k", "sleep", "5"]);
+    let url = "redis://:secret@127.0.0.1";
+    let result = gpulock(&["run", "--url", url, "--key", "k", "sleep", "5"]);
     assert_eq!((result.status, &*result.out), (2, ""), "{result:?}");
-    let tip = "tip: put `--` before the command: gpulock run --key k -- sleep 5\n";
+    let tip = "tip: put `--` before the command: gpulock run … -- sleep 5\n";
     assert!(result.err.contains(tip), "{result:?}");
+    assert!(!result.err.contains("secret"), "{result:?}");
 }
 
 #[test]
