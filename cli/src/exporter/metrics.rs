@@ -64,6 +64,9 @@ impl Scrape {
                 Ok(Scraped { metrics: metrics?, locks: locks.ok(), may_evict })
             })
             .await;
+        if reply.is_ok() {
+            server.note_scrape();
+        }
         Self { reply, took: start.elapsed() }
     }
 

@@ -78,8 +78,9 @@ pub(crate) fn run(address: &Address, args: Args) -> Result<ExitCode> {
             .with_context(|| format!("failed to listen on {}", args.listen))?;
         let at = listener.local_addr()?;
         exit::note(&format!("watching {}, listening on http://{at}/", names(&servers)));
+        let routes = http::routes(&servers, &gpus, at);
         tokio::select! {
-            never = connections::serve(listener, http::routes(&servers, &gpus, at)) => match never {},
+            never = connections::serve(listener, routes) => match never {},
             ended = termination() => ended?,
         }
         Ok(ExitCode::SUCCESS)

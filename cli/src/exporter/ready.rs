@@ -5,7 +5,6 @@
 //! server, such as with a wrong password, does not replace one that can.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -16,17 +15,14 @@ use super::queries;
 use super::target::Target;
 use crate::exit;
 
-/// The servers, and whether one of them has replied.
+/// The servers.
 #[derive(Debug)]
-pub(crate) struct Readiness {
-    servers: Vec<Arc<Target>>,
-    has_replied: AtomicBool,
-}
+pub(crate) struct Readiness(Vec<Arc<Target>>);
 
 impl Readiness {
-    /// Of an exporter that has just started.
+    /// Of an exporter that watches these servers.
     pub(crate) fn new(servers: &[Arc<Target>]) -> Self {
-        Self { servers: servers.to_vec(), has_replied: AtomicBool::new(false) }
+        Self(servers.to_vec())
     }
 }
 
@@ -41,19 +37,16 @@ pub(crate) async fn ready(
 }
 
 impl Readiness {
-    /// Queries the servers until one replies, unless one has replied before.
+    /// Queries the servers until one replies, unless one has replied before, also to a scrape.
     async fn check(&self) -> Result<(), String> {
-        if self.has_replied.load(Ordering::Relaxed) {
+        if self.0.iter().any(|server| server.has_been_scraped()) {
             return Ok(());
         }
-        let mut waiting: FuturesUnordered<_> = self.servers.iter().map(query).collect();
+        let mut waiting: FuturesUnordered<_> = self.0.iter().map(query).collect();
         let mut why = String::new();
         while let Some(reply) = waiting.next().await {
             match reply {
-                Ok(()) => {
-                    self.has_replied.store(true, Ordering::Relaxed);
-                    return Ok(());
-                }
+                Ok(()) => return Ok(()),
                 Err(error) => why += &error,
             }
         }
@@ -64,7 +57,9 @@ impl Readiness {
 /// The query that a scrape begins with. The error is a line.
 async fn query(server: &Arc<Target>) -> Result<(), String> {
     let reply = server.query(async |connection| queries::replies(&connection).await);
-    reply
-        .await
-        .map_err(|error| format!("{}: {}\n", server.instance(), exit::message(&error)))
+    let reply = reply.await;
+    if reply.is_ok() {
+        server.note_scrape();
+    }
+    reply.map_err(|error| format!("{}: {}\n", server.instance(), exit::message(&error)))
 }

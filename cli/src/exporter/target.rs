@@ -2,6 +2,7 @@
 //! it breaks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -18,6 +19,8 @@ use crate::server::link::Link;
 pub(crate) struct Target {
     server: Arc<Server>,
     timeout: Duration,
+    /// Whether a scrape has succeeded.
+    has_been_scraped: AtomicBool,
     /// Locked during a query, so that a slow server gets one at a time.
     link: Mutex<Option<Link>>,
 }
@@ -25,12 +28,27 @@ pub(crate) struct Target {
 impl Target {
     /// A server that is not connected yet.
     pub(crate) fn new(server: Arc<Server>, timeout: Duration) -> Self {
-        Self { server, timeout, link: Mutex::new(None) }
+        Self {
+            server,
+            timeout,
+            has_been_scraped: AtomicBool::new(false),
+            link: Mutex::new(None),
+        }
     }
 
     /// Its name in labels and on the page: the address without user and password.
     pub(crate) fn instance(&self) -> &str {
         self.server.shown()
+    }
+
+    /// Whether it has once replied to the query that a scrape begins with.
+    pub(crate) fn has_been_scraped(&self) -> bool {
+        self.has_been_scraped.load(Ordering::Relaxed)
+    }
+
+    /// Notes such a reply.
+    pub(crate) fn note_scrape(&self) {
+        self.has_been_scraped.store(true, Ordering::Relaxed);
     }
 
     /// Runs `query`, a second time if the connection turns out to be broken.
@@ -63,7 +81,10 @@ impl Target {
                 }
             }
         }
-        let link = kept.insert(self.server.open(self.timeout).await?);
-        query(link.redis.clone()).await
+        let link = self.server.open(self.timeout).await?;
+        let reply = query(link.redis.clone()).await;
+        // Not before the reply: after a timeout, the next query must not wait for this one's.
+        *kept = Some(link);
+        reply
     }
 }

@@ -41,6 +41,17 @@ fn an_exporter_is_ready_from_the_first_reply_of_a_server_on() {
 }
 
 #[test]
+fn an_exporter_that_was_scraped_is_ready() {
+    on_every_server(|flavour| {
+        let mut server = flavour.start();
+        let exporter = Exporter::of_urls(&urls(&[&server]));
+        assert_eq!(exporter.get("/metrics").status, 200);
+        server.stop();
+        assert_eq!(exporter.get("/-/ready").status, 200);
+    });
+}
+
+#[test]
 fn a_server_that_cannot_be_scraped_does_not_make_it_ready() {
     on_every_server(|flavour| {
         let bare = flavour.server().without_module().start();
