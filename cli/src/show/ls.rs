@@ -58,11 +58,11 @@ pub(crate) fn run(address: &Address, args: &Args) -> Result<ExitCode> {
 }
 
 fn locks(address: &Address, args: &Args) -> Result<Vec<Listed>> {
-    let mut connection = address.connect()?;
     if let Some(key) = &args.key {
-        let lock = replies::inspect(&mut connection, &key.0)?;
+        let lock = replies::inspect(&mut address.for_key(&key.0).connect()?, &key.0)?;
         return Ok(lock.map(|lock| lock.listed_as(key.clone())).into_iter().collect());
     }
+    let mut connection = address.connect()?;
     let limit = args.limit.min(MAX_LIMIT - 1);
     let mut locks = replies::list(&mut connection, &args.pattern.0, limit + 1)?;
     if locks.len() > limit {

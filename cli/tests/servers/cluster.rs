@@ -79,7 +79,8 @@ fn every_command_about_a_lock_follows_its_slot() {
         let node = cluster.primary_of("k");
         for at in cluster.nodes() {
             call!(node.client(), "GPULOCK.ACQUIRE", "k", "me");
-            let calls: [(&[&str], &str); 5] = [
+            let calls: [(&[&str], &str); 6] = [
+                (&["ls", "k"], "me"),
                 (&["inspect", "k"], "me"),
                 (&["queue", "k"], "k has no waiters"),
                 (&["stats", "k"], "acquired"),
