@@ -1,4 +1,4 @@
-//! `__complete`: prints what can stand at the end of a command line, for the scripts of the
+//! `__complete`: prints candidates for the last word of a command line, for the scripts of the
 //! shells.
 
 use std::env;

@@ -12,7 +12,7 @@ pub(crate) struct Sections {
     /// Exit statuses, and what they mean.
     pub(crate) exit_statuses: &'static [Entry],
     /// Variables that the command reads or sets.
-    pub(crate) environment: &'static [Entry],
+    pub(crate) environment: &'static [&'static [Entry]],
     /// What an example does, and its command lines.
     pub(crate) examples: &'static [Entry],
 }
@@ -30,15 +30,17 @@ pub(crate) const SERVER: &[Entry] = &[
     ("GPULOCK_URL", "default of --url; hides a password in it from ps"),
     ("REDISCLI_AUTH", "the password, if no option and no URL has one"),
     ("SSL_CERT_FILE", "the certificate authorities to trust with TLS"),
+    ("SSL_CERT_DIR", "a directory with such certificate authorities"),
 ];
 
 impl Sections {
     /// The text at the end of `--help`.
     pub(crate) fn help(&self) -> String {
         let mut sections = Vec::new();
-        for (title, entries) in
-            [("Exit status:", self.exit_statuses), ("Environment:", self.environment)]
-        {
+        for (title, entries) in [
+            ("Exit status:", self.exit_statuses),
+            ("Environment:", &self.environment.concat()),
+        ] {
             if !entries.is_empty() {
                 sections.push(format!("{title}\n{}", list(entries)));
             }
@@ -56,9 +58,10 @@ impl Sections {
     /// The sections of a manual page.
     pub(super) fn page(&self) -> Roff {
         let mut page = Roff::new();
-        for (title, entries) in
-            [("EXIT STATUS", self.exit_statuses), ("ENVIRONMENT", self.environment)]
-        {
+        for (title, entries) in [
+            ("EXIT STATUS", self.exit_statuses),
+            ("ENVIRONMENT", &self.environment.concat()),
+        ] {
             if !entries.is_empty() {
                 page.control("SH", [title]);
             }

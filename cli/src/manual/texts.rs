@@ -12,7 +12,7 @@ pub(crate) const GENERAL: Sections = Sections {
         ("69", "the server was unreachable, or did not reply, for five seconds"),
         ("other", "see the commands"),
     ],
-    environment: SERVER,
+    environment: &[SERVER],
     examples: &[
         (
             "Run a job on two free GPUs of this host",
@@ -52,7 +52,7 @@ const WITH_EXIT_CODE: &[Entry] = &[
 
 const LS: Sections = Sections {
     exit_statuses: WITH_EXIT_CODE,
-    environment: SERVER,
+    environment: &[SERVER],
     examples: &[
         ("List the locks of a pool", "gpulock ls --match '{gpus:*'"),
         (
@@ -65,7 +65,7 @@ const LS: Sections = Sections {
 
 const INSPECT: Sections = Sections {
     exit_statuses: WITH_EXIT_CODE,
-    environment: SERVER,
+    environment: &[SERVER],
     examples: &[
         ("Show the holder of a lock, and its wait queue", "gpulock inspect gpu:0"),
         (
@@ -77,13 +77,13 @@ const INSPECT: Sections = Sections {
 
 const QUEUE: Sections = Sections {
     exit_statuses: STATUSES,
-    environment: SERVER,
+    environment: &[SERVER],
     examples: &[("Show which clients wait for a lock", "gpulock queue gpu:0")],
 };
 
 const STATS: Sections = Sections {
     exit_statuses: STATUSES,
-    environment: SERVER,
+    environment: &[SERVER],
     examples: &[
         ("Show the counters of the server", "gpulock stats"),
         ("Show those of a lock as JSON", "gpulock stats gpu:0 --json"),
@@ -93,10 +93,8 @@ const STATS: Sections = Sections {
 const LOG: Sections = Sections {
     exit_statuses: STATUSES,
     environment: &[
-        SERVER[0],
-        SERVER[1],
-        SERVER[2],
-        ("TZ", "time zone of the times in the table, such as Europe/Berlin"),
+        SERVER,
+        &[("TZ", "time zone of the times in the table, such as Europe/Berlin")],
     ],
     examples: &[
         ("Show the last ten problems", "gpulock log -n 10"),
@@ -118,12 +116,12 @@ const RESERVE: Sections = Sections {
         ("128+n", "signal n ended the wait"),
     ],
     environment: &[
-        SERVER[0],
-        SERVER[1],
-        SERVER[2],
-        ("GPULOCK_RESERVED", "printed: the names of the variables, for release"),
-        ("GPULOCK_RESERVED_UNTIL", "printed: the end, as a Unix time in seconds"),
-        ("GPULOCK_KEYS", "printed, as are the other variables of run's command"),
+        SERVER,
+        &[
+            ("GPULOCK_RESERVED", "printed: the names of the variables, for release"),
+            ("GPULOCK_RESERVED_UNTIL", "printed: the end, as a Unix time in seconds"),
+            ("GPULOCK_KEYS", "printed, as are the other variables of run's command"),
+        ],
     ],
     examples: &[
         (
@@ -146,10 +144,8 @@ const RELEASE: Sections = Sections {
         STATUSES[3],
     ],
     environment: &[
-        SERVER[0],
-        SERVER[1],
-        SERVER[2],
-        ("GPULOCK_RESERVED", "set by reserve, as are the owner and the keys"),
+        SERVER,
+        &[("GPULOCK_RESERVED", "set by reserve, as are the owner and the keys")],
     ],
     examples: &[
         ("Release the locks that this shell has reserved", "eval \"$(gpulock release)\""),
@@ -167,7 +163,7 @@ const FORCE: Sections = Sections {
         STATUSES[2],
         STATUSES[3],
     ],
-    environment: SERVER,
+    environment: &[SERVER],
     examples: &[
         (
             "Release a lock after confirmation, regardless of its holder",
@@ -193,10 +189,8 @@ const TOP: Sections = Sections {
         ("128+n", "signal n ended it"),
     ],
     environment: &[
-        SERVER[0],
-        SERVER[1],
-        SERVER[2],
-        ("TERM", "terminal type; top needs one that can move its cursor"),
+        SERVER,
+        &[("TERM", "terminal type; top needs one that can move its cursor")],
     ],
     examples: &[("Update twice a second", "gpulock top --interval 0.5")],
 };
@@ -204,14 +198,12 @@ const TOP: Sections = Sections {
 const EXPORTER: Sections = Sections {
     exit_statuses: &[
         ("0", "SIGTERM or SIGINT ended it"),
-        ("1", "it cannot listen, or an address is invalid"),
-        STATUSES[2],
+        ("1", "it cannot listen"),
+        ("2", "invalid command line, or an address is invalid"),
     ],
     environment: &[
-        SERVER[0],
-        SERVER[1],
-        SERVER[2],
-        ("GPULOCK_SERVERS", "servers to watch, separated by spaces, as --server"),
+        SERVER,
+        &[("GPULOCK_SERVERS", "servers to watch, separated by spaces, as --server")],
     ],
     examples: &[
         (

@@ -58,7 +58,7 @@ pub(super) fn follow(
     Ok(())
 }
 
-/// Waits until the next query. Returns true as soon as nothing can read standard output any more.
+/// Waits until the next query. Returns true as soon as nothing can read standard output.
 fn is_reader_gone() -> bool {
     let stdout = io::stdout();
     // Errors and hang-ups are always reported.
