@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Error, Result, anyhow};
-use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, cmd};
+use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, cmd, pipe};
 use serde::Serialize;
 
 use crate::connection::Connection;
@@ -141,24 +141,41 @@ pub(crate) fn inspected(lock: Value) -> Result<Option<Inspected>> {
 /// The number of log entries that one call of LOG looks at, including those that it omits.
 const LOOKED_AT: usize = 500;
 
-/// The last log entries, newest first. One call looks at a limited number, so this asks for more
-/// until there are none.
+/// The largest number of entries that a server keeps (`gpulock.log-len`).
+const LONGEST_LOG: usize = 100_000;
+
+/// How many calls of LOG are sent at once.
+const AT_ONCE: usize = 40;
+
+/// The last log entries, newest first. A reply does not say whether there are older entries than
+/// those that the call looked at, of which the user may read none: so this looks at all of them
+/// unless it finds enough.
 pub(crate) fn log(connection: &mut Connection, count: usize) -> Result<Vec<LogEntry>> {
-    let (mut entries, mut offset) = (Vec::new(), 0);
-    while entries.len() < count {
-        let mut log = cmd("GPULOCK.LOG");
-        log.arg(count - entries.len());
-        if offset > 0 {
-            log.arg("OFFSET").arg(offset);
-        }
-        let older = logged(query(connection, &log)?)?;
-        if older.is_empty() {
+    let mut entries = newest(connection, count)?;
+    let offsets: Vec<usize> = (LOOKED_AT..LONGEST_LOG).step_by(LOOKED_AT).collect();
+    for offsets in offsets.chunks(AT_ONCE) {
+        if entries.len() >= count {
             break;
         }
-        entries.extend(older);
-        offset += LOOKED_AT;
+        let mut calls = pipe();
+        for offset in offsets {
+            calls
+                .cmd("GPULOCK.LOG")
+                .arg(count - entries.len())
+                .arg("OFFSET")
+                .arg(*offset);
+        }
+        for reply in connection.query_all(&mut calls).map_err(server_error)? {
+            entries.extend(logged(reply.map_err(server_error)?)?);
+        }
     }
+    entries.truncate(count);
     Ok(entries)
+}
+
+/// The newest of the entries that one call of LOG looks at.
+pub(crate) fn newest(connection: &mut Connection, count: usize) -> Result<Vec<LogEntry>> {
+    logged(query(connection, cmd("GPULOCK.LOG").arg(count))?)
 }
 
 /// Parses the reply of LOG.

@@ -163,6 +163,34 @@ fn entries_that_the_server_dropped_before_they_were_read_are_reported() {
     });
 }
 
+/// One call looks at 500 entries, all of which the user may not read.
+#[test]
+fn entries_behind_many_of_other_users_are_found() {
+    on_every_server(|flavour| {
+        let server = flavour.start();
+        let mut client = server.client();
+        client.line("CONFIG SET gpulock.log-len 2000");
+        client.line("ACL SETUSER viewer on >secret ~mine:* +gpulock.log");
+        log(&server, "mine:0");
+        log(&server, "mine:1");
+        for number in 0..600 {
+            call!(client, "GPULOCK.RELEASE", format!("other:{number}"), "me");
+        }
+        let url = format!("redis://viewer:secret@127.0.0.1:{}", server.port());
+        let result = gpulock(&server, &["log", "--json", "--url", &url]);
+        let entries: Vec<Value> = serde_json::from_str(&result.out).unwrap();
+        let keys: Vec<&str> =
+            entries.iter().filter_map(|entry| entry["key"].as_str()).collect();
+        assert_eq!(keys, ["mine:1", "mine:0"], "{result:?}");
+
+        let following = Following::start(&server, &["-n", "1", "--json", "--url", &url]);
+        assert_eq!(following.entry(), is("mine:1", 1));
+        log(&server, "mine:2");
+        assert_eq!(following.entry(), is("mine:2", 1));
+        assert!(following.err.try_recv().is_err());
+    });
+}
+
 #[test]
 fn a_restart_of_the_server_is_survived() {
     on_every_server(|flavour| {

@@ -81,7 +81,7 @@ impl Followed<'_> {
             Some(connection) => connection,
             None => self.address.connect()?,
         };
-        let newest = replies::log(&mut connection, 1)?;
+        let newest = replies::newest(&mut connection, 1)?;
         let is_known = match (newest.first(), self.seen.first()) {
             (Some(newest), Some(seen)) => is_same(newest, seen),
             (newest, seen) => newest.is_none() && seen.is_none(),
