@@ -4,11 +4,10 @@
 
 use std::collections::HashMap;
 
+use crate::gpus::Gpu;
+use crate::locks::SLOTS;
 use crate::replies::Listed;
 use crate::text::Text;
-
-/// More slots than a GPU can have.
-const MAX_SLOTS: u16 = 64;
 
 /// A lock, or a GPU with the locks of its slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,25 +22,14 @@ pub(crate) fn slot(key: &Text) -> Option<(Text, u16)> {
     let key = str::from_utf8(&key.0).ok()?;
     let (tag, rest) = key.strip_prefix('{')?.split_once("}:")?;
     let (gpu, number) = rest.rsplit_once(':')?;
-    let slot: u16 = number.parse().ok().filter(|slot| *slot < MAX_SLOTS)?;
+    let slot: u16 = number.parse().ok().filter(|slot| slot < SLOTS.end())?;
     // As `gpulock run` writes it: not 07, nor +7.
     let is_exact = slot.to_string() == number;
-    let is_slot = is_exact && tag.contains(':') && is_gpu(gpu);
+    let is_slot = is_exact && tag.contains(':') && Gpu::is_id(gpu);
     is_slot.then(|| {
         let card = key.len() - number.len() - 1;
         (Text(key.as_bytes().get(..card).unwrap_or_default().to_vec()), slot)
     })
-}
-
-/// Whether this is what a pool calls a GPU: a UUID, `gpu:0` or `gpu:0:mig:1`.
-fn is_gpu(name: &str) -> bool {
-    let is_number = |text: &str| text.parse::<u32>().is_ok();
-    match name.split(':').collect::<Vec<_>>()[..] {
-        [uuid] => uuid.starts_with("GPU-") || uuid.starts_with("MIG-"),
-        ["gpu", index] => is_number(index),
-        ["gpu", index, "mig", instance] => is_number(index) && is_number(instance),
-        _ => false,
-    }
 }
 
 /// Puts the slots of each GPU together, at the place of the first of them.

@@ -127,6 +127,17 @@ impl Gpu {
         }
     }
 
+    /// Whether this is what a GPU can be called in its key.
+    pub(crate) fn is_id(name: &str) -> bool {
+        let is_number = |text: &str| text.parse::<u32>().is_ok();
+        match name.split(':').collect::<Vec<_>>()[..] {
+            [uuid] => uuid.starts_with("GPU-") || uuid.starts_with("MIG-"),
+            ["gpu", index] => is_number(index),
+            ["gpu", index, "mig", instance] => is_number(index) && is_number(instance),
+            _ => false,
+        }
+    }
+
     /// Whether a key of any pool is a lock of the GPU, or of a slot of it.
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
         let name = key.rsplit(|byte| *byte == b'}').next().unwrap_or_default();

@@ -28,6 +28,7 @@ pub(crate) use self::calls::{
 pub(crate) use self::options::LockOptions;
 pub(crate) use self::owner::{host, unique, with_random_number};
 pub(crate) use self::pool::PoolOptions;
+pub(crate) use self::pool_name::SLOTS;
 pub(crate) use self::targets::Targets;
 pub(crate) use self::turn::{TurnOptions, login_name};
 pub(crate) use self::variables::{Variable, Variables};

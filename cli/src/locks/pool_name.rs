@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result, ensure};
 
 /// How many slots a GPU may have. A GPU without slots is a single lock.
-pub(super) const SLOTS: RangeInclusive<u16> = 2..=64;
+pub(crate) const SLOTS: RangeInclusive<u16> = 2..=64;
 
 /// The maximum length of a name in bytes: GPULOCK_KEYS may have 1024 keys with the name, and the
 /// kernel limits a variable to 128 KiB.

@@ -50,7 +50,7 @@ impl GpuUser {
                 // Those above may be daemons of the system, which hold no locks.
                 Err(_) => is_readable &= process.pid != self.0.pid,
             }
-            process = match parent(&process) {
+            process = match parent(&process, Process::of) {
                 Parent::Seen(parent) => parent,
                 Parent::None if is_readable => return Claim::None,
                 Parent::None => return Claim::Unreadable,
@@ -61,6 +61,7 @@ impl GpuUser {
 }
 
 /// The parent of a process.
+#[derive(Debug, PartialEq, Eq)]
 enum Parent {
     Seen(Process),
     /// There is none, or it is not visible: another user's, where `/proc` hides these (`hidepid`).
@@ -69,16 +70,16 @@ enum Parent {
     Ended,
 }
 
-fn parent(of: &Process) -> Parent {
+fn parent(of: &Process, find: impl Fn(Pid) -> Option<Process>) -> Parent {
     let parent = |of: &Process| match of.parent {
         0 => None,
-        number => Process::of(Pid::from_raw(number)),
+        number => find(Pid::from_raw(number)),
     };
     if let Some(parent) = parent(of) {
         return Parent::Seen(parent);
     }
     // If the parent has ended meanwhile, the process has another one.
-    match Process::of(of.pid).filter(|now| now.started == of.started) {
+    match find(of.pid).filter(|now| now.started == of.started) {
         Some(now) => parent(&now).map_or(Parent::None, Parent::Seen),
         None => Parent::Ended,
     }
@@ -90,4 +91,40 @@ fn has_key(environment: &[u8], is_key: impl Fn(&[u8]) -> bool) -> bool {
     let value =
         variables.find_map(|one| one.strip_prefix(KEYS.as_bytes())?.strip_prefix(b"="));
     value.unwrap_or_default().split(|byte| *byte == b',').any(is_key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32, parent: i32) -> Process {
+        Process {
+            pid: Pid::from_raw(pid),
+            parent,
+            group: pid,
+            started: 1,
+            is_dead: false,
+            is_in_exec: false,
+            is_ending: false,
+            has_no_environment: false,
+        }
+    }
+
+    #[test]
+    fn a_parent_that_is_not_visible_is_told_from_a_process_that_has_ended() {
+        let child = process(9, 5);
+        let another = Process { started: 2, ..child };
+        for (visible, expected) in [
+            (vec![child, process(5, 1)], Parent::Seen(process(5, 1))),
+            (vec![child], Parent::None),
+            (vec![process(9, 1), process(1, 0)], Parent::Seen(process(1, 0))),
+            (vec![process(9, 1)], Parent::None),
+            (vec![], Parent::Ended),
+            (vec![another], Parent::Ended),
+        ] {
+            let find = |pid| visible.iter().find(|one| one.pid == pid).copied();
+            assert_eq!(parent(&child, find), expected, "{visible:?}");
+        }
+        assert_eq!(parent(&process(1, 0), |_| Some(process(1, 0))), Parent::None);
+    }
 }
