@@ -99,6 +99,14 @@ impl LastContact {
         self.is_broken = false;
     }
 
+    /// Whether the deadlines follow from a lease that the server has reported as shorter than it was
+    /// renewed.
+    pub(crate) fn is_limited(&self) -> bool {
+        let term = |end| Deadlines::before(end, self.lease).term;
+        self.is_cut
+            && self.reported_end.is_some_and(|end| term(end) <= self.deadlines().term)
+    }
+
     /// The deadlines if there is no further contact.
     pub(crate) fn deadlines(&self) -> Deadlines {
         let lease = self.renewed.saturating_add(self.lease);

@@ -236,12 +236,13 @@ impl Worker {
     /// Reports the result of a check that was sent at `sent`. Returns whether the locks must be
     /// tied to a connection again.
     fn report(&self, sent: Moment, state: State, known: &mut Known) -> bool {
-        self.send(session_event(sent, &state, self.request.grace));
-        if let Some(notice) = state.notice
-            && let Some(end) = known.new_notice(sent, &notice)
+        // First, because it explains the shorter lease.
+        if let Some(notice) = &state.notice
+            && let Some(end) = known.new_notice(sent, notice)
         {
-            self.send(Event::Revoked(end, notice.reason));
+            self.send(Event::Revoked(end, notice.reason.clone()));
         }
+        self.send(session_event(sent, &state, self.request.grace));
         state.is_untied
     }
 

@@ -30,6 +30,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The reason for a server that accepts everything and replies to nothing.
 const NO_REPLY: &str = "no reply";
 
+/// The reason for a lease that renewals no longer lengthen.
+const LIMITED: &str = "its lease is shortened, by gpulock.max-hold or by another client";
+
 /// The reason after a notice.
 pub(crate) const REVOKED: &str = "revoked";
 
@@ -272,10 +275,19 @@ impl Supervisor {
     fn check_term_deadline(&mut self) {
         let deadlines = self.contact.deadlines();
         if self.lost.is_none() && clock::now() >= deadlines.term {
-            let why = self.server_error.take().unwrap_or_else(|| NO_REPLY.to_owned());
-            self.set_lost(format!("no contact with the server in time: {why}"));
+            let why = self.why_it_ends();
+            self.set_lost(why);
             self.terminate_by(deadlines);
         }
+    }
+
+    /// Why the locks are about to end.
+    fn why_it_ends(&mut self) -> String {
+        if self.contact.is_limited() {
+            return LIMITED.to_owned();
+        }
+        let why = self.server_error.take().unwrap_or_else(|| NO_REPLY.to_owned());
+        format!("no contact with the server in time: {why}")
     }
 
     fn advance_termination(&mut self) {

@@ -109,6 +109,7 @@ fn the_command_dies_before_a_cut_lease_ends() {
     let death = death(&run);
     assert!(death < lease_end(&server, "k"));
     assert_eq!(run.status(), 76);
+    assert!(run.err().contains("gpulock.max-hold"), "{}", run.err());
 }
 
 #[test]

@@ -124,3 +124,15 @@ fn all_locks_are_released_after_a_notice_for_one() {
     assert!(call!(server.client(), "GPULOCK.LIST").list().is_empty());
     assert_eq!(server.info_int("gpulock", "gpulock_releases"), 2);
 }
+
+/// The shorter lease alone would end the command for lack of contact.
+#[test]
+fn a_short_notice_is_the_reason_of_the_end() {
+    let server = server();
+    for ms in [1_500, 2_000, 3_000, 4_000, 5_000] {
+        let mut run = run_at(server.port(), &["--lease", "30s"], SAVES);
+        give_notice(&server, ms);
+        assert_eq!(run.status(), 76);
+        assert!(run.err().contains("lock revoked"), "{ms} ms: {}", run.err());
+    }
+}

@@ -149,7 +149,7 @@ fn sentinels_are_asked_in_turn() {
         let unaware = Sentinel::start(replica, 0);
         let result = gpulock_with(&["ls", "--url", &unaware.url()], &[]);
         assert_eq!(result.status, 69, "{result:?}");
-        assert!(result.err.contains("is a replica"), "{result:?}");
+        assert!(result.err.contains("is not a primary"), "{result:?}");
         let url = sentinel.url().replace("watched", "other");
         let result = gpulock_with(&["ls", "--url", &url], &[]);
         assert_eq!(result.status, 1, "{result:?}");
