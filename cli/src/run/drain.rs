@@ -3,7 +3,7 @@
 //!
 //! [`readers`]: super::readers
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -20,6 +20,13 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long readers may take at most.
 const MAX_TIME: Duration = Duration::from_secs(60);
 
+/// How long a process may be no reader before it counts as another process. A reader that has
+/// read everything may close its input some time before it ends.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// A process, by number and start.
+type Id = (i32, u64);
+
 /// The processes that the command left running, while some of them read its output.
 #[derive(Debug)]
 pub(crate) struct Drain {
@@ -29,8 +36,12 @@ pub(crate) struct Drain {
     unread: Vec<(Pipe, u64)>,
     /// The deadlines of the other processes, once one was sent TERM.
     others: Option<Deadlines>,
-    /// Those that were sent TERM, by number and start.
-    terminated: HashSet<(i32, u64)>,
+    /// Those that were sent TERM.
+    terminated: HashSet<Id>,
+    /// The processes that were readers once.
+    readers: HashSet<Id>,
+    /// Since when the others have been seen.
+    seen: HashMap<Id, Moment>,
 }
 
 impl Drain {
@@ -42,7 +53,23 @@ impl Drain {
             unread: Vec::new(),
             others: None,
             terminated: HashSet::new(),
+            readers: HashSet::new(),
+            seen: HashMap::new(),
         }
+    }
+
+    /// A reader stays one, even after it has closed its input, and a process is another one only
+    /// after some time.
+    pub(crate) fn settle(&mut self, now: Moment, remaining: Remaining) -> Remaining {
+        self.readers.extend(remaining.readers.iter().map(id));
+        let Remaining { readers, mut others } =
+            remaining.with_readers(|one| self.readers.contains(&id(one)));
+        self.readers.extend(readers.iter().map(id));
+        others.retain(|one| {
+            let since = *self.seen.entry(id(one)).or_insert(now);
+            now >= since.saturating_add(SETTLE)
+        });
+        Remaining { readers, others }
     }
 
     /// Whether this signal asks this process to end.
@@ -84,14 +111,15 @@ impl Drain {
     /// When to call [`Drain::advance`] again, even if nothing happens.
     pub(crate) fn next(&self, now: Moment) -> Moment {
         let kill = self.others.map(|deadlines| deadlines.kill);
-        let end = self.end.min(self.end_of_pause);
-        kill.filter(|kill| *kill > now).map_or(end, |kill| kill.min(end))
+        let settled = self.seen.values().map(|since| since.saturating_add(SETTLE));
+        let times = kill.into_iter().chain(settled).filter(|time| *time > now);
+        times.fold(self.end.min(self.end_of_pause), Moment::min)
     }
 
     fn terminate(&mut self, now: Moment, others: &[Process]) {
         for process in others {
             let deadlines = self.others.get_or_insert(Deadlines::of_survivors(now));
-            if self.terminated.insert((process.pid.as_raw(), process.started)) {
+            if self.terminated.insert(id(process)) {
                 process.signal(Signal::SIGTERM);
                 // A stopped process handles TERM only after CONT.
                 process.signal(Signal::SIGCONT);
@@ -101,4 +129,8 @@ impl Drain {
             }
         }
     }
+}
+
+fn id(process: &Process) -> Id {
+    (process.pid.as_raw(), process.started)
 }

@@ -10,9 +10,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
+use crate::clock;
 use crate::run::environment::OWNER;
 use crate::run::process_group::{ProcessGroup, reap};
 use crate::run::processes::Process;
+
+/// How long after its start a process may still execute its first program.
+const STARTING: Duration = Duration::from_secs(1);
 
 /// The processes of a command that is a child of this process.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +33,7 @@ enum Kind {
     /// It left the group and removed the owner from its environment, which exempts it. A
     /// process that overwrote its environment to change its title is still a member.
     Exempt,
-    /// It is executing another program at this moment, and has no readable environment.
+    /// It is executing another program at this moment, or may be, and has no readable environment.
     Unclear,
     /// It has ended. Its children may not have been seen yet.
     Dead,
@@ -150,7 +154,12 @@ fn kind_outside_group(process: &Process) -> Kind {
             // It hangs while it exits, and its environment is gone already.
             Some(_) if none.is_err() => Kind::Member,
             Some(now) if now.is_in_exec => Kind::Unclear,
-            Some(now) if now.has_no_environment => Kind::Exempt,
+            // The kernel sets the end of the environment last, when it executes a program.
+            Some(now) if now.has_no_environment => match now.age(clock::now()) < STARTING
+            {
+                true => Kind::Unclear,
+                false => Kind::Exempt,
+            },
             Some(now) => kind_by_variables(&variables_again(&now)),
         },
     }

@@ -37,22 +37,26 @@ impl Remaining {
         processes.retain(|process| !process.is_ending);
         let foreign: HashSet<Pipe> = pipes(Path::new("/proc/self/fd"), 0).collect();
         let reads = |process: &Process| reads_pipe_other_than(&foreign, process, now);
-        let (mut readers, mut others): (Vec<_>, Vec<_>) =
-            processes.into_iter().partition(reads);
-        // Processes that a reader starts are part of it.
-        loop {
+        let none = Self { readers: Vec::new(), others: processes };
+        let mut found = none.with_readers(reads);
+        // The files of a process that has ended in the meantime are not known.
+        found.others.retain(Process::is_running);
+        found
+    }
+
+    /// Moves some of the others to the readers, with the processes that these started.
+    pub(crate) fn with_readers(self, is_reader: impl Fn(&Process) -> bool) -> Self {
+        let Self { mut readers, others } = self;
+        let (mut found, mut others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|one| is_reader(one));
+        while !found.is_empty() {
+            readers.append(&mut found);
             let of_reader = |one: &Process| {
                 readers.iter().any(|reader| reader.pid.as_raw() == one.parent)
             };
-            let (found, rest) = others.into_iter().partition::<Vec<_>, _>(of_reader);
-            others = rest;
-            if found.is_empty() {
-                // The files of a process that has ended in the meantime are not known.
-                others.retain(Process::is_running);
-                return Self { readers, others };
-            }
-            readers.extend(found);
+            (found, others) = others.into_iter().partition(of_reader);
         }
+        Self { readers, others }
     }
 
     /// The number of bytes that the readers have yet to read, for each pipe.

@@ -241,8 +241,8 @@ impl Supervisor {
             return;
         }
         let now = clock::now();
-        let remaining = Remaining::of(self.processes.alive(), now);
         let drain = self.drain.get_or_insert_with(|| Drain::since(now));
+        let remaining = drain.settle(now, Remaining::of(self.processes.alive(), now));
         self.termination = drain.advance(now, &remaining);
         if !remaining.others.is_empty() || self.termination.is_some() {
             self.report_survivors();

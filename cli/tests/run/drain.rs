@@ -60,6 +60,17 @@ fn a_slow_reader_finishes_under_the_lock() {
     assert!(call!(server.client(), "GET", "k").is_null());
 }
 
+/// It has read everything, and has yet to write.
+#[test]
+fn a_reader_that_has_closed_its_input_finishes() {
+    let server = server();
+    let script = "exec > >(sleep 0.5; exec <&-; sleep 1; echo >complete); echo 1; exit 3";
+    let mut run = start(&server, script);
+    assert_eq!(run.status(), 3);
+    assert!(run.path("complete").exists());
+    assert_eq!(run.err(), "");
+}
+
 #[test]
 fn a_reader_that_does_not_end_is_terminated() {
     let server = server();
