@@ -117,8 +117,8 @@ test_completions_and_manual() {
     "$gpulock" completions bash >"$folder/gpulock.bash"
     bash -n "$folder/gpulock.bash"
     local words
-    words=$(bash -c ". $folder/gpulock.bash
-        COMP_WORDS=(gpulock expo) COMP_CWORD=1
+    words=$(PATH="$root/usr/bin:$PATH" bash -c ". $folder/gpulock.bash
+        COMP_LINE='gpulock expo' COMP_POINT=12 COMP_WORDS=(gpulock expo) COMP_CWORD=1
         _gpulock gpulock expo gpulock
         echo \"\${COMPREPLY[@]}\"")
     [ "$words" = exporter ] || fail "bash completes \"gpulock expo\" to \"$words\""
