@@ -282,32 +282,30 @@ fn bash_completes_with_the_tab_key() {
     in_shell("bash", "bash --norc --noprofile", source, &cases);
 }
 
+/// Words with their completions in shells that quote alike.
+#[rustfmt::skip]
+const QUOTED_ALIKE: [(&str, &str); 6] = [
+    ("gpulock insp",                    "gpulock inspect"),
+    (r"gpulock queue \{no",             r"gpulock queue \{node7\}:gpu:"),
+    ("gpulock ls '{no",                 "gpulock ls '{node7}:gpu:"),
+    ("gpulock stats a",                 r"gpulock stats a\ b\'c\$"),
+    ("gpulock stats w",                 r"gpulock stats w\\x\\:y\$z"),
+    ("gpulock run --key k -- cat /etc/passw", "gpulock run --key k -- cat /etc/passwd"),
+];
+
 #[test]
 fn zsh_completes_with_the_tab_key() {
-    #[rustfmt::skip]
-    let cases = [
-        ("gpulock insp",                    "gpulock inspect"),
-        (r"gpulock queue \{no",             r"gpulock queue \{node7\}:gpu:"),
-        ("gpulock ls '{no",                 "gpulock ls '{node7}:gpu:"),
-        ("gpulock stats a",                 r"gpulock stats a\ b\'c\$"),
-        ("gpulock stats w",                 r"gpulock stats w\\x\\:y\$z"),
-        ("gpulock run --key k -- cat /etc/passw", "gpulock run --key k -- cat /etc/passwd"),
-    ];
     let source =
         "PS1='$ '; autoload -U compinit; compinit -u; source <(gpulock completions zsh)";
-    in_shell("zsh", "zsh -f", source, &cases);
+    in_shell("zsh", "zsh -f", source, &QUOTED_ALIKE);
 }
 
 #[test]
 fn fish_completes_with_the_tab_key() {
-    #[rustfmt::skip]
-    let cases = [
-        ("gpulock insp",                    "gpulock inspect"),
-        (r"gpulock queue \{no",             r"gpulock queue \{node7\}:gpu:"),
-        ("gpulock ls '{no",                 "gpulock ls '{node7}:gpu:"),
-        ("gpulock stats a",                 r"gpulock stats a\ b\'c\$"),
-        ("gpulock stats w",                 r"gpulock stats w\\x\\:y\$z"),
-        ("gpulock run --key k -- cat /etc/passw", "gpulock run --key k -- cat /etc/passwd"),
-    ];
-    in_shell("fish", "fish --no-config", "gpulock completions fish | source", &cases);
+    in_shell(
+        "fish",
+        "fish --no-config",
+        "gpulock completions fish | source",
+        &QUOTED_ALIKE,
+    );
 }

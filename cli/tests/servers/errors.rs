@@ -10,7 +10,7 @@ use crate::invoke::{Invocation, at, gpulock};
 use crate::job::TIMEOUT;
 use crate::{CALLS, gpulock_with};
 
-/// So many keys that a server rejects the call before it requires a password.
+/// More keys than a server reads from a client that has not authenticated.
 const MANY_KEYS: &[&str] =
     &["run", "--keys", "a,b,c,d,e,f,g,h,i,j,k,l", "--no-wait", "--", "true"];
 
