@@ -7,7 +7,7 @@ replaces, ``gpulock.celery`` has tasks that hold a lock while they run.
 
 from . import asyncio
 from ._devices import Gpus, gpu_keys
-from ._types import Loss
+from ._types import Loss, Notice
 from .errors import DeadlockError, LockError, LockNotOwnedError, ModuleMissingError
 from .lock import Lock
 from .pool import Pool
@@ -21,6 +21,7 @@ __all__ = [
     "LockNotOwnedError",
     "Loss",
     "ModuleMissingError",
+    "Notice",
     "Pool",
     "asyncio",
     "gpu_keys",

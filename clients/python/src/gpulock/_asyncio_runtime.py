@@ -1,15 +1,10 @@
-"""Runs routines in asyncio tasks: the client, the dedicated connection of a lock, and the
-renewer's task. The asyncio counterpart of ``_thread_runtime``."""
+"""Runs routines in asyncio tasks: the counterpart of ``_thread_runtime``."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
-import logging
-import os
 import time
-import weakref
 from typing import Any, Callable, TypeVar
 
 from redis.asyncio import ConnectionPool
@@ -17,20 +12,18 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
-from redis.exceptions import RedisError, ResponseError, TimeoutError
+from redis.exceptions import RedisError, ResponseError
 
+from ._asyncio_connection import NO_TIMEOUT_S, DedicatedConnection
 from ._commands import Argument
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
-from ._thread_runtime import client_retries, short_timeout_settings, weak_callback
+from ._thread_connection import short_timeout_settings
+from ._thread_runtime import client_retries
 from ._types import Loss
 
-logger = logging.getLogger("gpulock")
 T = TypeVar("T")
-
-NO_TIMEOUT_S = 1e9
-STOP_TIMEOUT_S = 1.0
 
 
 async def run(routine: Routine[T], runtime: AsyncioRuntime) -> T:
@@ -66,84 +59,6 @@ async def _clean_up(
     again meanwhile."""
     resumed = _advance(routine, lambda: routine.throw(error), runtime)
     return await asyncio.shield(asyncio.ensure_future(resumed))
-
-
-class DedicatedConnection:
-    """A connection outside of the client's pool. A read is always pending on it, so that its
-    closing is noticed immediately."""
-
-    def __init__(self, client: Any, settings: dict[str, Any]) -> None:
-        self._connection = client.connection_pool.connection_class(**settings)
-        self._timeout_s = settings.get("socket_timeout")
-        self._pending_read: asyncio.Future[Any] | None = None
-        self.is_broken = False
-        _dedicated_connections.add(self)
-
-    async def execute(self, *command: Argument) -> Any:
-        """Sends a command, and returns the reply."""
-        try:
-            await self._connection.send_command(*command, check_health=False)
-            # Not wait_for: before Python 3.12 it can lose a cancellation.
-            await asyncio.wait({self.pending_read()}, timeout=self._timeout_s)
-            if not self.pending_read().done():
-                raise TimeoutError("Timeout reading from the dedicated connection of the lock")
-            read, self._pending_read = self.pending_read(), None
-            reply = read.result()
-        except ResponseError:
-            raise
-        except BaseException:
-            await self._mark_broken()
-            raise
-        self.is_broken = False
-        return reply
-
-    def pending_read(self) -> asyncio.Future[Any]:
-        """Completes with the next reply, or when the connection is closed."""
-        if self._pending_read is None:
-            read = self._connection.read_response(disable_decoding=True, timeout=NO_TIMEOUT_S)
-            self._pending_read = asyncio.ensure_future(read)
-        return self._pending_read
-
-    async def check(self) -> None:
-        """Detects whether the peer has closed the connection."""
-        if self._pending_read is not None and self._pending_read.done():
-            read, self._pending_read = self._pending_read, None
-            if read.exception() is not None:
-                await self._mark_broken()
-
-    async def close(self) -> None:
-        """Closes the connection, which ends its session, at once or after the grace period."""
-        if self._pending_read is not None:
-            self._pending_read.cancel()
-            await asyncio.wait({self._pending_read})
-            self._pending_read = None
-        await self._connection.disconnect()
-
-    def detach_in_child(self) -> None:
-        """Replaces the socket in a child process, and leaves it open in the parent. The file
-        descriptor stays in use: the inherited event loop refers to it by number."""
-        writer = self._connection._writer
-        if writer is not None:
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, writer.get_extra_info("socket").fileno())
-            os.close(null)
-
-    async def _mark_broken(self) -> None:
-        self.is_broken = True
-        await self.close()
-
-
-_dedicated_connections: weakref.WeakSet[DedicatedConnection] = weakref.WeakSet()
-
-
-def _detach_inherited_connections() -> None:
-    """Otherwise the locks of a parent process that died would stay held by its child."""
-    for connection in list(_dedicated_connections):
-        connection.detach_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_detach_inherited_connections)
 
 
 class AsyncioRuntime:
@@ -209,14 +124,16 @@ class AsyncioRuntime:
             return await self._client.execute_command(*command, target_nodes=node)
         return await self.execute(*command)
 
-    async def execute_dedicated(self, *command: Argument) -> Any:
+    async def execute_dedicated(
+        self, *command: Argument, timeout_s: float | None = None
+    ) -> Any:
         """Sends a command on the dedicated connection of the lock."""
         if is_cluster(self._client):
             return await self.execute(*command)
         if self._dedicated is None:
             settings = self._client.connection_pool.connection_kwargs
             self._dedicated = DedicatedConnection(self._client, settings)
-        return await self._dedicated.execute(*command)
+        return await self._dedicated.execute(*command, timeout_s=timeout_s)
 
     async def close_dedicated(self) -> None:
         """Closes the dedicated connection of the lock."""
@@ -326,74 +243,3 @@ async def _get_connection(pool: Any) -> Any:
         return await pool.get_connection()
     except TypeError:
         return await pool.get_connection("GPULOCK.RELEASE")
-
-
-class Renewer:
-    """The task that maintains a hold."""
-
-    def __init__(
-        self,
-        routine: Routine[Loss | None],
-        runtime: AsyncioRuntime,
-        lost: asyncio.Event,
-        on_lost: Callable[[Loss], Any] | None,
-        renewal_ended: Loss,
-    ) -> None:
-        self._renewal_ended = renewal_ended
-        self._runtime, self._lost, self._on_lost = runtime, lost, weak_callback(on_lost)
-        self._loop = asyncio.get_running_loop()
-        self._abandoned = False
-        self._reporting: asyncio.Task[None] | None = None
-        runtime.report_loss = self._start_report
-        self._task = self._loop.create_task(self._maintain(routine))
-        self._task.add_done_callback(self._report_cancellation)
-
-    async def stop(self) -> None:
-        """Stops the renewal, and waits for a renewal in progress."""
-        self._runtime.stop()
-        # on_lost may release the lock, and runs in a task of the renewer.
-        if asyncio.current_task() not in (self._task, self._reporting):
-            # A call that hangs may complete later: its token no longer matches by then.
-            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
-
-    async def close(self) -> None:
-        """Closes the session connection."""
-        await self._runtime.close_dedicated()
-
-    def abandon(self) -> None:
-        """Stops the renewal because the holder has ended. Can be called from any thread."""
-        self._abandoned = True
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._runtime.stop)
-
-    def notify_lease_changed(self) -> None:
-        """To be called when the holder has replaced the lease."""
-        self._runtime.notify_lease_changed()
-
-    async def _maintain(self, routine: Routine[Loss | None]) -> None:
-        loss = await run(routine, self._runtime)
-        if self._abandoned:
-            await self._runtime.close_dedicated()
-        if loss is not None:
-            await self._report_loss(loss)
-
-    def _report_cancellation(self, task: asyncio.Task[None]) -> None:
-        """A task that was cancelled before it started has reported no loss."""
-        if task.cancelled() and not self._lost.is_set():
-            self._start_report(self._renewal_ended)
-
-    def _start_report(self, loss: Loss) -> None:
-        self._reporting = self._loop.create_task(self._report_loss(loss))
-
-    async def _report_loss(self, loss: Loss) -> None:
-        if self._runtime.is_stopped:
-            return  # The holder has released the lock meanwhile.
-        self._lost.set()
-        logger.error(
-            "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
-        )
-        on_lost = self._on_lost()
-        if on_lost is not None:
-            result = on_lost(loss)
-            if inspect.isawaitable(result):
-                await result

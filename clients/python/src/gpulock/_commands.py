@@ -27,6 +27,10 @@ def acquire(request: AcquireRequest, block_ms: int = 0) -> Command:
         command += ("BLOCK", block_ms)
     if request.unique:
         command += ("UNIQUE",)
+    if request.priority:
+        command += ("PRIORITY", request.priority)
+    if request.share is not None:
+        command += ("SHARE", request.share)
     if request.session:
         command += ("SESSION", "GRACE", request.grace_ms) if request.grace_ms else ("SESSION",)
     return command

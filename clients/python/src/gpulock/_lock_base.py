@@ -63,6 +63,9 @@ class LockBase:
         grace: Number,
         renew: bool | None,
         on_lost: Any,
+        on_revoked: Any,
+        priority: int,
+        share: str | bytes | None,
     ) -> None:
         if grace and not session:
             raise ValueError("grace needs session=True")
@@ -78,7 +81,8 @@ class LockBase:
         # Every lock of the module has a lease: without a timeout, it has to be renewed to last
         # until the release.
         self.renew = not timeout if renew is None else renew
-        self.on_lost = on_lost
+        self.on_lost, self.on_revoked = on_lost, on_revoked
+        self.priority, self.share = priority, share
         self._fixed_owner = owner
         self._server = _server.server_of(redis)
         self._mutex = threading.RLock()
@@ -122,6 +126,8 @@ class LockBase:
             max_block_s=self._max_block_s(),
             poll_interval_s=self.sleep if sleep is None else sleep,
             fair=self.fair,
+            priority=self.priority,
+            share=None if self.share is None else self._encode(self.share),
         )
 
     def _max_block_s(self) -> float:

@@ -25,8 +25,9 @@ class Runtime(Protocol):
     def execute_keyless(self, *command: Argument) -> Any:
         """Like ``execute``, for a command without a key, which any cluster node can answer."""
 
-    def execute_dedicated(self, *command: Argument) -> Any:
-        """Like ``execute``, on the dedicated connection of this lock."""
+    def execute_dedicated(self, *command: Argument, timeout_s: float | None = None) -> Any:
+        """Like ``execute``, on the dedicated connection of this lock. ``timeout_s`` replaces
+        the client's timeout."""
 
     def execute_once(self, *command: Argument) -> Any:
         """Like ``execute``, but without the client's retries."""
@@ -76,9 +77,10 @@ def execute_keyless(*command: Argument) -> Operation:
     return lambda runtime: runtime.execute_keyless(*command)
 
 
-def execute_dedicated(*command: Argument) -> Operation:
-    """Sends a command on the dedicated connection of the lock."""
-    return lambda runtime: runtime.execute_dedicated(*command)
+def execute_dedicated(*command: Argument, timeout_s: float | None = None) -> Operation:
+    """Sends a command on the dedicated connection of the lock. ``timeout_s`` replaces the
+    client's timeout."""
+    return lambda runtime: runtime.execute_dedicated(*command, timeout_s=timeout_s)
 
 
 def execute_once(*command: Argument) -> Operation:

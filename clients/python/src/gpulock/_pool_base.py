@@ -32,6 +32,9 @@ class PoolBase(LockBase):
         grace: Number = 0,
         renew: bool | None = None,
         on_lost: Any = None,
+        on_revoked: Any = None,
+        priority: int = 0,
+        share: str | bytes | None = None,
     ) -> None:
         names = tuple(keys)
         if not 1 <= n <= len(names):
@@ -56,6 +59,9 @@ class PoolBase(LockBase):
             grace=grace,
             renew=renew,
             on_lost=on_lost,
+            on_revoked=on_revoked,
+            priority=priority,
+            share=share,
         )
 
     @property

@@ -1,36 +1,30 @@
-"""Runs routines in threads, with blocking I/O: the client, the dedicated connection of a lock,
-and the renewer's thread."""
+"""Runs routines in threads, with blocking I/O: through the client, and on the dedicated
+connection of a lock (``_thread_connection``)."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-import logging
-import os
 import threading
 import time
-import weakref
 from contextlib import suppress
 from typing import Any, Callable, TypeVar
 
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE, PubSub
 from redis.connection import ConnectionPool
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from ._commands import Argument
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
+from ._thread_connection import DedicatedConnection, short_timeout_settings
 from ._types import Loss
 
-logger = logging.getLogger("gpulock")
 T = TypeVar("T")
 
 CONNECTION_CHECK_S = 0.2
-STOP_TIMEOUT_S = 1.0
-SHORT_TIMEOUT_S = 2.0
 
 
 def run(routine: Routine[T], runtime: ThreadRuntime) -> T:
@@ -48,54 +42,6 @@ def run(routine: Routine[T], runtime: ThreadRuntime) -> T:
         return end.value  # type: ignore[no-any-return]
     finally:
         runtime.unsubscribe()
-
-
-class DedicatedConnection:
-    """A connection outside of the client's pool."""
-
-    def __init__(self, client: Any, settings: dict[str, Any]) -> None:
-        self._connection = client.connection_pool.connection_class(**settings)
-        self.is_broken = False
-        _dedicated_connections.add(self)
-
-    def execute(self, *command: Argument) -> Any:
-        """Sends a command, and returns the reply."""
-        try:
-            self._connection.send_command(*command, check_health=False)
-            reply = self._connection.read_response(disable_decoding=True)
-        except (ConnectionError, TimeoutError):
-            self._mark_broken()
-            raise
-        self.is_broken = False
-        return reply
-
-    def check(self) -> None:
-        """Detects whether the peer has closed the connection."""
-        try:
-            self._connection.can_read(0)
-        except (ConnectionError, TimeoutError, OSError):
-            self._mark_broken()
-
-    def close(self) -> None:
-        """Closes the connection, which ends its session, at once or after the grace period."""
-        self._connection.disconnect()
-
-    def _mark_broken(self) -> None:
-        self.is_broken = True
-        self._connection.disconnect()
-
-
-_dedicated_connections: weakref.WeakSet[DedicatedConnection] = weakref.WeakSet()
-
-
-def _close_inherited_connections() -> None:
-    """Otherwise the locks of a parent process that died would stay held by its child."""
-    for connection in list(_dedicated_connections):
-        connection.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited_connections)
 
 
 class ThreadRuntime:
@@ -174,14 +120,14 @@ class ThreadRuntime:
             return self._client.execute_command(*command, target_nodes=node)
         return self.execute(*command)
 
-    def execute_dedicated(self, *command: Argument) -> Any:
+    def execute_dedicated(self, *command: Argument, timeout_s: float | None = None) -> Any:
         """Sends a command on the dedicated connection of the lock."""
         if is_cluster(self._client):
             return self.execute(*command)
         if self._dedicated is None:
             settings = self._client.connection_pool.connection_kwargs
             self._dedicated = DedicatedConnection(self._client, settings)
-        return self._dedicated.execute(*command)
+        return self._dedicated.execute(*command, timeout_s=timeout_s)
 
     def close_dedicated(self) -> None:
         """Closes the dedicated connection of the lock."""
@@ -294,76 +240,3 @@ def client_retries(client: Any) -> bool:
         return False
     retry = client.connection_pool.connection_kwargs.get("retry")
     return retry is not None and retry._retries != 0
-
-
-def short_timeout_settings(client: Any) -> dict[str, Any]:
-    """The connection settings of the client, with short timeouts and without retries."""
-    settings = dict(client.connection_pool.connection_kwargs)
-    for name in {"socket_timeout", "socket_connect_timeout"} & {"socket_timeout", *settings}:
-        settings[name] = min(settings.get(name) or SHORT_TIMEOUT_S, SHORT_TIMEOUT_S)
-    settings["retry"] = None
-    return settings
-
-
-def weak_callback(on_lost: Callable[[Loss], Any] | None) -> Callable[[], Any]:
-    """A reference to ``on_lost``, weak for a method: its object may own the lock, and the
-    renewer must not keep both alive."""
-    return weakref.WeakMethod(on_lost) if inspect.ismethod(on_lost) else lambda: on_lost
-
-
-class Renewer:
-    """The thread that maintains a hold."""
-
-    def __init__(
-        self,
-        routine: Routine[Loss | None],
-        runtime: ThreadRuntime,
-        lost: threading.Event,
-        on_lost: Callable[[Loss], Any] | None,
-    ) -> None:
-        self._runtime, self._lost, self._on_lost = runtime, lost, weak_callback(on_lost)
-        self._abandoned = False
-        runtime.report_loss = self._report_loss
-        self._thread = threading.Thread(
-            target=self._maintain, args=(routine,), name="gpulock-renewer", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops the renewal, and waits for a renewal in progress."""
-        self._runtime.stop()
-        # on_lost may release the lock, and runs in the renewer's own thread.
-        if self._thread is not threading.current_thread():
-            # A call that hangs may complete later: its token no longer matches by then.
-            self._thread.join(STOP_TIMEOUT_S)
-
-    def close(self) -> None:
-        """Closes the session connection."""
-        self._runtime.close_dedicated()
-
-    def abandon(self) -> None:
-        """Stops the renewal because the holder has ended, without waiting."""
-        self._abandoned = True
-        self._runtime.stop()
-
-    def notify_lease_changed(self) -> None:
-        """To be called when the holder has replaced the lease."""
-        self._runtime.notify_lease_changed()
-
-    def _maintain(self, routine: Routine[Loss | None]) -> None:
-        loss = run(routine, self._runtime)
-        if self._abandoned:
-            self._runtime.close_dedicated()
-        if loss is not None:
-            self._report_loss(loss)
-
-    def _report_loss(self, loss: Loss) -> None:
-        if self._runtime.is_stopped:
-            return  # The holder has released the lock meanwhile.
-        self._lost.set()
-        logger.error(
-            "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
-        )
-        on_lost = self._on_lost()
-        if on_lost is not None:
-            on_lost(loss)

@@ -30,6 +30,10 @@ class AcquireRequest:
     poll_interval_s: float = 0.1
     """Time between two attempts on a server without a wait queue."""
     fair: bool = False
+    priority: int = 0
+    """Moves the call ahead in the queue, or back if negative."""
+    share: bytes | None = None
+    """The user or team whose calls take turns with those of others."""
     current_hold: Hold | None = None
     """The hold that this owner already has. A call that is interrupted does not release it."""
 
@@ -71,3 +75,15 @@ class Loss:
     owner: bytes
     token: int | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """The holder was given notice (FORCERELEASE AFTER): the argument of ``on_revoked``."""
+
+    name: Name
+    owner: bytes
+    token: int | None
+    reason: str
+    deadline: float
+    """When the hold ends at the latest, in Unix seconds."""

@@ -15,13 +15,14 @@ from typing import Any, Callable, Literal, TypeVar
 from redis.exceptions import LockError
 
 from . import _acquire, _commands, _ownership, _renewal
-from ._asyncio_runtime import AsyncioRuntime, Renewer, run
+from ._asyncio_renewer import Renewer
+from ._asyncio_runtime import AsyncioRuntime, run
 from ._commands import Name
 from ._devices import Gpus
 from ._lock_base import LockBase, Number, TrackedHold
 from ._operations import Routine, execute
 from ._pool_base import PoolBase
-from ._types import AcquireRequest, Hold, Loss
+from ._types import AcquireRequest, Hold, Loss, Notice
 
 logger = logging.getLogger("gpulock")
 T = TypeVar("T")
@@ -135,6 +136,9 @@ class Lock(AsyncioLockBase):
         grace: Number = 0,
         renew: bool | None = None,
         on_lost: Callable[[Loss], Any] | None = None,
+        on_revoked: Callable[[Notice], Any] | None = None,
+        priority: int = 0,
+        share: str | bytes | None = None,
     ) -> None:
         self.name = name
         super().__init__(
@@ -153,6 +157,9 @@ class Lock(AsyncioLockBase):
             grace=grace,
             renew=renew,
             on_lost=on_lost,
+            on_revoked=on_revoked,
+            priority=priority,
+            share=share,
         )
 
     async def __aenter__(self) -> Lock:

@@ -18,8 +18,9 @@ from . import _acquire, _commands, _ownership, _renewal
 from ._commands import Name
 from ._lock_base import LockBase, Number, TrackedHold
 from ._operations import Routine, execute
-from ._thread_runtime import Renewer, ThreadRuntime, run
-from ._types import AcquireRequest, Hold, Loss
+from ._thread_renewer import Renewer
+from ._thread_runtime import ThreadRuntime, run
+from ._types import AcquireRequest, Hold, Loss, Notice
 
 logger = logging.getLogger("gpulock")
 T = TypeVar("T")
@@ -158,6 +159,9 @@ class Lock(ThreadLockBase):
         grace: Number = 0,
         renew: bool | None = None,
         on_lost: Callable[[Loss], Any] | None = None,
+        on_revoked: Callable[[Notice], Any] | None = None,
+        priority: int = 0,
+        share: str | bytes | None = None,
     ) -> None:
         self.name = name
         super().__init__(
@@ -176,6 +180,9 @@ class Lock(ThreadLockBase):
             grace=grace,
             renew=renew,
             on_lost=on_lost,
+            on_revoked=on_revoked,
+            priority=priority,
+            share=share,
         )
 
     def __enter__(self) -> Lock:
