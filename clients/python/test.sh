@@ -6,6 +6,7 @@
 # Dependencies are installed into target/python-venv. GPULOCK_MODULE is the path of the module
 # [default: the release build]. GPULOCK_GAP_SECONDS is the duration of the test with sixteen
 # processes [default: 3]; `cd tests && python -m handoff_gap` measures for 30 seconds.
+# GPULOCK_TEST_PROCESSES is the number of processes that run tests [default: 6].
 set -euo pipefail
 servers=()
 # Keep symbolic links: Debian's server is a link, and behaves according to its name.
@@ -28,5 +29,7 @@ export SERVERS="${servers[*]}"
 ruff check --quiet
 ruff format --quiet --check
 mypy
-pytest --quiet
+# The tests wait most of the time. Each of the processes has its own servers.
+pytest --quiet --numprocesses "${GPULOCK_TEST_PROCESSES:-6}" --dist worksteal -m "not alone"
+pytest --quiet -m alone
 python -m build --quiet --no-isolation --outdir "$repo/target/python-dist"

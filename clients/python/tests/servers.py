@@ -5,6 +5,7 @@ PATH. GPULOCK_MODULE is the path of the module.
 """
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[3]
 BUILT = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 MODULE = os.environ.get("GPULOCK_MODULE") or str(BUILT / "release/libgpulock.so")
 PATIENCE_S = 30
+# Reserved for a service that is not in use, so that nothing listens on it.
+CLOSED_PORT = 1
 
 
 def programs():
@@ -34,9 +37,16 @@ def programs():
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port on which a server can listen.
+
+    It is below the range from which the system takes the ports of other sockets, so that it
+    stays free while a server restarts.
+    """
+    while True:
+        port = random.randrange(12_000, 22_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(condition, patience=PATIENCE_S):
@@ -50,16 +60,23 @@ def eventually(condition, patience=PATIENCE_S):
         time.sleep(0.01)
 
 
+class PortTakenError(Exception):
+    """A test that runs at the same time has started a server on the same port."""
+
+
 class Server:
     """A server process that can be killed, paused and restarted."""
 
     def __init__(self, program, *, module=True, options=()):
         self.program, self.module, self.options = program, module, list(options)
-        self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="gpulock-python-")
-        self.start()
+        while True:
+            self.port = free_port()
+            with suppress(PortTakenError):
+                return self.start()
 
     def start(self):
+        self._log.unlink(missing_ok=True)
         command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--dir", self.folder, "--save", "", "--logfile", "log", *self.options]
         if self.module:
@@ -67,10 +84,18 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         eventually(self._is_ready)
 
+    @property
+    def _log(self):
+        return Path(self.folder, "log")
+
     def _is_ready(self):
-        assert self.process.poll() is None, Path(self.folder, "log").read_text()
+        if self.process.poll() is not None:
+            log = self._log.read_text()
+            if "Address already in use" in log:
+                raise PortTakenError(self.port)
+            raise AssertionError(log)
         with suppress(redis.ConnectionError), self.client() as client:
-            return client.ping()
+            return client.ping() and client.info()["process_id"] == self.process.pid
         return False
 
     def client(self, **settings):

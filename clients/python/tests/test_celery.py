@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import eventually, free_port
+from servers import CLOSED_PORT, eventually
 
 pytest.importorskip("celery")
 
@@ -197,7 +197,7 @@ def test_a_message_that_cannot_be_requeued_is_not_lost(retry_tasks, broker, tmp_
         tmp_path,
         "--pool=solo",
         project=TESTS / "retry_tasks.py",
-        CELERY_BROKER_WRITE_URL=f"redis://127.0.0.1:{free_port()}/0",
+        CELERY_BROKER_WRITE_URL=f"redis://127.0.0.1:{CLOSED_PORT}/0",
     )
     with broker.client() as client:
         try:
@@ -214,7 +214,7 @@ def test_a_message_that_cannot_be_requeued_is_not_lost(retry_tasks, broker, tmp_
 
 @pytest.mark.parametrize("backend", ["none", "away"])
 def test_tasks_run_without_a_result_backend(retry_tasks, broker, tmp_path, backend):
-    url = "disabled://" if backend == "none" else f"redis://127.0.0.1:{free_port()}/0"
+    url = "disabled://" if backend == "none" else f"redis://127.0.0.1:{CLOSED_PORT}/0"
     worker = Worker(
         os.environ["REDIS_URL"],
         tmp_path,

@@ -45,6 +45,7 @@ def holder():
         process.stdout.close()
 
 
+@pytest.mark.alone
 def test_sixteen_processes_exclude_each_other_and_take_turns(server):
     rows = handoff_gap.table(server, SECONDS, 16)
     for kind, count, median, p99, most in rows:
