@@ -35,11 +35,12 @@ class Renewer:
         self._task = self._loop.create_task(self._maintain(routine))
         self._task.add_done_callback(self._report_cancellation)
 
-    async def stop(self) -> None:
-        """Stops the renewal, and waits for a renewal in progress."""
+    async def stop(self, caller: asyncio.Task[Any] | None) -> None:
+        """Stops the renewal, and waits for a renewal in progress. ``caller`` is the task that
+        releases the lock."""
         self._runtime.stop()
         # on_lost may release the lock, and runs in a task of the renewer.
-        if asyncio.current_task() not in (self._task, self._reporting):
+        if caller not in (self._task, self._reporting):
             # A call that hangs may complete later: its token no longer matches by then.
             await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
 

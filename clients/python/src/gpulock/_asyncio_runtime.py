@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from collections.abc import Coroutine
 from typing import Any, Callable, TypeVar
 
 from redis.asyncio import ConnectionPool
@@ -59,6 +60,38 @@ async def _clean_up(
     again meanwhile."""
     resumed = _advance(routine, lambda: routine.throw(error), runtime)
     return await asyncio.shield(asyncio.ensure_future(resumed))
+
+
+async def complete(attempt: Callable[[], Coroutine[Any, Any, T]], limit_s: float) -> T:
+    """Runs an attempt to its end, even if this task is cancelled meanwhile, and raises the
+    cancellation afterwards.
+
+    A cancelled task waits for at most ``limit_s``, then it cancels the attempt. An attempt that
+    is cancelled by others is repeated: ``asyncio.run`` cancels all tasks when it ends.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(attempt())
+    cancellation: asyncio.CancelledError | None = None
+    deadline: float | None = None
+    while True:
+        try:
+            timeout = None if deadline is None else max(0.0, deadline - loop.time())
+            await asyncio.wait({task}, timeout=timeout)
+        except asyncio.CancelledError as error:
+            cancellation = cancellation or error
+            deadline = deadline or loop.time() + limit_s
+            continue
+        is_late = deadline is not None and loop.time() >= deadline
+        if task.cancelled() and not is_late:
+            deadline = deadline or loop.time() + limit_s
+            task = loop.create_task(attempt())
+        elif task.done() or is_late:
+            break
+    if cancellation is None:
+        return task.result()
+    if not task.cancel() and not task.cancelled():
+        raise cancellation from task.exception()
+    raise cancellation
 
 
 class AsyncioRuntime:

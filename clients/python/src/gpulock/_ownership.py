@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import logging
 import time
 
 from redis.exceptions import (
@@ -18,6 +19,8 @@ from ._commands import Name
 from ._operations import Execute, Routine, execute, execute_once
 from ._server import Server, is_unknown_command
 from ._types import Hold
+
+logger = logging.getLogger("gpulock")
 
 CONNECTION_ERRORS = (ConnectionError, TimeoutError)
 """Errors that leave the state of the lock unknown."""
@@ -71,6 +74,15 @@ def _release_one(
     except ResponseError:
         server.invalidate()
         raise
+
+
+def log_not_released(hold: Hold) -> None:
+    """To be called when a release was interrupted and could not be completed."""
+    logger.warning(
+        "gpulock: the release of %s was interrupted, and the server did not respond: "
+        "the lock is held until its lease expires",
+        hold.names[0],
+    )
 
 
 def extend(

@@ -16,7 +16,7 @@ from redis.exceptions import LockError
 
 from . import _acquire, _commands, _ownership, _renewal
 from ._asyncio_renewer import Renewer
-from ._asyncio_runtime import AsyncioRuntime, run
+from ._asyncio_runtime import AsyncioRuntime, complete, run
 from ._commands import Name
 from ._devices import Gpus
 from ._lock_base import LockBase, Number, TrackedHold
@@ -26,6 +26,9 @@ from ._types import AcquireRequest, Hold, Loss, Notice
 
 logger = logging.getLogger("gpulock")
 T = TypeVar("T")
+
+CANCELLED_RELEASE_S = 3.0
+"""How long a task that is cancelled during a release waits for the release to complete."""
 
 
 class AsyncioLockBase(LockBase):
@@ -59,10 +62,22 @@ class AsyncioLockBase(LockBase):
         hold = self._require_hold(
             "Cannot release a lock that's not owned or is already unlocked."
         )
-        tracked = self._tracked(hold)
+        tracked, caller = self._tracked(hold), asyncio.current_task()
+        try:
+            await complete(
+                lambda: self._release(hold, tracked, reason, caller), CANCELLED_RELEASE_S
+            )
+        except asyncio.CancelledError:
+            if hold.names:
+                _ownership.log_not_released(hold)
+            raise
+
+    async def _release(
+        self, hold: Hold, tracked: Any, reason: str, caller: asyncio.Task[Any] | None
+    ) -> None:
         renewer = None if tracked is None else tracked.renewer
         if renewer is not None:
-            await renewer.stop()
+            await renewer.stop(caller)
         all_owned = await self._run(_ownership.release(hold, self._server, reason))
         if renewer is not None:
             await renewer.close()
