@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError
 import gpulock.compat
 import gpulock.locks
 from gpulock.compat import (
+    RELEASE_LOCK_SCRIPT,
     GpuLockTimeoutError,
     SmartGpuLockManager,
     configure,
@@ -20,7 +21,7 @@ from gpulock.compat import (
     gpu_lock,
     release_gpu_lock,
 )
-from inspection import LOCK, inspect, stats
+from inspection import LOCK, inspect, stats, waiting
 from proxy import Proxy
 from servers import eventually
 
@@ -328,7 +329,7 @@ class TestStatistics:
             configure(client)
             manager = gpulock.compat.lock_manager
             assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
-            acquired = manager._own_counters["acquired"]
+            acquired = manager.lock_stats["successful_acquisitions"]
             own_server.kill()
             assert manager.get_exception_statistics()["total_locks"] == acquired > 0
             assert "failed to read the server's counters" in caplog.text
@@ -360,6 +361,49 @@ class TestStatistics:
         history = manager.get_lock_history()
         assert [(e["task_name"], e["success"]) for e in history] == [("a", True), ("b", False)]
         assert manager.get_lock_history(limit=1) == history[1:]
+
+    def test_the_failures_and_calls_of_the_process_are_attributes(self, manager, counts):
+        manager.max_history_size = 3
+        for _ in range(2):
+            assert manager.acquire_lock_with_smart_polling("a", LOCK, CONFIG)
+            assert not manager.acquire_lock_with_smart_polling("b", LOCK, AT_ONCE)
+            assert manager.release_lock("b", LOCK) is False
+            assert manager.release_lock("a", LOCK) is True
+        assert manager.exception_stats == counts()
+        assert manager.exception_stats["ownership_violations"] == 2
+        assert [entry["task_name"] for entry in manager.lock_history[-3:]] == ["b", "a", "b"]
+        assert len(manager.lock_history) == 3
+
+    def test_waiting_clients_are_counted(self, server, configured):
+        configured.set(LOCK, "other", ex=60)
+        assert get_gpu_lock_status(LOCK)["waiting"] == 0
+        managers = [SmartGpuLockManager(server.client()) for _ in range(2)]
+        with ThreadPoolExecutor(2) as threads:
+            for number, manager in enumerate(managers):
+                threads.submit(
+                    manager.acquire_lock_with_smart_polling, f"task_{number}", LOCK, CONFIG
+                )
+                eventually(lambda number=number: waiting(configured) == number + 1)
+                assert get_gpu_lock_status(LOCK)["waiting"] == number + 1
+                assert manager.get_statistics()["active_waiters"] == 1
+            # A kept position is not a waiting client.
+            assert not SmartGpuLockManager(configured).acquire_lock_with_smart_polling(
+                "impatient", LOCK, {**CONFIG, "max_wait_time": 0.1}
+            )
+            assert get_gpu_lock_status(LOCK)["waiting"] == 2
+            for number, manager in enumerate(managers):
+                eventually(lambda number=number: waiting(configured) == 2 - number)
+                configured.delete(LOCK)
+                eventually(lambda m=manager: m.get_statistics()["active_waiters"] == 0)
+        assert get_gpu_lock_status(LOCK)["waiting"] == 0
+        for manager in managers:
+            manager.redis.close()
+
+    def test_without_the_module_waiting_clients_cannot_be_counted(self, plain_server):
+        with plain_server.client() as client:
+            configure(client)
+            assert get_gpu_lock_status(LOCK)["waiting"] is None
+        configure()
 
     def test_the_counters_cover_all_clients(self, manager, server):
         manager.release_lock("a", LOCK)
@@ -457,6 +501,21 @@ def test_renewal_stops_with_the_thread_that_acquired_the_lock(manager, client):
     eventually(lambda: manager.get_lock_health()["lock_age"] is None)
 
 
+def test_the_old_release_script_releases_a_plain_owner(client, server):
+    manager = SmartGpuLockManager(client, plain_owner=True)
+    assert manager.acquire_lock_with_smart_polling("asr", LOCK, CONFIG)
+    with server.client() as other, ThreadPoolExecutor(1) as threads:
+        next_manager = SmartGpuLockManager(other)
+        successor = threads.submit(
+            next_manager.acquire_lock_with_smart_polling, "tts", LOCK, CONFIG
+        )
+        eventually(lambda: waiting(client) == 1)
+        assert client.eval(RELEASE_LOCK_SCRIPT, 1, LOCK, "locked_by_llm") == 0
+        assert client.eval(RELEASE_LOCK_SCRIPT, 1, LOCK, "locked_by_asr") == 1
+        assert successor.result()
+        assert client.get(LOCK).startswith(b"locked_by_tts:")
+
+
 def test_locks_is_an_alias(configured):
     assert gpulock.locks.gpu_lock is gpulock.compat.gpu_lock
     assert gpulock.locks.lock_manager is gpulock.compat.lock_manager
@@ -483,4 +542,4 @@ def test_errors_are_classified_by_type(own_server):
 
         lock.release = fail
         assert manager.release_lock("asr", LOCK) is False
-        assert manager._own_counters["release_script_errors"] == 0
+        assert manager.exception_stats["release_script_errors"] == 0

@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 import weakref
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Callable
 
@@ -31,7 +30,6 @@ COUNTERS = (
     "release_script_errors",
     "ownership_violations",
 )
-HISTORY_LENGTH = 100
 RECENT = 20
 
 
@@ -85,8 +83,12 @@ class SmartGpuLockManager:
         self._locks: dict[Lock, _TaskLock] = {}
         self._last_results = _LastResults()
         self._mutex = threading.Lock()
-        self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY_LENGTH)
-        self._own_counters = dict.fromkeys((*COUNTERS, "acquired"), 0)
+        self.lock_history: list[dict[str, Any]] = []
+        """The last calls of acquire in this process, oldest first."""
+        self.max_history_size = 100
+        self.exception_stats = dict.fromkeys(COUNTERS, 0)
+        """The failures in this process. ``get_exception_statistics`` reads the server's."""
+        self._active_waiters = 0
         self.lock_stats: dict[str, Any] = {
             "total_attempts": 0,
             "successful_acquisitions": 0,
@@ -124,12 +126,17 @@ class SmartGpuLockManager:
         """Like ``acquire_lock_with_smart_polling``, but returns the lock itself."""
         lock = self._new_lock(task_name, lock_key, config)
         begin = time.time()
+        with self._mutex:
+            self._active_waiters += 1
         try:
             token = owner_of(task_name) if self.plain_owner else None
             acquired = lock.acquire(token=token)
         except RedisError:
             logger.exception("task %s failed to request %s", task_name, lock_key)
             acquired = False
+        finally:
+            with self._mutex:
+                self._active_waiters -= 1
         self._record_attempt(task_name, lock_key, acquired, begin, lock)
         if not acquired:
             logger.error("task %s did not acquire %s in time", task_name, lock_key)
@@ -216,18 +223,21 @@ class SmartGpuLockManager:
         self.lock_stats["execution_count"] += 1
 
     def get_statistics(self) -> dict[str, Any]:
-        """The statistics of this process. Each call of acquire counts as one attempt."""
+        """The statistics of this process. Each call of acquire counts as one attempt;
+        ``active_waiters`` is the number of calls that have not returned yet."""
         stats = dict(self.lock_stats)
         attempts, executions = stats["total_attempts"], stats["execution_count"]
         acquisitions = stats["event_driven_acquisitions"] + stats["polling_acquisitions"]
-        recent = [entry["success"] for entry in list(self._history)[-RECENT:]]
+        history = self.lock_history[:]
+        recent = [entry["success"] for entry in history[-RECENT:]]
         stats["success_rate"] = _ratio(stats["successful_acquisitions"], attempts)
         stats["timeout_rate"] = _ratio(stats["timeouts"], attempts)
         stats["average_execution_time"] = _ratio(stats["total_execution_time"], executions)
-        stats["history_size"] = len(self._history)
+        stats["history_size"] = len(history)
         stats["recent_success_rate"] = _ratio(sum(recent), len(recent))
         stats["event_driven_rate"] = _ratio(stats["event_driven_acquisitions"], acquisitions)
         stats["polling_rate"] = _ratio(stats["polling_acquisitions"], acquisitions)
+        stats["active_waiters"] = self._active_waiters
         return stats
 
     def get_exception_statistics(self) -> dict[str, Any]:
@@ -235,7 +245,8 @@ class SmartGpuLockManager:
         server has no module or cannot be reached."""
         counters = self._server_counters()
         if counters is None:
-            counters = dict(self._own_counters)
+            acquired = self.lock_stats["successful_acquisitions"]
+            counters = {**self.exception_stats, "acquired": acquired}
         total = counters["acquired"]
         return {
             **{name: counters[name] for name in COUNTERS},
@@ -270,7 +281,7 @@ class SmartGpuLockManager:
 
     def get_lock_history(self, limit: int = 10) -> list[dict[str, Any]]:
         """The last calls of acquire, oldest first."""
-        return list(self._history)[-limit:] if limit > 0 else []
+        return self.lock_history[-limit:] if limit > 0 else []
 
     def has_module(self) -> bool:
         """Whether the server has the module."""
@@ -352,24 +363,24 @@ class SmartGpuLockManager:
                 hold = lock.held()
                 queued = hold is not None and hold.by_module
                 stats["event_driven_acquisitions" if queued else "polling_acquisitions"] += 1
-                self._own_counters["acquired"] += 1
             else:
                 stats["timeouts"] += 1
-        self._history.append(
-            {
-                "task_name": task_name,
-                "lock_key": lock_key,
-                "success": success,
-                "start_time": begin,
-                "end_time": end,
-                "duration": end - begin,
-            }
-        )
+            self.lock_history.append(
+                {
+                    "task_name": task_name,
+                    "lock_key": lock_key,
+                    "success": success,
+                    "start_time": begin,
+                    "end_time": end,
+                    "duration": end - begin,
+                }
+            )
+            del self.lock_history[: max(0, len(self.lock_history) - self.max_history_size)]
 
     def _count(self, *names: str) -> None:
         with self._mutex:
             for name in names:
-                self._own_counters[name] += 1
+                self.exception_stats[name] += 1
 
     def _server_counters(self) -> dict[str, int] | None:
         try:

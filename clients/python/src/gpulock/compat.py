@@ -18,11 +18,12 @@ from typing import Any, Callable, TypeVar
 import redis as redis_py
 from redis.exceptions import LockError, RedisError
 
-from . import _commands
+from . import _commands, _fallback
 from ._manager import SmartGpuLockManager, owner_of
 from .lock import Lock
 
 __all__ = [
+    "RELEASE_LOCK_SCRIPT",
     "GpuLockTimeoutError",
     "SmartGpuLockManager",
     "configure",
@@ -35,6 +36,11 @@ __all__ = [
 
 logger = logging.getLogger("gpulock.compat")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+RELEASE_LOCK_SCRIPT = _fallback.RELEASE_SCRIPT
+"""Deletes the key if its value is the argument, and returns 1 if it did, otherwise 0. For
+programs that run it themselves: ``release_lock`` calls GPULOCK.RELEASE. The value of the key is
+``locked_by_<task>`` only with ``plain_owner``."""
 
 DEFAULTS: Mapping[str, Any] = {
     "poll_interval": 0.5,
@@ -171,15 +177,20 @@ def _clean_up(task_name: str) -> None:
 
 
 def get_gpu_lock_status(lock_key: str = "gpu_lock:0") -> dict[str, Any]:
-    """The holder of the lock and the rest of its lease; ``error`` if the server call fails."""
+    """The holder of the lock, the rest of its lease, and the number of waiting clients.
+
+    Without the module that number is ``None``: clients that poll cannot be counted. If the
+    server call fails, the only item is ``error``.
+    """
     client = lock_manager.redis
     try:
         value, ttl = client.get(lock_key), client.ttl(lock_key)
-        inspected = _inspect(client, lock_key)
+        inspected = _inspect(client, lock_key) if lock_manager.has_module() else None
     except RedisError as error:
         logger.exception("failed to read the state of %s", lock_key)
         return {"error": str(error)}
-    held_ms = inspected.get("held_ms")
+    details = inspected or {}
+    held_ms = details.get("held_ms")
     return {
         "lock_key": lock_key,
         "is_locked": value is not None,
@@ -191,8 +202,8 @@ def get_gpu_lock_status(lock_key: str = "gpu_lock:0") -> dict[str, Any]:
         "recent_history": lock_manager.get_lock_history(limit=5),
         "lock_type": "free" if value is None else "active",
         "lock_age": None if held_ms is None else held_ms / 1000,
-        "fencing_token": inspected.get("token"),
-        "waiting": inspected.get("waiting", 0),
+        "fencing_token": details.get("token"),
+        "waiting": None if inspected is None else inspected.get("waiting", 0),
     }
 
 
@@ -232,7 +243,5 @@ def release_gpu_lock(lock_key: str = "gpu_lock:0", task_name: str = "manual") ->
 
 
 def _inspect(client: Any, lock_key: str) -> dict[str, Any]:
-    if not lock_manager.has_module():
-        return {}
     reply = client.execute_command("GPULOCK.INSPECT", lock_key)
     return {} if reply is None else _commands.parse_map(reply)
