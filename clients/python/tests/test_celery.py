@@ -4,13 +4,12 @@ broker."""
 import importlib
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from celery_worker import Worker
 from servers import CLOSED_PORT, eventually
 
 pytest.importorskip("celery")
@@ -19,36 +18,12 @@ from gpulock.celery import GpuTimeoutError
 
 TESTS = Path(__file__).parent
 EXAMPLE = TESTS.parent / "examples" / "celery"
+TASKS = EXAMPLE / "tasks.py"
+RETRY_TASKS = TESTS / "retry_tasks.py"
 GPUS = ["{node7}:gpu:0", "{node7}:gpu:1"]
 GET_S = 60
 # More than Celery's default number of retries.
 MANY = 6
-CELERY = [sys.executable, "-m", "celery"]
-OPTIONS = ["-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-
-
-class Worker:
-    def __init__(self, url, folder, *options, project=EXAMPLE / "tasks.py", **environment):
-        self.log = folder / f"worker-{time.monotonic_ns()}.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*CELERY, "-A", project.stem, "worker", *OPTIONS, *options],
-                cwd=project.parent,
-                env={**os.environ, "REDIS_URL": url, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        eventually(lambda: self.process.poll() is not None or " ready." in self.text(), 60)
-        assert self.process.poll() is None, self.text()
-
-    def text(self):
-        return self.log.read_text()
-
-    def close(self):
-        # Kills its children too: the process group started above.
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module", params=["module", "plain"])
@@ -74,7 +49,7 @@ def tasks(broker):
 @pytest.fixture(scope="module")
 def worker(tasks, tmp_path_factory):
     url = os.environ["REDIS_URL"]
-    worker = Worker(url, tmp_path_factory.mktemp("celery"), "--pool=prefork", "-c", "4")
+    worker = Worker(TASKS, url, tmp_path_factory.mktemp("celery"), "--pool=prefork", "-c", "4")
     yield worker
     worker.close()
 
@@ -91,9 +66,7 @@ def retry_tasks(tasks):
 def retry_worker(retry_tasks, broker, tmp_path):
     with broker.client() as client:
         client.delete(retry_tasks.KEY)
-    worker = Worker(
-        os.environ["REDIS_URL"], tmp_path, "-c", "2", project=TESTS / "retry_tasks.py"
-    )
+    worker = Worker(RETRY_TASKS, os.environ["REDIS_URL"], tmp_path, "-c", "2")
     yield worker
     worker.close()
 
@@ -156,7 +129,7 @@ def test_a_short_visibility_timeout_is_logged(worker):
 
 
 def test_the_solo_pool_runs_tasks(tasks, client, tmp_path):
-    solo = Worker(os.environ["REDIS_URL"], tmp_path, "--pool=solo", "--queues=solo")
+    solo = Worker(TASKS, os.environ["REDIS_URL"], tmp_path, "--pool=solo", "--queues=solo")
     try:
         result = tasks.transcribe.apply_async(queue="solo")
         assert result.get(timeout=GET_S)["gpu"] == GPUS[0]
@@ -193,10 +166,10 @@ def test_a_second_delivery_is_requeued_without_limit(retry_tasks, retry_worker, 
 
 def test_a_message_that_cannot_be_requeued_is_not_lost(retry_tasks, broker, tmp_path):
     worker = Worker(
+        RETRY_TASKS,
         os.environ["REDIS_URL"],
         tmp_path,
         "--pool=solo",
-        project=TESTS / "retry_tasks.py",
         CELERY_BROKER_WRITE_URL=f"redis://127.0.0.1:{CLOSED_PORT}/0",
     )
     with broker.client() as client:
@@ -216,10 +189,10 @@ def test_a_message_that_cannot_be_requeued_is_not_lost(retry_tasks, broker, tmp_
 def test_tasks_run_without_a_result_backend(retry_tasks, broker, tmp_path, backend):
     url = "disabled://" if backend == "none" else f"redis://127.0.0.1:{CLOSED_PORT}/0"
     worker = Worker(
+        RETRY_TASKS,
         os.environ["REDIS_URL"],
         tmp_path,
         "--pool=solo",
-        project=TESTS / "retry_tasks.py",
         CELERY_RESULT_BACKEND=url,
     )
     try:

@@ -10,13 +10,14 @@ import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any, Callable
+from weakref import WeakKeyDictionary
 
 import redis
 from celery import Celery, Task, states
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from redis.exceptions import LockError
 
-from . import _commands
+from . import _broker, _commands
 from ._devices import Gpus
 from ._manager import owner_of
 from .pool import Pool
@@ -57,13 +58,18 @@ class GpuTask(Task):
     """Release the locks at once when the worker process dies. Needs the module."""
     gpu_grace = 0.0
     gpu_url: str | None = None
-    """The server with the locks; None: the app's setting ``gpulock_url``, or the broker."""
+    """The server with the locks, as for ``redis.Redis.from_url``; None: the app's setting
+    ``gpulock_url``, or the broker."""
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
-        """Warns if the broker may deliver a running task again."""
+        """Raises ImproperlyConfigured if the settings name no server for the locks, and warns
+        if the broker may deliver a running task again."""
         super().on_bound(app)
-        if not str(app.conf.broker_url).startswith(("redis", "sentinel")):
+        url = cls._url(app)
+        if url is not None or _broker.is_configured(app):
+            _broker.client_for(app, url)
+        if not _broker.is_redis(app):
             return
         options = app.conf.broker_transport_options or {}
         visible_after = options.get("visibility_timeout", VISIBILITY_TIMEOUT_S)
@@ -143,12 +149,18 @@ class GpuTask(Task):
         """The common prefix of the owners of all deliveries of this task id."""
         return f"{owner_of(self.name)}:{self.request.id or uuid.uuid4().hex}:"
 
+    @classmethod
+    def _url(cls, app: Celery) -> str | None:
+        """None: the broker."""
+        return cls.gpu_url or app.conf.get("gpulock_url")
+
     def _client(self) -> Any:
-        url = self.gpu_url or self.app.conf.get("gpulock_url") or self.app.conf.broker_url
-        client = _clients.get(url)
-        if client is None:
-            client = _clients[url] = redis.Redis.from_url(url)
-        return client
+        url = self._url(self.app)
+        clients = _clients.setdefault(self.app, {})
+        key = str(url or self.app.conf.broker_read_url)
+        if key not in clients:
+            clients[key] = _broker.client_for(self.app, url)
+        return clients[key]
 
     def _was_delivered(self) -> bool:
         """Whether a broker delivered this run: only then can it be delivered again or be put
@@ -224,9 +236,11 @@ def gpu_task(app: Celery, **settings: Any) -> Callable[[Callable[..., Any]], Any
     options = {f"gpu_{key}" if f"gpu_{key}" in ours else key: v for key, v in settings.items()}
 
     def decorate(function: Callable[..., Any]) -> Any:
-        return app.task(**{"base": GpuTask, **options})(function)
+        # Not shared with the other apps of the process, which may have other brokers.
+        return app.task(**{"base": GpuTask, "shared": False, **options})(function)
 
     return decorate
 
 
-_clients: dict[str, Any] = {}
+_clients: WeakKeyDictionary[Celery, dict[str, redis.Redis]] = WeakKeyDictionary()
+"""The clients of each app, by URL."""
