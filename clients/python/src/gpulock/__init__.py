@@ -1,11 +1,13 @@
 """GPU locks provided by the GPULOCK module of a Redis or Valkey server.
 
 ``Lock`` and ``asyncio.Lock`` are drop-in replacements for redis-py's locks; ``Pool`` acquires
-any ``n`` of several locks. ``gpulock.compat`` has the API of the lock manager that the module
-replaces, ``gpulock.celery`` has tasks that hold a lock while they run.
+any ``n`` of several locks; ``locked`` decorates functions. ``gpulock.compat`` has the API of
+the lock manager that the module replaces, ``gpulock.celery`` has tasks that hold a lock while
+they run.
 """
 
 from . import asyncio
+from ._decorator import current_lock, locked
 from ._devices import Gpus, gpu_keys
 from ._types import Loss, Notice
 from .errors import DeadlockError, LockError, LockNotOwnedError, ModuleMissingError
@@ -24,5 +26,7 @@ __all__ = [
     "Notice",
     "Pool",
     "asyncio",
+    "current_lock",
     "gpu_keys",
+    "locked",
 ]
