@@ -4,6 +4,7 @@ SERVERS lists programs, or folders with a program ``server``; the default is the
 PATH. GPULOCK_MODULE is the path of the module.
 """
 
+import asyncio
 import os
 import random
 import shutil
@@ -62,6 +63,14 @@ def eventually(condition, patience=PATIENCE_S):
 
 class PortTakenError(Exception):
     """A test that runs at the same time has started a server on the same port."""
+
+
+async def until(condition, patience=PATIENCE_S):
+    """Like ``eventually``, without blocking the event loop."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "timed out waiting for the condition"
+        await asyncio.sleep(0.01)
 
 
 class Server:

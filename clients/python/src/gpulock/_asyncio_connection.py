@@ -5,23 +5,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import weakref
 from typing import Any
 
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError, TimeoutError
 
 from ._commands import Argument
+from ._connection import limit_time, new_connection
 
 NO_TIMEOUT_S = 1e9
+CLOSE_TIMEOUT_S = 1.0
 
 
 class DedicatedConnection:
-    """A connection outside of the client's pool. A read is always pending on it, so that its
+    """A connection outside of the client's pool. It is opened by the first command, and opened
+    again by the first command after it broke. A read is always pending on it, so that its
     closing is noticed immediately."""
 
-    def __init__(self, client: Any, settings: dict[str, Any]) -> None:
-        self._connection = client.connection_pool.connection_class(**settings)
-        self._timeout_s = settings.get("socket_timeout")
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._connection: Any = None
+        self._timeout_s: float | None = None
         self._pending_read: asyncio.Future[Any] | None = None
         self.is_broken = False
         _dedicated_connections.add(self)
@@ -29,13 +36,17 @@ class DedicatedConnection:
     async def execute(self, *command: Argument, timeout_s: float | None = None) -> Any:
         """Sends a command, and returns the reply.
 
-        ``timeout_s`` limits the time for the reply; None: the client's ``socket_timeout``.
+        ``timeout_s`` limits the time for connecting and for the reply together; None: the
+        client's timeouts and retries apply.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._connection is None:
+            await self._open(timeout_s)
         try:
             await self._connection.send_command(*command, check_health=False)
+            limit_s = self._timeout_s if until is None else max(0.0, until - time.monotonic())
             # Not wait_for: before Python 3.12 it can lose a cancellation.
-            await asyncio.wait({self.pending_read()}, timeout=timeout_s)
+            await asyncio.wait({self.pending_read()}, timeout=limit_s)
             if not self.pending_read().done():
                 raise TimeoutError("Timeout reading from the dedicated connection of the lock")
             read, self._pending_read = self.pending_read(), None
@@ -43,10 +54,31 @@ class DedicatedConnection:
         except ResponseError:
             raise
         except BaseException:
-            await self._mark_broken()
+            self.is_broken = True
+            await self.close()
             raise
         self.is_broken = False
         return reply
+
+    async def _open(self, timeout_s: float | None) -> None:
+        """Connects as the pool does: see ``_thread_connection``."""
+        self._connection = new_connection(self._pool)
+        self._timeout_s = self._connection.socket_timeout
+        if timeout_s is not None:
+            limit_time(self._connection, timeout_s, Retry(NoBackoff(), 0))
+        connecting = asyncio.ensure_future(self._connection.connect())
+        try:
+            await asyncio.wait({connecting}, timeout=timeout_s)
+            if not connecting.done():
+                raise TimeoutError("Timeout opening the dedicated connection of the lock")
+            connecting.result()
+        except BaseException:
+            self.is_broken = True
+            try:
+                await _cancel(connecting)
+            finally:
+                await self.close()
+            raise
 
     def pending_read(self) -> asyncio.Future[Any]:
         """Completes with the next reply, or when the connection is closed."""
@@ -60,28 +92,41 @@ class DedicatedConnection:
         if self._pending_read is not None and self._pending_read.done():
             read, self._pending_read = self._pending_read, None
             if read.exception() is not None:
-                await self._mark_broken()
+                self.is_broken = True
+                await self.close()
 
     async def close(self) -> None:
         """Closes the connection, which ends its session, at once or after the grace period."""
-        if self._pending_read is not None:
-            self._pending_read.cancel()
-            await asyncio.wait({self._pending_read})
-            self._pending_read = None
-        await self._connection.disconnect()
+        read, self._pending_read = self._pending_read, None
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        writer = getattr(connection, "_writer", None)
+        # First and without waiting: a cancellation must not leave the connection open.
+        await connection.disconnect(nowait=True)
+        if read is not None:
+            await _cancel(read)
+        if writer is not None:
+            closing = asyncio.ensure_future(writer.wait_closed())
+            await asyncio.wait({closing}, timeout=CLOSE_TIMEOUT_S)
+            await _cancel(closing)
 
     def detach_in_child(self) -> None:
         """Replaces the socket in a child process, and leaves it open in the parent. The file
         descriptor stays in use: the inherited event loop refers to it by number."""
-        writer = self._connection._writer
+        writer = None if self._connection is None else self._connection._writer
         if writer is not None:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, writer.get_extra_info("socket").fileno())
             os.close(null)
 
-    async def _mark_broken(self) -> None:
-        self.is_broken = True
-        await self.close()
+
+async def _cancel(future: asyncio.Future[Any]) -> None:
+    """Waits for the end of the cancelled future, and ignores its result."""
+    future.cancel()
+    await asyncio.wait({future})
+    if not future.cancelled():
+        future.exception()
 
 
 _dedicated_connections: weakref.WeakSet[DedicatedConnection] = weakref.WeakSet()

@@ -17,11 +17,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from ._asyncio_connection import NO_TIMEOUT_S, DedicatedConnection
 from ._commands import Argument
+from ._connection import client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
-from ._thread_connection import short_timeout_settings
-from ._thread_runtime import client_retries
 from ._types import Loss
 
 T = TypeVar("T")
@@ -98,7 +97,7 @@ class AsyncioRuntime:
     """Performs operations for one lock, in one task at a time."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self._client = without_single_connection(client)
         self._dedicated: DedicatedConnection | None = None
         self._pubsub: Any = None
         self._pubsub_pool: Any = None
@@ -143,9 +142,10 @@ class AsyncioRuntime:
         """Sends a command on a new connection with a short timeout."""
         if is_cluster(self._client):
             return await self.execute(*command)
-        connection = DedicatedConnection(self._client, short_timeout_settings(self._client))
+        pool = self._client.connection_pool
+        connection = DedicatedConnection(pool)
         try:
-            return await connection.execute(*command)
+            return await connection.execute(*command, timeout_s=short_timeout_s(pool))
         finally:
             await connection.close()
 
@@ -164,8 +164,7 @@ class AsyncioRuntime:
         if is_cluster(self._client):
             return await self.execute(*command)
         if self._dedicated is None:
-            settings = self._client.connection_pool.connection_kwargs
-            self._dedicated = DedicatedConnection(self._client, settings)
+            self._dedicated = DedicatedConnection(self._client.connection_pool)
         return await self._dedicated.execute(*command, timeout_s=timeout_s)
 
     async def close_dedicated(self) -> None:

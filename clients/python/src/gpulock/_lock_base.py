@@ -14,6 +14,7 @@ from redis.exceptions import LockError
 
 from . import _commands, _server
 from ._commands import Name
+from ._connection import socket_timeout_s
 from ._types import AcquireRequest, Hold
 from .errors import ModuleMissingError
 
@@ -134,7 +135,7 @@ class LockBase:
         """The client closes a connection when a reply takes longer than its timeout."""
         if _server.is_cluster(self.redis):
             return CLUSTER_MAX_BLOCK_S
-        limit = self.redis.connection_pool.connection_kwargs.get("socket_timeout")
+        limit = socket_timeout_s(self.redis.connection_pool)
         return min(MAX_BLOCK_S, limit / 2) if limit else MAX_BLOCK_S
 
     def _encode(self, text: str | bytes) -> bytes:

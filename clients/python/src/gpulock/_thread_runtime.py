@@ -16,10 +16,11 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from ._commands import Argument
+from ._connection import client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
-from ._thread_connection import DedicatedConnection, short_timeout_settings
+from ._thread_connection import DedicatedConnection
 from ._types import Loss
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class ThreadRuntime:
     """Performs operations for one lock, in one thread at a time."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self._client = without_single_connection(client)
         self._dedicated: DedicatedConnection | None = None
         self._pubsub: Any = None
         self._pubsub_pool: Any = None
@@ -107,9 +108,10 @@ class ThreadRuntime:
         """Sends a command on a new connection with a short timeout."""
         if is_cluster(self._client):
             return self.execute(*command)
-        connection = DedicatedConnection(self._client, short_timeout_settings(self._client))
+        pool = self._client.connection_pool
+        connection = DedicatedConnection(pool)
         try:
-            return connection.execute(*command)
+            return connection.execute(*command, timeout_s=short_timeout_s(pool))
         finally:
             connection.close()
 
@@ -125,8 +127,7 @@ class ThreadRuntime:
         if is_cluster(self._client):
             return self.execute(*command)
         if self._dedicated is None:
-            settings = self._client.connection_pool.connection_kwargs
-            self._dedicated = DedicatedConnection(self._client, settings)
+            self._dedicated = DedicatedConnection(self._client.connection_pool)
         return self._dedicated.execute(*command, timeout_s=timeout_s)
 
     def close_dedicated(self) -> None:
@@ -231,12 +232,3 @@ def _get_connection(pool: Any) -> Any:
         return pool.get_connection()
     except TypeError:
         return pool.get_connection("GPULOCK.RELEASE")
-
-
-def client_retries(client: Any) -> bool:
-    """Whether the client repeats a command whose reply was lost. False for a cluster client,
-    whose own retries cannot be disabled."""
-    if is_cluster(client):
-        return False
-    retry = client.connection_pool.connection_kwargs.get("retry")
-    return retry is not None and retry._retries != 0

@@ -1,0 +1,82 @@
+"""What the package does with the client of the caller, for threads and for asyncio: it makes
+connections as the client's pool makes them, and reads the client's settings.
+
+The connections themselves are in ``_thread_connection`` and ``_asyncio_connection``.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ._server import is_cluster
+
+SHORT_TIMEOUT_S = 2.0
+
+
+def new_connection(pool: Any) -> Any:
+    """A connection as the pool makes it, unknown to the pool and not yet connected.
+
+    Client-side caching is left out: it wraps connections in the pool of the client only, and
+    caches no command of the module.
+    """
+    make = type(pool).make_connection
+    if make.__module__.startswith("redis."):
+        return pool.connection_class(**pool.connection_kwargs)
+    # A subclass makes its connections in its own way. redis-py's pools count them in these
+    # attributes.
+    twin = copy.copy(pool)
+    twin._created_connections, twin._connections, twin.cache = 0, [], None
+    twin._available_connections, twin._in_use_connections = [], set()
+    connection = make(twin)
+    # redis-py's metrics count the connections that a discarded pool still had.
+    twin._connections.clear()
+    return connection
+
+
+def socket_timeout_s(pool: Any) -> float | None:
+    """The ``socket_timeout`` of the pool's connections, which may be the default of their
+    class."""
+    timeout_s: float | None = new_connection(pool).socket_timeout
+    return timeout_s
+
+
+def short_timeout_s(pool: Any) -> float:
+    """The timeout of a call that must end soon."""
+    return min(socket_timeout_s(pool) or SHORT_TIMEOUT_S, SHORT_TIMEOUT_S)
+
+
+def limit_time(connection: Any, timeout_s: float, no_retry: Any) -> None:
+    """Limits the time of each step of connecting, and turns retries off."""
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        setattr(connection, name, min(getattr(connection, name, None) or timeout_s, timeout_s))
+    connection.retry = no_retry
+
+
+def client_retries(client: Any) -> bool:
+    """Whether the client repeats a command whose reply was lost. False for a cluster client,
+    whose own retries cannot be disabled."""
+    if is_cluster(client):
+        return False
+    return bool(new_connection(client.connection_pool).retry._retries)
+
+
+def without_single_connection(client: Any) -> Any:
+    """A client that shares the pool of a client with ``single_connection_client=True``, but not
+    its connection: the caller's own commands may occupy it, and before redis-py 5.3 the replies
+    to two threads were mixed up."""
+    # The names in redis-py's threaded client and in its asyncio client.
+    names = [
+        name
+        for name in ("_single_connection_client", "single_connection_client")
+        if hasattr(client, name)
+    ]
+    if getattr(client, "connection", None) is None and not any(
+        getattr(client, name) for name in names
+    ):
+        return client
+    copied = copy.copy(client)
+    copied.connection, copied.auto_close_connection_pool = None, False
+    for name in names:
+        setattr(copied, name, False)
+    return copied
