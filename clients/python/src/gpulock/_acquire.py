@@ -51,6 +51,12 @@ def acquire(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
     return (yield from _acquire_by_polling(request, capabilities))
 
 
+def recorded(acquiring: Routine[Hold | None], results: list[Hold | None]) -> Routine[None]:
+    """Adds the result to the list, where it is found even if a signal interrupts the caller
+    before it receives the result."""
+    results.append((yield from acquiring))
+
+
 def _reject_module_features(request: AcquireRequest) -> None:
     if request.session or request.fair:
         feature = "session=True" if request.session else "fair=True"

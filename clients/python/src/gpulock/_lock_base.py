@@ -1,46 +1,31 @@
-"""What all locks and pools share, with or without ``await``: their settings, the hold of each
-thread, and the request for an acquire call. No I/O.
+"""What all locks and pools share, with or without ``await``: their settings, and the request
+for an acquire call. No I/O. Whose hold is it: ``_holds``.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import threading
 import uuid
-from types import SimpleNamespace
-from typing import Any, Generic, TypeVar, Union
+from types import FrameType
+from typing import Any, Union
 
 from redis.exceptions import LockError
 
 from . import _commands, _server
 from ._commands import Name
 from ._connection import socket_timeout_s
+from ._holds import Block, Holds, caller_frame
 from ._types import AcquireRequest, Hold
 from .errors import ModuleMissingError
 
+logger = logging.getLogger("gpulock")
+
 Number = Union[int, float]
-RenewerT = TypeVar("RenewerT")
 
 MAX_BLOCK_S = 20.0
 CLUSTER_MAX_BLOCK_S = 2.0
 """A cluster client does not expose its timeout: this is shorter than redis-py's default."""
-
-
-class TrackedHold(Generic[RenewerT]):
-    """A hold with its renewer. Only the holder references it: when the holder's thread or lock
-    object ends, this object is collected, which stops the renewer."""
-
-    def __init__(self, hold: Hold, renewer: RenewerT | None, lost: Any) -> None:
-        self.hold = hold
-        self.renewer = renewer
-        self.lost = lost
-        """The event of this hold only: the lock object may be used for another hold later."""
-
-
-class _PerThread(threading.local):
-    token: bytes | None = None
-    tracked: Any = None
-    lost: Any = None
 
 
 class LockBase:
@@ -86,15 +71,14 @@ class LockBase:
         self.priority, self.share = priority, share
         self._fixed_owner = owner
         self._server = _server.server_of(redis)
-        self._mutex = threading.RLock()
-        self.local: Any = _PerThread() if self.thread_local else SimpleNamespace()
-        self.local.token = self.local.tracked = self.local.lost = None
+        self._holds = Holds(self.thread_local)
+        self.local = self._holds.local
 
     @property
     def owner(self) -> bytes | None:
         """The owner under which the lock is held; None: it is not held here."""
-        token: bytes | None = self.local.token
-        return token
+        hold = self.held()
+        return None if hold is None else hold.owner
 
     def _request(
         self,
@@ -153,34 +137,87 @@ class LockBase:
         reports_loss = self.renew or self.on_lost is not None
         return self.session or (reports_loss and not never_expires)
 
-    def held(self) -> Hold | None:
-        """The hold of this thread, which may come from elsewhere by setting ``local.token``."""
-        with self._mutex:
-            token, tracked = self.local.token, self.local.tracked
-        if token is None:
-            return None
-        owner = self._encode(token)
-        if tracked is None or tracked.hold.owner != owner:
-            return Hold(owner, dict.fromkeys(self.names))
-        hold: Hold = tracked.hold
-        return hold
+    def _caller(self) -> Any:
+        """Identifies the current thread or task."""
+        raise NotImplementedError
 
-    def _tracked(self, hold: Hold) -> Any:
-        """The ``TrackedHold`` of this hold; None if the hold comes from elsewhere."""
-        tracked = self.local.tracked
-        return tracked if tracked is not None and tracked.hold is hold else None
+    def held(self) -> Hold | None:
+        """The hold of this thread or task, which may come from elsewhere by setting
+        ``local.token``."""
+        return self._current()[0]
+
+    def _current(self) -> tuple[Hold | None, Any]:
+        """The current hold, and its ``TrackedHold``: None if the hold comes from elsewhere."""
+        caller = self._caller()
+        with self._holds.mutex:
+            token, tracked = self.local.token, self.local.tracked
+            block = self._holds.block_of(caller)
+        if token is not None:
+            owner = self._encode(token)
+            if tracked is None or tracked.hold.owner != owner:
+                return Hold(owner, dict.fromkeys(self.names)), None
+        if token is None or tracked.caller != caller:
+            # The latest hold of this object belongs to another thread or task.
+            if block is not None and block.is_held:
+                return block.hold, block.tracked
+            if token is None:
+                return None, None
+        # Another thread may have released it, by leaving the block.
+        return (tracked.hold, tracked) if tracked.hold.names else (None, None)
+
+    def _to_release(self) -> tuple[Hold, Any]:
+        """The hold to release, and its ``TrackedHold``: those of the block that is exited, or
+        else the current ones."""
+        hold, tracked = self._current()
+        block = self._holds.current_operation()
+        if block is not None and block.hold is not None:
+            hold, tracked = (block.hold, block.tracked) if block.is_held else (None, None)
+        if hold is None:
+            if block is None and not self.local.has_acquired and self._holds.abandon_only():
+                logger.error(
+                    "gpulock: %s was released in a thread that does not hold it: it is no "
+                    "longer renewed",
+                    self.names[0],
+                )
+            raise self._error("Cannot release a lock that's not owned or is already unlocked.")
+        return hold, tracked
+
+    def _discard(self, hold: Hold) -> None:
+        token = self.local.token
+        self._holds.discard(hold, None if token is None else self._encode(token))
+
+    def _exited_block(self, frame: FrameType) -> Block | None:
+        """The block that a call of ``__exit__`` in this frame ends."""
+        blocks = self._holds.exited(caller_frame(frame), self._caller())
+        if len(blocks) > 1:
+            for block in blocks:
+                if block.tracked is not None:
+                    block.tracked.abandon()
+            raise self._error(
+                "Cannot release a lock in another thread or task than the one that acquired "
+                "it: this object has several holds. They are no longer renewed."
+            )
+        return blocks[0] if blocks else None
 
     def _require_hold(self, error: str) -> Hold:
-        hold = self.held()
+        return self._require_current(error)[0]
+
+    def _require_current(self, error: str) -> tuple[Hold, Any]:
+        hold, tracked = self._current()
         if hold is None:
             raise self._error(error)
-        return hold
+        return hold, tracked
 
     def _require_hold_with_timeout(self, action: str) -> Hold:
         hold = self._require_hold(f"Cannot {action} an unlocked lock")
         if self.timeout is None:
             raise self._error(f"Cannot {action} a lock with no timeout")
         return hold
+
+    def _tracked(self, hold: Hold) -> Any:
+        """The ``TrackedHold`` of the current hold; None if the hold comes from elsewhere."""
+        current, tracked = self._current()
+        return tracked if current is hold else None
 
     def _error(self, text: str) -> LockError:
         error = LockError(text)
@@ -196,18 +233,3 @@ class LockBase:
                 "Fencing tokens need the GPULOCK module, which this server lacks."
             )
         return {name: token for name, token in hold.tokens.items() if token is not None}
-
-    def _store(self, tracked: TrackedHold[Any]) -> None:
-        with self._mutex:
-            self.local.lost, self.local.tracked = tracked.lost, tracked
-            self.local.token = tracked.hold.owner
-
-    def _discard(self, hold: Hold) -> None:
-        """Called after a release. Keeps the hold of another thread or task that shares this
-        object, and was granted the lock meanwhile."""
-        with self._mutex:
-            current = self.held()
-            if current is None or current.owner != hold.owner:
-                return
-            if current is hold or self._tracked(current) is None:
-                self.local.token = self.local.tracked = None

@@ -16,7 +16,7 @@ from redis.exceptions import (
 
 from . import _commands, _fallback
 from ._commands import Name
-from ._operations import Execute, Routine, execute, execute_once
+from ._operations import Execute, Routine, execute, execute_once, execute_with_short_timeout
 from ._server import Server, is_unknown_command
 from ._types import Hold
 
@@ -74,6 +74,19 @@ def _release_one(
     except ResponseError:
         server.invalidate()
         raise
+
+
+def finish_release(hold: Hold, server: Server, reason: str) -> Routine[None]:
+    """Completes a release that was interrupted, with short timeouts."""
+    hold.release_uncertain = True
+    for name in hold.names:
+        yield from _release_one(hold, name, server, reason, execute_with_short_timeout)
+        hold.released.add(name)
+
+
+def is_repeated(hold: Hold, current: Hold | None) -> bool:
+    """Whether an acquire call was granted the locks that its owner already held."""
+    return current is not None and hold.tokens == current.tokens and not current.released
 
 
 def log_not_released(hold: Hold) -> None:

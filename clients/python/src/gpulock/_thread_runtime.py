@@ -4,6 +4,7 @@ connection of a lock (``_thread_connection``)."""
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 import time
 from contextlib import suppress
@@ -31,7 +32,20 @@ CONNECTION_CHECK_S = 0.2
 def run(routine: Routine[T], runtime: ThreadRuntime) -> T:
     """Performs the operations of the routine in this thread."""
     try:
-        operation: Operation = next(routine)
+        return _advance(routine, lambda: next(routine), runtime)
+    except BaseException as error:
+        if not inspect.getgeneratorstate(routine) == inspect.GEN_SUSPENDED:
+            raise
+        # A signal arrived between two operations: the routine has to clean up.
+        interruption = error
+        return _advance(routine, lambda: routine.throw(interruption), runtime)
+    finally:
+        runtime.unsubscribe()
+
+
+def _advance(routine: Routine[T], resume: Callable[[], Operation], runtime: ThreadRuntime) -> T:
+    try:
+        operation = resume()
         while True:
             try:
                 result = operation(runtime)
@@ -41,8 +55,6 @@ def run(routine: Routine[T], runtime: ThreadRuntime) -> T:
                 operation = routine.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
-    finally:
-        runtime.unsubscribe()
 
 
 class ThreadRuntime:

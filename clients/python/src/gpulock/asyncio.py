@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import weakref
 from dataclasses import replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Callable, Literal, TypeVar
 
-from redis.exceptions import LockError
+from redis.exceptions import LockError, RedisError
 
 from . import _acquire, _commands, _ownership, _renewal
 from ._asyncio_renewer import Renewer
 from ._asyncio_runtime import AsyncioRuntime, complete, run
 from ._commands import Name
 from ._devices import Gpus
-from ._lock_base import LockBase, Number, TrackedHold
+from ._holds import Block, TrackedHold, caller_frame
+from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
 from ._pool_base import PoolBase
 from ._types import AcquireRequest, Hold, Loss, Notice
@@ -34,24 +36,74 @@ CANCELLED_RELEASE_S = 3.0
 class AsyncioLockBase(LockBase):
     """Acquire and release with asyncio tasks, shared by Lock and Pool."""
 
-    async def _acquire_or_raise(self) -> None:
-        if not await self._acquire(self._request(None, None, None, None)):
-            raise self._error("Unable to acquire lock within the time specified")
+    async def acquire(self) -> bool:
+        """Acquires the lock, and returns whether it is held now."""
+        raise NotImplementedError
 
-    async def _release_on_exit(self) -> None:
+    async def _enter(self, frame: FrameType) -> None:
+        block = Block(self._caller(), caller_frame(frame))
         try:
-            await self.release()
+            with self._holds.operation(block):
+                acquired = await self.acquire()
+            if not acquired:
+                raise self._error("Unable to acquire lock within the time specified")
+            self._holds.open(block)
+        except BaseException:
+            # A subclass was interrupted after it had acquired the lock.
+            await self._finish_exit(block)
+            raise
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        block = self._exited_block(sys._getframe(1))
+        try:
+            await self._exit(block, exc_type)
+        except RedisError:
+            raise
+        except BaseException:
+            # A subclass was interrupted before it released the lock.
+            if block is not None:
+                await self._finish_exit(block)
+            raise
+        finally:
+            self._holds.close(block)
+
+    async def _exit(self, block: Block | None, exc_type: type[BaseException] | None) -> None:
+        try:
+            if block is None:
+                await self.release()
+            elif block.is_inherited:
+                if exc_type is None:
+                    raise _ownership.not_owned(
+                        self.names[0], "The lock belongs to the parent process"
+                    )
+            elif not self._holds.is_nested(block):
+                with self._holds.operation(block):
+                    await self.release()
         except LockError:
             if self.raise_on_release_error:
                 raise
             logger.warning("Lock was unlocked or no longer owned when exiting context manager.")
 
+    async def _finish_exit(self, block: Block) -> None:
+        """Releases the hold of a block, unless a release has been tried."""
+        hold = block.hold
+        if hold is None or not block.is_held or self._holds.is_nested(block):
+            return
+        if not hold.release_uncertain:
+            await self._complete_release(hold, block.tracked, "normal")
+
     @property
     def lost(self) -> asyncio.Event:
         """Set when the lock is lost or about to be."""
-        if self.local.lost is None:
+        tracked = self._current()[1]
+        if tracked is None and self.local.lost is None:
             self.local.lost = asyncio.Event()
-        event: asyncio.Event = self.local.lost
+        event: asyncio.Event = self.local.lost if tracked is None else tracked.lost
         return event
 
     async def release(self, reason: str = "normal") -> None:
@@ -59,10 +111,11 @@ class AsyncioLockBase(LockBase):
 
         If the server cannot be reached, the token is kept, and the call can be repeated.
         """
-        hold = self._require_hold(
-            "Cannot release a lock that's not owned or is already unlocked."
-        )
-        tracked, caller = self._tracked(hold), asyncio.current_task()
+        hold, tracked = self._to_release()
+        await self._complete_release(hold, tracked, reason)
+
+    async def _complete_release(self, hold: Hold, tracked: Any, reason: str) -> None:
+        caller = asyncio.current_task()
         try:
             await complete(
                 lambda: self._release(hold, tracked, reason, caller), CANCELLED_RELEASE_S
@@ -89,14 +142,14 @@ class AsyncioLockBase(LockBase):
 
     async def ensure_held(self) -> None:
         """Asks the server, and raises LockNotOwnedError if the lock is no longer held."""
-        hold = self._require_hold("Cannot use an unlocked lock")
-        tracked = self._tracked(hold)
+        hold, tracked = self._require_current("Cannot use an unlocked lock")
         lost = tracked is not None and tracked.lost.is_set()
         if lost or not await self._run(_ownership.is_held(hold)):
             raise _ownership.not_owned(self.names[0], "The lock is no longer owned")
 
     async def _acquire(self, request: AcquireRequest) -> bool:
-        current = self.held()
+        self.local.has_acquired = True
+        current, tracked = self._current()
         if current is not None and current.release_uncertain:
             # Otherwise this call would wait for a lock that the failed release left held.
             await self.release()
@@ -106,21 +159,31 @@ class AsyncioLockBase(LockBase):
         hold = await run(_acquire.acquire(request, self._server), runtime)
         if hold is None:
             return False
-        self._store(self._track(hold, request, runtime))
+        self._store(hold, request, tracked, runtime)
         return True
 
-    def _track(
-        self, hold: Hold, request: AcquireRequest, runtime: AsyncioRuntime
-    ) -> TrackedHold[Renewer]:
-        lost = asyncio.Event()
-        if not self._needs_renewer(hold):
-            return TrackedHold(hold, None, lost)
-        routine = _renewal.maintain(hold, request, self._server, self.renew)
-        renewal_ended = _renewal.renewal_ended(hold)
-        renewer = Renewer(routine, runtime, lost, self.on_lost, renewal_ended)
-        tracked = TrackedHold(hold, renewer, lost)
-        weakref.finalize(tracked, renewer.abandon)
-        return tracked
+    def _store(
+        self, hold: Hold, request: AcquireRequest, current: Any, runtime: AsyncioRuntime
+    ) -> None:
+        is_repeated = _ownership.is_repeated(hold, request.current_hold)
+        if is_repeated and current is not None and not current.lost.is_set():
+            tracked, hold = current, current.hold
+        else:
+            by_block = self._holds.current_operation() is not None
+            tracked = TrackedHold(hold, asyncio.Event(), self._caller(), by_block)
+        if self._needs_renewer(hold):
+            routine = _renewal.maintain(hold, request, self._server, self.renew)
+            ended = _renewal.renewal_ended(hold)
+            renewer = Renewer(routine, runtime, tracked.lost, self.on_lost, ended)
+            tracked.set_renewer(renewer)
+        self._holds.store(tracked)
+
+    def _caller(self) -> Any:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # No event loop runs in this thread.
+            return None
+        return None if task is None else weakref.ref(task)
 
     async def _run(self, routine: Routine[T]) -> T:
         return await run(routine, AsyncioRuntime(self.redis))
@@ -178,16 +241,8 @@ class Lock(AsyncioLockBase):
         )
 
     async def __aenter__(self) -> Lock:
-        await self._acquire_or_raise()
+        await self._enter(sys._getframe(1))
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._release_on_exit()
 
     @property
     def token(self) -> int | None:
@@ -270,13 +325,5 @@ class Pool(PoolBase, AsyncioLockBase):
         return await self._acquire(self._request(sleep, blocking, blocking_timeout, None))
 
     async def __aenter__(self) -> Gpus:
-        await self._acquire_or_raise()
+        await self._enter(sys._getframe(1))
         return self.gpus
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._release_on_exit()

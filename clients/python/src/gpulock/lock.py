@@ -6,17 +6,18 @@ The logic is in ``_acquire``, ``_ownership`` and ``_renewal``.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-import weakref
 from dataclasses import replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Callable, Literal, TypeVar
 
-from redis.exceptions import LockError
+from redis.exceptions import LockError, RedisError
 
 from . import _acquire, _commands, _ownership, _renewal
 from ._commands import Name
-from ._lock_base import LockBase, Number, TrackedHold
+from ._holds import Block, TrackedHold, caller_frame
+from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
 from ._thread_renewer import Renewer
 from ._thread_runtime import ThreadRuntime, run
@@ -26,28 +27,89 @@ logger = logging.getLogger("gpulock")
 T = TypeVar("T")
 
 
+FINISH_ATTEMPTS = 3
+"""How often a release is begun again when further signals interrupt its completion."""
+
+
 class ThreadLockBase(LockBase):
-    """Acquire and release with threads, shared by Lock and Pool."""
+    """Acquire and release with threads, shared by Lock and Pool.
 
-    def _acquire_or_raise(self) -> None:
-        if not self._acquire(self._request(None, None, None, None)):
-            raise self._error("Unable to acquire lock within the time specified")
+    A signal handler can raise at any point. An interrupted call completes its release, on a new
+    connection with a short timeout, and then raises.
+    """
 
-    def _release_on_exit(self) -> None:
+    def acquire(self) -> bool:
+        """Acquires the lock, and returns whether it is held now."""
+        raise NotImplementedError
+
+    def _enter(self, frame: FrameType, entered: Callable[[], T]) -> T:
+        """Enters a ``with`` block, and returns its value."""
+        block = None
         try:
-            self.release()
+            block = Block(self._caller(), caller_frame(frame))
+            with self._holds.operation(block):
+                acquired = self.acquire()
+            if not acquired:
+                raise self._error("Unable to acquire lock within the time specified")
+            self._holds.open(block)
+            return entered()
+        except BaseException:
+            if block is not None and block.hold is not None:
+                self._finish_exit(block)
+            raise
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        block = None
+        try:
+            block = self._exited_block(sys._getframe(1))
+            self._exit(block, exc_type)
+        except RedisError:
+            self._holds.close(block)
+            raise
+        except BaseException:
+            block = block or self._exited_block(sys._getframe(1))
+            if block is not None:
+                self._finish_exit(block)
+            raise
+
+    def _exit(self, block: Block | None, exc_type: type[BaseException] | None) -> None:
+        try:
+            if block is None:
+                self.release()
+            elif block.is_inherited:
+                if exc_type is None:
+                    raise _ownership.not_owned(
+                        self.names[0], "The lock belongs to the parent process"
+                    )
+            elif not self._holds.is_nested(block):
+                with self._holds.operation(block):
+                    self.release()
         except LockError:
             if self.raise_on_release_error:
                 raise
             logger.warning("Lock was unlocked or no longer owned when exiting context manager.")
+        self._holds.close(block)
+
+    def _finish_exit(self, block: Block) -> None:
+        """Completes the exit of a block, or the end of one that was not entered."""
+        hold = block.hold
+        if hold is not None and block.is_held and not self._holds.is_nested(block):
+            self._finish_release(hold, block.tracked, "normal")
+        self._holds.close(block)
 
     @property
     def lost(self) -> threading.Event:
         """Set when the lock that this thread holds is lost or about to be. Pass the event to
         other threads that work for this one."""
-        if self.local.lost is None:
+        tracked = self._current()[1]
+        if tracked is None and self.local.lost is None:
             self.local.lost = threading.Event()
-        event: threading.Event = self.local.lost
+        event: threading.Event = self.local.lost if tracked is None else tracked.lost
         return event
 
     def release(self, reason: str = "normal") -> None:
@@ -55,10 +117,20 @@ class ThreadLockBase(LockBase):
 
         If the server cannot be reached, the token is kept, and the call can be repeated.
         """
-        hold = self._require_hold(
-            "Cannot release a lock that's not owned or is already unlocked."
-        )
-        tracked = self._tracked(hold)
+        hold: Hold | None = None
+        tracked: Any = None
+        try:
+            hold, tracked = self._to_release()
+            self._release(hold, tracked, reason)
+        except RedisError:
+            raise
+        except BaseException:
+            if hold is None:
+                hold, tracked = self._to_release()
+            self._finish_release(hold, tracked, reason)
+            raise
+
+    def _release(self, hold: Hold, tracked: Any, reason: str) -> None:
         renewer = None if tracked is None else tracked.renewer
         if renewer is not None:
             renewer.stop()
@@ -71,46 +143,80 @@ class ThreadLockBase(LockBase):
                 self.names[0], "Cannot release a lock that's no longer owned"
             )
 
+    def _finish_release(self, hold: Hold, tracked: Any, reason: str) -> None:
+        """Completes a release that was interrupted at any point."""
+        for _ in range(FINISH_ATTEMPTS):
+            try:
+                renewer = None if tracked is None else tracked.renewer
+                if renewer is not None:
+                    renewer.stop()
+                self._run(_ownership.finish_release(hold, self._server, reason))
+                if renewer is not None:
+                    renewer.close()
+                self._discard(hold)
+                return
+            except RedisError:
+                break
+            except BaseException:  # Another signal.
+                continue
+        _ownership.log_not_released(hold)
+
     def ensure_held(self) -> None:
         """Asks the server, and raises LockNotOwnedError if the lock is no longer held."""
-        hold = self._require_hold("Cannot use an unlocked lock")
-        tracked = self._tracked(hold)
+        hold, tracked = self._require_current("Cannot use an unlocked lock")
         lost = tracked is not None and tracked.lost.is_set()
         if lost or not self._run(_ownership.is_held(hold)):
             raise _ownership.not_owned(self.names[0], "The lock is no longer owned")
 
     def _acquire(self, request: AcquireRequest) -> bool:
-        current = self.held()
+        self.local.has_acquired = True
+        current, tracked = self._current()
         if current is not None and current.release_uncertain:
             # Otherwise this call would wait for a lock that the failed release left held.
             self.release()
         elif current is not None and current.owner == request.owner:
             request = replace(request, current_hold=current)
         runtime = ThreadRuntime(self.redis)
-        hold = run(_acquire.acquire(request, self._server), runtime)
-        if hold is None:
-            return False
+        results: list[Hold | None] = []
         try:
-            tracked = self._track(hold, request, runtime)
-        except BaseException:
-            # The thread could not be started: the lock would not be renewed.
-            runtime.close_dedicated()
-            self._run(_ownership.release(hold, self._server, "cancelled"))
+            acquiring = _acquire.acquire(request, self._server)
+            run(_acquire.recorded(acquiring, results), runtime)
+            (hold,) = results
+            return hold is not None and self._store(hold, request, tracked, runtime)
+        except RedisError:
             raise
-        self._store(tracked)
+        except BaseException:
+            # A signal, or the thread could not be started: the lock would not be renewed.
+            for hold in results:
+                if hold is not None:
+                    self._withdraw(hold, request, runtime)
+            raise
+
+    def _store(
+        self, hold: Hold, request: AcquireRequest, current: Any, runtime: ThreadRuntime
+    ) -> Literal[True]:
+        is_repeated = _ownership.is_repeated(hold, request.current_hold)
+        if is_repeated and current is not None and not current.lost.is_set():
+            tracked, hold = current, current.hold
+        else:
+            by_block = self._holds.current_operation() is not None
+            tracked = TrackedHold(hold, threading.Event(), self._caller(), by_block)
+        if self._needs_renewer(hold):
+            routine = _renewal.maintain(hold, request, self._server, self.renew)
+            tracked.set_renewer(Renewer(routine, runtime, tracked.lost, self.on_lost))
+        self._holds.store(tracked)
         return True
 
-    def _track(
-        self, hold: Hold, request: AcquireRequest, runtime: ThreadRuntime
-    ) -> TrackedHold[Renewer]:
-        lost = threading.Event()
-        if not self._needs_renewer(hold):
-            return TrackedHold(hold, None, lost)
-        routine = _renewal.maintain(hold, request, self._server, self.renew)
-        renewer = Renewer(routine, runtime, lost, self.on_lost)
-        tracked = TrackedHold(hold, renewer, lost)
-        weakref.finalize(tracked, renewer.abandon)
-        return tracked
+    def _withdraw(self, hold: Hold, request: AcquireRequest, runtime: ThreadRuntime) -> None:
+        """Releases what a call was granted that cannot return it."""
+        if _ownership.is_repeated(hold, request.current_hold):
+            return
+        runtime.stop()
+        runtime.close_dedicated()
+        self._finish_release(hold, None, "cancelled")
+
+    def _caller(self) -> int:
+        return threading.get_ident()
 
     def _run(self, routine: Routine[T]) -> T:
         return run(routine, ThreadRuntime(self.redis))
@@ -186,16 +292,7 @@ class Lock(ThreadLockBase):
         )
 
     def __enter__(self) -> Lock:
-        self._acquire_or_raise()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._release_on_exit()
+        return self._enter(sys._getframe(1), lambda: self)
 
     @property
     def token(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+import sys
 
 from ._devices import Gpus
 from ._lock_base import Number
@@ -33,13 +33,4 @@ class Pool(PoolBase, ThreadLockBase):
         return self._acquire(self._request(sleep, blocking, blocking_timeout, None))
 
     def __enter__(self) -> Gpus:
-        self._acquire_or_raise()
-        return self.gpus
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._release_on_exit()
+        return self._enter(sys._getframe(1), lambda: self.gpus)
