@@ -33,6 +33,9 @@ logger = logging.getLogger("gpulock")
 RECONNECT_LIMIT_S = 30.0
 """How long a waiter keeps reconnecting after a connection broke."""
 MIN_BLOCK_S = 0.25
+LAST_BLOCK_S = 1.0
+"""How long the last call of a wait blocks at most. It leaves no position in the queue, also if
+its connection breaks."""
 RETRY_DELAY_S = 0.2
 
 
@@ -58,11 +61,19 @@ def recorded(acquiring: Routine[Hold | None], results: list[Hold | None]) -> Rou
 
 
 def _reject_module_features(request: AcquireRequest) -> None:
-    if request.session or request.fair:
-        feature = "session=True" if request.session else "fair=True"
-        raise ModuleMissingError(
-            f"{feature} needs the GPULOCK module, which this server lacks."
-        )
+    requested = {
+        "session=True": request.session,
+        "fair=True": request.fair,
+        "priority": request.priority,
+        "share": request.share is not None,
+        "near": request.near is not None,
+        "groups": request.groups is not None,
+    }
+    for feature, is_requested in requested.items():
+        if is_requested:
+            raise ModuleMissingError(
+                f"{feature} needs the GPULOCK module, which this server lacks."
+            )
 
 
 def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
@@ -72,11 +83,14 @@ def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | N
         while True:
             # BLOCK 0 would wait indefinitely.
             remaining = max(0.0, deadline - time.monotonic())
-            block_ms = math.ceil(min(remaining, connection.max_block_s) * 1000)
+            last_s = min(LAST_BLOCK_S, connection.max_block_s)
+            is_last = remaining <= last_s
+            block_s = min(remaining - (0 if is_last else last_s), connection.max_block_s)
+            block_ms = math.ceil(block_s * 1000)
             if not request.session and not connection.has_replied:
                 block_ms = 0  # A free lock needs no dedicated connection.
             try:
-                reply = yield _send_acquire(request, block_ms)
+                reply = yield _send_acquire(request, block_ms, is_last)
             except (ConnectionError, TimeoutError):
                 server.invalidate()
                 if not block_ms or not connection.has_replied or connection.record_failure():
@@ -125,10 +139,10 @@ class _ConnectionHealth:
         return now - self.failing_since > RECONNECT_LIMIT_S
 
 
-def _send_acquire(request: AcquireRequest, block_ms: int) -> Operation:
+def _send_acquire(request: AcquireRequest, block_ms: int, is_last: bool) -> Operation:
     """A blocking call uses the dedicated connection: otherwise waiters could exhaust the pool,
     and no holder could release."""
-    command = _commands.acquire(request, block_ms)
+    command = _commands.acquire(request, block_ms, is_last=is_last)
     if request.session or block_ms:
         return execute_dedicated(*command)
     return execute(*command)
@@ -145,20 +159,23 @@ def _raise_unless_transient(error: ResponseError, waiting: bool) -> None:
 
 def _withdraw_queued(request: AcquireRequest) -> Routine[None]:
     """Withdraws a call whose reply is lost. Repeating the command takes over its position in
-    the queue, and reports locks that were already granted."""
+    the queue, gives it up, and reports locks that were already granted."""
     try:
         yield close_dedicated()
         if not request.unique:
             return  # Another holder may use the same owner.
-        repeated = _commands.acquire(replace(request, session=False), block_ms=1)
+        sessionless = replace(request, session=False)
+        repeated = _commands.acquire(sessionless, block_ms=1, is_last=True)
         reply = yield execute_with_short_timeout(*repeated)
         granted = _commands.granted_tokens(request, reply) or {}
         for name, token in granted.items():
             if request.current_hold is None or not request.current_hold.matches(name, token):
                 release = _commands.release(name, request.owner, None, "cancelled")
                 yield execute_with_short_timeout(*release)
-    except (RedisError, OSError):
-        _log_not_withdrawn(request)
+    except (RedisError, OSError) as error:
+        # A refused wait: nothing was granted.
+        if not str(error).startswith(("MAXWAITERS", "DEADLOCK")):
+            _log_not_withdrawn(request)
 
 
 def _log_not_withdrawn(request: AcquireRequest) -> None:

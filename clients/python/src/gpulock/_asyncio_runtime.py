@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
 from typing import Any, Callable, TypeVar
 
 from redis.asyncio import ConnectionPool
@@ -16,7 +18,7 @@ from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
 from ._asyncio_connection import NO_TIMEOUT_S, DedicatedConnection
-from ._commands import Argument
+from ._commands import Argument, Name
 from ._connection import client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
@@ -24,6 +26,9 @@ from ._server import is_cluster
 from ._types import Loss
 
 T = TypeVar("T")
+
+CANCEL_AGAIN_S = 0.5
+"""When to repeat a cancellation that may have been lost."""
 
 
 async def run(routine: Routine[T], runtime: AsyncioRuntime) -> T:
@@ -41,7 +46,7 @@ async def _advance(
         operation = resume()
         while True:
             try:
-                result = await operation(runtime)
+                result = await _perform(operation(runtime))
             except asyncio.CancelledError as error:
                 return await _clean_up(routine, error, runtime)
             except BaseException as error:
@@ -50,6 +55,26 @@ async def _advance(
                 operation = routine.send(result)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+async def _perform(operation: Awaitable[Any]) -> Any:
+    """Performs an operation in a task of its own. Before Python 3.12, ``wait_for``, which
+    redis-py calls, can lose a cancellation: the operation would go on, and wait for the lock.
+    """
+    if sys.version_info >= (3, 12):
+        return await operation
+    task = asyncio.ensure_future(operation)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        while not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+        if not task.cancelled():
+            task.exception()  # Otherwise asyncio logs it as never retrieved.
+        raise
+    return task.result()
 
 
 async def _clean_up(
@@ -177,7 +202,7 @@ class AsyncioRuntime:
         """Sleeps."""
         await asyncio.sleep(seconds)
 
-    async def wait_for_message(self, channel: bytes, seconds: float) -> None:
+    async def wait_for_message(self, channel: Name, seconds: float) -> None:
         """Waits for a message on the channel."""
         until = time.monotonic() + seconds
         try:
@@ -189,7 +214,7 @@ class AsyncioRuntime:
             await self.unsubscribe()
         await asyncio.sleep(max(0.0, until - time.monotonic()))
 
-    async def _received_message(self, channel: bytes, until: float) -> bool:
+    async def _received_message(self, channel: Name, until: float) -> bool:
         if is_cluster(self._client):
             return False  # redis-py's asyncio cluster client has no Pub/Sub.
         if self._pubsub is None:

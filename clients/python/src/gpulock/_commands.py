@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Union
 
+from redis.exceptions import DataError
+
 if TYPE_CHECKING:
     from ._types import AcquireRequest
 
-Name = Union[str, bytes, memoryview]
-Argument = Union[str, bytes, memoryview, int]
+Name = Union[str, bytes]
+Argument = Union[str, bytes, int]
 Command = tuple[Argument, ...]
 
 ACQUIRE = "GPULOCK.ACQUIRE"
+GET = "get"
+"""In lower case, which the client-side cache of redis-py does not recognize: a cached owner may
+be outdated, for example if the connection that receives invalidations is lost unnoticed."""
 MAX_REASON_BYTES = 64
 
 
-def acquire(request: AcquireRequest, block_ms: int = 0) -> Command:
-    """ACQUIRE, or ACQUIREANY for a lock set; without BLOCK when ``block_ms`` is 0."""
+def acquire(request: AcquireRequest, block_ms: int = 0, *, is_last: bool = False) -> Command:
+    """ACQUIRE, or ACQUIREANY for a lock set; without BLOCK when ``block_ms`` is 0. The last
+    call of a wait leaves no position in the queue."""
     if request.count is None:
-        command: Command = (ACQUIRE, request.names[0], request.owner)
+        command: Command = (ACQUIRE, *request.keys, request.owner)
     else:
-        keys: Command = (len(request.names), *request.names)
+        keys: Command = (len(request.keys), *request.keys)
         command = ("GPULOCK.ACQUIREANY", *keys, request.owner, "COUNT", request.count)
+    if request.groups is not None:
+        sizes = request.group_sizes
+        command += ("GROUPS", request.groups, len(sizes), *sizes)
+    if request.near is not None:
+        command += ("NEAR", request.near)
     command += lease_option(request.lease_ms)
     if block_ms:
         command += ("BLOCK", block_ms)
     if request.unique:
-        command += ("UNIQUE",)
+        command += ("UNIQUE", "KEEP", 0) if block_ms and is_last else ("UNIQUE",)
     if request.priority:
         command += ("PRIORITY", request.priority)
     if request.share is not None:
@@ -78,14 +89,24 @@ def granted_tokens(request: AcquireRequest, reply: Any) -> dict[Name, int | None
         return None
     if request.count is None:
         return {request.names[0]: int(reply)}
-    names = {as_bytes(name): name for name in request.names}
-    return {names[as_bytes(key)]: int(token) for key, token in reply}
+    return {request.keys[as_bytes(key)]: int(token) for key, token in reply}
 
 
 def parse_map(reply: Any) -> dict[str, Any]:
     """A map, which is a flat array in RESP2, with its field names as text."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2])
     return {as_text(name): value for name, value in pairs}
+
+
+def as_name(value: Any) -> Name:
+    """A name as text or as immutable bytes. Accepts what redis-py accepts as a key."""
+    if isinstance(value, (str, bytes)):
+        return value
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return repr(value)  # As redis-py encodes it.
+    raise DataError(f"invalid name {value!r}: expected str, bytes, int or float")
 
 
 def as_bytes(text: Any) -> bytes:

@@ -19,7 +19,7 @@ from ._operations import Execute, Routine, execute
 from ._server import Capabilities
 from ._types import AcquireRequest, Hold
 
-CHANNEL_PREFIX = b"gpu_lock:"
+CHANNEL_PREFIX = "gpu_lock:"
 OWNER_PREFIX = "locked_by_"
 
 RELEASE_SCRIPT = """
@@ -62,22 +62,22 @@ def try_acquire(request: AcquireRequest) -> Routine[Hold | None]:
         acquired = yield execute("SET", name, request.owner, "NX", *lease)
         # The client may have repeated a SET whose reply was lost.
         if not acquired and request.unique:
-            value = yield execute("GET", name)
+            value = yield execute(_commands.GET, name)
             acquired = value is not None and _commands.as_bytes(value) == request.owner
         names = [name] if acquired else []
     else:
         reply = yield execute(
             "EVAL",
             ACQUIRE_SCRIPT,
-            len(request.names),
-            *request.names,
+            len(request.keys),
+            *request.keys,
             request.owner,
             request.count,
             "" if request.lease_ms is None else str(request.lease_ms),
             int(request.unique),
         )
         keys = {_commands.as_bytes(key) for key in reply or ()}
-        names = [name for name in request.names if _commands.as_bytes(name) in keys]
+        names = [name for key, name in request.keys.items() if key in keys]
     if not names:
         return None
     return Hold(request.owner, dict.fromkeys(names), by_module=False)
@@ -105,9 +105,9 @@ def extend(name: Name, owner: bytes, lease_ms: int) -> Routine[bool]:
     return remaining != -2
 
 
-def channel(name: Name) -> bytes:
+def channel(name: Name) -> Name:
     """The channel on which the module, by default, publishes the events of this lock."""
-    return CHANNEL_PREFIX + _commands.as_bytes(name)
+    return CHANNEL_PREFIX.encode() + name if isinstance(name, bytes) else CHANNEL_PREFIX + name
 
 
 def _compare_and_delete(name: Name, owner: bytes, capabilities: Capabilities) -> Command:

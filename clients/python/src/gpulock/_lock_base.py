@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import uuid
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, Union
 
@@ -23,6 +24,10 @@ logger = logging.getLogger("gpulock")
 
 Number = Union[int, float]
 
+MAX_PRIORITY = 100
+MAX_OWNER_BYTES = 1024
+MAX_SHARE_BYTES = 256
+MAX_TAG_BYTES = 64
 MAX_BLOCK_S = 20.0
 CLUSTER_MAX_BLOCK_S = 2.0
 """A cluster client does not expose its timeout: this is shorter than redis-py's default."""
@@ -34,9 +39,12 @@ class LockBase:
     def __init__(
         self,
         redis: Any,
-        names: tuple[Name, ...],
+        names: Iterable[Any],
         count: int | None,
         *,
+        groups: int | None = None,
+        group_sizes: tuple[int, ...] = (),
+        near: str | bytes | None = None,
         timeout: Number | None,
         sleep: Number,
         blocking: bool,
@@ -57,8 +65,16 @@ class LockBase:
             raise ValueError("grace needs session=True")
         if session and _server.is_cluster(redis):
             raise ValueError("session=True needs a client of a single server, not of a cluster")
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise TypeError(f"priority must be an integer, not {priority!r}")
+        if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+            raise ValueError(
+                f"invalid priority {priority}: expected -{MAX_PRIORITY} to {MAX_PRIORITY}"
+            )
         self.redis = redis
-        self.names, self.count = names, count
+        self.names, self.count = tuple(map(_commands.as_name, names)), count
+        self._keys = self._encode_names(self.names)
+        self._groups, self._group_sizes = groups, group_sizes
         self.timeout, self.sleep = timeout, sleep
         self.blocking, self.blocking_timeout = blocking, blocking_timeout
         self.thread_local = bool(thread_local)
@@ -68,8 +84,10 @@ class LockBase:
         # until the release.
         self.renew = not timeout if renew is None else renew
         self.on_lost, self.on_revoked = on_lost, on_revoked
-        self.priority, self.share = priority, share
-        self._fixed_owner = owner
+        self.priority, self.share, self.near = priority, share, near
+        self._encoded_share = self._encode_setting("share", share, MAX_SHARE_BYTES)
+        self._encoded_near = self._encode_setting("near", near, MAX_TAG_BYTES)
+        self._fixed_owner = self._encode_setting("owner", owner, MAX_OWNER_BYTES)
         self._server = _server.server_of(redis)
         self._holds = Holds(self.thread_local)
         self.local = self._holds.local
@@ -95,13 +113,15 @@ class LockBase:
         if token is not None:
             owner = self._encode(token)
         elif self._fixed_owner is not None:
-            owner = self._encode(self._fixed_owner)
+            owner = self._fixed_owner
         else:
             owner = uuid.uuid4().hex.encode()
         return AcquireRequest(
-            names=self.names,
+            keys=self._keys,
             owner=owner,
             count=self.count,
+            groups=self._groups,
+            group_sizes=self._group_sizes,
             # As in redis-py, several holders may use the same token in their calls.
             unique=token is None,
             lease_ms=int(self.timeout * 1000) if self.timeout else None,
@@ -112,7 +132,8 @@ class LockBase:
             poll_interval_s=self.sleep if sleep is None else sleep,
             fair=self.fair,
             priority=self.priority,
-            share=None if self.share is None else self._encode(self.share),
+            share=self._encoded_share,
+            near=self._encoded_near,
         )
 
     def _max_block_s(self) -> float:
@@ -123,8 +144,24 @@ class LockBase:
         return min(MAX_BLOCK_S, limit / 2) if limit else MAX_BLOCK_S
 
     def _encode(self, text: str | bytes) -> bytes:
-        encoded: bytes = self._encoder().encode(text)
+        return bytes(self._encoder().encode(text))
+
+    def _encode_setting(self, setting: str, text: Any, max_bytes: int) -> bytes | None:
+        if text is None:
+            return None
+        encoded = self._encode(text)
+        if not 1 <= len(encoded) <= max_bytes:
+            raise ValueError(f"invalid {setting}: expected 1 to {max_bytes} bytes")
         return encoded
+
+    def _encode_names(self, names: tuple[Name, ...]) -> dict[bytes, Name]:
+        keys: dict[bytes, Name] = {}
+        for name in names:
+            key = self._encode(name)
+            if key in keys:
+                raise ValueError(f"duplicate key {name!r}")
+            keys[key] = name
+        return keys
 
     def _encoder(self) -> Any:
         if _server.is_cluster(self.redis):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Callable, Protocol, TypeVar
 
-from ._commands import Argument
+from ._commands import Argument, Name
 from ._types import Loss
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Runtime(Protocol):
     def sleep(self, seconds: float) -> Any:
         """Sleeps."""
 
-    def wait_for_message(self, channel: bytes, seconds: float) -> Any:
+    def wait_for_message(self, channel: Name, seconds: float) -> Any:
         """Waits for a message for at most this time. The subscription lasts until the routine
         ends."""
 
@@ -103,6 +103,6 @@ def sleep(seconds: float) -> Operation:
     return lambda runtime: runtime.sleep(seconds)
 
 
-def wait_for_message(channel: bytes, seconds: float) -> Operation:
+def wait_for_message(channel: Name, seconds: float) -> Operation:
     """Waits for a message on the channel for at most this time."""
     return lambda runtime: runtime.wait_for_message(channel, seconds)

@@ -176,7 +176,7 @@ def _is_same_hold(hold: Hold, name: Name) -> Routine[bool]:
 
 
 def _owns(hold: Hold, name: Name) -> Routine[bool]:
-    value = yield execute("GET", name)
+    value = yield execute(_commands.GET, name)
     return value is not None and _commands.as_bytes(value) == hold.owner
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Union
 
 from . import _commands
 from ._commands import Name
 from ._devices import Device, Gpus, device_of
 from ._lock_base import LockBase, Number
+
+MAX_KEYS = 1024
+
+Group = Union[Iterable[Name], Mapping[Name, Device]]
 
 
 class PoolBase(LockBase):
@@ -17,7 +22,7 @@ class PoolBase(LockBase):
     def __init__(
         self,
         redis: Any,
-        keys: Iterable[Name] | Mapping[Name, Device],
+        keys: Group | Iterable[Group],
         n: int = 1,
         timeout: Number | None = None,
         sleep: Number = 0.1,
@@ -35,18 +40,33 @@ class PoolBase(LockBase):
         on_revoked: Any = None,
         priority: int = 0,
         share: str | bytes | None = None,
+        near: str | bytes | None = None,
+        groups: int | None = None,
     ) -> None:
-        names = tuple(keys)
-        if not 1 <= n <= len(names):
-            raise ValueError(f"n must be from 1 to {len(names)}, the number of keys")
-        given = keys if isinstance(keys, Mapping) else {}
-        self._devices = {
-            name: given.get(name, device_of(name, index)) for index, name in enumerate(names)
-        }
+        self._devices: dict[Name, Device] = {}
+        names: list[Name] = []
+        sizes = []
+        for group in [keys] if groups is None else _collection(keys):
+            members = list(map(_commands.as_name, _collection(group)))
+            given = group.values() if isinstance(group, Mapping) else ()
+            devices = [device_of(name, index) for index, name in enumerate(members, len(names))]
+            self._devices.update(zip(members, given or devices))
+            names += members
+            sizes.append(len(members))
+        if not 1 <= len(names) <= MAX_KEYS:
+            raise ValueError(f"a pool has 1 to {MAX_KEYS} keys, not {len(names)}")
+        if groups is None:
+            if not 1 <= n <= len(names):
+                raise ValueError(f"n must be from 1 to {len(names)}, the number of keys")
+        else:
+            _check_groups(n, groups, sizes)
         super().__init__(
             redis,
             names,
             n,
+            groups=groups,
+            group_sizes=() if groups is None else tuple(sizes),
+            near=near,
             timeout=timeout,
             sleep=sleep,
             blocking=blocking,
@@ -71,8 +91,30 @@ class PoolBase(LockBase):
         return Gpus(
             devices=tuple(self._devices[name] for name in self.names if name in hold.tokens),
             tokens={
-                _commands.as_text(name): hold.tokens[name]
+                os.fsdecode(name): hold.tokens[name]
                 for name in self.names
                 if name in hold.tokens
             },
+        )
+
+
+def _collection(value: Any) -> Any:
+    """Rejects a single name, which could be mistaken for a collection of characters."""
+    is_name = isinstance(value, (str, bytes, bytearray, memoryview))
+    if is_name or not isinstance(value, Iterable):
+        raise TypeError(f"expected a collection of keys, not {value!r}")
+    return value
+
+
+def _check_groups(n: int, groups: int, sizes: list[int]) -> None:
+    if not 1 <= groups <= len(sizes):
+        raise ValueError(f"groups must be from 1 to {len(sizes)}, the number of groups")
+    if 0 in sizes:
+        raise ValueError(f"group {sizes.index(0)} of the pool has no keys")
+    if n < 1:
+        raise ValueError(f"invalid n {n}: expected at least 1")
+    large_enough = sum(size >= n for size in sizes)
+    if large_enough < groups:
+        raise ValueError(
+            f"n={n} of groups={groups}: only {large_enough} of the groups have {n} keys or more"
         )

@@ -16,7 +16,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from ._commands import Argument
+from ._commands import Argument, Name
 from ._connection import client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
@@ -152,7 +152,7 @@ class ThreadRuntime:
         """Sleeps."""
         time.sleep(seconds)
 
-    def wait_for_message(self, channel: bytes, seconds: float) -> None:
+    def wait_for_message(self, channel: Name, seconds: float) -> None:
         """Waits for a message on the channel."""
         until = time.monotonic() + seconds
         try:
@@ -164,7 +164,7 @@ class ThreadRuntime:
             self.unsubscribe()
         time.sleep(max(0.0, until - time.monotonic()))
 
-    def _received_message(self, channel: bytes, until: float) -> bool:
+    def _received_message(self, channel: Name, until: float) -> bool:
         if self._pubsub is None:
             self._pubsub = self._new_pubsub()
             self._pubsub.subscribe(channel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ._commands import Name
@@ -13,10 +14,16 @@ from ._commands import Name
 class AcquireRequest:
     """One call of acquire, with everything that it depends on."""
 
-    names: tuple[Name, ...]
+    keys: Mapping[bytes, Name]
+    """The names of the locks, by the bytes that the server stores: the client may use any
+    encoding."""
     owner: bytes
     count: int | None = None
-    """Number of locks to acquire; None: the only one, with ACQUIRE."""
+    """Number of locks to acquire, of each group if there are groups; None: the only one, with
+    ACQUIRE."""
+    groups: int | None = None
+    """Number of groups to acquire locks of; None: the locks form no groups."""
+    group_sizes: tuple[int, ...] = ()
     unique: bool = True
     """No other holder uses this owner."""
     lease_ms: int | None = None
@@ -34,8 +41,15 @@ class AcquireRequest:
     """Moves the call ahead in the queue, or back if negative."""
     share: bytes | None = None
     """The user or team whose calls take turns with those of others."""
+    near: bytes | None = None
+    """Prefers locks whose last hold had the same tag."""
     current_hold: Hold | None = None
     """The hold that this owner already has. A call that is interrupted does not release it."""
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The names of the locks, in the order of preference."""
+        return tuple(self.keys.values())
 
 
 @dataclass

@@ -249,7 +249,7 @@ class Lock(AsyncioLockBase):
         """The fencing token. It rises with every grant, so that a store can reject a writer
         that has lost the lock. None: the lock is not held here, or was handed over by setting
         ``local.token``."""
-        return self._tokens().get(self.name)
+        return self._tokens().get(self.names[0])
 
     async def acquire(
         self,
@@ -267,12 +267,12 @@ class Lock(AsyncioLockBase):
 
     async def locked(self) -> bool:
         """Whether the lock is held, here or elsewhere."""
-        return await self._run(_get(self.name)) is not None
+        return await self._run(_get(self.names[0])) is not None
 
     async def owned(self) -> bool:
         """Whether this object holds the lock."""
         hold = self.held()
-        value = await self._run(_get(self.name))
+        value = await self._run(_get(self.names[0]))
         return (
             hold is not None and value is not None and _commands.as_bytes(value) == hold.owner
         )
@@ -300,7 +300,7 @@ class Lock(AsyncioLockBase):
         if not owned:
             (self.lost if tracked is None else tracked.lost).set()
             raise _ownership.not_owned(
-                self.name, f"Cannot {action} a lock that's no longer owned"
+                self.names[0], f"Cannot {action} a lock that's no longer owned"
             )
         if tracked is not None and tracked.renewer is not None:
             tracked.renewer.notify_lease_changed()
@@ -308,7 +308,7 @@ class Lock(AsyncioLockBase):
 
 
 def _get(name: Name) -> Routine[Any]:
-    value = yield execute("GET", name)
+    value = yield execute(_commands.GET, name)
     return value
 
 

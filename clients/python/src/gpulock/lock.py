@@ -244,6 +244,8 @@ class Lock(ThreadLockBase):
 
     ``renew=True`` renews the lease whenever a third of it has passed, in a separate thread.
 
+    ``priority`` (-100 to 100) and ``share`` (the name of a user or team) order the wait queue.
+
     ``on_lost`` is called in that thread with a ``Loss``: before the lease expires if renewal
     fails, otherwise as soon as the loss is known. ``lost`` is set first.
     """
@@ -299,7 +301,7 @@ class Lock(ThreadLockBase):
         """The fencing token. It rises with every grant, so that a store can reject a writer
         that has lost the lock. None: the lock is not held here, or was handed over by setting
         ``local.token``."""
-        return self._tokens().get(self.name)
+        return self._tokens().get(self.names[0])
 
     def acquire(
         self,
@@ -317,12 +319,12 @@ class Lock(ThreadLockBase):
 
     def locked(self) -> bool:
         """Whether the lock is held, here or elsewhere."""
-        return self._run(_get(self.name)) is not None
+        return self._run(_get(self.names[0])) is not None
 
     def owned(self) -> bool:
         """Whether this object holds the lock."""
         hold = self.held()
-        value = self._run(_get(self.name))
+        value = self._run(_get(self.names[0]))
         return (
             hold is not None and value is not None and _commands.as_bytes(value) == hold.owner
         )
@@ -350,7 +352,7 @@ class Lock(ThreadLockBase):
         if not owned:
             (self.lost if tracked is None else tracked.lost).set()
             raise _ownership.not_owned(
-                self.name, f"Cannot {action} a lock that's no longer owned"
+                self.names[0], f"Cannot {action} a lock that's no longer owned"
             )
         if tracked is not None and tracked.renewer is not None:
             tracked.renewer.notify_lease_changed()
@@ -358,5 +360,5 @@ class Lock(ThreadLockBase):
 
 
 def _get(name: Name) -> Routine[Any]:
-    value = yield execute("GET", name)
+    value = yield execute(_commands.GET, name)
     return value

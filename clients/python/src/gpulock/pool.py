@@ -17,6 +17,10 @@ class Pool(PoolBase, ThreadLockBase):
     ones. ``keys`` may map each name to its device, an index or a UUID; otherwise the number at
     the end of the name is the index. The other arguments are those of ``Lock``.
 
+    ``near`` is a tag of this work, such as the name of a model: free locks whose last hold had
+    the same tag are preferred. With ``groups=m``, ``keys`` is a collection of groups, each a
+    collection or mapping of names, and ``n`` locks of each of ``m`` groups are acquired.
+
     ::
 
         with gpulock.Pool(redis, gpulock.gpu_keys("gpus", range(8)), n=2, timeout=60) as gpus:
