@@ -2,14 +2,15 @@
 after a failover."""
 
 import asyncio
+import threading
 
 import pytest
 
 import gpulock
 import gpulock.asyncio
-from inspection import LOCK, waiting
+from inspection import LOCK, inspect, waiting
 from sentinel import SentinelServers
-from servers import until
+from servers import PATIENCE_S, eventually, until
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,6 @@ def service(shared_service):
     with shared_service.primary.client() as client:
         client.flushall()
     return shared_service
-
-
-@pytest.fixture
-def own_service(program):
-    """For a test that kills the primary."""
-    service = SentinelServers(program)
-    yield service
-    service.close()
 
 
 @pytest.fixture
@@ -111,3 +104,88 @@ class TestTheLockIsOnThePrimary:
             assert waiter.cancelled()
         assert not primary.exists(LOCK)
         assert is_untouched(server)
+
+
+@pytest.fixture
+def own_service(program):
+    service = SentinelServers(program)
+    yield service
+    service.close()
+
+
+PAIR = ["gpu_lock:1", "gpu_lock:2"]
+SESSION = "gpu_lock:3"
+WITHOUT_GRACE = "gpu_lock:4"
+
+
+@pytest.mark.parametrize("failover", ["fail_over", "switch_roles"])
+class TestAFailover:
+    """A wait, a renewal, a pool and a session continue at the new primary. A session without
+    grace ends with its server."""
+
+    def test_in_threads(self, own_service, failover):
+        with own_service.client() as client, own_service.replica.client() as replica:
+            holder = gpulock.Lock(client, LOCK, timeout=60, renew=True)
+            pool = gpulock.Pool(client, PAIR, n=2, timeout=60, renew=True)
+            tied = gpulock.Lock(client, SESSION, timeout=60, session=True, grace=60)
+            lost = gpulock.Lock(client, WITHOUT_GRACE, timeout=60, session=True)
+            for lock in holder, pool, tied, lost:
+                assert lock.acquire()
+            waiter = gpulock.Lock(client, LOCK, timeout=60, thread_local=False)
+            thread = threading.Thread(target=waiter.acquire, daemon=True)
+            thread.start()
+            with own_service.primary.client() as primary:
+                eventually(lambda: waiting(primary) == 1)
+                assert primary.wait(1, 5000) == 1
+
+            getattr(own_service, failover)()
+
+            eventually(lambda: waiting(replica) == 1)
+            eventually(lambda: inspect(replica, SESSION)["session"])
+            assert lost.lost.wait(PATIENCE_S)
+            lost.release()
+            for lock in holder, pool, tied:
+                lock.ensure_held()
+            # The lease is renewed there.
+            holder.extend(5, replace_ttl=True)
+            eventually(lambda: replica.pttl(LOCK) > 5_000)
+            holder.release()
+            thread.join(PATIENCE_S)
+            assert waiter.owned()
+            assert inspect(replica)["owner"] == waiter.owner
+            for lock in waiter, pool, tied:
+                lock.release()
+            assert replica.dbsize() == 0
+
+    async def test_in_tasks(self, own_service, failover):
+        async with own_service.asyncio_client() as client:
+            replica = own_service.replica.client()
+            holder = gpulock.asyncio.Lock(client, LOCK, timeout=60, renew=True)
+            pool = gpulock.asyncio.Pool(client, PAIR, n=2, timeout=60, renew=True)
+            tied = gpulock.asyncio.Lock(client, SESSION, timeout=60, session=True, grace=60)
+            lost = gpulock.asyncio.Lock(client, WITHOUT_GRACE, timeout=60, session=True)
+            for lock in holder, pool, tied, lost:
+                assert await lock.acquire()
+            waiter = gpulock.asyncio.Lock(client, LOCK, timeout=60)
+            acquiring = asyncio.create_task(waiter.acquire())
+            with own_service.primary.client() as primary:
+                await until(lambda: waiting(primary) == 1)
+                assert primary.wait(1, 5000) == 1
+
+            await asyncio.to_thread(getattr(own_service, failover))
+
+            await until(lambda: waiting(replica) == 1)
+            await until(lambda: inspect(replica, SESSION)["session"])
+            await asyncio.wait_for(lost.lost.wait(), PATIENCE_S)
+            await lost.release()
+            for lock in holder, pool, tied:
+                await lock.ensure_held()
+            await holder.extend(5, replace_ttl=True)
+            await until(lambda: replica.pttl(LOCK) > 5_000)
+            await holder.release()
+            assert await acquiring
+            assert inspect(replica)["owner"] == waiter.owner
+            for lock in waiter, pool, tied:
+                await lock.release()
+            assert replica.dbsize() == 0
+            replica.close()

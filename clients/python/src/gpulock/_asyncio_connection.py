@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import weakref
@@ -13,8 +14,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError, TimeoutError
 
-from ._commands import Argument
-from ._connection import limit_time, new_connection
+from ._commands import Argument, Command
+from ._connection import follow_credentials, limit_time, new_connection
+
+logger = logging.getLogger("gpulock")
 
 NO_TIMEOUT_S = 1e9
 CLOSE_TIMEOUT_S = 1.0
@@ -29,6 +32,7 @@ class DedicatedConnection:
         self._pool = pool
         self._connection: Any = None
         self._timeout_s: float | None = None
+        self._token: Any = None
         self._pending_read: asyncio.Future[Any] | None = None
         self.is_broken = False
         _dedicated_connections.add(self)
@@ -43,14 +47,9 @@ class DedicatedConnection:
         if self._connection is None:
             await self._open(timeout_s)
         try:
-            await self._connection.send_command(*command, check_health=False)
-            limit_s = self._timeout_s if until is None else max(0.0, until - time.monotonic())
-            # Not wait_for: before Python 3.12 it can lose a cancellation.
-            await asyncio.wait({self.pending_read()}, timeout=limit_s)
-            if not self.pending_read().done():
-                raise TimeoutError("Timeout reading from the dedicated connection of the lock")
-            read, self._pending_read = self.pending_read(), None
-            reply = read.result()
+            if self._token is not None:
+                await self._authenticate_again(until)
+            reply = await self._exchange(command, until)
         except ResponseError:
             raise
         except BaseException:
@@ -60,10 +59,33 @@ class DedicatedConnection:
         self.is_broken = False
         return reply
 
+    async def _exchange(self, command: Command, until: float | None) -> Any:
+        await self._connection.send_command(*command, check_health=False)
+        limit_s = self._timeout_s if until is None else max(0.0, until - time.monotonic())
+        # Not wait_for: before Python 3.12 it can lose a cancellation.
+        await asyncio.wait({self.pending_read()}, timeout=limit_s)
+        if not self.pending_read().done():
+            raise TimeoutError("Timeout reading from the dedicated connection of the lock")
+        read, self._pending_read = self.pending_read(), None
+        return read.result()
+
+    def set_token(self, token: Any) -> None:
+        """The next command is preceded by AUTH with this token. Can be called in any
+        thread."""
+        self._token = token
+
+    async def _authenticate_again(self, until: float | None) -> None:
+        token, self._token = self._token, None
+        try:
+            await self._exchange(("AUTH", token.try_get("oid"), token.get_value()), until)
+        except ResponseError as error:
+            logger.warning("gpulock: the server rejects the new credentials: %s", error)
+
     async def _open(self, timeout_s: float | None) -> None:
         """Connects as the pool does: see ``_thread_connection``."""
         self._connection = new_connection(self._pool)
-        self._timeout_s = self._connection.socket_timeout
+        self._timeout_s, self._token = self._connection.socket_timeout, None
+        follow_credentials(self._pool, self)
         if timeout_s is not None:
             limit_time(self._connection, timeout_s, Retry(NoBackoff(), 0))
         connecting = asyncio.ensure_future(self._connection.connect())
@@ -119,6 +141,32 @@ class DedicatedConnection:
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, writer.get_extra_info("socket").fileno())
             os.close(null)
+
+
+class SubscriptionPool:
+    """The part of a pool that redis-py's PubSub uses: connections that the pool of the client
+    does not count, because the lock itself may need the last one."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def get_encoder(self) -> Any:
+        """The encoder for channel names."""
+        return self._pool.get_encoder()
+
+    async def get_connection(self, *_command_name: Any) -> Any:
+        """A new connection."""
+        connection = new_connection(self._pool)
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect()
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        """Closes the connection."""
+        await connection.disconnect()
 
 
 async def _cancel(future: asyncio.Future[Any]) -> None:

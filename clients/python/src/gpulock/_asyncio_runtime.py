@@ -10,16 +10,15 @@ from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from typing import Any, Callable, TypeVar
 
-from redis.asyncio import ConnectionPool
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
-from ._asyncio_connection import NO_TIMEOUT_S, DedicatedConnection
+from ._asyncio_connection import NO_TIMEOUT_S, DedicatedConnection, SubscriptionPool
 from ._commands import Argument, Name
-from ._connection import client_retries, short_timeout_s, without_single_connection
+from ._connection import NoEvents, client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
@@ -125,7 +124,6 @@ class AsyncioRuntime:
         self._client = without_single_connection(client)
         self._dedicated: DedicatedConnection | None = None
         self._pubsub: Any = None
-        self._pubsub_pool: Any = None
         self._subscribe_failed = False
         self._watchdog: asyncio.TimerHandle | None = None
         self._watchdog_fired = False
@@ -218,10 +216,9 @@ class AsyncioRuntime:
         if is_cluster(self._client):
             return False  # redis-py's asyncio cluster client has no Pub/Sub.
         if self._pubsub is None:
-            # With its own pool: the lock itself may need the last connection of the client's.
-            pool = self._client.connection_pool
-            self._pubsub_pool = ConnectionPool(pool.connection_class, **pool.connection_kwargs)
-            self._pubsub = PubSub(self._pubsub_pool)
+            pool: Any = SubscriptionPool(self._client.connection_pool)
+            self._pubsub = PubSub(pool)
+            self._pubsub._event_dispatcher = NoEvents()
             await self._pubsub.subscribe(channel)
         while (remaining := until - time.monotonic()) > 0:
             message = await self._pubsub.get_message(timeout=remaining)
@@ -231,13 +228,10 @@ class AsyncioRuntime:
 
     async def unsubscribe(self) -> None:
         """Ends the subscription."""
-        pubsub, pool = self._pubsub, self._pubsub_pool
-        self._pubsub = self._pubsub_pool = None
+        pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             # redis-py 5.0.0 has no aclose yet.
             await getattr(pubsub, "aclose", pubsub.close)()
-        if pool is not None:
-            await pool.disconnect()
 
     def stop(self) -> None:
         """Ends the current wait for a wakeup, and all later ones."""

@@ -7,6 +7,9 @@ The connections themselves are in ``_thread_connection`` and ``_asyncio_connecti
 from __future__ import annotations
 
 import copy
+import threading
+import weakref
+from collections.abc import MutableMapping, MutableSet
 from typing import Any
 
 from ._server import is_cluster
@@ -53,6 +56,37 @@ def limit_time(connection: Any, timeout_s: float, no_retry: Any) -> None:
     connection.retry = no_retry
 
 
+_followers: MutableMapping[Any, MutableSet[Any]] = weakref.WeakKeyDictionary()
+_followers_mutex = threading.Lock()
+
+
+def follow_credentials(pool: Any, connection: Any) -> None:
+    """Calls the connection's ``set_token`` with each new token of a streaming credential
+    provider (redis-py 5.3 and newer).
+
+    A provider reports to one function only, which redis-py has set, and which calls the pool.
+    """
+    provider = pool.connection_kwargs.get("credential_provider")
+    if not hasattr(provider, "on_next") or not hasattr(pool, "re_auth_callback"):
+        return
+    with _followers_mutex:
+        if pool not in _followers:
+            _followers[pool] = weakref.WeakSet()
+            pool.re_auth_callback = _forwarding_callback(weakref.ref(pool), _followers[pool])
+        _followers[pool].add(connection)
+
+
+def _forwarding_callback(pool: weakref.ref[Any], followers: MutableSet[Any]) -> Any:
+    def re_auth_callback(token: Any) -> Any:
+        for connection in list(followers):
+            connection.set_token(token)
+        # Awaitable, if the pool is that of an asyncio client.
+        owner: Any = pool()
+        return type(owner).re_auth_callback(owner, token)
+
+    return re_auth_callback
+
+
 def client_retries(client: Any) -> bool:
     """Whether the client repeats a command whose reply was lost. False for a cluster client,
     whose own retries cannot be disabled."""
@@ -80,3 +114,11 @@ def without_single_connection(client: Any) -> Any:
     for name in names:
         setattr(copied, name, False)
     return copied
+
+
+class NoEvents:
+    """An event dispatcher for a PubSub: redis-py's would make a streaming credential provider
+    report to the subscription only, and no longer to the client's pool."""
+
+    def dispatch(self, event: object) -> None:
+        """Ignores the event."""

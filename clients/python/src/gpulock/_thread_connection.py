@@ -6,6 +6,7 @@ When they are opened and what is sent on them is decided in ``_thread_runtime``.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import weakref
@@ -15,8 +16,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError, TimeoutError
 from redis.retry import Retry
 
-from ._commands import Argument
-from ._connection import limit_time, new_connection
+from ._commands import Argument, Command
+from ._connection import follow_credentials, limit_time, new_connection
+
+logger = logging.getLogger("gpulock")
 
 
 class DedicatedConnection:
@@ -27,6 +30,7 @@ class DedicatedConnection:
         self._pool = pool
         self._connection: Any = None
         self._timeout_s: float | None = None
+        self._token: Any = None
         self.is_broken = False
         _dedicated_connections.add(self)
 
@@ -40,11 +44,9 @@ class DedicatedConnection:
         if self._connection is None:
             self._open(timeout_s)
         try:
-            self._connection.send_command(*command, check_health=False)
-            limit_s = self._timeout_s if until is None else max(0.0, until - time.monotonic())
-            if limit_s is not None and not self._connection.can_read(limit_s):
-                raise TimeoutError("Timeout reading from the dedicated connection of the lock")
-            reply = self._connection.read_response(disable_decoding=True)
+            if self._token is not None:
+                self._authenticate_again(until)
+            reply = self._exchange(command, until)
         except ResponseError:
             raise
         except BaseException:
@@ -54,12 +56,32 @@ class DedicatedConnection:
         self.is_broken = False
         return reply
 
+    def _exchange(self, command: Command, until: float | None) -> Any:
+        self._connection.send_command(*command, check_health=False)
+        limit_s = self._timeout_s if until is None else max(0.0, until - time.monotonic())
+        if limit_s is not None and not self._connection.can_read(limit_s):
+            raise TimeoutError("Timeout reading from the dedicated connection of the lock")
+        return self._connection.read_response(disable_decoding=True)
+
+    def set_token(self, token: Any) -> None:
+        """The next command is preceded by AUTH with this token. Can be called in any
+        thread."""
+        self._token = token
+
+    def _authenticate_again(self, until: float | None) -> None:
+        token, self._token = self._token, None
+        try:
+            self._exchange(("AUTH", token.try_get("oid"), token.get_value()), until)
+        except ResponseError as error:
+            logger.warning("gpulock: the server rejects the new credentials: %s", error)
+
     def _open(self, timeout_s: float | None) -> None:
         """Connects as the pool does. A command on a connection that is not connected would
         bypass the ``connect`` of a subclass, such as Sentinel's, which finds the server."""
         # A new object each time: the pool's settings may have changed.
         connection = new_connection(self._pool)
-        self._timeout_s = connection.socket_timeout
+        self._timeout_s, self._token = connection.socket_timeout, None
+        follow_credentials(self._pool, self)
         if timeout_s is not None:
             limit_time(connection, timeout_s, Retry(NoBackoff(), 0))
         try:
@@ -85,6 +107,32 @@ class DedicatedConnection:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
+
+
+class SubscriptionPool:
+    """The part of a pool that redis-py's PubSub uses: connections that the pool of the client
+    does not count, because the lock itself may need the last one."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def get_encoder(self) -> Any:
+        """The encoder for channel names."""
+        return self._pool.get_encoder()
+
+    def get_connection(self, *_command_name: Any) -> Any:
+        """A new connection."""
+        connection = new_connection(self._pool)
+        try:
+            connection.connect()
+        except BaseException:
+            connection.disconnect()
+            raise
+        return connection
+
+    def release(self, connection: Any) -> None:
+        """Closes the connection."""
+        connection.disconnect()
 
 
 _dedicated_connections: weakref.WeakSet[DedicatedConnection] = weakref.WeakSet()

@@ -12,16 +12,15 @@ from typing import Any, Callable, TypeVar
 
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE, PubSub
-from redis.connection import ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from ._commands import Argument, Name
-from ._connection import client_retries, short_timeout_s, without_single_connection
+from ._connection import NoEvents, client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
-from ._thread_connection import DedicatedConnection
+from ._thread_connection import DedicatedConnection, SubscriptionPool
 from ._types import Loss
 
 T = TypeVar("T")
@@ -64,7 +63,6 @@ class ThreadRuntime:
         self._client = without_single_connection(client)
         self._dedicated: DedicatedConnection | None = None
         self._pubsub: Any = None
-        self._pubsub_pool: Any = None
         self._subscribe_failed = False
         self._watchdog: threading.Timer | None = None
         self._watchdog_fired = threading.Event()
@@ -175,21 +173,17 @@ class ThreadRuntime:
         return False
 
     def _new_pubsub(self) -> Any:
-        """Uses its own pool: the lock itself may need the last connection of the client's."""
         if is_cluster(self._client):
             return self._client.pubsub()
-        pool = self._client.connection_pool
-        self._pubsub_pool = ConnectionPool(pool.connection_class, **pool.connection_kwargs)
-        return PubSub(self._pubsub_pool)
+        pubsub: Any = PubSub(SubscriptionPool(self._client.connection_pool))
+        pubsub._event_dispatcher = NoEvents()
+        return pubsub
 
     def unsubscribe(self) -> None:
         """Ends the subscription."""
-        pubsub, pool = self._pubsub, self._pubsub_pool
-        self._pubsub = self._pubsub_pool = None
+        pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             pubsub.close()
-        if pool is not None:
-            pool.disconnect()
 
     def stop(self) -> None:
         """Ends the current wait for a wakeup, and all later ones."""
