@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any, Union
 
-from redis.exceptions import LockError
+from redis.exceptions import LockError, ResponseError
 
-from . import _commands, _server
+from . import _commands, _ownership, _server
 from ._commands import Name
 from ._connection import socket_timeout_s
 from ._holds import Block, Holds, caller_frame
+from ._operations import Routine
 from ._types import AcquireRequest, Hold
 from .errors import ModuleMissingError
 
@@ -33,8 +34,23 @@ CLUSTER_MAX_BLOCK_S = 2.0
 """A cluster client does not expose its timeout: this is shorter than redis-py's default."""
 
 
+def _unused(name: str) -> property:
+    """Rejects a script that redis-py's Lock would use, instead of ignoring it."""
+
+    def reject(lock: LockBase, script: Any) -> None:
+        raise AttributeError(f"{name} cannot be replaced: the lock does not use this script")
+
+    return property(None, reject)
+
+
 class LockBase:
     """The settings of a lock or pool, and its current hold."""
+
+    lua_extend: Any = None
+    """A script that ``extend`` calls, with the arguments of redis-py's: ``celery-redbeat`` sets
+    it. None: EXTEND."""
+    lua_release = _unused("lua_release")
+    lua_reacquire = _unused("lua_reacquire")
 
     def __init__(
         self,
@@ -167,6 +183,34 @@ class LockBase:
         if _server.is_cluster(self.redis):
             return self.redis.get_encoder()
         return self.redis.connection_pool.get_encoder()
+
+    def _extending(self, hold: Hold, added_s: Number, replaces: bool) -> Routine[bool]:
+        added_ms = int(added_s * 1000)
+        script = self.lua_extend
+        if script is not None:
+            arguments = [hold.owner, added_ms, "1" if replaces else "0"]
+            routine = _ownership.extend_by_script(
+                hold, lambda: script(keys=[self.names[0]], args=arguments, client=self.redis)
+            )
+        elif replaces:
+            routine = _ownership.extend(hold, self._server, added_ms)
+        else:
+            routine = _ownership.add_time(hold, self._server, added_ms)
+        return self._limited_by_max_lease(routine)
+
+    def _reacquiring(self, hold: Hold) -> Routine[bool]:
+        lease_ms = int((self.timeout or 0) * 1000)
+        return self._limited_by_max_lease(_ownership.extend(hold, self._server, lease_ms))
+
+    def _limited_by_max_lease(self, routine: Routine[bool]) -> Routine[bool]:
+        try:
+            return (yield from routine)
+        except ResponseError as error:
+            if "gpulock.max-lease" not in str(error):
+                raise
+            raise self._error(
+                f"Cannot extend the lock: {error}. It is still held, with its lease unchanged"
+            ) from error
 
     def _needs_renewer(self, hold: Hold) -> bool:
         # Without the module, a lock without a timeout never expires.

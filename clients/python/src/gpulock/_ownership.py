@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any, Callable
 
 from redis.exceptions import (
     ConnectionError,
@@ -147,6 +148,14 @@ def add_time(hold: Hold, server: Server, added_ms: int) -> Routine[bool]:
     if remaining == float("inf"):
         return False
     return (yield from extend(hold, server, int(remaining) + added_ms))
+
+
+def extend_by_script(hold: Hold, script: Callable[[], Any]) -> Routine[bool]:
+    """Calls a script of the holder that changes the lease."""
+    if not (yield lambda runtime: script()):
+        return False
+    yield from refresh_expiry(hold)
+    return True
 
 
 def is_held(hold: Hold) -> Routine[bool]:

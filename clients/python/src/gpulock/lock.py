@@ -332,18 +332,13 @@ class Lock(ThreadLockBase):
     def extend(self, additional_time: Number, replace_ttl: bool = False) -> Literal[True]:
         """Adds time to the lease, or replaces it with ``replace_ttl``."""
         hold = self._require_hold_with_timeout("extend")
-        added_ms = int(additional_time * 1000)
-        if replace_ttl:
-            routine = _ownership.extend(hold, self._server, added_ms)
-        else:
-            routine = _ownership.add_time(hold, self._server, added_ms)
+        routine = self._extending(hold, additional_time, replace_ttl)
         return self._extended(hold, routine, "extend")
 
     def reacquire(self) -> Literal[True]:
         """Sets the lease back to ``timeout``."""
         hold = self._require_hold_with_timeout("reacquire")
-        lease_ms = int((self.timeout or 0) * 1000)
-        routine = _ownership.extend(hold, self._server, lease_ms)
+        routine = self._reacquiring(hold)
         return self._extended(hold, routine, "reacquire")
 
     def _extended(self, hold: Hold, routine: Routine[bool], action: str) -> Literal[True]:
