@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import redis
 import redis.lock
@@ -39,17 +40,20 @@ def work(port, kind):
         time.sleep(HOLD_S)
         assert client.decr(COUNTER) == 0, "two processes hold the lock"
         released_at = time.monotonic()
-        token = getattr(lock, "token", None)
+        token = None
+        with suppress(AttributeError, gpulock.ModuleMissingError):
+            token = lock.token
         lock.release()
         holds.append((acquired_at, released_at, token))
     print(json.dumps(holds))
 
 
-def measure(server, kind, seconds, processes):
-    """All holds of all processes in order, each with the number of its process."""
-    command = [sys.executable, __file__, "work", str(server.port), kind]
+def measure(server, kinds, seconds):
+    """All holds of all processes, one for each kind, in order, each with the number of its
+    process."""
+    command = [sys.executable, __file__, "work", str(server.port)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    workers = [subprocess.Popen(command, **pipes) for _ in range(processes)]
+    workers = [subprocess.Popen([*command, kind], **pipes) for kind in kinds]
     for worker in workers:
         assert worker.stdout.readline() == "ready\n"
     begin = time.monotonic() + 0.1
@@ -59,7 +63,7 @@ def measure(server, kind, seconds, processes):
     holds = []
     for number, worker in enumerate(workers):
         output, _ = worker.communicate()
-        assert worker.returncode == 0, f"process {number} of {kind} failed"
+        assert worker.returncode == 0, f"process {number}, {kinds[number]}, failed"
         holds += [(*hold, number) for hold in json.loads(output)]
     return sorted(holds)
 
@@ -87,7 +91,7 @@ def table(server, seconds, processes):
     """Rows: lock, holds, median and 99th percentile of the gap in ms, most skipped."""
     rows = []
     for kind in LOCKS:
-        holds = measure(server, kind, seconds, processes)
+        holds = measure(server, [kind] * processes, seconds)
         sorted_gaps = gaps(holds)
         median = sorted_gaps[len(sorted_gaps) // 2]
         p99 = sorted_gaps[len(sorted_gaps) * 99 // 100]

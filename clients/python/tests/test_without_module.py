@@ -1,10 +1,12 @@
 """Servers without the module: the same API, with an error for features that need the module."""
 
+import asyncio
 import json
 import logging
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -14,10 +16,10 @@ from redis.retry import Retry
 
 import gpulock
 from gpulock import ModuleMissingError
+from inspection import LOCK, inspect, waiting
 from reply_dropping_proxy import ReplyDroppingProxy
-from servers import PATIENCE_S, Server, eventually
+from servers import MODULE, PATIENCE_S, Server, eventually
 
-LOCK = "gpu_lock:0"
 RETRIES = {"retry": Retry(NoBackoff(), 3), "retry_on_error": [redis.ConnectionError]}
 
 
@@ -146,6 +148,46 @@ def test_the_module_is_detected_again_after_a_reconnect(program, caplog):
     finally:
         server.close()
     assert "has the GPULOCK module now" in caplog.text
+
+
+@pytest.fixture
+def loadable_server(program):
+    """A server without the module, which can be loaded with MODULE LOAD."""
+    server = Server(program, module=False, options=["--enable-module-command", "yes"])
+    yield server
+    server.close()
+
+
+def test_a_polling_waiter_is_queued_once_the_module_is_loaded(loadable_server):
+    with loadable_server.client() as client, loadable_server.client() as other:
+        client.set(LOCK, "other", ex=60)
+        lock = gpulock.Lock(other, LOCK, timeout=60, thread_local=False)
+        with ThreadPoolExecutor(1) as threads:
+            acquired = threads.submit(lock.acquire)
+            eventually(lambda: client.pubsub_numsub(f"gpu_lock:{LOCK}")[0][1] == 1)
+            client.module_load(MODULE)
+            eventually(lambda: waiting(client) == 1)
+            client.delete(LOCK)
+            assert acquired.result()
+        assert inspect(client)["token"] == lock.token
+        lock.release()
+
+
+async def test_a_polling_task_is_queued_once_the_module_is_loaded(loadable_server):
+    with loadable_server.client() as client:
+        async with redis.asyncio.Redis(port=loadable_server.port) as other:
+            client.set(LOCK, "other", ex=60)
+            lock = gpulock.asyncio.Lock(other, LOCK, timeout=60)
+            acquired = asyncio.create_task(lock.acquire())
+            await asyncio.to_thread(
+                eventually, lambda: client.pubsub_numsub(f"gpu_lock:{LOCK}")[0][1] == 1
+            )
+            client.module_load(MODULE)
+            await asyncio.to_thread(eventually, lambda: waiting(client) == 1)
+            client.delete(LOCK)
+            assert await acquired
+            assert inspect(client)["token"] == lock.token
+            await lock.release()
 
 
 def test_a_lock_acquired_with_the_module_can_be_released_without_it(program):

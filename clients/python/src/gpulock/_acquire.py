@@ -37,6 +37,8 @@ LAST_BLOCK_S = 1.0
 """How long the last call of a wait blocks at most. It leaves no position in the queue, also if
 its connection breaks."""
 RETRY_DELAY_S = 0.2
+DETECTION_INTERVAL_S = 1.0
+"""How often a polling waiter checks whether the module has been loaded."""
 
 
 def acquire(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
@@ -51,7 +53,7 @@ def acquire(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
             server.invalidate()
             capabilities = replace((yield from server.capabilities()), module=False)
     _reject_module_features(request)
-    return (yield from _acquire_by_polling(request, capabilities))
+    return (yield from _acquire_by_polling(request, server, capabilities))
 
 
 def recorded(acquiring: Routine[Hold | None], results: list[Hold | None]) -> Routine[None]:
@@ -187,9 +189,10 @@ def _log_not_withdrawn(request: AcquireRequest) -> None:
 
 
 def _acquire_by_polling(
-    request: AcquireRequest, capabilities: Capabilities
+    request: AcquireRequest, server: Server, capabilities: Capabilities
 ) -> Routine[Hold | None]:
     deadline = time.monotonic() + request.wait_s
+    detect_at = time.monotonic() + DETECTION_INTERVAL_S
     try:
         while True:
             hold = yield from _fallback.try_acquire(request)
@@ -198,6 +201,11 @@ def _acquire_by_polling(
                 # Inside the try block, so that an interrupted call is withdrawn.
                 yield lambda runtime: runtime.unsubscribe()
                 return hold
+            if time.monotonic() >= detect_at:
+                latest = yield from server.capabilities()
+                if latest.module and latest.detected:
+                    break
+                detect_at = time.monotonic() + DETECTION_INTERVAL_S
             interval = min(request.poll_interval_s, remaining)
             yield wait_for_message(_fallback.channel(request.names[0]), interval)
     except (GeneratorExit, ResponseError):
@@ -205,6 +213,10 @@ def _acquire_by_polling(
     except BaseException:
         yield from _withdraw_polling(request, capabilities)
         raise
+    # Beside the queue of the module, a client that polls is rarely granted the lock.
+    yield lambda runtime: runtime.unsubscribe()
+    remaining = max(0.0, deadline - time.monotonic())
+    return (yield from _acquire_queued(replace(request, wait_s=remaining), server))
 
 
 def _withdraw_polling(request: AcquireRequest, capabilities: Capabilities) -> Routine[None]:

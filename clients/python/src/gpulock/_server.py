@@ -26,6 +26,8 @@ class Capabilities:
     module: bool
     delex: bool = False
     delifeq: bool = False
+    detected: bool = True
+    """False: this user may not run COMMAND, so the module is only assumed."""
 
 
 class Server:
@@ -67,7 +69,7 @@ def _detect() -> Routine[Capabilities]:
         reply = yield execute_keyless("COMMAND INFO", _commands.ACQUIRE, "DELEX", "DELIFEQ")
     except ResponseError:
         # This user may not run COMMAND. If the module is missing, ACQUIRE will fail.
-        return Capabilities(module=True)
+        return Capabilities(module=True, detected=False)
     known = [bool(entry) for entry in reply]
     return Capabilities(*known)
 
