@@ -35,11 +35,11 @@ def client(server):
         yield client
 
 
-@pytest.fixture
-def environment(server):
+@pytest.fixture(scope="module")
+def environment(shared_server):
     return {
         **os.environ,
-        "REDIS_URL": f"redis://127.0.0.1:{server.port}/0",
+        "REDIS_URL": f"redis://127.0.0.1:{shared_server.port}/0",
         "PYTHONPATH": os.pathsep.join([str(RECIPES), os.environ.get("PYTHONPATH", "")]),
         # The frameworks warn about each other.
         "PYTHONWARNINGS": "ignore",
@@ -202,13 +202,13 @@ async def test_a_time_out_releases_the_gpu_when_the_thread_has_ended(
     model.client.close()
 
 
-@pytest.fixture
-def fastapi_url(environment, tmp_path):
+@pytest.fixture(scope="module")
+def fastapi_url(environment, tmp_path_factory):
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
     port = free_port()
     command = [BIN / "uvicorn", "fastapi_app:app", "--port", port]
-    with running(command, environment, tmp_path):
+    with running(command, environment, tmp_path_factory.mktemp("fastapi")):
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: responds(f"{url}/openapi.json"))
         yield url
@@ -272,11 +272,10 @@ def test_torchrun_sees_only_the_gpus_that_are_held(client, environment, tmp_path
         '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER $*"\nexit 7\n'
     )
     torchrun.chmod(0o755)
-    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     client.set(GPUS[1], "other", px=60_000)
     done = subprocess.run(
         [sys.executable, "torchrun_launcher.py", "train.py", "--epochs", "3"],
-        env=environment,
+        env={**environment, "PATH": f"{tmp_path}{os.pathsep}{environment['PATH']}"},
         cwd=RECIPES,
         capture_output=True,
         text=True,
