@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from inspection import LOCK as KEY
+from inspection import waiting
 from sentinel import SentinelServers
-from servers import Server
+from servers import Server, eventually
 
 pytest.importorskip("celery")
 
@@ -21,7 +23,6 @@ from celery_worker import Worker
 from gpulock.celery import gpu_task
 
 TESTS = Path(__file__).parent
-KEY = "gpu_lock:0"
 GET_S = 60
 
 
@@ -201,9 +202,18 @@ def sentinel_tasks(sentinel, plain_server, monkeypatch):
 def test_tasks_lock_at_the_new_primary_after_a_failover(sentinel, sentinel_tasks, tmp_path):
     worker = Worker(TESTS / "sentinel_tasks.py", os.environ["REDIS_URL"], tmp_path, "-c", "1")
     try:
-        locked_at = sentinel_tasks.locked_at
-        assert locked_at.delay().get(timeout=GET_S) == sentinel.primary.port
+        assert run_after_a_wait(sentinel.primary, sentinel_tasks) == sentinel.primary.port
         sentinel.fail_over()
-        assert locked_at.delay().get(timeout=GET_S) == sentinel.replica.port
+        assert run_after_a_wait(sentinel.replica, sentinel_tasks) == sentinel.replica.port
     finally:
         worker.close()
+
+
+def run_after_a_wait(primary, tasks):
+    """Runs a task that waits in the queue of the lock. Returns the port of its server."""
+    with primary.client() as client:
+        client.set(KEY, "other", px=120_000)
+        result = tasks.locked_at.delay()
+        eventually(lambda: waiting(client) == 1, GET_S)
+        client.delete(KEY)
+        return result.get(timeout=GET_S)

@@ -144,6 +144,23 @@ async def test_several_names_are_a_pool_for_asyncio(aclient):
     assert await aclient.exists(*KEYS) == 0
 
 
+def test_the_settings_of_pools_apply(client):
+    @gpulock.locked(client, [KEYS[:1], KEYS[1:]], n=2, groups=1, near="model", timeout=10)
+    def work():
+        return gpulock.current_lock(gpulock.Pool).gpus.devices
+
+    assert work() == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["gpu_lock:0", b"gpu_lock:0", bytearray(b"gpu_lock:0"), 7])
+def test_a_name_can_have_all_types(client, name):
+    @gpulock.locked(client, name, timeout=10)
+    def work():
+        return gpulock.current_lock().name
+
+    assert work() == name
+
+
 def test_names_can_depend_on_the_arguments(client):
     @gpulock.locked(client, lambda gpu, **_: f"gpu_lock:{gpu}", timeout=10)
     def work(gpu, batch=None):

@@ -7,14 +7,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, Union, overload
 
 from . import asyncio
 from ._commands import Name
-from ._devices import Device
 from ._lock_base import LockBase, Number
+from ._pool_base import Group
 from ._types import Loss, Notice
 from .errors import LockError
 from .lock import Lock
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 LockT = TypeVar("LockT", bound=LockBase)
-Names = Union[Name, Collection[Name], Mapping[Name, Device]]
+Names = Union[Name, Group, Iterable[Group]]
 
 
 class LockSettings(TypedDict, total=False):
@@ -45,6 +45,8 @@ class LockSettings(TypedDict, total=False):
     on_revoked: Callable[[Notice], Any] | None
     priority: int
     share: str | bytes | None
+    near: str | bytes | None
+    groups: int | None
 
 
 def locked(
@@ -154,7 +156,8 @@ def _new_lock(client: Any, names: Any, settings: Any, is_async: bool) -> Any:
     if inspect.iscoroutinefunction(client.execute_command) != is_async:
         needed, kind = ("redis.asyncio", "coroutine") if is_async else ("redis", "plain")
         raise TypeError(f"A {kind} function needs a client of {needed}, not {client!r}")
-    is_single = isinstance(names, (str, bytes, memoryview))
+    is_text = isinstance(names, (str, bytes, bytearray, memoryview))
+    is_single = is_text or not isinstance(names, Iterable)
     if is_async:
         lock_class: Any = asyncio.Lock if is_single else asyncio.Pool
     else:
