@@ -11,7 +11,7 @@ from ._decorator import current_lock, locked
 from ._devices import Gpus, gpu_keys
 from ._types import Loss, Notice
 from .errors import DeadlockError, LockError, LockNotOwnedError, ModuleMissingError
-from .lock import Lock
+from .lock import Lock, Reservation
 from .pool import Pool
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __all__ = [
     "ModuleMissingError",
     "Notice",
     "Pool",
+    "Reservation",
     "asyncio",
     "current_lock",
     "gpu_keys",

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 
-from . import _commands, _fallback
+from . import _commands, _fallback, _ownership
 from ._operations import (
     Operation,
     Routine,
@@ -60,6 +60,26 @@ def recorded(acquiring: Routine[Hold | None], results: list[Hold | None]) -> Rou
     """Adds the result to the list, where it is found even if a signal interrupts the caller
     before it receives the result."""
     results.append((yield from acquiring))
+
+
+def reserve(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
+    """Like ``acquire``. Asks the server when the leases end, for it may have shortened them."""
+    hold = yield from acquire(request, server)
+    if hold is None:
+        return None
+    try:
+        yield from _ownership.refresh_expiry(hold)
+    except GeneratorExit:
+        raise
+    except (RedisError, OSError):
+        pass  # The requested lease counts.
+    except BaseException:
+        try:
+            yield from _ownership.finish_release(hold, server, "cancelled")
+        except (RedisError, OSError):
+            _ownership.log_not_released(hold)
+        raise
+    return hold
 
 
 def _reject_module_features(request: AcquireRequest) -> None:

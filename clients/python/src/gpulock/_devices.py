@@ -28,6 +28,14 @@ def device_of(name: Name, index: int) -> Device:
     return int(number[1]) if number else index
 
 
+def visible_devices(devices: tuple[Device, ...]) -> dict[str, str]:
+    """The variables of a process that sees only these devices."""
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+
+
 @dataclass(frozen=True)
 class Gpus:
     """The GPUs that are held, in the order in which the pool lists them."""
@@ -55,8 +63,7 @@ class Gpus:
         }
         return {
             **(os.environ if base is None else base),
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices)),
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            **visible_devices(self.devices),
             "GPULOCK_KEYS": ",".join(tokens),
             "GPULOCK_TOKENS": ",".join(tokens.values()),
         }

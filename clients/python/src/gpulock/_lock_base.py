@@ -8,14 +8,16 @@ import logging
 import math
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Union
 
 from redis.exceptions import LockError, ResponseError
 
-from . import _commands, _ownership, _server
+from . import _commands, _ownership, _reservation, _server
 from ._commands import Name
 from ._connection import socket_timeout_s
+from ._devices import Device
 from ._holds import Block, Holds, caller_frame
 from ._operations import Routine
 from ._types import AcquireRequest, Hold
@@ -26,6 +28,7 @@ logger = logging.getLogger("gpulock")
 Number = Union[int, float]
 
 MAX_PRIORITY = 100
+MIN_RESERVATION_S = 1
 MAX_OWNER_BYTES = 1024
 MAX_SHARE_BYTES = 256
 MAX_TAG_BYTES = 64
@@ -151,6 +154,29 @@ class LockBase:
             share=self._encoded_share,
             near=self._encoded_near,
         )
+
+    def _reservation_request(
+        self, for_s: Number, blocking: bool | None, blocking_timeout: Number | None
+    ) -> AcquireRequest:
+        """An owner of its own, a fixed lease, and no session."""
+        if not for_s >= MIN_RESERVATION_S:
+            raise ValueError(f"invalid for_s {for_s!r}: expected at least {MIN_RESERVATION_S}")
+        for key, name in self._keys.items():
+            if b"," in key:
+                raise ValueError(
+                    f"invalid key {name!r}: a comma separates keys in {_reservation.KEYS}"
+                )
+        return replace(
+            self._request(None, blocking, blocking_timeout, None),
+            owner=_reservation.new_owner().encode(),
+            lease_ms=int(for_s * 1000),
+            session=False,
+            grace_ms=0,
+        )
+
+    def _devices_of(self, hold: Hold) -> tuple[Device, ...]:
+        """The devices of the locks; none unless this is a pool."""
+        return ()
 
     def _max_block_s(self) -> float:
         """The client closes a connection when a reply takes longer than its timeout."""

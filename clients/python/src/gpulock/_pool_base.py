@@ -10,6 +10,7 @@ from . import _commands
 from ._commands import Name
 from ._devices import Device, Gpus, device_of
 from ._lock_base import LockBase, Number
+from ._types import Hold
 
 MAX_KEYS = 1024
 
@@ -89,13 +90,16 @@ class PoolBase(LockBase):
         """The GPUs held here. Raises LockError when none are."""
         hold = self._require_hold("No lock of this pool is held")
         return Gpus(
-            devices=tuple(self._devices[name] for name in self.names if name in hold.tokens),
+            devices=self._devices_of(hold),
             tokens={
                 os.fsdecode(name): hold.tokens[name]
                 for name in self.names
                 if name in hold.tokens
             },
         )
+
+    def _devices_of(self, hold: Hold) -> tuple[Device, ...]:
+        return tuple(self._devices[name] for name in self.names if name in hold.tokens)
 
 
 def _collection(value: Any) -> Any:

@@ -24,6 +24,7 @@ from ._holds import Block, TrackedHold, caller_frame
 from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
 from ._pool_base import PoolBase
+from ._reservation import ReservationBase, end_of
 from ._types import AcquireRequest, Hold, Loss, Notice
 
 logger = logging.getLogger("gpulock")
@@ -31,6 +32,15 @@ T = TypeVar("T")
 
 CANCELLED_RELEASE_S = 3.0
 """How long a task that is cancelled during a release waits for the release to complete."""
+
+
+class Reservation(ReservationBase):
+    """Locks that are held for a fixed time, and by no process: ``gpulock.Reservation`` with
+    ``await``."""
+
+    async def release(self, reason: str = "normal") -> None:
+        """Releases the locks. Raises LockNotOwnedError if one was no longer held."""
+        await run(self._releasing(reason), AsyncioRuntime(self.redis))
 
 
 class AsyncioLockBase(LockBase):
@@ -139,6 +149,29 @@ class AsyncioLockBase(LockBase):
             raise _ownership.not_owned(
                 self.names[0], "Cannot release a lock that's no longer owned"
             )
+
+    async def reserve(
+        self,
+        for_s: Number,
+        blocking: bool | None = None,
+        blocking_timeout: Number | None = None,
+    ) -> Reservation | None:
+        """Acquires the lock for a fixed time, which nothing renews; None: not granted in time.
+
+        No process and no object holds it: it lasts until ``for_s`` seconds after the grant, or
+        until a process releases the reservation.
+        """
+        request = self._reservation_request(for_s, blocking, blocking_timeout)
+        hold = await self._run(_acquire.reserve(request, self._server))
+        if hold is None:
+            return None
+        return Reservation(
+            self.redis,
+            hold.owner.decode(),
+            hold.tokens,
+            end_of(hold, for_s),
+            devices=self._devices_of(hold),
+        )
 
     async def ensure_held(self) -> None:
         """Asks the server, and raises LockNotOwnedError if the lock is no longer held."""

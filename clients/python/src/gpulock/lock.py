@@ -19,6 +19,7 @@ from ._commands import Name
 from ._holds import Block, TrackedHold, caller_frame
 from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
+from ._reservation import ReservationBase, end_of
 from ._thread_renewer import Renewer
 from ._thread_runtime import ThreadRuntime, run
 from ._types import AcquireRequest, Hold, Loss, Notice
@@ -29,6 +30,18 @@ T = TypeVar("T")
 
 FINISH_ATTEMPTS = 3
 """How often a release is begun again when further signals interrupt its completion."""
+
+
+class Reservation(ReservationBase):
+    """Locks that are held for a fixed time, and by no process: ``Lock.reserve`` and
+    ``Pool.reserve`` return it.
+
+    Another process makes it from the owner and the tokens, or with ``from_environment``.
+    """
+
+    def release(self, reason: str = "normal") -> None:
+        """Releases the locks. Raises LockNotOwnedError if one was no longer held."""
+        run(self._releasing(reason), ThreadRuntime(self.redis))
 
 
 class ThreadLockBase(LockBase):
@@ -160,6 +173,40 @@ class ThreadLockBase(LockBase):
             except BaseException:  # Another signal.
                 continue
         _ownership.log_not_released(hold)
+
+    def reserve(
+        self,
+        for_s: Number,
+        blocking: bool | None = None,
+        blocking_timeout: Number | None = None,
+    ) -> Reservation | None:
+        """Acquires the lock for a fixed time, which nothing renews; None: not granted in time.
+
+        No process and no object holds it: it lasts until ``for_s`` seconds after the grant, or
+        until a process releases the reservation.
+        """
+        request = self._reservation_request(for_s, blocking, blocking_timeout)
+        results: list[Hold | None] = []
+        try:
+            reserving = _acquire.reserve(request, self._server)
+            self._run(_acquire.recorded(reserving, results))
+            (hold,) = results
+            if hold is None:
+                return None
+            return Reservation(
+                self.redis,
+                hold.owner.decode(),
+                hold.tokens,
+                end_of(hold, for_s),
+                devices=self._devices_of(hold),
+            )
+        except RedisError:
+            raise
+        except BaseException:
+            for hold in results:
+                if hold is not None:
+                    self._finish_release(hold, None, "cancelled")
+            raise
 
     def ensure_held(self) -> None:
         """Asks the server, and raises LockNotOwnedError if the lock is no longer held."""
