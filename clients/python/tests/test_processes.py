@@ -10,6 +10,7 @@ import pytest
 
 import gpulock
 import handoff_gap
+import mixed_clients
 from inspection import LOCK
 from servers import eventually
 
@@ -54,6 +55,14 @@ def test_sixteen_processes_exclude_each_other_and_take_turns(server):
     gpulock_row = rows[0]
     # A process that the machine delays misses some turns; without a queue it misses thousands.
     assert gpulock_row[-1] <= 8 * 16, "a process was starved"
+
+
+def test_processes_that_poll_and_processes_that_queue_exclude_each_other(server):
+    # The processes check that no other holds the lock.
+    kinds = ["redis-py Lock", "gpulock.Lock"] * 2
+    counts = mixed_clients.holds(server, kinds, SECONDS / 3)
+    print(counts)
+    assert min(counts["gpulock.Lock"]) > 0
 
 
 @pytest.mark.parametrize("kind", ["lease", "session", "plain"])
