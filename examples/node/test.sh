@@ -32,7 +32,7 @@ start_waiter() { # PROGRAM OUTPUT
     wait_for_counter clients_waiting ${#waiters[@]}
 }
 
-# The waiter that came first gets the lock first, although it starts its wait anew every second:
+# The waiter that came first gets the lock first, although it repeats its call every second:
 # it also keeps its position when its connection is lost.
 ask FLUSHALL >/dev/null
 ask GPULOCK.RESETSTATS >/dev/null
