@@ -1,5 +1,5 @@
-"""A TCP proxy between a client and a server that can close and refuse connections, and drop
-replies."""
+"""A TCP proxy between a client and a server that can close, refuse and silence connections, and
+drop replies."""
 
 import socket
 import threading
@@ -26,6 +26,12 @@ class Proxy:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             _close(pair)
+
+    def silence_connections(self):
+        """Keeps all current connections open, and forwards nothing on them any longer."""
+        with self._lock:
+            for pair in self._pairs:
+                pair.is_silent = True
 
     def refuse(self, refusing=True):
         """Closes all connections, and refuses new ones until called with False."""
@@ -68,7 +74,7 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 pair.last_active = time.monotonic()
-                if is_request or not self.drop_replies:
+                if not pair.is_silent and (is_request or not self.drop_replies):
                     target.sendall(data)
         _close(pair)
 
@@ -81,6 +87,7 @@ class Proxy:
 class Pair:
     def __init__(self, client, server):
         self.client, self.server, self.last_active = client, server, time.monotonic()
+        self.is_silent = False
 
 
 def _close(pair):

@@ -214,7 +214,8 @@ class TestRenewalErrors:
         def broken(*_args, **_settings):
             raise StopWorkError
 
-        lock.redis.execute_command = broken
+        # The renewer opens its own connection.
+        lock.redis.connection_pool.connection_class = broken
         assert lock.lost.wait(PATIENCE_S)
         assert eventually(lambda: losses)[0].reason == "the lock is no longer being renewed"
         client.execute_command("GPULOCK.FORCERELEASE", LOCK)

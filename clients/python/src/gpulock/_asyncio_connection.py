@@ -35,15 +35,20 @@ class DedicatedConnection:
         self._token: Any = None
         self._pending_read: asyncio.Future[Any] | None = None
         self.is_broken = False
+        self._has_late_reply = False
         _dedicated_connections.add(self)
 
     async def execute(self, *command: Argument, timeout_s: float | None = None) -> Any:
         """Sends a command, and returns the reply.
 
         ``timeout_s`` limits the time for connecting and for the reply together; None: the
-        client's timeouts and retries apply.
+        client's timeouts and retries apply. After a timeout for the reply the connection stays
+        open, because closing it may end a session, until the next command, which must not read
+        the late reply.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._has_late_reply:
+            await self.close()
         if self._connection is None:
             await self._open(timeout_s)
         try:
@@ -53,8 +58,9 @@ class DedicatedConnection:
         except ResponseError:
             raise
         except BaseException:
-            self.is_broken = True
-            await self.close()
+            if not self._has_late_reply:
+                self.is_broken = True
+                await self.close()
             raise
         self.is_broken = False
         return reply
@@ -65,6 +71,7 @@ class DedicatedConnection:
         # Not wait_for: before Python 3.12 it can lose a cancellation.
         await asyncio.wait({self.pending_read()}, timeout=limit_s)
         if not self.pending_read().done():
+            self._has_late_reply = until is not None
             raise TimeoutError("Timeout reading from the dedicated connection of the lock")
         read, self._pending_read = self.pending_read(), None
         return read.result()
@@ -119,6 +126,7 @@ class DedicatedConnection:
 
     async def close(self) -> None:
         """Closes the connection, which ends its session, at once or after the grace period."""
+        self._has_late_reply = False
         read, self._pending_read = self._pending_read, None
         connection, self._connection = self._connection, None
         if connection is None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import Awaitable
 from typing import Any, Callable
 
 from ._asyncio_runtime import AsyncioRuntime, run
 from ._operations import Routine
-from ._thread_renewer import STOP_TIMEOUT_S, weak_callback
-from ._types import Loss
+from ._thread_renewer import (
+    STOP_TIMEOUT_S,
+    call_and_log_errors,
+    log_loss,
+    log_notice,
+    weak_callback,
+)
+from ._types import Loss, Notice
 
 logger = logging.getLogger("gpulock")
 
@@ -22,16 +29,22 @@ class Renewer:
         self,
         routine: Routine[Loss | None],
         runtime: AsyncioRuntime,
-        lost: asyncio.Event,
+        events: tuple[asyncio.Event, asyncio.Event],
         on_lost: Callable[[Loss], Any] | None,
+        on_revoked: Callable[[Notice], Any] | None,
+        *,
+        keeps_connection: bool,
         renewal_ended: Loss,
     ) -> None:
+        """``events`` are ``lost`` and ``revoked``. ``keeps_connection``: a loss does not close
+        the connection, which is the session of locks that the holder still uses."""
+        self._runtime, (self._lost, self._revoked) = runtime, events
+        self._on_lost, self._on_revoked = weak_callback(on_lost), weak_callback(on_revoked)
+        self._keeps_connection, self._abandoned = keeps_connection, False
         self._renewal_ended = renewal_ended
-        self._runtime, self._lost, self._on_lost = runtime, lost, weak_callback(on_lost)
         self._loop = asyncio.get_running_loop()
-        self._abandoned = False
-        self._reporting: asyncio.Task[None] | None = None
-        runtime.report_loss = self._start_report
+        self._callbacks: set[asyncio.Task[None]] = set()
+        runtime.report_loss, runtime.notice_received = self._start_report, self._report_notice
         self._task = self._loop.create_task(self._maintain(routine))
         self._task.add_done_callback(self._report_cancellation)
 
@@ -40,7 +53,7 @@ class Renewer:
         releases the lock."""
         self._runtime.stop()
         # on_lost may release the lock, and runs in a task of the renewer.
-        if caller not in (self._task, self._reporting):
+        if caller is not self._task:
             # A call that hangs may complete later: its token no longer matches by then.
             await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
 
@@ -60,10 +73,10 @@ class Renewer:
 
     async def _maintain(self, routine: Routine[Loss | None]) -> None:
         loss = await run(routine, self._runtime)
-        if self._abandoned:
-            await self._runtime.close_dedicated()
         if loss is not None:
-            await self._report_loss(loss)
+            await _complete(self._report_loss(loss), loss)
+        if self._abandoned or not self._keeps_connection:
+            await self._runtime.close_dedicated()
 
     def _report_cancellation(self, task: asyncio.Task[None]) -> None:
         """A task that was cancelled before it started has reported no loss."""
@@ -71,17 +84,40 @@ class Renewer:
             self._start_report(self._renewal_ended)
 
     def _start_report(self, loss: Loss) -> None:
-        self._reporting = self._loop.create_task(self._report_loss(loss))
+        """Reports a loss from outside of the task, which may hang."""
+        self._complete_in_task(self._report_loss(loss), loss)
 
-    async def _report_loss(self, loss: Loss) -> None:
+    def _report_loss(self, loss: Loss) -> Awaitable[Any] | None:
+        """Returns what is left to await."""
         if self._runtime.is_stopped:
-            return  # The holder has released the lock meanwhile.
+            return None  # The holder has released the lock meanwhile.
         self._lost.set()
-        logger.error(
-            "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
-        )
-        on_lost = self._on_lost()
-        if on_lost is not None:
-            result = on_lost(loss)
-            if inspect.isawaitable(result):
-                await result
+        log_loss(loss)
+        return _awaitable(call_and_log_errors(self._on_lost(), loss))
+
+    def _report_notice(self, notice: Notice) -> None:
+        if self._runtime.is_stopped:
+            return
+        self._revoked.set()
+        log_notice(notice)
+        # Renewal goes on while the holder finishes its work.
+        result = call_and_log_errors(self._on_revoked(), notice)
+        self._complete_in_task(_awaitable(result), notice)
+
+    def _complete_in_task(self, result: Awaitable[Any] | None, argument: Any) -> None:
+        if result is not None:
+            task = self._loop.create_task(_complete(result, argument))
+            self._callbacks.add(task)
+            task.add_done_callback(self._callbacks.discard)
+
+
+def _awaitable(result: Any) -> Awaitable[Any] | None:
+    return result if inspect.isawaitable(result) else None
+
+
+async def _complete(result: Awaitable[Any] | None, argument: Any) -> None:
+    try:
+        if result is not None:
+            await result
+    except Exception:
+        logger.exception("gpulock: the callback for %s failed", argument)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import sys
 import time
 from collections.abc import Awaitable, Coroutine
@@ -16,13 +17,14 @@ from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
-from ._asyncio_connection import NO_TIMEOUT_S, DedicatedConnection, SubscriptionPool
+from . import _clock
+from ._asyncio_connection import DedicatedConnection, SubscriptionPool
 from ._commands import Argument, Name
 from ._connection import NoEvents, client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
-from ._types import Loss
+from ._types import Loss, Notice
 
 T = TypeVar("T")
 
@@ -123,6 +125,7 @@ class AsyncioRuntime:
     def __init__(self, client: Any) -> None:
         self._client = without_single_connection(client)
         self._dedicated: DedicatedConnection | None = None
+        self._replacement: DedicatedConnection | None = None
         self._pubsub: Any = None
         self._subscribe_failed = False
         self._watchdog: asyncio.TimerHandle | None = None
@@ -131,6 +134,8 @@ class AsyncioRuntime:
         self.is_stopped = False
         self.report_loss: Callable[[Loss], Any] = lambda loss: None
         """Called by the watchdog."""
+        self.notice_received: Callable[[Notice], Any] = lambda notice: None
+        """Called by ``report_notice``."""
 
     async def execute(self, *command: Argument) -> Any:
         """Sends a command through the client."""
@@ -187,14 +192,39 @@ class AsyncioRuntime:
         if is_cluster(self._client):
             return await self.execute(*command)
         if self._dedicated is None:
-            self._dedicated = DedicatedConnection(self._client.connection_pool)
+            self._dedicated = self._new_connection()
         return await self._dedicated.execute(*command, timeout_s=timeout_s)
 
     async def close_dedicated(self) -> None:
-        """Closes the dedicated connection of the lock."""
+        """Closes the dedicated connection of the lock, and its replacement."""
         if self._dedicated is not None:
             dedicated, self._dedicated = self._dedicated, None
             await dedicated.close()
+        await self.close_replacement()
+
+    async def execute_on_replacement(
+        self, *command: Argument, timeout_s: float | None = None
+    ) -> Any:
+        """Sends a command on the connection that may replace the dedicated one."""
+        if self._replacement is None:
+            self._replacement = self._new_connection()
+        return await self._replacement.execute(*command, timeout_s=timeout_s)
+
+    async def use_replacement(self) -> None:
+        """Replaces the dedicated connection."""
+        replaced, self._dedicated = self._dedicated, self._replacement
+        self._replacement = None
+        if replaced is not None:
+            await replaced.close()
+
+    async def close_replacement(self) -> None:
+        """Closes the connection that was to replace the dedicated one."""
+        if self._replacement is not None:
+            replacement, self._replacement = self._replacement, None
+            await replacement.close()
+
+    def _new_connection(self) -> DedicatedConnection:
+        return DedicatedConnection(self._client.connection_pool)
 
     async def sleep(self, seconds: float) -> None:
         """Sleeps."""
@@ -242,27 +272,23 @@ class AsyncioRuntime:
         """Ends the current wait for a wakeup, or the next one."""
         self._wakeup.set()
 
-    async def wait_for_wakeup(self, seconds: float) -> Wakeup:
+    async def wait_for_wakeup(self, seconds: float, watch_connection: bool) -> Wakeup:
         """Waits until the time is over, the connection is closed, or the holder calls."""
         wakeup = asyncio.ensure_future(self._wakeup.wait())
         awaited: set[asyncio.Future[Any]] = {wakeup}
-        if self._dedicated is not None:
+        if watch_connection and self._dedicated is not None:
             await self._dedicated.check()
             if self._dedicated.is_broken:
                 wakeup.cancel()
                 return Wakeup.DISCONNECTED
             awaited.add(self._dedicated.pending_read())
         try:
-            await asyncio.wait(
-                awaited,
-                timeout=min(seconds, NO_TIMEOUT_S),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             wakeup.cancel()
         if self.is_stopped:
             return Wakeup.STOP
-        if self._dedicated is not None:
+        if watch_connection and self._dedicated is not None:
             await self._dedicated.check()
             if self._dedicated.is_broken:
                 return Wakeup.DISCONNECTED
@@ -271,21 +297,32 @@ class AsyncioRuntime:
             return Wakeup.LEASE_CHANGED
         return Wakeup.TIMEOUT
 
-    async def start_watchdog(self, seconds: float, loss: Loss) -> None:
-        """Reports the loss to the holder if this task hangs for longer than this."""
-        if seconds < NO_TIMEOUT_S:
-            loop = asyncio.get_running_loop()
-            self._watchdog = loop.call_later(max(0.0, seconds), self._fire_watchdog, loss)
+    async def report_notice(self, notice: Notice) -> None:
+        """Reports a notice to the holder."""
+        self.notice_received(notice)
+
+    async def start_watchdog(self, at: float, loss: Loss) -> None:
+        """Reports the loss to the holder if this task hangs until this time of ``_clock``."""
+        self._watchdog_fired = False
+        if at < math.inf:
+            self._watch(at, loss)
 
     async def stop_watchdog(self) -> bool:
         """Stops the watchdog, and returns whether it has fired."""
         if self._watchdog is not None:
             self._watchdog.cancel()
+            self._watchdog = None
         return self._watchdog_fired
 
-    def _fire_watchdog(self, loss: Loss) -> None:
-        self._watchdog_fired = True
-        self.report_loss(loss)
+    def _watch(self, at: float, loss: Loss) -> None:
+        remaining = at - _clock.now()
+        self._watchdog_fired = remaining <= 0
+        if self._watchdog_fired:
+            self.report_loss(loss)
+        else:
+            delay = min(remaining, _clock.MAX_SLEEP_S)
+            loop = asyncio.get_running_loop()
+            self._watchdog = loop.call_later(delay, self._watch, at, loss)
 
 
 async def _get_connection(pool: Any) -> Any:

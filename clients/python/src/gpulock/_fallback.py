@@ -99,7 +99,9 @@ def release(
     return released
 
 
-def extend(name: Name, owner: bytes, lease_ms: int) -> Routine[bool]:
+def extend(
+    name: Name, owner: bytes, lease_ms: int, execute: Execute = execute
+) -> Routine[bool]:
     """Replaces the lease if ``owner`` holds the lock."""
     remaining: int = yield execute("EVAL", EXTEND_SCRIPT, 1, name, owner, lease_ms)
     return remaining != -2

@@ -24,10 +24,12 @@ class TrackedHold(Generic[RenewerT]):
     """A hold with its renewer. Only the holder references it: when the holder's thread or lock
     object ends, this object is collected, which stops the renewer."""
 
-    def __init__(self, hold: Hold, lost: Any, caller: Any, by_block: bool) -> None:
+    def __init__(
+        self, hold: Hold, lost: Any, revoked: Any, caller: Any, by_block: bool
+    ) -> None:
         self.hold = hold
-        self.lost = lost
-        """The event of this hold only: the lock object may be used for another hold later."""
+        self.lost, self.revoked = lost, revoked
+        """The events of this hold only: the lock object may be used for another hold later."""
         self.caller = caller
         """The thread or task that acquired it."""
         self.by_block = by_block
@@ -144,7 +146,8 @@ class Holds:
         """Makes this the hold of the current thread, and of the block that is being entered.
         A block whose own hold has ended continues with it."""
         with self.mutex:
-            self.local.lost, self.local.tracked = tracked.lost, tracked
+            self.local.lost, self.local.revoked = tracked.lost, tracked.revoked
+            self.local.tracked = tracked
             self.local.token = tracked.hold.owner
             self._live.add(tracked)
             block = self.current_operation()
@@ -241,7 +244,14 @@ def _new_local(thread_local: bool) -> Any:
     return _per_thread(threading.local)() if thread_local else SimpleNamespace(**_NOTHING)
 
 
-_NOTHING = {"token": None, "tracked": None, "lost": None, "kept": None, "has_acquired": False}
+_NOTHING = {
+    "token": None,
+    "tracked": None,
+    "lost": None,
+    "revoked": None,
+    "kept": None,
+    "has_acquired": False,
+}
 
 
 @functools.lru_cache

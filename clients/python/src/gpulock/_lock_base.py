@@ -20,7 +20,7 @@ from ._connection import socket_timeout_s
 from ._devices import Device
 from ._holds import Block, Holds, caller_frame
 from ._operations import Routine
-from ._types import AcquireRequest, Hold
+from ._types import AcquireRequest, Hold, Notice
 from .errors import ModuleMissingError
 
 logger = logging.getLogger("gpulock")
@@ -116,6 +116,13 @@ class LockBase:
         """The owner under which the lock is held; None: it is not held here."""
         hold = self.held()
         return None if hold is None else hold.owner
+
+    @property
+    def notice(self) -> Notice | None:
+        """The notice that ends the current hold, with its deadline. None: no notice is known;
+        it takes a renewer to notice one."""
+        hold = self.held()
+        return None if hold is None else hold.notice
 
     def _request(
         self,
@@ -241,8 +248,8 @@ class LockBase:
     def _needs_renewer(self, hold: Hold) -> bool:
         # Without the module, a lock without a timeout never expires.
         never_expires = not hold.by_module and not self.timeout
-        reports_loss = self.renew or self.on_lost is not None
-        return self.session or (reports_loss and not never_expires)
+        reports = self.on_lost is not None or self.on_revoked is not None
+        return self.session or ((self.renew or reports) and not never_expires)
 
     def _caller(self) -> Any:
         """Identifies the current thread or task."""

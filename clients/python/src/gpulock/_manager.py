@@ -18,7 +18,7 @@ from typing import Any, Callable
 
 from redis.exceptions import LockError, LockNotOwnedError, RedisError, ResponseError
 
-from . import _commands, _server
+from . import _clock, _commands, _server
 from ._thread_runtime import ThreadRuntime, run
 from .lock import Lock
 
@@ -42,7 +42,7 @@ class _TaskLock:
         tracked = lock.local.tracked
         if tracked.renewer is None and lock.timeout:
             # Without a renewer, nothing else records when the lease expires.
-            tracked.hold.expires_at = time.monotonic() + lock.timeout
+            tracked.hold.expires_at = _clock.now() + lock.timeout
 
     def may_be_held(self) -> bool:
         """False after a release, after the lease has expired, and after a reported loss."""

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from typing import Any, Callable, Protocol, TypeVar
 
 from ._commands import Argument, Name
-from ._types import Loss
+from ._types import Loss, Notice
 
 T = TypeVar("T")
 
@@ -39,7 +39,17 @@ class Runtime(Protocol):
         """Whether the client repeats a command whose reply was lost."""
 
     def close_dedicated(self) -> Any:
-        """Closes the dedicated connection, if there is one."""
+        """Closes the dedicated connection and its replacement, if there are any."""
+
+    def execute_on_replacement(self, *command: Argument, timeout_s: float | None = None) -> Any:
+        """Like ``execute_dedicated``, on a second connection, which may replace the dedicated
+        one."""
+
+    def use_replacement(self) -> Any:
+        """Closes the dedicated connection, and puts the second one in its place."""
+
+    def close_replacement(self) -> Any:
+        """Closes the second connection, if there is one."""
 
     def sleep(self, seconds: float) -> Any:
         """Sleeps."""
@@ -51,11 +61,16 @@ class Runtime(Protocol):
     def unsubscribe(self) -> Any:
         """Ends the subscription, if there is one."""
 
-    def wait_for_wakeup(self, seconds: float) -> Any:
-        """Waits for at most this time, and returns the ``Wakeup``."""
+    def wait_for_wakeup(self, seconds: float, watch_connection: bool) -> Any:
+        """Waits for at most this time, and returns the ``Wakeup``. ``watch_connection``: the
+        closing of the dedicated connection ends the wait."""
 
-    def start_watchdog(self, seconds: float, loss: Loss) -> Any:
-        """Reports the loss to the holder after this time, even if an operation hangs."""
+    def report_notice(self, notice: Notice) -> Any:
+        """Reports a notice to the holder."""
+
+    def start_watchdog(self, at: float, loss: Loss) -> Any:
+        """Reports the loss to the holder at this time of ``_clock``, even if an operation
+        hangs."""
 
     def stop_watchdog(self) -> Any:
         """Stops the watchdog, and returns whether it has fired."""
@@ -81,6 +96,11 @@ def execute_dedicated(*command: Argument, timeout_s: float | None = None) -> Ope
     """Sends a command on the dedicated connection of the lock. ``timeout_s`` replaces the
     client's timeout."""
     return lambda runtime: runtime.execute_dedicated(*command, timeout_s=timeout_s)
+
+
+def execute_on_replacement(*command: Argument, timeout_s: float | None = None) -> Operation:
+    """Sends a command on the connection that may replace the dedicated one."""
+    return lambda runtime: runtime.execute_on_replacement(*command, timeout_s=timeout_s)
 
 
 def execute_once(*command: Argument) -> Operation:

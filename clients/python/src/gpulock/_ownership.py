@@ -4,7 +4,6 @@ them."""
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any, Callable
 
 from redis.exceptions import (
@@ -15,7 +14,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from . import _commands, _fallback
+from . import _clock, _commands, _fallback
 from ._commands import Name
 from ._operations import Execute, Routine, execute, execute_once, execute_with_short_timeout
 from ._server import Server, is_unknown_command
@@ -106,7 +105,7 @@ def extend(
     for name in hold.names:
         if not (yield from _extend_one(hold, name, server, lease_ms, execute)):
             return False
-    yield from refresh_expiry(hold)
+    yield from refresh_expiry(hold, execute)
     return True
 
 
@@ -126,13 +125,13 @@ def _extend_one(
             hold.tokens[name] = int(token)
             return True
     if lease_ms is None:
-        return (yield from _owns(hold, name))
-    return (yield from _fallback.extend(name, hold.owner, lease_ms))
+        return (yield from _owns(hold, name, execute))
+    return (yield from _fallback.extend(name, hold.owner, lease_ms, execute))
 
 
-def refresh_expiry(hold: Hold) -> Routine[float]:
+def refresh_expiry(hold: Hold, execute: Execute = execute) -> Routine[float]:
     """Updates when the first of the leases expires, and returns the time until then in ms."""
-    expires_at, queried_at = float("inf"), time.monotonic()
+    expires_at, queried_at = float("inf"), _clock.now()
     for name in hold.names:
         ttl_ms: int = yield execute("PTTL", name)
         if ttl_ms != -1:
@@ -184,7 +183,7 @@ def _is_same_hold(hold: Hold, name: Name) -> Routine[bool]:
     return bool(lock["adopted"]) or lock["token"] == hold.tokens[name]
 
 
-def _owns(hold: Hold, name: Name) -> Routine[bool]:
+def _owns(hold: Hold, name: Name, execute: Execute = execute) -> Routine[bool]:
     value = yield execute(_commands.GET, name)
     return value is not None and _commands.as_bytes(value) == hold.owner
 

@@ -1,8 +1,9 @@
-"""Maintains a hold while its holder works: renews the lease, watches the session connection,
-and reports a loss before the lease expires.
+"""Maintains a hold while its holder works: renews the lease, looks at the locks and at the
+session connection, and reports a notice, and a loss before the lease expires.
 
-Renewal never outlives the holder: the runtime stops it when the holder's thread, process or
-lock object ends.
+All calls use the lock's own connection, with a timeout that is a fraction of the lease. Renewal
+never outlives the holder: the runtime stops it when the holder's thread, process or lock object
+ends.
 """
 
 from __future__ import annotations
@@ -12,17 +13,26 @@ import logging
 import math
 import time
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError
 
-from . import _commands, _ownership
-from ._operations import Operation, Routine, close_dedicated, execute, execute_dedicated
+from . import _clock, _commands, _inspection, _ownership
+from ._commands import Argument, Name
+from ._inspection import LockState
+from ._operations import (
+    Execute,
+    Operation,
+    Routine,
+    Runtime,
+    close_dedicated,
+    execute_dedicated,
+    execute_on_replacement,
+)
 from ._server import Server
-from ._types import AcquireRequest, Hold, Loss
+from ._types import AcquireRequest, Hold, Loss, Notice
 
 logger = logging.getLogger("gpulock")
-T = TypeVar("T")
 
 
 class Wakeup(enum.Enum):
@@ -32,14 +42,32 @@ class Wakeup(enum.Enum):
     STOP = "stop"
     """The holder releases the lock, or has ended."""
     DISCONNECTED = "disconnected"
-    """The dedicated connection was closed."""
+    """The session connection was closed."""
     LEASE_CHANGED = "lease changed"
     """The holder has replaced the lease."""
 
 
 RENEWALS_PER_LEASE = 3
-"""Two renewals may fail before the lease expires."""
+"""Half of the lease is left for retries: another sixth for the report of a loss."""
+ATTEMPTS_PER_LEASE = 8
+"""Sets the timeout of a call: after a look and two renewals that failed, a third has time."""
+MAX_ATTEMPT_S = 5.0
+MIN_ATTEMPT_S = 0.02
+RETRIES_PER_LEASE = 30
+"""Sets the pause after a call that failed at once."""
+MAX_PAUSE_S = 1.0
+LOOKS_PER_LEASE = 10
+MAX_LOOK_INTERVAL_S = 1.0
+MIN_LOOK_INTERVAL_S = 0.05
+FIRST_LOOK_S = 0.1
+"""When to ask for the length of the lease, if only the server knows it."""
 MAX_WARNING_S = 30.0
+LEASE_TOLERANCE_S = 0.05
+NOTICE_TOLERANCE_S = 1.0
+"""Clocks drift during a long notice."""
+
+ELSEWHERE = (ReadOnlyError, MasterDownError)
+"""Errors of a server that does not decide about the locks now: another one may."""
 
 
 def maintain(
@@ -51,87 +79,370 @@ def maintain(
     that is no longer renewed.
     """
     try:
-        return (yield from _maintain(hold, request, server, renew))
+        return (yield from _Maintenance(hold, request, server, renew).run())
     except GeneratorExit:
         raise
-    except BaseException:  # Includes a task that was cancelled from outside.
+    except Exception:
         logger.exception("gpulock: the renewal failed; the lock is lost when its lease expires")
+        return renewal_ended(hold)
+    except BaseException:  # The task was cancelled, for example because its loop ends.
         return renewal_ended(hold)
 
 
-def _maintain(
-    hold: Hold, request: AcquireRequest, server: Server, renew: bool
-) -> Routine[Loss | None]:
-    if request.lease_ms:
-        hold.expires_at = time.monotonic() + request.lease_ms / 1000
-    warning_s = _warning_s((request.lease_ms or 0) / 1000)
-    reported, lease_s = yield from _with_watchdog(hold, warning_s, _lease_s(hold, request))
-    if reported or lease_s is None:
-        return None if reported else (yield from _no_longer_owned(hold))
-    warning_s, current_lease_s = _warning_s(lease_s), lease_s
-    renew_at = time.monotonic() + (lease_s / RENEWALS_PER_LEASE if renew else math.inf)
-    while True:
-        warn_at = hold.expires_at - warning_s
-        wakeup = yield _wait(min(renew_at, warn_at) - time.monotonic())
-        if wakeup is Wakeup.STOP:
-            return None
-        if wakeup is Wakeup.LEASE_CHANGED:
-            # A shortened lease expires before the times planned for the old one.
-            current_lease_s = min(lease_s, max(0.0, hold.remaining_ms() / 1000))
-            warning_s = _warning_s(current_lease_s)
-            if renew:
-                due_at = time.monotonic() + current_lease_s / RENEWALS_PER_LEASE
-                renew_at = min(renew_at, due_at)
-        elif wakeup is Wakeup.DISCONNECTED:
-            reconnecting = _reconnect(hold, request, server, renew)
-            reported, loss = yield from _with_watchdog(hold, warning_s, reconnecting)
-            if reported or loss is not None:
-                return None if reported else loss
-        elif time.monotonic() >= hold.expires_at - warning_s:
-            return _not_renewed(hold)
-        elif time.monotonic() >= renew_at:
-            renewing = _renew(hold, request, server)
-            reported, renewed = yield from _with_watchdog(hold, warning_s, renewing)
-            if reported:
+class _Maintenance:
+    """The state of ``maintain``."""
+
+    def __init__(
+        self, hold: Hold, request: AcquireRequest, server: Server, renew: bool
+    ) -> None:
+        self._hold, self._request, self._server, self._renews = hold, request, server, renew
+        now = _clock.now()
+        self._lease_s = request.lease_ms / 1000 if request.lease_ms else math.inf
+        """The length of the lease, as far as known."""
+        # The owner may have acquired the lock again, after a notice.
+        notice_end = min(hold.notice_ends.values(), default=math.inf)
+        hold.expires_at = min(now + self._lease_s, notice_end)
+        self._notice_warning_s = _warning_s(notice_end - now)
+        self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
+        self._renew_at, self._look_at = math.inf, now + FIRST_LOOK_S
+        if request.lease_ms:
+            self._schedule_renewal(now)
+            self._look_at = now + self._look_interval_s
+        self._is_tied = request.session
+        """Whether the server ties the locks to the dedicated connection, as far as known."""
+        self._tie_at = math.inf
+        """When to try to tie them to a new connection."""
+        self._session_ends_at = math.inf
+        """The end of the grace period."""
+        self._is_doubtful = False
+        """A call that could acquire the locks again got no reply, and may still take effect."""
+
+    def run(self) -> Routine[Loss | None]:
+        """See ``maintain``."""
+        while True:
+            report_at, _ = self._report()
+            wakeup = yield self._wait(min(report_at, self._next_call_at()))
+            if wakeup is Wakeup.STOP:
                 return None
-            if renewed is False:
-                return (yield from _no_longer_owned(hold))
-            if renewed:
-                warning_s, current_lease_s = _warning_s(lease_s), lease_s
-            # Retry sooner after a failure: little time is left.
-            attempts = RENEWALS_PER_LEASE if renewed else 10 * RENEWALS_PER_LEASE
-            renew_at = time.monotonic() + current_lease_s / attempts
+            if wakeup is Wakeup.LEASE_CHANGED:
+                self._use_changed_lease()
+                continue
+            if wakeup is Wakeup.DISCONNECTED:
+                yield from self._begin_grace_period()
+            # Before any call: the machine may have been suspended for longer than the lease.
+            report_at, loss = self._report()
+            if _clock.now() >= report_at:
+                return loss
+            call = self._due_call()
+            if call is None:
+                continue
+            yield _start_watchdog(report_at, loss)
+            try:
+                result = yield from call
+            except GeneratorExit:
+                raise
+            except BaseException:
+                yield _stop_watchdog
+                raise
+            has_reported = yield _stop_watchdog
+            if has_reported or result is not None:
+                return None if has_reported else result
 
+    def _report(self) -> tuple[float, Loss]:
+        """When to report a loss if nothing changes, and which."""
+        warn_at = self._hold.expires_at - self._warning_s
+        if self._session_ends_at < warn_at:
+            return self._session_ends_at, self._session_lost()
+        notice_end = min(self._hold.notice_ends.values(), default=math.inf)
+        if notice_end <= self._hold.expires_at + NOTICE_TOLERANCE_S:
+            return warn_at, _loss(self._hold, "the time after a notice is about to end")
+        return warn_at, _loss(self._hold, "the lease was not renewed and is about to expire")
 
-def _lease_s(hold: Hold, request: AcquireRequest) -> Routine[float | None]:
-    """The length of the lease in seconds; None: the lock is no longer owned."""
-    while True:
+    def _next_call_at(self) -> float:
+        if self._tie_at < math.inf:
+            return self._tie_at
+        return min(self._renew_at, self._look_at)
+
+    def _due_call(self) -> Routine[Loss | None] | None:
+        now = _clock.now()
+        if self._tie_at < math.inf:
+            return self._tie() if now >= self._tie_at else None
+        if now >= self._renew_at:
+            return self._renew()
+        return self._look() if now >= self._look_at else None
+
+    def _wait(self, until: float) -> Operation:
+        seconds = min(max(0.0, until - _clock.now()), _clock.MAX_SLEEP_S)
+        watch = self._request.session
+        return lambda runtime: runtime.wait_for_wakeup(seconds, watch_connection=watch)
+
+    # Renewal
+
+    def _renew(self) -> Routine[Loss | None]:
+        started = _clock.now()
+        renewed = yield from self._extend(self._send(execute_dedicated))
+        if renewed is False:
+            return (yield from self._no_longer_owned())
+        if renewed:
+            self._schedule_renewal(started)
+        else:
+            self._renew_at = started + self._pause_s
+        return None
+
+    def _extend(self, send: Execute) -> Routine[bool | None]:
+        """Renews the locks, and returns whether they are still held; None: unknown."""
+        hold, tokens = self._hold, dict(self._hold.tokens)
         try:
-            if not (yield from _ownership.is_held(hold)):
-                return None
-            ttl_s = (yield from _ownership.refresh_expiry(hold)) / 1000
-            return min(ttl_s, request.lease_ms / 1000) if request.lease_ms else ttl_s
-        except (*_ownership.CONNECTION_ERRORS, ResponseError):
-            # The server is busy, or this user may not run the commands.
-            if request.lease_ms:
-                return request.lease_ms / 1000
-        # Only the server knows its default lease, which is long.
-        if (yield _wait(1.0)) is Wakeup.STOP:
-            return math.inf
+            renewed = yield from _ownership.extend(
+                hold, self._server, self._new_lease_ms(), send
+            )
+            if not renewed and tokens != hold.tokens:
+                # The holder's own EXTEND received a new token at the same time.
+                renewed = yield from _ownership.extend(
+                    hold, self._server, self._new_lease_ms(), send
+                )
+        except _ownership.CONNECTION_ERRORS:
+            self._handle_missing_reply()
+            return None
+        except ResponseError as error:
+            # The server rejects writes for now (READONLY, OOM, MISCONF): retry.
+            yield from self._handle_rejection(error)
+            return None
+        if renewed:
+            self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
+        return renewed
 
+    def _new_lease_ms(self) -> int | None:
+        """The lease to request: not shorter than one that the holder has extended meanwhile,
+        and not longer than the current one if the holder does not want renewal."""
+        left_s, lease_ms = self._hold.expires_at - _clock.now(), self._request.lease_ms
+        if left_s < math.inf and (not self._renews or left_s > self._lease_s):
+            return max(1, int(left_s * 1000))
+        return lease_ms
 
-def _with_watchdog(
-    hold: Hold, warning_s: float, routine: Routine[T]
-) -> Routine[tuple[bool, T]]:
-    """Runs the routine, and returns whether a loss was reported meanwhile, and its result. A
-    call that hangs must not delay the report."""
-    seconds = hold.expires_at - warning_s - time.monotonic()
-    yield lambda runtime: runtime.start_watchdog(seconds, _not_renewed(hold))
-    try:
-        result = yield from routine
-    finally:
-        reported = yield lambda runtime: runtime.stop_watchdog()
-    return reported, result
+    def _schedule_renewal(self, last: float) -> None:
+        if self._renews:
+            self._renew_at = last + self._lease_s / RENEWALS_PER_LEASE
+
+    def _use_changed_lease(self) -> None:
+        """A shortened lease expires before the times planned for the old one."""
+        now = _clock.now()
+        lease_s = min(self._lease_s, max(0.0, self._hold.expires_at - now))
+        self._warning_s = min(_warning_s(lease_s), self._notice_warning_s)
+        if self._renews:
+            self._renew_at = min(self._renew_at, now + lease_s / RENEWALS_PER_LEASE)
+
+    def _handle_missing_reply(self) -> None:
+        self._server.invalidate()
+        if self._request.session:
+            # Closing the connection would end the session: leave it until the locks are tied to
+            # another one.
+            self._tie_at = _clock.now()
+
+    def _handle_rejection(self, error: ResponseError) -> Routine[None]:
+        if not isinstance(error, ELSEWHERE):
+            return
+        self._server.invalidate()
+        if self._request.session:
+            self._is_tied, self._tie_at = False, _clock.now()
+        else:
+            # A new connection may lead to the primary.
+            yield close_dedicated()
+
+    # Looking
+
+    def _look(self) -> Routine[Loss | None]:
+        hold, send = self._hold, self._send(execute_dedicated)
+        started, started_unix, expected_end = _clock.now(), time.time(), hold.expires_at
+        self._look_at = started + self._look_interval_s
+        states: dict[Name, LockState] = {}
+        try:
+            for name in hold.names:
+                states[name] = yield from _inspection.inspect(hold, name, send)
+        except _ownership.CONNECTION_ERRORS:
+            self._handle_missing_reply()
+            if self._renews:
+                self._renew_at = _clock.now()
+            return None
+        except ResponseError as error:
+            if not hold.can_inspect:
+                # The user may run neither INSPECT nor GET.
+                self._look_at = math.inf
+            yield from self._handle_rejection(error)
+            return None
+        if not all(state.is_held for state in states.values()):
+            return (yield from self._confirm_loss())
+        if self._is_doubtful and any(
+            state.token not in (None, hold.tokens[name]) for name, state in states.items()
+        ):
+            return (yield from self._no_longer_owned())
+        if hold.expires_at == expected_end:
+            lease_s = (state.lease_s for state in states.values())
+            self._update_lease(started, min(lease_s, default=math.inf))
+        for name, state in states.items():
+            if state.revoked_s is not None:
+                yield from self._give_notice(name, state, started, started_unix)
+        if self._request.session and not all(state.is_tied for state in states.values()):
+            self._is_tied = False
+            if self._request.unique:
+                self._tie_at = _clock.now()
+        return None
+
+    def _confirm_loss(self) -> Routine[Loss | None]:
+        """Only a primary decides that a lock is lost, and only a primary accepts EXTEND."""
+        renewed = yield from self._extend(self._send(execute_dedicated))
+        if renewed is False:
+            return (yield from self._no_longer_owned())
+        self._look_at = _clock.now() + self._pause_s
+        return None
+
+    def _update_lease(self, asked_at: float, left_s: float) -> None:
+        hold, now = self._hold, _clock.now()
+        # The server read its clock after asked_at: the lease expires no earlier than this.
+        expires_at = asked_at + left_s
+        if self._lease_s == math.inf:
+            # The server's default.
+            self._lease_s, hold.expires_at = left_s, expires_at
+            self._schedule_renewal(asked_at)
+            self._warning_s = min(_warning_s(left_s), self._notice_warning_s)
+        elif now + left_s < hold.expires_at - LEASE_TOLERANCE_S:
+            # The lease was shortened, by a notice or by another client.
+            hold.expires_at = expires_at
+            self._warning_s = min(self._warning_s, _warning_s(left_s))
+            if self._renews and not hold.notice_ends:
+                self._renew_at = now
+        else:
+            hold.expires_at = max(hold.expires_at, expires_at)
+
+    def _give_notice(
+        self, name: Name, state: LockState, asked_at: float, asked_unix: float
+    ) -> Routine[None]:
+        hold, left_s = self._hold, state.revoked_s or 0.0
+        known = hold.notice_ends.get(name)
+        if known is not None and known <= _clock.now() + left_s + NOTICE_TOLERANCE_S:
+            return
+        hold.notice_ends[name] = asked_at + left_s
+        self._notice_warning_s = min(self._notice_warning_s, _warning_s(left_s))
+        self._warning_s = min(self._warning_s, self._notice_warning_s)
+        reason, deadline = state.revoked_reason, asked_unix + left_s
+        notice = Notice(name, hold.owner, hold.tokens[name], reason, deadline)
+        if hold.notice is None or deadline < hold.notice.deadline:
+            hold.notice = notice
+        yield lambda runtime: runtime.report_notice(notice)
+
+    # The session
+
+    def _begin_grace_period(self) -> Routine[None]:
+        yield close_dedicated()
+        now = _clock.now()
+        if self._is_tied:
+            self._session_ends_at = now + self._request.grace_ms / 1000
+        self._tie_at = min(self._tie_at, now)
+
+    def _tie(self) -> Routine[Loss | None]:
+        """Ties the locks to a new connection: after the session connection broke or is silent,
+        and after the server lost its memory of the session in a role change.
+
+        EXTEND comes first, because it fails if the lock was lost; ACQUIRE would acquire it
+        again.
+        """
+        hold, request, started = self._hold, self._request, _clock.now()
+        lost = self._session_lost()
+        if not self._renews:
+            request = replace(request, lease_ms=self._new_lease_ms())
+        tokens = dict(hold.tokens)
+        send, may_be_tied = self._send(execute_on_replacement), False
+        try:
+            if not (
+                yield from _ownership.extend(hold, self._server, self._new_lease_ms(), send)
+            ):
+                return lost
+            if self._is_doubtful and hold.tokens != tokens:
+                return lost
+            if self._session_ends_at < math.inf:
+                # EXTEND has ended the grace period: the lease counts again.
+                self._is_tied, self._session_ends_at = False, math.inf
+            may_be_tied = True
+            # Closing this connection may end the session now: wait as long as possible.
+            timeout_s = max(MIN_ATTEMPT_S, self._report()[0] - _clock.now())
+            command = _commands.acquire(request)
+            reply = yield execute_on_replacement(*command, timeout_s=timeout_s)
+            granted = _commands.granted_tokens(request, reply)
+            if granted is None or not (yield from self._is_same_hold(granted, send)):
+                for name, token in (granted or {}).items():
+                    if not hold.matches(name, token):
+                        yield send(*_commands.release(name, hold.owner, token, "lost"))
+                return lost
+        except _ownership.CONNECTION_ERRORS:
+            if may_be_tied:
+                self._is_doubtful = True
+                grace_s = request.grace_ms / 1000
+                self._session_ends_at = min(self._session_ends_at, _clock.now() + grace_s)
+            yield from self._retry_tie(started)
+            return None
+        except ResponseError:
+            # The server is a replica for now, or rejects writes.
+            yield from self._retry_tie(started)
+            return None
+        hold.tokens.update(granted)
+        yield lambda runtime: runtime.use_replacement()
+        self._is_tied, self._is_doubtful = True, False
+        self._tie_at = self._session_ends_at = math.inf
+        self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
+        self._schedule_renewal(started)
+        self._look_at = _clock.now() + self._look_interval_s
+        return None
+
+    def _is_same_hold(self, granted: dict[Name, int | None], send: Execute) -> Routine[bool]:
+        """Whether ACQUIRE has renewed the hold, and not acquired the locks again. Another token
+        may also mean that the role changed between EXTEND and ACQUIRE: then the server has
+        adopted the hold with this token."""
+        hold = self._hold
+        if granted.keys() != set(hold.names):
+            return False
+        for name, token in granted.items():
+            if token == hold.tokens[name]:
+                continue
+            state = yield from _inspection.inspect(hold, name, send)
+            if not (state.is_held and state.is_adopted and state.token == token):
+                return False
+        return True
+
+    def _retry_tie(self, started: float) -> Routine[None]:
+        self._server.invalidate()
+        yield lambda runtime: runtime.close_replacement()
+        self._tie_at = started + self._pause_s
+
+    # Calls
+
+    def _send(self, operation: Execute) -> Execute:
+        """Sends with a timeout for all calls together, which ends before a loss is reported."""
+        now = _clock.now()
+        timeout_s = min(self._lease_s / ATTEMPTS_PER_LEASE, MAX_ATTEMPT_S)
+        until = min(now + timeout_s, self._report()[0])
+
+        def send(*command: Argument) -> Operation:
+            left_s = max(MIN_ATTEMPT_S, until - _clock.now())
+            return operation(*command, timeout_s=left_s)
+
+        return send
+
+    @property
+    def _pause_s(self) -> float:
+        """The shortest time between the beginnings of two attempts."""
+        return min(self._lease_s / RETRIES_PER_LEASE, MAX_PAUSE_S)
+
+    @property
+    def _look_interval_s(self) -> float:
+        interval_s = max(self._lease_s / LOOKS_PER_LEASE, MIN_LOOK_INTERVAL_S)
+        return min(interval_s, MAX_LOOK_INTERVAL_S)
+
+    def _no_longer_owned(self) -> Routine[Loss]:
+        yield close_dedicated()
+        return _loss(self._hold, "the lock is no longer owned")
+
+    def _session_lost(self) -> Loss:
+        return _loss(self._hold, "the session connection was lost")
 
 
 def _warning_s(lease_s: float) -> float:
@@ -139,72 +450,13 @@ def _warning_s(lease_s: float) -> float:
     return min(lease_s / 6, MAX_WARNING_S)
 
 
-def _wait(seconds: float) -> Operation:
-    return lambda runtime: runtime.wait_for_wakeup(max(0.0, seconds))
+def _start_watchdog(at: float, loss: Loss) -> Operation:
+    """Reports the loss even if a call hangs in spite of its timeout."""
+    return lambda runtime: runtime.start_watchdog(at, loss)
 
 
-def _renew(hold: Hold, request: AcquireRequest, server: Server) -> Routine[bool | None]:
-    """Returns whether the lock was renewed; None: unknown, because the server did not reply."""
-    lease_ms = request.lease_ms
-    if lease_ms is not None and hold.remaining_ms() > lease_ms:
-        # The holder has extended the lease meanwhile: do not shorten it.
-        lease_ms = int(hold.remaining_ms())
-    tokens = dict(hold.tokens)
-    # Traffic on the dedicated connection keeps proxies from closing it.
-    send = execute_dedicated if request.session else execute
-    try:
-        renewed = yield from _ownership.extend(hold, server, lease_ms, send)
-        if not renewed and tokens != hold.tokens:
-            # The holder's own EXTEND received a new token at the same time.
-            renewed = yield from _ownership.extend(hold, server, lease_ms, send)
-        return renewed
-    except _ownership.CONNECTION_ERRORS:
-        server.invalidate()
-        return None
-    except ResponseError:
-        # The server rejects writes for now (READONLY, OOM, MISCONF): retry.
-        return None
-
-
-def _reconnect(
-    hold: Hold, request: AcquireRequest, server: Server, renew: bool
-) -> Routine[Loss | None]:
-    """Ties the lock to a new connection within the grace period.
-
-    EXTEND comes first, because it fails if the lock was lost; ACQUIRE would acquire it again.
-    """
-    until = min(time.monotonic() + request.grace_ms / 1000, hold.expires_at)
-    lost = _loss(hold, "the session connection was lost")
-    while time.monotonic() < until:
-        if not renew:
-            request = replace(request, lease_ms=max(1, int(hold.remaining_ms())))
-        try:
-            extending = _ownership.extend(hold, server, request.lease_ms, execute_dedicated)
-            if not (yield from extending):
-                return lost
-            reply = yield execute_dedicated(*_commands.acquire(request))
-            tokens = _commands.granted_tokens(request, reply)
-            if tokens == hold.tokens:
-                return None
-            for name in tokens or ():
-                yield execute_dedicated(*_commands.release(name, hold.owner, None, "lost"))
-            return lost
-        except (*_ownership.CONNECTION_ERRORS, ResponseError):
-            # The server cannot be reached, or is a replica for now: retry.
-            server.invalidate()
-            yield close_dedicated()
-            if (yield _wait(0.1)) is Wakeup.STOP:
-                return None
-    return lost
-
-
-def _no_longer_owned(hold: Hold) -> Routine[Loss]:
-    yield close_dedicated()
-    return _loss(hold, "the lock is no longer owned")
-
-
-def _not_renewed(hold: Hold) -> Loss:
-    return _loss(hold, "the lease was not renewed and is about to expire")
+def _stop_watchdog(runtime: Runtime) -> Any:
+    return runtime.stop_watchdog()
 
 
 def renewal_ended(hold: Hold) -> Loss:

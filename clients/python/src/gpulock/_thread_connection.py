@@ -32,15 +32,20 @@ class DedicatedConnection:
         self._timeout_s: float | None = None
         self._token: Any = None
         self.is_broken = False
+        self._has_late_reply = False
         _dedicated_connections.add(self)
 
     def execute(self, *command: Argument, timeout_s: float | None = None) -> Any:
         """Sends a command, and returns the reply.
 
         ``timeout_s`` limits the time for connecting and for the reply together; None: the
-        client's timeouts and retries apply.
+        client's timeouts and retries apply. After a timeout for the reply the connection stays
+        open, because closing it may end a session, until the next command, which must not read
+        the late reply.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._has_late_reply:
+            self.close()
         if self._connection is None:
             self._open(timeout_s)
         try:
@@ -50,8 +55,9 @@ class DedicatedConnection:
         except ResponseError:
             raise
         except BaseException:
-            self.is_broken = True
-            self.close()
+            if not self._has_late_reply:
+                self.is_broken = True
+                self.close()
             raise
         self.is_broken = False
         return reply
@@ -60,6 +66,7 @@ class DedicatedConnection:
         self._connection.send_command(*command, check_health=False)
         limit_s = self._timeout_s if until is None else max(0.0, until - time.monotonic())
         if limit_s is not None and not self._connection.can_read(limit_s):
+            self._has_late_reply = until is not None
             raise TimeoutError("Timeout reading from the dedicated connection of the lock")
         return self._connection.read_response(disable_decoding=True)
 
@@ -104,6 +111,7 @@ class DedicatedConnection:
 
     def close(self) -> None:
         """Closes the connection, which ends its session, at once or after the grace period."""
+        self._has_late_reply = False
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()

@@ -1,26 +1,28 @@
-"""The thread that maintains a hold: runs ``_renewal`` and reports a loss to the holder."""
+"""The thread that maintains a hold: runs ``_renewal``, and reports a notice and a loss to the
+holder."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 import threading
+import time
 import weakref
 from typing import Any, Callable
 
 from ._operations import Routine
 from ._thread_runtime import ThreadRuntime, run
-from ._types import Loss
+from ._types import Loss, Notice
 
 logger = logging.getLogger("gpulock")
 
 STOP_TIMEOUT_S = 1.0
 
 
-def weak_callback(on_lost: Callable[[Loss], Any] | None) -> Callable[[], Any]:
-    """A reference to ``on_lost``, weak for a method: its object may own the lock, and the
+def weak_callback(callback: Callable[..., Any] | None) -> Callable[[], Any]:
+    """A reference to the callback, weak for a method: its object may own the lock, and the
     renewer must not keep both alive."""
-    return weakref.WeakMethod(on_lost) if inspect.ismethod(on_lost) else lambda: on_lost
+    return weakref.WeakMethod(callback) if inspect.ismethod(callback) else lambda: callback
 
 
 class Renewer:
@@ -30,12 +32,18 @@ class Renewer:
         self,
         routine: Routine[Loss | None],
         runtime: ThreadRuntime,
-        lost: threading.Event,
+        events: tuple[threading.Event, threading.Event],
         on_lost: Callable[[Loss], Any] | None,
+        on_revoked: Callable[[Notice], Any] | None,
+        *,
+        keeps_connection: bool,
     ) -> None:
-        self._runtime, self._lost, self._on_lost = runtime, lost, weak_callback(on_lost)
-        self._abandoned = False
-        runtime.report_loss = self._report_loss
+        """``events`` are ``lost`` and ``revoked``. ``keeps_connection``: a loss does not close
+        the connection, which is the session of locks that the holder still uses."""
+        self._runtime, (self._lost, self._revoked) = runtime, events
+        self._on_lost, self._on_revoked = weak_callback(on_lost), weak_callback(on_revoked)
+        self._keeps_connection, self._abandoned = keeps_connection, False
+        runtime.report_loss, runtime.notice_received = self._report_loss, self._report_notice
         self._thread = threading.Thread(
             target=self._maintain, args=(routine,), name="gpulock-renewer", daemon=True
         )
@@ -64,18 +72,56 @@ class Renewer:
 
     def _maintain(self, routine: Routine[Loss | None]) -> None:
         loss = run(routine, self._runtime)
-        if self._abandoned:
-            self._runtime.close_dedicated()
         if loss is not None:
             self._report_loss(loss)
+        if self._abandoned or not self._keeps_connection:
+            self._runtime.close_dedicated()
 
     def _report_loss(self, loss: Loss) -> None:
         if self._runtime.is_stopped:
             return  # The holder has released the lock meanwhile.
         self._lost.set()
-        logger.error(
-            "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
-        )
-        on_lost = self._on_lost()
-        if on_lost is not None:
-            on_lost(loss)
+        log_loss(loss)
+        call_and_log_errors(self._on_lost(), loss)
+
+    def _report_notice(self, notice: Notice) -> None:
+        if self._runtime.is_stopped:
+            return
+        self._revoked.set()
+        log_notice(notice)
+        on_revoked = self._on_revoked()
+        if on_revoked is not None:
+            # Renewal goes on while the holder finishes its work.
+            threading.Thread(
+                target=call_and_log_errors,
+                args=(on_revoked, notice),
+                name="gpulock-on-revoked",
+                daemon=True,
+            ).start()
+
+
+def call_and_log_errors(callback: Callable[[Any], Any] | None, argument: Any) -> Any:
+    """Calls a callback of the holder, and returns its result."""
+    try:
+        return None if callback is None else callback(argument)
+    except Exception:
+        logger.exception("gpulock: the callback for %s failed", argument)
+        return None
+
+
+def log_loss(loss: Loss) -> None:
+    """Logs a loss in one line."""
+    logger.error(
+        "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
+    )
+
+
+def log_notice(notice: Notice) -> None:
+    """Logs a notice in one line."""
+    logger.warning(
+        "gpulock: the lock %s of owner %s is revoked, and ends in %.1f s: %s",
+        notice.name,
+        notice.owner,
+        notice.deadline - time.time(),
+        notice.reason,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import threading
 import time
 from contextlib import suppress
@@ -15,13 +16,14 @@ from redis.client import NEVER_DECODE, PubSub
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from . import _clock
 from ._commands import Argument, Name
 from ._connection import NoEvents, client_retries, short_timeout_s, without_single_connection
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
 from ._thread_connection import DedicatedConnection, SubscriptionPool
-from ._types import Loss
+from ._types import Loss, Notice
 
 T = TypeVar("T")
 
@@ -62,14 +64,16 @@ class ThreadRuntime:
     def __init__(self, client: Any) -> None:
         self._client = without_single_connection(client)
         self._dedicated: DedicatedConnection | None = None
+        self._replacement: DedicatedConnection | None = None
         self._pubsub: Any = None
         self._subscribe_failed = False
-        self._watchdog: threading.Timer | None = None
-        self._watchdog_fired = threading.Event()
+        self._watchdog: Watchdog | None = None
         self._wakeup = threading.Event()
         self.is_stopped = False
         self.report_loss: Callable[[Loss], None] = lambda loss: None
         """Called by the watchdog."""
+        self.notice_received: Callable[[Notice], None] = lambda notice: None
+        """Called by ``report_notice``."""
 
     def execute(self, *command: Argument) -> Any:
         """Sends a command through the client."""
@@ -137,14 +141,37 @@ class ThreadRuntime:
         if is_cluster(self._client):
             return self.execute(*command)
         if self._dedicated is None:
-            self._dedicated = DedicatedConnection(self._client.connection_pool)
+            self._dedicated = self._new_connection()
         return self._dedicated.execute(*command, timeout_s=timeout_s)
 
     def close_dedicated(self) -> None:
-        """Closes the dedicated connection of the lock."""
+        """Closes the dedicated connection of the lock, and its replacement."""
         if self._dedicated is not None:
-            self._dedicated.close()
-            self._dedicated = None
+            dedicated, self._dedicated = self._dedicated, None
+            dedicated.close()
+        self.close_replacement()
+
+    def execute_on_replacement(self, *command: Argument, timeout_s: float | None = None) -> Any:
+        """Sends a command on the connection that may replace the dedicated one."""
+        if self._replacement is None:
+            self._replacement = self._new_connection()
+        return self._replacement.execute(*command, timeout_s=timeout_s)
+
+    def use_replacement(self) -> None:
+        """Replaces the dedicated connection."""
+        replaced, self._dedicated = self._dedicated, self._replacement
+        self._replacement = None
+        if replaced is not None:
+            replaced.close()
+
+    def close_replacement(self) -> None:
+        """Closes the connection that was to replace the dedicated one."""
+        if self._replacement is not None:
+            replacement, self._replacement = self._replacement, None
+            replacement.close()
+
+    def _new_connection(self) -> DedicatedConnection:
+        return DedicatedConnection(self._client.connection_pool)
 
     def sleep(self, seconds: float) -> None:
         """Sleeps."""
@@ -194,42 +221,61 @@ class ThreadRuntime:
         """Ends the current wait for a wakeup, or the next one."""
         self._wakeup.set()
 
-    def wait_for_wakeup(self, seconds: float) -> Wakeup:
+    def wait_for_wakeup(self, seconds: float, watch_connection: bool) -> Wakeup:
         """Waits until the time is over, the connection is closed, or the holder calls."""
-        until = time.monotonic() + seconds
+        until = _clock.now() + seconds
         while True:
-            if self._dedicated is not None:
+            if self.is_stopped:
+                return Wakeup.STOP
+            if watch_connection and self._dedicated is not None:
                 self._dedicated.check()
                 if self._dedicated.is_broken:
                     return Wakeup.DISCONNECTED
-            if self.is_stopped:
-                return Wakeup.STOP
-            remaining = until - time.monotonic()
+            remaining = until - _clock.now()
             if remaining <= 0:
                 return Wakeup.TIMEOUT
-            timeout = min(remaining, threading.TIMEOUT_MAX)
-            if self._dedicated is not None:
-                timeout = min(timeout, CONNECTION_CHECK_S)
-            if self._wakeup.wait(timeout):
+            limit = CONNECTION_CHECK_S if watch_connection else _clock.MAX_SLEEP_S
+            if self._wakeup.wait(min(remaining, limit)):
                 self._wakeup.clear()
                 return Wakeup.STOP if self.is_stopped else Wakeup.LEASE_CHANGED
 
-    def start_watchdog(self, seconds: float, loss: Loss) -> None:
-        """Reports the loss to the holder if this thread hangs for longer than this."""
-        if seconds < threading.TIMEOUT_MAX:
-            self._watchdog = threading.Timer(max(0.0, seconds), self._fire_watchdog, [loss])
-            self._watchdog.daemon = True
-            self._watchdog.start()
+    def report_notice(self, notice: Notice) -> None:
+        """Reports a notice to the holder."""
+        self.notice_received(notice)
+
+    def start_watchdog(self, at: float, loss: Loss) -> None:
+        """Reports the loss to the holder if this thread hangs until this time of ``_clock``."""
+        if at < math.inf:
+            self._watchdog = Watchdog(at, lambda: self.report_loss(loss))
 
     def stop_watchdog(self) -> bool:
         """Stops the watchdog, and returns whether it has fired."""
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        return self._watchdog_fired.is_set()
+        watchdog, self._watchdog = self._watchdog, None
+        return watchdog is not None and watchdog.stop()
 
-    def _fire_watchdog(self, loss: Loss) -> None:
-        self._watchdog_fired.set()
-        self.report_loss(loss)
+
+class Watchdog:
+    """A thread that calls a function at a time of ``_clock``, unless it is stopped before."""
+
+    def __init__(self, at: float, function: Callable[[], None]) -> None:
+        self._at, self._function = at, function
+        self._mutex, self._stopped, self._has_fired = threading.Lock(), threading.Event(), False
+        threading.Thread(target=self._run, name="gpulock-watchdog", daemon=True).start()
+
+    def stop(self) -> bool:
+        """Returns whether the function was called."""
+        with self._mutex:
+            self._stopped.set()
+            return self._has_fired
+
+    def _run(self) -> None:
+        while (remaining := self._at - _clock.now()) > 0:
+            if self._stopped.wait(min(remaining, _clock.MAX_SLEEP_S)):
+                return
+        with self._mutex:
+            self._has_fired = not self._stopped.is_set()
+        if self._has_fired:
+            self._function()
 
 
 def _get_connection(pool: Any) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from . import _clock
 from ._commands import Name
 
 
@@ -62,10 +62,16 @@ class Hold:
     by_module: bool = True
     """False: acquired with native commands, on a server without the module."""
     expires_at: float = math.inf
-    """The earliest time at which the lease expires, on this machine's monotonic clock."""
+    """The earliest time at which the lease expires, on ``_clock``."""
     release_uncertain: bool = False
     """A release was sent, and its reply was lost."""
     released: set[Name] = field(default_factory=set)
+    can_inspect: bool = True
+    """False: the user may not run INSPECT."""
+    notice: Notice | None = None
+    """The notice with the earliest deadline."""
+    notice_ends: dict[Name, float] = field(default_factory=dict)
+    """When the locks end that were given notice, on ``_clock``."""
 
     def matches(self, name: Name, token: int | None) -> bool:
         """Whether a grant belongs to this hold, as far as can be known."""
@@ -78,7 +84,7 @@ class Hold:
 
     def remaining_ms(self) -> float:
         """The rest of the lease, as far as this machine knows."""
-        return (self.expires_at - time.monotonic()) * 1000
+        return (self.expires_at - _clock.now()) * 1000
 
 
 @dataclass(frozen=True)

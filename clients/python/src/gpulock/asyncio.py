@@ -116,6 +116,16 @@ class AsyncioLockBase(LockBase):
         event: asyncio.Event = self.local.lost if tracked is None else tracked.lost
         return event
 
+    @property
+    def revoked(self) -> asyncio.Event:
+        """Set when the lock was given notice (FORCERELEASE AFTER): see ``notice``, and release
+        it before the deadline."""
+        tracked = self._current()[1]
+        if tracked is None and self.local.revoked is None:
+            self.local.revoked = asyncio.Event()
+        event: asyncio.Event = self.local.revoked if tracked is None else tracked.revoked
+        return event
+
     async def release(self, reason: str = "normal") -> None:
         """Releases the lock; ``reason`` appears in the event and in the log.
 
@@ -203,11 +213,19 @@ class AsyncioLockBase(LockBase):
             tracked, hold = current, current.hold
         else:
             by_block = self._holds.current_operation() is not None
-            tracked = TrackedHold(hold, asyncio.Event(), self._caller(), by_block)
+            events = asyncio.Event(), asyncio.Event()
+            tracked = TrackedHold(hold, *events, self._caller(), by_block)
         if self._needs_renewer(hold):
             routine = _renewal.maintain(hold, request, self._server, self.renew)
-            ended = _renewal.renewal_ended(hold)
-            renewer = Renewer(routine, runtime, tracked.lost, self.on_lost, ended)
+            renewer = Renewer(
+                routine,
+                runtime,
+                (tracked.lost, tracked.revoked),
+                self.on_lost,
+                self.on_revoked,
+                keeps_connection=self.session,
+                renewal_ended=_renewal.renewal_ended(hold),
+            )
             tracked.set_renewer(renewer)
         self._holds.store(tracked)
 

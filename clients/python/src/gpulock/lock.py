@@ -125,6 +125,16 @@ class ThreadLockBase(LockBase):
         event: threading.Event = self.local.lost if tracked is None else tracked.lost
         return event
 
+    @property
+    def revoked(self) -> threading.Event:
+        """Set when the lock that this thread holds was given notice (FORCERELEASE AFTER): see
+        ``notice``, and release it before the deadline."""
+        tracked = self._current()[1]
+        if tracked is None and self.local.revoked is None:
+            self.local.revoked = threading.Event()
+        event: threading.Event = self.local.revoked if tracked is None else tracked.revoked
+        return event
+
     def release(self, reason: str = "normal") -> None:
         """Releases the lock; ``reason`` appears in the event and in the log.
 
@@ -247,10 +257,19 @@ class ThreadLockBase(LockBase):
             tracked, hold = current, current.hold
         else:
             by_block = self._holds.current_operation() is not None
-            tracked = TrackedHold(hold, threading.Event(), self._caller(), by_block)
+            events = threading.Event(), threading.Event()
+            tracked = TrackedHold(hold, *events, self._caller(), by_block)
         if self._needs_renewer(hold):
             routine = _renewal.maintain(hold, request, self._server, self.renew)
-            tracked.set_renewer(Renewer(routine, runtime, tracked.lost, self.on_lost))
+            renewer = Renewer(
+                routine,
+                runtime,
+                (tracked.lost, tracked.revoked),
+                self.on_lost,
+                self.on_revoked,
+                keeps_connection=self.session,
+            )
+            tracked.set_renewer(renewer)
         self._holds.store(tracked)
         return True
 
@@ -295,6 +314,9 @@ class Lock(ThreadLockBase):
 
     ``on_lost`` is called in that thread with a ``Loss``: before the lease expires if renewal
     fails, otherwise as soon as the loss is known. ``lost`` is set first.
+
+    ``on_revoked`` is called in its own thread with a ``Notice`` when an operator has given
+    notice (FORCERELEASE AFTER): the hold ends at the deadline. ``revoked`` is set first.
     """
 
     def __init__(

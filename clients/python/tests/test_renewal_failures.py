@@ -1,0 +1,280 @@
+"""Lost replies, timeouts and role changes while a lock is renewed: the hold outlives them if
+the server does, and a loss is reported in time if not."""
+
+import asyncio
+import signal
+import threading
+import time
+
+import pytest
+import redis
+import redis.asyncio
+
+import gpulock
+import gpulock.asyncio
+from inspection import LOCK, inspect, stats
+from proxy import Proxy
+from reply_dropping_proxy import ReplyDroppingProxy
+from servers import PATIENCE_S, eventually
+
+EXTEND = b"GPULOCK.EXTEND"
+INSPECT = b"GPULOCK.INSPECT"
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(server):
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+async def until(condition):
+    """Like ``eventually``, without blocking the event loop."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "timed out waiting for the condition"
+        await asyncio.sleep(0.01)
+
+
+async def close(client):
+    """redis-py 5.0.0 has no aclose yet."""
+    await getattr(client, "aclose", client.close)()
+
+
+def extends(client):
+    return stats(client)["extends"]
+
+
+class TestLostReplies:
+    """The server is well, and a reply does not arrive."""
+
+    @pytest.mark.parametrize(
+        ("socket_timeout", "session"), [(None, False), (None, True), (5, False), (0.1, True)]
+    )
+    def test_a_silent_connection_does_not_lose_the_lock(
+        self, proxy, client, socket_timeout, session
+    ):
+        settings = {"socket_timeout": socket_timeout, "socket_connect_timeout": None}
+        with redis.Redis(port=proxy.port, **settings) as own:
+            lock = gpulock.Lock(own, LOCK, timeout=3, renew=True, session=session)
+            lock.acquire()
+            token = lock.token
+            eventually(lambda: extends(client) > 0)
+            proxy.silence_connections()
+            before = extends(client)
+            eventually(lambda: extends(client) > before + 1)
+            assert not lock.lost.is_set()
+            assert lock.token == token
+            if session:
+                eventually(lambda: inspect(client)["session"])
+            own.connection_pool.disconnect()
+            lock.release()
+
+    @pytest.mark.parametrize(
+        ("socket_timeout", "session"), [(None, True), (5, False), (5, True), (0.1, False)]
+    )
+    async def test_a_silent_connection_does_not_lose_the_lock_of_a_task(
+        self, proxy, client, socket_timeout, session
+    ):
+        own = redis.asyncio.Redis(port=proxy.port, socket_timeout=socket_timeout)
+        lock = gpulock.asyncio.Lock(own, LOCK, timeout=3, renew=True, session=session)
+        await lock.acquire()
+        await until(lambda: extends(client) > 0)
+        proxy.silence_connections()
+        before = extends(client)
+        await until(lambda: extends(client) > before + 1)
+        assert not lock.lost.is_set()
+        await own.connection_pool.disconnect()
+        await lock.release()
+        await close(own)
+
+    @pytest.mark.parametrize("pattern", [EXTEND, INSPECT, b"PTTL"])
+    def test_a_reply_lost_with_its_connection_does_not_lose_the_lock(
+        self, server, client, pattern
+    ):
+        proxy = ReplyDroppingProxy(server.port, pattern)
+        settings = {"socket_timeout": None, "retry": None}
+        with redis.Redis(port=proxy.port, **settings) as own:
+            lock = gpulock.Lock(own, LOCK, timeout=3, renew=True)
+            lock.acquire()
+            eventually(lambda: proxy.has_dropped)
+            before = extends(client)
+            eventually(lambda: extends(client) > before + 1)
+            assert not lock.lost.is_set()
+            lock.release()
+        proxy.close()
+
+    def test_a_late_reply_is_not_read_as_another_ones(self, own_server):
+        """The server is paused for longer than the timeout of a call."""
+        with own_server.client(socket_timeout=None) as client:
+            locks = [
+                gpulock.Lock(client, LOCK, timeout=6, renew=True, session=True),
+                gpulock.Lock(client, "other", timeout=6, renew=True),
+            ]
+            for lock in locks:
+                lock.acquire()
+            for _ in range(2):
+                before = extends(client)
+                own_server.process.send_signal(signal.SIGSTOP)
+                time.sleep(1.5)
+                own_server.process.send_signal(signal.SIGCONT)
+                eventually(lambda before=before: extends(client) > before + 3)
+            assert inspect(client)["session"]
+            for lock in locks:
+                assert not lock.lost.is_set()
+                lock.release()
+
+
+class TestStoppedServer:
+    @pytest.mark.parametrize("session", [False, True])
+    @pytest.mark.parametrize("socket_timeout", [None, 5])
+    def test_a_loss_is_reported_before_the_lease_expires(
+        self, own_server, session, socket_timeout
+    ):
+        settings = {"socket_timeout": socket_timeout, "socket_connect_timeout": None}
+        with own_server.client(**settings) as client:
+            lock = gpulock.Lock(client, LOCK, timeout=3, renew=True, session=session)
+            lock.acquire()
+            eventually(lambda: extends(client) > 0)
+            own_server.process.send_signal(signal.SIGSTOP)
+            try:
+                stopped = time.monotonic()
+                assert lock.lost.wait(PATIENCE_S)
+                assert time.monotonic() - stopped < 3, "reported after the lease expired"
+            finally:
+                own_server.process.send_signal(signal.SIGCONT)
+
+    async def test_a_task_learns_of_a_loss_before_the_lease_expires(self, own_server):
+        own = redis.asyncio.Redis(port=own_server.port, socket_timeout=None)
+        lock = gpulock.asyncio.Lock(own, LOCK, timeout=3, renew=True, session=True)
+        await lock.acquire()
+        await asyncio.sleep(0.5)
+        own_server.process.send_signal(signal.SIGSTOP)
+        try:
+            stopped = time.monotonic()
+            await asyncio.wait_for(lock.lost.wait(), PATIENCE_S)
+            assert time.monotonic() - stopped < 3, "reported after the lease expired"
+        finally:
+            own_server.process.send_signal(signal.SIGCONT)
+        await own.connection_pool.disconnect()
+        await lock.release()
+        await close(own)
+
+
+class TestLosses:
+    """Without ``renew`` too, a loss is noticed within about a second."""
+
+    @pytest.mark.parametrize("settings", [{"session": True}, {"on_lost": lambda _: None}])
+    @pytest.mark.parametrize(
+        "command", [["FLUSHALL"], ["DEL", LOCK], ["GPULOCK.FORCERELEASE", LOCK]]
+    )
+    def test_a_removed_lock_is_reported_soon(self, client, settings, command):
+        lock = gpulock.Lock(client, LOCK, timeout=60, **settings)
+        lock.acquire()
+        client.execute_command(*command)
+        assert lock.lost.wait(PATIENCE_S)
+        lock.local.token = None
+
+    async def test_a_removed_lock_is_reported_to_a_task(self, server, client):
+        own = redis.asyncio.Redis(port=server.port)
+        lock = gpulock.asyncio.Lock(own, LOCK, timeout=60, session=True)
+        await lock.acquire()
+        client.flushall()
+        await asyncio.wait_for(lock.lost.wait(), PATIENCE_S)
+        await close(own)
+
+    def test_a_lease_that_another_client_shortens_is_renewed(self, client):
+        with gpulock.Lock(client, LOCK, timeout=600, renew=True) as lock:
+            client.pexpire(LOCK, 5_000)
+            eventually(lambda: client.pttl(LOCK) > 60_000)
+            assert not lock.lost.is_set()
+
+
+class TestRoleChange:
+    """The server is a replica for a while, and forgets the sessions. Connections stay open."""
+
+    @pytest.mark.parametrize("renew", [False, True])
+    def test_a_session_is_tied_anew(self, own_server, renew):
+        with own_server.client() as client:
+            lock = gpulock.Lock(client, LOCK, timeout=60, session=True, renew=renew)
+            lock.acquire()
+            client.execute_command("REPLICAOF", "127.0.0.1", 1)
+            client.execute_command("REPLICAOF", "NO", "ONE")
+            assert inspect(client)["session"] is None
+            session = eventually(lambda: inspect(client)["session"])
+            assert not lock.lost.is_set()
+            lock.ensure_held()
+            # The hold ends with the session, as before.
+            client.client_kill_filter(_id=session)
+            eventually(lambda: not client.exists(LOCK))
+            assert lock.lost.wait(PATIENCE_S)
+
+    async def test_a_tasks_session_is_tied_anew(self, own_server):
+        own = redis.asyncio.Redis(port=own_server.port)
+        with own_server.client() as client:
+            lock = gpulock.asyncio.Lock(own, LOCK, timeout=60, session=True)
+            await lock.acquire()
+            client.execute_command("REPLICAOF", "127.0.0.1", 1)
+            client.execute_command("REPLICAOF", "NO", "ONE")
+            await until(lambda: inspect(client)["session"])
+            assert not lock.lost.is_set()
+            await lock.release()
+        await close(own)
+
+    def test_the_session_is_tied_after_a_long_time_as_replica(self, own_server):
+        with own_server.client() as client:
+            lock = gpulock.Lock(client, LOCK, timeout=10, session=True, renew=True)
+            lock.acquire()
+            client.execute_command("REPLICAOF", "127.0.0.1", 1)
+            eventually(lambda: client.info("errorstats").get("errorstat_READONLY"))
+            client.execute_command("REPLICAOF", "NO", "ONE")
+            eventually(lambda: inspect(client)["session"])
+            assert not lock.lost.is_set()
+            lock.release()
+
+    def test_a_lock_that_was_lost_is_not_acquired_again(self, own_server):
+        with own_server.client() as client:
+            lock = gpulock.Lock(client, LOCK, timeout=10, session=True, renew=True)
+            lock.acquire()
+            client.execute_command("REPLICAOF", "127.0.0.1", 1)
+            client.execute_command("REPLICAOF", "NO", "ONE")
+            client.delete(LOCK)
+            assert lock.lost.wait(PATIENCE_S)
+            assert not client.exists(LOCK)
+
+
+class TestConnections:
+    def test_a_short_hold_opens_no_connection(self, client):
+        with gpulock.Lock(client, LOCK, timeout=60, renew=True):
+            pass
+        before = client.info("stats")["total_connections_received"]
+        for _ in range(3):
+            with gpulock.Lock(client, LOCK, timeout=60, renew=True):
+                pass
+        assert client.info("stats")["total_connections_received"] == before
+
+    def test_the_release_closes_the_connection_of_the_renewer(self, client):
+        before = len(client.client_list())
+        lock = gpulock.Lock(client, LOCK, timeout=1.5, renew=True)
+        lock.acquire()
+        eventually(lambda: len(client.client_list()) == before + 1)
+        lock.release()
+        eventually(lambda: len(client.client_list()) == before)
+
+    def test_a_pool_without_free_connections_does_not_stop_the_renewal(self, server, client):
+        with server.client(max_connections=1) as own:
+            lock = gpulock.Lock(own, LOCK, timeout=1.5, renew=True)
+            lock.acquire()
+            blocked = threading.Thread(target=own.blpop, args=("nothing", 4))
+            blocked.start()
+            before = extends(client)
+            eventually(lambda: extends(client) > before + 2)
+            assert not lock.lost.is_set()
+            blocked.join()
+            lock.release()
