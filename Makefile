@@ -95,6 +95,11 @@ python: build need-server ## Lint, test and build the Python package, on the ins
 	@tools/setup.sh examples
 	clients/python/test.sh "$(installed)" $(SERVERS)
 
+.PHONY: python-matrix
+python-matrix: build need-server ## Test the Python package with Python 3.9 to 3.13 and several redis-py (needs network)
+	@tools/setup.sh examples
+	clients/python/matrix.sh "$(installed)" $(SERVERS)
+
 .PHONY: deploy
 deploy: build need-server ## Test deploy/: the alerts, and the units, settings and programs in the package
 	-@tools/setup.sh cli
@@ -150,7 +155,7 @@ clean: ## Remove target/: builds, unpacked servers, data of `make run`
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The two builds that the server tests load: the release build, and a debug build in which tests can
 # inject panics and break rules.

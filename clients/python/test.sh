@@ -32,4 +32,6 @@ mypy
 # The tests wait most of the time. Each of the processes has its own servers.
 pytest --quiet --numprocesses "${GPULOCK_TEST_PROCESSES:-6}" --dist worksteal -m "not alone"
 pytest --quiet -m alone
+# redis-py's own tests of its locks, with the locks of the package.
+python tests/redis_py_suite/run.py --numprocesses "${GPULOCK_TEST_PROCESSES:-6}" --dist worksteal
 python -m build --quiet --no-isolation --outdir "$repo/target/python-dist"
