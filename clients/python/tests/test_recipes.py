@@ -20,6 +20,7 @@ import pytest
 
 import gpulock
 import gpulock.asyncio
+from inspection import stats, waiting
 from servers import eventually, free_port
 
 RECIPES = Path(__file__).parents[1] / "examples" / "recipes"
@@ -98,10 +99,14 @@ def test_rq_jobs_do_not_share_a_gpu(client, environment, tmp_path, worker_class)
 
 
 @pytest.mark.parametrize("worker_class", ["rq.Worker", "rq.SimpleWorker"])
-def test_the_time_out_of_an_rq_job_releases_the_gpu(
-    client, environment, tmp_path, worker_class
+@pytest.mark.parametrize("state", ["running", "waiting"])
+def test_the_timeout_of_an_rq_job_ends_its_hold_or_wait(
+    client, environment, tmp_path, worker_class, state
 ):
     pytest.importorskip("rq")
+    others = GPUS if state == "waiting" else []
+    for gpu in others:
+        client.set(gpu, "other", px=60_000)
     enqueue(
         environment,
         "import rq_jobs; rq_jobs.queue.enqueue(rq_jobs.transcribe, 60, job_timeout=1)",
@@ -110,9 +115,11 @@ def test_the_time_out_of_an_rq_job_releases_the_gpu(
     command = [BIN / "rq", "worker", "--burst", "--url", url, "-w", worker_class, "gpu"]
     with running(command, environment, tmp_path) as worker:
         assert worker.wait(30) == 0
-    assert client.exists(*GPUS) == 0
     assert client.zcard("rq:failed:gpu") == 1
     assert client.llen("runs") == 0
+    assert client.exists(*GPUS) == len(others)
+    assert waiting(client, GPUS[0]) == 0
+    assert stats(client)["acquired"] == (1 if state == "running" else 0)
 
 
 @pytest.mark.parametrize("worker_type", ["thread", "process"])
@@ -182,7 +189,7 @@ def test_arq_jobs_do_not_share_a_gpu(client, environment, tmp_path):
         assert_exclusive(client)
 
 
-async def test_a_time_out_releases_the_gpu_when_the_thread_has_ended(
+async def test_a_timeout_releases_the_gpu_when_the_thread_has_ended(
     client, aclient, environment, monkeypatch
 ):
     monkeypatch.setenv("REDIS_URL", environment["REDIS_URL"])

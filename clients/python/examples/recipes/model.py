@@ -21,7 +21,7 @@ def run(gpus, seconds):
 async def run_in_thread(gpus, seconds):
     """Works in a thread, so that the event loop can renew the lock.
 
-    A time-out cancels the task, but not the thread, which still uses the GPU: wait for its end.
+    A timeout cancels the task, but not the thread, which still uses the GPU: wait for its end.
     """
     work = asyncio.ensure_future(asyncio.to_thread(run, gpus, seconds))
     try:

@@ -23,5 +23,5 @@ def transcribe(seconds):
 
 
 def enqueue(seconds, job_timeout=600):
-    # The job time-out includes the wait for a GPU.
+    # The job timeout includes the wait for a GPU.
     return queue.enqueue(transcribe, seconds, job_timeout=job_timeout, retry=Retry(max=3))

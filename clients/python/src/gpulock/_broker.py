@@ -74,7 +74,7 @@ def _channel(connection: Connection) -> Any:
             # Without kombu's limit of 10 connections, which more than 10 threads would exceed;
             # and with redis-py's default timeouts, which kombu disables with None.
             settings = super()._connparams(asynchronous)
-            del settings["max_connections"]
+            settings["max_connections"] = None
             return {name: value for name, value in settings.items() if value is not None}
 
     return Channel()
