@@ -90,7 +90,7 @@ def locked(
                     result.close()
                     raise TypeError(
                         f"{function!r} returned a coroutine, which would run without the lock: "
-                        "use locked() below the other decorators"
+                        "decorate the coroutine function itself"
                     )
                 return result
 
@@ -153,7 +153,8 @@ def _is_async(function: Any) -> bool:
 
 
 def _new_lock(client: Any, names: Any, settings: Any, is_async: bool) -> Any:
-    if inspect.iscoroutinefunction(client.execute_command) != is_async:
+    # Not by its methods, which instrumentation may have replaced.
+    if hasattr(client, "__aenter__") != is_async:
         needed, kind = ("redis.asyncio", "coroutine") if is_async else ("redis", "plain")
         raise TypeError(f"A {kind} function needs a client of {needed}, not {client!r}")
     is_text = isinstance(names, (str, bytes, bytearray, memoryview))
