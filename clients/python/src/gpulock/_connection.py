@@ -12,9 +12,20 @@ import weakref
 from collections.abc import MutableMapping, MutableSet
 from typing import Any
 
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MasterDownError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
+
+from ._commands import Argument, Command
 from ._server import is_cluster
 
 SHORT_TIMEOUT_S = 2.0
+REDIRECTIONS = (AskError, ClusterDownError, MasterDownError, SlotNotCoveredError, TryAgainError)
+"""Errors of a cluster node that the cluster client handles; MOVED is one of them."""
 
 
 def new_connection(pool: Any) -> Any:
@@ -23,8 +34,8 @@ def new_connection(pool: Any) -> Any:
     Client-side caching is left out: it wraps connections in the pool of the client only, and
     caches no command of the module.
     """
-    make = type(pool).make_connection
-    if make.__module__.startswith("redis."):
+    make = getattr(type(pool), "make_connection", None)
+    if make is None or make.__module__.startswith("redis."):
         return pool.connection_class(**pool.connection_kwargs)
     # A subclass makes its connections in its own way. redis-py's pools count them in these
     # attributes.
@@ -44,6 +55,12 @@ def socket_timeout_s(pool: Any) -> float | None:
     return timeout_s
 
 
+def cluster_socket_timeout_s(client: Any) -> float | None:
+    """The ``socket_timeout`` of a cluster client, if it was set."""
+    timeout_s: float | None = client.get_connection_kwargs().get("socket_timeout")
+    return timeout_s
+
+
 def short_timeout_s(pool: Any) -> float:
     """The timeout of a call that must end soon."""
     return min(socket_timeout_s(pool) or SHORT_TIMEOUT_S, SHORT_TIMEOUT_S)
@@ -54,6 +71,22 @@ def limit_time(connection: Any, timeout_s: float, no_retry: Any) -> None:
     for name in ("socket_timeout", "socket_connect_timeout"):
         setattr(connection, name, min(getattr(connection, name, None) or timeout_s, timeout_s))
     connection.retry = no_retry
+
+
+class NodePool:
+    """The settings of a cluster node of an asyncio client, which has no pool."""
+
+    def __init__(self, node: Any) -> None:
+        self.connection_class, self.connection_kwargs = (
+            node.connection_class,
+            node.connection_kwargs,
+        )
+
+
+def key_of(command: Command) -> Argument:
+    """The first key, which decides about the node of a cluster."""
+    key = command[2 if command[0] == "GPULOCK.ACQUIREANY" else 1]
+    return bytes(key) if isinstance(key, memoryview) else key
 
 
 _followers: MutableMapping[Any, MutableSet[Any]] = weakref.WeakKeyDictionary()

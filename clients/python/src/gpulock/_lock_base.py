@@ -16,7 +16,7 @@ from redis.exceptions import LockError, ResponseError
 
 from . import _commands, _ownership, _reservation, _server
 from ._commands import Name
-from ._connection import socket_timeout_s
+from ._connection import cluster_socket_timeout_s, socket_timeout_s
 from ._devices import Device
 from ._holds import Block, Holds, caller_frame
 from ._operations import Routine
@@ -34,7 +34,8 @@ MAX_SHARE_BYTES = 256
 MAX_TAG_BYTES = 64
 MAX_BLOCK_S = 20.0
 CLUSTER_MAX_BLOCK_S = 2.0
-"""A cluster client does not expose its timeout: this is shorter than redis-py's default."""
+"""For a cluster client, whose own connections, with an unknown timeout, are used after a
+redirection."""
 
 
 def _unused(name: str) -> property:
@@ -188,9 +189,10 @@ class LockBase:
     def _max_block_s(self) -> float:
         """The client closes a connection when a reply takes longer than its timeout."""
         if _server.is_cluster(self.redis):
-            return CLUSTER_MAX_BLOCK_S
-        limit = socket_timeout_s(self.redis.connection_pool)
-        return min(MAX_BLOCK_S, limit / 2) if limit else MAX_BLOCK_S
+            limit, max_block_s = cluster_socket_timeout_s(self.redis), CLUSTER_MAX_BLOCK_S
+        else:
+            limit, max_block_s = socket_timeout_s(self.redis.connection_pool), MAX_BLOCK_S
+        return min(max_block_s, limit / 2) if limit else max_block_s
 
     def _encode(self, text: str | bytes) -> bytes:
         return bytes(self._encoder().encode(text))

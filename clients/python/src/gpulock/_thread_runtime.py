@@ -13,12 +13,19 @@ from typing import Any, Callable, TypeVar
 
 from redis.backoff import NoBackoff
 from redis.client import NEVER_DECODE, PubSub
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 from redis.retry import Retry
 
 from . import _clock
-from ._commands import Argument, Name
-from ._connection import NoEvents, client_retries, short_timeout_s, without_single_connection
+from ._commands import Argument, Command, Name
+from ._connection import (
+    REDIRECTIONS,
+    NoEvents,
+    client_retries,
+    key_of,
+    short_timeout_s,
+    without_single_connection,
+)
 from ._operations import Operation, Routine
 from ._renewal import Wakeup
 from ._server import is_cluster
@@ -65,6 +72,8 @@ class ThreadRuntime:
         self._client = without_single_connection(client)
         self._dedicated: DedicatedConnection | None = None
         self._replacement: DedicatedConnection | None = None
+        self._dedicated_node = ""
+        self._client_is_next = False
         self._pubsub: Any = None
         self._subscribe_failed = False
         self._watchdog: Watchdog | None = None
@@ -120,14 +129,15 @@ class ThreadRuntime:
 
     def execute_with_short_timeout(self, *command: Argument) -> Any:
         """Sends a command on a new connection with a short timeout."""
-        if is_cluster(self._client):
-            return self.execute(*command)
-        pool = self._client.connection_pool
-        connection = DedicatedConnection(pool)
         try:
-            return connection.execute(*command, timeout_s=short_timeout_s(pool))
-        finally:
-            connection.close()
+            pool, _ = self._pool_for(command)
+            connection = DedicatedConnection(pool)
+            try:
+                return connection.execute(*command, timeout_s=short_timeout_s(pool))
+            finally:
+                connection.close()
+        except REDIRECTIONS:
+            return self.execute(*command)
 
     def execute_keyless(self, *command: Argument) -> Any:
         """Sends a command without a key through the client."""
@@ -138,11 +148,28 @@ class ThreadRuntime:
 
     def execute_dedicated(self, *command: Argument, timeout_s: float | None = None) -> Any:
         """Sends a command on the dedicated connection of the lock."""
-        if is_cluster(self._client):
+        if self._client_is_next:
+            # The client follows redirections, and finds the new primary of a failed node.
+            self._client_is_next = False
             return self.execute(*command)
-        if self._dedicated is None:
-            self._dedicated = self._new_connection()
-        return self._dedicated.execute(*command, timeout_s=timeout_s)
+        try:
+            pool, name = self._pool_for(command)
+            if self._dedicated is None or self._dedicated_node != name:
+                self.close_dedicated()
+                self._dedicated, self._dedicated_node = DedicatedConnection(pool), name
+            return self._dedicated.execute(*command, timeout_s=timeout_s)
+        except REDIRECTIONS:
+            return self.execute(*command)
+        except (ConnectionError, TimeoutError):
+            self._client_is_next = is_cluster(self._client)
+            raise
+
+    def _pool_for(self, command: Command) -> tuple[Any, str]:
+        """The pool for this command, and the name of its node in a cluster."""
+        if not is_cluster(self._client):
+            return self._client.connection_pool, ""
+        node = self._client.get_node_from_key(key_of(command))
+        return self._client.get_redis_connection(node).connection_pool, node.name
 
     def close_dedicated(self) -> None:
         """Closes the dedicated connection of the lock, and its replacement."""
