@@ -22,6 +22,9 @@ from celery.exceptions import ImproperlyConfigured
 from celery_worker import Worker
 from gpulock.celery import gpu_task
 
+# Celery registers the shared tasks of all apps of this process, those of other tests included.
+pytestmark = pytest.mark.filterwarnings("ignore:Task name")
+
 TESTS = Path(__file__).parent
 GET_S = 60
 
