@@ -141,6 +141,14 @@ def test_a_broker_that_is_set_after_the_declaration_is_used():
     assert connection_settings(task)["db"] == 3
 
 
+def test_tasks_share_a_client_until_the_settings_change():
+    task = declared_task("redis://host")
+    client = task._client()
+    assert task._client() is client
+    task.app.conf.broker_transport_options = {"socket_timeout": 7}
+    assert connection_settings(task)["socket_timeout"] == 7
+
+
 def test_settings_that_are_loaded_lazily_are_used():
     app = Celery("app", set_as_current=False)
 

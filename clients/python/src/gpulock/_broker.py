@@ -7,6 +7,7 @@ consumes from, also through Sentinel.
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import redis
 from celery import Celery
@@ -28,8 +29,22 @@ def is_redis(app: Celery) -> bool:
 
 
 def client_for(app: Celery, url: str | None) -> redis.Redis:
-    """A client for ``url``, or for the broker. Raises ImproperlyConfigured if that is not a
+    """The client for ``url``, or for the broker. Raises ImproperlyConfigured if that is not a
     Redis server."""
+    conf = app.conf
+    settings = (conf.broker_read_url, conf.broker_transport_options, conf.broker_use_ssl)
+    key = url or repr(settings)
+    clients = _clients.setdefault(app, {})
+    if key not in clients:
+        clients[key] = _new_client(app, url)
+    return clients[key]
+
+
+_clients: WeakKeyDictionary[Celery, dict[str, redis.Redis]] = WeakKeyDictionary()
+"""The clients of each app, by what they were made from, which may change."""
+
+
+def _new_client(app: Celery, url: str | None) -> redis.Redis:
     try:
         client: redis.Redis = redis.Redis.from_url(url) if url else _client_of_broker(app)
         pool = client.connection_pool

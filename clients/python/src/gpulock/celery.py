@@ -10,7 +10,6 @@ import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any, Callable
-from weakref import WeakKeyDictionary
 
 import redis
 from celery import Celery, Task, states
@@ -155,12 +154,7 @@ class GpuTask(Task):
         return cls.gpu_url or app.conf.get("gpulock_url")
 
     def _client(self) -> Any:
-        url = self._url(self.app)
-        clients = _clients.setdefault(self.app, {})
-        key = str(url or self.app.conf.broker_read_url)
-        if key not in clients:
-            clients[key] = _broker.client_for(self.app, url)
-        return clients[key]
+        return _broker.client_for(self.app, self._url(self.app))
 
     def _was_delivered(self) -> bool:
         """Whether a broker delivered this run: only then can it be delivered again or be put
@@ -240,7 +234,3 @@ def gpu_task(app: Celery, **settings: Any) -> Callable[[Callable[..., Any]], Any
         return app.task(**{"base": GpuTask, "shared": False, **options})(function)
 
     return decorate
-
-
-_clients: WeakKeyDictionary[Celery, dict[str, redis.Redis]] = WeakKeyDictionary()
-"""The clients of each app, by URL."""
