@@ -20,6 +20,18 @@ NAMES = [LOCK, "gpu_lock:1"]
 
 
 @pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def any_client(any_server):
+    with any_server.client() as client:
+        yield client
+
+
+@pytest.fixture
 def threads():
     """Threads that run one call at a time."""
     executors = [ThreadPoolExecutor(1) for _ in range(3)]

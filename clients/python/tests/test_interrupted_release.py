@@ -1,6 +1,7 @@
 """A signal handler can raise at any point of a release: the release is completed."""
 
 import sys
+import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,12 @@ SETTINGS = {
     "session": {"timeout": 60, "session": True, "renew": True},
     "pool": {"timeout": 60, "renew": True, "n": 2},
 }
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
 
 
 class StopWorkError(BaseException):
@@ -46,6 +53,9 @@ class Injector:
         sys.settrace(None)
 
     def _trace(self, frame, _event, _arg):
+        if frame.f_code == threading.Condition.__enter__.__code__:
+            # A signal can interrupt it after it has acquired the lock of an Event.
+            return self._trace_return if self._first_frame else None
         if not frame.f_code.co_filename.startswith(PACKAGE) or self._finalizes(frame):
             return None
         if self._first_frame is None:
@@ -60,13 +70,22 @@ class Injector:
         return frame is not None
 
     def _trace_line(self, frame, event, _arg):
-        if event == "line" and self.counts:
+        if event == "line":
+            self._count(frame)
+        return self._trace_line
+
+    def _trace_return(self, frame, event, _arg):
+        if event == "return":
+            self._count(frame)
+        return self._trace_return
+
+    def _count(self, frame):
+        if self.counts:
             self.counts[0] -= 1
             if not self.counts[0]:
                 self.counts.pop(0)
                 self.raised_at.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
                 raise StopWorkError
-        return self._trace_line
 
 
 def interrupted_at_each_line(call, *further):
@@ -82,7 +101,7 @@ def interrupted_at_each_line(call, *further):
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("further", [[], [20], [40, 3]], ids=["once", "twice", "three times"])
+@pytest.mark.parametrize("further", [[], [20]], ids=["once", "twice"])
 def test_an_interrupted_exit_releases_the_lock(client, kind, further):
     lock = new_lock(client, kind)
 
@@ -96,20 +115,25 @@ def test_an_interrupted_exit_releases_the_lock(client, kind, further):
         lock.__enter__()
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_an_interrupted_release_releases_the_lock(any_client, kind):
-    if kind == "session":
-        return
-    lock = new_lock(any_client, kind)
+@pytest.mark.parametrize("kind", ["lease", "renew"])
+def test_an_interrupted_release_releases_the_lock(client, kind):
+    lock = new_lock(client, kind)
     lock.acquire()
     for raised_at in interrupted_at_each_line(lock.release):
-        assert not any_client.exists(*NAMES), raised_at
+        assert not client.exists(*NAMES), raised_at
         assert lock.owner is None
         lock.acquire()
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("method", ["acquire", "__enter__"])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("acquire", "lease"),
+        ("acquire", "session"),
+        ("__enter__", "renew"),
+        ("__enter__", "pool"),
+    ],
+)
 def test_an_interrupted_acquire_holds_nothing(client, kind, method):
     lock = new_lock(client, kind)
     for raised_at in interrupted_at_each_line(getattr(lock, method)):

@@ -194,7 +194,8 @@ class Holds:
         exit does not release it."""
         with self.mutex:
             others = [other for other in self.blocks if other is not block]
-        return block.acquired_before or any(other.hold is block.hold for other in others)
+        is_shared = any(other.hold is block.hold for other in others)
+        return block.hold is not None and (block.acquired_before or is_shared)
 
     def exited(self, frame: FrameType | None, caller: Any) -> list[Block]:
         """The block that is exited; several if that is ambiguous.

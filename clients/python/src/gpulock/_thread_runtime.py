@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import queue
 import threading
 import time
 from contextlib import suppress
@@ -77,7 +78,8 @@ class ThreadRuntime:
         self._pubsub: Any = None
         self._subscribe_failed = False
         self._watchdog: Watchdog | None = None
-        self._wakeup = threading.Event()
+        # Not an Event: its lock stays locked if a signal or finalizer interrupts it.
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.is_stopped = False
         self.report_loss: Callable[[Loss], None] = lambda loss: None
         """Called by the watchdog."""
@@ -242,11 +244,11 @@ class ThreadRuntime:
     def stop(self) -> None:
         """Ends the current wait for a wakeup, and all later ones."""
         self.is_stopped = True
-        self._wakeup.set()
+        self._wakeups.put(None)
 
     def notify_lease_changed(self) -> None:
         """Ends the current wait for a wakeup, or the next one."""
-        self._wakeup.set()
+        self._wakeups.put(None)
 
     def wait_for_wakeup(self, seconds: float, watch_connection: bool) -> Wakeup:
         """Waits until the time is over, the connection is closed, or the holder calls."""
@@ -262,8 +264,8 @@ class ThreadRuntime:
             if remaining <= 0:
                 return Wakeup.TIMEOUT
             limit = CONNECTION_CHECK_S if watch_connection else _clock.MAX_SLEEP_S
-            if self._wakeup.wait(min(remaining, limit)):
-                self._wakeup.clear()
+            with suppress(queue.Empty):
+                self._wakeups.get(timeout=min(remaining, limit))
                 return Wakeup.STOP if self.is_stopped else Wakeup.LEASE_CHANGED
 
     def report_notice(self, notice: Notice) -> None:
