@@ -249,6 +249,42 @@ class TestRoleChange:
             assert not client.exists(LOCK)
 
 
+class TestLimits:
+    @pytest.mark.parametrize("renew", [False, True])
+    def test_the_end_of_a_limited_hold_is_reported_in_time(self, own_server, renew):
+        reports = []
+
+        def on_lost(_loss):
+            reports.append((time.monotonic(), client.get(LOCK)))
+
+        with own_server.client() as client:
+            client.config_set("gpulock.max-hold", 4000)
+            lock = gpulock.Lock(client, LOCK, timeout=600, renew=renew, on_lost=on_lost)
+            lock.acquire()
+            begin = time.monotonic()
+            ((at, value),) = eventually(lambda: reports)
+            assert value == lock.owner
+            assert 2 < at - begin < 4
+
+    def test_a_user_without_inspect_can_renew_and_keeps_the_session(self, own_server):
+        with own_server.client() as client:
+            client.execute_command(
+                "ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*", "+@all", "-gpulock.inspect"
+            )
+            own = own_server.client(username="worker", password="pw")
+            lock = gpulock.Lock(own, LOCK, timeout=3, session=True, renew=True)
+            lock.acquire()
+            eventually(lambda: extends(client) > 0)
+            client.execute_command("REPLICAOF", "127.0.0.1", 1)
+            client.execute_command("REPLICAOF", "NO", "ONE")
+            eventually(lambda: inspect(client)["session"])
+            assert not lock.lost.is_set()
+            denied = [entry["count"] for entry in client.acl_log()]
+            assert denied == [1], "each look is recorded in the server's ACL LOG"
+            lock.release()
+            own.close()
+
+
 class TestConnections:
     def test_a_short_hold_opens_no_connection(self, client):
         with gpulock.Lock(client, LOCK, timeout=60, renew=True):

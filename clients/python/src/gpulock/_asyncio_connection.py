@@ -120,7 +120,9 @@ class DedicatedConnection:
         """Detects whether the peer has closed the connection."""
         if self._pending_read is not None and self._pending_read.done():
             read, self._pending_read = self._pending_read, None
-            if read.exception() is not None:
+            error = read.exception()
+            # A late reply may be an error.
+            if error is not None and not isinstance(error, ResponseError):
                 self.is_broken = True
                 await self.close()
 

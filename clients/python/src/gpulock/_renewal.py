@@ -108,6 +108,7 @@ class _Maintenance:
         if request.lease_ms:
             self._schedule_renewal(now)
             self._look_at = now + self._look_interval_s
+        self._tied_tokens = dict(hold.tokens)
         self._is_tied = request.session
         """Whether the server ties the locks to the dedicated connection, as far as known."""
         self._tie_at = math.inf
@@ -209,8 +210,21 @@ class _Maintenance:
             yield from self._handle_rejection(error)
             return None
         if renewed:
-            self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
+            self._use_renewed_lease()
         return renewed
+
+    def _use_renewed_lease(self) -> None:
+        left_s = self._hold.expires_at - _clock.now()
+        if left_s >= self._lease_s - max(LEASE_TOLERANCE_S, self._attempt_s):
+            self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
+        elif self._warning_s >= left_s:
+            # The server limits the lease (gpulock.max-hold, a notice).
+            self._warning_s = _warning_s(left_s)
+        if self._is_tied and self._hold.tokens != self._tied_tokens:
+            # The server has adopted the lock, and does not know the session any longer. INSPECT
+            # reports that too, if the user may run it.
+            self._is_tied = False
+            self._tie_soon()
 
     def _new_lease_ms(self) -> int | None:
         """The lease to request: not shorter than one that the holder has extended meanwhile,
@@ -237,14 +251,15 @@ class _Maintenance:
         if self._request.session:
             # Closing the connection would end the session: leave it until the locks are tied to
             # another one.
-            self._tie_at = _clock.now()
+            self._tie_soon()
 
     def _handle_rejection(self, error: ResponseError) -> Routine[None]:
         if not isinstance(error, ELSEWHERE):
             return
         self._server.invalidate()
         if self._request.session:
-            self._is_tied, self._tie_at = False, _clock.now()
+            self._is_tied = False
+            self._tie_soon()
         else:
             # A new connection may lead to the primary.
             yield close_dedicated()
@@ -284,8 +299,7 @@ class _Maintenance:
                 yield from self._give_notice(name, state, started, started_unix)
         if self._request.session and not all(state.is_tied for state in states.values()):
             self._is_tied = False
-            if self._request.unique:
-                self._tie_at = _clock.now()
+            self._tie_soon()
         return None
 
     def _confirm_loss(self) -> Routine[Loss | None]:
@@ -331,6 +345,11 @@ class _Maintenance:
         yield lambda runtime: runtime.report_notice(notice)
 
     # The session
+
+    def _tie_soon(self) -> None:
+        # Without UNIQUE, ACQUIRE refuses the owner of the lock.
+        if self._request.unique:
+            self._tie_at = _clock.now()
 
     def _begin_grace_period(self) -> Routine[None]:
         yield close_dedicated()
@@ -385,10 +404,11 @@ class _Maintenance:
             yield from self._retry_tie(started)
             return None
         hold.tokens.update(granted)
+        self._tied_tokens = dict(hold.tokens)
         yield lambda runtime: runtime.use_replacement()
         self._is_tied, self._is_doubtful = True, False
         self._tie_at = self._session_ends_at = math.inf
-        self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
+        self._use_renewed_lease()
         self._schedule_renewal(started)
         self._look_at = _clock.now() + self._look_interval_s
         return None
@@ -418,14 +438,17 @@ class _Maintenance:
     def _send(self, operation: Execute) -> Execute:
         """Sends with a timeout for all calls together, which ends before a loss is reported."""
         now = _clock.now()
-        timeout_s = min(self._lease_s / ATTEMPTS_PER_LEASE, MAX_ATTEMPT_S)
-        until = min(now + timeout_s, self._report()[0])
+        until = min(now + self._attempt_s, self._report()[0])
 
         def send(*command: Argument) -> Operation:
             left_s = max(MIN_ATTEMPT_S, until - _clock.now())
             return operation(*command, timeout_s=left_s)
 
         return send
+
+    @property
+    def _attempt_s(self) -> float:
+        return min(self._lease_s / ATTEMPTS_PER_LEASE, MAX_ATTEMPT_S)
 
     @property
     def _pause_s(self) -> float:
