@@ -98,7 +98,7 @@ def test_a_hold_has_the_share_of_its_call(client):
         ({"priority": 1.5}, TypeError, "priority must be an integer"),
         ({"share": ""}, ValueError, "invalid share: expected 1 to 256 bytes"),
         ({"share": "x" * 257}, ValueError, "invalid share"),
-        ({"share": True}, redis.DataError, "bool"),
+        ({"share": True}, redis.DataError, "invalid share True"),
     ],
 )
 def test_invalid_settings_are_refused_at_once(settings, error, message):

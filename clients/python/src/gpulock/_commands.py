@@ -98,7 +98,7 @@ def parse_map(reply: Any) -> dict[str, Any]:
     return {as_text(name): value for name, value in pairs}
 
 
-def as_name(value: Any) -> Name:
+def as_name(value: Any, setting: str = "name") -> Name:
     """A name as text or as immutable bytes. Accepts what redis-py accepts as a key."""
     if isinstance(value, (str, bytes)):
         return value
@@ -106,7 +106,7 @@ def as_name(value: Any) -> Name:
         return bytes(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return repr(value)  # As redis-py encodes it.
-    raise DataError(f"invalid name {value!r}: expected str, bytes, int or float")
+    raise DataError(f"invalid {setting} {value!r}: expected str, bytes, int or float")
 
 
 def as_bytes(text: Any) -> bytes:

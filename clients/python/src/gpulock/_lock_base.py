@@ -200,7 +200,7 @@ class LockBase:
     def _encode_setting(self, setting: str, text: Any, max_bytes: int) -> bytes | None:
         if text is None:
             return None
-        encoded = self._encode(text)
+        encoded = self._encode(_commands.as_name(text, setting))
         if not 1 <= len(encoded) <= max_bytes:
             raise ValueError(f"invalid {setting}: expected 1 to {max_bytes} bytes")
         return encoded
