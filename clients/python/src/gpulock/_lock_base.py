@@ -81,6 +81,7 @@ class LockBase:
         priority: int,
         share: str | bytes | None,
     ) -> None:
+        self._server = _server.server_of(redis)
         if grace and not session:
             raise ValueError("grace needs session=True")
         if session and _server.is_cluster(redis):
@@ -108,7 +109,6 @@ class LockBase:
         self._encoded_share = self._encode_setting("share", share, MAX_SHARE_BYTES)
         self._encoded_near = self._encode_setting("near", near, MAX_TAG_BYTES)
         self._fixed_owner = self._encode_setting("owner", owner, MAX_OWNER_BYTES)
-        self._server = _server.server_of(redis)
         self._holds = Holds(self.thread_local)
         self.local = self._holds.local
 

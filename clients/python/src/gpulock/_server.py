@@ -87,6 +87,20 @@ def is_cluster(client: Any) -> bool:
 _servers: MutableMapping[Any, Server] = weakref.WeakKeyDictionary()
 
 
+def require_redis_py(client: Any) -> None:
+    """Rejects clients of other packages, such as valkey-py, whose errors are not redis-py's. An
+    object that passes all calls on to a client of redis-py is accepted."""
+    kinds = {type(client), client.__class__, type(getattr(client, "connection_pool", None))}
+    modules = {base.__module__ for kind in kinds for base in kind.__mro__}
+    if not any(module.split(".")[0] == "redis" for module in modules):
+        kind = type(client)
+        raise TypeError(
+            "expected a client of redis-py, such as redis.Redis or redis.asyncio.Redis, "
+            f"not {kind.__module__}.{kind.__qualname__}"
+        )
+
+
 def server_of(client: Any) -> Server:
     """The server of this client."""
+    require_redis_py(client)
     return _servers.setdefault(client, Server())
