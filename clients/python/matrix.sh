@@ -83,7 +83,8 @@ record() { # NAME VERSIONS COMMAND...
 }
 
 suite() { # NAME
-    "$work/$1/bin/python" -m pytest --quiet --numprocesses "$processes" --dist worksteal -m "not alone"
+    "$work/$1/bin/python" -m pytest --quiet --timeout 300 --timeout-method thread \
+        --numprocesses "$processes" --dist worksteal -m "not alone"
 }
 
 redis_version() { # NAME

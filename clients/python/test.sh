@@ -29,9 +29,12 @@ export SERVERS="${servers[*]}"
 ruff check --quiet
 ruff format --quiet --check
 mypy
-# The tests wait most of the time. Each of the processes has its own servers.
-pytest --quiet --numprocesses "${GPULOCK_TEST_PROCESSES:-6}" --dist worksteal -m "not alone"
-pytest --quiet -m alone
+# The tests wait most of the time. Each of the processes has its own servers. A test that hangs
+# ends its process: a signal would disturb tests that use the same signal.
+limit=(--timeout 300 --timeout-method thread)
+pytest --quiet "${limit[@]}" --numprocesses "${GPULOCK_TEST_PROCESSES:-6}" --dist worksteal \
+    -m "not alone"
+pytest --quiet "${limit[@]}" -m alone
 # redis-py's own tests of its locks, with the locks of the package.
 python tests/redis_py_suite/run.py --numprocesses "${GPULOCK_TEST_PROCESSES:-6}" --dist worksteal
 python -m build --quiet --no-isolation --outdir "$repo/target/python-dist"
