@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,21 @@ def test_nothing_is_reserved_in_vain(any_client):
     assert lock.reserve(for_s=60, blocking=False) is None
     assert lock.reserve(for_s=60, blocking_timeout=0.05) is None
     assert any_client.get(LOCK) == b"other"
+
+
+def test_an_interrupted_reservation_leaves_nothing(client):
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    client.set(LOCK, "other", px=60_000)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            gpulock.Lock(client, LOCK).reserve(for_s=60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not inspect(client)["waiters"]
 
 
 def test_a_shortened_lease_ends_the_reservation(client):
