@@ -103,7 +103,7 @@ def test_waits_and_sessions_authenticate_again(module_admin):
     holder = gpulock.Lock(admin, LOCK, timeout=60)
     holder.acquire()
     with redis.Redis(**settings(admin, provider)) as client:
-        tied = gpulock.Lock(client, SESSION, timeout=1, session=True, renew=True)
+        tied = gpulock.Lock(client, SESSION, timeout=60, session=True)
         waiter = gpulock.Lock(client, LOCK, timeout=60, thread_local=False)
         tied.acquire()
         session = inspect(admin, SESSION)["session"]
@@ -130,7 +130,7 @@ async def test_waits_and_sessions_of_tasks_authenticate_again(module_admin):
     holder = gpulock.Lock(admin, LOCK, timeout=60)
     holder.acquire()
     client = redis.asyncio.Redis(**settings(admin, provider))
-    tied = gpulock.asyncio.Lock(client, SESSION, timeout=1, session=True, renew=True)
+    tied = gpulock.asyncio.Lock(client, SESSION, timeout=60, session=True)
     waiter = gpulock.asyncio.Lock(client, LOCK, timeout=60)
     await tied.acquire()
     session = inspect(admin, SESSION)["session"]

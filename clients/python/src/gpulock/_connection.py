@@ -48,11 +48,19 @@ def new_connection(pool: Any) -> Any:
     return connection
 
 
+_default_timeouts_s: MutableMapping[type, float | None] = weakref.WeakKeyDictionary()
+
+
 def socket_timeout_s(pool: Any) -> float | None:
     """The ``socket_timeout`` of the pool's connections, which may be the default of their
     class."""
-    timeout_s: float | None = new_connection(pool).socket_timeout
-    return timeout_s
+    settings, connection_class = pool.connection_kwargs, pool.connection_class
+    if "socket_timeout" in settings:
+        timeout_s: float | None = settings["socket_timeout"]
+        return timeout_s
+    if connection_class not in _default_timeouts_s:
+        _default_timeouts_s[connection_class] = new_connection(pool).socket_timeout
+    return _default_timeouts_s[connection_class]
 
 
 def cluster_socket_timeout_s(client: Any) -> float | None:
