@@ -93,10 +93,19 @@ def test_a_holder_paused_past_its_lease_does_not_disturb_its_successor(server, h
 
 
 def test_a_killed_waiter_is_skipped(server):
+    """Its position is kept for ten seconds, so the lock is not one of the other tests'."""
     with server.client() as client:
-        first = gpulock.Lock(client, LOCK, timeout=60)
+        first = gpulock.Lock(client, "killed-waiter", timeout=60)
         first.acquire()
-        command = [sys.executable, "-c", HOLDER, str(server.port), LOCK, "60", "lease"]
+        command = [
+            sys.executable,
+            "-c",
+            HOLDER,
+            str(server.port),
+            "killed-waiter",
+            "60",
+            "lease",
+        ]
         waiter = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
         def clients_waiting():
@@ -107,5 +116,5 @@ def test_a_killed_waiter_is_skipped(server):
         waiter.wait()
         eventually(lambda: clients_waiting() == 0)
         first.release()
-        with gpulock.Lock(client, LOCK, timeout=60, blocking_timeout=30):
+        with gpulock.Lock(client, "killed-waiter", timeout=60, blocking_timeout=30):
             pass
