@@ -2,6 +2,7 @@
 client's pool, while a wait or a session is in progress."""
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -11,6 +12,8 @@ import redis.credentials
 
 import gpulock
 import gpulock.asyncio
+from gpulock._connection import follow_credentials
+from gpulock._thread_connection import DedicatedConnection
 from inspection import LOCK, inspect, waiting
 from servers import PATIENCE_S, eventually, until
 
@@ -225,3 +228,31 @@ async def test_a_wait_of_a_task_without_the_module_keeps_the_callback_of_the_poo
     await provider.rotate(SECOND)
     await until(lambda: users(admin) and FIRST not in users(admin))
     await client.connection_pool.disconnect()
+
+
+@streaming
+def test_a_new_token_can_arrive_while_other_threads_open_connections(server, monkeypatch):
+    provider = StreamingProvider(FIRST)
+    monkeypatch.setattr(redis.ConnectionPool, "re_auth_callback", lambda _pool, _token: None)
+    pool = redis.ConnectionPool(port=server.port, credential_provider=provider)
+    provider.on_next(lambda token: pool.re_auth_callback(token))
+    is_rotating = True
+
+    def follow():
+        while is_rotating:
+            connections = [DedicatedConnection(pool) for _ in range(200)]
+            for connection in connections:
+                follow_credentials(pool, connection)
+
+    follow_credentials(pool, DedicatedConnection(pool))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        for _ in range(1000):
+            provider.rotate(SECOND)
+    finally:
+        is_rotating = False
+        thread.join()
+        sys.setswitchinterval(interval)

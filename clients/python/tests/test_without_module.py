@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 import gpulock
 from gpulock import ModuleMissingError
+from gpulock._server import server_of
 from inspection import LOCK, inspect, waiting
 from reply_dropping_proxy import ReplyDroppingProxy
 from servers import MODULE, PATIENCE_S, Server, eventually
@@ -41,6 +42,23 @@ def test_the_missing_module_is_logged_once(plain, caplog):
     records = [r for r in caplog.records if "no GPULOCK module" in r.message]
     assert len(records) == 1
     assert records[0].levelno == logging.WARNING
+
+
+def test_what_is_known_about_a_server_may_be_discarded_at_any_time(plain):
+    """A renewer does that in its own thread when its connection breaks."""
+    lock = gpulock.Lock(plain, LOCK, timeout=10)
+
+    class Discard(logging.Handler):
+        def emit(self, record):
+            server_of(plain).invalidate()
+
+    handler = Discard()
+    logging.getLogger("gpulock").addHandler(handler)
+    try:
+        with lock:
+            assert lock.owned()
+    finally:
+        logging.getLogger("gpulock").removeHandler(handler)
 
 
 def test_release_uses_the_best_command_of_the_server(plain):

@@ -119,7 +119,9 @@ def follow_credentials(pool: Any, connection: Any) -> None:
 
 def _forwarding_callback(pool: weakref.ref[Any], followers: MutableSet[Any]) -> Any:
     def re_auth_callback(token: Any) -> Any:
-        for connection in list(followers):
+        with _followers_mutex:
+            connections = list(followers)
+        for connection in connections:
             connection.set_token(token)
         # Awaitable, if the pool is that of an asyncio client.
         owner: Any = pool()

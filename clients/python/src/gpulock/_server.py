@@ -40,10 +40,11 @@ class Server:
     def capabilities(self) -> Routine[Capabilities]:
         """Queries the server if nothing is known, and each time while the module is missing:
         a server with the module may have replaced it, and redis-py reports no reconnects."""
-        if self._known is None or not self._known.module:
-            self._known = yield from _detect()
-            self._log_change(self._known)
-        return self._known
+        known = self._known  # Another thread may invalidate it at any time.
+        if known is None or not known.module:
+            known = self._known = yield from _detect()
+            self._log_change(known)
+        return known
 
     def invalidate(self) -> None:
         """To be called when the connection broke, or when a known command was unknown."""
