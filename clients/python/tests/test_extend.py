@@ -4,17 +4,18 @@ gpulock.max-lease."""
 import functools
 from types import SimpleNamespace
 
-import celery
 import pytest
 import redis.asyncio
 import redis.client
-from redbeat import schedulers
 from redis.exceptions import LockError, LockNotOwnedError
 
 import gpulock
 import gpulock.asyncio
 from inspection import LOCK
 from servers import eventually
+
+celery = pytest.importorskip("celery", reason="celery-redbeat needs Celery")
+schedulers = pytest.importorskip("redbeat.schedulers")
 
 
 @pytest.fixture
