@@ -48,6 +48,18 @@ def test_objects_that_are_no_client_are_rejected():
         gpulock.Lock("redis://localhost", LOCK)
 
 
+@pytest.mark.parametrize(
+    ("module", "package"), [(gpulock, redis), (gpulock.asyncio, redis.asyncio)]
+)
+def test_pipelines_and_clients_of_the_other_kind_are_rejected(module, package):
+    other = redis if package is redis.asyncio else redis.asyncio
+    for client in (other.Redis(), package.Redis().pipeline()):
+        with pytest.raises(TypeError, match=rf"such as {package.__name__}\.Redis, not redis"):
+            module.Lock(client, LOCK)
+    with pytest.raises(TypeError, match="Pipeline"):
+        gpulock.Lock(redis.Redis().pipeline(), LOCK)
+
+
 def test_a_subclass_of_a_client_is_accepted(any_server):
     class Subclass(redis.Redis):
         pass

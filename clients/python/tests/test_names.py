@@ -17,6 +17,10 @@ def _type_name(value):
     return type(value).__name__ + ("" if not isinstance(value, bool) else str(value))
 
 
+UNREACHABLE = [
+    (gpulock, redis.Redis(port=1)),
+    (gpulock.asyncio, redis.asyncio.Redis(port=1)),
+]
 ACCEPTED = [7, 1.5, "{图}:0", b"\xff\x00", bytearray(b"ba"), memoryview(b"mv")]
 REFUSED = [None, True, False, object(), ("a", "b")]
 
@@ -101,8 +105,7 @@ def test_the_environment_has_names_that_are_not_text(client):
 
 @pytest.mark.parametrize("name", REFUSED, ids=_type_name)
 def test_other_names_are_refused_before_anything_is_sent(name):
-    unreachable = redis.Redis(port=1)
-    for module in gpulock, gpulock.asyncio:
+    for module, unreachable in UNREACHABLE:
         with pytest.raises(DataError, match="invalid name"):
             module.Lock(unreachable, name)
         with pytest.raises(DataError, match="invalid name"):
@@ -113,9 +116,9 @@ def test_other_names_are_refused_before_anything_is_sent(name):
     "keys", ["gpu:0", b"gpu:0", bytearray(b"gpu"), 7, None], ids=_type_name
 )
 def test_a_single_name_is_no_collection_of_keys(keys):
-    for module in gpulock, gpulock.asyncio:
+    for module, unreachable in UNREACHABLE:
         with pytest.raises(TypeError, match="collection of keys"):
-            module.Pool(redis.Redis(port=1), keys)
+            module.Pool(unreachable, keys)
 
 
 def test_a_pool_has_at_most_1024_different_keys(client):

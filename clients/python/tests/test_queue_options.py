@@ -13,6 +13,10 @@ from gpulock import ModuleMissingError
 from inspection import LOCK, inspect, waiting
 from servers import PATIENCE_S, eventually
 
+UNREACHABLE = [
+    (gpulock, redis.Redis(port=1)),
+    (gpulock.asyncio, redis.asyncio.Redis(port=1)),
+]
 NODES = [[f"{{pool}}:node{node}:{gpu}" for gpu in range(4)] for node in range(3)]
 KEYS = [key for node in NODES for key in node]
 
@@ -102,8 +106,7 @@ def test_a_hold_has_the_share_of_its_call(client):
     ],
 )
 def test_invalid_settings_are_refused_at_once(settings, error, message):
-    unreachable = redis.Redis(port=1)
-    for module in gpulock, gpulock.asyncio:
+    for module, unreachable in UNREACHABLE:
         with pytest.raises(error, match=message):
             module.Lock(unreachable, LOCK, **settings)
         with pytest.raises(error, match=message):
@@ -185,9 +188,9 @@ async def test_asyncio_locks_are_acquired_from_one_group(aclient, watcher):
     ],
 )
 def test_groups_that_cannot_be_met_are_refused_at_once(keys, n, groups, message):
-    for module in gpulock, gpulock.asyncio:
+    for module, unreachable in UNREACHABLE:
         with pytest.raises(ValueError, match=message):
-            module.Pool(redis.Redis(port=1), keys, n=n, groups=groups)
+            module.Pool(unreachable, keys, n=n, groups=groups)
 
 
 def test_a_group_is_a_collection_of_names():

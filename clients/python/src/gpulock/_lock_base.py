@@ -50,6 +50,9 @@ def _unused(name: str) -> property:
 class LockBase:
     """The settings of a lock or pool, and its current hold."""
 
+    _needs_asyncio = False
+    """Whether the client is one of ``redis.asyncio``."""
+
     lua_extend: Any = None
     """A script that ``extend`` calls, with the arguments of redis-py's: ``celery-redbeat`` sets
     it. None: EXTEND."""
@@ -81,6 +84,7 @@ class LockBase:
         priority: int,
         share: str | bytes | None,
     ) -> None:
+        _server.require_client(redis, self._needs_asyncio)
         self._server = _server.server_of(redis)
         if grace and not session:
             raise ValueError("grace needs session=True")

@@ -11,6 +11,10 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+import redis.asyncio.client
+import redis.asyncio.cluster
+import redis.client
+import redis.cluster
 from redis.exceptions import ResponseError
 
 from . import _commands
@@ -85,23 +89,37 @@ def is_cluster(client: Any) -> bool:
     return not hasattr(client, "connection_pool")
 
 
+PIPELINES = (
+    redis.client.Pipeline,
+    redis.cluster.ClusterPipeline,
+    redis.asyncio.client.Pipeline,
+    redis.asyncio.cluster.ClusterPipeline,
+)
+
 _servers: MutableMapping[Any, Server] = weakref.WeakKeyDictionary()
 
 
-def require_redis_py(client: Any) -> None:
-    """Rejects clients of other packages, such as valkey-py, whose errors are not redis-py's. An
-    object that passes all calls on to a client of redis-py is accepted."""
+def require_client(client: Any, needs_asyncio: bool) -> None:
+    """Rejects what is not a client of redis-py, of the required kind.
+
+    Errors of other packages, such as valkey-py, are not redis-py's. A pipeline queues its
+    commands, and returns no replies. An object that passes all calls on to a client of redis-py
+    is accepted.
+    """
     kinds = {type(client), client.__class__, type(getattr(client, "connection_pool", None))}
     modules = {base.__module__ for kind in kinds for base in kind.__mro__}
-    if not any(module.split(".")[0] == "redis" for module in modules):
+    is_redis_py = any(module.split(".")[0] == "redis" for module in modules)
+    # Not by its methods, which instrumentation may have replaced.
+    is_asyncio = any(module.startswith("redis.asyncio") for module in modules)
+    if not is_redis_py or is_asyncio != needs_asyncio or isinstance(client, PIPELINES):
+        expected = "redis.asyncio.Redis" if needs_asyncio else "redis.Redis"
         kind = type(client)
         raise TypeError(
-            "expected a client of redis-py, such as redis.Redis or redis.asyncio.Redis, "
+            f"expected a client of redis-py, such as {expected}, "
             f"not {kind.__module__}.{kind.__qualname__}"
         )
 
 
 def server_of(client: Any) -> Server:
     """The server of this client."""
-    require_redis_py(client)
     return _servers.setdefault(client, Server())

@@ -46,6 +46,8 @@ class Reservation(ReservationBase):
 class AsyncioLockBase(LockBase):
     """Acquire and release with asyncio tasks, shared by Lock and Pool."""
 
+    _needs_asyncio = True
+
     async def acquire(self) -> bool:
         """Acquires the lock, and returns whether it is held now."""
         raise NotImplementedError
