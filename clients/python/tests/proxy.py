@@ -1,6 +1,7 @@
-"""A TCP proxy between a client and a server that can close, refuse and silence connections, and
-drop replies."""
+"""A TCP proxy between a client and a server that can close, refuse and silence connections,
+drop replies, and delay both directions."""
 
+import queue
 import socket
 import threading
 import time
@@ -10,8 +11,9 @@ from contextlib import suppress
 class Proxy:
     """Listens on ``port``, and forwards everything to the server's port."""
 
-    def __init__(self, upstream_port, idle_timeout_s=None):
+    def __init__(self, upstream_port, idle_timeout_s=None, round_trip_s=0):
         self._upstream_port, self._idle_timeout_s = upstream_port, idle_timeout_s
+        self._delay_s = round_trip_s / 2
         self._pairs = []
         self._refusing = False
         self.drop_replies = False
@@ -71,12 +73,27 @@ class Proxy:
     def _forward(self, pair, is_request):
         ends = (pair.client, pair.server)
         source, target = ends if is_request else ends[::-1]
+        send = self._delayed(target) if self._delay_s else target.sendall
         with suppress(OSError):
             while data := source.recv(65536):
                 pair.last_active = time.monotonic()
                 if not pair.is_silent and (is_request or not self.drop_replies):
-                    target.sendall(data)
+                    send(data)
         _close(pair)
+
+    def _delayed(self, target):
+        """Returns a function that sends data later."""
+        pending = queue.SimpleQueue()
+
+        def deliver():
+            with suppress(OSError):
+                while True:
+                    due, data = pending.get()
+                    time.sleep(max(0, due - time.monotonic()))
+                    target.sendall(data)
+
+        threading.Thread(target=deliver, daemon=True).start()
+        return lambda data: pending.put((time.monotonic() + self._delay_s, data))
 
     def _close_when_idle(self, pair):
         while time.monotonic() - pair.last_active < self._idle_timeout_s:

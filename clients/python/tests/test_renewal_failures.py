@@ -135,6 +135,40 @@ class TestLostReplies:
                 lock.release()
 
 
+class TestSlowLinks:
+    """Connecting and a renewal take several round trips each."""
+
+    def test_a_lock_is_renewed_over_a_link_with_latency(self, server):
+        proxy = Proxy(server.port, round_trip_s=0.1)
+        with redis.Redis(port=proxy.port) as own:
+            lock = gpulock.Lock(own, LOCK, timeout=3, renew=True)
+            lock.acquire()
+            assert not lock.lost.wait(4)
+            lock.release()
+        proxy.close()
+
+    async def test_a_tasks_lock_is_renewed_over_a_link_with_latency(self, server):
+        proxy = Proxy(server.port, round_trip_s=0.1)
+        own = redis.asyncio.Redis(port=proxy.port)
+        lock = gpulock.asyncio.Lock(own, LOCK, timeout=3, renew=True)
+        await lock.acquire()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(lock.lost.wait(), 4)
+        await lock.release()
+        await own.connection_pool.disconnect()
+        proxy.close()
+
+    def test_a_pool_of_many_locks_is_renewed_over_a_link_with_latency(self, server):
+        names = [f"{{node}}:gpu:{i}" for i in range(8)]
+        proxy = Proxy(server.port, round_trip_s=0.04)
+        with redis.Redis(port=proxy.port) as own:
+            pool = gpulock.Pool(own, names, n=8, timeout=3, renew=True)
+            pool.acquire()
+            assert not pool.lost.wait(4)
+            pool.release()
+        proxy.close()
+
+
 class TestStoppedServer:
     @pytest.mark.parametrize("session", [False, True])
     @pytest.mark.parametrize("socket_timeout", [None, 5])

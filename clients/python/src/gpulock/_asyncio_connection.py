@@ -21,6 +21,9 @@ logger = logging.getLogger("gpulock")
 
 NO_TIMEOUT_S = 1e9
 CLOSE_TIMEOUT_S = 1.0
+CONNECTING_STEPS = 4
+"""TCP, TLS, authentication, settings: the connection limits the time of each step, and this
+limits the time of all, for classes whose ``connect`` does more."""
 
 
 class DedicatedConnection:
@@ -41,16 +44,16 @@ class DedicatedConnection:
     async def execute(self, *command: Argument, timeout_s: float | None = None) -> Any:
         """Sends a command, and returns the reply.
 
-        ``timeout_s`` limits the time for connecting and for the reply together; None: the
+        ``timeout_s`` limits the time for each step of connecting, and for the reply; None: the
         client's timeouts and retries apply. After a timeout for the reply the connection stays
         open, because closing it may end a session, until the next command, which must not read
         the late reply.
         """
-        until = None if timeout_s is None else time.monotonic() + timeout_s
         if self._has_late_reply:
             await self.close()
         if self._connection is None:
             await self._open(timeout_s)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             if self._token is not None:
                 await self._authenticate_again(until)
@@ -97,7 +100,8 @@ class DedicatedConnection:
             limit_time(self._connection, timeout_s, Retry(NoBackoff(), 0))
         connecting = asyncio.ensure_future(self._connection.connect())
         try:
-            await asyncio.wait({connecting}, timeout=timeout_s)
+            limit_s = None if timeout_s is None else timeout_s * CONNECTING_STEPS
+            await asyncio.wait({connecting}, timeout=limit_s)
             if not connecting.done():
                 raise TimeoutError("Timeout opening the dedicated connection of the lock")
             connecting.result()

@@ -51,6 +51,9 @@ RENEWALS_PER_LEASE = 3
 """Half of the lease is left for retries: another sixth for the report of a loss."""
 ATTEMPTS_PER_LEASE = 8
 """Sets the timeout of a call: after a look and two renewals that failed, a third has time."""
+SLOW_LINK_FACTOR = 2
+"""How much longer the timeout of a call is at most after an attempt that failed or was slow:
+after two attempts that failed, a third still has time."""
 MAX_ATTEMPT_S = 5.0
 MIN_ATTEMPT_S = 0.02
 RETRIES_PER_LEASE = 30
@@ -117,6 +120,10 @@ class _Maintenance:
         """The end of the grace period."""
         self._is_doubtful = False
         """A call that could acquire the locks again got no reply, and may still take effect."""
+        self._has_failed = False
+        """The current attempt has failed."""
+        self._last_attempt_s = 0.0
+        """How long the last attempt took; infinite if it failed."""
 
     def run(self) -> Routine[Loss | None]:
         """See ``maintain``."""
@@ -137,6 +144,7 @@ class _Maintenance:
             call = self._due_call()
             if call is None:
                 continue
+            started, self._has_failed = _clock.now(), False
             yield _start_watchdog(report_at, loss)
             try:
                 result = yield from call
@@ -148,6 +156,7 @@ class _Maintenance:
             has_reported = yield _stop_watchdog
             if has_reported or result is not None:
                 return None if has_reported else result
+            self._last_attempt_s = math.inf if self._has_failed else _clock.now() - started
 
     def _report(self) -> tuple[float, Loss]:
         """When to report a loss if nothing changes, and which."""
@@ -247,6 +256,7 @@ class _Maintenance:
             self._renew_at = min(self._renew_at, now + lease_s / RENEWALS_PER_LEASE)
 
     def _handle_missing_reply(self) -> None:
+        self._has_failed = True
         self._server.invalidate()
         if self._request.session:
             # Closing the connection would end the session: leave it until the locks are tied to
@@ -429,6 +439,7 @@ class _Maintenance:
         return True
 
     def _retry_tie(self, started: float) -> Routine[None]:
+        self._has_failed = True
         self._server.invalidate()
         yield lambda runtime: runtime.close_replacement()
         self._tie_at = started + self._pause_s
@@ -436,19 +447,18 @@ class _Maintenance:
     # Calls
 
     def _send(self, operation: Execute) -> Execute:
-        """Sends with a timeout for all calls together, which ends before a loss is reported."""
-        now = _clock.now()
-        until = min(now + self._attempt_s, self._report()[0])
+        """Sends with a timeout for each call, which ends before a loss is reported."""
 
         def send(*command: Argument) -> Operation:
-            left_s = max(MIN_ATTEMPT_S, until - _clock.now())
-            return operation(*command, timeout_s=left_s)
+            left_s = max(MIN_ATTEMPT_S, self._report()[0] - _clock.now())
+            return operation(*command, timeout_s=min(self._attempt_s, left_s))
 
         return send
 
     @property
     def _attempt_s(self) -> float:
-        return min(self._lease_s / ATTEMPTS_PER_LEASE, MAX_ATTEMPT_S)
+        usual_s = min(self._lease_s / ATTEMPTS_PER_LEASE, MAX_ATTEMPT_S)
+        return min(max(usual_s, 2 * self._last_attempt_s), usual_s * SLOW_LINK_FACTOR)
 
     @property
     def _pause_s(self) -> float:

@@ -38,16 +38,16 @@ class DedicatedConnection:
     def execute(self, *command: Argument, timeout_s: float | None = None) -> Any:
         """Sends a command, and returns the reply.
 
-        ``timeout_s`` limits the time for connecting and for the reply together; None: the
+        ``timeout_s`` limits the time for each step of connecting, and for the reply; None: the
         client's timeouts and retries apply. After a timeout for the reply the connection stays
         open, because closing it may end a session, until the next command, which must not read
         the late reply.
         """
-        until = None if timeout_s is None else time.monotonic() + timeout_s
         if self._has_late_reply:
             self.close()
         if self._connection is None:
             self._open(timeout_s)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             if self._token is not None:
                 self._authenticate_again(until)
