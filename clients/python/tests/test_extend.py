@@ -49,6 +49,24 @@ def test_celery_redbeat_keeps_its_lock_for_one_timeout(any_server, monkeypatch):
         schedulers.get_redis(app).close()
 
 
+class DeletingClient(redis.Redis):
+    """Another client removes the lock before the expiry is read."""
+
+    def execute_command(self, *args, **options):
+        if args[0] == "PTTL":
+            super().execute_command("DEL", args[1])
+        return super().execute_command(*args, **options)
+
+
+def test_a_lock_that_is_removed_while_it_is_extended_is_not_owned(any_server):
+    with DeletingClient(port=any_server.port) as client:
+        lock = gpulock.Lock(client, LOCK, timeout=25)
+        lock.acquire()
+        with pytest.raises(LockNotOwnedError):
+            lock.extend(25, replace_ttl=True)
+        assert lock.lost.is_set()
+
+
 def test_a_script_of_the_holder_replaces_extend(any_client):
     lock = gpulock.Lock(any_client, LOCK, timeout=25)
     lock.lua_extend = any_client.register_script(schedulers.LUA_EXTEND_TO_SCRIPT)

@@ -105,8 +105,8 @@ def extend(
     for name in hold.names:
         if not (yield from _extend_one(hold, name, server, lease_ms, execute)):
             return False
-    yield from refresh_expiry(hold, execute)
-    return True
+    # A lock may be removed between the two commands.
+    return (yield from refresh_expiry(hold, execute)) > 0
 
 
 def _extend_one(
@@ -153,8 +153,7 @@ def extend_by_script(hold: Hold, script: Callable[[], Any]) -> Routine[bool]:
     """Calls a script of the holder that changes the lease."""
     if not (yield lambda runtime: script()):
         return False
-    yield from refresh_expiry(hold)
-    return True
+    return (yield from refresh_expiry(hold)) > 0
 
 
 def is_held(hold: Hold) -> Routine[bool]:
