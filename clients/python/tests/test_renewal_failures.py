@@ -12,6 +12,7 @@ import redis.asyncio
 
 import gpulock
 import gpulock.asyncio
+from gpulock import _renewal
 from inspection import LOCK, inspect, stats
 from proxy import Proxy
 from reply_dropping_proxy import ReplyDroppingProxy
@@ -203,6 +204,45 @@ class TestStoppedServer:
         await own.connection_pool.disconnect()
         await lock.release()
         await close(own)
+
+
+class TestDefaultLease:
+    """Without ``timeout``, only the server knows the length of the lease."""
+
+    @pytest.mark.parametrize("session", [False, True])
+    def test_a_server_that_never_reports_it_is_a_loss(self, proxy, monkeypatch, session):
+        monkeypatch.setattr(_renewal, "ASSUMED_LEASE_S", 1.0)
+        with redis.Redis(port=proxy.port, socket_timeout=1) as own:
+            lock = gpulock.Lock(own, LOCK, session=session, grace=60 if session else 0)
+            lock.acquire()
+            proxy.refuse()
+            assert lock.lost.wait(PATIENCE_S)
+            proxy.refuse(False)
+            lock.release()
+
+    async def test_a_server_that_never_reports_it_is_a_loss_of_a_task(self, proxy, monkeypatch):
+        monkeypatch.setattr(_renewal, "ASSUMED_LEASE_S", 1.0)
+        own = redis.asyncio.Redis(port=proxy.port, socket_timeout=1)
+        lock = gpulock.asyncio.Lock(own, LOCK)
+        await lock.acquire()
+        proxy.refuse()
+        await asyncio.wait_for(lock.lost.wait(), PATIENCE_S)
+        proxy.refuse(False)
+        await lock.release()
+        await own.connection_pool.disconnect()
+
+    @pytest.mark.parametrize("settings", [{}, {"renew": False, "on_lost": lambda _: None}])
+    def test_the_reported_length_counts(self, own_server, monkeypatch, settings):
+        monkeypatch.setattr(_renewal, "ASSUMED_LEASE_S", 0.3)
+        with own_server.client() as client:
+            client.config_set("gpulock.default-lease", 3000)
+            lock = gpulock.Lock(client, LOCK, **settings)
+            lock.acquire()
+            begin = time.monotonic()
+            is_renewed = settings.get("renew", True)
+            assert lock.lost.wait(4 if is_renewed else PATIENCE_S) != is_renewed
+            assert time.monotonic() - begin > 2
+            lock.release()
 
 
 class TestLosses:

@@ -64,6 +64,9 @@ MAX_LOOK_INTERVAL_S = 1.0
 MIN_LOOK_INTERVAL_S = 0.05
 FIRST_LOOK_S = 0.1
 """When to ask for the length of the lease, if only the server knows it."""
+ASSUMED_LEASE_S = 10.0
+"""The length of such a lease until the server reports it, so that a loss is reported if the
+server cannot be reached. The default is ten minutes, if it was not configured."""
 MAX_WARNING_S = 30.0
 LEASE_TOLERANCE_S = 0.05
 NOTICE_TOLERANCE_S = 1.0
@@ -100,8 +103,8 @@ class _Maintenance:
     ) -> None:
         self._hold, self._request, self._server, self._renews = hold, request, server, renew
         now = _clock.now()
-        self._lease_s = request.lease_ms / 1000 if request.lease_ms else math.inf
-        """The length of the lease, as far as known."""
+        self._is_lease_known = bool(request.lease_ms)
+        self._lease_s = request.lease_ms / 1000 if request.lease_ms else ASSUMED_LEASE_S
         # The owner may have acquired the lock again, after a notice.
         notice_end = min(hold.notice_ends.values(), default=math.inf)
         hold.expires_at = min(now + self._lease_s, notice_end)
@@ -224,7 +227,9 @@ class _Maintenance:
 
     def _use_renewed_lease(self) -> None:
         left_s = self._hold.expires_at - _clock.now()
-        if left_s >= self._lease_s - max(LEASE_TOLERANCE_S, self._attempt_s):
+        if not self._is_lease_known:
+            self._set_lease(left_s)
+        elif left_s >= self._lease_s - max(LEASE_TOLERANCE_S, self._attempt_s):
             self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
         elif self._warning_s >= left_s:
             # The server limits the lease (gpulock.max-hold, a notice).
@@ -239,7 +244,9 @@ class _Maintenance:
         """The lease to request: not shorter than one that the holder has extended meanwhile,
         and not longer than the current one if the holder does not want renewal."""
         left_s, lease_ms = self._hold.expires_at - _clock.now(), self._request.lease_ms
-        if left_s < math.inf and (not self._renews or left_s > self._lease_s):
+        if not self._is_lease_known or left_s == math.inf:
+            return lease_ms
+        if not self._renews or left_s > self._lease_s:
             return max(1, int(left_s * 1000))
         return lease_ms
 
@@ -324,11 +331,10 @@ class _Maintenance:
         hold, now = self._hold, _clock.now()
         # The server read its clock after asked_at: the lease expires no earlier than this.
         expires_at = asked_at + left_s
-        if self._lease_s == math.inf:
-            # The server's default.
-            self._lease_s, hold.expires_at = left_s, expires_at
+        if not self._is_lease_known:
+            hold.expires_at = expires_at
+            self._set_lease(left_s)
             self._schedule_renewal(asked_at)
-            self._warning_s = min(_warning_s(left_s), self._notice_warning_s)
         elif now + left_s < hold.expires_at - LEASE_TOLERANCE_S:
             # The lease was shortened, by a notice or by another client.
             hold.expires_at = expires_at
@@ -337,6 +343,11 @@ class _Maintenance:
                 self._renew_at = now
         else:
             hold.expires_at = max(hold.expires_at, expires_at)
+
+    def _set_lease(self, lease_s: float) -> None:
+        """To be called when the server has reported the length of its default lease."""
+        self._lease_s, self._is_lease_known = lease_s, lease_s < math.inf
+        self._warning_s = min(_warning_s(lease_s), self._notice_warning_s)
 
     def _give_notice(
         self, name: Name, state: LockState, asked_at: float, asked_unix: float
