@@ -17,6 +17,8 @@ class Proxy:
         self._pairs = []
         self._refusing = False
         self.drop_replies = False
+        self.rejected_option = None
+        """An option that is answered like an unknown one."""
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -77,7 +79,9 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 pair.last_active = time.monotonic()
-                if not pair.is_silent and (is_request or not self.drop_replies):
+                if is_request and self.rejected_option and self.rejected_option in data:
+                    source.sendall(b"-ERR syntax error\r\n")
+                elif not pair.is_silent and (is_request or not self.drop_replies):
                     send(data)
         _close(pair)
 

@@ -3,13 +3,16 @@
 import asyncio
 import signal
 import threading
+import time
+import uuid
 
 import pytest
-import redis
+import redis.asyncio
 from redis.exceptions import ConnectionError
 
 import gpulock
 import gpulock.asyncio
+from gpulock import _commands
 from inspection import LOCK, inspect, stats, waiting
 from proxy import Proxy
 from servers import PATIENCE_S, eventually
@@ -29,6 +32,10 @@ def few_waiters(client):
 def positions(client, *keys):
     """The owners in the queues, with those whose positions are kept."""
     return [position for key in keys or (LOCK,) for position in inspect(client, key)["waiters"]]
+
+
+def owners(client, key):
+    return [_commands.parse_map(position)["owner"] for position in positions(client, key)]
 
 
 def hold(client, *keys):
@@ -153,3 +160,81 @@ async def test_hundreds_of_cancelled_tasks_leave_no_position(client, aclient):
     client.delete(LOCK)
     async with gpulock.asyncio.Lock(aclient, LOCK, timeout=60):
         pass
+
+
+@pytest.fixture
+def proxy_without_keep(server):
+    """A way to the server on which the module seems to be a version without KEEP."""
+    proxy = Proxy(server.port)
+    proxy.rejected_option = b"KEEP"
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def own_key():
+    """The positions that a test leaves must not be in the queue of other tests."""
+    return f"lock:{uuid.uuid4()}"
+
+
+def test_without_keep_the_waits_of_an_object_share_one_position(
+    client, proxy_without_keep, own_key
+):
+    hold(client, own_key)
+    with redis.Redis(port=proxy_without_keep.port) as own:
+        lock = gpulock.Lock(own, own_key, timeout=60)
+        for _ in range(20):
+            assert not lock.acquire(blocking_timeout=0.005)
+        (owner,) = owners(client, own_key)
+        client.delete(own_key)
+        assert lock.acquire(blocking_timeout=PATIENCE_S)
+        assert lock.owner == owner
+        lock.release()
+        # The next hold has an owner of its own.
+        assert lock.acquire(blocking_timeout=PATIENCE_S)
+        assert lock.owner != owner
+        lock.release()
+
+
+async def test_asyncio_without_keep_the_waits_of_an_object_share_one_position(
+    client, proxy_without_keep, own_key
+):
+    hold(client, own_key)
+    async with redis.asyncio.Redis(port=proxy_without_keep.port) as own:
+        lock = gpulock.asyncio.Lock(own, own_key, timeout=60)
+        for _ in range(20):
+            assert not await lock.acquire(blocking_timeout=0.005)
+        (owner,) = owners(client, own_key)
+        client.delete(own_key)
+        assert await lock.acquire(blocking_timeout=PATIENCE_S)
+        assert lock.owner == owner
+        await lock.release()
+
+
+async def test_concurrent_waits_of_an_object_have_positions_of_their_own(
+    client, proxy_without_keep, own_key
+):
+    hold(client, own_key)
+    async with redis.asyncio.Redis(port=proxy_without_keep.port) as own:
+        lock = gpulock.asyncio.Lock(own, own_key, timeout=60)
+        assert not await lock.acquire(blocking_timeout=0.005)
+        waits = [asyncio.ensure_future(lock.acquire(blocking_timeout=0.3)) for _ in range(3)]
+        while stats(client)["clients_waiting"] < 3:
+            await asyncio.sleep(0.01)
+        assert await asyncio.gather(*waits) == [False] * 3
+
+
+def test_a_wait_that_ends_late_leaves_no_position(client, server):
+    """The server answers the last call but one only when the time is over."""
+    hold(client)
+    lock = gpulock.Lock(client, LOCK, timeout=60, thread_local=False)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(lock.acquire(blocking_timeout=1.2)))
+    thread.start()
+    eventually(lambda: waiting(client) == 1)
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    server.process.send_signal(signal.SIGCONT)
+    thread.join(PATIENCE_S)
+    assert results == [False]
+    assert not positions(client)

@@ -109,10 +109,14 @@ def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | N
             is_last = remaining <= last_s
             block_s = min(remaining - (0 if is_last else last_s), connection.max_block_s)
             block_ms = math.ceil(block_s * 1000)
-            if not request.session and not connection.has_replied:
+            if connection.has_replied:
+                # Also if no time is left: the call gives up the position of the last one.
+                block_ms = max(1, block_ms)
+            elif not request.session:
                 block_ms = 0  # A free lock needs no dedicated connection.
+            gives_up = is_last and server.has_keep
             try:
-                reply = yield _send_acquire(request, block_ms, is_last)
+                reply = yield _send_acquire(request, block_ms, gives_up)
             except (ConnectionError, TimeoutError):
                 server.invalidate()
                 if not block_ms or not connection.has_replied or connection.record_failure():
@@ -120,6 +124,9 @@ def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | N
                 yield sleep(RETRY_DELAY_S)
                 continue
             except ResponseError as error:
+                if gives_up and block_ms and str(error).startswith("syntax error"):
+                    server.has_keep = False
+                    continue
                 _raise_unless_transient(error, waiting=block_ms > 0)
                 yield sleep(RETRY_DELAY_S)
                 continue
@@ -129,7 +136,7 @@ def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | N
                 if not request.session:
                     yield close_dedicated()
                 return Hold(request.owner, tokens)
-            if time.monotonic() >= deadline:
+            if is_last and time.monotonic() >= deadline:
                 yield close_dedicated()
                 return None
     except GeneratorExit:
@@ -139,7 +146,7 @@ def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | N
         yield close_dedicated()
         raise
     except BaseException:
-        yield from _withdraw_queued(request)
+        yield from _withdraw_queued(request, server)
         raise
 
 
@@ -161,10 +168,10 @@ class _ConnectionHealth:
         return now - self.failing_since > RECONNECT_LIMIT_S
 
 
-def _send_acquire(request: AcquireRequest, block_ms: int, is_last: bool) -> Operation:
+def _send_acquire(request: AcquireRequest, block_ms: int, gives_up: bool) -> Operation:
     """A blocking call uses the dedicated connection: otherwise waiters could exhaust the pool,
     and no holder could release."""
-    command = _commands.acquire(request, block_ms, is_last=is_last)
+    command = _commands.acquire(request, block_ms, gives_up=gives_up)
     if request.session or block_ms:
         return execute_dedicated(*command)
     return execute(*command)
@@ -179,7 +186,7 @@ def _raise_unless_transient(error: ResponseError, waiting: bool) -> None:
         raise error
 
 
-def _withdraw_queued(request: AcquireRequest) -> Routine[None]:
+def _withdraw_queued(request: AcquireRequest, server: Server) -> Routine[None]:
     """Withdraws a call whose reply is lost. Repeating the command takes over its position in
     the queue, gives it up, and reports locks that were already granted."""
     try:
@@ -187,7 +194,7 @@ def _withdraw_queued(request: AcquireRequest) -> Routine[None]:
         if not request.unique:
             return  # Another holder may use the same owner.
         sessionless = replace(request, session=False)
-        repeated = _commands.acquire(sessionless, block_ms=1, is_last=True)
+        repeated = _commands.acquire(sessionless, block_ms=1, gives_up=server.has_keep)
         reply = yield execute_with_short_timeout(*repeated)
         granted = _commands.granted_tokens(request, reply) or {}
         for name, token in granted.items():

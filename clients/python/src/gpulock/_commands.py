@@ -20,9 +20,9 @@ be outdated, for example if the connection that receives invalidations is lost u
 MAX_REASON_BYTES = 64
 
 
-def acquire(request: AcquireRequest, block_ms: int = 0, *, is_last: bool = False) -> Command:
-    """ACQUIRE, or ACQUIREANY for a lock set; without BLOCK when ``block_ms`` is 0. The last
-    call of a wait leaves no position in the queue."""
+def acquire(request: AcquireRequest, block_ms: int = 0, *, gives_up: bool = False) -> Command:
+    """ACQUIRE, or ACQUIREANY for a lock set; without BLOCK when ``block_ms`` is 0. A call that
+    ``gives_up`` leaves no position in the queue."""
     if request.count is None:
         command: Command = (ACQUIRE, *request.keys, request.owner)
     else:
@@ -37,7 +37,7 @@ def acquire(request: AcquireRequest, block_ms: int = 0, *, is_last: bool = False
     if block_ms:
         command += ("BLOCK", block_ms)
     if request.unique:
-        command += ("UNIQUE", "KEEP", 0) if block_ms and is_last else ("UNIQUE",)
+        command += ("UNIQUE", "KEEP", 0) if block_ms and gives_up else ("UNIQUE",)
     if request.priority:
         command += ("PRIORITY", request.priority)
     if request.share is not None:

@@ -247,6 +247,7 @@ def _new_local(thread_local: bool) -> Any:
 
 _NOTHING = {
     "token": None,
+    "given_up_owner": None,
     "tracked": None,
     "lost": None,
     "revoked": None,

@@ -146,7 +146,7 @@ class LockBase:
         elif self._fixed_owner is not None:
             owner = self._fixed_owner
         else:
-            owner = uuid.uuid4().hex.encode()
+            owner = self._new_owner()
         return AcquireRequest(
             keys=self._keys,
             owner=owner,
@@ -166,6 +166,17 @@ class LockBase:
             share=self._encoded_share,
             near=self._encoded_near,
         )
+
+    def _new_owner(self) -> bytes:
+        owner: bytes | None = self.local.given_up_owner
+        self.local.given_up_owner = None
+        return owner or uuid.uuid4().hex.encode()
+
+    def _give_up(self, request: AcquireRequest) -> None:
+        """Called after a wait that was not granted. Without KEEP its position stays in the
+        queue for a time: the next wait of this thread takes it over, and adds no other one."""
+        if not self._server.has_keep and self._fixed_owner is None and request.unique:
+            self.local.given_up_owner = request.owner
 
     def _reservation_request(
         self, for_s: Number, blocking: bool | None, blocking_timeout: Number | None

@@ -38,6 +38,8 @@ class Server:
     """What is known about the server behind one client."""
 
     def __init__(self) -> None:
+        self.has_keep = True
+        """False once the module has refused KEEP: it is a version without it."""
         self._known: Capabilities | None = None
         self._logged_module: bool | None = None
 
@@ -52,7 +54,7 @@ class Server:
 
     def invalidate(self) -> None:
         """To be called when the connection broke, or when a known command was unknown."""
-        self._known = None
+        self._known, self.has_keep = None, True
 
     def _log_change(self, capabilities: Capabilities) -> None:
         if self._logged_module == capabilities.module:

@@ -203,6 +203,7 @@ class AsyncioLockBase(LockBase):
         runtime = AsyncioRuntime(self.redis)
         hold = await run(_acquire.acquire(request, self._server), runtime)
         if hold is None:
+            self._give_up(request)
             return False
         self._store(hold, request, tracked, runtime)
         return True

@@ -239,7 +239,10 @@ class ThreadLockBase(LockBase):
             acquiring = _acquire.acquire(request, self._server)
             run(_acquire.recorded(acquiring, results), runtime)
             (hold,) = results
-            return hold is not None and self._store(hold, request, tracked, runtime)
+            if hold is None:
+                self._give_up(request)
+                return False
+            return self._store(hold, request, tracked, runtime)
         except RedisError:
             raise
         except BaseException:
