@@ -410,10 +410,12 @@ class TestRelease:
 
 
 class TestInterruptedWaits:
-    def test_a_wait_continues_on_a_new_connection(self, proxy, proxied, client):
+    @pytest.mark.parametrize("session", [False, True])
+    def test_a_wait_continues_on_a_new_connection(self, proxy, proxied, client, session):
         holder = gpulock.Lock(client, LOCK, timeout=60)
         holder.acquire()
-        waiter = gpulock.Lock(proxied, LOCK, timeout=60, thread_local=False)
+        settings = {"session": session, "thread_local": False}
+        waiter = gpulock.Lock(proxied, LOCK, timeout=60, **settings)
         thread = in_thread(waiter.acquire)
         eventually(lambda: waiting(client) == 1)
         before = stats(client)["waits_abandoned"]

@@ -220,9 +220,10 @@ async def test_the_end_of_a_session_is_a_loss(aclient, watcher):
     assert not watcher.exists(LOCK)
 
 
-async def test_a_wait_continues_on_a_new_connection(proxy, proxied, watcher):
+@pytest.mark.parametrize("session", [False, True])
+async def test_a_wait_continues_on_a_new_connection(proxy, proxied, watcher, session):
     watcher.set(LOCK, "other", px=60_000)
-    lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60)
+    lock = gpulock.asyncio.Lock(proxied, LOCK, timeout=60, session=session)
     acquiring = asyncio.ensure_future(lock.acquire())
     await until(lambda: stats(watcher)["clients_waiting"] == 1)
     before = stats(watcher)["waits_abandoned"]

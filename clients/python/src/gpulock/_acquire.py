@@ -108,18 +108,17 @@ def _acquire_queued(request: AcquireRequest, server: Server) -> Routine[Hold | N
             last_s = min(LAST_BLOCK_S, connection.max_block_s)
             is_last = remaining <= last_s
             block_s = min(remaining - (0 if is_last else last_s), connection.max_block_s)
-            block_ms = math.ceil(block_s * 1000)
-            if connection.has_replied:
-                # Also if no time is left: the call gives up the position of the last one.
-                block_ms = max(1, block_ms)
-            elif not request.session:
-                block_ms = 0  # A free lock needs no dedicated connection.
+            # The first call does not block: a free lock needs no dedicated connection, and only
+            # a server that has replied is waited for when the connection breaks. The others
+            # block also if no time is left: the last one gives up the position of the others.
+            block_ms = max(1, math.ceil(block_s * 1000)) if connection.has_replied else 0
             gives_up = is_last and server.has_keep
             try:
                 reply = yield _send_acquire(request, block_ms, gives_up)
             except (ConnectionError, TimeoutError):
                 server.invalidate()
-                if not block_ms or not connection.has_replied or connection.record_failure():
+                is_late = time.monotonic() >= deadline
+                if not block_ms or is_late or connection.record_failure():
                     raise
                 yield sleep(RETRY_DELAY_S)
                 continue
