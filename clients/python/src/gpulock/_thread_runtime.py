@@ -7,7 +7,6 @@ import copy
 import inspect
 import math
 import queue
-import threading
 import time
 from contextlib import suppress
 from typing import Any, Callable, TypeVar
@@ -32,6 +31,7 @@ from ._renewal import Wakeup
 from ._server import is_cluster
 from ._thread_connection import DedicatedConnection, SubscriptionPool
 from ._types import Loss, Notice
+from ._watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -281,30 +281,6 @@ class ThreadRuntime:
         """Stops the watchdog, and returns whether it has fired."""
         watchdog, self._watchdog = self._watchdog, None
         return watchdog is not None and watchdog.stop()
-
-
-class Watchdog:
-    """A thread that calls a function at a time of ``_clock``, unless it is stopped before."""
-
-    def __init__(self, at: float, function: Callable[[], None]) -> None:
-        self._at, self._function = at, function
-        self._mutex, self._stopped, self._has_fired = threading.Lock(), threading.Event(), False
-        threading.Thread(target=self._run, name="gpulock-watchdog", daemon=True).start()
-
-    def stop(self) -> bool:
-        """Returns whether the function was called."""
-        with self._mutex:
-            self._stopped.set()
-            return self._has_fired
-
-    def _run(self) -> None:
-        while (remaining := self._at - _clock.now()) > 0:
-            if self._stopped.wait(min(remaining, _clock.MAX_SLEEP_S)):
-                return
-        with self._mutex:
-            self._has_fired = not self._stopped.is_set()
-        if self._has_fired:
-            self._function()
 
 
 def _get_connection(pool: Any) -> Any:
