@@ -145,6 +145,33 @@ def test_ensure_held_raises_unless_this_hold_is_current(client):
         lock.ensure_held()
 
 
+def test_ensure_held_tries_inspect_once_without_the_permission(own_server):
+    with own_server.client() as client:
+        client.acl_setuser(
+            "worker",
+            enabled=True,
+            passwords=["+pw"],
+            keys=["*"],
+            categories=["+@all"],
+            commands=["-gpulock.inspect"],
+        )
+        client.acl_log_reset()
+        with own_server.client(username="worker", password="pw") as own:
+            lock = gpulock.Lock(own, LOCK, timeout=60)
+            lock.acquire()
+            for _ in range(3):
+                lock.ensure_held()
+            assert [entry["count"] for entry in client.acl_log()] == [1]
+            client.set(LOCK, "other")
+            with pytest.raises(LockNotOwnedError):
+                lock.ensure_held()
+            client.set(LOCK, "handed over")
+            lock.local.token = "handed over"
+            lock.ensure_held()
+            assert len(client.acl_log()) == 1
+            lock.release()
+
+
 class TestRenewal:
     def test_a_lock_is_held_longer_than_its_lease(self, client):
         with gpulock.Lock(client, LOCK, timeout=3, renew=True) as lock:

@@ -1,5 +1,5 @@
-"""What the package does with the client of the caller, for threads and for asyncio: it makes
-connections as the client's pool makes them, and reads the client's settings.
+"""Makes connections as the client's pool does, and reads its settings, for threads and for
+asyncio.
 
 The connections themselves are in ``_thread_connection`` and ``_asyncio_connection``.
 """
@@ -135,7 +135,9 @@ def client_retries(client: Any) -> bool:
     whose own retries cannot be disabled."""
     if is_cluster(client):
         return False
-    return bool(new_connection(client.connection_pool).retry._retries)
+    retry = new_connection(client.connection_pool).retry
+    # redis-py 5 and 6.0 have no get_retries().
+    return bool(retry.get_retries() if hasattr(retry, "get_retries") else retry._retries)
 
 
 def without_single_connection(client: Any) -> Any:

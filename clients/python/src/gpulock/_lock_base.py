@@ -119,14 +119,14 @@ class LockBase:
     @property
     def owner(self) -> bytes | None:
         """The owner under which the lock is held; None: it is not held here."""
-        hold = self.held()
+        hold = self._held()
         return None if hold is None else hold.owner
 
     @property
     def notice(self) -> Notice | None:
         """The notice that ends the current hold, with its deadline. None: no notice is known;
         it takes a renewer to notice one."""
-        hold = self.held()
+        hold = self._held()
         return None if hold is None else hold.notice
 
     def _request(
@@ -272,7 +272,7 @@ class LockBase:
         """Identifies the current thread or task."""
         raise NotImplementedError
 
-    def held(self) -> Hold | None:
+    def _held(self) -> Hold | None:
         """The hold of this thread or task, which may come from elsewhere by setting
         ``local.token``."""
         return self._current()[0]
@@ -286,7 +286,8 @@ class LockBase:
         if token is not None:
             owner = self._encode(token)
             if tracked is None or tracked.hold.owner != owner:
-                return Hold(owner, dict.fromkeys(self.names)), None
+                # Without a token, INSPECT reports no more than GET.
+                return Hold(owner, dict.fromkeys(self.names), can_inspect=False), None
         if token is None or tracked.caller != caller:
             # The latest hold of this object belongs to another thread or task.
             if block is not None and block.is_held:
@@ -356,7 +357,7 @@ class LockBase:
         return error
 
     def _tokens(self) -> dict[Name, int]:
-        hold = self.held()
+        hold = self._held()
         if hold is None:
             return {}
         if not hold.by_module:

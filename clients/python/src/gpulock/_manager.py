@@ -46,7 +46,7 @@ class _TaskLock:
 
     def may_be_held(self) -> bool:
         """False after a release, after the lease has expired, and after a reported loss."""
-        hold = self.lock.held()
+        hold = self.lock._held()
         return hold is not None and hold.remaining_ms() > 0 and not self.lock.lost.is_set()
 
 
@@ -190,7 +190,7 @@ class SmartGpuLockManager:
 
         A successor's hold has another owner or another token, and is not affected.
         """
-        hold = lock.held()
+        hold = lock._held()
         if hold is None:
             return False
         try:
@@ -329,7 +329,7 @@ class SmartGpuLockManager:
 
     def _lock_of_this_thread(self, task_name: str, lock_key: str) -> Lock | None:
         last = self._last_results.by_task.get((task_name, lock_key))
-        if last is None or last.task_lock.lock.held() is None:
+        if last is None or last.task_lock.lock._held() is None:
             return None
         return last.task_lock.lock
 
@@ -360,7 +360,7 @@ class SmartGpuLockManager:
                 stats["average_wait_time"] = total_wait / successes
                 stats["successful_acquisitions"] = successes
                 stats["last_lock_time"], stats["last_lock_holder"] = end, task_name
-                hold = lock.held()
+                hold = lock._held()
                 queued = hold is not None and hold.by_module
                 stats["event_driven_acquisitions" if queued else "polling_acquisitions"] += 1
             else:

@@ -9,12 +9,11 @@ from typing import Any, Callable
 from redis.exceptions import (
     ConnectionError,
     LockNotOwnedError,
-    NoPermissionError,
     ResponseError,
     TimeoutError,
 )
 
-from . import _clock, _commands, _fallback
+from . import _clock, _commands, _fallback, _inspection
 from ._commands import Name
 from ._operations import Execute, Routine, execute, execute_once, execute_with_short_timeout
 from ._server import Server, is_unknown_command
@@ -159,27 +158,9 @@ def extend_by_script(hold: Hold, script: Callable[[], Any]) -> Routine[bool]:
 def is_held(hold: Hold) -> Routine[bool]:
     """Whether all locks are still held by this hold, according to the server."""
     for name in hold.names:
-        has_token = hold.tokens[name] is not None
-        if not (yield from (_is_same_hold if has_token else _owns)(hold, name)):
+        if not (yield from _inspection.inspect(hold, name, execute)).is_held:
             return False
     return True
-
-
-def _is_same_hold(hold: Hold, name: Name) -> Routine[bool]:
-    try:
-        reply = yield execute("GPULOCK.INSPECT", name)
-    except ResponseError as error:
-        # This user may not run INSPECT, or the module was unloaded.
-        if isinstance(error, NoPermissionError) or is_unknown_command(error):
-            return (yield from _owns(hold, name))
-        raise
-    if reply is None:
-        return False
-    lock = _commands.parse_map(reply)
-    if lock["owner"] is None or _commands.as_bytes(lock["owner"]) != hold.owner:
-        return False
-    # An adopted lock has no token, or a new one assigned after the adoption.
-    return bool(lock["adopted"]) or lock["token"] == hold.tokens[name]
 
 
 def _owns(hold: Hold, name: Name, execute: Execute = execute) -> Routine[bool]:

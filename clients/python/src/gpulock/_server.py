@@ -5,6 +5,7 @@ The result belongs to a client, so that all of its locks share it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import MutableMapping
@@ -108,18 +109,26 @@ def require_client(client: Any, needs_asyncio: bool) -> None:
     commands, and returns no replies. An object that passes all calls on to a client of redis-py
     is accepted.
     """
-    kinds = {type(client), client.__class__, type(getattr(client, "connection_pool", None))}
-    modules = {base.__module__ for kind in kinds for base in kind.__mro__}
-    is_redis_py = any(module.split(".")[0] == "redis" for module in modules)
-    # Not by its methods, which instrumentation may have replaced.
-    is_asyncio = any(module.startswith("redis.asyncio") for module in modules)
-    if not is_redis_py or is_asyncio != needs_asyncio or isinstance(client, PIPELINES):
+    pool = getattr(client, "connection_pool", None)
+    classes: Any = (type(client), client.__class__, type(pool))
+    if _needs_asyncio(*classes) != needs_asyncio:
         expected = "redis.asyncio.Redis" if needs_asyncio else "redis.Redis"
         kind = type(client)
         raise TypeError(
             f"expected a client of redis-py, such as {expected}, "
             f"not {kind.__module__}.{kind.__qualname__}"
         )
+
+
+@functools.lru_cache
+def _needs_asyncio(*classes: type) -> bool | None:
+    """Whether a client with these classes is one of ``redis.asyncio``; None: no client."""
+    # Not by their methods, which instrumentation may have replaced.
+    modules = {base.__module__ for kind in classes for base in kind.__mro__}
+    is_redis_py = any(module.split(".")[0] == "redis" for module in modules)
+    if not is_redis_py or any(issubclass(kind, PIPELINES) for kind in classes):
+        return None
+    return any(module.startswith("redis.asyncio") for module in modules)
 
 
 def server_of(client: Any) -> Server:

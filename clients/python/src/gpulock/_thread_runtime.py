@@ -43,7 +43,7 @@ def run(routine: Routine[T], runtime: ThreadRuntime) -> T:
     try:
         return _advance(routine, lambda: next(routine), runtime)
     except BaseException as error:
-        if not inspect.getgeneratorstate(routine) == inspect.GEN_SUSPENDED:
+        if inspect.getgeneratorstate(routine) != inspect.GEN_SUSPENDED:
             raise
         # A signal arrived between two operations: the routine has to clean up.
         interruption = error

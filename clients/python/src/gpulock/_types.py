@@ -67,7 +67,7 @@ class Hold:
     """A release was sent, and its reply was lost."""
     released: set[Name] = field(default_factory=set)
     can_inspect: bool = True
-    """False: the user may not run INSPECT."""
+    """False: the user may not run INSPECT, or only the owner is known."""
     notice: Notice | None = None
     """The notice with the earliest deadline."""
     notice_ends: dict[Name, float] = field(default_factory=dict)

@@ -27,6 +27,8 @@ from ._pool_base import PoolBase
 from ._reservation import ReservationBase, end_of
 from ._types import AcquireRequest, Hold, Loss, Notice
 
+__all__ = ["Lock", "Pool", "Reservation"]
+
 logger = logging.getLogger("gpulock")
 T = TypeVar("T")
 
@@ -325,7 +327,7 @@ class Lock(AsyncioLockBase):
 
     async def owned(self) -> bool:
         """Whether this object holds the lock."""
-        hold = self.held()
+        hold = self._held()
         value = await self._run(_get(self.names[0]))
         return (
             hold is not None and value is not None and _commands.as_bytes(value) == hold.owner

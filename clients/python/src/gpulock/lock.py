@@ -395,7 +395,7 @@ class Lock(ThreadLockBase):
 
     def owned(self) -> bool:
         """Whether this object holds the lock."""
-        hold = self.held()
+        hold = self._held()
         value = self._run(_get(self.names[0]))
         return (
             hold is not None and value is not None and _commands.as_bytes(value) == hold.owner
