@@ -18,6 +18,10 @@ Device = Union[int, str]
 def gpu_keys(pool: str, indices: Iterable[int], host: str | None = None) -> list[str]:
     """The lock names of a host's GPUs: ``{pool:host}:gpu:0`` and so on. They share one hash
     slot in a cluster. ``gpulock run --pool`` uses other names, with the UUIDs of the GPUs."""
+    if isinstance(indices, (str, bytes)) or not isinstance(indices, Iterable):
+        raise TypeError(
+            f"invalid indices {indices!r}: expected a collection of integers, such as range(8)"
+        )
     hostname = socket.gethostname() if host is None else host
     return [f"{{{pool}:{hostname}}}:gpu:{index}" for index in indices]
 

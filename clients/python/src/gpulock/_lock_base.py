@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any, Union
 
 from redis.exceptions import LockError, ResponseError
 
-from . import _commands, _ownership, _reservation, _server
+from . import _commands, _ownership, _reservation, _server, _settings
 from ._commands import Name
 from ._connection import cluster_socket_timeout_s, socket_timeout_s
 from ._devices import Device
@@ -86,12 +87,17 @@ class LockBase:
     ) -> None:
         _server.require_client(redis, self._needs_asyncio)
         self._server = _server.server_of(redis)
+        _settings.require_timeout(timeout)
+        _settings.require_sleep(sleep)
+        _settings.require_wait(blocking_timeout)
+        _settings.require_finite("grace", grace, "a number of seconds, at least 0", min_value=0)
+        for setting, callback in ("on_lost", on_lost), ("on_revoked", on_revoked):
+            _settings.require_callback(setting, callback, self._needs_asyncio)
         if grace and not session:
             raise ValueError("grace needs session=True")
         if session and _server.is_cluster(redis):
             raise ValueError("session=True needs a client of a single server, not of a cluster")
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise TypeError(f"priority must be an integer, not {priority!r}")
+        _settings.require_integer("priority", priority)
         if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
             raise ValueError(
                 f"invalid priority {priority}: expected -{MAX_PRIORITY} to {MAX_PRIORITY}"
@@ -115,6 +121,12 @@ class LockBase:
         self._fixed_owner = self._encode_setting("owner", owner, MAX_OWNER_BYTES)
         self._holds = Holds(self.thread_local)
         self.local = self._holds.local
+
+    def __repr__(self) -> str:
+        state = "not held here" if self.held() is None else "held"
+        kind = type(self)
+        names = ", ".join(map(repr, self.names))
+        return f"<{kind.__module__}.{kind.__qualname__} {names}, {state}>"
 
     @property
     def owner(self) -> bytes | None:
@@ -140,7 +152,11 @@ class LockBase:
             blocking = self.blocking
         if blocking_timeout is None:
             blocking_timeout = self.blocking_timeout
-        wait_s = math.inf if blocking_timeout is None else max(0.0, blocking_timeout)
+        if sleep is None:
+            sleep = self.sleep
+        _settings.require_sleep(sleep)
+        _settings.require_wait(blocking_timeout)
+        wait_s = math.inf if blocking_timeout is None else max(0.0, float(blocking_timeout))
         if token is not None:
             owner = self._encode(token)
         elif self._fixed_owner is not None:
@@ -160,7 +176,7 @@ class LockBase:
             grace_ms=int(self.grace * 1000),
             wait_s=wait_s if blocking else 0.0,
             max_block_s=self._max_block_s(),
-            poll_interval_s=self.sleep if sleep is None else sleep,
+            poll_interval_s=float(sleep),
             fair=self.fair,
             priority=self.priority,
             share=self._encoded_share,
@@ -182,8 +198,12 @@ class LockBase:
         self, for_s: Number, blocking: bool | None, blocking_timeout: Number | None
     ) -> AcquireRequest:
         """An owner of its own, a fixed lease, and no session."""
-        if not for_s >= MIN_RESERVATION_S:
-            raise ValueError(f"invalid for_s {for_s!r}: expected at least {MIN_RESERVATION_S}")
+        _settings.require_finite(
+            "for_s",
+            for_s,
+            f"a number of seconds, at least {MIN_RESERVATION_S}",
+            min_value=MIN_RESERVATION_S,
+        )
         for key, name in self._keys.items():
             if b"," in key:
                 raise ValueError(
@@ -235,6 +255,7 @@ class LockBase:
         return self.redis.connection_pool.get_encoder()
 
     def _extending(self, hold: Hold, added_s: Number, replaces: bool) -> Routine[bool]:
+        _settings.require_finite("additional_time", added_s, min_value=-sys.float_info.max)
         added_ms = int(added_s * 1000)
         script = self.lua_extend
         if script is not None:

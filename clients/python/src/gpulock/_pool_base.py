@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
-from . import _commands
+from redis.exceptions import DataError
+
+from . import _commands, _settings
 from ._commands import Name
 from ._devices import Device, Gpus, device_of
 from ._lock_base import LockBase, Number
 from ._types import Hold
 
 MAX_KEYS = 1024
+NAME_TYPES = (str, bytes, bytearray, memoryview)
 
 Group = Union[Iterable[Name], Mapping[Name, Device]]
 
@@ -44,10 +47,13 @@ class PoolBase(LockBase):
         near: str | bytes | None = None,
         groups: int | None = None,
     ) -> None:
+        _settings.require_integer("n", n)
+        if groups is not None:
+            _settings.require_integer("groups", groups)
         self._devices: dict[Name, Device] = {}
         names: list[Name] = []
         sizes = []
-        for group in [keys] if groups is None else _collection(keys):
+        for group in [_ungrouped(keys)] if groups is None else _collection(keys):
             members = list(map(_commands.as_name, _collection(group)))
             given = group.values() if isinstance(group, Mapping) else ()
             devices = [device_of(name, index) for index, name in enumerate(members, len(names))]
@@ -104,10 +110,21 @@ class PoolBase(LockBase):
 
 def _collection(value: Any) -> Any:
     """Rejects a single name, which could be mistaken for a collection of characters."""
-    is_name = isinstance(value, (str, bytes, bytearray, memoryview))
-    if is_name or not isinstance(value, Iterable):
+    if isinstance(value, NAME_TYPES) or not isinstance(value, Iterable):
         raise TypeError(f"expected a collection of keys, not {value!r}")
     return value
+
+
+def _ungrouped(keys: Any) -> Any:
+    """Rejects a collection of groups."""
+    members = keys if isinstance(keys, Mapping) else list(_collection(keys))
+    for member in members:
+        if isinstance(member, Iterable) and not isinstance(member, NAME_TYPES):
+            raise DataError(
+                f"invalid name {member!r}: groups of keys need groups=, the number of groups "
+                "to acquire"
+            )
+    return members
 
 
 def _check_groups(n: int, groups: int, sizes: list[int]) -> None:

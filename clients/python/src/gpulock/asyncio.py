@@ -189,7 +189,7 @@ class AsyncioLockBase(LockBase):
 
     async def ensure_held(self) -> None:
         """Asks the server, and raises LockNotOwnedError if the lock is no longer held."""
-        hold, tracked = self._require_current("Cannot use an unlocked lock")
+        hold, tracked = self._require_current("Cannot confirm a lock that is not held here")
         lost = tracked is not None and tracked.lost.is_set()
         if lost or not await self._run(_ownership.is_held(hold)):
             raise _ownership.not_owned(self.names[0], "The lock is no longer owned")
