@@ -123,7 +123,7 @@ class LockBase:
         self.local = self._holds.local
 
     def __repr__(self) -> str:
-        state = "not held here" if self.held() is None else "held"
+        state = "not held here" if self._held() is None else "held"
         kind = type(self)
         names = ", ".join(map(repr, self.names))
         return f"<{kind.__module__}.{kind.__qualname__} {names}, {state}>"
