@@ -165,6 +165,35 @@ async def test_a_cancelled_release_does_not_hang_with_the_server(own_server, cap
     await close(client)
 
 
+async def test_a_cancelled_exit_does_not_hang_with_the_server(own_server, caplog):
+    client = redis.asyncio.Redis(port=own_server.port, socket_timeout=None, retry=None)
+    entered = asyncio.Event()
+
+    async def work():
+        async with gpulock.asyncio.Lock(client, LOCK, timeout=60, session=True):
+            entered.set()
+            await asyncio.sleep(PATIENCE_S)
+
+    working = asyncio.ensure_future(work())
+    await entered.wait()
+    own_server.process.send_signal(signal.SIGSTOP)
+    try:
+        working.cancel()
+        await steps(5)
+        working.cancel()
+        begin = time.monotonic()
+        await asyncio.wait({working}, timeout=PATIENCE_S)
+        assert working.cancelled()
+        assert time.monotonic() - begin < PATIENCE_S / 2
+    finally:
+        own_server.process.send_signal(signal.SIGCONT)
+    assert caplog.text.count("the lock is held until its lease expires") == 1
+    with own_server.client() as watcher:
+        # The session has ended.
+        eventually(lambda: not watcher.exists(LOCK))
+    await close(client)
+
+
 async def test_on_lost_can_release_the_lock(aclient, watcher):
     released = asyncio.Event()
 

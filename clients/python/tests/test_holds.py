@@ -1,15 +1,19 @@
 """Whose hold is it: lock objects that are shared by threads, tasks, processes and blocks."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
-from redis.exceptions import LockError, LockNotOwnedError
+import redis
+import redis.asyncio
+from redis.exceptions import ConnectionError, LockError, LockNotOwnedError
 
 import gpulock
 import gpulock.asyncio
@@ -71,17 +75,18 @@ class TestSharedObjects:
     def test_a_thread_that_outlived_its_lease_does_not_end_the_next_hold(self, client, threads):
         lock = gpulock.Lock(client, LOCK, timeout=0.3, thread_local=False)
         first, second, _ = threads
-        first(lock.__enter__)
+        first_block, second_block = ExitStack(), ExitStack()
+        first(first_block.enter_context, lock)
         lock.timeout, lock.renew = 60, True
-        second(lock.__enter__)
+        second(second_block.enter_context, lock)
         with pytest.raises(LockNotOwnedError):
-            first(lock.__exit__, None, None, None)
+            first(first_block.close)
         assert second(client.get, LOCK) == lock.owner
         assert not lock.lost.is_set()
         before = stats(client)["extends"]
         second(lock.extend, 1)
         assert stats(client)["extends"] == before + 1
-        second(lock.__exit__, None, None, None)
+        second(second_block.close)
         assert not client.exists(LOCK)
 
     async def test_each_task_has_its_own_hold_of_a_pool(self, aclient, server):
@@ -110,6 +115,65 @@ class TestSharedObjects:
 
         await asyncio.gather(first(), second())
         assert not await aclient.exists(*NAMES)
+
+    async def test_each_task_has_its_own_hold_without_blocks(self, aclient, server):
+        pool = gpulock.asyncio.Pool(aclient, NAMES, timeout=1, renew=True)
+        acquired = [asyncio.Event(), asyncio.Event()]
+        leave = asyncio.Event()
+
+        async def work(number):
+            await pool.acquire()
+            lost, devices = pool.lost, pool.gpus.devices
+            acquired[number].set()
+            await leave.wait()
+            assert (pool.lost, pool.gpus.devices) == (lost, devices)
+            await pool.ensure_held()
+            await pool.release()
+            assert not lost.is_set()
+
+        tasks = [asyncio.ensure_future(work(0)), asyncio.ensure_future(work(1))]
+        await asyncio.gather(*(event.wait() for event in acquired))
+        # Longer than the lease.
+        await asyncio.sleep(1.2)
+        leave.set()
+        await asyncio.gather(*tasks)
+        assert not await aclient.exists(*NAMES)
+
+    @pytest.mark.parametrize("thread_local", [True, False])
+    def test_a_hold_that_a_later_one_replaces_is_reported_as_lost(self, client, thread_local):
+        losses = []
+        pool = gpulock.Pool(
+            client,
+            NAMES,
+            timeout=1,
+            renew=True,
+            thread_local=thread_local,
+            on_lost=losses.append,
+        )
+        pool.acquire()
+        first = pool.lost
+        pool.acquire()
+        assert first.wait(PATIENCE_S)
+        eventually(lambda: losses)
+        assert losses[0].reason == "the lock is no longer being renewed"
+        assert not pool.lost.is_set()
+        pool.release()
+        eventually(lambda: not client.exists(*NAMES))
+        assert len(losses) == 1
+
+    async def test_the_hold_of_a_task_that_ended_is_reported_as_lost(self, aclient):
+        pool = gpulock.asyncio.Pool(aclient, NAMES, timeout=1, renew=True)
+
+        async def acquire():
+            await pool.acquire()
+            return pool.lost
+
+        first = await asyncio.ensure_future(acquire())
+        latest = await asyncio.ensure_future(acquire())
+        await asyncio.wait_for(first.wait(), PATIENCE_S)
+        # Another task may still release the latest one.
+        assert not latest.is_set()
+        await pool.release()
 
     def test_a_block_continues_with_a_lock_that_was_acquired_again(self, any_client):
         lock = gpulock.Lock(any_client, LOCK, timeout=60)
@@ -221,11 +285,138 @@ class TestOtherThreads:
         threads[1](contexts[1].__exit__, None, None, None)
         assert not client.exists(*NAMES)
 
+    def test_a_generator_outlives_the_thread_that_entered_its_block(self, client, threads):
+        lock = gpulock.Lock(client, LOCK, timeout=1, renew=True)
+
+        def dependency():
+            with lock:
+                yield lock.lost
+
+        generator, lost = dependency(), []
+        thread = threading.Thread(target=lambda: lost.append(next(generator)))
+        thread.start()
+        thread.join()
+        before = stats(client)["extends"]
+        eventually(lambda: stats(client)["extends"] > before + 2)
+        assert not lost[0].is_set()
+        with pytest.raises(StopIteration):
+            threads[0](next, generator)
+        assert not client.exists(LOCK)
+
+    @pytest.mark.parametrize("exits_in", [0, 1])
+    def test_each_exit_stack_ends_its_own_hold(self, client, threads, exits_in):
+        pool = gpulock.Pool(client, NAMES, timeout=60)
+        stacks = ExitStack(), ExitStack()
+        for thread, stack, number in zip(threads, stacks, range(2)):
+            assert thread(stack.enter_context, pool).devices == (number,)
+        threads[exits_in](stacks[0].close)
+        assert not client.exists(LOCK)
+        assert client.exists(NAMES[1])
+        threads[exits_in](stacks[1].close)
+        assert not client.exists(*NAMES)
+
+    async def test_each_exit_stack_of_a_task_ends_its_own_hold(self, aclient):
+        pool = gpulock.asyncio.Pool(aclient, NAMES, timeout=60)
+        stacks = AsyncExitStack(), AsyncExitStack()
+        for stack, number in zip(stacks, range(2)):
+            # A task of its own, as wait_for before Python 3.12 creates it.
+            entering = asyncio.ensure_future(stack.enter_async_context(pool))
+            assert (await entering).devices == (number,)
+        await stacks[0].aclose()
+        assert not await aclient.exists(LOCK)
+        assert await aclient.exists(NAMES[1])
+        await stacks[1].aclose()
+        assert not await aclient.exists(*NAMES)
+
+    def test_the_hold_of_a_stack_that_is_dropped_is_lost(self, client):
+        lock = gpulock.Lock(client, LOCK, timeout=1, renew=True)
+        stack = ExitStack()
+        stack.enter_context(lock)
+        lost = lock.lost
+        del stack
+        gc.collect()
+        assert lost.wait(PATIENCE_S)
+        eventually(lambda: not client.exists(LOCK))
+
+    def test_a_second_exit_of_a_block_does_not_end_another_hold(self, client):
+        pool = gpulock.Pool(client, NAMES, timeout=60)
+        with pool:
+            with pytest.raises(LockError, match="already unlocked"), pool:
+                pool.__exit__(None, None, None)
+            assert client.exists(LOCK)
+
+    def test_threads_that_share_holds_do_not_exit_the_block_of_another(self, client, threads):
+        pool = gpulock.Pool(client, NAMES, timeout=60, thread_local=False)
+        for thread in threads[:2]:
+            thread(pool.__enter__)
+        with pytest.raises(LockError, match="several holds"):
+            threads[1](pool.__exit__, None, None, None)
+        assert client.exists(*NAMES) == 2
+
+    def test_a_later_thread_with_the_same_number_holds_nothing(self, client):
+        lock, seen = gpulock.Lock(client, LOCK, timeout=60), []
+
+        def dependency():
+            with lock:
+                yield
+
+        def look():
+            seen.append((threading.get_ident(), lock.owner))
+
+        generator = dependency()
+        first = threading.Thread(target=lambda: next(generator) or look())
+        first.start()
+        first.join()
+        assert seen[0][1] is not None
+        for _ in range(200):
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+            if seen[-1][0] == seen[0][0]:
+                break
+        else:
+            pytest.skip("no thread got the same number")
+        assert seen[-1][1] is None
+        generator.close()
+        assert not client.exists(LOCK)
+
+    def test_an_open_block_keeps_no_local_variables_alive(self, client):
+        class Worker:
+            def __init__(self):
+                self.lock = gpulock.Lock(client, LOCK, timeout=1, renew=True)
+
+            def start(self):
+                self.lock.__enter__()
+
+        class Model:
+            pass
+
+        def started():
+            model, worker = Model(), Worker()
+            worker.start()
+            return worker, weakref.ref(model)
+
+        gc.disable()
+        try:
+            worker, model = started()
+            assert model() is None
+            del worker
+            eventually(lambda: not client.exists(LOCK))
+        finally:
+            gc.enable()
+
+    def test_a_release_elsewhere_does_not_disturb_a_with_statement(self, client, threads):
+        lock = gpulock.Lock(client, LOCK, timeout=1, renew=True)
+        with lock:
+            with pytest.raises(LockError, match="not owned"):
+                threads[0](lock.release)
+            assert not lock.lost.is_set()
+
     def test_an_ambiguous_exit_raises_and_stops_the_renewal(self, client, threads):
         pool = gpulock.Pool(client, NAMES, timeout=2, renew=True)
         lost = []
         for thread in threads[:2]:
-            thread(ExitStack().enter_context, pool)
+            thread(pool.__enter__)
             lost.append(thread(lambda: pool.lost))
         with pytest.raises(LockError, match="several holds"):
             threads[2](pool.__exit__, None, None, None)
@@ -258,9 +449,11 @@ class TestOtherThreads:
 
     def test_renewal_stops_with_the_thread_of_an_open_block(self, client):
         lock = gpulock.Lock(client, LOCK, timeout=1, renew=True)
-        thread = threading.Thread(target=lock.__enter__)
+        lost = []
+        thread = threading.Thread(target=lambda: lock.__enter__() and lost.append(lock.lost))
         thread.start()
         thread.join()
+        assert lost[0].wait(PATIENCE_S)
         eventually(lambda: not client.exists(LOCK))
         with pytest.raises(LockNotOwnedError):
             lock.__exit__(None, None, None)
@@ -322,6 +515,21 @@ class TestForks:
             assert result == "LockNotOwnedError"
             assert any_client.get(LOCK) == lock.owner
 
+    def test_a_child_can_acquire_inside_the_block_of_its_parent(self, client, server):
+        lock = gpulock.Lock(client, LOCK, timeout=60)
+
+        def hold():
+            with server.client() as own:
+                lock.redis = own
+                own.delete(LOCK)
+                lock.acquire()
+                held = own.get(LOCK) == lock.owner
+                lock.release()
+                return held, own.exists(LOCK)
+
+        with pytest.raises(LockNotOwnedError), lock:
+            assert self.in_child(hold) == str((True, 0))
+
     async def test_a_child_does_not_hold_the_lock_of_a_task(self, aclient):
         lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=60, renew=True)
         async with lock:
@@ -357,6 +565,128 @@ class TestForks:
         with open(reader) as file:
             assert file.read() == str((None, True))
         eventually(lambda: not client.exists(LOCK))
+
+
+class TestCallbacks:
+    """A callback refers to its own hold, even if the object has a later one."""
+
+    def test_on_lost_does_not_release_the_next_hold(self, client, threads):
+        errors, called = [], threading.Event()
+
+        def on_lost(_loss):
+            called.wait(PATIENCE_S)
+            try:
+                lock.release()
+            except LockError as error:
+                errors.append(error)
+
+        lock = gpulock.Lock(
+            client, LOCK, timeout=60, renew=True, on_lost=on_lost, thread_local=False
+        )
+        threads[0](lock.acquire)
+        lost = lock.lost
+        client.delete(LOCK)
+        assert lost.wait(PATIENCE_S)
+        threads[1](lock.acquire)
+        called.set()
+        eventually(lambda: errors)
+        assert isinstance(errors[0], LockNotOwnedError)
+        assert client.get(LOCK) == lock.owner
+        threads[1](lock.release)
+
+    def test_on_lost_can_release_a_thread_local_hold(self, client):
+        pool, released = None, threading.Event()
+
+        def on_lost(_loss):
+            with pytest.raises(LockNotOwnedError):
+                pool.release()
+            released.set()
+
+        pool = gpulock.Pool(client, NAMES, n=2, timeout=60, renew=True, on_lost=on_lost)
+        pool.acquire()
+        client.delete(LOCK)
+        assert released.wait(PATIENCE_S)
+        assert not client.exists(NAMES[1])
+
+    async def test_on_lost_does_not_release_the_next_hold_asyncio(self, aclient):
+        errors, next_holds = [], asyncio.Event()
+
+        async def on_lost(_loss):
+            await next_holds.wait()
+            try:
+                await lock.release()
+            except LockError as error:
+                errors.append(error)
+
+        lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=60, renew=True, on_lost=on_lost)
+        await asyncio.ensure_future(lock.acquire())
+        lost = lock.lost
+        await aclient.delete(LOCK)
+        await asyncio.wait_for(lost.wait(), PATIENCE_S)
+        await lock.acquire()
+        next_holds.set()
+        while not errors:
+            await asyncio.sleep(0.01)
+        assert isinstance(errors[0], LockNotOwnedError)
+        assert await aclient.get(LOCK) == lock.owner
+        await lock.release()
+
+
+class TestFailedReleases:
+    """The exit of a block cannot be repeated by its caller."""
+
+    @pytest.mark.parametrize("settings", [{"timeout": 60}, {"session": True}])
+    def test_an_exit_releases_although_the_pool_has_no_connection(
+        self, client, server, settings
+    ):
+        with server.client(max_connections=1) as small:
+            lock = gpulock.Lock(small, LOCK, **settings)
+            with lock:
+                connection = taken(small.connection_pool)
+            assert not client.exists(LOCK)
+            assert lock.owner is None
+            small.connection_pool.release(connection)
+
+    async def test_an_exit_releases_although_the_pool_has_no_connection_asyncio(
+        self, aclient, server
+    ):
+        small = redis.asyncio.Redis(port=server.port, max_connections=1)
+        lock = gpulock.asyncio.Lock(small, LOCK, session=True)
+        async with lock:
+            connection = await taken(small.connection_pool)
+        assert not await aclient.exists(LOCK)
+        assert lock.owner is None
+        await small.connection_pool.release(connection)
+        await getattr(small, "aclose", small.close)()
+
+    def test_an_exit_that_fails_ends_the_session(self, client, server):
+        class Connection(redis.Connection):
+            fails = False
+
+            def _connect(self):
+                if self.fails:
+                    raise OSError("unreachable")
+                return super()._connect()
+
+        pool = redis.ConnectionPool(port=server.port, connection_class=Connection)
+        lock = gpulock.Lock(redis.Redis(connection_pool=pool), LOCK, session=True)
+
+        def work():
+            with lock:
+                pool.disconnect()
+                Connection.fails = True
+
+        with pytest.raises(ConnectionError, match="unreachable"):
+            work()
+        eventually(lambda: not client.exists(LOCK))
+
+
+def taken(pool):
+    """A connection of the pool; redis-py 5 requires the name of the command."""
+    try:
+        return pool.get_connection()
+    except TypeError:
+        return pool.get_connection("PING")
 
 
 class TestSubclasses:

@@ -105,14 +105,17 @@ def interrupted_at_each_line(call, *further):
 def test_an_interrupted_exit_releases_the_lock(client, kind, further):
     lock = new_lock(client, kind)
 
-    def leave():
-        lock.__exit__(None, None, None)
+    def entered():
+        """What a ``with`` statement calls at its end, and looks up before it enters."""
+        leave = lock.__exit__
+        lock.__enter__()
+        return leave
 
-    lock.__enter__()
-    for raised_at in interrupted_at_each_line(leave, *further):
+    leaves = [entered()]
+    for raised_at in interrupted_at_each_line(lambda: leaves.pop()(None, None, None), *further):
         assert not client.exists(*NAMES), raised_at
         assert lock.owner is None
-        lock.__enter__()
+        leaves.append(entered())
 
 
 @pytest.mark.parametrize("kind", ["lease", "renew"])

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from typing import Any, Callable
 
 from ._asyncio_runtime import AsyncioRuntime, run
+from ._holds import Subject
 from ._operations import Routine
 from ._thread_renewer import (
     STOP_TIMEOUT_S,
@@ -35,18 +36,23 @@ class Renewer:
         *,
         keeps_connection: bool,
         renewal_ended: Loss,
+        subject: Subject,
     ) -> None:
         """``events`` are ``lost`` and ``revoked``. ``keeps_connection``: a loss does not close
-        the connection, which is the session of locks that the holder still uses."""
+        the connection, which is the session of locks that the holder still uses.
+        ``renewal_ended`` is reported when the task is cancelled, or the holder has ended
+        without a release. Callbacks refer to the hold of ``subject``."""
         self._runtime, (self._lost, self._revoked) = runtime, events
         self._on_lost, self._on_revoked = weak_callback(on_lost), weak_callback(on_revoked)
         self._keeps_connection, self._abandoned = keeps_connection, False
-        self._renewal_ended = renewal_ended
+        self._renewal_ended, self._end_is_reported = renewal_ended, False
         self._loop = asyncio.get_running_loop()
         self._callbacks: set[asyncio.Task[None]] = set()
         runtime.report_loss, runtime.notice_received = self._start_report, self._report_notice
-        self._task = self._loop.create_task(self._maintain(routine))
-        self._task.add_done_callback(self._report_cancellation)
+        with subject.applied():
+            # All callbacks and tasks inherit the context.
+            self._task = self._loop.create_task(self._maintain(routine))
+            self._task.add_done_callback(self._report_cancellation)
 
     async def stop(self, caller: asyncio.Task[Any] | None) -> None:
         """Stops the renewal, and waits for a renewal in progress. ``caller`` is the task that
@@ -61,8 +67,10 @@ class Renewer:
         """Closes the session connection."""
         await self._runtime.close_dedicated()
 
-    def abandon(self) -> None:
-        """Stops the renewal because the holder has ended. Can be called from any thread."""
+    def abandon(self, is_reported: bool = False) -> None:
+        """Stops the renewal because the holder has ended. Can be called from any thread.
+        ``is_reported``: others may still use the lock, and have to learn of the loss."""
+        self._end_is_reported = is_reported and not self._runtime.is_stopped
         self._abandoned = True
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._runtime.stop)
@@ -73,6 +81,8 @@ class Renewer:
 
     async def _maintain(self, routine: Routine[Loss | None]) -> None:
         loss = await run(routine, self._runtime)
+        if loss is None and self._end_is_reported:
+            loss = self._renewal_ended
         if loss is not None:
             await _complete(self._report_loss(loss), loss)
         if self._abandoned or not self._keeps_connection:
@@ -89,7 +99,7 @@ class Renewer:
 
     def _report_loss(self, loss: Loss) -> Awaitable[Any] | None:
         """Returns what is left to await."""
-        if self._runtime.is_stopped:
+        if self._runtime.is_stopped and not self._end_is_reported:
             return None  # The holder has released the lock meanwhile.
         self._lost.set()
         log_loss(loss)

@@ -10,7 +10,6 @@ import sys
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
-from types import FrameType
 from typing import Any, Union
 
 from redis.exceptions import LockError, ResponseError
@@ -19,7 +18,7 @@ from . import _commands, _ownership, _reservation, _server, _settings
 from ._commands import Name
 from ._connection import cluster_socket_timeout_s, socket_timeout_s
 from ._devices import Device
-from ._holds import Block, Holds, caller_frame
+from ._holds import Block, Exit, Holds
 from ._operations import Routine
 from ._types import AcquireRequest, Hold, Notice
 from .errors import ModuleMissingError
@@ -300,23 +299,23 @@ class LockBase:
 
     def _current(self) -> tuple[Hold | None, Any]:
         """The current hold, and its ``TrackedHold``: None if the hold comes from elsewhere."""
-        caller = self._caller()
+        subject = self._holds.subject()
         with self._holds.mutex:
-            token, tracked = self.local.token, self.local.tracked
-            block = self._holds.block_of(caller)
+            token, hold, latest = self.local.token, self.local.hold, self.local.latest
         if token is not None:
             owner = self._encode(token)
-            if tracked is None or tracked.hold.owner != owner:
+            if subject is None and (hold is None or hold.owner != owner):
                 # Without a token, INSPECT reports no more than GET.
                 return Hold(owner, dict.fromkeys(self.names), can_inspect=False), None
-        if token is None or tracked.caller != caller:
-            # The latest hold of this object belongs to another thread or task.
-            if block is not None and block.is_held:
-                return block.hold, block.tracked
-            if token is None:
-                return None, None
-        # Another thread may have released it, by leaving the block.
-        return (tracked.hold, tracked) if tracked.hold.names else (None, None)
+        own = self._holds.latest_of(self._caller())
+        if own is not None:
+            return own.hold, own
+        if subject is not None:
+            return subject.current()
+        if token is None or hold is None or not hold.names:
+            # Another thread may have released it, by leaving the block.
+            return None, None
+        return hold, latest()
 
     def _to_release(self) -> tuple[Hold, Any]:
         """The hold to release, and its ``TrackedHold``: those of the block that is exited, or
@@ -339,9 +338,13 @@ class LockBase:
         token = self.local.token
         self._holds.discard(hold, None if token is None else self._encode(token))
 
-    def _exited_block(self, frame: FrameType) -> Block | None:
-        """The block that a call of ``__exit__`` in this frame ends."""
-        blocks = self._holds.exited(caller_frame(frame), self._caller())
+    def _new_block(self) -> Block:
+        """Called first by ``__enter__``."""
+        return Block(self, self._holds, self._caller())
+
+    def _exited_block(self, end: Exit | None) -> Block | None:
+        """The block that a call of ``__exit__`` ends."""
+        blocks = self._holds.exited(end, self._caller())
         if len(blocks) > 1:
             for block in blocks:
                 if block.tracked is not None:

@@ -10,6 +10,7 @@ import time
 import weakref
 from typing import Any, Callable
 
+from ._holds import Subject
 from ._operations import Routine
 from ._thread_runtime import ThreadRuntime, run
 from ._types import Loss, Notice
@@ -37,12 +38,18 @@ class Renewer:
         on_revoked: Callable[[Notice], Any] | None,
         *,
         keeps_connection: bool,
+        renewal_ended: Loss,
+        subject: Subject,
     ) -> None:
         """``events`` are ``lost`` and ``revoked``. ``keeps_connection``: a loss does not close
-        the connection, which is the session of locks that the holder still uses."""
+        the connection, which is the session of locks that the holder still uses.
+        ``renewal_ended`` is reported when the holder has ended without a release. Callbacks
+        refer to the hold of ``subject``."""
         self._runtime, (self._lost, self._revoked) = runtime, events
         self._on_lost, self._on_revoked = weak_callback(on_lost), weak_callback(on_revoked)
         self._keeps_connection, self._abandoned = keeps_connection, False
+        self._renewal_ended, self._subject = renewal_ended, subject
+        self._end_is_reported = False
         runtime.report_loss, runtime.notice_received = self._report_loss, self._report_notice
         self._thread = threading.Thread(
             target=self._maintain, args=(routine,), name="gpulock-renewer", daemon=True
@@ -61,8 +68,10 @@ class Renewer:
         """Closes the session connection."""
         self._runtime.close_dedicated()
 
-    def abandon(self) -> None:
-        """Stops the renewal because the holder has ended, without waiting."""
+    def abandon(self, is_reported: bool = False) -> None:
+        """Stops the renewal because the holder has ended, without waiting. ``is_reported``:
+        others may still use the lock, and have to learn of the loss."""
+        self._end_is_reported = is_reported and not self._runtime.is_stopped
         self._abandoned = True
         self._runtime.stop()
 
@@ -72,17 +81,19 @@ class Renewer:
 
     def _maintain(self, routine: Routine[Loss | None]) -> None:
         loss = run(routine, self._runtime)
+        if loss is None and self._end_is_reported:
+            loss = self._renewal_ended
         if loss is not None:
             self._report_loss(loss)
         if self._abandoned or not self._keeps_connection:
             self._runtime.close_dedicated()
 
     def _report_loss(self, loss: Loss) -> None:
-        if self._runtime.is_stopped:
+        if self._runtime.is_stopped and not self._end_is_reported:
             return  # The holder has released the lock meanwhile.
         self._lost.set()
         log_loss(loss)
-        call_and_log_errors(self._on_lost(), loss)
+        self._call(self._on_lost(), loss)
 
     def _report_notice(self, notice: Notice) -> None:
         if self._runtime.is_stopped:
@@ -93,11 +104,15 @@ class Renewer:
         if on_revoked is not None:
             # Renewal goes on while the holder finishes its work.
             threading.Thread(
-                target=call_and_log_errors,
+                target=self._call,
                 args=(on_revoked, notice),
                 name="gpulock-on-revoked",
                 daemon=True,
             ).start()
+
+    def _call(self, callback: Callable[[Any], Any] | None, argument: Any) -> None:
+        with self._subject.applied():
+            call_and_log_errors(callback, argument)
 
 
 def call_and_log_errors(callback: Callable[[Any], Any] | None, argument: Any) -> Any:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-import weakref
 from dataclasses import replace
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError, RedisError
@@ -20,7 +18,7 @@ from ._asyncio_renewer import Renewer
 from ._asyncio_runtime import AsyncioRuntime, complete, run
 from ._commands import Name
 from ._devices import Gpus
-from ._holds import Block, TrackedHold, caller_frame
+from ._holds import Block, Exit, TrackedHold, exit_method
 from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
 from ._pool_base import PoolBase
@@ -54,8 +52,8 @@ class AsyncioLockBase(LockBase):
         """Acquires the lock, and returns whether it is held now."""
         raise NotImplementedError
 
-    async def _enter(self, frame: FrameType) -> None:
-        block = Block(self._caller(), caller_frame(frame))
+    async def _enter(self) -> None:
+        block = self._new_block()
         try:
             with self._holds.operation(block):
                 acquired = await self.acquire()
@@ -67,13 +65,16 @@ class AsyncioLockBase(LockBase):
             await self._finish_exit(block)
             raise
 
+    @exit_method
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc_value: BaseException | None,
         traceback: TracebackType | None,
+        *,
+        end: Exit | None = None,
     ) -> None:
-        block = self._exited_block(sys._getframe(1))
+        block = self._exited_block(end)
         try:
             await self._exit(block, exc_type)
         except RedisError:
@@ -102,14 +103,38 @@ class AsyncioLockBase(LockBase):
             if self.raise_on_release_error:
                 raise
             logger.warning("Lock was unlocked or no longer owned when exiting context manager.")
+        except _ownership.CONNECTION_ERRORS:
+            # No one repeats the release of a block.
+            if block is None or not await complete(
+                lambda: self._released_on_new_connection(block), CANCELLED_RELEASE_S
+            ):
+                raise
+
+    async def _released_on_new_connection(self, block: Block) -> bool:
+        """Repeats a failed release once. The session ends in any case."""
+        hold, tracked = block.hold, block.tracked
+        if hold is None:
+            return False
+        try:
+            await self._run(_ownership.finish_release(hold, self._server, "normal"))
+        except RedisError:
+            return False
+        finally:
+            if tracked is not None and tracked.renewer is not None:
+                await tracked.renewer.close()
+        self._discard(hold)
+        return True
 
     async def _finish_exit(self, block: Block) -> None:
-        """Releases the hold of a block, unless a release has been tried."""
-        hold = block.hold
+        """Releases the hold of a block. If its release has begun, it was given up: only the
+        session ends."""
+        hold, tracked = block.hold, block.tracked
         if hold is None or not block.is_held or self._holds.is_nested(block):
             return
-        if not hold.release_uncertain:
-            await self._complete_release(hold, block.tracked, "normal")
+        if not block.release_begun:
+            await self._complete_release(hold, tracked, "normal")
+        elif tracked is not None and tracked.renewer is not None:
+            await tracked.renewer.close()
 
     @property
     def lost(self) -> asyncio.Event:
@@ -140,6 +165,9 @@ class AsyncioLockBase(LockBase):
 
     async def _complete_release(self, hold: Hold, tracked: Any, reason: str) -> None:
         caller = asyncio.current_task()
+        block = self._holds.current_operation()
+        if block is not None:
+            block.release_begun = True
         try:
             await complete(
                 lambda: self._release(hold, tracked, reason, caller), CANCELLED_RELEASE_S
@@ -219,7 +247,7 @@ class AsyncioLockBase(LockBase):
         else:
             by_block = self._holds.current_operation() is not None
             events = asyncio.Event(), asyncio.Event()
-            tracked = TrackedHold(hold, *events, self._caller(), by_block)
+            tracked = TrackedHold(hold, *events, self._holds, self._caller(), by_block)
         if self._needs_renewer(hold):
             routine = _renewal.maintain(hold, request, self._server, self.renew)
             renewer = Renewer(
@@ -230,16 +258,17 @@ class AsyncioLockBase(LockBase):
                 self.on_revoked,
                 keeps_connection=self.session,
                 renewal_ended=_renewal.renewal_ended(hold),
+                subject=tracked.subject(),
             )
             tracked.set_renewer(renewer)
-        self._holds.store(tracked)
+        self._holds.store(tracked, self._caller())
 
     def _caller(self) -> Any:
         try:
             task = asyncio.current_task()
         except RuntimeError:  # No event loop runs in this thread.
-            return None
-        return None if task is None else weakref.ref(task)
+            task = None
+        return task or self._holds.no_task
 
     async def _run(self, routine: Routine[T]) -> T:
         return await run(routine, AsyncioRuntime(self.redis))
@@ -297,7 +326,7 @@ class Lock(AsyncioLockBase):
         )
 
     async def __aenter__(self) -> Lock:
-        await self._enter(sys._getframe(1))
+        await self._enter()
         return self
 
     @property
@@ -376,5 +405,5 @@ class Pool(PoolBase, AsyncioLockBase):
         return await self._acquire(self._request(sleep, blocking, blocking_timeout, None))
 
     async def __aenter__(self) -> Gpus:
-        await self._enter(sys._getframe(1))
+        await self._enter()
         return self.gpus

@@ -6,17 +6,16 @@ The logic is in ``_acquire``, ``_ownership`` and ``_renewal``.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from dataclasses import replace
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError, RedisError
 
 from . import _acquire, _commands, _ownership, _renewal
 from ._commands import Name
-from ._holds import Block, TrackedHold, caller_frame
+from ._holds import Block, Exit, TrackedHold, exit_method
 from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
 from ._reservation import ReservationBase, end_of
@@ -55,11 +54,11 @@ class ThreadLockBase(LockBase):
         """Acquires the lock, and returns whether it is held now."""
         raise NotImplementedError
 
-    def _enter(self, frame: FrameType, entered: Callable[[], T]) -> T:
+    def _enter(self, entered: Callable[[], T]) -> T:
         """Enters a ``with`` block, and returns its value."""
         block = None
         try:
-            block = Block(self._caller(), caller_frame(frame))
+            block = self._new_block()
             with self._holds.operation(block):
                 acquired = self.acquire()
             if not acquired:
@@ -71,21 +70,24 @@ class ThreadLockBase(LockBase):
                 self._finish_exit(block)
             raise
 
+    @exit_method
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
         exc_value: BaseException | None,
         traceback: TracebackType | None,
+        *,
+        end: Exit | None = None,
     ) -> None:
         block = None
         try:
-            block = self._exited_block(sys._getframe(1))
+            block = self._exited_block(end)
             self._exit(block, exc_type)
         except RedisError:
             self._holds.close(block)
             raise
         except BaseException:
-            block = block or self._exited_block(sys._getframe(1))
+            block = block or self._exited_block(end)
             if block is not None:
                 self._finish_exit(block)
             raise
@@ -106,13 +108,34 @@ class ThreadLockBase(LockBase):
             if self.raise_on_release_error:
                 raise
             logger.warning("Lock was unlocked or no longer owned when exiting context manager.")
+        except _ownership.CONNECTION_ERRORS:
+            # No one repeats the release of a block.
+            if block is None or not self._released_on_new_connection(block):
+                raise
         self._holds.close(block)
+
+    def _released_on_new_connection(self, block: Block) -> bool:
+        """Repeats a failed release once. The session ends in any case."""
+        hold, tracked = block.hold, block.tracked
+        if hold is None:
+            return False
+        try:
+            self._run(_ownership.finish_release(hold, self._server, "normal"))
+        except RedisError:
+            return False
+        finally:
+            if tracked is not None and tracked.renewer is not None:
+                tracked.renewer.close()
+        self._discard(hold)
+        return True
 
     def _finish_exit(self, block: Block) -> None:
         """Completes the exit of a block, or the end of one that was not entered."""
-        hold = block.hold
+        hold, tracked = block.hold, block.tracked
         if hold is not None and block.is_held and not self._holds.is_nested(block):
-            self._finish_release(hold, block.tracked, "normal")
+            self._finish_release(hold, tracked, "normal")
+            if tracked is not None and tracked.renewer is not None:
+                tracked.renewer.close()
         self._holds.close(block)
 
     @property
@@ -261,7 +284,7 @@ class ThreadLockBase(LockBase):
         else:
             by_block = self._holds.current_operation() is not None
             events = threading.Event(), threading.Event()
-            tracked = TrackedHold(hold, *events, self._caller(), by_block)
+            tracked = TrackedHold(hold, *events, self._holds, self._caller(), by_block)
         if self._needs_renewer(hold):
             routine = _renewal.maintain(hold, request, self._server, self.renew)
             renewer = Renewer(
@@ -271,9 +294,11 @@ class ThreadLockBase(LockBase):
                 self.on_lost,
                 self.on_revoked,
                 keeps_connection=self.session,
+                renewal_ended=_renewal.renewal_ended(hold),
+                subject=tracked.subject(),
             )
             tracked.set_renewer(renewer)
-        self._holds.store(tracked)
+        self._holds.store(tracked, self._caller())
         return True
 
     def _withdraw(self, hold: Hold, request: AcquireRequest, runtime: ThreadRuntime) -> None:
@@ -284,8 +309,8 @@ class ThreadLockBase(LockBase):
         runtime.close_dedicated()
         self._finish_release(hold, None, "cancelled")
 
-    def _caller(self) -> int:
-        return threading.get_ident()
+    def _caller(self) -> Any:
+        return self._holds.current_thread()
 
     def _run(self, routine: Routine[T]) -> T:
         return run(routine, ThreadRuntime(self.redis))
@@ -366,7 +391,7 @@ class Lock(ThreadLockBase):
         )
 
     def __enter__(self) -> Lock:
-        return self._enter(sys._getframe(1), lambda: self)
+        return self._enter(lambda: self)
 
     @property
     def token(self) -> int | None:

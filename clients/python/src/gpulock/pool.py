@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from ._devices import Gpus
 from ._lock_base import Number
 from ._pool_base import PoolBase
@@ -37,4 +35,4 @@ class Pool(PoolBase, ThreadLockBase):
         return self._acquire(self._request(sleep, blocking, blocking_timeout, None))
 
     def __enter__(self) -> Gpus:
-        return self._enter(sys._getframe(1), lambda: self.gpus)
+        return self._enter(lambda: self.gpus)
