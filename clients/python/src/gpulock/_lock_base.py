@@ -285,8 +285,11 @@ class LockBase:
     def _needs_renewer(self, hold: Hold) -> bool:
         # Without the module, a lock without a timeout never expires.
         never_expires = not hold.by_module and not self.timeout
-        reports = self.on_lost is not None or self.on_revoked is not None
-        return self.session or ((self.renew or reports) and not never_expires)
+        return self.session or ((self.renew or self._has_callbacks) and not never_expires)
+
+    @property
+    def _has_callbacks(self) -> bool:
+        return self.on_lost is not None or self.on_revoked is not None
 
     def _caller(self) -> Any:
         """Identifies the current thread or task."""

@@ -60,7 +60,9 @@ RETRIES_PER_LEASE = 30
 """Sets the pause after a call that failed at once."""
 MAX_PAUSE_S = 1.0
 LOOKS_PER_LEASE = 10
-MAX_LOOK_INTERVAL_S = 1.0
+MAX_LOOK_INTERVAL_S = 3.0
+SHORT_LOOK_INTERVAL_S = 1.0
+"""For holders with callbacks or a session. A look costs more CPU time than all else here."""
 MIN_LOOK_INTERVAL_S = 0.05
 FIRST_LOOK_S = 0.1
 """When to ask for the length of the lease, if only the server knows it."""
@@ -77,7 +79,7 @@ ELSEWHERE = (ReadOnlyError, MasterDownError)
 
 
 def maintain(
-    hold: Hold, request: AcquireRequest, server: Server, renew: bool
+    hold: Hold, request: AcquireRequest, server: Server, *, renew: bool, has_callbacks: bool
 ) -> Routine[Loss | None]:
     """Runs until the holder stops it (None), or the lock is lost or about to be.
 
@@ -85,7 +87,7 @@ def maintain(
     that is no longer renewed.
     """
     try:
-        return (yield from _Maintenance(hold, request, server, renew).run())
+        return (yield from _Maintenance(hold, request, server, renew, has_callbacks).run())
     except GeneratorExit:
         raise
     except Exception:
@@ -99,9 +101,17 @@ class _Maintenance:
     """The state of ``maintain``."""
 
     def __init__(
-        self, hold: Hold, request: AcquireRequest, server: Server, renew: bool
+        self,
+        hold: Hold,
+        request: AcquireRequest,
+        server: Server,
+        renew: bool,
+        has_callbacks: bool,
     ) -> None:
         self._hold, self._request, self._server, self._renews = hold, request, server, renew
+        self._max_look_interval_s = MAX_LOOK_INTERVAL_S
+        if has_callbacks or request.session:
+            self._max_look_interval_s = SHORT_LOOK_INTERVAL_S
         now = _clock.now()
         self._is_lease_known = bool(request.lease_ms)
         self._lease_s = request.lease_ms / 1000 if request.lease_ms else ASSUMED_LEASE_S
@@ -479,7 +489,7 @@ class _Maintenance:
     @property
     def _look_interval_s(self) -> float:
         interval_s = max(self._lease_s / LOOKS_PER_LEASE, MIN_LOOK_INTERVAL_S)
-        return min(interval_s, MAX_LOOK_INTERVAL_S)
+        return min(interval_s, self._max_look_interval_s)
 
     def _no_longer_owned(self) -> Routine[Loss]:
         yield close_dedicated()

@@ -249,7 +249,8 @@ class AsyncioLockBase(LockBase):
             events = asyncio.Event(), asyncio.Event()
             tracked = TrackedHold(hold, *events, self._holds, self._caller(), by_block)
         if self._needs_renewer(hold):
-            routine = _renewal.maintain(hold, request, self._server, self.renew)
+            settings = {"renew": self.renew, "has_callbacks": self._has_callbacks}
+            routine = _renewal.maintain(hold, request, self._server, **settings)
             renewer = Renewer(
                 routine,
                 runtime,
