@@ -105,6 +105,25 @@ async def test_asyncio_locks_work_on_a_cluster(cluster):
         assert not await lock.locked()
 
 
+CROSS_SLOT = "(?i)slot"
+
+
+def test_a_pool_of_several_slots_is_reported_as_such(cluster, caplog):
+    with redis.RedisCluster(host="127.0.0.1", port=cluster.port) as client:
+        pool = gpulock.Pool(client, ["a", "b"], timeout=60)
+        with pytest.raises(Exception, match=CROSS_SLOT):
+            pool.acquire(blocking_timeout=1)
+    assert "interrupted" not in caplog.text
+
+
+async def test_asyncio_a_pool_of_several_slots_is_reported_as_such(cluster, caplog):
+    async with redis.asyncio.RedisCluster(host="127.0.0.1", port=cluster.port) as client:
+        pool = gpulock.asyncio.Pool(client, ["a", "b"], timeout=60)
+        with pytest.raises(Exception, match=CROSS_SLOT):
+            await pool.acquire(blocking_timeout=1)
+    assert "interrupted" not in caplog.text
+
+
 def test_a_wait_uses_its_own_connection(cluster):
     with (
         redis.RedisCluster(host="127.0.0.1", port=cluster.port, max_connections=2) as client,

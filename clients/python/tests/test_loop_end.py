@@ -42,7 +42,7 @@ def test_the_end_of_the_loop_logs_one_line(server, settings, held_s):
     )
     assert process.returncode == 0, process.stderr
     (line,) = process.stderr.splitlines()
-    assert line.startswith(f"gpulock: lost the lock {LOCK}")
+    assert line.startswith(f"lost the lock {LOCK}")
     assert line.endswith("the lock is no longer being renewed")
     with server.client() as client:
         eventually(lambda: not client.exists(LOCK))

@@ -12,6 +12,7 @@ import redis.asyncio
 import gpulock
 import gpulock.asyncio
 from inspection import LOCK
+from servers import eventually
 
 UNREACHABLE = [
     (gpulock, redis.Redis(port=1)),
@@ -198,3 +199,28 @@ async def test_a_lock_that_is_not_held_cannot_be_confirmed():
             result = module.Lock(unreachable, LOCK).ensure_held()
             if module is gpulock.asyncio:
                 await result
+
+
+@pytest.mark.parametrize("reason", [5, b"x", None], ids=repr)
+async def test_an_invalid_reason_leaves_the_lock_held(any_client, any_aclient, caplog, reason):
+    message = f"invalid reason {reason!r}: expected str"
+    lock = gpulock.Lock(any_client, LOCK, timeout=2, renew=True)
+    with lock:
+        with refused(TypeError, message):
+            lock.release(reason)
+        assert lock.owned()
+        left_ms = any_client.pttl(LOCK)
+        eventually(lambda: any_client.pttl(LOCK) > left_ms)  # It is still renewed.
+    async with gpulock.asyncio.Lock(any_aclient, LOCK, timeout=60) as alock:
+        with refused(TypeError, message):
+            await alock.release(reason)
+        assert await alock.owned()
+    reservation = gpulock.Lock(any_client, LOCK).reserve(for_s=60)
+    with refused(TypeError, message):
+        reservation.release(reason)
+    reservation.release()
+    areservation = await gpulock.asyncio.Lock(any_aclient, LOCK).reserve(for_s=60)
+    with refused(TypeError, message):
+        await areservation.release(reason)
+    await areservation.release()
+    assert "interrupted" not in caplog.text

@@ -11,7 +11,15 @@ import math
 import time
 from dataclasses import replace
 
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import (
+    ClusterCrossSlotError,
+    ConnectionError,
+    DataError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 from . import _commands, _fallback, _ownership
 from ._operations import (
@@ -39,6 +47,10 @@ its connection breaks."""
 RETRY_DELAY_S = 0.2
 DETECTION_INTERVAL_S = 1.0
 """How often a polling waiter checks whether the module has been loaded."""
+
+REJECTIONS = (ClusterCrossSlotError, NoPermissionError, DataError)
+REJECTION_CODES = ("MAXWAITERS", "DEADLOCK", "WRONGTYPE")
+"""Errors of a command that was granted nothing, also in an earlier call of the same wait."""
 
 
 def acquire(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
@@ -76,8 +88,8 @@ def reserve(request: AcquireRequest, server: Server) -> Routine[Hold | None]:
     except BaseException:
         try:
             yield from _ownership.finish_release(hold, server, "cancelled")
-        except (RedisError, OSError):
-            _ownership.log_not_released(hold)
+        except (RedisError, OSError) as error:
+            _ownership.log_not_released(hold, error)
         raise
     return hold
 
@@ -201,16 +213,17 @@ def _withdraw_queued(request: AcquireRequest, server: Server) -> Routine[None]:
                 release = _commands.release(name, request.owner, None, "cancelled")
                 yield execute_with_short_timeout(*release)
     except (RedisError, OSError) as error:
-        # A refused wait: nothing was granted.
-        if not str(error).startswith(("MAXWAITERS", "DEADLOCK")):
-            _log_not_withdrawn(request)
+        is_rejected = isinstance(error, REJECTIONS) or str(error).startswith(REJECTION_CODES)
+        if not is_rejected:
+            _log_not_withdrawn(request, error)
 
 
-def _log_not_withdrawn(request: AcquireRequest) -> None:
+def _log_not_withdrawn(request: AcquireRequest, error: Exception) -> None:
     logger.warning(
-        "gpulock: an acquire call for %s was interrupted, and the server did not respond: "
+        "an acquire call for %s was interrupted, and %s: "
         "locks that it may have been granted are held until their lease expires",
         request.names[0],
+        _ownership.failure(error),
     )
 
 
@@ -254,5 +267,5 @@ def _withdraw_polling(request: AcquireRequest, capabilities: Capabilities) -> Ro
                 yield from _fallback.release(
                     name, request.owner, "cancelled", capabilities, execute_with_short_timeout
                 )
-    except (RedisError, OSError):
-        _log_not_withdrawn(request)
+    except (RedisError, OSError) as error:
+        _log_not_withdrawn(request, error)

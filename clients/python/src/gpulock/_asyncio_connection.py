@@ -89,7 +89,7 @@ class DedicatedConnection:
         try:
             await self._exchange(("AUTH", token.try_get("oid"), token.get_value()), until)
         except ResponseError as error:
-            logger.warning("gpulock: the server rejects the new credentials: %s", error)
+            logger.warning("the server rejects the new credentials: %s", error)
 
     async def _open(self, timeout_s: float | None) -> None:
         """Connects as the pool does: see ``_thread_connection``."""

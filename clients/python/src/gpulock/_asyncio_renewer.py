@@ -130,4 +130,4 @@ async def _complete(result: Awaitable[Any] | None, argument: Any) -> None:
         if result is not None:
             await result
     except Exception:
-        logger.exception("gpulock: the callback for %s failed", argument)
+        logger.exception("the callback for %s failed", argument)

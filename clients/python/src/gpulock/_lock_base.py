@@ -330,7 +330,7 @@ class LockBase:
         if hold is None:
             if block is None and not self.local.has_acquired and self._holds.abandon_only():
                 logger.error(
-                    "gpulock: %s was released in a thread that does not hold it: it is no "
+                    "%s was released in a thread that does not hold it: it is no "
                     "longer renewed",
                     self.names[0],
                 )

@@ -88,13 +88,23 @@ def is_repeated(hold: Hold, current: Hold | None) -> bool:
     return current is not None and hold.tokens == current.tokens and not current.released
 
 
-def log_not_released(hold: Hold) -> None:
-    """To be called when a release was interrupted and could not be completed."""
+def log_not_released(hold: Hold, error: BaseException | None) -> None:
+    """To be called when a release was interrupted and could not be completed, with the error
+    of the attempt to complete it."""
     logger.warning(
-        "gpulock: the release of %s was interrupted, and the server did not respond: "
-        "the lock is held until its lease expires",
+        "the release of %s was interrupted, and %s: the lock is held until its lease expires",
         hold.names[0],
+        failure(error),
     )
+
+
+def failure(error: BaseException | None) -> str:
+    """Why an interrupted call could not be completed, for the log. None: it took too long."""
+    if isinstance(error, ResponseError):
+        return f"the server replied with an error ({error})"
+    if error is None or isinstance(error, (*CONNECTION_ERRORS, OSError)):
+        return "the server did not respond"
+    return f"could not be completed ({error!r})"
 
 
 def extend(

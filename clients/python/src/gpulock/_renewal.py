@@ -91,7 +91,7 @@ def maintain(
     except GeneratorExit:
         raise
     except Exception:
-        logger.exception("gpulock: the renewal failed; the lock is lost when its lease expires")
+        logger.exception("the renewal failed; the lock is lost when its lease expires")
         return renewal_ended(hold)
     except BaseException:  # The task was cancelled, for example because its loop ends.
         return renewal_ended(hold)

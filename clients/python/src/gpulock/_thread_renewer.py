@@ -120,21 +120,19 @@ def call_and_log_errors(callback: Callable[[Any], Any] | None, argument: Any) ->
     try:
         return None if callback is None else callback(argument)
     except Exception:
-        logger.exception("gpulock: the callback for %s failed", argument)
+        logger.exception("the callback for %s failed", argument)
         return None
 
 
 def log_loss(loss: Loss) -> None:
     """Logs a loss in one line."""
-    logger.error(
-        "gpulock: lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason
-    )
+    logger.error("lost the lock %s of owner %s: %s", loss.name, loss.owner, loss.reason)
 
 
 def log_notice(notice: Notice) -> None:
     """Logs a notice in one line."""
     logger.warning(
-        "gpulock: the lock %s of owner %s is revoked, and ends in %.1f s: %s",
+        "the lock %s of owner %s is revoked, and ends in %.1f s: %s",
         notice.name,
         notice.owner,
         notice.deadline - time.time(),

@@ -13,7 +13,7 @@ from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError, RedisError
 
-from . import _acquire, _commands, _ownership, _renewal
+from . import _acquire, _commands, _ownership, _renewal, _settings
 from ._asyncio_renewer import Renewer
 from ._asyncio_runtime import AsyncioRuntime, complete, run
 from ._commands import Name
@@ -160,6 +160,7 @@ class AsyncioLockBase(LockBase):
 
         If the server cannot be reached, the token is kept, and the call can be repeated.
         """
+        _settings.require_reason(reason)
         hold, tracked = self._to_release()
         await self._complete_release(hold, tracked, reason)
 
@@ -172,9 +173,9 @@ class AsyncioLockBase(LockBase):
             await complete(
                 lambda: self._release(hold, tracked, reason, caller), CANCELLED_RELEASE_S
             )
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancellation:
             if hold.names:
-                _ownership.log_not_released(hold)
+                _ownership.log_not_released(hold, cancellation.__cause__)
             raise
 
     async def _release(

@@ -13,7 +13,7 @@ from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError, RedisError
 
-from . import _acquire, _commands, _ownership, _renewal
+from . import _acquire, _commands, _ownership, _renewal, _settings
 from ._commands import Name
 from ._holds import Block, Exit, TrackedHold, exit_method
 from ._lock_base import LockBase, Number
@@ -166,11 +166,14 @@ class ThreadLockBase(LockBase):
         hold: Hold | None = None
         tracked: Any = None
         try:
+            _settings.require_reason(reason)
             hold, tracked = self._to_release()
             self._release(hold, tracked, reason)
         except RedisError:
             raise
         except BaseException:
+            if not isinstance(reason, str):
+                raise  # The release has not begun.
             if hold is None:
                 hold, tracked = self._to_release()
             self._finish_release(hold, tracked, reason)
@@ -191,6 +194,7 @@ class ThreadLockBase(LockBase):
 
     def _finish_release(self, hold: Hold, tracked: Any, reason: str) -> None:
         """Completes a release that was interrupted at any point."""
+        failure: BaseException | None = None
         for _ in range(FINISH_ATTEMPTS):
             try:
                 renewer = None if tracked is None else tracked.renewer
@@ -201,11 +205,12 @@ class ThreadLockBase(LockBase):
                     renewer.close()
                 self._discard(hold)
                 return
-            except RedisError:
+            except RedisError as error:
+                failure = error
                 break
-            except BaseException:  # Another signal.
-                continue
-        _ownership.log_not_released(hold)
+            except BaseException as error:  # Another signal.
+                failure = error
+        _ownership.log_not_released(hold, failure)
 
     def reserve(
         self,
