@@ -29,6 +29,7 @@ export SERVERS="${servers[*]}"
 ruff check --quiet
 ruff format --quiet --check
 mypy
+mypy tests/typed_program.py
 # The tests wait most of the time. Each of the processes has its own servers. A test that hangs
 # ends its process: a signal would disturb tests that use the same signal.
 limit=(--timeout 300 --timeout-method thread)

@@ -9,6 +9,8 @@ from redis.exceptions import DataError
 if TYPE_CHECKING:
     from ._types import AcquireRequest
 
+NameLike = Union[str, bytes, bytearray, memoryview, int, float]
+"""What redis-py accepts as a key. ``as_name`` makes a ``Name`` of it."""
 Name = Union[str, bytes]
 Argument = Union[str, bytes, int]
 Command = tuple[Argument, ...]
@@ -98,7 +100,7 @@ def parse_map(reply: Any) -> dict[str, Any]:
     return {as_text(name): value for name, value in pairs}
 
 
-def as_name(value: Any, setting: str = "name") -> Name:
+def as_name(value: NameLike, setting: str = "name") -> Name:
     """A name as text or as immutable bytes. Accepts what redis-py accepts as a key."""
     if isinstance(value, (str, bytes)):
         return value

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, Union, overload
 
 from . import asyncio
-from ._commands import Name
+from ._commands import NameLike
 from ._lock_base import LockBase, Number
 from ._pool_base import Group
 from ._types import Loss, Notice
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 LockT = TypeVar("LockT", bound=LockBase)
-Names = Union[Name, Group, Iterable[Group]]
+Names = Union[NameLike, Group, Iterable[Group]]
 
 
 class LockSettings(TypedDict, total=False):
@@ -44,8 +44,8 @@ class LockSettings(TypedDict, total=False):
     on_lost: Callable[[Loss], Any] | None
     on_revoked: Callable[[Notice], Any] | None
     priority: int
-    share: str | bytes | None
-    near: str | bytes | None
+    share: NameLike | None
+    near: NameLike | None
     groups: int | None
 
 

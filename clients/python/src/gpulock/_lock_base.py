@@ -15,7 +15,7 @@ from typing import Any, Union
 from redis.exceptions import LockError, ResponseError
 
 from . import _commands, _ownership, _reservation, _server, _settings
-from ._commands import Name
+from ._commands import Name, NameLike
 from ._connection import cluster_socket_timeout_s, socket_timeout_s
 from ._devices import Device
 from ._holds import Block, Exit, Holds
@@ -62,19 +62,19 @@ class LockBase:
     def __init__(
         self,
         redis: Any,
-        names: Iterable[Any],
+        names: Iterable[NameLike],
         count: int | None,
         *,
         groups: int | None = None,
         group_sizes: tuple[int, ...] = (),
-        near: str | bytes | None = None,
+        near: NameLike | None = None,
         timeout: Number | None,
         sleep: Number,
         blocking: bool,
         blocking_timeout: Number | None,
         thread_local: bool,
         raise_on_release_error: bool,
-        owner: str | bytes | None,
+        owner: NameLike | None,
         fair: bool,
         session: bool,
         grace: Number,
@@ -82,7 +82,7 @@ class LockBase:
         on_lost: Any,
         on_revoked: Any,
         priority: int,
-        share: str | bytes | None,
+        share: NameLike | None,
     ) -> None:
         _server.require_client(redis, self._needs_asyncio)
         self._server = _server.server_of(redis)

@@ -193,9 +193,10 @@ class SmartGpuLockManager:
         hold = lock._held()
         if hold is None:
             return False
+        (name,) = lock.names
         try:
             previous_owner = self.redis.execute_command(
-                *_commands.force_release(lock.name, hold.owner, hold.tokens[lock.name])
+                *_commands.force_release(name, hold.owner, hold.tokens[name])
             )
         except RedisError:
             logger.critical(

@@ -9,7 +9,7 @@ from typing import Any, Union
 from redis.exceptions import DataError
 
 from . import _commands, _settings
-from ._commands import Name
+from ._commands import Name, NameLike
 from ._devices import Device, Gpus, device_of
 from ._lock_base import LockBase, Number
 from ._types import Hold
@@ -17,7 +17,7 @@ from ._types import Hold
 MAX_KEYS = 1024
 NAME_TYPES = (str, bytes, bytearray, memoryview)
 
-Group = Union[Iterable[Name], Mapping[Name, Device]]
+Group = Union[Iterable[NameLike], Mapping[NameLike, Device]]
 
 
 class PoolBase(LockBase):
@@ -35,7 +35,7 @@ class PoolBase(LockBase):
         thread_local: bool = True,
         raise_on_release_error: bool = True,
         *,
-        owner: str | bytes | None = None,
+        owner: NameLike | None = None,
         fair: bool = False,
         session: bool = False,
         grace: Number = 0,
@@ -43,8 +43,8 @@ class PoolBase(LockBase):
         on_lost: Any = None,
         on_revoked: Any = None,
         priority: int = 0,
-        share: str | bytes | None = None,
-        near: str | bytes | None = None,
+        share: NameLike | None = None,
+        near: NameLike | None = None,
         groups: int | None = None,
     ) -> None:
         _settings.require_integer("n", n)

@@ -16,7 +16,7 @@ from redis.exceptions import LockError, RedisError
 from . import _acquire, _commands, _ownership, _renewal, _settings
 from ._asyncio_renewer import Renewer
 from ._asyncio_runtime import AsyncioRuntime, complete, run
-from ._commands import Name
+from ._commands import Name, NameLike
 from ._devices import Gpus
 from ._holds import Block, Exit, TrackedHold, exit_method
 from ._lock_base import LockBase, Number
@@ -287,7 +287,7 @@ class Lock(AsyncioLockBase):
     def __init__(
         self,
         redis: Any,
-        name: Name,
+        name: NameLike,
         timeout: Number | None = None,
         sleep: Number = 0.1,
         blocking: bool = True,
@@ -295,7 +295,7 @@ class Lock(AsyncioLockBase):
         thread_local: bool = True,
         raise_on_release_error: bool = True,
         *,
-        owner: str | bytes | None = None,
+        owner: NameLike | None = None,
         fair: bool = False,
         session: bool = False,
         grace: Number = 0,
@@ -303,7 +303,7 @@ class Lock(AsyncioLockBase):
         on_lost: Callable[[Loss], Any] | None = None,
         on_revoked: Callable[[Notice], Any] | None = None,
         priority: int = 0,
-        share: str | bytes | None = None,
+        share: NameLike | None = None,
     ) -> None:
         self.name = name
         super().__init__(

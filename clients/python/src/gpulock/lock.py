@@ -14,7 +14,7 @@ from typing import Any, Callable, Literal, TypeVar
 from redis.exceptions import LockError, RedisError
 
 from . import _acquire, _commands, _ownership, _renewal, _settings
-from ._commands import Name
+from ._commands import Name, NameLike
 from ._holds import Block, Exit, TrackedHold, exit_method
 from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
@@ -356,7 +356,7 @@ class Lock(ThreadLockBase):
     def __init__(
         self,
         redis: Any,
-        name: Name,
+        name: NameLike,
         timeout: Number | None = None,
         sleep: Number = 0.1,
         blocking: bool = True,
@@ -364,7 +364,7 @@ class Lock(ThreadLockBase):
         thread_local: bool = True,
         raise_on_release_error: bool = True,
         *,
-        owner: str | bytes | None = None,
+        owner: NameLike | None = None,
         fair: bool = False,
         session: bool = False,
         grace: Number = 0,
@@ -372,7 +372,7 @@ class Lock(ThreadLockBase):
         on_lost: Callable[[Loss], Any] | None = None,
         on_revoked: Callable[[Notice], Any] | None = None,
         priority: int = 0,
-        share: str | bytes | None = None,
+        share: NameLike | None = None,
     ) -> None:
         self.name = name
         super().__init__(
