@@ -5,9 +5,9 @@
 #     matrix.sh [SERVER...]     programs, or folders with a program `server`
 #
 # The interpreters are python3.9, python3.10, ... on PATH, and those of pyenv and uv. A part
-# without an interpreter is listed as NOT RUN. The environments and logs are in
-# target/python-matrix. Set PARTS to the names of parts to run only these, for example
-# PARTS="python3.9 lock-tests-6.4.0".
+# without an interpreter is listed as NOT RUN, and counts as a failure unless ALLOW_MISSING=1.
+# The environments and logs are in target/python-matrix. Set PARTS to the names of parts to run
+# only these, for example PARTS="python3.9 lock-tests-6.4.0".
 set -euo pipefail
 servers=()
 # Keep symbolic links: Debian's server is a link, and behaves according to its name.
@@ -65,6 +65,7 @@ is_wanted() { # NAME
 not_run() { # NAME REASON
     echo "$1: NOT RUN: $2"
     results+=("$1: NOT RUN: $2")
+    [ "${ALLOW_MISSING:-}" = 1 ] || failed=yes
 }
 
 # Runs a command, and prints its output if it fails.

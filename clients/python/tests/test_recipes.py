@@ -109,7 +109,7 @@ def test_the_timeout_of_an_rq_job_ends_its_hold_or_wait(
         client.set(gpu, "other", px=60_000)
     enqueue(
         environment,
-        "import rq_jobs; rq_jobs.queue.enqueue(rq_jobs.transcribe, 60, job_timeout=1)",
+        "import rq_jobs; rq_jobs.queue.enqueue(rq_jobs.transcribe, 60, job_timeout=3)",
     )
     url = environment["REDIS_URL"]
     command = [BIN / "rq", "worker", "--burst", "--url", url, "-w", worker_class, "gpu"]
@@ -273,7 +273,7 @@ def test_django_requests_do_not_share_a_gpu(client, environment, tmp_path):
 
 
 def test_torchrun_sees_only_the_gpus_that_are_held(client, environment, tmp_path):
-    # Stands for torchrun: it needs torch, and the program only passes on its environment.
+    # A stand-in for torchrun, which needs torch: the program only passes on its environment.
     torchrun = tmp_path / "torchrun"
     torchrun.write_text(
         '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER $*"\nexit 7\n'

@@ -1,4 +1,4 @@
-"""Stands for your model: the other programs call it. It records when it used which GPU."""
+"""A stand-in for your model. The other programs call it. It records when it used which GPU."""
 
 import asyncio
 import json
