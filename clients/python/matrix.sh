@@ -58,6 +58,12 @@ install() { # NAME PIP-ARGUMENT...
     "$work/$name/bin/pip" install --quiet --disable-pip-version-check "$@"
 }
 
+uninstall() { # NAME PACKAGE...
+    local name=$1
+    shift
+    "$work/$name/bin/pip" uninstall --quiet --yes --disable-pip-version-check "$@"
+}
+
 is_wanted() { # NAME
     [ -z "${PARTS:-}" ] || [[ " $PARTS " == *" $1 "* ]]
 }
@@ -105,8 +111,8 @@ done
 name="oldest-redis-py"
 if is_wanted "$name"; then
     if environment "$name" 3.11; then
-        # The current Celery requires a newer redis-py: the tests of its tasks are skipped.
-        "$work/$name/bin/pip" uninstall --quiet --yes celery
+        # These require a newer redis-py: their tests are skipped.
+        uninstall "$name" celery taskiq-redis
         install "$name" "redis==$oldest"
         record "$name" "$(redis_version "$name")" suite "$name"
     else
@@ -118,6 +124,8 @@ for version in "${lock_tests[@]}"; do
     name=lock-tests-$version
     is_wanted "$name" || continue
     if environment lock-tests 3.11; then
+        # It requires a newer redis-py than some of these.
+        uninstall lock-tests taskiq-redis
         install lock-tests "redis==$version"
         record "$name" "redis-py's own tests" \
             "$work/lock-tests/bin/python" tests/redis_py_suite/run.py --numprocesses "$processes" \
