@@ -92,15 +92,15 @@ def test_surrogates_are_accepted_if_the_client_can_encode_them(any_server):
 
 
 def test_the_environment_has_names_that_are_not_text(client):
-    with gpulock.Pool(client, [b"\xff0", b"\xfe0"], n=2, timeout=60) as gpus:
+    with gpulock.Pool(client, [b"\xff0", b"\xfe1"], n=2, timeout=60) as gpus:
         printed = subprocess.run(
             [sys.executable, "-c", "import os; os.write(1, os.environb[b'GPULOCK_KEYS'])"],
             env=gpus.environment(),
             capture_output=True,
             check=True,
         ).stdout
-        assert gpus.devices == (0, 0)
-    assert printed == b"\xff0,\xfe0"
+        assert gpus.devices == (0, 1)
+    assert printed == b"\xff0,\xfe1"
 
 
 @pytest.mark.parametrize("name", REFUSED, ids=_type_name)

@@ -61,9 +61,47 @@ def test_devices_can_be_given_by_name(client):
     pool = gpulock.Pool(client, {"a": "GPU-7f3a", "b": "GPU-19c2"}, n=2, timeout=60)
     with pool as gpus:
         assert gpus.environment({})["CUDA_VISIBLE_DEVICES"] == "GPU-7f3a,GPU-19c2"
-    assert gpulock.Pool(client, ["x", "y"]).names == ("x", "y")
-    with gpulock.Pool(client, ["x", "y"], timeout=60) as gpus:
+        assert gpus.devices == ("GPU-7f3a", "GPU-19c2")
+        with pytest.raises(ValueError, match="'GPU-7f3a' is not an index"):
+            _ = gpus.torch
+    with gpulock.Pool(client, {"a": "3"}, timeout=60) as gpus:
+        assert gpus.torch == ("cuda:3",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        (["gpu:1", "gpu:01"], "keys 'gpu:1' and 'gpu:01' have the same device, 1"),
+        (["{x}:node7:0", "{x}:node8:0"], "one pool for each host"),
+        ({"a": 1, "b": "1"}, "keys 'a' and 'b' have the same device, '1'"),
+        (["gpu:1", "big"], "the device of key 'big' is unknown.* map each key to its device"),
+        ({"a": 0, "b:1": None}, "the device of key 'b:1' is unknown"),
+    ],
+)
+def test_ambiguous_devices_are_rejected_when_they_are_used(any_client, keys, reason):
+    with gpulock.Pool(any_client, keys, n=2, timeout=60) as gpus:
+        assert gpus.keys == tuple(keys)
+        uses = (lambda: gpus.devices, lambda: gpus.torch, gpus.environment)
+        for use in uses:
+            with pytest.raises(ValueError, match=reason):
+                use()
+    reservation = gpulock.Pool(any_client, keys, n=2).reserve(for_s=60)
+    for use in (lambda: reservation.devices, reservation.environment):
+        with pytest.raises(ValueError, match=reason):
+            use()
+    reservation.release()
+
+
+def test_two_locks_of_a_pool_can_be_for_one_gpu_if_they_are_not_held_together(client):
+    with gpulock.Pool(client, {"slot:a": 0, "slot:b": 0}, timeout=60) as gpus:
         assert gpus.devices == (0,)
+
+
+def test_a_key_with_a_comma_has_no_environment(client):
+    with gpulock.Pool(client, ["a,b:0"], timeout=60) as gpus:
+        assert gpus.devices == (0,)
+        with pytest.raises(ValueError, match="invalid key 'a,b:0': a comma separates keys"):
+            gpus.environment()
 
 
 @pytest.mark.parametrize("n", [0, 5])

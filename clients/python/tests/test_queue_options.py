@@ -156,9 +156,9 @@ def test_groups_can_name_their_devices(client):
     nodes = ({"a:0": "GPU-7f3a", "a:1": "GPU-19c2"}, iter(["b:0", b"b:5"]))
     with gpulock.Pool(client, nodes, n=1, groups=2, timeout=60) as gpus:
         assert gpus.devices == ("GPU-7f3a", 0)
-    pool = gpulock.Pool(client, [["b:0", b"b:5"], ["a"]], groups=2, timeout=60)
+    pool = gpulock.Pool(client, [["b:0", b"b:5"], ["a:2"]], groups=2, timeout=60)
     with gpulock.Lock(client, "b:0", timeout=60), pool as gpus:
-        assert dict(zip(gpus.keys, gpus.devices)) == {"b:5": 5, "a": 2}
+        assert dict(zip(gpus.keys, gpus.devices)) == {"b:5": 5, "a:2": 2}
 
 
 async def test_asyncio_locks_are_acquired_from_one_group(aclient, watcher):

@@ -136,12 +136,12 @@ def test_a_reservation_outlives_its_process_and_another_one_ends_it(client, serv
 
 
 def test_a_reservation_is_released_by_its_owner_and_tokens(any_client):
-    made = gpulock.Pool(any_client, [b"\xff0", "b"], n=2).reserve(for_s=60)
-    assert any_client.exists(b"\xff0", "b") == 2
+    made = gpulock.Pool(any_client, [b"\xff0", "b1"], n=2).reserve(for_s=60)
+    assert any_client.exists(b"\xff0", "b1") == 2
     same = gpulock.Reservation.from_environment(any_client, made.environment())
     assert (same.owner, same.tokens, int(made.until)) == (made.owner, made.tokens, same.until)
     gpulock.Reservation(any_client, made.owner, made.tokens).release()
-    assert not any_client.exists(b"\xff0", "b")
+    assert not any_client.exists(b"\xff0", "b1")
 
 
 @pytest.mark.skipif(not COMMAND.exists(), reason="the command gpulock is not built")

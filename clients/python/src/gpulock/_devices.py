@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
 
@@ -26,10 +26,35 @@ def gpu_keys(pool: str, indices: Iterable[int], host: str | None = None) -> list
     return [f"{{{pool}:{hostname}}}:gpu:{index}" for index in indices]
 
 
-def device_of(name: Name, index: int) -> Device:
-    """The number at the end of a lock's name, or else the lock's index in the pool."""
+def device_of(name: Name) -> Device | None:
+    """The number at the end of a lock's name; None: it has none."""
     number = re.search(r"(\d+)$", _commands.as_text(name))
-    return int(number[1]) if number else index
+    return int(number[1]) if number else None
+
+
+def distinct_devices(
+    names: Iterable[Name], devices: Sequence[Device | None]
+) -> tuple[Device, ...]:
+    """The devices of the locks. Raises ValueError if two locks have the same one, or a lock has
+    none: a program would use a GPU that it does not hold."""
+    advice = "map each key to its device: Pool(client, {key: device, ...})"
+    name_of: dict[str, Name] = {}
+    distinct = []
+    for name, device in zip(names, devices):
+        if device is None:
+            raise ValueError(
+                f"the device of key {name!r} is unknown: the key does not end with a number, "
+                f"or is mapped to None; {advice}"
+            )
+        other = name_of.setdefault(str(device), name)
+        if other != name:
+            raise ValueError(
+                f"keys {other!r} and {name!r} have the same device, {device!r}. "
+                f"If they are different GPUs, {advice}. If they are on different hosts, "
+                "use one pool for each host"
+            )
+        distinct.append(device)
+    return tuple(distinct)
 
 
 def visible_devices(devices: tuple[Device, ...]) -> dict[str, str]:
@@ -44,10 +69,15 @@ def visible_devices(devices: tuple[Device, ...]) -> dict[str, str]:
 class Gpus:
     """The GPUs that are held, in the order in which the pool lists them."""
 
-    devices: tuple[Device, ...]
-    """The driver's identifiers: indices or UUIDs."""
     tokens: Mapping[str, int | None]
     """The fencing token of each lock, by name."""
+    _devices: tuple[Device | None, ...]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The driver's identifiers: indices or UUIDs. Raises ValueError if a lock has none, or
+        two locks have the same one."""
+        return distinct_devices(self.tokens, self._devices)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -57,11 +87,20 @@ class Gpus:
     @property
     def torch(self) -> tuple[str, ...]:
         """Device names such as ``cuda:0`` for a framework in this process, which sees all
-        GPUs. Valid only for devices given as indices, with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        GPUs. Raises ValueError for UUIDs. Needs CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        for device in self.devices:
+            if not str(device).isdecimal():
+                raise ValueError(
+                    f"device {device!r} is not an index, and frameworks accept no UUIDs: map "
+                    "the keys to indices, or use environment() for a subprocess"
+                )
         return tuple(f"cuda:{device}" for device in self.devices)
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment for a subprocess that sees only these GPUs, as ``cuda:0`` and up."""
+        for key in self.tokens:
+            if "," in key:
+                raise ValueError(f"invalid key {key!r}: a comma separates keys in GPULOCK_KEYS")
         tokens = {
             key: "" if token is None else str(token) for key, token in self.tokens.items()
         }

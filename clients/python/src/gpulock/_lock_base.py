@@ -216,7 +216,7 @@ class LockBase:
             grace_ms=0,
         )
 
-    def _devices_of(self, hold: Hold) -> tuple[Device, ...]:
+    def _devices_of(self, hold: Hold) -> tuple[Device | None, ...]:
         """The devices of the locks; none unless this is a pool."""
         return ()
 

@@ -50,14 +50,13 @@ class PoolBase(LockBase):
         _settings.require_integer("n", n)
         if groups is not None:
             _settings.require_integer("groups", groups)
-        self._devices: dict[Name, Device] = {}
+        self._devices: dict[Name, Device | None] = {}
         names: list[Name] = []
         sizes = []
         for group in [_ungrouped(keys)] if groups is None else _collection(keys):
             members = list(map(_commands.as_name, _collection(group)))
-            given = group.values() if isinstance(group, Mapping) else ()
-            devices = [device_of(name, index) for index, name in enumerate(members, len(names))]
-            self._devices.update(zip(members, given or devices))
+            given = group.values() if isinstance(group, Mapping) else map(device_of, members)
+            self._devices.update(zip(members, given))
             names += members
             sizes.append(len(members))
         if not 1 <= len(names) <= MAX_KEYS:
@@ -96,15 +95,15 @@ class PoolBase(LockBase):
         """The GPUs held here. Raises LockError when none are."""
         hold = self._require_hold("No lock of this pool is held")
         return Gpus(
-            devices=self._devices_of(hold),
-            tokens={
+            {
                 os.fsdecode(name): hold.tokens[name]
                 for name in self.names
                 if name in hold.tokens
             },
+            self._devices_of(hold),
         )
 
-    def _devices_of(self, hold: Hold) -> tuple[Device, ...]:
+    def _devices_of(self, hold: Hold) -> tuple[Device | None, ...]:
         return tuple(self._devices[name] for name in self.names if name in hold.tokens)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _commands, _ownership, _server, _settings
 from ._commands import Name
-from ._devices import Device, visible_devices
+from ._devices import Device, distinct_devices, visible_devices
 from ._operations import Routine
 from ._types import Hold
 
@@ -36,7 +36,7 @@ class ReservationBase:
         tokens: Mapping[Any, int | None],
         until: float | None = None,
         *,
-        devices: tuple[Device, ...] = (),
+        devices: tuple[Device | None, ...] = (),
     ) -> None:
         self.redis = redis
         self.owner = owner
@@ -45,11 +45,16 @@ class ReservationBase:
         """The fencing token of each lock, by name; None without the module."""
         self.until = until
         """When the reservation ends, in Unix seconds; None: unknown."""
-        self.devices = devices
-        """The devices of a pool's locks."""
+        self._devices = devices
         # Without tokens, because a restart of the server changes them.
         self._hold = Hold(owner.encode(), dict.fromkeys(self.tokens))
         self._server = _server.server_of(redis)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices of a pool's locks. Raises ValueError if a lock has none, or two locks
+        have the same one."""
+        return distinct_devices(self.tokens, self._devices)
 
     @classmethod
     def from_environment(cls, redis: Any, environment: Mapping[str, str] | None = None) -> Self:
@@ -72,7 +77,7 @@ class ReservationBase:
             KEYS: ",".join(map(os.fsdecode, self.tokens)),
             TOKENS: ",".join(tokens),
         }
-        if self.devices:
+        if self._devices:
             variables.update(visible_devices(self.devices))
         if self.until is not None:
             variables[UNTIL] = str(int(self.until))
