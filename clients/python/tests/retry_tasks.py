@@ -26,7 +26,8 @@ def retry_once(self):
     return self.request.retries
 
 
-@gpu_task(app, keys=KEY, lease=60, retry_in=0.1, bind=True)
+# The lease limits the delay after which a second delivery is retried, here to one second.
+@gpu_task(app, keys=KEY, lease=3, retry_in=0.1, bind=True)
 def wait_for_signal(self):
     """Runs until the test signals it."""
     client = app.backend.client

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from redis.exceptions import LockError
 
+import gpulock
 from celery_worker import Worker
 from servers import CLOSED_PORT, eventually
 
@@ -128,6 +130,20 @@ def test_a_short_visibility_timeout_is_logged(worker):
     assert all("tasks.long_lease" in line for line in warnings)
 
 
+def test_a_task_without_bind_finds_its_pool(tasks, client):
+    run = tasks.held_tokens.delay().get(timeout=GET_S)
+    assert list(run) == [GPUS[0]]
+    with pytest.raises(LockError, match="no GpuTask"):
+        gpulock.current_lock(gpulock.Pool)
+
+
+def test_a_task_notices_that_its_gpu_was_lost(tasks, client):
+    result = tasks.stop_on_loss.delay()
+    eventually(lambda: client.exists(GPUS[0]), GET_S)
+    client.delete(GPUS[0])
+    assert result.get(timeout=GET_S) == "lost"
+
+
 def test_the_solo_pool_runs_tasks(tasks, client, tmp_path):
     solo = Worker(TASKS, os.environ["REDIS_URL"], tmp_path, "--pool=solo", "--queues=solo")
     try:
@@ -153,8 +169,9 @@ def test_a_second_delivery_is_requeued_without_limit(retry_tasks, retry_worker, 
         runs = f"runs:{first.id}"
         eventually(lambda: client.llen(runs) == 1, GET_S)
         retry_tasks.wait_for_signal.apply_async(task_id=first.id)
-        running = f"[{first.id}] is already running"
-        eventually(lambda: retry_worker.text().count(running) >= MANY, GET_S)
+        received = f"[{first.id}] received"
+        eventually(lambda: retry_worker.text().count(received) > MANY, GET_S)
+        assert retry_worker.text().count(f"[{first.id}] is already running") == 1
         # The state of the running delivery was not overwritten.
         assert first.state == "PENDING"
         client.rpush(f"finish:{first.id}", "now")

@@ -8,6 +8,7 @@ import time
 
 from celery import Celery
 
+import gpulock
 from gpulock.celery import gpu_task
 
 app = Celery("tasks", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
@@ -44,6 +45,22 @@ def restartable(self, seconds=0.0):
     app.backend.client.rpush(f"runs:{self.request.id}", os.getpid())
     time.sleep(seconds if app.backend.client.llen(f"runs:{self.request.id}") == 1 else 0)
     return self.gpus.devices[0]
+
+
+@gpu_task(app, keys=GPUS, lease=60)
+def held_tokens():
+    """Finds its pool without ``self``."""
+    return dict(gpulock.current_lock(gpulock.Pool).gpus.tokens)
+
+
+@gpu_task(app, keys=GPUS, lease=60, bind=True)
+def stop_on_loss(self):
+    """Ends its work when it loses its GPU. Celery does not do this."""
+    for _ in range(300):
+        if self.gpu_pool.lost.is_set():
+            return "lost"
+        time.sleep(0.1)  # a step of the work
+    return "done"
 
 
 @gpu_task(app, keys="gpu_lock:long", lease=1200)

@@ -84,7 +84,7 @@ def locked(
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             lock = new_lock(args, kwargs)
-            with lock, _as_current(lock):
+            with lock, as_current(lock):
                 result = function(*args, **kwargs)
                 if inspect.iscoroutine(result):
                     result.close()
@@ -98,7 +98,7 @@ def locked(
         async def call_async(*args: Any, **kwargs: Any) -> Any:
             lock = new_lock(args, kwargs)
             async with lock:
-                with _as_current(lock):
+                with as_current(lock):
                     return await function(*args, **kwargs)
 
         decorated: Any = call_async if is_async else call
@@ -112,14 +112,14 @@ def current_lock() -> Lock: ...
 @overload
 def current_lock(kind: type[LockT]) -> LockT: ...
 def current_lock(kind: Any = Lock) -> Any:
-    """The lock that the innermost function decorated with ``locked`` holds.
+    """The lock that the innermost function decorated with ``locked`` or Celery task holds.
 
-    ``kind`` is its class, for example ``Pool`` or ``asyncio.Lock``. Raises LockError if no such
-    lock is held.
+    ``kind`` is its class, for example ``Pool`` or ``asyncio.Lock``. A ``GpuTask`` of Celery has
+    a ``Pool``. Raises LockError if no such lock is held.
     """
     lock = _current_lock.get()
     if lock is None:
-        raise LockError("No function decorated with locked() is running")
+        raise LockError("No function decorated with locked() is running, and no GpuTask")
     if not isinstance(lock, kind):
         raise LockError(f"The current lock is a {_name(type(lock))}, not a {_name(kind)}")
     return lock
@@ -129,7 +129,8 @@ _current_lock: ContextVar[LockBase | None] = ContextVar("gpulock.current_lock", 
 
 
 @contextlib.contextmanager
-def _as_current(lock: LockBase) -> Iterator[None]:
+def as_current(lock: LockBase) -> Iterator[None]:
+    """``current_lock`` returns the lock in this block."""
     token = _current_lock.set(lock)
     try:
         yield

@@ -6,18 +6,23 @@ finds the locks held under its own task id. Needs the extra ``celery``.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
+import math
 import uuid
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Collection, Mapping
+from typing import Any, Callable, Union
 
 import redis
 from celery import Celery, Task, states
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.signals import worker_ready
 from redis.exceptions import LockError
 
 from . import _broker, _commands
-from ._devices import Gpus
+from ._decorator import as_current
+from ._devices import Device, Gpus
 from ._manager import owner_of
 from .pool import Pool
 
@@ -29,6 +34,23 @@ logger = logging.getLogger("gpulock.celery")
 VISIBILITY_TIMEOUT_S = 3600
 # How soon a second delivery is retried when the task sets no gpu_retry_in.
 DUPLICATE_RETRY_S = 1.0
+# The delay doubles up to this, and up to a third of the lease.
+MAX_DUPLICATE_RETRY_S = 30.0
+# The header of a second delivery that was requeued: the delay before the next time, in seconds.
+DELAY_HEADER = "gpulock_next_delay"
+
+SETTINGS = ("keys", "count", "lease", "wait", "retry_in", "session", "grace", "url")
+# What Celery's ``app.task`` reads besides its named parameters and the attributes of Task.
+TASK_OPTIONS = {
+    *("shared", "filter", "lazy"),
+    *("autoretry_for", "dont_autoretry_for"),
+    *("retry_kwargs", "retry_backoff", "retry_backoff_max", "retry_jitter"),
+    *("queue", "routing_key", "exchange", "delivery_mode", "compression"),
+    *("immediate", "mandatory"),
+    *(name for name in inspect.signature(Celery._task_from_fun).parameters if name != "self"),
+}
+
+Keys = Union[str, Collection[str], Mapping[str, Device]]
 
 
 class GpuTimeoutError(LockError):
@@ -39,12 +61,13 @@ class GpuTask(Task):
     """A task that holds GPUs while it runs, available as ``self.gpus``.
 
     The settings are attributes, so that ``app.task(base=GpuTask, gpu_lease=60)`` sets them.
+    Other names that begin with ``gpu_`` are rejected.
     """
 
     abstract = True
 
-    gpu_keys: str | Sequence[str] = "gpu_lock:0"
-    """The locks to choose from."""
+    gpu_keys: Keys = "gpu_lock:0"
+    """The locks to choose from. A mapping gives the device of each."""
     gpu_count = 1
     gpu_lease = 600.0
     """Seconds, renewed while the task runs."""
@@ -60,26 +83,27 @@ class GpuTask(Task):
     """The server with the locks, as for ``redis.Redis.from_url``; None: the app's setting
     ``gpulock_url``, or the broker."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        attributes = vars(cls)
+        is_task = "_decorated" in attributes  # Made by ``app.task``, of its options.
+        names = {
+            name
+            for name, value in attributes.items()
+            if (is_task and not name.startswith("_"))
+            or (name.startswith("gpu_") and not hasattr(value, "__get__"))
+        }
+        _check_names(names, cls.__bases__)
+
     @classmethod
     def on_bound(cls, app: Celery) -> None:
-        """Raises ImproperlyConfigured if the settings name no server for the locks, and warns
-        if the broker may deliver a running task again."""
+        """Raises TypeError or ValueError for an invalid setting, and ImproperlyConfigured if
+        the settings name no server for the locks."""
         super().on_bound(app)
+        _check_values(cls.name, {name: getattr(cls, f"gpu_{name}") for name in SETTINGS})
         url = cls._url(app)
         if url is not None or _broker.is_configured(app):
             _broker.client_for(app, url)
-        if not _broker.is_redis(app):
-            return
-        options = app.conf.broker_transport_options or {}
-        visible_after = options.get("visibility_timeout", VISIBILITY_TIMEOUT_S)
-        if visible_after < cls.gpu_lease:
-            logger.warning(
-                "visibility_timeout (%s s) is shorter than the lease of task %s (%s s): "
-                "the broker may deliver the task again while it still holds its GPU",
-                visible_after,
-                cls.name,
-                cls.gpu_lease,
-            )
 
     @property
     def gpus(self) -> Gpus:
@@ -89,7 +113,8 @@ class GpuTask(Task):
 
     @property
     def gpu_pool(self) -> Pool:
-        """The pool that holds them, with ``ensure_held`` and ``lost``."""
+        """The pool that holds them, with ``lost``, ``revoked``, ``notice`` and
+        ``ensure_held``. Losing the GPUs does not end or fail the task."""
         pool: Pool = self.request.gpu_pool
         return pool
 
@@ -105,7 +130,9 @@ class GpuTask(Task):
             self._drop_if_done()
             self._defer_if_running(own_pool=pool)
             self.request.gpu_pool = pool
-            return self.run(*args, **kwargs)
+            (self.request.headers or {}).pop(DELAY_HEADER, None)  # Not for the task's retries.
+            with as_current(pool):
+                return self.run(*args, **kwargs)
         finally:
             self._release(pool)
 
@@ -128,6 +155,7 @@ class GpuTask(Task):
             n=self.gpu_count,
             timeout=self.gpu_lease,
             blocking_timeout=self.gpu_wait,
+            thread_local=False,  # A thread that works for the task may use it.
             owner=f"{self._owner_prefix()}{uuid.uuid4().hex[:12]}",
             session=self.gpu_session,
             grace=self.gpu_grace,
@@ -141,7 +169,7 @@ class GpuTask(Task):
         except redis.RedisError:
             logger.exception("%s failed to release %s", self.name, self._keys())
 
-    def _keys(self) -> Sequence[str]:
+    def _keys(self) -> Collection[str]:
         return [self.gpu_keys] if isinstance(self.gpu_keys, str) else self.gpu_keys
 
     def _owner_prefix(self) -> str:
@@ -181,10 +209,15 @@ class GpuTask(Task):
             )
             return False
 
-    def _requeue(self, seconds: float) -> Any:
+    def _requeue(self, seconds: float, next_delay_s: float | None = None) -> Any:
         """Not with Celery's ``retry``: waiting for a GPU must not use up the task's own
         retries."""
         message = self.signature_from_request(countdown=seconds, retries=self.request.retries)
+        headers = dict(message.options.get("headers") or {})
+        headers.pop(DELAY_HEADER, None)
+        if next_delay_s is not None:
+            headers[DELAY_HEADER] = next_delay_s
+        message.options["headers"] = headers
         try:
             message.apply_async()
         except Exception as error:
@@ -202,8 +235,18 @@ class GpuTask(Task):
         own_token = min((token for token in own_tokens if token is not None), default=None)
         for token in self._tokens_of_other_deliveries(own_pool):
             if own_token is None or token is None or token < own_token:
-                logger.warning("%s[%s] is already running", self.name, self.request.id)
-                self._requeue(self.gpu_retry_in or DUPLICATE_RETRY_S)
+                delay_s = self.request.get(DELAY_HEADER)
+                logger.log(
+                    logging.WARNING if delay_s is None else logging.DEBUG,
+                    "%s[%s] is already running",
+                    self.name,
+                    self.request.id,
+                )
+                if delay_s is None:
+                    delay_s = self.gpu_retry_in or DUPLICATE_RETRY_S
+                # The first delivery may run for long: not a message for each second of it.
+                limit_s = min(MAX_DUPLICATE_RETRY_S, self.gpu_lease / 3)
+                self._requeue(delay_s, max(delay_s, min(2 * delay_s, limit_s)))
                 # Not Retry, which would overwrite the state of the delivery that runs.
                 raise Ignore
 
@@ -212,7 +255,7 @@ class GpuTask(Task):
         own_owner = None if own_pool is None else own_pool.owner
         prefix = self._owner_prefix().encode()
         tokens: list[int | None] = []
-        for key, value in zip(keys, client.mget(keys)):
+        for key, value in zip(keys, client.mget(list(keys))):
             if value is None or value == own_owner or not value.startswith(prefix):
                 continue
             has_tokens = own_pool is not None and None not in own_pool.gpus.tokens.values()
@@ -224,13 +267,90 @@ class GpuTask(Task):
 def gpu_task(app: Celery, **settings: Any) -> Callable[[Callable[..., Any]], Any]:
     """``@gpu_task(app, keys=..., count=1, lease=600, wait=None, retry_in=None, ...)``.
 
-    The settings of ``GpuTask`` without the prefix ``gpu_``; Celery receives all others.
+    The settings of ``GpuTask`` without the prefix ``gpu_``; Celery receives all others. Raises
+    TypeError for a setting that neither has, and TypeError or ValueError for an invalid value.
     """
-    ours = {name for name in vars(GpuTask) if name.startswith("gpu_")}
-    options = {f"gpu_{key}" if f"gpu_{key}" in ours else key: v for key, v in settings.items()}
+    if not isinstance(app, Celery):
+        raise TypeError(f"gpu_task needs the Celery app, as in @gpu_task(app), not {app!r}")
+    base = settings.get("base") or GpuTask
+    options = {f"gpu_{name}" if name in SETTINGS else name: v for name, v in settings.items()}
+    if not (isinstance(base, type) and issubclass(base, GpuTask)):
+        raise TypeError(f"the base of a GPU task must be a subclass of GpuTask, not {base!r}")
+    _check_names(options, [base])
+    ours = {name: options.get(f"gpu_{name}", getattr(base, f"gpu_{name}")) for name in SETTINGS}
 
     def decorate(function: Callable[..., Any]) -> Any:
+        _check_values(getattr(function, "__name__", repr(function)), ours)
         # Not shared with the other apps of the process, which may have other brokers.
         return app.task(**{"base": GpuTask, "shared": False, **options})(function)
 
     return decorate
+
+
+@worker_ready.connect
+def _warn_of_short_visibility_timeout(sender: Any, **_: Any) -> None:
+    """Only a worker knows that it runs the tasks; a producer declares them too."""
+    app = sender.app
+    if not _broker.is_redis(app):
+        return
+    options = app.conf.broker_transport_options or {}
+    visible_after = options.get("visibility_timeout", VISIBILITY_TIMEOUT_S)
+    for task in app.tasks.values():
+        if isinstance(task, GpuTask) and visible_after < task.gpu_lease:
+            logger.warning(
+                "visibility_timeout (%s s) is shorter than the lease of task %s (%s s): "
+                "the broker may deliver the task again while it still holds its GPU",
+                visible_after,
+                task.name,
+                task.gpu_lease,
+            )
+
+
+def _check_names(names: Collection[str], bases: Collection[type]) -> None:
+    """Rejects what Celery would ignore, for example a setting that is spelled wrong."""
+    known = TASK_OPTIONS.union(*map(dir, bases)) - {"gpus", "gpu_pool"}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise TypeError(
+            f"a GPU task has no setting {', '.join(unknown)}. Its settings are "
+            f"{', '.join(SETTINGS)} (with base=GpuTask: gpu_{SETTINGS[0]} and so on) "
+            "and the options of Celery's tasks"
+        )
+
+
+def _check_values(task: str, values: Mapping[str, Any]) -> None:
+    def invalid(name: str, expected: str) -> str:
+        return f"invalid {name} {values[name]!r} of the GPU task {task}: expected {expected}"
+
+    # A property gives its value later, to the task.
+    later = (property, functools.cached_property)
+    given = {name: value for name, value in values.items() if not isinstance(value, later)}
+    for name, is_optional, is_zero_valid in (
+        ("lease", False, False),
+        ("wait", True, True),
+        ("retry_in", True, True),
+        ("grace", False, True),
+    ):
+        value = given.get(name)
+        if name not in given or (value is None and is_optional):
+            continue
+        expected = f"seconds, {'0 or more' if is_zero_valid else 'more than 0'}"
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(invalid(name, expected + (", or None" if is_optional else "")))
+        if not (value >= 0 if is_zero_valid else 0 < value < math.inf):
+            raise ValueError(invalid(name, expected))
+    keys = given.get("keys", "")
+    if isinstance(keys, bytes) or not isinstance(keys, Collection):
+        raise TypeError(invalid("keys", "a name, a collection of names, or {name: device}"))
+    count = given.get("count", 1)
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(invalid("count", "an integer"))
+    number = 1 if isinstance(keys, str) else len(keys)
+    if "keys" in given and not number:
+        raise ValueError(invalid("keys", "at least one"))
+    if count < 1 or ("keys" in given and count > number):
+        raise ValueError(invalid("count", f"1 to {number}, the number of keys"))
+    if given.get("grace") and not given.get("session", True):
+        raise ValueError(invalid("grace", "0, because session is not set"))
+    if not isinstance(given.get("url"), (str, type(None))):
+        raise TypeError(invalid("url", "a URL such as redis://host:6379/0"))
