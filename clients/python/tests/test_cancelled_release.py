@@ -74,6 +74,16 @@ async def test_a_cancelled_exit_releases_the_lock(lock, watcher, cancellations):
         assert lock.owner is None
 
 
+async def test_a_cancelled_release_of_a_reservation_releases_its_locks(aclient, watcher):
+    for step in range(1, 25):
+        reservation = await gpulock.asyncio.Pool(aclient, NAMES, n=2).reserve(for_s=60)
+        releasing = asyncio.ensure_future(reservation.release())
+        await steps(step)
+        releasing.cancel()
+        await end_of(releasing)
+        assert not watcher.exists(*NAMES), f"cancelled at step {step}"
+
+
 async def test_a_task_cancelled_before_its_exit_releases_the_lock(lock, watcher):
     async def work():
         async with lock:

@@ -128,6 +128,14 @@ def test_an_interrupted_release_releases_the_lock(client, kind):
         lock.acquire()
 
 
+def test_an_interrupted_release_of_a_reservation_releases_its_locks(client):
+    pool = gpulock.Pool(client, NAMES, n=2)
+    reservations = [pool.reserve(for_s=60)]
+    for raised_at in interrupted_at_each_line(lambda: reservations.pop().release()):
+        assert not client.exists(*NAMES), raised_at
+        reservations.append(pool.reserve(for_s=60))
+
+
 @pytest.mark.parametrize(
     ("method", "kind"),
     [

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import _commands, _ownership, _server, _settings
+from . import _commands, _ownership, _server
 from ._commands import Name
 from ._devices import Device, distinct_devices, visible_devices
 from ._operations import Routine
@@ -88,7 +88,6 @@ class ReservationBase:
         return {**inherited, **variables}
 
     def _releasing(self, reason: str) -> Routine[None]:
-        _settings.require_reason(reason)
         hold = self._hold
         if not hold.names or not (yield from _ownership.release(hold, self._server, reason)):
             raise _ownership.not_owned(

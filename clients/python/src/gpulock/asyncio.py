@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Callable, Literal, TypeVar
@@ -40,7 +41,20 @@ class Reservation(ReservationBase):
 
     async def release(self, reason: str = "normal") -> None:
         """Releases the locks. Raises LockNotOwnedError if one was no longer held."""
-        await run(self._releasing(reason), AsyncioRuntime(self.redis))
+        _settings.require_reason(reason)
+        await _complete(
+            self._hold, lambda: run(self._releasing(reason), AsyncioRuntime(self.redis))
+        )
+
+
+async def _complete(hold: Hold, release: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Completes a release before a cancellation is raised."""
+    try:
+        await complete(release, CANCELLED_RELEASE_S)
+    except asyncio.CancelledError as cancellation:
+        if hold.names:
+            _ownership.log_not_released(hold, cancellation.__cause__)
+        raise
 
 
 class AsyncioLockBase(LockBase):
@@ -169,14 +183,7 @@ class AsyncioLockBase(LockBase):
         block = self._holds.current_operation()
         if block is not None:
             block.release_begun = True
-        try:
-            await complete(
-                lambda: self._release(hold, tracked, reason, caller), CANCELLED_RELEASE_S
-            )
-        except asyncio.CancelledError as cancellation:
-            if hold.names:
-                _ownership.log_not_released(hold, cancellation.__cause__)
-            raise
+        await _complete(hold, lambda: self._release(hold, tracked, reason, caller))
 
     async def _release(
         self, hold: Hold, tracked: Any, reason: str, caller: asyncio.Task[Any] | None

@@ -40,7 +40,33 @@ class Reservation(ReservationBase):
 
     def release(self, reason: str = "normal") -> None:
         """Releases the locks. Raises LockNotOwnedError if one was no longer held."""
-        run(self._releasing(reason), ThreadRuntime(self.redis))
+        try:
+            _settings.require_reason(reason)
+            self._run(self._releasing(reason))
+        except (RedisError, TypeError):
+            raise
+        except BaseException:
+            finishing = _ownership.finish_release
+            _finish(self._hold, lambda: self._run(finishing(self._hold, self._server, reason)))
+            raise
+
+    def _run(self, routine: Routine[T]) -> T:
+        return run(routine, ThreadRuntime(self.redis))
+
+
+def _finish(hold: Hold, attempt: Callable[[], None]) -> None:
+    """Completes a release that was interrupted at any point."""
+    failure: BaseException | None = None
+    for _ in range(FINISH_ATTEMPTS):
+        try:
+            attempt()
+            return
+        except RedisError as error:
+            failure = error
+            break
+        except BaseException as error:  # Another signal.
+            failure = error
+    _ownership.log_not_released(hold, failure)
 
 
 class ThreadLockBase(LockBase):
@@ -193,24 +219,16 @@ class ThreadLockBase(LockBase):
             )
 
     def _finish_release(self, hold: Hold, tracked: Any, reason: str) -> None:
-        """Completes a release that was interrupted at any point."""
-        failure: BaseException | None = None
-        for _ in range(FINISH_ATTEMPTS):
-            try:
-                renewer = None if tracked is None else tracked.renewer
-                if renewer is not None:
-                    renewer.stop()
-                self._run(_ownership.finish_release(hold, self._server, reason))
-                if renewer is not None:
-                    renewer.close()
-                self._discard(hold)
-                return
-            except RedisError as error:
-                failure = error
-                break
-            except BaseException as error:  # Another signal.
-                failure = error
-        _ownership.log_not_released(hold, failure)
+        def attempt() -> None:
+            renewer = None if tracked is None else tracked.renewer
+            if renewer is not None:
+                renewer.stop()
+            self._run(_ownership.finish_release(hold, self._server, reason))
+            if renewer is not None:
+                renewer.close()
+            self._discard(hold)
+
+        _finish(hold, attempt)
 
     def reserve(
         self,
