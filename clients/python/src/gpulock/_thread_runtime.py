@@ -256,10 +256,12 @@ class ThreadRuntime:
         while True:
             if self.is_stopped:
                 return Wakeup.STOP
-            if watch_connection and self._dedicated is not None:
-                self._dedicated.check()
-                if self._dedicated.is_broken:
-                    return Wakeup.DISCONNECTED
+            # The holder may close the connection meanwhile.
+            dedicated = self._dedicated
+            if watch_connection and dedicated is not None:
+                dedicated.check()
+                if dedicated.is_broken:
+                    return Wakeup.STOP if self.is_stopped else Wakeup.DISCONNECTED
             remaining = until - _clock.now()
             if remaining <= 0:
                 return Wakeup.TIMEOUT
