@@ -228,6 +228,8 @@ class TestDefaultLease:
         proxy.refuse()
         await asyncio.wait_for(lock.lost.wait(), PATIENCE_S)
         proxy.refuse(False)
+        # The pool of redis-py 5.0 does not notice that its connections were closed.
+        await own.connection_pool.disconnect()
         await lock.release()
         await own.connection_pool.disconnect()
 
