@@ -73,6 +73,11 @@ async def until(condition, patience=PATIENCE_S):
         await asyncio.sleep(0.01)
 
 
+async def close(client):
+    """Closes an asyncio client: redis-py 5.0.0 has no aclose yet."""
+    await getattr(client, "aclose", client.close)()
+
+
 class Server:
     """A server process that can be killed, paused and restarted."""
 

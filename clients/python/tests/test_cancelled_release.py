@@ -11,7 +11,7 @@ from redis.exceptions import LockError
 
 import gpulock.asyncio
 from inspection import LOCK
-from servers import PATIENCE_S, eventually
+from servers import PATIENCE_S, close, eventually
 
 NAMES = [LOCK, "gpu_lock:1"]
 SETTINGS = {
@@ -39,11 +39,6 @@ def watcher(server):
     """A client that does not use the event loop."""
     with server.client() as client:
         yield client
-
-
-async def close(client):
-    """redis-py 5.0.0 has no aclose yet."""
-    await getattr(client, "aclose", client.close)()
 
 
 async def steps(count):

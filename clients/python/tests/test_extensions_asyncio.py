@@ -13,15 +13,7 @@ from redis.exceptions import ConnectionError, LockNotOwnedError
 import gpulock.asyncio
 from inspection import LOCK, inspect, stats, waiting
 from proxy import Proxy
-from servers import eventually
-
-
-async def until(condition):
-    """Like ``eventually``, without blocking the event loop."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "timed out waiting for the condition"
-        await asyncio.sleep(0.01)
+from servers import eventually, until
 
 
 @pytest.fixture

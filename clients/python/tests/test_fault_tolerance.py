@@ -22,7 +22,7 @@ import gpulock.asyncio
 from inspection import LOCK, inspect, stats, waiting
 from proxy import Proxy
 from reply_dropping_proxy import ReplyDroppingProxy
-from servers import PATIENCE_S, Server, eventually
+from servers import PATIENCE_S, Server, close, eventually, until
 
 RETRIES = {"retry": Retry(NoBackoff(), 3), "retry_on_error": [ConnectionError]}
 ASYNC_RETRIES = {**RETRIES, "retry": AsyncRetry(NoBackoff(), 3)}
@@ -56,19 +56,6 @@ def in_thread(function, *args):
     thread = threading.Thread(target=function, args=args, daemon=True)
     thread.start()
     return thread
-
-
-async def until(condition):
-    """Like ``eventually``, without blocking the event loop."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "timed out waiting for the condition"
-        await asyncio.sleep(0.01)
-
-
-async def close(client):
-    """redis-py 5.0.0 has no aclose yet."""
-    await getattr(client, "aclose", client.close)()
 
 
 def acquire_calls(client):

@@ -99,7 +99,7 @@ def test_an_interrupted_wait_leaves_no_position(client):
     assert not positions(client)
 
 
-def test_a_lost_connection_keeps_the_position_until_the_last_second(server, client):
+def test_a_lost_connection_keeps_the_position(server, client):
     proxy = Proxy(server.port)
     hold(client)
     with redis.Redis(port=proxy.port, retry=None) as proxied:

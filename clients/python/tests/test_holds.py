@@ -1,4 +1,4 @@
-"""Whose hold is it: lock objects that are shared by threads, tasks, processes and blocks."""
+"""Lock objects that are shared by threads, tasks, processes and `with` blocks."""
 
 import asyncio
 import gc
@@ -49,17 +49,20 @@ def threads():
 class TestSharedObjects:
     async def test_a_task_that_outlived_its_lease_does_not_end_the_next_hold(self, aclient):
         lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=0.3)
-        second_holds, first_left = asyncio.Event(), asyncio.Event()
+        first_holds, second_holds, first_left = (asyncio.Event() for _ in range(3))
+
+        async def outlive_the_lease():
+            async with lock:
+                first_holds.set()
+                await second_holds.wait()
 
         async def first():
             with pytest.raises(LockNotOwnedError):
-                async with lock:
-                    await second_holds.wait()
+                await outlive_the_lease()
             first_left.set()
 
         async def second():
-            while not await aclient.exists(LOCK):
-                await asyncio.sleep(0.01)
+            await first_holds.wait()
             lock.timeout = 60
             async with lock:
                 owner = lock.owner
@@ -779,10 +782,11 @@ import gevent
 
 client = redis.Redis(port=int(sys.argv[1]))
 lock = gpulock.Lock(client, "gpu_lock:0", timeout=0.3)
-second_holds, first_left = gevent.event.Event(), gevent.event.Event()
+first_holds, second_holds, first_left = (gevent.event.Event() for _ in range(3))
 
 def first():
     lock.acquire()
+    first_holds.set()
     second_holds.wait()
     try:
         lock.release()
@@ -790,8 +794,7 @@ def first():
         first_left.set()
 
 def second():
-    while not client.exists("gpu_lock:0"):
-        gevent.sleep(0.01)
+    first_holds.wait()
     lock.timeout, lock.renew = 60, True
     lock.acquire()
     owner = lock.owner

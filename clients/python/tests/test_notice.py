@@ -11,7 +11,10 @@ import redis.asyncio
 import gpulock
 import gpulock.asyncio
 from inspection import LOCK, inspect, stats
-from servers import PATIENCE_S, eventually
+from servers import PATIENCE_S, eventually, until
+
+# A loss is reported 1.5 s before the deadline.
+NOTICE_S = 9
 
 
 @pytest.fixture
@@ -31,14 +34,6 @@ def watcher(client):
 async def aclient(server):
     async with redis.asyncio.Redis(port=server.port) as client:
         yield client
-
-
-async def until(condition):
-    """Like ``eventually``, without blocking the event loop."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "timed out waiting for the condition"
-        await asyncio.sleep(0.01)
 
 
 def give_notice(client, name, after_s, *reason):
@@ -100,31 +95,37 @@ async def test_a_task_learns_the_deadline(aclient, watcher):
     assert not watcher.exists(LOCK)
 
 
-@pytest.mark.parametrize("settings", [{"renew": True}, {"session": True}])
-@pytest.mark.parametrize("timeout", [600, 4])
-def test_a_loss_is_reported_before_the_deadline(client, settings, timeout):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timeout": 600, "renew": True},
+        {"timeout": 600, "session": True},
+        {"timeout": 4, "renew": True},
+        {"timeout": 4, "renew": True, "session": True},
+    ],
+)
+def test_a_loss_is_reported_before_the_deadline(client, settings):
     lost = []
 
     def on_lost(loss):
-        lost.append((loss.reason, client.get(LOCK)))
+        lost.append((loss.reason, client.get(LOCK), time.time()))
 
     notices = []
     lock = gpulock.Lock(
         client,
         LOCK,
-        timeout=timeout,
         on_revoked=notices.append,
         on_lost=on_lost,
         **settings,
     )
     lock.acquire()
-    give_notice(client, LOCK, 3)
+    give_notice(client, LOCK, NOTICE_S)
     assert lock.revoked.wait(PATIENCE_S)
     assert not lock.lost.is_set(), "the notice itself counts as a loss"
     assert lock.lost.wait(PATIENCE_S)
-    left_s = eventually(lambda: notices)[0].deadline - time.time()
-    assert 0 < left_s < 2
-    assert eventually(lambda: lost) == [("the time after a notice is about to end", lock.owner)]
+    ((reason, holder, lost_at),) = eventually(lambda: lost)
+    assert (reason, holder) == ("the time after a notice is about to end", lock.owner)
+    assert notices[0].deadline - lost_at < NOTICE_S / 2, "reported too early"
     eventually(lambda: stats(client)["emergency_releases"] == 1)
     assert len(notices) == 1
 
@@ -133,23 +134,22 @@ async def test_a_task_loses_the_lock_before_the_deadline(aclient, watcher):
     notices = []
     lock = gpulock.asyncio.Lock(aclient, LOCK, timeout=600, on_revoked=notices.append)
     await lock.acquire()
-    give_notice(watcher, LOCK, 3)
+    give_notice(watcher, LOCK, NOTICE_S)
     await asyncio.wait_for(lock.revoked.wait(), PATIENCE_S)
     assert not lock.lost.is_set()
     await asyncio.wait_for(lock.lost.wait(), PATIENCE_S)
-    assert 0 < notices[0].deadline - time.time() < 2
     assert watcher.get(LOCK) == lock.owner
+    assert notices[0].deadline - time.time() < NOTICE_S / 2, "reported too early"
 
 
 def test_a_lease_shorter_than_the_notice_is_renewed_until_the_deadline(client):
     lock = gpulock.Lock(client, LOCK, timeout=1.5, renew=True)
     lock.acquire()
-    give_notice(client, LOCK, 3.5)
+    give_notice(client, LOCK, NOTICE_S)
     assert lock.revoked.wait(PATIENCE_S)
-    begin = time.time()
     assert lock.lost.wait(PATIENCE_S)
-    assert lock.notice.deadline - begin > 1.6
-    assert 0 < lock.notice.deadline - time.time() < 1.5
+    assert client.get(LOCK) == lock.owner
+    assert lock.notice.deadline - time.time() < NOTICE_S / 2, "reported too early"
 
 
 def test_each_notice_is_reported_once(client):
@@ -160,7 +160,7 @@ def test_each_notice_is_reported_once(client):
         give_notice(client, LOCK, 400, "REASON", "later")
         give_notice(client, LOCK, 30, "REASON", "second")
         eventually(lambda: len(notices) == 2)
-        # Looks and renewals after it report nothing.
+        # INSPECT and renewals after it report nothing.
         before = stats(client)["extends"]
         eventually(lambda: stats(client)["extends"] > before + 1)
     assert [notice.reason for notice in notices] == ["first", "second"]

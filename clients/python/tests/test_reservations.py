@@ -75,7 +75,7 @@ def test_a_with_block_neither_uses_nor_ends_a_reservation(client):
         reservation.release()
 
 
-def test_nothing_is_reserved_in_vain(any_client):
+def test_a_reservation_that_is_not_granted_changes_nothing(any_client):
     any_client.set(LOCK, "other", px=60_000)
     lock = gpulock.Lock(any_client, LOCK)
     assert lock.reserve(for_s=60, blocking=False) is None

@@ -40,9 +40,13 @@ import gpulock, redis
 def report(loss):
     print(loss, flush=True)
 
-lock = gpulock.Lock(redis.Redis(port=int(sys.argv[1])), sys.argv[2], timeout=4, on_lost=report)
+client = redis.Redis(port=int(sys.argv[1]))
+client.config_resetstat()
+lock = gpulock.Lock(client, sys.argv[2], timeout=4, on_lost=report)
 lock.acquire()
-time.sleep(0.5)  # Until no call is in progress.
+# Until the first call of the renewer has ended, and the next one is not due.
+while not any("inspect" in name.lower() for name in client.info("commandstats")):
+    time.sleep(0.01)
 print("acquired", flush=True)
 time.sleep(60)
 """
@@ -56,8 +60,10 @@ def report(loss):
 async def hold():
     client = redis.asyncio.Redis(port=int(sys.argv[1]))
     lock = gpulock.asyncio.Lock(client, sys.argv[2], timeout=4, on_lost=report)
+    await client.config_resetstat()
     await lock.acquire()
-    await asyncio.sleep(0.5)
+    while not any("inspect" in name.lower() for name in await client.info("commandstats")):
+        await asyncio.sleep(0.01)
     print("acquired", flush=True)
     await asyncio.sleep(60)
 
