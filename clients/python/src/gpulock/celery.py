@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
 import uuid
 from collections.abc import Collection, Mapping
 from typing import Any, Callable, Union
@@ -20,10 +19,11 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.signals import worker_ready
 from redis.exceptions import LockError
 
-from . import _broker, _commands
+from . import _broker, _commands, _settings
 from ._decorator import as_current
 from ._devices import Device, Gpus
 from ._manager import owner_of
+from ._pool_base import MAX_KEYS
 from .pool import Pool
 
 __all__ = ["GpuTask", "GpuTimeoutError", "gpu_task"]
@@ -319,38 +319,43 @@ def _check_names(names: Collection[str], bases: Collection[type]) -> None:
 
 
 def _check_values(task: str, values: Mapping[str, Any]) -> None:
-    def invalid(name: str, expected: str) -> str:
-        return f"invalid {name} {values[name]!r} of the GPU task {task}: expected {expected}"
-
     # A property gives its value later, to the task.
     later = (property, functools.cached_property)
     given = {name: value for name, value in values.items() if not isinstance(value, later)}
-    for name, is_optional, is_zero_valid in (
-        ("lease", False, False),
-        ("wait", True, True),
-        ("retry_in", True, True),
-        ("grace", False, True),
-    ):
-        value = given.get(name)
-        if name not in given or (value is None and is_optional):
-            continue
-        expected = f"seconds, {'0 or more' if is_zero_valid else 'more than 0'}"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(invalid(name, expected + (", or None" if is_optional else "")))
-        if not (value >= 0 if is_zero_valid else 0 < value < math.inf):
-            raise ValueError(invalid(name, expected))
-    keys = given.get("keys", "")
-    if isinstance(keys, bytes) or not isinstance(keys, Collection):
-        raise TypeError(invalid("keys", "a name, a collection of names, or {name: device}"))
-    count = given.get("count", 1)
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(invalid("count", "an integer"))
-    number = 1 if isinstance(keys, str) else len(keys)
-    if "keys" in given and not number:
-        raise ValueError(invalid("keys", "at least one"))
-    if count < 1 or ("keys" in given and count > number):
-        raise ValueError(invalid("count", f"1 to {number}, the number of keys"))
+
+    def label(name: str) -> str:
+        return f"{task}.gpu_{name}"
+
+    def invalid(name: str, expected: str) -> str:
+        return f"invalid {label(name)} {given[name]!r}: expected {expected}"
+
+    if "lease" in given:
+        _settings.require_finite(
+            label("lease"),
+            given["lease"],
+            f"a number of seconds, at least {_settings.MIN_LEASE_S}",
+            min_value=_settings.MIN_LEASE_S,
+        )
+    for name in ("wait", "retry_in"):
+        if given.get(name) is not None:
+            _settings.require_number(
+                label(name), given[name], "a number of seconds, at least 0, or None"
+            )
+    if "grace" in given:
+        _settings.require_finite(
+            label("grace"), given["grace"], "a number of seconds, at least 0", min_value=0
+        )
     if given.get("grace") and not given.get("session", True):
         raise ValueError(invalid("grace", "0, because session is not set"))
     if not isinstance(given.get("url"), (str, type(None))):
         raise TypeError(invalid("url", "a URL such as redis://host:6379/0"))
+    keys = given.get("keys")
+    if "keys" in given and (isinstance(keys, bytes) or not isinstance(keys, Collection)):
+        raise TypeError(invalid("keys", "a name, a collection of names, or {name: device}"))
+    number = 1 if isinstance(keys, str) else MAX_KEYS if keys is None else len(keys)
+    if not 1 <= number <= MAX_KEYS:
+        raise ValueError(invalid("keys", f"1 to {MAX_KEYS} names"))
+    if "count" in given:
+        _settings.require_integer(label("count"), given["count"])
+        if not 1 <= given["count"] <= number:
+            raise ValueError(invalid("count", f"1 to {number}, the number of keys"))
