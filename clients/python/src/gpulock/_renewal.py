@@ -135,6 +135,7 @@ class _Maintenance:
         """A call that could acquire the locks again got no reply, and may still take effect."""
         self._has_failed = False
         """The current attempt has failed."""
+        self._logged_errors: set[tuple[str, type[ResponseError], str]] = set()
         self._last_attempt_s = 0.0
         """How long the last attempt took; infinite if it failed."""
 
@@ -229,7 +230,7 @@ class _Maintenance:
             return None
         except ResponseError as error:
             # The server rejects writes for now (READONLY, OOM, MISCONF): retry.
-            yield from self._handle_rejection(error)
+            yield from self._handle_rejection("renew", error)
             return None
         if renewed:
             self._use_renewed_lease()
@@ -280,7 +281,15 @@ class _Maintenance:
             # another one.
             self._tie_soon()
 
-    def _handle_rejection(self, error: ResponseError) -> Routine[None]:
+    def _log_rejection(self, action: str, error: ResponseError) -> None:
+        """Logs the first error of each kind: it may be the cause of a loss."""
+        kind = action, type(error), str(error).split(" ", 1)[0]
+        if kind not in self._logged_errors:
+            self._logged_errors.add(kind)
+            logger.warning("cannot %s %s: %s", action, self._hold.names[0], error)
+
+    def _handle_rejection(self, action: str, error: ResponseError) -> Routine[None]:
+        self._log_rejection(action, error)
         if not isinstance(error, ELSEWHERE):
             return
         self._server.invalidate()
@@ -292,6 +301,14 @@ class _Maintenance:
             yield close_dedicated()
 
     # Looking
+
+    def _warn_without_inspect(self) -> None:
+        if not self._hold.can_inspect and not self._server.has_warned_without_inspect:
+            self._server.has_warned_without_inspect = True
+            logger.warning(
+                "this user may not run GPULOCK.INSPECT: notices (FORCERELEASE AFTER) are not "
+                "reported, and losses late if it may not run GET and PTTL either"
+            )
 
     def _look(self) -> Routine[Loss | None]:
         hold, send = self._hold, self._send(execute_dedicated)
@@ -310,8 +327,10 @@ class _Maintenance:
             if not hold.can_inspect:
                 # The user may run neither INSPECT nor GET.
                 self._look_at = math.inf
-            yield from self._handle_rejection(error)
+            self._warn_without_inspect()
+            yield from self._handle_rejection("inspect", error)
             return None
+        self._warn_without_inspect()
         if not all(state.is_held for state in states.values()):
             return (yield from self._confirm_loss())
         if self._is_doubtful and any(
@@ -430,8 +449,9 @@ class _Maintenance:
                 self._session_ends_at = min(self._session_ends_at, _clock.now() + grace_s)
             yield from self._retry_tie(started)
             return None
-        except ResponseError:
+        except ResponseError as error:
             # The server is a replica for now, or rejects writes.
+            self._log_rejection("renew the session of", error)
             yield from self._retry_tie(started)
             return None
         hold.tokens.update(granted)

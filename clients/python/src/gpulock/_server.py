@@ -41,6 +41,7 @@ class Server:
     def __init__(self) -> None:
         self.has_keep = True
         """False once the module has refused KEEP: it is a version without it."""
+        self.has_warned_without_inspect = False
         self._known: Capabilities | None = None
         self._logged_module: bool | None = None
 
