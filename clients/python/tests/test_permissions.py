@@ -1,6 +1,8 @@
 """Users who may run few commands: which ones the package needs, and what is logged if they are
 missing."""
 
+import functools
+
 import pytest
 import redis
 import redis.asyncio
@@ -20,25 +22,44 @@ NEEDED = [
     "get",
     "pttl",
 ]
-"""As in docs/python.md."""
+WITHOUT_MODULE = [
+    "command|info",
+    "del",
+    "eval",
+    "exists",
+    "get",
+    "pexpire",
+    "pttl",
+    "publish",
+    "set",
+    "subscribe",
+    "unsubscribe",
+]
+SERVER_SPECIFIC = "delex", "delifeq"
+"""Both lists are those of docs/python.md."""
 
 
 @pytest.fixture
 def new_user(server):
     """Creates a user who may run these commands on the locks, and returns the settings of its
     connections."""
-    users = []
-
-    def create(commands):
-        users.append(f"user{len(users)}")
-        with server.client() as client:
-            rules = ["reset", "on", ">pw", f"~{LOCK}", "~gpu:*", *(f"+{c}" for c in commands)]
-            client.execute_command("ACL SETUSER", users[-1], *rules)
-        return {"port": server.port, "username": users[-1], "password": "pw"}
-
-    yield create
     with server.client() as client:
-        client.execute_command("ACL DELUSER", *users)
+        yield functools.partial(create_user, client, server.port)
+        client.execute_command("ACL DELUSER", USER)
+
+
+USER = "worker"
+
+
+def create_user(client, port, commands):
+    keys = [f"~{LOCK}", "~gpu:*"]
+    channels = ["resetchannels", "&gpu_lock:*"]
+    allowed = [f"+{command}" for command in commands]
+    client.execute_command(
+        "ACL SETUSER", USER, "reset", "on", ">pw", *keys, *channels, *allowed
+    )
+    client.execute_command("ACL LOG", "RESET")
+    return {"port": port, "username": USER, "password": "pw"}
 
 
 def denied(server):
@@ -57,7 +78,6 @@ def as_map(entry):
 @pytest.mark.parametrize("session", [False, True])
 def test_the_listed_commands_are_enough(server, new_user, session):
     with server.client() as admin, redis.Redis(**new_user(NEEDED)) as client:
-        admin.execute_command("ACL LOG", "RESET")
         settings = {"timeout": 0.6, "renew": True, "session": session}
         with gpulock.Lock(client, LOCK, **settings) as lock:
             assert not gpulock.Lock(client, LOCK).acquire(blocking_timeout=0.1)
@@ -76,7 +96,6 @@ def test_the_listed_commands_are_enough(server, new_user, session):
 
 async def test_asyncio_the_listed_commands_are_enough(server, new_user):
     with server.client() as admin:
-        admin.execute_command("ACL LOG", "RESET")
         async with redis.asyncio.Redis(**new_user(NEEDED)) as client:
             async with gpulock.asyncio.Lock(client, LOCK, timeout=0.6, renew=True) as lock:
                 before = stats_extends(admin)
@@ -87,6 +106,34 @@ async def test_asyncio_the_listed_commands_are_enough(server, new_user):
             async with gpulock.asyncio.Pool(client, ["gpu:0", "gpu:1"], timeout=60) as gpus:
                 assert gpus.devices == (0,)
         assert denied(server) == set()
+
+
+def test_the_listed_commands_are_enough_without_the_module(plain_server):
+    with plain_server.client() as admin:
+        specific = [name for name in SERVER_SPECIFIC if is_known(admin, name)]
+        settings = create_user(admin, plain_server.port, WITHOUT_MODULE + specific)
+        with redis.Redis(**settings) as client:
+            lock = gpulock.Lock(client, LOCK, timeout=0.6, renew=True)
+            with lock:
+                assert not gpulock.Lock(client, LOCK).acquire(blocking_timeout=0.1)
+                admin.pexpire(LOCK, 300)
+                eventually(lambda: admin.pttl(LOCK) > 300)
+                lock.extend(60, replace_ttl=True)
+                lock.reacquire()
+                lock.ensure_held()
+            with gpulock.Pool(client, ["gpu:0", "gpu:1"], timeout=60) as gpus:
+                assert gpus.tokens == {"gpu:0": None}
+            with gpulock.Lock(client, LOCK):
+                assert admin.pttl(LOCK) == -1
+        assert denied(plain_server) == set()
+        admin.execute_command("ACL DELUSER", USER)
+
+
+def is_known(client, command):
+    try:
+        return bool(client.execute_command("COMMAND", "GETKEYS", command, "key"))
+    except redis.ResponseError as error:
+        return "invalid command" not in str(error).lower()
 
 
 def stats_extends(client):
