@@ -88,6 +88,13 @@ def test_settings_of_redis_py_are_accepted(settings):
         module.Pool(unreachable, [LOCK], **settings)
 
 
+def test_the_lock_method_of_a_client_can_set_options(any_client):
+    lock_class = functools.partial(gpulock.Lock, renew=True)
+    with any_client.lock(LOCK, timeout=60, lock_class=lock_class) as lock:
+        assert lock.renew
+        assert lock.owned()
+
+
 ARGUMENTS = [
     ({"sleep": "x"}, TypeError, "invalid sleep 'x'"),
     ({"sleep": -1}, ValueError, "invalid sleep -1"),
