@@ -60,7 +60,7 @@ def test_the_options_of_celery_and_of_a_base_class_are_accepted(app):
             return "h100"
 
     options = {
-        **{"bind": True, "lazy": False, "shared": False, "filter": None, "pydantic": False},
+        **{"bind": True, "lazy": False, "shared": False, "filter": None},
         **{"autoretry_for": (OSError,), "retry_backoff": 2, "retry_kwargs": {"max_retries": 1}},
         **{"retry_jitter": False, "retry_backoff_max": 9, "dont_autoretry_for": ()},
         **{"queue": "gpu", "routing_key": "gpu", "priority": 3, "acks_late": True},
@@ -68,7 +68,6 @@ def test_the_options_of_celery_and_of_a_base_class_are_accepted(app):
     }
     task = gpu_task(app, keys=["a:0", "a:1"], count=2, name="task", base=Base, **options)(work)
     assert (task.gpu_count, task.gpu_lease, task.once, task.queue) == (2, 60, False, "gpu")
-    del options["pydantic"]
     assert bound(app, **{**options, "name": "other", "base": Base, "gpu_wait": 1})
 
 
