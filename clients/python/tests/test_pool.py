@@ -97,6 +97,16 @@ def test_two_locks_of_a_pool_can_be_for_one_gpu_if_they_are_not_held_together(cl
         assert gpus.devices == (0,)
 
 
+@pytest.mark.parametrize("kind", ["GPU", "MIG"])
+def test_a_key_that_ends_with_a_uuid_is_for_this_gpu(client, kind):
+    uuid = f"{kind}-5a1c7c1e-0b1d-4c1e-9d3a-0123456789ab"
+    keys = [f"{{gpus:node7}}:{uuid[:-1]}{digit}" for digit in "01"]
+    with gpulock.Pool(client, keys, n=2, timeout=60) as gpus:
+        assert gpus.devices == (f"{uuid[:-1]}0", f"{uuid[:-1]}1")
+    with gpulock.Pool(client, ["node7:GPU-3"], timeout=60) as gpus:
+        assert gpus.devices == (3,)
+
+
 def test_a_key_with_a_comma_has_no_environment(client):
     with gpulock.Pool(client, ["a,b:0"], timeout=60) as gpus:
         assert gpus.devices == (0,)

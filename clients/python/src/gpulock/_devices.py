@@ -14,6 +14,8 @@ from ._commands import Name
 
 Device = Union[int, str]
 
+UUID = r"\b(GPU|MIG)-[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+
 
 def gpu_keys(pool: str, indices: Iterable[int], host: str | None = None) -> list[str]:
     """The lock names of a host's GPUs: ``{pool:host}:gpu:0`` and so on. They share one hash
@@ -27,9 +29,13 @@ def gpu_keys(pool: str, indices: Iterable[int], host: str | None = None) -> list
 
 
 def device_of(name: Name) -> Device | None:
-    """The number at the end of a lock's name; None: it has none."""
-    number = re.search(r"(\d+)$", _commands.as_text(name))
-    return int(number[1]) if number else None
+    """The UUID or the number at the end of a lock's name; None: it has neither."""
+    text = _commands.as_text(name)
+    uuid = re.search(UUID, text)  # Before the number, because a UUID can end with digits.
+    if uuid:
+        return uuid[0]
+    number = re.search(r"\d+$", text)
+    return int(number[0]) if number else None
 
 
 def distinct_devices(
@@ -43,8 +49,8 @@ def distinct_devices(
     for name, device in zip(names, devices):
         if device is None:
             raise ValueError(
-                f"the device of key {name!r} is unknown: the key does not end with a number, "
-                f"or is mapped to None; {advice}"
+                f"the device of key {name!r} is unknown: the key ends with no number and no "
+                f"UUID, or is mapped to None; {advice}"
             )
         other = name_of.setdefault(str(device), name)
         if other != name:

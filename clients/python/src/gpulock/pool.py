@@ -12,8 +12,8 @@ class Pool(PoolBase, ThreadLockBase):
     """Any ``n`` of the locks named ``keys``; the first free ones are chosen.
 
     All ``n`` are granted together or none, and a request for many is not starved by smaller
-    ones. ``keys`` may map each name to its device, an index or a UUID; otherwise the number at
-    the end of the name is the index. The other arguments are those of ``Lock``.
+    ones. ``keys`` may map each name to its device, an index or a UUID; otherwise the number or
+    UUID at the end of the name is the device. The other arguments are those of ``Lock``.
 
     ``near`` is a tag of this work, such as the name of a model: free locks whose last hold had
     the same tag are preferred. With ``groups=m``, ``keys`` is a collection of groups, each a
