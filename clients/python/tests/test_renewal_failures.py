@@ -267,7 +267,7 @@ class TestRoleChange:
     """The server is a replica for a while, and forgets the sessions. Connections stay open."""
 
     @pytest.mark.parametrize("renew", [False, True])
-    def test_a_session_is_tied_anew(self, own_server, renew):
+    def test_a_session_is_tied_again(self, own_server, renew):
         with own_server.client() as client:
             lock = gpulock.Lock(client, LOCK, timeout=60, session=True, renew=renew)
             lock.acquire()
@@ -282,7 +282,7 @@ class TestRoleChange:
             eventually(lambda: not client.exists(LOCK))
             assert lock.lost.wait(PATIENCE_S)
 
-    async def test_a_tasks_session_is_tied_anew(self, own_server):
+    async def test_a_tasks_session_is_tied_again(self, own_server):
         own = redis.asyncio.Redis(port=own_server.port)
         with own_server.client() as client:
             lock = gpulock.asyncio.Lock(own, LOCK, timeout=60, session=True)
