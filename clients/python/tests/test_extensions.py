@@ -132,7 +132,7 @@ def test_server_errors_are_raised_unchanged(client):
 
 def test_ensure_held_raises_unless_this_hold_is_current(client):
     lock = gpulock.Lock(client, LOCK, timeout=10)
-    with pytest.raises(LockError, match="unlocked"):
+    with pytest.raises(LockError, match="not held here"):
         lock.ensure_held()
     lock.acquire()
     lock.ensure_held()

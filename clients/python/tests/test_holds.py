@@ -363,16 +363,16 @@ class TestOtherThreads:
             with lock:
                 yield
 
-        def look():
+        def observe():
             seen.append((threading.get_ident(), lock.owner))
 
         generator = dependency()
-        first = threading.Thread(target=lambda: next(generator) or look())
+        first = threading.Thread(target=lambda: next(generator) or observe())
         first.start()
         first.join()
         assert seen[0][1] is not None
         for _ in range(200):
-            thread = threading.Thread(target=look)
+            thread = threading.Thread(target=observe)
             thread.start()
             thread.join()
             if seen[-1][0] == seen[0][0]:
@@ -484,13 +484,13 @@ class TestForks:
         lock.acquire()
         saved = lock.lost
 
-        def look():
+        def release():
             try:
                 lock.release()
             except LockError as error:
                 return lock.owner, lock.token, lock.lost.is_set(), saved.is_set(), type(error)
 
-        assert self.in_child(look) == str((None, None, True, True, LockError))
+        assert self.in_child(release) == str((None, None, True, True, LockError))
         assert client.get(LOCK) == lock.owner
         assert not lock.lost.is_set()
         lock.release()

@@ -347,7 +347,7 @@ class TestLimits:
             eventually(lambda: inspect(client)["session"])
             assert not lock.lost.is_set()
             denied = [entry["count"] for entry in client.acl_log()]
-            assert denied == [1], "each look is recorded in the server's ACL LOG"
+            assert denied == [1], "each check is recorded in the server's ACL LOG"
             lock.release()
             own.close()
 

@@ -1,4 +1,4 @@
-"""Whose hold is it: the holds of one lock object, by thread, task, process and ``with`` block.
+"""The holds of one lock object, by thread, task, process and ``with`` block.
 
 No I/O, and no settings: ``_lock_base`` has those.
 

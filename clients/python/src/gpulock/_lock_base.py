@@ -1,5 +1,5 @@
 """What all locks and pools share, with or without ``await``: their settings, and the request
-for an acquire call. No I/O. Whose hold is it: ``_holds``.
+for an acquire call. No I/O. The holds are in ``_holds``.
 """
 
 from __future__ import annotations

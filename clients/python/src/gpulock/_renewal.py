@@ -1,4 +1,4 @@
-"""Maintains a hold while its holder works: renews the lease, looks at the locks and at the
+"""Maintains a hold while its holder works: renews the lease, checks the locks and the
 session connection, and reports a notice, and a loss before the lease expires.
 
 All calls use the lock's own connection, with a timeout that is a fraction of the lease. Renewal
@@ -50,7 +50,7 @@ class Wakeup(enum.Enum):
 RENEWALS_PER_LEASE = 3
 """Half of the lease is left for retries: another sixth for the report of a loss."""
 ATTEMPTS_PER_LEASE = 8
-"""Sets the timeout of a call: after a look and two renewals that failed, a third has time."""
+"""Sets the timeout of a call: after a check and two renewals that failed, a third has time."""
 SLOW_LINK_FACTOR = 2
 """How much longer the timeout of a call is at most after an attempt that failed or was slow:
 after two attempts that failed, a third still has time."""
@@ -59,12 +59,12 @@ MIN_ATTEMPT_S = 0.02
 RETRIES_PER_LEASE = 30
 """Sets the pause after a call that failed at once."""
 MAX_PAUSE_S = 1.0
-LOOKS_PER_LEASE = 10
-MAX_LOOK_INTERVAL_S = 3.0
-SHORT_LOOK_INTERVAL_S = 1.0
-"""For holders with callbacks or a session. A look costs more CPU time than all else here."""
-MIN_LOOK_INTERVAL_S = 0.05
-FIRST_LOOK_S = 0.1
+CHECKS_PER_LEASE = 10
+MAX_CHECK_INTERVAL_S = 3.0
+SHORT_CHECK_INTERVAL_S = 1.0
+"""For holders with callbacks or a session. A check costs more CPU time than all else here."""
+MIN_CHECK_INTERVAL_S = 0.05
+FIRST_CHECK_S = 0.1
 """When to ask for the length of the lease, if only the server knows it."""
 ASSUMED_LEASE_S = 10.0
 """The length of such a lease until the server reports it, so that a loss is reported if the
@@ -109,9 +109,9 @@ class _Maintenance:
         has_callbacks: bool,
     ) -> None:
         self._hold, self._request, self._server, self._renews = hold, request, server, renew
-        self._max_look_interval_s = MAX_LOOK_INTERVAL_S
+        self._max_check_interval_s = MAX_CHECK_INTERVAL_S
         if has_callbacks or request.session:
-            self._max_look_interval_s = SHORT_LOOK_INTERVAL_S
+            self._max_check_interval_s = SHORT_CHECK_INTERVAL_S
         now = _clock.now()
         self._is_lease_known = bool(request.lease_ms)
         self._lease_s = request.lease_ms / 1000 if request.lease_ms else ASSUMED_LEASE_S
@@ -120,10 +120,10 @@ class _Maintenance:
         hold.expires_at = min(now + self._lease_s, notice_end)
         self._notice_warning_s = _warning_s(notice_end - now)
         self._warning_s = min(_warning_s(self._lease_s), self._notice_warning_s)
-        self._renew_at, self._look_at = math.inf, now + FIRST_LOOK_S
+        self._renew_at, self._check_at = math.inf, now + FIRST_CHECK_S
         if request.lease_ms:
             self._schedule_renewal(now)
-            self._look_at = now + self._look_interval_s
+            self._check_at = now + self._check_interval_s
         self._tied_tokens = dict(hold.tokens)
         self._is_tied = request.session
         """Whether the server ties the locks to the dedicated connection, as far as known."""
@@ -185,7 +185,7 @@ class _Maintenance:
     def _next_call_at(self) -> float:
         if self._tie_at < math.inf:
             return self._tie_at
-        return min(self._renew_at, self._look_at)
+        return min(self._renew_at, self._check_at)
 
     def _due_call(self) -> Routine[Loss | None] | None:
         now = _clock.now()
@@ -193,7 +193,7 @@ class _Maintenance:
             return self._tie() if now >= self._tie_at else None
         if now >= self._renew_at:
             return self._renew()
-        return self._look() if now >= self._look_at else None
+        return self._check() if now >= self._check_at else None
 
     def _wait(self, until: float) -> Operation:
         seconds = min(max(0.0, until - _clock.now()), _clock.MAX_SLEEP_S)
@@ -300,7 +300,7 @@ class _Maintenance:
             # A new connection may lead to the primary.
             yield close_dedicated()
 
-    # Looking
+    # Checks
 
     def _warn_without_inspect(self) -> None:
         if not self._hold.can_inspect and not self._server.has_warned_without_inspect:
@@ -310,10 +310,10 @@ class _Maintenance:
                 "reported, and losses late if it may not run GET and PTTL either"
             )
 
-    def _look(self) -> Routine[Loss | None]:
+    def _check(self) -> Routine[Loss | None]:
         hold, send = self._hold, self._send(execute_dedicated)
         started, started_unix, expected_end = _clock.now(), time.time(), hold.expires_at
-        self._look_at = started + self._look_interval_s
+        self._check_at = started + self._check_interval_s
         states: dict[Name, LockState] = {}
         try:
             for name in hold.names:
@@ -326,7 +326,7 @@ class _Maintenance:
         except ResponseError as error:
             if not hold.can_inspect:
                 # The user may run neither INSPECT nor GET.
-                self._look_at = math.inf
+                self._check_at = math.inf
             self._warn_without_inspect()
             yield from self._handle_rejection("inspect", error)
             return None
@@ -353,7 +353,7 @@ class _Maintenance:
         renewed = yield from self._extend(self._send(execute_dedicated))
         if renewed is False:
             return (yield from self._no_longer_owned())
-        self._look_at = _clock.now() + self._pause_s
+        self._check_at = _clock.now() + self._pause_s
         return None
 
     def _update_lease(self, asked_at: float, left_s: float) -> None:
@@ -461,7 +461,7 @@ class _Maintenance:
         self._tie_at = self._session_ends_at = math.inf
         self._use_renewed_lease()
         self._schedule_renewal(started)
-        self._look_at = _clock.now() + self._look_interval_s
+        self._check_at = _clock.now() + self._check_interval_s
         return None
 
     def _is_same_hold(self, granted: dict[Name, int | None], send: Execute) -> Routine[bool]:
@@ -507,9 +507,9 @@ class _Maintenance:
         return min(self._lease_s / RETRIES_PER_LEASE, MAX_PAUSE_S)
 
     @property
-    def _look_interval_s(self) -> float:
-        interval_s = max(self._lease_s / LOOKS_PER_LEASE, MIN_LOOK_INTERVAL_S)
-        return min(interval_s, self._max_look_interval_s)
+    def _check_interval_s(self) -> float:
+        interval_s = max(self._lease_s / CHECKS_PER_LEASE, MIN_CHECK_INTERVAL_S)
+        return min(interval_s, self._max_check_interval_s)
 
     def _no_longer_owned(self) -> Routine[Loss]:
         yield close_dedicated()
