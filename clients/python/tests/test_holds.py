@@ -171,8 +171,11 @@ class TestSharedObjects:
             await pool.acquire()
             return pool.lost
 
-        first = await asyncio.ensure_future(acquire())
-        latest = await asyncio.ensure_future(acquire())
+        # The tasks are referenced for longer than they run.
+        tasks = [asyncio.ensure_future(acquire())]
+        first = await tasks[0]
+        tasks.append(asyncio.ensure_future(acquire()))
+        latest = await tasks[1]
         await asyncio.wait_for(first.wait(), PATIENCE_S)
         # Another task may still release the latest one.
         assert not latest.is_set()

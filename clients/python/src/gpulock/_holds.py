@@ -318,6 +318,10 @@ class Holds:
             if block is None or block.is_by_hand:
                 # Another thread or task may release the latest hold of a shared object.
                 self.local.tracked = tracked
+            for task in list(self._keepers):
+                # It may be referenced for longer than it runs.
+                if hasattr(task, "done") and task.done():
+                    del self._keepers[task]
 
     def discard(self, hold: Hold, owner: bytes | None) -> None:
         """Called after a release; ``owner`` is the current ``local.token``. Keeps the hold of
