@@ -28,7 +28,7 @@ def download(package):
     name = f"{package}-{version(package)}.tar.gz"
     if not (SDISTS / name).exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--no-binary", ":all:", "--dest", SDISTS]
+        command += ["--disable-pip-version-check", "--no-binary", package, "--dest", SDISTS]
         subprocess.run([*command, f"{package}=={version(package)}"], check=True)
     return SDISTS / name
 
