@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError, LockNotOwnedError
 import gpulock.asyncio
 from inspection import LOCK, inspect, stats, waiting
 from proxy import Proxy
-from servers import eventually, until
+from servers import close, eventually, until
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def proxy(server):
 async def proxied(proxy):
     client = redis.asyncio.Redis(port=proxy.port, retry=None, socket_timeout=None)
     yield client
-    await client.aclose()
+    await close(client)
 
 
 async def test_waiters_are_served_in_order(aclient, watcher):
