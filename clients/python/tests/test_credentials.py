@@ -154,7 +154,7 @@ async def test_waits_and_sessions_of_tasks_authenticate_again(module_admin):
 
 
 def change_password(admin, provider):
-    """As after a rotation that the client is not told about."""
+    """As after a rotation that is not reported to the client."""
     admin.execute_command("ACL SETUSER", FIRST, "resetpass", ">changed")
     provider.credentials = FIRST, "changed"
     admin.execute_command("CLIENT KILL", "USER", FIRST, "SKIPME", "yes")

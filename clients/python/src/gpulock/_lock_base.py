@@ -10,15 +10,15 @@ import sys
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 from redis.exceptions import LockError, ResponseError
 
-from . import _commands, _ownership, _reservation, _server, _settings
+from . import _commands, _ownership, _renewal, _reservation, _server, _settings
 from ._commands import Name, NameLike
 from ._connection import cluster_socket_timeout_s, socket_timeout_s
 from ._devices import Device
-from ._holds import Block, Exit, Holds
+from ._holds import Block, Exit, Holds, TrackedHold
 from ._operations import Routine
 from ._types import AcquireRequest, Hold, Notice
 from .errors import ModuleMissingError
@@ -294,6 +294,62 @@ class LockBase:
     def _caller(self) -> Any:
         """Identifies the current thread or task."""
         raise NotImplementedError
+
+    def _new_event(self) -> Any:
+        raise NotImplementedError
+
+    def _new_renewer(self, *arguments: Any, **settings: Any) -> Any:
+        """Starts a ``Renewer``."""
+        raise NotImplementedError
+
+    def _event(self, name: str) -> Any:
+        """``lost`` or ``revoked`` of the current hold; without one, of the latest."""
+        tracked = self._current()[1]
+        if tracked is not None:
+            return getattr(tracked, name)
+        if getattr(self.local, name) is None:
+            setattr(self.local, name, self._new_event())
+        return getattr(self.local, name)
+
+    def _store(
+        self, hold: Hold, request: AcquireRequest, current: Any, runtime: Any
+    ) -> Literal[True]:
+        """Makes this the current hold, and starts its renewal."""
+        is_repeated = _ownership.is_repeated(hold, request.current_hold)
+        if is_repeated and current is not None and not current.lost.is_set():
+            tracked, hold = current, current.hold
+        else:
+            by_block = self._holds.current_operation() is not None
+            events = self._new_event(), self._new_event()
+            tracked = TrackedHold(hold, *events, self._holds, self._caller(), by_block)
+        if self._needs_renewer(hold):
+            settings = {"renew": self.renew, "has_callbacks": self._has_callbacks}
+            routine = _renewal.maintain(hold, request, self._server, **settings)
+            renewer = self._new_renewer(
+                routine,
+                runtime,
+                (tracked.lost, tracked.revoked),
+                self.on_lost,
+                self.on_revoked,
+                keeps_connection=self.session,
+                renewal_ended=_renewal.renewal_ended(hold),
+                subject=tracked.subject(),
+            )
+            tracked.set_renewer(renewer)
+        self._holds.store(tracked, self._caller())
+        return True
+
+    def _use_extension(self, hold: Hold, owned: bool, action: str) -> Literal[True]:
+        """Called after the server has extended the lease, unless the lock is not owned."""
+        tracked = self._tracked(hold)
+        if not owned:
+            (self._event("lost") if tracked is None else tracked.lost).set()
+            raise _ownership.not_owned(
+                self.names[0], f"Cannot {action} a lock that's no longer owned"
+            )
+        if tracked is not None and tracked.renewer is not None:
+            tracked.renewer.notify_lease_changed()
+        return True
 
     def _held(self) -> Hold | None:
         """The hold of this thread or task, which may come from elsewhere by setting

@@ -14,12 +14,12 @@ from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError, RedisError
 
-from . import _acquire, _commands, _ownership, _renewal, _settings
+from . import _acquire, _commands, _ownership, _settings
 from ._asyncio_renewer import Renewer
 from ._asyncio_runtime import AsyncioRuntime, complete, run
 from ._commands import Name, NameLike
 from ._devices import Gpus
-from ._holds import Block, Exit, TrackedHold, exit_method
+from ._holds import Block, Exit, exit_method
 from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
 from ._pool_base import PoolBase
@@ -153,20 +153,14 @@ class AsyncioLockBase(LockBase):
     @property
     def lost(self) -> asyncio.Event:
         """Set when the lock is lost or about to be."""
-        tracked = self._current()[1]
-        if tracked is None and self.local.lost is None:
-            self.local.lost = asyncio.Event()
-        event: asyncio.Event = self.local.lost if tracked is None else tracked.lost
+        event: asyncio.Event = self._event("lost")
         return event
 
     @property
     def revoked(self) -> asyncio.Event:
         """Set when the lock was given notice (FORCERELEASE AFTER): see ``notice``, and release
         it before the deadline."""
-        tracked = self._current()[1]
-        if tracked is None and self.local.revoked is None:
-            self.local.revoked = asyncio.Event()
-        event: asyncio.Event = self.local.revoked if tracked is None else tracked.revoked
+        event: asyncio.Event = self._event("revoked")
         return event
 
     async def release(self, reason: str = "normal") -> None:
@@ -243,34 +237,13 @@ class AsyncioLockBase(LockBase):
         if hold is None:
             self._give_up(request)
             return False
-        self._store(hold, request, tracked, runtime)
-        return True
+        return self._store(hold, request, tracked, runtime)
 
-    def _store(
-        self, hold: Hold, request: AcquireRequest, current: Any, runtime: AsyncioRuntime
-    ) -> None:
-        is_repeated = _ownership.is_repeated(hold, request.current_hold)
-        if is_repeated and current is not None and not current.lost.is_set():
-            tracked, hold = current, current.hold
-        else:
-            by_block = self._holds.current_operation() is not None
-            events = asyncio.Event(), asyncio.Event()
-            tracked = TrackedHold(hold, *events, self._holds, self._caller(), by_block)
-        if self._needs_renewer(hold):
-            settings = {"renew": self.renew, "has_callbacks": self._has_callbacks}
-            routine = _renewal.maintain(hold, request, self._server, **settings)
-            renewer = Renewer(
-                routine,
-                runtime,
-                (tracked.lost, tracked.revoked),
-                self.on_lost,
-                self.on_revoked,
-                keeps_connection=self.session,
-                renewal_ended=_renewal.renewal_ended(hold),
-                subject=tracked.subject(),
-            )
-            tracked.set_renewer(renewer)
-        self._holds.store(tracked, self._caller())
+    def _new_event(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    def _new_renewer(self, *arguments: Any, **settings: Any) -> Renewer:
+        return Renewer(*arguments, **settings)
 
     def _caller(self) -> Any:
         try:
@@ -384,16 +357,7 @@ class Lock(AsyncioLockBase):
         return await self._extended(hold, routine, "reacquire")
 
     async def _extended(self, hold: Hold, routine: Routine[bool], action: str) -> Literal[True]:
-        owned = await self._run(routine)
-        tracked = self._tracked(hold)
-        if not owned:
-            (self.lost if tracked is None else tracked.lost).set()
-            raise _ownership.not_owned(
-                self.names[0], f"Cannot {action} a lock that's no longer owned"
-            )
-        if tracked is not None and tracked.renewer is not None:
-            tracked.renewer.notify_lease_changed()
-        return True
+        return self._use_extension(hold, await self._run(routine), action)
 
 
 def _get(name: Name) -> Routine[Any]:

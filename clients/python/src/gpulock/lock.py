@@ -13,9 +13,9 @@ from typing import Any, Callable, Literal, TypeVar
 
 from redis.exceptions import LockError, RedisError
 
-from . import _acquire, _commands, _ownership, _renewal, _settings
+from . import _acquire, _commands, _ownership, _settings
 from ._commands import Name, NameLike
-from ._holds import Block, Exit, TrackedHold, exit_method
+from ._holds import Block, Exit, exit_method
 from ._lock_base import LockBase, Number
 from ._operations import Routine, execute
 from ._reservation import ReservationBase, end_of
@@ -168,20 +168,14 @@ class ThreadLockBase(LockBase):
     def lost(self) -> threading.Event:
         """Set when the lock that this thread holds is lost or about to be. Pass the event to
         other threads that work for this one."""
-        tracked = self._current()[1]
-        if tracked is None and self.local.lost is None:
-            self.local.lost = threading.Event()
-        event: threading.Event = self.local.lost if tracked is None else tracked.lost
+        event: threading.Event = self._event("lost")
         return event
 
     @property
     def revoked(self) -> threading.Event:
         """Set when the lock that this thread holds was given notice (FORCERELEASE AFTER): see
         ``notice``, and release it before the deadline."""
-        tracked = self._current()[1]
-        if tracked is None and self.local.revoked is None:
-            self.local.revoked = threading.Event()
-        event: threading.Event = self.local.revoked if tracked is None else tracked.revoked
+        event: threading.Event = self._event("revoked")
         return event
 
     def release(self, reason: str = "normal") -> None:
@@ -298,33 +292,6 @@ class ThreadLockBase(LockBase):
                     self._withdraw(hold, request, runtime)
             raise
 
-    def _store(
-        self, hold: Hold, request: AcquireRequest, current: Any, runtime: ThreadRuntime
-    ) -> Literal[True]:
-        is_repeated = _ownership.is_repeated(hold, request.current_hold)
-        if is_repeated and current is not None and not current.lost.is_set():
-            tracked, hold = current, current.hold
-        else:
-            by_block = self._holds.current_operation() is not None
-            events = threading.Event(), threading.Event()
-            tracked = TrackedHold(hold, *events, self._holds, self._caller(), by_block)
-        if self._needs_renewer(hold):
-            settings = {"renew": self.renew, "has_callbacks": self._has_callbacks}
-            routine = _renewal.maintain(hold, request, self._server, **settings)
-            renewer = Renewer(
-                routine,
-                runtime,
-                (tracked.lost, tracked.revoked),
-                self.on_lost,
-                self.on_revoked,
-                keeps_connection=self.session,
-                renewal_ended=_renewal.renewal_ended(hold),
-                subject=tracked.subject(),
-            )
-            tracked.set_renewer(renewer)
-        self._holds.store(tracked, self._caller())
-        return True
-
     def _withdraw(self, hold: Hold, request: AcquireRequest, runtime: ThreadRuntime) -> None:
         """Releases what a call was granted that cannot return it."""
         if _ownership.is_repeated(hold, request.current_hold):
@@ -332,6 +299,12 @@ class ThreadLockBase(LockBase):
         runtime.stop()
         runtime.close_dedicated()
         self._finish_release(hold, None, "cancelled")
+
+    def _new_event(self) -> threading.Event:
+        return threading.Event()
+
+    def _new_renewer(self, *arguments: Any, **settings: Any) -> Renewer:
+        return Renewer(*arguments, **settings)
 
     def _caller(self) -> Any:
         return self._holds.current_thread()
@@ -463,16 +436,7 @@ class Lock(ThreadLockBase):
         return self._extended(hold, routine, "reacquire")
 
     def _extended(self, hold: Hold, routine: Routine[bool], action: str) -> Literal[True]:
-        owned = self._run(routine)
-        tracked = self._tracked(hold)
-        if not owned:
-            (self.lost if tracked is None else tracked.lost).set()
-            raise _ownership.not_owned(
-                self.names[0], f"Cannot {action} a lock that's no longer owned"
-            )
-        if tracked is not None and tracked.renewer is not None:
-            tracked.renewer.notify_lease_changed()
-        return True
+        return self._use_extension(hold, self._run(routine), action)
 
 
 def _get(name: Name) -> Routine[Any]:
