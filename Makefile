@@ -107,7 +107,7 @@ deploy: build need-server ## Test deploy/: the alerts, and the units, settings a
 	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/test.sh
 
 .PHONY: deb
-deb: build ## Build a Debian package: target/debian/gpulock_*.deb
+deb: build ## Build a Debian package, target/debian/gpulock_*.deb, and check it with lintian
 	@tools/setup.sh deb
 	@deploy/package.sh
 

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Tests the files in deploy/ with the programs that read them, after `make build`. Creates the
-# package, unpacks it, and tests its files: units, snippet, module, programs. Prints SKIPPED for
-# tests that this machine cannot run. GPULOCK_SERVER is the server program to test with.
+# package, unpacks it, and tests its files: units, snippet, module, programs. Prints a line for each
+# part: ok, or SKIPPED with what this machine lacks. GPULOCK_SERVER is the server program to test
+# with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$PWD/target/tools/prometheus/usr/bin
@@ -12,12 +13,13 @@ root=$folder/root
 deb=
 
 fail() { echo "deploy/test.sh: $*" >&2; exit 1; }
-skip() { echo "SKIPPED: deploy/test.sh: $*" >&2; }
+skipped=
+skip() { skipped=yes; echo "SKIPPED: deploy/test.sh: $*" >&2; }
 # Whether a program runs, not only whether its file exists.
 runs() { "$1" --version >/dev/null 2>&1; }
 
 test_alerts() {
-    runs promtool || { skip "alerts: promtool is not installed; run tools/setup.sh cli"; return; }
+    runs promtool || { skip "alerts: promtool does not run; run tools/setup.sh cli"; return; }
     promtool check rules deploy/prometheus/gpulock.rules.yml
     promtool check config --syntax-only deploy/prometheus/prometheus.yml
     promtool test rules deploy/prometheus/gpulock.rules.test.yml
@@ -30,11 +32,12 @@ test_alerts() {
     done
 }
 
-# Creates and unpacks the package. Checks the paths and modes of its files, and its dependency on
-# libc6.
+# Creates and unpacks the package. Checks the paths and modes of its files, and its dependencies.
 test_package() {
     runs dpkg-deb || { skip "the package: dpkg-deb is not installed"; return; }
-    local file mode depends
+    dh_assistant --help >/dev/null 2>&1 ||
+        { skip "the package: debhelper is not installed; run tools/setup.sh deb"; return; }
+    local file mode depends expected brand
     deb=$(deploy/package.sh | tail -n 1)
     dpkg-deb -x "$deb" "$root"
     dpkg-deb -e "$deb" "$root/DEBIAN"
@@ -54,11 +57,23 @@ test_package() {
 644 usr/share/zsh/vendor-completions/_gpulock
 644 usr/share/fish/vendor_completions.d/gpulock.fish
 644 usr/share/doc/gpulock/copyright
+644 usr/share/doc/gpulock/README.md
+644 usr/share/doc/gpulock/docs/commands.md
 644 usr/share/doc/gpulock/examples/redis.conf
+644 usr/share/doc/gpulock/examples/prometheus/gpulock.rules.yml
 FILES
+    for brand in redis valkey; do
+        [ "$(realpath "$root/usr/lib/$brand/modules/gpulock.so")" = "$(realpath "$root/usr/lib/gpulock/libgpulock.so")" ] ||
+            fail "usr/lib/$brand/modules/gpulock.so is not a link to the module"
+    done
+    # package.sh determines the dependencies without dpkg-shlibdeps, which must find the same.
+    mkdir -p "$folder/libraries/debian"
+    printf 'Source: gpulock\n\nPackage: gpulock\nArchitecture: any\n' >"$folder/libraries/debian/control"
+    expected=$(cd "$folder/libraries" && dpkg-shlibdeps -O --warnings=0 \
+        -e"$root/usr/bin/gpulock" -e"$root/usr/lib/gpulock/libgpulock.so")
     depends=$(dpkg-deb -f "$deb" Depends)
-    [[ $depends == *'libc6 (>='* ]] ||
-        fail "expected a dependency on libc6 (>= ...), found: $depends"
+    [ "shlibs:Depends=$depends" = "$expected" ] ||
+        fail "the package depends on $depends, but dpkg-shlibdeps finds $expected"
 }
 
 # Without a package: copies the files from their sources.
@@ -85,31 +100,55 @@ test_units() {
         "$folder/gpulock-exporter.service") || fail "the sandbox of the exporter is too weak: $exposed"
 }
 
-# A server starts with the package's snippet, which loads the package's module, and the package's
-# command connects to it.
+# A server starts with the package's snippet, which loads the package's module, the package's
+# command connects to it, and a lock survives a restart.
 test_snippet() {
-    local server=${GPULOCK_SERVER:-} pid tries shown
+    local server=${GPULOCK_SERVER:-} shown pid
+    local url=unix://$folder/socket gpulock=$root/usr/bin/gpulock
     [ -n "$server" ] || server=$(tools/setup.sh which)
     # The commented-out settings must be valid, too.
     sed -e "s#/usr/lib/gpulock/#$root/usr/lib/gpulock/#" -e 's/^# \(gpulock\.\)/\1/' \
         "$root/etc/gpulock/conf.d/gpulock.conf" >"$folder/gpulock.conf"
-    echo "include $folder/gpulock.conf" >"$folder/redis.conf"
-    "$server" "$folder/redis.conf" --port 0 --unixsocket "$folder/socket" --save '' \
-        --dir "$folder" >"$folder/log" 2>&1 </dev/null &
+    mkdir -p "$folder/data"
+    cat >"$folder/redis.conf" <<CONF
+appendonly no
+include "$folder/gpulock.conf"
+CONF
+    start_server
+    shown=$("$gpulock" run --key gpu:0 --url "$url" -- printenv GPULOCK_KEYS 2>&1) ||
+        server_fails "gpulock run: $shown"
+    [ "$shown" = gpu:0 ] || server_fails "gpulock run printed: $shown"
+    shown=$("$gpulock" reserve --key gpu:0 --for 10m --url "$url" 2>&1) ||
+        server_fails "gpulock reserve: $shown"
+    stop_server
+    start_server
+    shown=$("$gpulock" inspect gpu:0 --exit-code --url "$url" 2>&1) ||
+        server_fails "the lock did not survive a restart: $shown"
+    stop_server
+}
+
+start_server() {
+    local tries
+    "$server" "$folder/redis.conf" --port 0 --unixsocket "$folder/socket" --dir "$folder/data" \
+        >"$folder/log" 2>&1 </dev/null &
     pid=$!
     for ((tries = 0; tries < 600; tries++)); do
-        grep -q 'Ready to accept connections\|accept connections at' "$folder/log" && break
+        grep -q 'Ready to accept connections\|accept connections at' "$folder/log" && return
         kill -0 "$pid" 2>/dev/null || break
         sleep 0.05
     done
-    shown=$("$root/usr/bin/gpulock" ls --url "unix://$folder/socket" 2>&1) ||
-        { kill "$pid" 2>/dev/null; cat "$folder/log" >&2; fail "the snippet: $shown"; }
-    shown=$("$root/usr/bin/gpulock" run --key gpu:0 --url "unix://$folder/socket" \
-        -- printenv GPULOCK_KEYS 2>&1) ||
-        { kill "$pid"; cat "$folder/log" >&2; fail "gpulock run: $shown"; }
+    server_fails "the server did not start"
+}
+
+stop_server() {
     kill "$pid"
     wait "$pid" || true
-    [ "$shown" = gpu:0 ] || fail "gpulock run printed: $shown"
+}
+
+server_fails() {
+    kill "$pid" 2>/dev/null || true
+    cat "$folder/log" >&2
+    fail "the snippet: $*"
 }
 
 test_completions_and_manual() {
@@ -148,10 +187,15 @@ test_installation() {
     local settings=$root/etc/gpulock/exporter.env
     mkdir -p "$root"/var/lib/dpkg/{info,updates}
     touch "$root/var/lib/dpkg/status"
+    # The scripts of the package must not reload this machine's systemd.
+    mkdir "$folder/stubs"
+    ln -s "$(type -P true)" "$folder/stubs/systemctl"
+    ln -s "$(type -P true)" "$folder/stubs/deb-systemd-invoke"
     in_root() {
         # dpkg needs ldconfig, which may not be in a user's PATH.
-        PATH=$PATH:/usr/sbin:/sbin dpkg --root="$root" --log="$folder/dpkg.log" \
-            --force-not-root --force-depends "$@" >"$folder/dpkg" 2>&1 </dev/null ||
+        PATH=$folder/stubs:$PATH:/usr/sbin:/sbin dpkg --root="$root" --log="$folder/dpkg.log" \
+            --force-not-root --force-script-chrootless --force-depends "$@" \
+            >"$folder/dpkg" 2>&1 </dev/null ||
             fail "dpkg $*: $(cat "$folder/dpkg")"
     }
     has_status() {
@@ -171,7 +215,12 @@ test_installation() {
     in_root -i "$deb"
     is_unchanged() { [ "$(tail -1 "$settings")" = '# changed' ]; }
     is_unchanged || fail "a reinstallation overwrote exporter.env"
+    mkdir "$root/etc/redis"
+    echo 'include /etc/gpulock/conf.d/gpulock.conf' >"$root/etc/redis/redis.conf"
     in_root -r gpulock
+    grep -q 'etc/redis/redis.conf still loads the module' "$folder/dpkg" ||
+        fail "no warning of a server that still loads the module: $(cat "$folder/dpkg")"
+    rm -r "$root/etc/redis"
     has_status 'deinstall ok config-files'
     is_unchanged || fail "a removal deleted or changed exporter.env"
     [ ! -e "$root/usr" ] || fail "left after the removal: $(find "$root/usr")"
@@ -181,10 +230,9 @@ test_installation() {
     done
 }
 
-test_package
-[ -n "$deb" ] || without_package
-echo "deploy/test.sh: package: ok"
-for part in alerts units snippet completions_and_manual installation; do
+for part in package alerts units snippet completions_and_manual installation; do
+    skipped=
     "test_$part"
-    echo "deploy/test.sh: $part: ok"
+    [ "$part" != package ] || [ -n "$deb" ] || without_package
+    [ -n "$skipped" ] || echo "deploy/test.sh: $part: ok"
 done

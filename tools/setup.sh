@@ -306,10 +306,11 @@ finish_cli() {
         fail "cannot unpack Debian's prometheus: install prometheus and promtool and add them to PATH"
 }
 
-# dpkg-shlibdeps determines the dependencies of the package.
 want_deb() {
     version dpkg-deb --version >/dev/null || fail "packages can be built only on Debian and its derivatives"
-    { version dpkg-shlibdeps --version && objdump --version; } >/dev/null 2>&1 || need dpkg-dev
+    dh_assistant --help >/dev/null 2>&1 || need debhelper
+    { version dpkg-shlibdeps --version && version readelf --version; } >/dev/null || need dpkg-dev
+    version lintian --version >/dev/null || need lintian
 }
 
 ## Installing
