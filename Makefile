@@ -7,8 +7,15 @@ SHELL := /bin/bash
 SERVERS ?=
 export CARGO ?= cargo
 
-# The folder that cargo builds into, as an absolute path for scripts and tests in any folder.
-export CARGO_TARGET_DIR := $(shell tools/target.sh)
+# What tools/setup.sh found elsewhere than on PATH: Rust, and a cargo that finds libclang.
+export PATH := $(CURDIR)/target/tools/rust:$(PATH)
+
+# The folder that cargo builds into, as an absolute path for scripts and tests in any folder. The
+# shell function of older makes does not use the PATH above.
+export CARGO_TARGET_DIR := $(shell PATH="$(PATH)" tools/target.sh)
+
+# cargo and the tests use all cores anyway. With -j, tests of time would disturb each other.
+.NOTPARALLEL:
 
 # Limits of the long runs: minutes of `make model`, seconds of `make chaos`, calls of `make fuzz`, the
 # seed of these two, and seconds for each part of `make fuzz-core`.
@@ -24,30 +31,58 @@ installed = $$(tools/setup.sh which)
 # Features of the debug build that only tests use.
 for-tests = inject-panic,break-rules
 
+# The sets of programs that a target needs (tools/setup.sh), unless it is only `build`, and those
+# without which a part of it is SKIPPED. All that the goals need is installed first, at once.
+sets-run = build server
+sets-check = build server
+sets-test = build server tests python examples
+sets-matrix = build server
+sets-chaos = build server
+sets-fuzz = build server
+sets-memory = build server memory
+sets-examples = build server examples
+sets-python = build server python
+sets-python-matrix = build server python
+sets-deploy = build server
+sets-deb = build deb
+sets-bench = build server bench
+sets-bench-docs = build bench
+sets-deny = deny
+optional-check = lint
+optional-test = lint cli deb node
+optional-lint = lint
+optional-examples = node
+optional-deploy = cli deb
+sets = $(sort $(foreach goal,$(MAKECMDGOALS),$(or $(sets-$(goal)),build)))
+optional = $(filter-out $(sets),$(sort $(foreach goal,$(MAKECMDGOALS),$(optional-$(goal)))))
+
+.PHONY: module
+module: need ## Build only the module, without the command: target/release/libgpulock.so
+	$(CARGO) build --release --locked -p gpulock
+
 .PHONY: build
-build: need-build ## Build the module and the command: target/release/libgpulock.so and gpulock
+build: need ## Build the module and the command: target/release/libgpulock.so and gpulock
 	$(CARGO) build --release --locked -p gpulock -p gpulock-cli
 
 .PHONY: run
-run: build need-server ## Start a server with the module and redis.conf in the foreground
+run: module ## Start a server with the module and redis.conf in the foreground
 	@tools/run.sh
 
 .PHONY: check
-check: lint under-test ## For daily use: lints, unit tests, tests on one server
+check: need lint under-test ## For daily use: lints, unit tests, tests on one server
 	$(CARGO) test --locked -q -p gpulock-core
 	$(CARGO) test --locked -q -p gpulock-model --test random_scenarios
 	$(CARGO) test --locked -q -p gpulock --lib
 	SERVERS="$(installed)" $(CARGO) test --locked -q -p gpulock --test server -- --quiet
 
 .PHONY: test
-test: need-tests lint under-test ## All tests: lints, units, the installed server and SERVERS=, examples
+test: need lint under-test ## All tests: lints, units, the installed server and SERVERS=, examples
 	tools/test.sh
-	$(CARGO) clippy --locked -q -p gpulock --all-targets --features $(for-tests) -- -D warnings
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
-	@$(MAKE) --no-print-directory examples deploy python
+	@$(MAKE) --no-print-directory sets= examples deploy python
 
 .PHONY: model
-model: need-build ## Explore all states of the rules for MINUTES= on two cores, and print the coverage
+model: need ## Explore all states of the rules for MINUTES= on two cores, and print the coverage
 	$(CARGO) run --locked --release -q -p gpulock-model -- --minutes $(MINUTES) --jobs 2
 
 .PHONY: matrix
@@ -56,12 +91,12 @@ matrix: under-test ## Run the server tests on six releases of Redis and Valkey, 
 	SERVERS=target/servers $(CARGO) test --locked -p gpulock -p gpulock-testkit -p gpulock-chaos
 
 .PHONY: chaos
-chaos: build need-server ## Test the installed server under load and faults, with a checker (SEED=, SECONDS=)
+chaos: build ## Test the installed server under load and faults, with a checker (SEED=, SECONDS=)
 	$(CARGO) run --release --locked -q -p gpulock-chaos -- \
 		--seed $(or $(SEED),1) --seconds $(SECONDS) --server "$(installed)"
 
 .PHONY: fuzz
-fuzz: build need-server ## Send a million random calls, valid and invalid (CALLS=, SEED=)
+fuzz: build ## Send a million random calls, valid and invalid (CALLS=, SEED=)
 	SERVERS="$(installed) $(SERVERS)" GPULOCK_FUZZ="$(CALLS)" GPULOCK_SEED="$(SEED)" \
 		$(CARGO) test --locked -p gpulock --test server input::fuzz -- \
 			--nocapture --test-threads=1
@@ -69,7 +104,7 @@ fuzz: build need-server ## Send a million random calls, valid and invalid (CALLS
 # The core forbids unsafe code, so a sanitizer would find nothing. Without one, the stable toolchain
 # is sufficient.
 .PHONY: fuzz-core
-fuzz-core: need-build need-fuzz ## Fuzz the parsers and the rules, guided by coverage (FUZZ_SECONDS=)
+fuzz-core: need need-fuzz ## Fuzz the parsers and the rules, guided by coverage (FUZZ_SECONDS=)
 	@for part in requests patterns steps; do \
 		$(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$part -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 \
@@ -78,12 +113,10 @@ fuzz-core: need-build need-fuzz ## Fuzz the parsers and the rules, guided by cov
 
 .PHONY: memory
 memory: under-test ## Run the server tests under valgrind, for half an hour or more
-	@tools/setup.sh memory
 	SERVERS="$(installed) $(SERVERS)" tools/valgrind.sh
 
 .PHONY: examples
-examples: build need-server ## Run the tests of the examples (each examples/*/test.sh)
-	@tools/setup.sh examples
+examples: build ## Run the tests of the examples (each examples/*/test.sh)
 	@for test in examples/*/test.sh; do \
 		[ -e "$$test" ] || continue; \
 		echo "$$test"; \
@@ -91,62 +124,49 @@ examples: build need-server ## Run the tests of the examples (each examples/*/te
 	done
 
 .PHONY: python
-python: build need-server ## Lint, test and build the Python package, on the installed server and SERVERS=
-	@tools/setup.sh examples
+python: build ## Lint, test and build the Python package, on the installed server and SERVERS=
 	clients/python/test.sh "$(installed)" $(SERVERS)
 
 .PHONY: python-matrix
-python-matrix: build need-server ## Test the Python package with Python 3.9 to 3.13 and several redis-py (needs network)
-	@tools/setup.sh examples
+python-matrix: build ## Test the Python package with Python 3.9 to 3.13 and several redis-py (needs network)
 	clients/python/matrix.sh "$(installed)" $(SERVERS)
 
 .PHONY: deploy
-deploy: build need-server ## Test deploy/: the alerts, and the units, settings and programs in the package
-	-@tools/setup.sh cli
-	-@tools/setup.sh deb
+deploy: build ## Test deploy/: the alerts, and the units, settings and programs in the package
 	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/test.sh
 
 .PHONY: deb
 deb: build ## Build a Debian package, target/debian/gpulock_*.deb, and check it with lintian
-	@tools/setup.sh deb
 	@deploy/package.sh
 
 .PHONY: bench
-bench: build need-server ## Measure against other locks, on the installed server and SERVERS=
-	@tools/setup.sh bench
+bench: build ## Measure against other locks, on the installed server and SERVERS=
 	$(CARGO) build --release --locked -p gpulock-bench
 	@tools/bench.sh "$(installed)" $(SERVERS)
 
 .PHONY: bench-docs
-bench-docs: need-build ## Update docs/benchmarks.md and its plots from the results of `make bench`
-	@tools/setup.sh bench
+bench-docs: need ## Update docs/benchmarks.md and its plots from the results of `make bench`
 	$(CARGO) build --release --locked -p gpulock-bench
 	@tools/bench.sh --docs
 
 .PHONY: lint
-lint: need-build ## Check the format, lints (clippy, shellcheck), spelling and dependencies
-	@tools/setup.sh lint
-	-@tools/setup.sh checks
-	$(CARGO) fmt --all --check
-	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --locked -q --workspace --all-targets -- -D warnings
-	@tools/lint.sh
+lint: need ## Check the format, lints (clippy, shellcheck), spelling and dependencies
+	@tools/lint.sh --features $(for-tests)
 
 # Private items are included, and may be linked to: none of the crates is published as a library. In
 # two steps, because the library `gpulock` and the program `gpulock` would have the same page.
 .PHONY: docs
 docs: export RUSTDOCFLAGS := -D warnings -A rustdoc::private-intra-doc-links
-docs: need-build ## Build the documentation of the Rust code, warnings are errors
+docs: need ## Build the documentation of the Rust code, warnings are errors
 	$(CARGO) doc --locked -q --no-deps --document-private-items -p gpulock-cli
 	$(CARGO) doc --locked -q --no-deps --document-private-items --workspace --exclude gpulock-cli
 
 .PHONY: deny
-deny: ## Check the dependencies: advisories, licences, duplicates, sources (needs network)
-	@tools/setup.sh deny
+deny: need ## Check the dependencies: advisories, licences, duplicates, sources (needs network)
 	PATH="$$PWD/target/tools/bin:$$PATH" $(CARGO) deny --workspace --locked check --hide-inclusion-graph
 
 .PHONY: msrv
-msrv: need-build ## Build with the oldest supported Rust, if its toolchain is installed
+msrv: need ## Build with the oldest supported Rust, if its toolchain is installed
 	@tools/msrv.sh
 
 .PHONY: clean
@@ -160,19 +180,12 @@ help: ## Print this list
 # The two builds that the server tests load: the release build, and a debug build in which tests can
 # inject panics and break rules.
 .PHONY: under-test
-under-test: build need-server
+under-test: build
 	$(CARGO) build --locked -p gpulock --features $(for-tests)
 
-.PHONY: need-server
-need-server:
-	@tools/setup.sh server
-
-# The programs that the tests of the workspace need. Tests that need a missing program of the set
-# `cli` are SKIPPED.
-.PHONY: need-tests
-need-tests:
-	@tools/setup.sh tests
-	-@tools/setup.sh cli
+.PHONY: need
+need:
+	@$(if $(sets),tools/setup.sh $(sets) $(if $(optional),--optional $(optional)))
 
 .PHONY: need-fuzz
 need-fuzz:
@@ -180,7 +193,3 @@ need-fuzz:
 		echo 'int main() {}' | c++ -x c++ -o /dev/null - 2>/dev/null || { \
 		echo "requires cargo-fuzz and c++: run cargo install --locked cargo-fuzz, and install g++" >&2; \
 		exit 1; }
-
-.PHONY: need-build
-need-build:
-	@tools/setup.sh build

@@ -1,7 +1,7 @@
-/* Exits with 0 if bindgen can use the libclang named on the command line: it can be loaded, and it
- * finds the C headers and the headers of the compiler, which are in another package. Built and run
- * by tools/setup.sh. clang may not be installed yet, so this file repeats the declarations of its
- * header clang-c/Index.h. */
+/* Exits with 0 if bindgen can use a libclang, with the given arguments for the compiler: it can be
+ * loaded, and it finds the C headers and the headers of the compiler, which are in another package.
+ * Built and run by tools/setup.sh. clang may not be installed yet, so this file repeats the
+ * declarations of its header clang-c/Index.h. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,8 +22,8 @@ static void *function(const char *name) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2 || !(library = dlopen(argv[1], RTLD_NOW))) {
-        printf("%s\n", argc == 2 ? dlerror() : "usage: libclang LIBRARY");
+    if (argc < 2 || !(library = dlopen(argv[1], RTLD_NOW))) {
+        printf("%s\n", argc < 2 ? "usage: libclang LIBRARY [ARGUMENT...]" : dlerror());
         return 1;
     }
     void *(*create_index)(int, int) = function("clang_createIndex");
@@ -38,7 +38,7 @@ int main(int argc, char **argv) {
 
     const char *text = "#include <stddef.h>\n#include <stdarg.h>\n#include <stdio.h>\n";
     struct unsaved_file file = {"probe.h", text, strlen(text)};
-    void *unit = parse(create_index(0, 0), "probe.h", NULL, 0, &file, 1, 0);
+    void *unit = parse(create_index(0, 0), "probe.h", (const char *const *)argv + 2, argc - 2, &file, 1, 0);
     if (!unit) {
         puts("it cannot parse C");
         return 1;

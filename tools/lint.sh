@@ -1,7 +1,10 @@
 #!/bin/bash
-# Checks the shell scripts, the spelling, and the licences, duplicates and sources of the
-# dependencies. Part of `make lint`, after rustfmt and clippy. Uses no network. If the program for
-# a check is missing, the check is SKIPPED.
+# Checks the format and the lints of the Rust code, the shell scripts, the spelling, and the licences,
+# duplicates and sources of the dependencies:
+#
+#     tools/lint.sh [--features FEATURES]     lints the module with these features, too
+#
+# Uses no network. If the program for a check is missing, the check is SKIPPED.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -11,10 +14,25 @@ skip() { echo "SKIPPED: tools/lint.sh: $*" >&2; }
 # Succeeds if a program runs; a file with its name is not sufficient.
 runs() { "$@" --version >/dev/null 2>&1; }
 
+if runs "$cargo" fmt; then
+    "$cargo" fmt --all --check
+    "$cargo" fmt --manifest-path fuzz/Cargo.toml --check
+else
+    skip "format: rustfmt does not run; to install it: tools/setup.sh lint"
+fi
+
+if runs "$cargo" clippy; then
+    "$cargo" clippy --locked -q --workspace --all-targets -- -D warnings
+    [ $# -eq 0 ] || "$cargo" clippy --locked -q -p gpulock --all-targets "$@" -- -D warnings
+else
+    skip "lints of the Rust code: clippy does not run; rustup has it (rustup component add clippy)," \
+        "Debian has none for its package cargo-web"
+fi
+
 if runs shellcheck; then
     shellcheck tools/*.sh deploy/*.sh examples/*.sh examples/*/*.sh clients/*/*.sh .ci/run
 else
-    skip "shell scripts: shellcheck does not run; to install it: tools/setup.sh checks"
+    skip "shell scripts: shellcheck does not run; to install it: tools/setup.sh lint"
 fi
 
 # Only the files of the repository, if this is a checkout of it.
@@ -29,7 +47,7 @@ check_spelling() {
 if runs codespell; then
     check_spelling
 else
-    skip "spelling: codespell does not run; to install it: tools/setup.sh checks"
+    skip "spelling: codespell does not run; to install it: tools/setup.sh lint"
 fi
 
 if runs "$cargo" deny; then

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 server=$(tools/setup.sh which)
 module=$(tools/target.sh)/release/libgpulock.so
-[ -f "$module" ] || { echo "run.sh: $module does not exist: run make build first" >&2; exit 1; }
+[ -f "$module" ] || { echo "run.sh: $module does not exist: run make module first" >&2; exit 1; }
 
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 port=6379

@@ -1,22 +1,30 @@
 #!/bin/bash
-# Installs the programs that are missing on Debian:
+# Finds or installs the programs that the make targets need:
 #
-#     tools/setup.sh [SET...]         build lint checks server tests examples bench cli deb
-#                                     memory deny; default: all except memory and deny
-#     tools/setup.sh check [SET...]   prints the missing packages without installing them
-#     tools/setup.sh which            prints the server program to test with
+#     tools/setup.sh [SET...] [--optional SET...]         all sets except memory and deny
+#     tools/setup.sh check [SET...] [--optional SET...]   prints the missing packages and fails
+#     tools/setup.sh which                                prints the server program to test with
+#
+# Sets: build (Rust, a C compiler, libclang), lint, server, tests, python, examples, node, bench, cli,
+# deb, memory, deny. If packages of sets after --optional cannot be installed, the script still succeeds:
+# what needs them is SKIPPED.
 #
 # A program counts as installed if it runs and is recent enough; a file with its name is not
-# sufficient. Installing requires root or sudo. Without either, the script prints the command
-# to run and fails. It starts no service and does not change an installed Redis: Debian's
-# package redis-server would start one, but redis-tools contains the server program under
-# another name. The package prometheus would start a service as well, so it is only unpacked,
-# to target/tools/prometheus.
+# sufficient. Installing packages requires apt, and root or sudo. Without these, the script prints
+# the command to run and fails. It removes no package, starts no service and does not change an
+# installed Redis: Debian's package redis-server would start one, but redis-tools contains the server
+# program under another name. The package prometheus would start a service as well, so it is only
+# unpacked, to target/tools/prometheus.
+#
+# A Rust that is not first on PATH, and a libclang that bindgen does not find, are used through links
+# in target/tools/rust. The Makefile puts this folder first on PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+local_rust=$PWD/target/tools/rust
+local_libclang=$PWD/target/tools/libclang
 local_server=$PWD/target/tools/redis-server
 local_prometheus=target/tools/prometheus/usr/bin
-sets=(build lint checks server tests examples bench cli deb)
+sets=(build lint server tests python examples node bench cli deb)
 
 probes=$(mktemp -d)
 trap 'rm -rf "$probes"' EXIT
@@ -24,9 +32,19 @@ trap 'rm -rf "$probes"' EXIT
 has() { command -v "$1" >/dev/null 2>&1; }
 note() { echo "setup.sh: $*" >&2; }
 fail() { note "$*"; exit 1; }
+# Fails, unless the set is optional.
+give_up() {
+    note "$*"
+    [ -n "$optional" ] || exit 1
+}
 
+# The packages to install. Those in `wished` are only needed by optional sets.
 missing=()
-need() { missing+=("$@"); }
+wished=()
+optional=
+need() {
+    if [ -n "$optional" ]; then wished+=("$@"); else missing+=("$@"); fi
+}
 
 # Prints the first number with a dot in the output of a program: 1.88.0 for "cargo 1.88.0 (...)".
 version() { # PROGRAM ARGUMENT...
@@ -49,21 +67,130 @@ is_recent() { # WANTED PROGRAM ARGUMENT...
         return 1
     fi
     at_least "$found" "$wanted" && return
-    note "needs $1 $wanted or newer, found $found at $(command -v "$1")"
+    note "needs ${1##*/} $wanted or newer, found $found at $(command -v "$1")"
     return 1
 }
 
-## Rust and the compilers
+# Options of apt, if it uses package lists in target/tools.
+apt_options=()
 
-cargo=${CARGO:-cargo}
-rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-
-# Debian's Rust is too old, and a script should not install rustup.
-require_rust() {
-    is_recent "$rust" "$cargo" --version && is_recent "$rust" "${RUSTC:-rustc}" --version && return
-    fail "needs Rust $rust or newer: install it with rustup (https://rustup.rs)," \
-        "and put ~/.cargo/bin first on PATH"
+# Prints the version of a package that apt would install, without its epoch.
+offered() { # PACKAGE
+    LC_ALL=C apt-cache "${apt_options[@]}" policy "$1" 2>/dev/null | sed -nE 's/^ *Candidate: ([0-9]+:)?([0-9].*)/\2/p'
 }
+
+## Rust
+
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+# The programs to use.
+rust_cargo='' rust_rustc=''
+
+# Prints pairs of cargo and rustc to try, the preferred ones first.
+rust_candidates() {
+    local cargo rustc
+    if [ "${CARGO:-cargo}" != cargo ]; then
+        printf '%s\t%s\n' "$(command -v "$CARGO")" "$(command -v "${RUSTC:-rustc}")"
+        return
+    fi
+    {
+        type -aP cargo || true
+        echo "${CARGO_HOME:-${HOME:-}/.cargo}/bin/cargo"
+        # Ubuntu's cargo-1.89 is a link to /usr/lib/rust-1.89/bin/cargo.
+        { compgen -c cargo-1 || true; } | { grep -x 'cargo-[0-9.]*' || true; } | sort -Vru |
+            while read -r cargo; do realpath "$(command -v "$cargo")"; done
+    } | while read -r cargo; do
+        rustc=${RUSTC:-${cargo%/*}/rustc}
+        printf '%s\t%s\n' "$cargo" "$(command -v "$rustc" || command -v rustc)"
+    done
+}
+
+# Prints the reasons if it finds none.
+find_rust() {
+    local cargo rustc reasons=''
+    while IFS=$'\t' read -r cargo rustc; do
+        has "$cargo" || continue
+        if reasons+=$({ is_recent "$rust" "$cargo" --version && is_recent "$rust" "${rustc:-rustc}" --version; } 2>&1); then
+            rust_cargo=$cargo rust_rustc=$rustc
+            return
+        fi
+        reasons+=$'\n'
+    done < <(rust_candidates)
+    printf '%s' "$reasons" >&2
+    return 1
+}
+
+# Prints the packages of a Rust that is recent enough, and that apt can install without removing
+# others. Prints the reason if there are none.
+rust_packages() {
+    local suffix package packages
+    # Debian's rustc-web is newer than its rustc, and conflicts with it. Ubuntu's rustc-1.89 does not.
+    for suffix in '' -web $(apt-cache "${apt_options[@]}" pkgnames rustc- 2>/dev/null | sed -n 's/^rustc\(-[0-9.]*\)$/\1/p' | sort -Vr); do
+        at_least "$(offered "rustc$suffix")" "$rust" || continue
+        packages=("rustc$suffix" "cargo$suffix")
+        if apt-get "${apt_options[@]}" install -s --no-remove --no-install-recommends "${packages[@]}" \
+            >/dev/null 2>&1; then
+            echo "${packages[*]}"
+            return
+        fi
+        note "${packages[*]} conflict with an installed package, which this script does not remove:" \
+            "to replace it, run apt-get install ${packages[*]}"
+    done
+    return 1
+}
+
+# Set if packages of Rust are needed. They are selected after the package lists have been updated.
+rust_missing=
+require_rust() {
+    [ -z "$rust_cargo" ] || return 0
+    find_rust || rust_missing=yes
+}
+
+no_rust() {
+    fail "needs Rust $rust or newer, which apt does not offer here: install it with rustup" \
+        "(https://rustup.rs), which needs no root"
+}
+
+# Prints the package of a program, if dpkg installed it.
+package_of() { # PROGRAM
+    { dpkg-query -S "$(realpath "$1")" 2>/dev/null || true; } | sed -n 's/:.*//p'
+}
+
+# Links the selected Rust into target/tools/rust, if it is not the first on PATH, or if cargo needs
+# variables for libclang. The script `cargo` works without the Makefile, too.
+link_rust() {
+    local name program variables=()
+    [ -n "$rust_cargo" ] || return 0
+    [ -z "$libclang_path" ] || variables+=("LIBCLANG_PATH=$libclang_path")
+    [ -z "$libclang_arguments" ] || variables+=("BINDGEN_EXTRA_CLANG_ARGS=$libclang_arguments")
+    if [ ${#variables[@]} -eq 0 ] && [ "$rust_cargo" = "$(command -v cargo)" ] &&
+        [ "$rust_rustc" = "$(command -v rustc)" ]; then
+        rm -rf "$local_rust"
+        return
+    fi
+    [ "${CARGO:-cargo}" = cargo ] || return 0
+    mkdir -p "$local_rust"
+    {
+        echo '#!/bin/bash'
+        echo '# Written by tools/setup.sh.'
+        # shellcheck disable=SC2016 # for the script to expand
+        printf 'PATH=%q:$PATH\n' "$local_rust"
+        printf 'export PATH'
+        [ ${#variables[@]} -eq 0 ] || printf ' %q' "${variables[@]}"
+        printf '\nexec %q "$@"\n' "$rust_cargo"
+    } >"$probes/cargo"
+    chmod +x "$probes/cargo"
+    cmp -s "$probes/cargo" "$local_rust/cargo" || mv "$probes/cargo" "$local_rust/cargo"
+    for name in rustc rustdoc rustfmt cargo-fmt cargo-clippy clippy-driver; do
+        program=${rust_rustc%/*}/$name
+        if [ -x "$program" ]; then
+            ln -sfn "$program" "$local_rust/$name"
+        else
+            rm -f "$local_rust/$name"
+        fi
+    done
+}
+
+## The compilers
 
 compiles() { # COMPILER LANGUAGE
     has "$1" && "$1" -x "$2" -o "$probes/hello" - 2>/dev/null <<<'
@@ -98,15 +225,43 @@ chosen_libclang() {
         }' | sort -s -n -r -k1,1 | sed -n '1s/^[0-9.]* //p'
 }
 
-# Requires a C compiler.
-has_libclang() {
-    local library output
-    library=$(chosen_libclang)
-    [ -n "$library" ] || return 1
+# The variables that cargo needs so that bindgen can use libclang.
+libclang_path='' libclang_arguments=''
+
+# Fails if bindgen cannot use libclang. Requires a C compiler.
+find_libclang() {
+    local library output='' arguments=${BINDGEN_EXTRA_CLANG_ARGS:-}
+    # The headers of gcc, for a libclang without those of clang.
+    local headers
+    headers=-I$(cc -print-file-name=include)
     cc -o "$probes/libclang" tools/libclang.c -ldl 2>/dev/null || return 1
-    output=$("$probes/libclang" "$library" 2>&1) && return
-    note "bindgen cannot use $library: ${output:-it crashes}"
-    return 1
+    can_parse() { # ARGUMENTS
+        # shellcheck disable=SC2086 # bindgen splits them as well
+        output=$("$probes/libclang" "$library" $1 2>&1)
+    }
+    library=$(chosen_libclang)
+    if [ -n "$library" ]; then
+        can_parse "$arguments" && return
+        if can_parse "$arguments $headers"; then libclang_arguments="${arguments:+$arguments }$headers"; return; fi
+        note "bindgen cannot use $library: ${output:-it crashes}"
+    fi
+    [ -z "${LIBCLANG_PATH:-}" ] || return 1
+    library=$local_libclang/clang/native/libclang.so
+    [ -f "$library" ] && can_parse "$headers" || return 1
+    libclang_path=${library%/*} libclang_arguments="${arguments:+$arguments }$headers"
+}
+
+# Without root: downloads libclang from PyPI. It contains no headers.
+download_libclang() {
+    local pip=(python3 -m pip)
+    note "installing libclang requires root; downloading it from PyPI to target/tools"
+    if ! version "${pip[@]}" --version >/dev/null; then
+        has_venv && python3 -m venv --clear "$probes/venv" || return 1
+        pip=("$probes/venv/bin/python" -m pip)
+    fi
+    rm -rf "$local_libclang"
+    "${pip[@]}" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --target "$local_libclang" libclang==18.1.1 && find_libclang
 }
 
 # cargo, pip and npm need the certificates of the certificate authorities. Systems other than
@@ -121,36 +276,51 @@ want_build() {
     has_certificates || need ca-certificates
     if ! compiles cc c; then
         need gcc libc6-dev libclang-dev
-    elif ! has_libclang; then
+    elif ! find_libclang; then
         need libclang-dev
     fi
 }
 
-want_lint() {
-    require_rust
-    { version "$cargo" fmt --version && version "$cargo" clippy --version; } >/dev/null ||
-        fail "needs rustfmt and clippy: rustup component add rustfmt clippy"
+# rustfmt and clippy, as packages of the Rust in use. Debian has no clippy for its rustc-web.
+formatters() { # SUFFIX-OF-THE-PACKAGES
+    local package
+    for package in "rustfmt$1" "rust$1-clippy"; do
+        [ -z "$(offered "$package")" ] || echo "$package"
+    done
 }
 
-want_checks() {
+want_lint() {
+    local package folder=${rust_rustc%/*}
     version shellcheck --version >/dev/null || need shellcheck
     version codespell --version >/dev/null || need codespell
+    require_rust
+    if [ -n "$rust_missing" ] || {
+        version "$folder/rustfmt" --version && version "$folder/clippy-driver" --version
+    } >/dev/null; then return; fi
+    package=$(package_of "$rust_cargo")
+    if [[ $package != cargo* ]]; then
+        note "rustfmt or clippy is missing: run rustup component add rustfmt clippy"
+        return
+    fi
+    for package in $(formatters "${package#cargo}"); do
+        dpkg-query -W "$package" >/dev/null 2>&1 || need "$package"
+    done
 }
 
 has_deny() {
-    PATH=$PWD/target/tools/bin:$PATH "$cargo" deny --version >/dev/null 2>&1
+    PATH=$PWD/target/tools/bin:$PATH "$rust_cargo" deny --version >/dev/null 2>&1
 }
 
 want_deny() {
     require_rust
     has_certificates || need ca-certificates
-    has_deny || compiles cc c || need gcc libc6-dev
+    { [ -n "$rust_cargo" ] && has_deny; } || compiles cc c || need gcc libc6-dev
 }
 
 # Debian has no package of cargo-deny. Building it takes several minutes. Newer versions may require
 # another format of deny.toml, or a newer Rust.
 finish_deny() {
-    has_deny || "$cargo" install --locked --root target/tools --target-dir target/tools/build \
+    has_deny || "$rust_cargo" install --locked --root target/tools --target-dir target/tools/build \
         --version '^0.20' cargo-deny || fail "cannot install cargo-deny"
 }
 
@@ -160,7 +330,7 @@ finish_deny() {
 is_server() { # PROGRAM
     local output
     output=$("$1" --version 2>/dev/null) || output=
-    [[ $output =~ ^(Redis|Valkey|[^ ]+)\ server\ v=([0-9.]+) ]] || {
+    [[ $output =~ ^([^ ]+)\ server\ v=([0-9.]+) ]] || {
         note "$1 is not a Redis or Valkey server; trying the next one"
         return 1
     }
@@ -174,18 +344,25 @@ is_server() { # PROGRAM
     return 1
 }
 
+# Prints the first server that can load the module. Prints the reasons if there is none.
 which_server() {
-    local program
-    for program in $(type -aP redis-server valkey-server) "$local_server"; do
-        if [ -x "$program" ] && is_server "$program"; then echo "$program"; return; fi
-    done
+    local program reasons=''
+    while read -r program; do
+        [ -x "$program" ] || continue
+        if reasons+=$(is_server "$program" 2>&1); then echo "$program"; return; fi
+        reasons+=$'\n'
+    done < <(type -aP redis-server valkey-server
+        printf '%s\n' {/usr/local,/usr}/bin/{redis,valkey}-server "$local_server")
+    printf '%s' "$reasons" >&2
     return 1
 }
 
 # The program behaves as a server or as a check tool depending on its own name.
 link_server() {
     local program
-    for program in $(type -aP redis-check-rdb valkey-check-rdb); do
+    for program in $(type -aP redis-check-rdb valkey-check-rdb) \
+        {/usr/local,/usr}/bin/{redis,valkey}-check-rdb; do
+        [ -x "$program" ] || continue
         mkdir -p target/tools
         ln -sfn "$program" "$local_server"
         # On other systems this is a separate program, or one of an old release.
@@ -208,8 +385,15 @@ unpack_server() {
 }
 
 want_server() {
+    local version
     if ! { which_server || link_server; } >/dev/null; then
-        need redis-tools
+        version=$(offered redis-tools)
+        if [ -n "$version" ] && ! at_least "$version" 7.0; then
+            give_up "needs Redis 7.0 or newer, or Valkey 8.0 or newer, but apt offers Redis" \
+                "${version%%-*}: install a newer server and add it to PATH"
+        else
+            need redis-tools
+        fi
     elif ! version redis-cli --version >/dev/null && ! version valkey-cli --version >/dev/null; then
         need redis-tools
     fi
@@ -256,11 +440,24 @@ want_bench() {
     want_memory
 }
 
+want_python() {
+    want_venv
+}
+
 want_examples() {
     want_venv
+}
+
+want_node() {
+    local version
     # The same as engines in examples/node/package.json.
-    is_recent 18.19 node --version || need nodejs
-    is_recent 8 npm --version || need npm
+    if is_recent 18.19 node --version && is_recent 8 npm --version; then return; fi
+    version=$(offered nodejs)
+    if [ -n "$version" ] && ! at_least "$version" 18.19; then
+        give_up "the examples for Node need Node 18.19 or newer, but apt offers ${version%%[-~+]*}"
+        return
+    fi
+    need nodejs npm
 }
 
 # chromedriver works only with a Chromium of its own release.
@@ -277,21 +474,17 @@ has_browser() {
     return 1
 }
 
-has_prometheus() {
-    local folder
-    for folder in "" "$local_prometheus/"; do
-        "${folder}prometheus" --version >/dev/null 2>&1 &&
-            "${folder}promtool" --version >/dev/null 2>&1 && return
-    done
-    return 1
+runs_prometheus() { # PROGRAM
+    "$1" --version >/dev/null 2>&1 || "$local_prometheus/$1" --version >/dev/null 2>&1
 }
 
-unpack_prometheus() {
-    local folder=target/tools/prometheus
-    rm -rf "$folder"
+# promtool is in the package prometheus or, on newer releases, in one of its own.
+unpack_prometheus() { # PROGRAM
+    local package=prometheus folder=target/tools/prometheus
+    [ "$1" = prometheus ] || [ -z "$(offered promtool)" ] || package=promtool
     mkdir -p "$folder"
-    (cd "$folder" && apt-get download -q prometheus && dpkg -x ./*.deb . && rm ./*.deb) &&
-        has_prometheus
+    (cd "$folder" && apt-get download -q "$package" && dpkg -x ./*.deb . && rm ./*.deb) &&
+        runs_prometheus "$1"
 }
 
 want_cli() {
@@ -302,12 +495,16 @@ want_cli() {
 }
 
 finish_cli() {
-    has_prometheus || unpack_prometheus ||
-        fail "cannot unpack Debian's prometheus: install prometheus and promtool and add them to PATH"
+    local program
+    for program in prometheus promtool; do
+        runs_prometheus "$program" || unpack_prometheus "$program" ||
+            give_up "cannot unpack $program from the packages that apt offers: install it and add it to PATH"
+    done
 }
 
 want_deb() {
-    version dpkg-deb --version >/dev/null || fail "packages can be built only on Debian and its derivatives"
+    version dpkg-deb --version >/dev/null ||
+        { give_up "packages can be built only on Debian and its derivatives"; return 0; }
     dh_assistant --help >/dev/null 2>&1 || need debhelper
     { version dpkg-shlibdeps --version && version readelf --version; } >/dev/null || need dpkg-dev
     version lintian --version >/dev/null || need lintian
@@ -315,36 +512,111 @@ want_deb() {
 
 ## Installing
 
-look_for() { # SET...
+look_for() { # [SET...] [--optional SET...]
     local name
-    missing=()
+    missing=() wished=() optional=''
     for name; do
         case $name in
-            build | lint | checks | server | tests | examples | bench | cli | deb | memory | deny)
+            --optional) optional=yes ;;
+            build | lint | server | tests | python | examples | node | bench | cli | deb | memory | deny)
                 "want_$name" ;;
             *) fail "unknown set $name; available sets: ${sets[*]} memory deny" ;;
         esac
     done
-    [ ${#missing[@]} -eq 0 ] || mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    unique missing
+    unique wished
 }
 
-install_missing() {
-    local as_root=()
-    local patient=(-q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
-    local install=(apt-get install -y --no-install-recommends "${missing[@]}")
-    has apt-get || fail "apt-get not found; install the equivalents of: ${missing[*]}"
-    if [ "$(id -u)" -ne 0 ]; then
-        # Without a terminal, sudo cannot ask for a password.
-        if has sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
-            as_root=(sudo)
-        else
-            echo "${install[*]}"
-            exit 1
-        fi
-    fi
-    "${as_root[@]}" apt-get update "${patient[@]}"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" "${patient[@]}"
+unique() { # ARRAY
+    local -n list=$1
+    [ ${#list[@]} -eq 0 ] || mapfile -t list < <(printf '%s\n' "${list[@]}" | sort -u)
 }
+
+# Selects the packages of a missing Rust.
+select_rust() {
+    local packages package
+    [ -n "$rust_missing" ] || return 0
+    packages=$(rust_packages) || return 1
+    # shellcheck disable=SC2206 # a list of names
+    missing+=($packages)
+    [[ " $* " != *" lint "* ]] || mapfile -t -O "${#wished[@]}" wished < <(formatters "${packages#*cargo}")
+}
+
+apt_get() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 \
+        -o Acquire::Retries=3 "$@"
+}
+
+# Sets as_root to the command with which root runs others. Fails if there is none.
+become_root() {
+    as_root=()
+    [ "$(id -u)" -ne 0 ] || return 0
+    # Without a terminal, sudo cannot ask for a password.
+    has sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; } && as_root=(sudo)
+}
+
+# Removes the optional packages that apt does not offer: Ubuntu has no chromium, for example.
+skip_unavailable() {
+    local package kept=() skipped=()
+    for package in "${wished[@]}"; do
+        if [ -n "$(offered "$package")" ]; then kept+=("$package"); else skipped+=("$package"); fi
+    done
+    wished=("${kept[@]}")
+    [ ${#skipped[@]} -eq 0 ] ||
+        note "apt does not offer ${skipped[*]}; tests that need them are SKIPPED"
+}
+
+install_packages() { # SET...
+    local install=(install -y --no-install-recommends --no-remove)
+    apt_get update
+    select_rust "$@" || no_rust
+    skip_unavailable
+    [ ${#missing[@]} -eq 0 ] || apt_get "${install[@]}" "${missing[@]}"
+    [ ${#wished[@]} -eq 0 ] || apt_get "${install[@]}" "${wished[@]}" ||
+        note "cannot install ${wished[*]}; tests that need them are SKIPPED"
+}
+
+# Downloads apt's package lists to target/tools, as any user.
+download_lists() {
+    local folder=$PWD/target/tools/apt
+    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+    apt_options=(-o Dir::State::lists="$folder/lists" -o Dir::Cache="$folder/cache"
+        -o APT::Sandbox::User= -o APT::Update::Post-Invoke=
+        -o APT::Update::Post-Invoke-Success=)
+    apt-get -q "${apt_options[@]}" update >"$probes/update" 2>&1 ||
+        { cat "$probes/update" >&2; return 1; }
+}
+
+# Prints what to install, and fails if it is required. libclang can be had without root.
+without_packages() { # SET...
+    local no_package=''
+    if [ -n "$rust_missing" ] && has apt-get; then
+        select_rust "$@" 2>/dev/null || { download_lists && select_rust "$@"; } || no_package=yes
+    fi
+    if [ "${missing[*]}" = libclang-dev ] && [ -z "$no_package" ] && download_libclang; then
+        missing=()
+    fi
+    if ! has apt-get; then
+        [ ${#missing[@]} -eq 0 ] || note "programs are missing, and there is no apt-get:" \
+            "install the equivalents of ${missing[*]} ${wished[*]}"
+        [ -z "$rust_missing" ] || no_rust
+    elif [ ${#missing[@]} -gt 0 ]; then
+        skip_unavailable
+        note "programs are missing, and installing packages requires root. Run as root, or with sudo:"
+        echo "apt-get update && apt-get install -y --no-install-recommends ${missing[*]} ${wished[*]}" >&2
+    elif [ ${#wished[@]} -gt 0 ]; then
+        note "optional programs are missing, and installing packages requires root; tests that need" \
+            "them are SKIPPED. To install them, run as root, or with sudo:"
+        echo "apt-get update && apt-get install -y --no-install-recommends ${wished[*]}" >&2
+    fi
+    [ -z "$no_package" ] || no_rust
+    [ ${#missing[@]} -eq 0 ] || exit 1
+}
+
+# The folder of links to Rust does not count: it is made from what is found elsewhere.
+PATH=:$PATH:
+while [[ $PATH == *":$local_rust:"* ]]; do PATH=${PATH/":$local_rust:"/:}; done
+PATH=${PATH#:} PATH=${PATH%:}
 
 if [ "${1:-}" = which ]; then
     which_server || fail "found no server: run tools/setup.sh server"
@@ -354,23 +626,48 @@ only_check=
 if [ "${1:-}" = check ]; then only_check=yes; shift; fi
 [ $# -gt 0 ] || set -- "${sets[@]}"
 
+if [ -z "$only_check" ]; then
+    # Set-ups that run at the same time wait for each other. The programs that they start do not
+    # inherit the lock.
+    mkdir -p target/tools
+    exec 9<target/tools
+    flock -n 9 2>/dev/null || ! has flock || {
+        note "waiting for another set-up to finish"
+        flock -w 900 9 || fail "another set-up is still running after 15 minutes"
+    }
+fi
 look_for "$@"
 if [ -n "$only_check" ]; then
-    [ ${#missing[@]} -eq 0 ] && exit
-    echo "${missing[*]}"
+    select_rust "$@" || no_rust
+    [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ] || exit 0
+    echo "${missing[@]}" "${wished[@]}"
     exit 1
 fi
-if [ ${#missing[@]} -gt 0 ]; then
-    installed="${missing[*]}"
-    install_missing
-    # The old programs may still come first on PATH.
-    hash -r
-    look_for "$@"
-    [ ${#missing[@]} -eq 0 ] ||
-        fail "installed $installed, but these still do not work: ${missing[*]}"
+has_lists() { compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null; }
+# What apt does not offer does not justify another update of the package lists.
+if [ -z "$rust_missing" ] && [ ${#missing[@]} -eq 0 ] && has_lists; then skip_unavailable; fi
+if [ -n "$rust_missing" ] || [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ]; then
+    if has apt-get && become_root; then
+        install_packages "$@" 9<&-
+        installed="${missing[*]}"
+        # The old programs may still come first on PATH.
+        hash -r
+        rust_missing=
+        look_for "$@"
+        [ -z "$rust_missing" ] || fail "installed $installed, but it contains no Rust $rust"
+        [ ${#missing[@]} -eq 0 ] ||
+            fail "installed $installed, but these still do not work: ${missing[*]}. If a program" \
+                "named above is in the way, remove it, or put the folder of the packages (/usr/bin)" \
+                "first on PATH"
+    else
+        without_packages "$@"
+    fi
 fi
+link_rust
+optional=
 for name; do
     case $name in
+        --optional) optional=yes ;;
         server) finish_server ;;
         cli) finish_cli ;;
         deny) finish_deny ;;

@@ -1,11 +1,15 @@
 #!/bin/bash
 # Tests tools/setup.sh and tools/lint.sh with fake programs that are too old, broken or not what
-# they seem. Each test has its own folder of fake programs, which comes first on PATH. Installs
-# nothing and needs no network.
+# they seem. Each test has its own folder of fake programs, which comes first on PATH, and setup.sh
+# runs in a copy of its files. Installs nothing and needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+tree="$folder/a tree"
+mkdir -p "$tree/tools" "$folder/home"
+cp Cargo.toml "$tree"
+cp tools/setup.sh tools/libclang.c "$tree/tools"
 
 fail() { echo "tools/test.sh: $*" >&2; exit 1; }
 
@@ -25,7 +29,47 @@ fake() { # CASE PROGRAM TEXT
 setup() { # CASE ARGUMENT...
     local case=$1
     shift
-    output=$(PATH="$folder/$case:$PATH" tools/setup.sh "$@" 2>&1) || true
+    status=0
+    output=$(PATH="$folder/$case:$PATH" "$tree/tools/setup.sh" "$@" 2>&1) || status=$?
+}
+
+# Runs setup.sh on a machine without Rust, servers, apt or root, except for the programs of the case.
+setup_alone() { # CASE ARGUMENT...
+    local case=$1 program
+    shift
+    if [ ! -d "$folder/base" ]; then
+        mkdir "$folder/base"
+        for program in bash sh env cat cc as ld sed awk grep sort mktemp rm mkdir ln cp mv cmp tr \
+            dirname realpath chmod flock sleep rmdir; do
+            ln -s "$(command -v "$program")" "$folder/base/$program"
+        done
+        fake base id 1000
+    fi
+    rm -rf "$tree/target"
+    status=0
+    output=$(PATH="$folder/$case:$folder/base" HOME="$folder/home" CARGO=cargo CARGO_HOME='' \
+        "$tree/tools/setup.sh" "$@" 2>&1) || status=$?
+}
+
+succeeds() {
+    [ "$status" -eq 0 ] || fail "$case: setup.sh exited with $status: $output"
+}
+
+fails() {
+    [ "$status" -ne 0 ] || fail "$case: setup.sh succeeded: $output"
+}
+
+# Creates an apt-cache that knows these packages, and an apt-get that always succeeds.
+offer() { # CASE PACKAGE=VERSION...
+    local case=$1 package policies=''
+    shift
+    for package; do
+        policies+="${package%%=*}) echo '  Candidate: ${package#*=}' ;;"
+    done
+    script "$case" apt-cache "
+        if [ \$1 = pkgnames ]; then echo '$*' | tr ' ' '\\n' | sed 's/=.*//'; exit; fi
+        case \$2 in $policies esac"
+    [ -e "$folder/$case/apt-get" ] || script "$case" apt-get 'exit 0'
 }
 
 prints() { # TEXT
@@ -64,16 +108,107 @@ test_servers() {
 }
 
 test_rust() {
-    local case=old-rust
+    local case=old-rust name
     fake $case cargo 'cargo 1.63.0'
-    CARGO=cargo setup $case check build
+    fake $case rustc 'rustc 1.63.0'
+    offer $case rustc=1.63.0 cargo=0.66.0
+    setup_alone $case check build
     prints "needs cargo 1.88 or newer, found 1.63.0 at $folder/$case/cargo"
+    prints 'needs Rust 1.88 or newer, which apt does not offer here: install it with rustup'
+    setup_alone $case build
+    fails
+
+    case=broken-rust
+    fake $case cargo 'error: rustup could not choose a version of cargo to run'
+    setup_alone $case check build
+    prints "$folder/$case/cargo does not work"
+
+    # Debian's second Rust, and Ubuntu's, which are newer than the packages rustc and cargo.
+    case=debian-rust
+    offer $case rustc=1.63.0+dfsg1-2 cargo=0.66.0 rustc-web=1.96.0+dfsg1-1 cargo-web=1.96.0+dfsg1-1
+    setup_alone $case check build
+    prints 'rustc-web cargo-web'
+    case=ubuntu-rust
+    offer $case rustc=1.75.0 rustc-1.80=1.80.1 rustc-1.89=1.89.0+dfsg cargo-1.89=1.89.0+dfsg
+    setup_alone $case check build
+    prints 'rustc-1.89 cargo-1.89'
+    case=conflicting-rust
+    script $case apt-get 'exit 100'
+    offer $case rustc-web=1.96.0 cargo-web=1.96.0
+    setup_alone $case check build
+    prints 'rustc-web cargo-web conflict with an installed package, which this script does not remove'
     prints rustup
 
-    case=no-rust
-    fake $case cargo 'error: rustup could not choose a version of cargo to run'
-    CARGO=cargo setup $case check build
-    prints "$folder/$case/cargo does not work"
+    # Found elsewhere than first on PATH: used through links, which the Makefile puts first on PATH.
+    case=other-rust
+    fake $case cargo 'cargo 1.63.0'
+    fake $case rustc 'rustc 1.63.0'
+    fake $case-lib/bin cargo 'cargo 1.89.0'
+    fake $case-lib/bin rustc 'rustc 1.89.0'
+    ln -s "$folder/$case-lib/bin/cargo" "$folder/$case/cargo-1.89"
+    setup_alone $case build
+    for name in cargo rustc; do
+        [ "$("$tree/target/tools/rust/$name")" = "$name 1.89.0" ] || fail "$case: $name is not linked"
+    done
+    rm "$folder/$case/cargo-1.89"
+    fake home/.cargo/bin cargo 'cargo 1.95.0'
+    fake home/.cargo/bin rustc 'rustc 1.95.0'
+    setup_alone $case build
+    [ "$("$tree/target/tools/rust/rustc")" = "rustc 1.95.0" ] || fail "$case: ~/.cargo/bin is not used"
+    fake $case cargo 'cargo 1.96.0'
+    fake $case rustc 'rustc 1.96.0'
+    setup_alone $case build
+    [ ! -e "$tree/target/tools/rust/rustc" ] || fail "$case: Rust is linked although it is first on PATH"
+    rm -r "$folder/home/.cargo"
+}
+
+# Without root, the script prints one line with everything that is missing.
+test_no_root() {
+    local case=no-root
+    offer $case tmux=3 zsh=5 fish=3 redis-tools=5:7.0.15-1 rustc-web=1.96.0 cargo-web=1.96.0
+    setup_alone $case build server tests --optional cli
+    fails
+    prints 'installing packages requires root'
+    [ "$(grep -c 'apt-get install' <<<"$output")" -eq 1 ] || fail "$case: not one line: $output"
+    for package in redis-tools rustc-web cargo-web python3 perl tmux fish; do
+        prints " $package"
+    done
+    # Ubuntu has no such package.
+    prints 'apt does not offer chromium chromium-driver'
+    setup_alone $case server
+    prints_not rustc-web
+
+    case=only-optional
+    offer $case shellcheck=0.9 codespell=2
+    fake $case cargo 'cargo 1.96.0'
+    fake $case rustc 'rustc 1.96.0'
+    setup_alone $case --optional lint
+    succeeds
+    prints 'optional programs are missing'
+    prints 'install -y --no-install-recommends codespell shellcheck'
+}
+
+# A set-up waits for one that runs at the same time: apt refuses to run twice.
+test_waiting() {
+    local case=waiting number
+    fake $case id 0
+    offer $case valgrind=3
+    script $case apt-get "
+        mkdir '$folder/$case/running' || { echo twice >>'$folder/$case/log'; exit 100; }
+        echo \"\$*\" >>'$folder/$case/log'
+        sleep 0.2
+        printf '#!/bin/sh\n' >'$folder/$case/valgrind'
+        case \"\$*\" in *install*) chmod +x '$folder/$case/valgrind' ;; esac
+        rmdir '$folder/$case/running'"
+    setup_alone $case check memory
+    local pids=()
+    for number in 1 2; do
+        PATH="$folder/$case:$folder/base" "$tree/tools/setup.sh" memory >"$folder/$case-$number" 2>&1 &
+        pids+=($!)
+    done
+    for number in "${pids[@]}"; do wait "$number" || fail "$case: $(cat "$folder/$case"-*)"; done
+    ! grep twice "$folder/$case/log" || fail "$case: two set-ups installed at the same time"
+    [ "$(grep -c install "$folder/$case/log")" -eq 1 ] || fail "$case: $(cat "$folder/$case/log")"
 }
 
 # LIBCLANG_PATH names the only folder to search.
@@ -109,6 +244,43 @@ test_libclang() {
     prints libclang-dev
 
     # Like bindgen, setup.sh selects the library with the highest number.
+    # A libclang without its headers uses those of gcc. Without root, it may come from PyPI.
+    fake $case cargo 'cargo 1.96.0'
+    fake $case rustc 'rustc 1.96.0'
+    headless() { # FILE
+        mkdir -p "$(dirname "$1")"
+        cc -x c -shared -fPIC -o "$1" - <<'C'
+static int here, errors;
+void *clang_createIndex(int a, int b) { return &here; }
+void clang_Cursor_isAnonymousRecordDecl(void) {}
+void *clang_parseTranslationUnit(void *index, const char *file, const char *const *arguments, int count) {
+    errors = !count || arguments[count - 1][0] != '-' || arguments[count - 1][1] != 'I';
+    return &here;
+}
+unsigned clang_getNumDiagnostics(void *unit) { return errors; }
+void *clang_getDiagnostic(void *unit, unsigned number) { return &here; }
+int clang_getDiagnosticSeverity(void *diagnostic) { return 4; }
+C
+    }
+    headless "$folder/headless/libclang.so"
+    LIBCLANG_PATH=$folder/headless setup_alone $case build
+    succeeds
+    grep -q BINDGEN_EXTRA_CLANG_ARGS=-I "$tree/target/tools/rust/cargo" ||
+        fail "$case: cargo does not get the headers of gcc"
+
+    # No libclang, and no root: pip downloads one.
+    script $case python3 "
+        [ \"\$3\" != --version ] || { echo pip 23.0.1; exit; }
+        while [ \"\$1\" != --target ]; do shift; done
+        mkdir -p \"\$2/clang/native\"
+        cp '$folder/headless/libclang.so' \"\$2/clang/native\""
+    library "$folder/useless/libclang-99.so"
+    LIBCLANG_PATH='' LD_LIBRARY_PATH=$folder/useless setup_alone $case build
+    succeeds
+    prints 'downloading it from PyPI'
+    grep -q "LIBCLANG_PATH=.*/target/tools/libclang/clang/native" "$tree/target/tools/rust/cargo" ||
+        fail "$case: cargo does not get the libclang from PyPI"
+
     library "$folder/several/libclang-9.so"
     library "$folder/several/libclang-14.so"
     library "$folder/several/libclang.so"
@@ -121,7 +293,8 @@ test_programs() {
     fake $case python3 'Python 3.7.3'
     fake $case node v12.22.12
     fake $case npm 'npm does not support Node.js v12.22.12'
-    setup $case check examples
+    offer $case nodejs=18.19.0
+    setup $case check examples node
     prints "needs python3 3.9 or newer, found 3.7.3 at $folder/$case/python3"
     prints "needs node 18.19 or newer, found 12.22.12 at $folder/$case/node"
     prints python3-venv
@@ -140,7 +313,7 @@ test_programs() {
     prints 'chromium chromium-driver tmux'
     setup $case check deb
     prints dpkg-dev
-    setup $case check checks
+    setup $case check lint
     prints 'codespell shellcheck'
 
     case=other-browser
@@ -159,19 +332,19 @@ test_deny() {
     # shellcheck disable=SC2016 # for the script to expand
     script $case cargo '[ "$1" != deny ] && echo cargo 1.999.0'
     script $case cc 'exit 1'
-    CARGO=cargo setup $case check deny
+    setup $case check deny
     prints 'gcc libc6-dev'
 
     case=has-deny
     fake $case rustc 'rustc 1.999.0'
     fake $case cargo 'cargo 1.999.0'
     script $case cc 'exit 1'
-    CARGO=cargo setup $case check deny
+    setup $case check deny
     prints_not gcc
 
     case=unknown-set
     setup $case check everything
-    prints 'unknown set everything; available sets: build lint checks'
+    prints 'unknown set everything; available sets: build lint server'
 }
 
 test_lint() {
@@ -179,6 +352,8 @@ test_lint() {
     script $case shellcheck 'exit 1'
     script $case codespell 'exit 1'
     output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || fail "$case: $output"
+    prints 'SKIPPED: tools/lint.sh: format: rustfmt does not run'
+    prints 'SKIPPED: tools/lint.sh: lints of the Rust code: clippy does not run'
     prints 'SKIPPED: tools/lint.sh: shell scripts: shellcheck does not run'
     prints 'SKIPPED: tools/lint.sh: spelling: codespell does not run'
     prints 'SKIPPED: tools/lint.sh: dependencies: cargo-deny does not run'
@@ -213,7 +388,7 @@ test_target() {
     [ "$found" = "$top/target" ] || fail "without cargo it is $found"
 }
 
-for part in servers rust libclang programs deny lint installing target; do
+for part in servers rust no_root waiting libclang programs deny lint installing target; do
     "test_$part"
     echo "tools/test.sh: $part: ok"
 done

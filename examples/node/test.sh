@@ -4,6 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . ../server.sh
 
+if ! missing=$("$repo/tools/setup.sh" check node 2>&1); then
+    echo "SKIPPED: examples/node/test.sh: needs node and npm: $missing" >&2
+    exit
+fi
+
 # Node resolves packages relative to the program, so the programs are copied next to them.
 copy=$repo/target/examples/node
 mkdir -p "$copy"
