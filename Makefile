@@ -42,6 +42,7 @@ sets-fuzz = build server
 sets-memory = build server memory
 sets-examples = build server examples
 sets-python = build server python
+sets-documents = build server python
 sets-python-matrix = build server python
 sets-deploy = build server
 sets-deb = build deb
@@ -79,7 +80,7 @@ check: need lint under-test ## For daily use: lints, unit tests, tests on one se
 test: need lint under-test ## All tests: lints, units, the installed server and SERVERS=, examples
 	tools/test.sh
 	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
-	@$(MAKE) --no-print-directory sets= examples deploy python
+	@$(MAKE) --no-print-directory sets= examples deploy python documents
 
 .PHONY: model
 model: need ## Explore all states of the rules for MINUTES= on two cores, and print the coverage
@@ -130,6 +131,10 @@ python: build ## Lint, test and build the Python package, on the installed serve
 .PHONY: python-matrix
 python-matrix: build ## Test the Python package with Python 3.9 to 3.13 and several redis-py (needs network)
 	clients/python/matrix.sh "$(installed)" $(SERVERS)
+
+.PHONY: documents
+documents: build ## Execute the command blocks of the documents, and compare their output
+	tests/documents/test.sh "$(installed)"
 
 .PHONY: deploy
 deploy: build ## Test deploy/: the alerts, and the units, settings and programs in the package

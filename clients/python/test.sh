@@ -3,7 +3,7 @@
 #
 #     test.sh [SERVER...]       programs, or folders with a program `server`
 #
-# Dependencies are installed into target/python-venv. GPULOCK_MODULE is the path of the module
+# venv.sh installs the dependencies. GPULOCK_MODULE is the path of the module
 # [default: the release build]. GPULOCK_GAP_SECONDS is the duration of the test with sixteen
 # processes [default: 3]; `cd tests && python -m handoff_gap` measures for 30 seconds.
 # GPULOCK_TEST_PROCESSES is the number of processes that run tests [default: 6].
@@ -15,14 +15,7 @@ cd "$(dirname "$0")"
 repo=$(cd ../.. && pwd)
 [ ${#servers[@]} -gt 0 ] || servers=("$("$repo/tools/setup.sh" which)")
 
-venv=$repo/target/python-venv
-# The Python of an existing environment may have been upgraded or removed.
-"$venv/bin/python" -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$venv"
-pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
-pip -r tests/requirements.txt
-# Without build isolation, which would download the build dependencies again.
-pip --no-build-isolation -e '.[celery]'
-
+venv=$(./venv.sh)
 export PATH=$venv/bin:$PATH
 export GPULOCK_MODULE=${GPULOCK_MODULE:-$("$repo/tools/target.sh")/release/libgpulock.so}
 export SERVERS="${servers[*]}"

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Creates or updates the virtual environment of the tests, target/python-venv, with the package and
+# everything in tests/requirements.txt. Prints its folder.
+set -euo pipefail
+cd "$(dirname "$0")"
+repo=$(cd ../.. && pwd)
+venv=$repo/target/python-venv
+mkdir -p "$repo/target"
+# The tests of the package and of the documents may start at the same time.
+exec 9>"$repo/target/python-venv.lock"
+flock 9
+
+# The Python of an existing environment may have been upgraded or removed.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$venv" >&2
+pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2; }
+pip -r tests/requirements.txt
+# Without build isolation, which would download the build dependencies again.
+pip --no-build-isolation -e '.[celery]'
+echo "$venv"

@@ -1,0 +1,1 @@
+"""Executes the command blocks of Markdown documents, and compares their output."""
