@@ -21,7 +21,7 @@ from runner.blocks import Block, DocumentError, Kind, blocks
 from runner.server import REPOSITORY, Programs
 from runner.session import Failure, Session
 
-DOCUMENTS: tuple[str, ...] = ()
+DOCUMENTS: tuple[str, ...] = ("docs/python.md",)
 
 # Sessions at the same time. They wait most of the time.
 _SESSIONS = 8

@@ -86,6 +86,11 @@ def test_a_mark_without_a_block_is_an_error(rest: str) -> None:
         blocks("<!-- not executed: needs a GPU -->\n\n" + rest)
 
 
+def test_an_unknown_comment_is_an_error() -> None:
+    with pytest.raises(DocumentError, match="unknown comment `skipped: no`"):
+        blocks("<!-- skipped: no -->\n\n" + fenced("$ true"))
+
+
 @pytest.mark.parametrize(
     "block", [fenced("some output"), fenced("puts 1", "ruby"), fenced("$ ls", "text")]
 )

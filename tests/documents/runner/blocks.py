@@ -75,7 +75,7 @@ CLOSED = re.compile(r"# terminal (\d+) is (?:killed|closed)(?:; terminal (\d+)\b
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 _NOT_EXECUTED = re.compile(r"not executed\b:?(.*)", re.DOTALL)
-_HIDDEN = re.compile(r"hidden:?[ \t]*\n(.*)", re.DOTALL)
+_HIDDEN = re.compile(r"hidden\b[^\n]*\n(.*)", re.DOTALL)
 
 
 def blocks(document: str) -> list[Block]:
@@ -111,6 +111,9 @@ def _collect(document: str, offset: int, *, hidden: bool, found: list[Block]) ->
                         raise DocumentError(at, "`hidden` contains no block")
                     found[first].new_session |= new_session
                     new_session = False
+                else:
+                    known = "not executed: REASON, hidden:, new session"
+                    raise DocumentError(at, f"unknown comment `{text[:40]}`; known: {known}")
         elif token.type in ("fence", "code_block"):
             block = _block(token.type, token.info, token.content, line)
             block.hidden = hidden

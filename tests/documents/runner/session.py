@@ -15,7 +15,7 @@ from pathlib import Path
 from .blocks import REDIS_PROMPT, Block, DocumentError, Kind, Step, steps
 from .compare import Identities, differences
 from .python_session import PythonSession
-from .server import Programs, Server, free_port, stop_processes_with
+from .server import REPOSITORY, Programs, Server, free_port, stop_processes_with
 from .terminal import EndedError, NotFinishedError, RedisCli, Shell
 
 # Seconds until a command that only shows the state must show the expected one.
@@ -82,6 +82,7 @@ class Session:
             ),
             "HOME": str(folder / "home"),
             "BIN": str(folder / "bin"),
+            "REPOSITORY": str(REPOSITORY),
             "TERM": "dumb",
             "LANG": "C.UTF-8",
             "TZ": "UTC",
