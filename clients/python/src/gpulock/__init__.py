@@ -10,11 +10,11 @@ from . import asyncio
 from ._decorator import current_lock, locked
 from ._devices import Gpus, gpu_keys
 from ._types import Loss, Notice
+from ._version import __version__
 from .errors import DeadlockError, LockError, LockNotOwnedError, ModuleMissingError
 from .lock import Lock, Reservation
 from .pool import Pool
 
-__version__ = "0.1.0"
 __all__ = [
     "DeadlockError",
     "Gpus",
@@ -26,6 +26,7 @@ __all__ = [
     "Notice",
     "Pool",
     "Reservation",
+    "__version__",
     "asyncio",
     "current_lock",
     "gpu_keys",
