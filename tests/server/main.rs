@@ -15,6 +15,7 @@ mod atomicity;
 mod batches;
 mod configuration;
 mod deadlock;
+mod document_links;
 mod documentation;
 mod external_changes;
 mod locks;
@@ -113,6 +114,7 @@ use harness::Test;
 fn all_tests() -> Vec<Test> {
     [
         documentation::TESTS_WITHOUT_SERVER,
+        document_links::TESTS_WITHOUT_SERVER,
         worked_examples::TESTS,
         locks::TESTS,
         queue::fifo::TESTS,

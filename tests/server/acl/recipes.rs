@@ -9,7 +9,7 @@ use gpulock_testkit::{Client, Flavour, Server, Value, call, send, workspace};
 tests! {
     each_user_can_call_exactly_the_commands_in_its_rules,
     a_worker_can_use_locks_and_nothing_else,
-    the_rules_cover_the_keys_of_the_readme_and_of_pools,
+    the_rules_cover_the_keys_of_the_examples_and_of_pools,
     a_watchdog_can_inspect_and_force_but_not_acquire,
     a_reader_can_read_but_not_change,
     a_worker_with_the_rules_of_old_clients_can_run_the_script,
@@ -41,11 +41,12 @@ fn docs() -> String {
     fs::read_to_string(path).expect("the docs")
 }
 
-/// The keys of the README's examples, and keys like those of `gpulock run --pool`.
+/// The keys of the first examples that a user sees, and keys like those of `gpulock run --pool`.
 fn keys_of_examples() -> BTreeSet<String> {
-    let path = workspace().join("README.md");
-    let readme = fs::read_to_string(path).expect("the README");
-    let words: Vec<&str> = readme.split_whitespace().collect();
+    let examples: String = ["README.md", "docs/first-session.md"]
+        .map(|page| fs::read_to_string(workspace().join(page)).expect("a page"))
+        .join("\n");
+    let words: Vec<&str> = examples.split_whitespace().collect();
     let mut keys: BTreeSet<String> = words
         .windows(2)
         .filter(|pair| {
@@ -56,7 +57,7 @@ fn keys_of_examples() -> BTreeSet<String> {
         .filter(|key| key.contains(':'))
         .map(str::to_owned)
         .collect();
-    for key in ["gpu_lock:0", "gpu:0"] {
+    for key in ["gpu_lock:0", "gpu:0", "{node7}:gpu:2"] {
         assert!(keys.contains(key), "{key} is not among {keys:?}");
     }
     let of_pools = [
@@ -217,7 +218,7 @@ fn a_worker_can_use_locks_and_nothing_else(flavour: &Flavour) {
     );
 }
 
-fn the_rules_cover_the_keys_of_the_readme_and_of_pools(flavour: &Flavour) {
+fn the_rules_cover_the_keys_of_the_examples_and_of_pools(flavour: &Flavour) {
     let server = start(flavour);
     let mut worker = login(&server, "worker");
     let mut watchdog = login(&server, "watchdog");
