@@ -79,7 +79,7 @@ check: need lint under-test ## For daily use: lints, unit tests, tests on one se
 .PHONY: test
 test: need lint under-test ## All tests: lints, units, the installed server and SERVERS=, examples
 	tools/test.sh
-	SERVERS="$(installed) $(SERVERS)" $(CARGO) test --locked --workspace
+	SERVERS="$(installed):$(SERVERS)" $(CARGO) test --locked --workspace
 	@$(MAKE) --no-print-directory sets= examples deploy python documents
 
 .PHONY: model
@@ -98,7 +98,7 @@ chaos: build ## Test the installed server under load and faults, with a checker 
 
 .PHONY: fuzz
 fuzz: build ## Send a million random calls, valid and invalid (CALLS=, SEED=)
-	SERVERS="$(installed) $(SERVERS)" GPULOCK_FUZZ="$(CALLS)" GPULOCK_SEED="$(SEED)" \
+	SERVERS="$(installed):$(SERVERS)" GPULOCK_FUZZ="$(CALLS)" GPULOCK_SEED="$(SEED)" \
 		$(CARGO) test --locked -p gpulock --test server input::fuzz -- \
 			--nocapture --test-threads=1
 
@@ -114,7 +114,7 @@ fuzz-core: need need-fuzz ## Fuzz the parsers and the rules, guided by coverage 
 
 .PHONY: memory
 memory: under-test ## Run the server tests under valgrind, for half an hour or more
-	SERVERS="$(installed) $(SERVERS)" tools/valgrind.sh
+	SERVERS="$(installed):$(SERVERS)" tools/valgrind.sh
 
 .PHONY: examples
 examples: build ## Run the tests of the examples (each examples/*/test.sh)

@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 built=$(tools/target.sh)/release
 bench=$built/gpulock-bench
-venv=target/bench-venv
+venv=$PWD/target/bench-venv
 out=target/bench
 
 fail() { echo "bench.sh: $*" >&2; exit 1; }
@@ -21,10 +21,9 @@ fail() { echo "bench.sh: $*" >&2; exit 1; }
 # Creates the Python environment, or creates it again after a change of the requirements.
 make_venv() {
     local requirements=bench/requirements.txt
-    # Its Python may have been upgraded or removed since.
+    tools/venv.sh "$venv"
     cmp -s "$requirements" "$venv/requirements.txt" &&
         "$venv/bin/python" -c 'import redis, matplotlib' && return
-    python3 -m venv --clear "$venv"
     "$venv/bin/pip" install -q --disable-pip-version-check -r "$requirements"
     cp "$requirements" "$venv/requirements.txt"
 }

@@ -25,8 +25,7 @@ if runs "$cargo" clippy; then
     "$cargo" clippy --locked -q --workspace --all-targets -- -D warnings
     [ $# -eq 0 ] || "$cargo" clippy --locked -q -p gpulock --all-targets "$@" -- -D warnings
 else
-    skip "lints of the Rust code: clippy does not run; rustup has it (rustup component add clippy)," \
-        "Debian has none for its package cargo-web"
+    skip "lints of the Rust code: clippy does not run; to install it: tools/setup.sh lint"
 fi
 
 if runs shellcheck; then

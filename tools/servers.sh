@@ -23,6 +23,10 @@ for tool in apt-get apt-cache dpkg; do
     "$tool" --version >/dev/null 2>&1 || fail "$tool is missing: this script requires Debian or one of its derivatives"
 done
 
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -f "$keyring" ] ||
+    fail "$keyring, with which apt verifies Debian's packages, is missing: install debian-archive-keyring"
+
 mkdir -p "${1:-target/servers}"
 dest=$(cd "${1:-target/servers}" && pwd)
 [ $# -eq 0 ] || shift
@@ -53,7 +57,7 @@ update() { # STATE-FOLDER SUITE...
     [ -n "$mirrors" ] || fail "found no mirror in the configuration of apt: set DEBIAN_MIRROR to a Debian mirror"
     for mirror in $mirrors; do
         for suite; do
-            echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
+            echo "deb [signed-by=$keyring] $mirror $suite main"
         done >"$state/sources.list"
         apt apt-get "$state" update >"$state/log" 2>&1 && return
     done

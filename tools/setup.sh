@@ -119,27 +119,28 @@ find_rust() {
     return 1
 }
 
-# Prints the packages of a Rust that is recent enough, and that apt can install without removing
-# others. Prints the reason if there are none.
-rust_packages() {
-    local suffix package packages
+# Sets `packages` to those of a Rust that is recent enough, and `conflict` if apt would have to remove
+# others for them. Fails if apt offers none.
+select_rust() {
+    local suffix pair
+    packages=() conflict=''
     # Debian's rustc-web is newer than its rustc, and conflicts with it. Ubuntu's rustc-1.89 does not.
-    for suffix in '' -web $(apt-cache "${apt_options[@]}" pkgnames rustc- 2>/dev/null | sed -n 's/^rustc\(-[0-9.]*\)$/\1/p' | sort -Vr); do
+    for suffix in '' -web $(apt-cache "${apt_options[@]}" pkgnames rustc- 2>/dev/null |
+        sed -n 's/^rustc\(-[0-9.]*\)$/\1/p' | sort -Vr); do
         at_least "$(offered "rustc$suffix")" "$rust" || continue
-        packages=("rustc$suffix" "cargo$suffix")
-        if apt-get "${apt_options[@]}" install -s --no-remove --no-install-recommends "${packages[@]}" \
+        pair=("rustc$suffix" "cargo$suffix")
+        if apt-get "${apt_options[@]}" install -s --no-remove --no-install-recommends "${pair[@]}" \
             >/dev/null 2>&1; then
-            echo "${packages[*]}"
+            packages=("${pair[@]}") conflict=''
             return
         fi
-        note "${packages[*]} conflict with an installed package, which this script does not remove:" \
-            "to replace it, run apt-get install ${packages[*]}"
+        [ ${#packages[@]} -gt 0 ] || packages=("${pair[@]}") conflict=yes
     done
-    return 1
+    [ ${#packages[@]} -gt 0 ]
 }
 
 # Set if packages of Rust are needed. They are selected after the package lists have been updated.
-rust_missing=
+rust_missing='' packages=() conflict=''
 require_rust() {
     [ -z "$rust_cargo" ] || return 0
     find_rust || rust_missing=yes
@@ -148,6 +149,11 @@ require_rust() {
 no_rust() {
     fail "needs Rust $rust or newer, which apt does not offer here: install it with rustup" \
         "(https://rustup.rs), which needs no root"
+}
+
+conflicting_rust() {
+    fail "needs Rust $rust or newer. ${packages[*]} would replace an installed Rust, which this script" \
+        "does not remove: install rustup (https://rustup.rs), or run apt-get install -y ${packages[*]}"
 }
 
 # Prints the package of a program, if dpkg installed it.
@@ -281,7 +287,7 @@ want_build() {
     fi
 }
 
-# rustfmt and clippy, as packages of the Rust in use. Debian has no clippy for its rustc-web.
+# Prints the packages of rustfmt and clippy for the packages of Rust that apt offers.
 formatters() { # SUFFIX-OF-THE-PACKAGES
     local package
     for package in "rustfmt$1" "rust$1-clippy"; do
@@ -532,14 +538,13 @@ unique() { # ARRAY
     [ ${#list[@]} -eq 0 ] || mapfile -t list < <(printf '%s\n' "${list[@]}" | sort -u)
 }
 
-# Selects the packages of a missing Rust.
-select_rust() {
-    local packages package
+# Adds the packages of a missing Rust to `missing`.
+add_rust() { # SET...
     [ -n "$rust_missing" ] || return 0
-    packages=$(rust_packages) || return 1
-    # shellcheck disable=SC2206 # a list of names
-    missing+=($packages)
-    [[ " $* " != *" lint "* ]] || mapfile -t -O "${#wished[@]}" wished < <(formatters "${packages#*cargo}")
+    select_rust || return 1
+    missing+=("${packages[@]}")
+    [[ " $* " != *" lint "* ]] ||
+        mapfile -t -O ${#wished[@]} wished < <(formatters "${packages[1]#cargo}")
 }
 
 apt_get() {
@@ -569,7 +574,8 @@ skip_unavailable() {
 install_packages() { # SET...
     local install=(install -y --no-install-recommends --no-remove)
     apt_get update
-    select_rust "$@" || no_rust
+    add_rust "$@" || no_rust
+    [ -z "$conflict" ] || conflicting_rust
     skip_unavailable
     [ ${#missing[@]} -eq 0 ] || apt_get "${install[@]}" "${missing[@]}"
     [ ${#wished[@]} -eq 0 ] || apt_get "${install[@]}" "${wished[@]}" ||
@@ -591,7 +597,8 @@ download_lists() {
 without_packages() { # SET...
     local no_package=''
     if [ -n "$rust_missing" ] && has apt-get; then
-        select_rust "$@" 2>/dev/null || { download_lists && select_rust "$@"; } || no_package=yes
+        add_rust "$@" || { download_lists && add_rust "$@"; } || no_package=yes
+        [ -z "$conflict" ] || note "needs Rust $rust or newer; ${packages[*]} replace the one that is installed"
     fi
     if [ "${missing[*]}" = libclang-dev ] && [ -z "$no_package" ] && download_libclang; then
         missing=()
@@ -638,7 +645,8 @@ if [ -z "$only_check" ]; then
 fi
 look_for "$@"
 if [ -n "$only_check" ]; then
-    select_rust "$@" || no_rust
+    add_rust "$@" || no_rust
+    [ -z "$conflict" ] || conflicting_rust
     [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ] || exit 0
     echo "${missing[@]}" "${wished[@]}"
     exit 1

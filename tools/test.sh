@@ -67,6 +67,7 @@ offer() { # CASE PACKAGE=VERSION...
         policies+="${package%%=*}) echo '  Candidate: ${package#*=}' ;;"
     done
     script "$case" apt-cache "
+        while [ \$1 = -o ]; do shift 2; done
         if [ \$1 = pkgnames ]; then echo '$*' | tr ' ' '\\n' | sed 's/=.*//'; exit; fi
         case \$2 in $policies esac"
     [ -e "$folder/$case/apt-get" ] || script "$case" apt-get 'exit 0'
@@ -136,8 +137,8 @@ test_rust() {
     script $case apt-get 'exit 100'
     offer $case rustc-web=1.96.0 cargo-web=1.96.0
     setup_alone $case check build
-    prints 'rustc-web cargo-web conflict with an installed package, which this script does not remove'
-    prints rustup
+    prints 'rustc-web cargo-web would replace an installed Rust, which this script does not remove'
+    prints 'or run apt-get install -y rustc-web cargo-web'
 
     # Found elsewhere than first on PATH: used through links, which the Makefile puts first on PATH.
     case=other-rust
@@ -177,6 +178,16 @@ test_no_root() {
     prints 'apt does not offer chromium chromium-driver'
     setup_alone $case server
     prints_not rustc-web
+
+    # Nobody has updated the package lists: the script downloads them, as any user can.
+    case=no-lists
+    offer $case rustc-web=1.96.0 cargo-web=1.96.0
+    mv "$folder/$case/apt-cache" "$folder/$case/updated"
+    script $case apt-cache "[ ! -e '$tree/target/tools/apt/updated' ] || exec '$folder/$case/updated' \"\$@\""
+    script $case apt-get "case \"\$*\" in *' update') : >'$tree/target/tools/apt/updated' ;; esac"
+    setup_alone $case build
+    fails
+    prints ' rustc-web cargo-web'
 
     case=only-optional
     offer $case shellcheck=0.9 codespell=2

@@ -16,7 +16,8 @@ cd "$(dirname "$0")"
 repo=$(cd ../.. && pwd)
 [ ${#servers[@]} -gt 0 ] || servers=("$("$repo/tools/setup.sh" which)")
 export GPULOCK_MODULE=${GPULOCK_MODULE:-$("$repo/tools/target.sh")/release/libgpulock.so}
-export SERVERS="${servers[*]}"
+SERVERS=$(printf '%s\n' "${servers[@]}")
+export SERVERS
 processes=${GPULOCK_TEST_PROCESSES:-6}
 work=$repo/target/python-matrix
 mkdir -p "$work"
@@ -47,7 +48,7 @@ environment() { # NAME VERSION
     local python venv=$work/$1 requirements=tests/requirements.txt
     python=$(interpreter "$2") || return 1
     [ ! -e "tests/requirements-python$2.txt" ] || requirements=tests/requirements-python$2.txt
-    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
+    "$repo/tools/venv.sh" "$venv" "$python"
     install "$1" -r "$requirements"
     install "$1" --no-build-isolation -e '.[celery]'
 }

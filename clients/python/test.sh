@@ -18,7 +18,8 @@ repo=$(cd ../.. && pwd)
 venv=$(./venv.sh)
 export PATH=$venv/bin:$PATH
 export GPULOCK_MODULE=${GPULOCK_MODULE:-$("$repo/tools/target.sh")/release/libgpulock.so}
-export SERVERS="${servers[*]}"
+SERVERS=$(printf '%s\n' "${servers[@]}")
+export SERVERS
 ruff check --quiet
 ruff format --quiet --check
 mypy

@@ -10,8 +10,7 @@ mkdir -p "$repo/target"
 exec 9>"$repo/target/python-venv.lock"
 flock 9
 
-# The Python of an existing environment may have been upgraded or removed.
-"$venv/bin/python" -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$venv" >&2
+"$repo/tools/venv.sh" "$venv" >&2
 pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2; }
 pip -r tests/requirements.txt
 # Without build isolation, which would download the build dependencies again.

@@ -1,12 +1,13 @@
 """Starts servers for the tests, on free ports and in temporary folders.
 
-SERVERS lists programs, or folders with a program ``server``; the default is the server on
-PATH. GPULOCK_MODULE is the path of the module.
+SERVERS lists programs, or folders with a program ``server``, separated by line breaks, colons or
+spaces; the default is the server on PATH. GPULOCK_MODULE is the path of the module.
 """
 
 import asyncio
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,10 @@ CLOSED_PORT = 1
 
 def programs():
     """The server programs to test against, by display name."""
-    listed = os.environ.get("SERVERS", "").split()
+    listed = []
+    for part in re.split("[:\n]", os.environ.get("SERVERS", "")):
+        # An existing path may contain spaces.
+        listed += [part] if os.path.exists(part) else part.split()
     if not listed:
         listed = [p for p in map(shutil.which, ("redis-server", "valkey-server")) if p][:1]
     found = {}

@@ -96,12 +96,16 @@ impl fmt::Display for Flavour {
 }
 
 /// The servers to test against: `SERVERS` lists programs, folders with a program `server`, or
-/// folders of such folders, separated by spaces or colons. The default is the installed
-/// server. Relative paths start at the top of the repository.
+/// folders of such folders, separated by spaces, colons or line breaks. An existing path may contain
+/// spaces, if colons or line breaks separate it from others. The default is the installed server. Relative paths start at the top of the repository.
 pub fn servers() -> Vec<Flavour> {
     let listed = env::var("SERVERS").unwrap_or_default();
     let mut programs: Vec<PathBuf> = listed
-        .split([' ', ':', '\n'])
+        .split([':', '\n'])
+        .flat_map(|part| {
+            let exists = workspace().join(part).exists();
+            if exists { vec![part] } else { part.split(' ').collect() }
+        })
         .filter(|word| !word.is_empty())
         .flat_map(|word| {
             let found = programs_at(word);
