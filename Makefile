@@ -45,6 +45,7 @@ sets-python = build server python
 sets-documents = build server python
 sets-python-matrix = build server python
 sets-deploy = build server
+sets-kubernetes = build server python
 sets-deb = build deb
 sets-bench = build server bench
 sets-bench-docs = build bench
@@ -139,6 +140,10 @@ documents: build ## Execute the command blocks of the documents, and compare the
 .PHONY: deploy
 deploy: build ## Test deploy/: the alerts, and the units, settings and programs in the package
 	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/test.sh
+
+.PHONY: kubernetes
+kubernetes: build ## Test deploy/kubernetes: schemas, and the containers without a cluster (as root)
+	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/kubernetes/test.sh
 
 .PHONY: deb
 deb: build ## Build a Debian package, target/debian/gpulock_*.deb, and check it with lintian
