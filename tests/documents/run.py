@@ -21,7 +21,14 @@ from runner.blocks import Block, DocumentError, Kind, blocks
 from runner.server import REPOSITORY, Programs
 from runner.session import Failure, Session
 
-DOCUMENTS: tuple[str, ...] = ("docs/python.md",)
+DOCUMENTS: tuple[str, ...] = (
+    "README.md",
+    "docs/commands.md",
+    "docs/first-session.md",
+    "docs/migrate-lua.md",
+    "docs/python.md",
+    "docs/waiting.md",
+)
 
 # Sessions at the same time. They wait most of the time.
 _SESSIONS = 8

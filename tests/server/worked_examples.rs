@@ -21,8 +21,9 @@ fn example(words: &str) -> Vec<Vec<String>> {
     let text = fs::read_to_string(path).expect("the explanation of waiting");
     let mut blocks = text.split("```").skip(1).step_by(2);
     let block = blocks.find(|block| block.contains(words));
-    let lines =
-        block.expect("the example").lines().filter(|line| !line.trim().is_empty());
+    // The first line is that of the language.
+    let lines = block.expect("the example").lines().skip(1);
+    let lines = lines.filter(|line| !line.trim().is_empty());
     let cell = |cell: &str| cell.trim().to_owned();
     let cells = |line: &str| {
         line.trim().split("  ").map(cell).filter(|cell| !cell.is_empty()).collect()
