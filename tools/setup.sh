@@ -95,9 +95,10 @@ rust_candidates() {
     {
         type -aP cargo || true
         echo "${CARGO_HOME:-${HOME:-}/.cargo}/bin/cargo"
-        # Ubuntu's cargo-1.89 is a link to /usr/lib/rust-1.89/bin/cargo.
-        { compgen -c cargo-1 || true; } | { grep -x 'cargo-[0-9.]*' || true; } | sort -Vru |
-            while read -r cargo; do realpath "$(command -v "$cargo")"; done
+        # Ubuntu's rustc-1.89 is a link to /usr/lib/rust-1.89/bin/rustc, next to its cargo. cargo-1.89 is
+        # a link as well, but cargo-1.97 is a script.
+        { compgen -c rustc-1 || true; } | { grep -x 'rustc-[0-9.]*' || true; } | sort -Vru |
+            while read -r rustc; do echo "$(dirname "$(realpath "$(command -v "$rustc")")")/cargo"; done
     } | while read -r cargo; do
         rustc=${RUSTC:-${cargo%/*}/rustc}
         printf '%s\t%s\n' "$cargo" "$(command -v "$rustc" || command -v rustc)"
@@ -357,7 +358,7 @@ which_server() {
         [ -x "$program" ] || continue
         if reasons+=$(is_server "$program" 2>&1); then echo "$program"; return; fi
         reasons+=$'\n'
-    done < <(type -aP redis-server valkey-server
+    done < <(type -aP redis-server valkey-server || true
         printf '%s\n' {/usr/local,/usr}/bin/{redis,valkey}-server "$local_server")
     printf '%s' "$reasons" >&2
     return 1

@@ -106,6 +106,15 @@ test_servers() {
         setup "$case" which
         [ "$output" = "$folder/$case/redis-server" ] || fail "$case: the program was not used: $output"
     done
+
+    # Debian's redis-tools: no redis-server on PATH.
+    case=only-tools
+    fake $case redis-check-rdb 'Redis server v=7.0.15 sha=00000000:0'
+    fake $case redis-cli 'redis-cli 7.0.15'
+    setup_alone $case server
+    succeeds
+    output=$(PATH="$folder/$case:$folder/base" "$tree/tools/setup.sh" which 2>&1) ||
+        fail "$case: no server is found after it was linked: $output"
 }
 
 test_rust() {
@@ -146,12 +155,13 @@ test_rust() {
     fake $case rustc 'rustc 1.63.0'
     fake $case-lib/bin cargo 'cargo 1.89.0'
     fake $case-lib/bin rustc 'rustc 1.89.0'
-    ln -s "$folder/$case-lib/bin/cargo" "$folder/$case/cargo-1.89"
+    script $case cargo-1.89 'exec cargo "$@"'
+    ln -s "$folder/$case-lib/bin/rustc" "$folder/$case/rustc-1.89"
     setup_alone $case build
     for name in cargo rustc; do
         [ "$("$tree/target/tools/rust/$name")" = "$name 1.89.0" ] || fail "$case: $name is not linked"
     done
-    rm "$folder/$case/cargo-1.89"
+    rm "$folder/$case/"{cargo,rustc}-1.89
     fake home/.cargo/bin cargo 'cargo 1.95.0'
     fake home/.cargo/bin rustc 'rustc 1.95.0'
     setup_alone $case build
