@@ -443,7 +443,7 @@ try() { # RELEASE CONDITION STEP USER
         note+="; $(cat "$folder/remedy")"
     done
     if [ "$result" != ok ]; then
-        note+="; $(grep -v '^make' "$log" | tail -1)"
+        note+="; $(grep -vE '^(make|\[)' "$log" | tail -1)"
     elif [ "$step" = run ]; then
         note="; $(grep '^first lock' "$log")$note"
     fi
