@@ -144,7 +144,11 @@ select_rust() {
 rust_missing='' packages=() conflict=''
 require_rust() {
     [ -z "$rust_cargo" ] || return 0
-    find_rust || rust_missing=yes
+    if find_rust; then return; fi
+    # Packages do not help with programs that the caller has chosen.
+    { [ "${CARGO:-cargo}" = cargo ] && [ -z "${RUSTC:-}" ]; } ||
+        fail "needs Rust $rust or newer, found none in CARGO=${CARGO:-cargo} and RUSTC=${RUSTC:-rustc}"
+    rust_missing=yes
 }
 
 no_rust() {
@@ -358,8 +362,7 @@ which_server() {
         [ -x "$program" ] || continue
         if reasons+=$(is_server "$program" 2>&1); then echo "$program"; return; fi
         reasons+=$'\n'
-    done < <(type -aP redis-server valkey-server || true
-        printf '%s\n' {/usr/local,/usr}/bin/{redis,valkey}-server "$local_server")
+    done < <(type -aP redis-server valkey-server || true; echo "$local_server")
     printf '%s' "$reasons" >&2
     return 1
 }
@@ -367,9 +370,7 @@ which_server() {
 # The program behaves as a server or as a check tool depending on its own name.
 link_server() {
     local program
-    for program in $(type -aP redis-check-rdb valkey-check-rdb) \
-        {/usr/local,/usr}/bin/{redis,valkey}-check-rdb; do
-        [ -x "$program" ] || continue
+    for program in $(type -aP redis-check-rdb valkey-check-rdb); do
         mkdir -p target/tools
         ln -sfn "$program" "$local_server"
         # On other systems this is a separate program, or one of an old release.

@@ -95,6 +95,20 @@ test_servers() {
     setup $case which
     prints 'found KeyDB 6.3.4'
 
+    # redis-tools contains the server under another name.
+    case=only-tools
+    fake $case redis-check-rdb 'Redis server v=7.0.15 sha=00000000:0 malloc=libc bits=64 build=0'
+    fake $case redis-cli 'redis-cli 7.0.15'
+    setup_alone $case server
+    output=$(PATH="$folder/$case:$folder/base" "$tree/tools/setup.sh" which)
+    [ "$output" = "$tree/target/tools/redis-server" ] || fail "$case: the program was not used: $output"
+
+    case=old-offer
+    offer $case redis-tools=5:6.0.16-1ubuntu1
+    setup_alone $case server
+    fails
+    prints 'but apt offers Redis 6.0.16: install a newer server and add it to PATH'
+
     case=no-server
     fake $case redis-server 'hello'
     setup $case which
@@ -132,6 +146,13 @@ test_rust() {
     fake $case cargo 'error: rustup could not choose a version of cargo to run'
     setup_alone $case check build
     prints "$folder/$case/cargo does not work"
+
+    case=chosen-rust
+    offer $case rustc-web=1.96.0 cargo-web=1.96.0
+    setup_alone $case check build
+    prints rustc-web
+    output=$(PATH="$folder/$case:$folder/base" CARGO=true "$tree/tools/setup.sh" build 2>&1) || true
+    prints 'needs Rust 1.88 or newer, found none in CARGO=true'
 
     # Debian's second Rust, and Ubuntu's, which are newer than the packages rustc and cargo.
     case=debian-rust
