@@ -329,6 +329,13 @@ class Tests:
         assert worker.stop(30) == 128 + signal.SIGTERM, pod.log("train")
         assert self.holders() == {}
 
+    def an_interrupted_run_ends_although_process_1_ignores_the_signal(self):
+        pod, worker = self.start_worker("import time; print('started'); time.sleep(600)")
+        self.wait_log(pod, "started")
+        worker.signal(signal.SIGINT)
+        assert worker.process.wait(timeout=30) == 128 + signal.SIGINT, pod.log("train")
+        assert self.holders() == {}
+
     def term_ends_a_wait(self):
         first_pod, first = self.start_worker("import time; print('started'); time.sleep(600)")
         self.wait_log(first_pod, "started")
