@@ -149,6 +149,10 @@ kubernetes: build ## Test deploy/kubernetes: schemas, and the containers without
 deb: build ## Build a Debian package, target/debian/gpulock_*.deb, and check it with lintian
 	@deploy/package.sh
 
+.PHONY: images
+images: build ## Build the container images and start them with podman, as root (deploy/docker)
+	deploy/docker/test.sh
+
 .PHONY: bench
 bench: build ## Measure against other locks, on the installed server and SERVERS=
 	$(CARGO) build --release --locked -p gpulock-bench
