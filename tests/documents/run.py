@@ -21,8 +21,10 @@ from runner.blocks import Block, DocumentError, Kind, blocks
 from runner.server import REPOSITORY, Programs
 from runner.session import Failure, Session
 
-DOCUMENTS: tuple[str, ...] = (
+DOCUMENTS = (
     "README.md",
+    "deploy/README.md",
+    "docs/cli.md",
     "docs/commands.md",
     "docs/first-session.md",
     "docs/migrate-lua.md",
@@ -31,7 +33,7 @@ DOCUMENTS: tuple[str, ...] = (
 )
 
 # Sessions at the same time. They wait most of the time.
-_SESSIONS = 8
+_SESSIONS = 12
 
 
 @dataclass

@@ -148,6 +148,11 @@ def test_steps_of_two_terminals() -> None:
         ('"lease_ms": 532059,', '"lease_ms": 7,'),
         (' 5) "held_ms"\n 6) (integer) 104', ' 5) "held_ms"\n 6) (integer) 0'),
         ("(4.24s)", "(0.55s)"),
+        (
+            "CLIENT  X\n16      a",
+            "CLIENT  X\n7       a",
+        ),
+        ('up{server="a"} 0.000723738', 'up{server="a"} 0.5'),
         ("one\n...\nthree", "one\ntwo\ntwo\nthree"),
         ("{gpus:78843640f115}:GPU-5a1c", "{gpus:000000000000}:GPU-5a1c"),
     ],
@@ -176,6 +181,14 @@ def test_values_that_differ_match(shown: str, real: str) -> None:
         ('"lease_ms": 532059,', '"lease_ms": 532059'),
         ("held for  1s", "held for  -"),
         ("a-node7-17283-40a1bdad1d1788ee", "b-node7-17283-40a1bdad1d1788ee"),
+        (
+            "CLIENT  X\n16      a",
+            "CLIENT  X\n-       a",
+        ),
+        (
+            "CLIENT  X\n16      a",
+            "CLIENT  X\n16      b",
+        ),
         ("one\ntwo", "one"),
         ("one", "one\ntwo"),
         ("one\n...\nfour", "one\ntwo\nthree"),

@@ -8,6 +8,7 @@ same one.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
 _DURATION = r"(?<![\w.-])\d+(?:\.\d+)?(?:ms|[smhd])(?: \d+(?:ms|[smhd]))*(?!\w)"
 _HEX = "[0-9a-f]"
@@ -25,6 +26,8 @@ KINDS: dict[str, tuple[str, bool]] = {
     "clock": (r"\b\d\d:\d\d:\d\d\b", False),
     "milliseconds": (r"""(?<=_ms":)\d+|(?<=_ms": )\d+|(?<=_ms" => \(integer\) )\d+""", False),
     "unix time": (r"(?<![\w.])1[7-9]\d{8}(?:\.\d+|\d{3})?(?![\w.])", False),
+    # The value of a metric.
+    "sample": (r"(?<=\"\} )\d+\.\d+$", False),
     "fraction": (r"(?<![\w.])\d+\.\d{3,}(?![\w.])", False),
     "process": (r"(?<=\bprocess )\d+\b", False),
     "port": (r"(?<=\b127\.0\.0\.1:)[3-6]\d{4}\b", False),
@@ -50,8 +53,11 @@ class Identities:
 
     def copy(self) -> Identities:
         other = Identities()
-        other._real, other._shown = dict(self._real), dict(self._shown)
+        other.become(self)
         return other
+
+    def become(self, other: Identities) -> None:
+        self._real, self._shown = dict(other._real), dict(other._shown)
 
     def add(self, shown: str, real: str) -> bool:
         """Whether this agrees with what is known."""
@@ -71,18 +77,51 @@ class Identities:
         )
 
 
+# The line above the rows of a table.
+_TABLE = re.compile(r"[A-Z]+(?: [A-Z]+)*(?:  [A-Z]+(?: [A-Z]+)*)+")
+
+
 def _columns(line: str) -> str:
     """The width of columns depends on the values."""
     return re.sub(r" {2,}", "  ", line).rstrip()
 
 
-def _line_matches(shown: str, real: str, before: str, identities: Identities) -> bool:
+@dataclass
+class _Above:
+    """What is above a line: the line before, and the heading of a table."""
+
+    before: str = ""
+    heading: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        self.before = line
+        line = _columns(line)
+        if _TABLE.fullmatch(line):
+            self.heading = line.split("  ")
+        elif not line:
+            self.heading = []
+
+
+def _with_real_client(shown: str, real: str, heading: list[str], identities: Identities) -> str:
+    """A row of a table with the real number of the client, if this can be the same client."""
+    at = heading.index("CLIENT")
+    cells, real_cells = shown.split("  "), real.split("  ")
+    if len(cells) == len(real_cells) == len(heading) and real_cells[at].isdigit():
+        client, real_client = f"client {cells[at]}", f"client {real_cells[at]}"
+        if cells[at].isdigit() and identities.add(client, real_client):
+            cells[at] = real_cells[at]
+    return "  ".join(cells)
+
+
+def _line_matches(shown: str, real: str, above: _Above, identities: Identities) -> bool:
     shown, real = _columns(shown), _columns(real)
-    name = _NAME_BEFORE.search(before)
+    name = _NAME_BEFORE.search(above.before)
     if name and (integer := _INTEGER.search(shown)):
         prefix = re.escape(shown[: integer.start()])
         number = re.fullmatch(rf"{prefix}(\(integer\) \d+)", real)
         return number is not None and (not name[2] or identities.add(integer[0], number[1]))
+    if "CLIENT" in above.heading:
+        shown = _with_real_client(shown, real, above.heading, identities)
     pattern, groups, at = "", [], 0
     for value in _ANY.finditer(shown):
         kind = _NAMES[int(str(value.lastgroup)[1:])]
@@ -101,20 +140,21 @@ def _line_matches(shown: str, real: str, before: str, identities: Identities) ->
     )
 
 
-def _match(shown: list[str], real: list[str], before: str, identities: Identities) -> bool:
+def _match(shown: list[str], real: list[str], identities: Identities) -> bool:
     """Whether the lines match. `identities` is changed even if they do not."""
+    above = _Above()
     for at, line in enumerate(shown):
         if line.strip() in ELLIPSIS:
             rest = shown[at + 1 :]
             for skipped in range(len(real) - at + 1):
                 attempt = identities.copy()
-                if _match(rest, real[at + skipped :], "", attempt):
-                    identities._real, identities._shown = attempt._real, attempt._shown
+                if _match(rest, real[at + skipped :], attempt):
+                    identities.become(attempt)
                     return True
             return False
-        if at >= len(real) or not _line_matches(line, real[at], before, identities):
+        if at >= len(real) or not _line_matches(line, real[at], above, identities):
             return False
-        before = line
+        above.add(line)
     return len(shown) == len(real)
 
 
@@ -129,23 +169,23 @@ def differences(shown: list[str], real: list[str], identities: Identities) -> st
     """None if the output is as shown; `identities` then has the new values."""
     shown, real = _trimmed(shown), _trimmed(real)
     attempt = identities.copy()
-    if _match(shown, real, "", attempt):
-        identities._real, identities._shown = attempt._real, attempt._shown
+    if _match(shown, real, attempt):
+        identities.become(attempt)
         return None
     lines = []
-    before = ""
+    above = _Above()
     for at in range(max(len(shown), len(real))):
         left = shown[at] if at < len(shown) else None
         right = real[at] if at < len(real) else None
         same = (
             left is not None
             and right is not None
-            and _line_matches(left, right, before, identities.copy())
+            and _line_matches(left, right, above, identities.copy())
         )
         if same:
             lines.append(f"      {left}")
         else:
             lines += [] if left is None else [f"    - {left}"]
             lines += [] if right is None else [f"    + {right}"]
-        before = left or ""
+        above.add(left or "")
     return "\n".join(lines)

@@ -27,21 +27,29 @@ class Programs:
     driver: Path
 
 
+_ports: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port: int = chosen.getsockname()[1]
-        return port
+    """A port that no other session has got."""
+    while True:
+        with socket.socket() as chosen:
+            chosen.bind(("127.0.0.1", 0))
+            port: int = chosen.getsockname()[1]
+        if port not in _ports:
+            _ports.add(port)
+            return port
 
 
 class Server:
     """A server with the module and redis.conf, as `make run` starts it."""
 
     def __init__(self, programs: Programs, folder: Path) -> None:
+        self._folder = folder.resolve()
         settings = (REPOSITORY / "redis.conf").read_text()
         module = f'loadmodule "{programs.release}/libgpulock.so"'
         settings = re.sub(r"^loadmodule .*", module, settings, flags=re.MULTILINE)
-        settings = re.sub(r"^dir .*", f'dir "{folder}"', settings, flags=re.MULTILINE)
+        settings = re.sub(r"^dir .*", f'dir "{self._folder}"', settings, flags=re.MULTILINE)
         (folder / "redis.conf").write_text(settings)
         # Another process may take the port before the server does.
         for _attempt in range(3):
@@ -61,8 +69,10 @@ class Server:
         end = time.monotonic() + 10
         while time.monotonic() < end and self._process.poll() is None:
             with contextlib.suppress(redis.RedisError), redis.Redis(port=self.port) as client:
-                client.execute_command("GPULOCK.STATS")
-                return True
+                # Another server may have taken the port.
+                if client.config_get("dir")["dir"] == str(self._folder):
+                    client.execute_command("GPULOCK.STATS")
+                    return True
             time.sleep(0.01)
         self.stop()
         return False

@@ -16,7 +16,7 @@ from .blocks import REDIS_PROMPT, Block, DocumentError, Kind, Step, steps
 from .compare import Identities, differences
 from .python_session import PythonSession
 from .server import REPOSITORY, Programs, Server, free_port, stop_processes_with
-from .terminal import EndedError, NotFinishedError, RedisCli, Shell
+from .terminal import EVERYTHING, EndedError, NotFinishedError, RedisCli, Shell
 
 # Seconds until a command that only shows the state must show the expected one.
 SETTLE = 5.0
@@ -29,7 +29,6 @@ _SHOWS_STATE = re.compile(
     r"(?:tail|head) |GPULOCK\.(?:INSPECT|LIST|STATS|LOG|METRICS)\b)",
     re.IGNORECASE,
 )
-_EVERYTHING = re.compile(r"\Z")
 _QUESTION = re.compile(r"(.*\[y/N\] )(\S*)")
 # redis-cli prints the time of a command that took half a second.
 _SHOWN_ELAPSED = 0.5
@@ -70,7 +69,7 @@ class Session:
         cli = folder / "bin/redis-cli"
         cli.write_text(f'#!/bin/sh\nexec "{programs.cli}" -p {self._server.port} "$@"\n')
         cli.chmod(0o755)
-        self._mark = f"GPULOCK_DOCUMENT={uuid.uuid4()}"
+        self._mark = f"DOCUMENT_SESSION={uuid.uuid4()}"
         self._environment = {
             "PATH": os.pathsep.join(
                 [
@@ -83,6 +82,7 @@ class Session:
             "HOME": str(folder / "home"),
             "BIN": str(folder / "bin"),
             "REPOSITORY": str(REPOSITORY),
+            "REDIS_SERVER": str(programs.server),
             "TERM": "dumb",
             "LANG": "C.UTF-8",
             "TZ": "UTC",
@@ -185,6 +185,8 @@ class Session:
                 return self._waits(shell, shown)
             self._type(shell, shown)
             output, terminal.status = shell.finish()
+            if step.command and step.command.rstrip().endswith("&"):
+                output = shell.wait_for_job(output, len(shown))
             return self._compare(shown, output)
 
         problem = self._until_shown(step, attempt)
@@ -218,7 +220,7 @@ class Session:
                 return problem
             if any(_ELAPSED.fullmatch(line) for line in waits.output):
                 time.sleep(_SHOWN_ELAPSED + 0.05)
-            return self._compare(step.output, client.output.take(_EVERYTHING)[0])
+            return self._compare(step.output, client.output.take(EVERYTHING)[0])
 
         return self._until_shown(step, attempt)
 
@@ -256,7 +258,7 @@ class Session:
         if shell.finished():
             output, status = shell.finish()
             return f"does not wait: exit status {status}\n{output}"
-        return self._compare(shown, shell.output.take(_EVERYTHING)[0])
+        return self._compare(shown, shell.output.take(EVERYTHING)[0])
 
     def _blocks(self, client: RedisCli, before: int) -> str | None:
         end = time.monotonic() + SETTLE

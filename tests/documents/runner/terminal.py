@@ -21,6 +21,7 @@ PATIENCE = 20.0
 _WIDTH = 500
 _SETTINGS = Path(__file__).with_name("shell.bashrc")
 _END = re.compile("\x1e(\\d+)\x1e")
+EVERYTHING = re.compile(r"\Z")
 # What an interactive shell prints about background jobs.
 _JOB = re.compile(r"(?m)^\[\d+\](?: \d+|[-+ ] +(?:Done|Exit|Killed|Terminated)\b.*)\n")
 
@@ -148,6 +149,14 @@ class Shell:
     def wait_for_lines(self, lines: int) -> None:
         """Waits until the command has printed lines, or has ended."""
         self.output.wait(lambda text: text.count("\n") >= lines or _END.search(text), PATIENCE)
+
+    def wait_for_job(self, output: str, lines: int) -> str:
+        """The output of a job in the background, when it has printed lines."""
+        missing = lines - output.count("\n")
+        if missing > 0:
+            self.output.wait(lambda text: text.count("\n") >= missing, PATIENCE)
+            output += self.output.take(EVERYTHING)[0]
+        return output
 
     def wait_for_question(self) -> None:
         self.output.wait(lambda text: text.endswith("[y/N] ") or _END.search(text), PATIENCE)
