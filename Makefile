@@ -35,14 +35,14 @@ for-tests = inject-panic,break-rules
 # without which a part of it is SKIPPED. All that the goals need is installed first, at once.
 sets-run = build server
 sets-check = build server
-sets-test = build server tests python examples
+sets-test = build server tests python documents examples
 sets-matrix = build server
 sets-chaos = build server
 sets-fuzz = build server
 sets-memory = build server memory
 sets-examples = build server examples
 sets-python = build server python
-sets-documents = build server python
+sets-documents = build server documents
 sets-python-matrix = build server python
 sets-deploy = build server
 sets-kubernetes = build server python

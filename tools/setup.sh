@@ -5,9 +5,9 @@
 #     tools/setup.sh check [SET...] [--optional SET...]   prints the missing packages and fails
 #     tools/setup.sh which                                prints the server program to test with
 #
-# Sets: build (Rust, a C compiler, libclang), lint, server, tests, python, examples, node, bench, cli,
-# deb, memory, deny. If packages of sets after --optional cannot be installed, the script still succeeds:
-# what needs them is SKIPPED.
+# Sets: build (Rust, a C compiler, libclang), lint, server, tests, python, documents, examples, node,
+# bench, cli, deb, memory, deny. If packages of sets after --optional cannot be installed, the script
+# still succeeds: what needs them is SKIPPED.
 #
 # A program counts as installed if it runs and is recent enough; a file with its name is not
 # sufficient. Installing packages requires apt, and root or sudo. Without these, the script prints
@@ -24,7 +24,7 @@ local_rust=$PWD/target/tools/rust
 local_libclang=$PWD/target/tools/libclang
 local_server=$PWD/target/tools/redis-server
 local_prometheus=target/tools/prometheus/usr/bin
-sets=(build lint server tests python examples node bench cli deb)
+sets=(build lint server tests python documents examples node bench cli deb)
 
 probes=$(mktemp -d)
 trap 'rm -rf "$probes"' EXIT
@@ -452,6 +452,13 @@ want_python() {
     want_venv
 }
 
+# Beside Python: what the documents use.
+want_documents() {
+    want_venv
+    curl --version >/dev/null 2>&1 || need curl
+    setsid true >/dev/null 2>&1 || need util-linux
+}
+
 want_examples() {
     want_venv
 }
@@ -526,7 +533,7 @@ look_for() { # [SET...] [--optional SET...]
     for name; do
         case $name in
             --optional) optional=yes ;;
-            build | lint | server | tests | python | examples | node | bench | cli | deb | memory | deny)
+            build | lint | server | tests | python | documents | examples | node | bench | cli | deb | memory | deny)
                 "want_$name" ;;
             *) fail "unknown set $name; available sets: ${sets[*]} memory deny" ;;
         esac
