@@ -47,6 +47,7 @@ sets-python-matrix = build server python
 sets-deploy = build server
 sets-kubernetes = build server python
 sets-deb = build deb
+sets-try-package = build deb
 sets-bench = build server bench
 sets-bench-docs = build bench
 sets-deny = deny
@@ -152,6 +153,10 @@ deb: build ## Build a Debian package, target/debian/gpulock_*.deb, and check it 
 .PHONY: images
 images: build ## Build the container images and start them with podman, as root (deploy/docker)
 	deploy/docker/test.sh
+
+.PHONY: try-package
+try-package: build ## Test the Debian package in chroots of SUITES=, with their servers (needs root, network)
+	@deploy/try-package.sh $(SUITES)
 
 .PHONY: bench
 bench: build ## Measure against other locks, on the installed server and SERVERS=

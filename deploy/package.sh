@@ -6,10 +6,10 @@
 #     deploy/package.sh [FOLDER [ARCHITECTURE]]
 #
 # FOLDER contains libgpulock.so and gpulock; default: the release folder of `make build`.
-# ARCHITECTURE is their Debian architecture (amd64, arm64), default: that of this machine. For
-# another architecture, the package binutils-TRIPLET must be installed, for example
-# binutils-aarch64-linux-gnu, and `make build` must have built the command for this machine too,
-# which writes the manual pages and completions. The package is
+# ARCHITECTURE is their Debian architecture (amd64, arm64), default: DEB_HOST_ARCH, otherwise that of
+# this machine. For another architecture, the package binutils-TRIPLET must be installed, for example
+# binutils-aarch64-linux-gnu, and this machine must be able to run FOLDER/gpulock (under qemu), or have
+# built the command with `make build`: it writes the manual pages and completions. The package is
 # target/debian/gpulock_VERSION_ARCHITECTURE.deb; debian/ is a copy of deploy/debian. The time
 # stamps are those of SOURCE_DATE_EPOCH, otherwise of the newest commit.
 set -euo pipefail
@@ -22,7 +22,7 @@ done
 
 built=$(tools/target.sh)
 folder=${1:-$built/release}
-architecture=${2:-$(dpkg --print-architecture)}
+architecture=${2:-${DEB_HOST_ARCH:-$(dpkg --print-architecture)}}
 for file in libgpulock.so gpulock; do
     [ -f "$folder/$file" ] || fail "$folder/$file does not exist: run make build first"
 done

@@ -2,7 +2,7 @@
 # Tests the files in deploy/ with the programs that read them, after `make build`. Creates the
 # package, unpacks it, and tests its files: units, snippet, module, programs. Prints a line for each
 # part: ok, or SKIPPED with what this machine lacks. GPULOCK_SERVER is the server program to test
-# with.
+# with. deploy/try-package.sh tests the package with the servers of several releases of Debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$PWD/target/tools/prometheus/usr/bin
