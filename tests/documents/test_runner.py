@@ -314,6 +314,15 @@ def test_failures_have_the_line_of_the_document(failures) -> None:
     assert [failure.split(":")[0] for failure in found] == ["6"]
 
 
+def test_time_to_live_may_be_a_little_shorter(failures) -> None:
+    set_and_read = (
+        "127.0.0.1:6379> SET key value EX {}\nOK\n127.0.0.1:6379> TTL key\n(integer) 300"
+    )
+    assert failures(fenced(set_and_read.format(299))) == []
+    assert failures(fenced(set_and_read.format(200)))
+    assert failures(fenced(set_and_read.format(302)))
+
+
 def test_sessions_have_their_own_server_and_shell(failures) -> None:
     first = "    export NAME=value\n    redis-cli SET key value\n\n"
     second = fenced('$ echo "$NAME"\n\n$ redis-cli GET key\n(nil)')
