@@ -28,6 +28,7 @@ DOCUMENTS = (
     "docs/commands.md",
     "docs/first-session.md",
     "docs/migrate-lua.md",
+    "docs/operations.md",
     "docs/python.md",
     "docs/waiting.md",
 )

@@ -154,6 +154,7 @@ def test_steps_of_two_terminals() -> None:
         ),
         ('up{server="a"} 0.000723738', 'up{server="a"} 0.5'),
         ("one\n...\nthree", "one\ntwo\ntwo\nthree"),
+        ("one\n(error) NOPERM ...\nthree", "one\n(error) NOPERM User has none\nthree"),
         ("{gpus:78843640f115}:GPU-5a1c", "{gpus:000000000000}:GPU-5a1c"),
     ],
 )
@@ -192,6 +193,7 @@ def test_values_that_differ_match(shown: str, real: str) -> None:
         ("one\ntwo", "one"),
         ("one", "one\ntwo"),
         ("one\n...\nfour", "one\ntwo\nthree"),
+        ("(error) NOPERM ...", "(error) ERR NOPERM User"),
         ("held for 1s", "held for 1s, and more"),
     ],
 )

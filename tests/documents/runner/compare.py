@@ -40,7 +40,7 @@ _ANY = re.compile("|".join(f"(?P<k{at}>{KINDS[name][0]})" for at, name in enumer
 _NAME_BEFORE = re.compile(r'"(?:(\w+_ms|timestamp)|(session|client|client_id))"$')
 _INTEGER = re.compile(r"\(integer\) \d+$")
 
-# A line that replaces any number of lines.
+# A line that replaces any number of lines. " ..." at the end of a line replaces its rest.
 ELLIPSIS = {"...", "…"}
 
 
@@ -130,7 +130,9 @@ def _line_matches(shown: str, real: str, above: _Above, identities: Identities) 
         pattern += f"({expression})"
         groups.append((value[0], identifies))
         at = value.end()
-    found = re.fullmatch(pattern + re.escape(shown[at:]), real)
+    rest = shown[at:]
+    pattern += re.escape(rest[:-3]) + ".*" if rest.endswith(" ...") else re.escape(rest)
+    found = re.fullmatch(pattern, real)
     if not found:
         return False
     return all(
