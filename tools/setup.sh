@@ -265,11 +265,11 @@ find_libclang() {
 # Without root: downloads libclang from PyPI. It contains no headers.
 download_libclang() {
     local pip=(python3 -m pip)
-    note "installing libclang requires root; downloading it from PyPI to target/tools"
     if ! version "${pip[@]}" --version >/dev/null; then
         has_venv && python3 -m venv --clear "$probes/venv" || return 1
         pip=("$probes/venv/bin/python" -m pip)
     fi
+    note "installing libclang requires root; downloading it from PyPI to target/tools"
     rm -rf "$local_libclang"
     "${pip[@]}" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
         --target "$local_libclang" libclang==18.1.1 && find_libclang
@@ -355,12 +355,20 @@ is_server() { # PROGRAM
     return 1
 }
 
-# Prints the first server that can load the module. Prints the reasons if there is none.
-which_server() {
+# Prints the first server that can load the module. Prints the reasons if there is none, or if
+# `explain` is given and the first program is not the one.
+which_server() { # [explain]
     local program reasons=''
     while read -r program; do
         [ -x "$program" ] || continue
-        if reasons+=$(is_server "$program" 2>&1); then echo "$program"; return; fi
+        if reasons+=$(is_server "$program" 2>&1); then
+            if [ -n "${1:-}" ] && [ -n "$reasons" ]; then
+                printf '%s' "$reasons" >&2
+                note "using $program"
+            fi
+            echo "$program"
+            return
+        fi
         reasons+=$'\n'
     done < <(type -aP redis-server valkey-server || true; echo "$local_server")
     printf '%s' "$reasons" >&2
@@ -394,7 +402,7 @@ unpack_server() {
 
 want_server() {
     local version
-    if ! { which_server || link_server; } >/dev/null; then
+    if ! { which_server explain || link_server; } >/dev/null; then
         version=$(offered redis-tools)
         if [ -n "$version" ] && ! at_least "$version" 7.0; then
             give_up "needs Redis 7.0 or newer, or Valkey 8.0 or newer, but apt offers Redis" \

@@ -95,6 +95,17 @@ test_servers() {
     setup $case which
     prints 'found KeyDB 6.3.4'
 
+    case=old-first
+    fake $case redis-server 'Redis server v=6.0.16 sha=00000000:0 malloc=libc bits=64 build=0'
+    fake $case valkey-server 'Valkey server v=7.2.5 sha=00000000:0 malloc=libc bits=64 build=0'
+    fake $case redis-cli 'redis-cli 6.0.16'
+    fake $case-later redis-server 'Redis server v=7.0.15 sha=00000000:0 malloc=libc bits=64 build=0'
+    output=$(PATH="$folder/$case:$folder/$case-later:$PATH" "$tree/tools/setup.sh" which 2>&1)
+    [ "$output" = "$folder/$case-later/redis-server" ] || fail "$case: looked no further: $output"
+    output=$(PATH="$folder/$case:$folder/$case-later:$PATH" "$tree/tools/setup.sh" server 2>&1)
+    prints "found Redis 6.0.16 at $folder/$case/redis-server; trying the next one"
+    prints "using $folder/$case-later/redis-server"
+
     # redis-tools contains the server under another name.
     case=only-tools
     fake $case redis-check-rdb 'Redis server v=7.0.15 sha=00000000:0 malloc=libc bits=64 build=0'
