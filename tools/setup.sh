@@ -406,7 +406,7 @@ want_server() {
         version=$(offered redis-tools)
         if [ -n "$version" ] && ! at_least "$version" 7.0; then
             give_up "needs Redis 7.0 or newer, or Valkey 8.0 or newer, but apt offers Redis" \
-                "${version%%-*}: install a newer server and add it to PATH"
+                "${version%%-*}: install a newer server and add it to PATH (make module needs none)"
         else
             need redis-tools
         fi
