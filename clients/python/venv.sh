@@ -11,8 +11,15 @@ exec 9>"$repo/target/python-venv.lock"
 flock 9
 
 "$repo/tools/venv.sh" "$venv" >&2
+# What was installed: the list of packages, and what the metadata of the package is made of.
+installed=$(cat tests/requirements.txt pyproject.toml "$repo/Cargo.toml" | cksum)
+if [ "$(cat "$venv/installed" 2>/dev/null)" = "$installed" ]; then
+    echo "$venv"
+    exit
+fi
 pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2; }
 pip -r tests/requirements.txt
 # Without build isolation, which would download the build dependencies again.
 pip --no-build-isolation -e '.[celery]'
+echo "$installed" >"$venv/installed"
 echo "$venv"

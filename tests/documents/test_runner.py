@@ -22,17 +22,21 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     return run.programs(tmp_path_factory.mktemp("driver"))
 
 
+def failures_of(documents: list[str], programs: Programs, folder: Path) -> list[list[str]]:
+    """Executes documents at the same time. Returns the failures of each as `LINE: MESSAGE`."""
+    paths = [folder / f"{number}.md" for number in range(len(documents))]
+    for path, text in zip(paths, documents):
+        path.write_text(text)
+    return [
+        [f"{failure.line}: {failure.message}" for failure in document.failures]
+        for document in run.check(paths, programs)
+    ]
+
+
 @pytest.fixture
 def failures(programs: Programs, tmp_path: Path):
-    """Executes a document, and returns its failures as `LINE: MESSAGE`."""
-
-    def execute(text: str) -> list[str]:
-        path = tmp_path / "document.md"
-        path.write_text(text)
-        (document,) = run.check([path], programs)
-        return [f"{failure.line}: {failure.message}" for failure in document.failures]
-
-    return execute
+    """Executes a document, and returns its failures."""
+    return lambda text: failures_of([text], programs, tmp_path)[0]
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -262,40 +266,49 @@ Traceback (most recent call last):
 ZeroDivisionError: division by zero"""
 
 
-@pytest.mark.parametrize("text", [REDIS, SHELL, RUN, EXPORTER, PYTHON])
-def test_right_output_passes(failures, text: str) -> None:
-    assert failures(fenced(text)) == []
+WRONG = [
+    (REDIS, f"(integer) {TOKEN}\n\n", "(nil)\n\n", r"- \(nil\)\n.*\+ \(integer\) \d{16}"),
+    (REDIS, f"(integer) {TOKEN}\n\n", "", r"\+ \(integer\) \d{16}"),
+    (REDIS, f"(integer) {OTHER_TOKEN}", f"(integer) {TOKEN}", "other output"),
+    (REDIS, " BLOCK 30000", "", r"does not wait: \(nil\)"),
+    (REDIS, "GPULOCK.ACQUIRE gpu:0 tts EX 60 BLOCK 30000", "PING", "does not wait"),
+    (SHELL, "redis:", "valkey:", r"\+ redis://127.0.0.1:6379"),
+    (SHELL, "[exit status 1]\n", "", "exit status 1, which the document does not show"),
+    (SHELL, "[exit status 1]", "[exit status 2]", "exit status 1, not 2"),
+    (SHELL, "\n1", "", r"\+ 1"),
+    (RUN, "HELD FOR", "HELD", r"\+ KEY"),
+    (RUN, "[y/N] y", "[y/N] n", "other output|exit status"),
+    (EXPORTER, "GPU-5a1c", "GPU-9b7e", r"\+ GPU-5a1c"),
+    (EXPORTER, "watching", "observing", r"\+ gpulock: watching"),
+    (EXPORTER, "\n^C", "", "not finished"),
+    (PYTHON, "0.5", "0.6", r"\+ 0.5"),
+    (PYTHON, "ZeroDivisionError:", "OSError:", "ZeroDivisionError"),
+    (PYTHON, "1 / 2", "1 / two", "NameError"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "right", "wrong", "message"),
-    [
-        (REDIS, f"(integer) {TOKEN}\n\n", "(nil)\n\n", r"- \(nil\)\n.*\+ \(integer\) \d{16}"),
-        (REDIS, f"(integer) {TOKEN}\n\n", "", r"\+ \(integer\) \d{16}"),
-        (REDIS, f"(integer) {OTHER_TOKEN}", f"(integer) {TOKEN}", "other output"),
-        (REDIS, " BLOCK 30000", "", r"does not wait: \(nil\)"),
-        (REDIS, "GPULOCK.ACQUIRE gpu:0 tts EX 60 BLOCK 30000", "PING", "does not wait"),
-        (SHELL, "redis:", "valkey:", r"\+ redis://127.0.0.1:6379"),
-        (SHELL, "[exit status 1]\n", "", "exit status 1, which the document does not show"),
-        (SHELL, "[exit status 1]", "[exit status 2]", "exit status 1, not 2"),
-        (SHELL, "\n1", "", r"\+ 1"),
-        (RUN, "HELD FOR", "HELD", r"\+ KEY"),
-        (RUN, "[y/N] y", "[y/N] n", "other output|exit status"),
-        (EXPORTER, "GPU-5a1c", "GPU-9b7e", r"\+ GPU-5a1c"),
-        (EXPORTER, "watching", "observing", r"\+ gpulock: watching"),
-        (EXPORTER, "\n^C", "", "not finished"),
-        (PYTHON, "0.5", "0.6", r"\+ 0.5"),
-        (PYTHON, "ZeroDivisionError:", "OSError:", "ZeroDivisionError"),
-        (PYTHON, "1 / 2", "1 / two", "NameError"),
-    ],
-)
-def test_wrong_output_fails(
-    failures, monkeypatch, text: str, right: str, wrong: str, message: str
-) -> None:
-    monkeypatch.setattr("runner.terminal.PATIENCE", 4)
-    monkeypatch.setattr("runner.session.SETTLE", 2)
+def test_right_output_passes(programs: Programs, tmp_path: Path) -> None:
+    documents = [fenced(text) for text in (REDIS, SHELL, RUN, EXPORTER, PYTHON)]
+    assert failures_of(documents, programs, tmp_path) == [[]] * len(documents)
+
+
+@pytest.fixture(scope="session")
+def wrong_output(programs: Programs, tmp_path_factory) -> list[list[str]]:
+    """The failures of each case of `WRONG`."""
+    documents = [
+        fenced(text.replace(right, wrong, 1)) for text, right, wrong, _message in WRONG
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runner.terminal.PATIENCE", 4)
+        patch.setattr("runner.session.SETTLE", 2)
+        return failures_of(documents, programs, tmp_path_factory.mktemp("wrong"))
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)))
+def test_wrong_output_fails(wrong_output: list[list[str]], case: int) -> None:
+    text, right, _wrong, message = WRONG[case]
     assert right in text
-    found = failures(fenced(text.replace(right, wrong, 1)))
+    found = wrong_output[case]
     assert any(re.search(message, failure, re.DOTALL) for failure in found), found
 
 
