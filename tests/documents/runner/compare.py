@@ -25,6 +25,10 @@ KINDS: dict[str, tuple[str, bool]] = {
     "timestamp": (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[+-]\d\d:\d\d|Z)", False),
     "clock": (r"\b\d\d:\d\d:\d\d\b", False),
     "milliseconds": (r"""(?<=_ms":)\d+|(?<=_ms": )\d+|(?<=_ms" => \(integer\) )\d+""", False),
+    "client": (
+        r"""(?<="client" => \(integer\) )\d+|(?<="session" => \(integer\) )\d+""",
+        False,
+    ),
     "unix time": (r"(?<![\w.])1[7-9]\d{8}(?:\.\d+|\d{3})?(?![\w.])", False),
     # The value of a metric.
     "sample": (r"(?<=\"\} )\d+\.\d+$", False),
