@@ -11,8 +11,8 @@
 #                    CARGO_PROFILE_RELEASE_LTO=off and CARGO_PROFILE_RELEASE_OPT_LEVEL=0
 #     -f FOLDER      for the systems, caches and logs [default: target/fresh]
 #     -l MINUTES     limit of each step [default: 60]
-#     -r             reuse the compiled dependencies of bare in the other conditions, except
-#                    redis-module, whose build script runs libclang: saves most of the time
+#     -r             reuse the dependencies that were compiled in the first system of a release,
+#                    except redis-module, whose build script runs libclang: saves most of the time
 #     -k             keep the systems after the run
 #
 # Steps:
@@ -273,8 +273,7 @@ keep_crates() { # USER
 keep_compiled() { # RELEASE USER
     local built kept=$folder/compiled/$1
     built=$root$(home_of "$2")/gpulock/target/release
-    [ -d "$built" ] || return 0
-    rm -rf "$kept"
+    [ -d "$built" ] && [ ! -d "$kept" ] || return 0
     mkdir -p "$kept"
     cp -a "$built"/{.fingerprint,build,deps} "$kept"
     find "$kept" -mindepth 2 -maxdepth 2 -regextype egrep \
@@ -464,11 +463,11 @@ try_condition() { # RELEASE CONDITION
         report "$release" "$condition" - FAILED 0 "cannot be prepared: see $folder/logs/$release-$condition.log"
     else
         clone "$user"
-        [ -z "$reuse" ] || [ "$condition" = bare ] || use_compiled "$release" "$user"
+        [ -z "$reuse" ] || use_compiled "$release" "$user"
         for step in "${steps[@]}"; do
             if try "$release" "$condition" "$step" "$user"; then passed+=("$step"); fi
         done
-        [ -z "$reuse" ] || [ "$condition" != bare ] || keep_compiled "$release" "$user"
+        [ -z "$reuse" ] || keep_compiled "$release" "$user"
         if [ "$condition" = bare ] && wanted offline; then
             find "$root/root/gpulock" -name target -prune -o -name '*.rs' -exec touch {} +
             for step in "${passed[@]}"; do try "$release" offline "$step" "$user" || true; done
