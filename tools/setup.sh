@@ -590,13 +590,18 @@ skip_unavailable() {
 
 install_packages() { # SET...
     local install=(install -y --no-install-recommends --no-remove)
-    apt_get update
+    apt_get update || note "cannot update the package lists of apt"
     add_rust "$@" || no_rust
     [ -z "$conflict" ] || conflicting_rust
     skip_unavailable
     [ ${#missing[@]} -eq 0 ] || apt_get "${install[@]}" "${missing[@]}"
     [ ${#wished[@]} -eq 0 ] || apt_get "${install[@]}" "${wished[@]}" ||
         note "cannot install ${wished[*]}; tests that need them are SKIPPED"
+}
+
+# Whether somebody has updated the package lists.
+has_lists() {
+    [ -n "$(apt-cache "${apt_options[@]}" policy bash 2>/dev/null | sed -n '/^ *[0-9]* .*Packages$/p')" ]
 }
 
 # Downloads apt's package lists to target/tools, as any user.
@@ -613,6 +618,7 @@ download_lists() {
 # Prints what to install, and fails if it is required. libclang can be had without root.
 without_packages() { # SET...
     local no_package=''
+    if has apt-get && ! has_lists; then download_lists || true; fi
     if [ -n "$rust_missing" ] && has apt-get; then
         add_rust "$@" || { download_lists && add_rust "$@"; } || no_package=yes
         [ -z "$conflict" ] || note "needs Rust $rust or newer; ${packages[*]} replace the one that is installed"
@@ -625,7 +631,7 @@ without_packages() { # SET...
             "install the equivalents of ${missing[*]} ${wished[*]}"
         [ -z "$rust_missing" ] || no_rust
     elif [ ${#missing[@]} -gt 0 ]; then
-        skip_unavailable
+        if has_lists; then skip_unavailable; fi
         note "programs are missing, and installing packages requires root. Run as root, or with sudo:"
         echo "apt-get update && apt-get install -y --no-install-recommends ${missing[*]} ${wished[*]}" >&2
     elif [ ${#wished[@]} -gt 0 ]; then
@@ -668,7 +674,6 @@ if [ -n "$only_check" ]; then
     echo "${missing[@]}" "${wished[@]}"
     exit 1
 fi
-has_lists() { compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null; }
 # What apt does not offer does not justify another update of the package lists.
 if [ -z "$rust_missing" ] && [ ${#missing[@]} -eq 0 ] && has_lists; then skip_unavailable; fi
 if [ -n "$rust_missing" ] || [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ]; then

@@ -69,7 +69,7 @@ offer() { # CASE PACKAGE=VERSION...
     script "$case" apt-cache "
         while [ \$1 = -o ]; do shift 2; done
         if [ \$1 = pkgnames ]; then echo '$*' | tr ' ' '\\n' | sed 's/=.*//'; exit; fi
-        case \$2 in $policies esac"
+        case \$2 in bash) echo '        500 mirror suite/main Packages' ;; $policies esac"
     [ -e "$folder/$case/apt-get" ] || script "$case" apt-get 'exit 0'
 }
 
