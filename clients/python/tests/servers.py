@@ -1,7 +1,7 @@
 """Starts servers for the tests, on free ports and in temporary folders.
 
-SERVERS lists programs, or folders with a program ``server``, separated by line breaks, colons or
-spaces; the default is the server on PATH. GPULOCK_MODULE is the path of the module.
+SERVERS lists programs, or folders with a program ``server``, separated by line breaks, colons
+or spaces; the default is the server on PATH. GPULOCK_MODULE is the path of the module.
 """
 
 import asyncio
