@@ -25,7 +25,18 @@ password='a secret: 100%/@#'
 PATH=$PATH:/usr/sbin:/sbin:$PWD/target/tools/prometheus/usr/bin
 
 say() { echo "docker/test.sh: $*"; }
-fail() { echo "docker/test.sh: $*" >&2; exit 1; }
+# With the containers and the ends of their logs.
+fail() {
+    local name
+    echo "docker/test.sh: $*" >&2
+    [ "${part-}" = run ] || exit 1
+    podman ps -a >&2
+    for name in $(podman ps -a --format '{{.Names}}'); do
+        echo "--- log of $name" >&2
+        podman logs --tail 20 "$name" >&2
+    done
+    exit 1
+}
 
 # Waits for up to a minute until a command succeeds.
 await() { # WHAT COMMAND...
@@ -100,7 +111,7 @@ log_driver = "k8s-file"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
-static_dir = "$1/libpod"
+static_dir = "$1/storage/libpod"
 tmp_dir = "$1/run/libpod"
 volume_path = "$1/volumes"
 [network]
@@ -183,7 +194,7 @@ cli() { podman exec server "$client" "$@"; }
 is_healthy() { podman healthcheck run server; }
 
 expect() { # WHAT EXPECTED FOUND
-    [ "$2" = "$3" ] || fail "$1: expected \"$2\", found \"$3\"$([ -z "${client-}" ] || { echo; podman logs server 2>&1 | tail -n 20; })"
+    [ "$2" = "$3" ] || fail "$1: expected \"$2\", found \"$3\""
 }
 
 uid_of_server() { podman exec server awk '$1 == "Uid:" { print $2 }' /proc/1/status; }
@@ -251,7 +262,6 @@ test_server() { # TARGET
     fi
     stop_server
     podman volume rm locks >/dev/null
-    client=
     say "$image: ok"
 }
 
@@ -289,7 +299,6 @@ test_worker() {
     await "a server with the copied module replies" cli -e GPULOCK.STATS
     stop_server
     podman volume rm module locks >/dev/null
-    client=
     say "gpulock:$version: ok"
 }
 
@@ -341,6 +350,10 @@ is_scraped() {
     serves 'http://127.0.0.1:9090/api/v1/query?query=gpulock_up' '"instance":"server:6379".*"1"'
 }
 
+has_run_again() { # CONTAINER
+    [ "$(podman logs "$1" 2>&1 | grep -c "running on gpu:0")" -ge 2 ]
+}
+
 # All services but Grafana, which Debian does not contain.
 test_compose() {
     local start=$SECONDS worker
@@ -356,6 +369,7 @@ test_compose() {
         await "worker-$worker runs its job" grep_log "gpulock_worker-${worker}_1" "running on gpu:0"
     done
     say "compose: both workers had the lock $((SECONDS - start)) s after the start"
+    await "a worker runs its next job" has_run_again gpulock_worker-asr_1
     "$here/test/dashboard.py" deploy/grafana/gpulock.json http://127.0.0.1:9090 60
     compose down -v
     [ -z "$(podman ps -aq)" ] || fail "compose left containers: $(podman ps -a)"
@@ -365,9 +379,10 @@ test_compose() {
 ## The parts of the script
 
 from_source=
-case ${1-} in
+part=${1-}
+case $part in
     "" | --source)
-        [ -z "${1-}" ] || from_source=yes
+        [ -z "$part" ] || from_source=yes
         require
         mkdir -p "$work"
         install_tools
@@ -393,5 +408,5 @@ case ${1-} in
         test_worker
         test_compose
         ;;
-    *) fail "unknown argument \"$1\": expected --source or nothing" ;;
+    *) fail "unknown argument \"$part\": expected --source or nothing" ;;
 esac
