@@ -146,6 +146,10 @@ deploy: build ## Test deploy/: the alerts, and the units, settings and programs 
 kubernetes: build ## Test deploy/kubernetes: schemas, and the containers without a cluster (as root)
 	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/kubernetes/test.sh
 
+.PHONY: arm64
+arm64: need ## Build the module for arm64, and test it on an emulated server (as root; needs network)
+	tools/arm64.sh
+
 .PHONY: deb
 deb: build ## Build a Debian package, target/debian/gpulock_*.deb, and check it with lintian
 	@deploy/package.sh
@@ -194,7 +198,7 @@ clean: ## Remove target/: builds, unpacked servers, data of `make run`
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The two builds that the server tests load: the release build, and a debug build in which tests can
 # inject panics and break rules.

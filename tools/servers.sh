@@ -7,6 +7,9 @@
 # DEST/NAME/{server,cli,benchmark} start them. Needs no root, and takes about a minute and 350 MB.
 # apt downloads and verifies the packages, with a separate state for each release, from the mirror
 # that this machine uses (or from DEBIAN_MIRROR).
+#
+# With DEBIAN_ARCH=arm64, the servers are those of another processor, and qemu emulates it: install
+# qemu-user-static.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,6 +30,14 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -f "$keyring" ] ||
     fail "$keyring, with which apt verifies Debian's packages, is missing: install debian-archive-keyring"
 
+arch=${DEBIAN_ARCH:-$(dpkg --print-architecture)}
+emulator=
+if [ "$arch" != "$(dpkg --print-architecture)" ]; then
+    [ "$arch" = arm64 ] || fail "cannot emulate DEBIAN_ARCH=$arch: expected arm64"
+    emulator=qemu-aarch64-static
+    "$emulator" --version >/dev/null 2>&1 || fail "$emulator is missing: install qemu-user-static"
+fi
+
 mkdir -p "${1:-target/servers}"
 dest=$(cd "${1:-target/servers}" && pwd)
 [ $# -eq 0 ] || shift
@@ -36,7 +47,8 @@ names=${*:-$(awk '{print $1}' <<<"$table")}
 apt() { # TOOL STATE-FOLDER ARGUMENT...
     local tool=$1 state=$2
     shift 2
-    "$tool" -q -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+    "$tool" -q -o APT::Architecture="$arch" -o APT::Architectures="$arch" \
+        -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
         -o Dir::State="$state" -o Dir::State::status="$state/status" -o Dir::Cache="$state" \
         -o APT::Sandbox::User= -o APT::Get::List-Cleanup=false -o APT::Update::Error-Mode=any \
@@ -72,7 +84,7 @@ bring() { # NAME BRAND SUITE...
     # Includes all libraries and libc, because a server from sid does not run with an older libc.
     packages=$(apt apt-cache "$state" depends --recurse --no-recommends --no-suggests \
         --no-conflicts --no-breaks --no-replaces --no-enhances "$brand-server" "$brand-tools" |
-        grep -E "^($brand-server|$brand-tools|lib|lua-)" | grep -v ':' | sort -u)
+        grep -E "^($brand-server|$brand-tools|lib|lua-|zlib)" | grep -v ':' | sort -u)
     rm -rf "$root"
     mkdir -p "$root" "$state/debs"
     # shellcheck disable=SC2086 # a list of names
@@ -91,7 +103,7 @@ for folder in "\$root"/usr/lib/*-linux-gnu* "\$root"/lib/*-linux-gnu*; do
     libraries=\${libraries:+\$libraries:}\$folder
 done
 # exec keeps the pid, so the caller knows that of the server.
-exec "\$root/$loader" --argv0 $brand-$tool --library-path "\$libraries" "\$root/usr/bin/$brand-$tool" "\$@"
+exec $emulator "\$root/$loader" --argv0 $brand-$tool --library-path "\$libraries" "\$root/usr/bin/$brand-$tool" "\$@"
 WRAPPER
         chmod +x "$dest/$name/$tool.part"
     done
