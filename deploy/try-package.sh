@@ -220,6 +220,20 @@ install_package() {
     gpulock --version
 }
 
+# Without the first commands of the block, the server starts empty. Its data is not lost.
+add_only_line() {
+    systemctl stop "$brand-server"
+    cp -p "/var/lib/$brand/dump.rdb" /try/dump.rdb
+    eval "$(block "$server_block" | grep '^echo')"
+    systemctl start "$brand-server"
+    expect 0 cli DBSIZE
+    systemctl stop "$brand-server"
+    cmp "/var/lib/$brand/dump.rdb" /try/dump.rdb
+    cp -p /try/original.conf "$(configuration)"
+    systemctl start "$brand-server"
+    expect data cli GET other
+}
+
 add_line() {
     execute "$server_block"
     expect data cli GET other
@@ -369,6 +383,7 @@ try_servers() { # SUITE
         fi
         step "the unit starts the server, which gets data" write_data
         step "install" install_package
+        step "the line alone: the server starts empty; without it, the data is there again" add_only_line
         step "the line in $brand.conf loads the module; the data is kept" add_line
         step "a lock survives a restart" lock_survives
         step "a lock survives a kill of the server" lock_survives_kill
