@@ -48,6 +48,8 @@ sets-deploy = build server
 sets-kubernetes = build server python
 sets-deb = build deb
 sets-try-package = build deb
+sets-release = build python deb
+sets-release-check = build python deb
 sets-bench = build server bench
 sets-bench-docs = build bench
 sets-deny = deny
@@ -81,6 +83,7 @@ check: need lint under-test ## For daily use: lints, unit tests, tests on one se
 .PHONY: test
 test: need lint under-test ## All tests: lints, units, the installed server and SERVERS=, examples
 	tools/test.sh
+	tools/release/test.sh
 	SERVERS="$(installed):$(SERVERS)" $(CARGO) test --locked --workspace
 	@$(MAKE) --no-print-directory sets= examples deploy python documents
 
@@ -161,6 +164,14 @@ images: build ## Build the container images and start them with podman, as root 
 .PHONY: try-package
 try-package: build ## Test the Debian package in chroots of SUITES=, with their servers (needs root, network)
 	@deploy/try-package.sh $(SUITES)
+
+.PHONY: release
+release: need ## Build the artefacts of a release: target/dist/gpulock-VERSION-linux-ARCH
+	@tools/release/release.sh
+
+.PHONY: release-check
+release-check: need ## Check that this commit and its artefacts can be released
+	@tools/release/check.sh
 
 .PHONY: bench
 bench: build ## Measure against other locks, on the installed server and SERVERS=

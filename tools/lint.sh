@@ -29,7 +29,7 @@ else
 fi
 
 if runs shellcheck; then
-    shellcheck tools/*.sh deploy/*.sh deploy/*/*.sh deploy/*/*/*.sh examples/*.sh examples/*/*.sh clients/*/*.sh tests/*/*.sh .ci/run
+    shellcheck tools/*.sh tools/*/*.sh deploy/*.sh deploy/*/*.sh deploy/*/*/*.sh examples/*.sh examples/*/*.sh clients/*/*.sh tests/*/*.sh .ci/run
 else
     skip "shell scripts: shellcheck does not run; to install it: tools/setup.sh lint"
 fi
