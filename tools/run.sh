@@ -13,7 +13,10 @@ port=6379
 while taken "$port"; do port=$((port + 1)); done
 options=()
 if [ "$port" -ne 6379 ]; then
-    echo "Port 6379 is in use. This server listens on port $port."
+    echo "Port 6379 is in use. This server listens on port $port. Set GPULOCK_URL for the command gpulock:"
+    echo
+    echo "  export GPULOCK_URL=redis://127.0.0.1:$port"
+    echo
     # The other server may use the same folder, but two servers must not write to the same files.
     options=(--port "$port" --appenddirname "appendonlydir-$port" --dbfilename "dump-$port.rdb")
 fi

@@ -208,7 +208,8 @@ pub(crate) fn server_error(error: RedisError) -> Error {
     };
     match code {
         _ if is_unknown_command(&error) => anyhow!(
-            "the server has not loaded the module gpulock (loadmodule libgpulock.so)"
+            "the server has not loaded the module gpulock: load it with \"loadmodule \
+             libgpulock.so\", or select another server with --url or GPULOCK_URL"
         ),
         "NOAUTH" => anyhow!(
             "the server requires a password: {code} {detail}; give it in the URL, in \
