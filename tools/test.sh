@@ -415,7 +415,7 @@ test_lint() {
     script $case shellcheck '[ "$*" = --version ] || { echo finding in "$@"; exit 1; }'
     output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || status=$?
     [ "$status" -ne 0 ] || fail "$case: lint.sh ignored a finding"
-    prints 'finding in tools/bench.sh'
+    prints 'finding in tools/'
 }
 
 # After an installation, the old program may still come first on PATH.
