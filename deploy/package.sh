@@ -1,7 +1,7 @@
 #!/bin/bash
 # Creates the Debian package from compiled files with debhelper, checks it with lintian (SKIPPED if
 # lintian is not installed), and prints its path on the last line. Two runs with the same files on
-# the same commit create identical packages, in whichever folder.
+# the same commit create identical packages, also in different folders.
 #
 #     deploy/package.sh [FOLDER [ARCHITECTURE]]
 #
@@ -27,7 +27,7 @@ for file in libgpulock.so gpulock; do
     [ -f "$folder/$file" ] || fail "$folder/$file does not exist: run make build first"
 done
 
-version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+version=$(tools/version.sh)
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null)} ||
     epoch=$(stat -c %Y CHANGELOG.md)
 name=gpulock_$version-1_$architecture.deb

@@ -14,28 +14,12 @@
 #
 # Requires root, and debootstrap for a suite whose system SUITE.tar is not in the folder ROOTS
 # (default: target/roots, where it is kept for the next run).
-# Mirrors: DEBIAN_MIRROR and UBUNTU_MIRROR, otherwise debootstrap's defaults.
+# Mirrors: as for tools/system.sh.
 set -euo pipefail
 
 fail() { echo "try-package.sh: $*" >&2; exit 1; }
 
 ## Outside: prepares a system for each suite
-
-prepare() { # SUITE
-    local suite=$1 mirror parts=main
-    [ ! -f "$roots/$suite.tar" ] || return 0
-    case $suite in
-        noble) mirror=${UBUNTU_MIRROR:-} parts=main,universe ;;
-        *) mirror=${DEBIAN_MIRROR:-} ;;
-    esac
-    mkdir -p "$roots"
-    rm -rf "${roots:?}/$suite"
-    debootstrap --variant=minbase --components="$parts" "$suite" "$roots/$suite" ${mirror:+"$mirror"} \
-        >"$roots/$suite.log" || { tail -5 "$roots/$suite.log" >&2; fail "debootstrap $suite failed"; }
-    tar -C "$roots/$suite" -cf "$roots/$suite.tar.part" .
-    mv "$roots/$suite.tar.part" "$roots/$suite.tar"
-    rm -rf "${roots:?}/$suite"
-}
 
 # A later version of the package, with changes to both files in /etc.
 later_version() { # PACKAGE FOLDER
@@ -58,7 +42,7 @@ enter() { # ROOT [OPTION-OF-UNSHARE] PART SUITE
 
 try_suite() { # SUITE
     local root=$work/$1
-    prepare "$1"
+    tools/system.sh "$1" "$roots/$1.tar" || return
     mkdir -p "$root"
     tar -C "$root" -xf "$roots/$1.tar"
     mkdir -p "$root/try"

@@ -69,24 +69,12 @@ enter() { # COMMAND...
         - "$root" "$PWD" "$folder/vendor" "$@"
 }
 
-mirror() {
-    # shellcheck disable=SC2016 # apt expands $(REPO_URI)
-    local found=${DEBIAN_MIRROR:-$(apt-get indextargets --no-release-info --format '$(REPO_URI)' 'Created-By: Packages' | grep -m1 '/debian/*$')}
-    [ -n "$found" ] || fail "found no Debian mirror in the configuration of apt: set DEBIAN_MIRROR to one"
-    echo "${found%/}"
-}
-
 create_root() {
     [ ! -e "$root/var/ready" ] || return 0
-    local mirror
-    mirror=$(mirror)
     rm -rf --one-file-system "$root"
-    mkdir -p "$folder/vendor"
-    debootstrap --variant=minbase bookworm "$root" "$mirror" >"$folder/log" ||
-        { tail -n 20 "$folder/log" >&2; fail "cannot create the system: see $folder/log"; }
-    # rustc-web is in the security updates.
-    printf 'deb %s %s main\n' "$mirror" bookworm "$mirror" bookworm-updates "$mirror-security" bookworm-security \
-        >"$root/etc/apt/sources.list"
+    mkdir -p "$folder/vendor" "$root"
+    tools/system.sh bookworm "$folder/bookworm.tar"
+    tar -C "$root" -xf "$folder/bookworm.tar"
     enter bash -ec '
         export DEBIAN_FRONTEND=noninteractive
         dpkg --add-architecture arm64

@@ -18,7 +18,7 @@
 # Steps:
 #     run            start `make run`, run the commands that it prints with redis-cli (acquire,
 #                    inspect and release a lock), stop it as Ctrl-C does
-#     quick          tools/setup.sh (all sets), make lint, and the unit tests of the core
+#     quick          tools/setup.sh (default sets), make lint, and the unit tests of the core
 #
 # Conditions. Each starts from a system by debootstrap (--variant=minbase, no package lists):
 #     bare           as root, with make alone: no git, no certificates, no compiler
@@ -41,8 +41,7 @@
 # release), cargo's .crate files and, with -r, compiled dependencies: package lists and cargo's index
 # are downloaded in each. They use the machine's network, so look-alikes also occupies its port 6379,
 # and its own certificates (/usr/local/share/ca-certificates). Mounts and processes end with the
-# script. Requires root, debootstrap, git and about 6 GB. Mirrors: DEBIAN_MIRROR (otherwise that of
-# this machine's apt) and UBUNTU_MIRROR (otherwise debootstrap's default).
+# script. Requires root, debootstrap, git and about 6 GB. Mirrors: as for tools/system.sh.
 #
 # shellcheck disable=SC2317 # functions are called by name, by a trap, and in other shells
 set -euo pipefail
@@ -160,53 +159,12 @@ inside() { # network|offline USER COMMAND...
 
 ## Creating systems
 
-mirror_of_debian() { # debian|debian-security
-    # shellcheck disable=SC2016 # apt expands $(REPO_URI)
-    apt-get indextargets --no-release-info --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        grep -m1 "/$1/*\$"
-}
-
 # Creates $folder/RELEASE.tar, the system that all conditions start from.
 create_base() { # RELEASE
-    local release=$1 script base=$folder/$1.base mirror security sources
-    [ ! -f "$folder/$release.tar" ] || return 0
-    script=$(readlink -e "/usr/share/debootstrap/scripts/$release") ||
-        fail "debootstrap does not know the release $release"
-    case ${script##*/} in
-        gutsy)
-            local keys=/usr/share/keyrings/ubuntu-archive-keyring.gpg
-            [ -f "$keys" ] || fail "$keys is missing: apt-get install ubuntu-archive-keyring (on Ubuntu: ubuntu-keyring)"
-            mirror=${UBUNTU_MIRROR:-}
-            ;;
-        *)
-            local keys=/usr/share/keyrings/debian-archive-keyring.gpg
-            [ -f "$keys" ] || fail "$keys is missing: apt-get install debian-archive-keyring"
-            mirror=${DEBIAN_MIRROR:-$(mirror_of_debian debian)} ||
-                fail "found no Debian mirror in the configuration of apt: set DEBIAN_MIRROR"
-            ;;
-    esac
-    rm -rf --one-file-system "$base"
-    root=$base
-    # In a mount namespace, because debootstrap mounts /proc.
-    unshare --mount --pid --fork --kill-child timeout -k 10 "${limit}m" \
-        debootstrap --variant=minbase --force-check-gpg --keyring="$keys" "$release" "$base" \
-        ${mirror:+"$mirror"} >"$folder/logs/$release-debootstrap.log" 2>&1 &
+    tools/system.sh "$1" "$folder/$1.tar" &
     entered=$!
-    wait "$entered" || fail "debootstrap failed: see $folder/logs/$release-debootstrap.log"
+    wait "$entered" || fail "cannot create a system of $1"
     entered=
-    sources=$base/etc/apt/sources.list
-    mirror=$(awk '$1 == "deb" {print $2; exit}' "$sources")
-    mirror=${mirror%/}
-    if [ "${script##*/}" = gutsy ]; then
-        printf "deb $mirror $release%s main universe\n" "" -updates -security >"$sources"
-    else
-        security=$(mirror_of_debian debian-security) || security=${mirror%/debian}/debian-security
-        printf "deb $mirror $release%s main\n" "" -updates >"$sources"
-        echo "deb $security $release-security main" >>"$sources"
-    fi
-    tar -C "$base" -cf "$folder/$release.tar.part" .
-    mv "$folder/$release.tar.part" "$folder/$release.tar"
-    rm -rf --one-file-system "$base"
 }
 
 # Creates the system of a condition, with the checkout of a user.
@@ -378,10 +336,10 @@ MAKE
 
 ## Conditions
 
-# A server that somebody else runs on the default port. The program decides by its name what it is.
+# A server of another application on the default port. The program decides by its name what it is.
 foreign_server() {
     local tries=0
-    (exec -a redis-server redis-check-rdb --port 6379 --requirepass foreign --save "" --dir /tmp) \
+    (exec -a redis-server redis-check-rdb --port 6379 --bind 127.0.0.1 --requirepass foreign --save "" --dir /tmp) \
         >/tmp/foreign.log 2>&1 &
     until (exec 3<>/dev/tcp/127.0.0.1/6379) 2>/dev/null; do
         [ $((tries += 1)) -le 50 ] || { cat /tmp/foreign.log; exit 1; }

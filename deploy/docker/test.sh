@@ -9,7 +9,7 @@
 #
 #     ENTRYPOINTS=FOLDER   the entrypoint scripts of the official images, as the files redis, valkey
 #                          and valkey-bundle [default: test/entrypoint.sh]
-#     DEBIAN_MIRROR=URL    for debootstrap [default: its own]
+#     DEBIAN_MIRROR=URL    for debootstrap [default: that of this machine's apt]
 #
 # Requires root, podman with netavark and aardvark-dns, iptables, debootstrap and python3-venv.
 # podman-compose and check-jsonschema are installed from PyPI to target/images/venv. The script runs in
@@ -19,7 +19,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=deploy/docker
 work=$(tools/target.sh)/images
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | sed -n 1p)
+version=$(tools/version.sh)
 # With characters that have a meaning in URLs, in shells and in Compose.
 password='a secret: 100%/@#'
 PATH=$PATH:/usr/sbin:/sbin:$PWD/target/tools/prometheus/usr/bin
@@ -71,18 +71,14 @@ install_tools() {
 
 # The system of a Debian release, kept for the next run.
 create_system() { # SUITE
-    local root=$work/$1
-    [ ! -f "$root.tar" ] || return 0
-    say "debootstrap $1"
-    rm -rf "$root"
-    debootstrap --variant=minbase "$1" "$root" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$root.log" 2>&1 ||
-        { tail -n 5 "$root.log" >&2; fail "debootstrap failed, see $root.log"; }
-    # As the official images: with the updates, and without translations.
-    echo 'Acquire::Languages "none";' >"$root/etc/apt/apt.conf.d/languages"
-    sed "s/ $1 main/ $1-updates main/" "$root/etc/apt/sources.list" >"$root/etc/apt/sources.list.d/updates.list"
-    tar -C "$root" -cf "$root.part" .
-    mv "$root.part" "$root.tar"
-    rm -rf "$root" "$root.log"
+    [ ! -f "$work/$1.tar" ] || return 0
+    say "creates a system of $1"
+    tools/system.sh "$1" "$work/$1.new.tar"
+    # As the official images: without translations.
+    mkdir -p "$work/settings/etc/apt/apt.conf.d"
+    echo 'Acquire::Languages "none";' >"$work/settings/etc/apt/apt.conf.d/languages"
+    tar -C "$work/settings" -rf "$work/$1.new.tar" ./etc/apt/apt.conf.d/languages
+    mv "$work/$1.new.tar" "$work/$1.tar"
 }
 
 # podman with its own storage, networks and volumes, without cgroups and with the present limits: so

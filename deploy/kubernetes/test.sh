@@ -61,7 +61,7 @@ CHANGES
 # The images have the version of this repository.
 test_versions() {
     local version
-    version=$(sed -n '/^\[workspace\.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+    version=$(tools/version.sh)
     ! grep -hn 'image: gpulock' "${manifests[@]}" | grep -v "image: gpulock:$version\$" ||
         fail "expected the version $version in the images"
     grep -q "newTag: $version\$" "$here/kustomization.yaml" ||

@@ -35,7 +35,7 @@ done
 dest=${dest:-$(dist_folder "$triple")}
 [ ! -e "$dest" ] || [ -f "$dest/SHA256SUMS" ] ||
     fail "$dest exists and contains no artefacts: remove it, or choose another folder"
-version=$(workspace_version)
+version=$(tools/version.sh)
 name=gpulock-$version-linux-$(arch_of "$triple")
 set_source_date
 prepare_python

@@ -25,7 +25,7 @@ cd "$(dirname "$0")/../.."
 cargo=${CARGO:-cargo}
 all=(version locked documents changelog tag clean artefacts contents binaries reproducible)
 triple=$(host_triple)
-version=$(workspace_version)
+version=$(tools/version.sh)
 [ -n "$version" ] || fail 'Cargo.toml has no version in [workspace.package]: expected version = "X.Y.Z"'
 dist=$(dist_folder "$triple")
 name=${dist##*/}

@@ -8,11 +8,6 @@ umask 022
 
 fail() { echo "${0##*/}: $*" >&2; exit 1; }
 
-# The version in [workspace.package] of Cargo.toml, the only place where it is set.
-workspace_version() {
-    sed -n '/^\[workspace\.package\]/,/^\[[^w]/ s/^version = "\(.*\)"$/\1/p' Cargo.toml
-}
-
 # The target triple of this machine, with glibc.
 host_triple() {
     echo "$(uname -m)-unknown-linux-gnu"
@@ -25,7 +20,7 @@ arch_of() { # TRIPLE
 
 # The folder of the artefacts for a target triple.
 dist_folder() { # TRIPLE
-    echo "$(tools/target.sh)/dist/gpulock-$(workspace_version)-linux-$(arch_of "$1")"
+    echo "$(tools/target.sh)/dist/gpulock-$(tools/version.sh)-linux-$(arch_of "$1")"
 }
 
 # The date of the files in the artefacts, in seconds since 1970: SOURCE_DATE_EPOCH if it is set,

@@ -16,7 +16,7 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=tools/release/lib.sh
 . tools/release/lib.sh
 
-version=$(workspace_version)
+version=$(tools/version.sh)
 set_source_date
 prepare_cyclonedx
 prepare_python

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 copy=$work/copy
-# Of the copy, wherever the caller builds.
+# The copy builds in its own folder.
 unset CARGO_TARGET_DIR
 
 # The files of the repository, uncommitted changes included, as a commit with a tag.
@@ -23,7 +23,7 @@ make_copy() {
     git config user.email test@localhost
     git add --all
     git commit -q -m test
-    version=$(workspace_version)
+    version=$(tools/version.sh)
     git tag "v$version"
     dist=$(dist_folder "$(host_triple)")
     name=${dist##*/}
