@@ -24,6 +24,7 @@ make_venv() {
     tools/venv.sh "$venv"
     cmp -s "$requirements" "$venv/requirements.txt" &&
         "$venv/bin/python" -c 'import redis, matplotlib' && return
+    rm -f "$venv/requirements.txt"
     "$venv/bin/pip" install -q --disable-pip-version-check -r "$requirements"
     cp "$requirements" "$venv/requirements.txt"
 }

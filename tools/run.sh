@@ -1,19 +1,28 @@
 #!/bin/bash
 # Starts a server with the module and redis.conf in the foreground, on port 6379 or the next free
-# one, and prints commands to try in another shell. Options are passed to the server.
+# one, and prints commands to try in another shell. Options are passed to the server, for example
+# --port 7000.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 
 server=$(tools/setup.sh which)
 module=$(tools/target.sh)/release/libgpulock.so
 [ -f "$module" ] || { echo "run.sh: $module does not exist: run make module first" >&2; exit 1; }
 
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-port=6379
-while taken "$port"; do port=$((port + 1)); done
+port='' previous=''
+for option; do
+    [ "$previous" != --port ] || port=$option
+    previous=$option
+done
+if [ -z "$port" ]; then
+    port=6379
+    while taken "$port"; do port=$((port + 1)); done
+    [ "$port" -eq 6379 ] || echo "Port 6379 is in use. This server listens on port $port."
+fi
 options=()
-if [ "$port" -ne 6379 ]; then
-    echo "Port 6379 is in use. This server listens on port $port. Set GPULOCK_URL for the command gpulock:"
+if [ "$port" != 6379 ]; then
+    echo "Set GPULOCK_URL for the command gpulock:"
     echo
     echo "  export GPULOCK_URL=redis://127.0.0.1:$port"
     echo

@@ -1,13 +1,14 @@
 #!/bin/bash
 # Finds or installs the programs that the make targets need:
 #
-#     tools/setup.sh [SET...] [--optional SET...]         all sets except memory and deny
+#     tools/setup.sh [SET...] [--optional SET...]         default: what `make test` needs
 #     tools/setup.sh check [SET...] [--optional SET...]   prints the missing packages and fails
 #     tools/setup.sh which                                prints the server program to test with
 #
-# Sets: build (Rust, a C compiler, libclang), lint, server, tests, python, documents, examples, node,
-# bench, cli, deb, memory, deny. If packages of sets after --optional cannot be installed, the script
-# still succeeds: what needs them is SKIPPED.
+# Sets: build (Rust, a C compiler, libclang), server, tests, python, documents, examples, lint, node,
+# cli (shells, a terminal, Prometheus), browser, deb, bench, memory, deny. If packages of sets after
+# --optional cannot be installed, the script still succeeds: what needs them is SKIPPED. Without sets,
+# lint, node, cli, browser and deb are optional, and bench, memory and deny are left out.
 #
 # A program counts as installed if it runs and is recent enough; a file with its name is not
 # sufficient. Installing packages requires apt, and root or sudo. Without these, the script prints
@@ -17,14 +18,17 @@
 # unpacked, to target/tools/prometheus.
 #
 # A Rust that is not first on PATH, and a libclang that bindgen does not find, are used through links
-# in target/tools/rust. The Makefile puts this folder first on PATH.
+# in target/tools/rust. The Makefile puts this folder first on PATH. Paths are those without symbolic
+# links (cd -P), as in the Makefile.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 local_rust=$PWD/target/tools/rust
 local_libclang=$PWD/target/tools/libclang
 local_server=$PWD/target/tools/redis-server
 local_prometheus=target/tools/prometheus/usr/bin
-sets=(build lint server tests python documents examples node bench cli deb)
+sets=(build server tests python documents examples lint node cli browser deb bench memory deny)
+# Without arguments.
+default_sets=(build server tests python documents examples --optional lint node cli browser deb)
 
 probes=$(mktemp -d)
 trap 'rm -rf "$probes"' EXIT
@@ -38,6 +42,10 @@ give_up() {
     [ -n "$optional" ] || exit 1
 }
 
+# Otherwise a compiler without space for its output would seem to be missing.
+printf '%262144s' '' 2>/dev/null >"$probes/space" || fail "no space left in ${TMPDIR:-/tmp}: set TMPDIR"
+rm "$probes/space"
+
 # The packages to install. Those in `wished` are only needed by optional sets.
 missing=()
 wished=()
@@ -49,7 +57,7 @@ need() {
 # Prints the first number with a dot in the output of a program: 1.88.0 for "cargo 1.88.0 (...)".
 version() { # PROGRAM ARGUMENT...
     local output
-    output=$("$@" 2>/dev/null) || return 1
+    output=$(timeout 10 "$@" 2>/dev/null) || return 1
     [[ $output =~ [0-9]+(\.[0-9]+)+ ]] && echo "${BASH_REMATCH[0]}"
 }
 
@@ -100,6 +108,8 @@ rust_candidates() {
         { compgen -c rustc-1 || true; } | { grep -x 'rustc-[0-9.]*' || true; } | sort -Vru |
             while read -r rustc; do echo "$(dirname "$(realpath "$(command -v "$rustc")")")/cargo"; done
     } | while read -r cargo; do
+        # The folder of links would link to itself.
+        [ ! "${cargo%/*}" -ef "$local_rust" ] || continue
         rustc=${RUSTC:-${cargo%/*}/rustc}
         printf '%s\t%s\n' "$cargo" "$(command -v "$rustc" || command -v rustc)"
     done
@@ -288,6 +298,9 @@ want_build() {
     if ! compiles cc c; then
         need gcc libc6-dev libclang-dev
     elif ! find_libclang; then
+        # No package would change the library that bindgen uses.
+        [ -z "${LIBCLANG_PATH:-}" ] || fail "bindgen finds no libclang that works in" \
+            "LIBCLANG_PATH=$LIBCLANG_PATH: unset it, or set it to the folder of a libclang"
         need libclang-dev
     fi
 }
@@ -301,10 +314,11 @@ formatters() { # SUFFIX-OF-THE-PACKAGES
 }
 
 want_lint() {
-    local package folder=${rust_rustc%/*}
+    local package folder
     version shellcheck --version >/dev/null || need shellcheck
     version codespell --version >/dev/null || need codespell
     require_rust
+    folder=${rust_rustc%/*}
     if [ -n "$rust_missing" ] || {
         version "$folder/rustfmt" --version && version "$folder/clippy-driver" --version
     } >/dev/null; then return; fi
@@ -340,7 +354,7 @@ finish_deny() {
 # Succeeds if a program is a server that can load the module. Prints the reason if not.
 is_server() { # PROGRAM
     local output
-    output=$("$1" --version 2>/dev/null) || output=
+    output=$(timeout 10 "$1" --version 2>/dev/null) || output=
     [[ $output =~ ^([^ ]+)\ server\ v=([0-9.]+) ]] || {
         note "$1 is not a Redis or Valkey server; trying the next one"
         return 1
@@ -378,13 +392,13 @@ which_server() { # [explain]
 # The program behaves as a server or as a check tool depending on its own name.
 link_server() {
     local program
-    for program in $(type -aP redis-check-rdb valkey-check-rdb); do
+    while read -r program; do
         mkdir -p target/tools
         ln -sfn "$program" "$local_server"
         # On other systems this is a separate program, or one of an old release.
         is_server "$local_server" 2>/dev/null && return
         rm -f "$local_server"
-    done
+    done < <(type -aP redis-check-rdb valkey-check-rdb)
     return 1
 }
 
@@ -497,6 +511,10 @@ has_browser() {
     return 1
 }
 
+want_browser() {
+    has_browser || need chromium chromium-driver
+}
+
 runs_prometheus() { # PROGRAM
     "$1" --version >/dev/null 2>&1 || "$local_prometheus/$1" --version >/dev/null 2>&1
 }
@@ -514,7 +532,6 @@ want_cli() {
     tmux -V >/dev/null 2>&1 || need tmux
     zsh --version >/dev/null 2>&1 || need zsh
     fish --version >/dev/null 2>&1 || need fish
-    has_browser || need chromium chromium-driver
 }
 
 finish_cli() {
@@ -541,9 +558,10 @@ look_for() { # [SET...] [--optional SET...]
     for name; do
         case $name in
             --optional) optional=yes ;;
-            build | lint | server | tests | python | documents | examples | node | bench | cli | deb | memory | deny)
-                "want_$name" ;;
-            *) fail "unknown set $name; available sets: ${sets[*]} memory deny" ;;
+            *)
+                [[ " ${sets[*]} " == *" $name "* ]] || fail "unknown set $name; available sets: ${sets[*]}"
+                "want_$name"
+                ;;
         esac
     done
     unique missing
@@ -599,7 +617,7 @@ install_packages() { # SET...
         note "cannot install ${wished[*]}; tests that need them are SKIPPED"
 }
 
-# Whether somebody has updated the package lists.
+# Whether the package lists have been updated.
 has_lists() {
     [ -n "$(apt-cache "${apt_options[@]}" policy bash 2>/dev/null | sed -n '/^ *[0-9]* .*Packages$/p')" ]
 }
@@ -615,6 +633,11 @@ download_lists() {
         { cat "$probes/update" >&2; return 1; }
 }
 
+all_packages() {
+    local all=("${missing[@]}" "${wished[@]}")
+    echo "${all[*]}"
+}
+
 # Prints what to install, and fails if it is required. libclang can be had without root.
 without_packages() { # SET...
     local no_package=''
@@ -628,12 +651,12 @@ without_packages() { # SET...
     fi
     if ! has apt-get; then
         [ ${#missing[@]} -eq 0 ] || note "programs are missing, and there is no apt-get:" \
-            "install the equivalents of ${missing[*]} ${wished[*]}"
+            "install the equivalents of $(all_packages)"
         [ -z "$rust_missing" ] || no_rust
     elif [ ${#missing[@]} -gt 0 ]; then
         if has_lists; then skip_unavailable; fi
         note "programs are missing, and installing packages requires root. Run as root, or with sudo:"
-        echo "apt-get update && apt-get install -y --no-install-recommends ${missing[*]} ${wished[*]}" >&2
+        echo "apt-get update && apt-get install -y --no-install-recommends $(all_packages)" >&2
     elif [ ${#wished[@]} -gt 0 ]; then
         note "optional programs are missing, and installing packages requires root; tests that need" \
             "them are SKIPPED. To install them, run as root, or with sudo:"
@@ -644,9 +667,16 @@ without_packages() { # SET...
 }
 
 # The folder of links to Rust does not count: it is made from what is found elsewhere.
-PATH=:$PATH:
-while [[ $PATH == *":$local_rust:"* ]]; do PATH=${PATH/":$local_rust:"/:}; done
-PATH=${PATH#:} PATH=${PATH%:}
+path_without_links() {
+    local folder folders
+    mapfile -d : -t folders <<<"$PATH:"
+    unset 'folders[-1]'
+    for folder in "${folders[@]}"; do
+        [ "$folder" = "$local_rust" ] || [ "$folder" -ef "$local_rust" ] || printf ':%s' "$folder"
+    done
+}
+PATH=$(path_without_links)
+PATH=${PATH#:}
 
 if [ "${1:-}" = which ]; then
     which_server || fail "found no server: run tools/setup.sh server"
@@ -654,7 +684,7 @@ if [ "${1:-}" = which ]; then
 fi
 only_check=
 if [ "${1:-}" = check ]; then only_check=yes; shift; fi
-[ $# -gt 0 ] || set -- "${sets[@]}"
+[ $# -gt 0 ] || set -- "${default_sets[@]}"
 
 if [ -z "$only_check" ]; then
     # Set-ups that run at the same time wait for each other. The programs that they start do not

@@ -3,7 +3,7 @@
 # setting in a configuration file of cargo, otherwise target/. A relative CARGO_TARGET_DIR is
 # relative to the top of the repository. The Makefile, the scripts and the tests use this script.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 folder=${CARGO_TARGET_DIR:-}
 if [ -z "$folder" ]; then
     # Without cargo, there is no setting to read: the default applies.

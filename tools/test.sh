@@ -40,7 +40,7 @@ setup_alone() { # CASE ARGUMENT...
     if [ ! -d "$folder/base" ]; then
         mkdir "$folder/base"
         for program in bash sh env cat cc as ld sed awk grep sort mktemp rm mkdir ln cp mv cmp tr \
-            dirname realpath chmod flock sleep rmdir; do
+            dirname realpath chmod flock sleep rmdir timeout; do
             ln -s "$(command -v "$program")" "$folder/base/$program"
         done
         fake base id 1000
@@ -133,10 +133,10 @@ test_servers() {
     done
 
     # Debian's redis-tools: no redis-server on PATH.
-    case=only-tools
-    fake $case redis-check-rdb 'Redis server v=7.0.15 sha=00000000:0'
-    fake $case redis-cli 'redis-cli 7.0.15'
-    setup_alone $case server
+    case='only tools'
+    fake "$case" redis-check-rdb 'Redis server v=7.0.15 sha=00000000:0'
+    fake "$case" redis-cli 'redis-cli 7.0.15'
+    setup_alone "$case" server
     succeeds
     output=$(PATH="$folder/$case:$folder/base" "$tree/tools/setup.sh" which 2>&1) ||
         fail "$case: no server is found after it was linked: $output"
@@ -202,17 +202,52 @@ test_rust() {
     fake $case rustc 'rustc 1.96.0'
     setup_alone $case build
     [ ! -e "$tree/target/tools/rust/rustc" ] || fail "$case: Rust is linked although it is first on PATH"
+
+    # In a checkout that is reached through a symbolic link, the folder of links is not used as Rust.
+    case=linked-checkout
+    ln -s "$tree" "$folder/linked"
+    rm -r "$tree/target"
+    for name in "a tree" linked "a tree"; do
+        output=$(timeout 60 env PATH="$folder/$name/target/tools/rust:$folder/base" HOME="$folder/home" \
+            CARGO=cargo CARGO_HOME='' "$folder/linked/tools/setup.sh" build 2>&1) || fail "$case: $output"
+        [ "$(timeout 60 env PATH="$folder/base" "$tree/target/tools/rust/cargo")" = "cargo 1.95.0" ] ||
+            fail "$case: cargo does not start the one in ~/.cargo/bin"
+    done
     rm -r "$folder/home/.cargo"
+}
+
+# Without arguments, only what `make test` cannot do without is required: Ubuntu has no chromium, and
+# its Node may be too old.
+test_defaults() {
+    local case=only-required program
+    fake $case cargo 'cargo 1.96.0'
+    fake $case rustc 'rustc 1.96.0'
+    fake $case redis-server 'Redis server v=7.0.15 sha=00000000:0'
+    fake $case redis-cli 'redis-cli 7.0.15'
+    fake $case python3 'Python 3.10.6'
+    for program in perl setsid script curl; do fake $case $program 'works 1.0'; done
+    echo 'BEGIN CERTIFICATE' >"$folder/certificates"
+    offer $case shellcheck=0.8 zsh=5.8 nodejs=12.22.9~dfsg
+    SSL_CERT_FILE=$folder/certificates setup_alone $case
+    succeeds
+    prints 'apt does not offer chromium chromium-driver'
+    prints 'need Node 18.19 or newer, but apt offers 12.22.9'
+    prints 'optional programs are missing'
+    rm "$folder/$case/redis-server"
+    SSL_CERT_FILE=$folder/certificates setup_alone $case
+    fails
+    prints ' redis-tools'
 }
 
 # Without root, the script prints one line with everything that is missing.
 test_no_root() {
     local case=no-root
     offer $case tmux=3 zsh=5 fish=3 redis-tools=5:7.0.15-1 rustc-web=1.96.0 cargo-web=1.96.0
-    setup_alone $case build server tests --optional cli
+    setup_alone $case build server tests --optional cli browser
     fails
     prints 'installing packages requires root'
     [ "$(grep -c 'apt-get install' <<<"$output")" -eq 1 ] || fail "$case: not one line: $output"
+    prints_not " "$'\n'
     for package in redis-tools rustc-web cargo-web python3 perl tmux fish; do
         prints " $package"
     done
@@ -221,7 +256,7 @@ test_no_root() {
     setup_alone $case server
     prints_not rustc-web
 
-    # Nobody has updated the package lists: the script downloads them, as any user can.
+    # The package lists were never updated: the script downloads them, which requires no root.
     case=no-lists
     offer $case rustc-web=1.96.0 cargo-web=1.96.0
     mv "$folder/$case/apt-cache" "$folder/$case/updated"
@@ -278,23 +313,23 @@ test_libclang() {
 
     mkdir "$folder/empty"
     LIBCLANG_PATH=$folder/empty setup $case check build
-    prints libclang-dev
+    prints 'unset it, or set it to the folder of a libclang'
 
     library "$folder/cpp/libclang-cpp.so.14"
     LIBCLANG_PATH=$folder/cpp setup $case check build
-    prints libclang-dev
+    prints 'unset it, or set it to the folder of a libclang'
     prints_not cannot
 
     library "$folder/other/libclang-14.so.1"
     LIBCLANG_PATH=$folder/other setup $case check build
     prints "bindgen cannot use $folder/other/libclang-14.so.1: it lacks clang_createIndex"
-    prints libclang-dev
+    prints 'unset it, or set it to the folder of a libclang'
 
     mkdir "$folder/text"
     echo 'no library' >"$folder/text/libclang.so"
     LIBCLANG_PATH=$folder/text setup $case check build
     prints "bindgen cannot use $folder/text/libclang.so"
-    prints libclang-dev
+    prints 'unset it, or set it to the folder of a libclang'
 
     # Like bindgen, setup.sh selects the library with the highest number.
     # A libclang without its headers uses those of gcc. Without root, it may come from PyPI.
@@ -363,7 +398,10 @@ test_programs() {
     setup $case check memory
     prints valgrind
     setup $case check cli
-    prints 'chromium chromium-driver tmux'
+    prints tmux
+    prints_not chromium
+    setup $case check browser
+    prints 'chromium chromium-driver'
     setup $case check deb
     prints dpkg-dev
     setup $case check lint
@@ -374,7 +412,7 @@ test_programs() {
     fake $case chromium 'Chromium 136.0.7103.113'
     fake $case google-chrome 'Google Chrome 136.0.7103.113'
     fake $case chromium-browser 'Chromium 136.0.7103.113'
-    setup $case check cli
+    setup $case check browser
     prints "chromedriver 99.0.4844.51 at $folder/$case/chromedriver needs a Chromium of the same release"
 }
 
@@ -397,11 +435,11 @@ test_deny() {
 
     case=unknown-set
     setup $case check everything
-    prints 'unknown set everything; available sets: build lint server'
+    prints 'unknown set everything; available sets: build server'
 }
 
 test_lint() {
-    local case=no-linters status=0
+    local case=no-linters status=0 program
     script $case shellcheck 'exit 1'
     script $case codespell 'exit 1'
     output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || fail "$case: $output"
@@ -416,6 +454,16 @@ test_lint() {
     output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || status=$?
     [ "$status" -ne 0 ] || fail "$case: lint.sh ignored a finding"
     prints 'finding in tools/'
+
+    # The set alone: rustfmt and clippy are next to rustc.
+    case=only-lint
+    for program in cargo rustc rustfmt clippy-driver shellcheck codespell; do fake $case $program "$program 1.96.0"; done
+    setup_alone $case check lint
+    succeeds
+    prints_not missing
+    rm "$folder/$case/rustfmt"
+    setup_alone $case check lint
+    prints 'rustfmt or clippy is missing'
 }
 
 # After an installation, the old program may still come first on PATH.
@@ -428,7 +476,7 @@ test_installing() {
     prints 'installed python3, but these still do not work: python3'
 }
 
-# tools/target.sh finds the build folder, whichever way it is set.
+# tools/target.sh finds the build folder for each way to set it.
 test_target() {
     local top=$PWD found
     found=$(CARGO_TARGET_DIR=elsewhere/built tools/target.sh)
@@ -441,7 +489,7 @@ test_target() {
     [ "$found" = "$top/target" ] || fail "without cargo it is $found"
 }
 
-for part in servers rust no_root waiting libclang programs deny lint installing target; do
+for part in servers rust defaults no_root waiting libclang programs deny lint installing target; do
     "test_$part"
     echo "tools/test.sh: $part: ok"
 done

@@ -18,6 +18,8 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" = "$installed" ]; then
     exit
 fi
 pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2; }
+# If pip fails, the environment is incomplete.
+rm -f "$venv/installed"
 pip -r tests/requirements.txt
 # Without build isolation, which would download the build dependencies again.
 pip --no-build-isolation -e '.[celery]'

@@ -21,10 +21,10 @@ pub(crate) fn found(test: &str, program: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(program))
         .find(|file| runs(file));
     if found.is_none() {
-        skip(
-            test,
-            &format!("{program} is not installed; tools/setup.sh cli installs it"),
-        );
+        let set = if program == "chromedriver" { "browser" } else { "cli" };
+        let reason =
+            format!("{program} is not installed; tools/setup.sh {set} installs it");
+        skip(test, &reason);
     }
     found
 }
