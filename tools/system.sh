@@ -33,7 +33,7 @@ write_sources() {
     fi
 }
 
-if [ "$1" != inside ]; then
+if [ "${1:-}" != inside ]; then
     [ $# -eq 2 ] || fail "requires a suite and the path of the archive"
     [ ! -f "$2" ] || exit 0
     [ "$(id -u)" -eq 0 ] || fail "requires root: it creates a system of another release"
