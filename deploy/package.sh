@@ -86,6 +86,7 @@ fill() {
     cp deploy/systemd/{exporter.env,gpulock-job@.service} "$stage"
     cp deploy/systemd/gpulock-exporter.service "$stage/debian/gpulock.gpulock-exporter.service"
     rm -rf "$stage"/docs/{benchmarks,pictures}
+    tools/notices.py >"$stage/THIRD-PARTY-NOTICES"
     "$writer" man "$stage/man" >/dev/null
     "$writer" completions bash >"$stage/completions/bash/gpulock"
     "$writer" completions zsh >"$stage/completions/zsh/_gpulock"

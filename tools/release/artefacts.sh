@@ -9,9 +9,11 @@
 #
 #     libgpulock-VERSION-linux-ARCH.so        the module
 #     gpulock-VERSION-linux-ARCH              the command
-#     gpulock-VERSION-linux-ARCH.tar.gz       both, with redis.conf, README.md and LICENSE
+#     gpulock-VERSION-linux-ARCH.tar.gz       both, with redis.conf, README.md, LICENSE and
+#                                             THIRD-PARTY-NOTICES
 #     gpulock_VERSION-REVISION_DEBARCH.deb    from deploy/package.sh
 #     gpulock-VERSION-py3-none-any.whl, gpulock-VERSION.tar.gz    the Python package
+#     THIRD-PARTY-NOTICES                     the licences of the linked crates (tools/notices.py)
 #     *.cdx.json                              SBOMs of the module, the command and the wheel
 #     SHA256SUMS                              checksums of all of these
 #
@@ -57,7 +59,7 @@ archive() {
     local tree=$work/$name
     mkdir "$tree"
     install -m 755 "$built/libgpulock.so" "$built/gpulock" "$tree"
-    install -m 644 redis.conf README.md LICENSE "$tree"
+    install -m 644 redis.conf README.md LICENSE "$dist/THIRD-PARTY-NOTICES" "$tree"
     tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --format=ustar -cf - "$name" | gzip -9n >"$dist/$name.tar.gz"
 }
@@ -79,6 +81,7 @@ python_package() {
 tools/release/binaries.sh "$built/libgpulock.so" "$built/gpulock"
 install -m 755 "$built/libgpulock.so" "$dist/lib$name.so"
 install -m 755 "$built/gpulock" "$dist/$name"
+tools/notices.py >"$dist/THIRD-PARTY-NOTICES"
 archive
 debian_package
 python_package

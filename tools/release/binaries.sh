@@ -19,6 +19,17 @@ objdump=${OBJDUMP:-objdump}
 allowed='libc\.so\.6|libm\.so\.6|libgcc_s\.so\.1|ld-linux-[a-z0-9_-]*\.so\.[0-9]+'
 [ ${#files[@]} -gt 0 ] || fail "expected the files to check"
 
+# The folders of this machine, each with a slash at the end. The home folder / is none: its name is in
+# every path.
+machine_paths() {
+    local home=${HOME:-/} folder
+    for folder in "$home" "$PWD" "${CARGO_HOME:-$home/.cargo}"; do
+        folder=$(realpath -m "$folder")
+        [ "$folder" = / ] || echo "$folder/"
+    done
+}
+paths_of_machine=$(machine_paths)
+
 status=0
 bad() { echo "$*" >&2; status=1; }
 
@@ -36,7 +47,7 @@ check() { # FILE
         bad "$file needs glibc $glibc, which is newer than $max_glibc: build it on an older system, such as Debian 12"
     other=$(grep -vxE "$allowed" <<<"$needed" || true)
     [ -z "$other" ] || bad "$file needs libraries that not every system has: ${other//$'\n'/ }"
-    paths=$(strings -a "$file" | grep -F -e "$HOME/" -e "$PWD/" -e "${CARGO_HOME:-$HOME/.cargo}/" | sort -u | head -n 3 || true)
+    paths=$(strings -a "$file" | grep -F "$paths_of_machine" | sort -u | head -n 3 || true)
     [ -z "$paths" ] || bad "$file contains paths of this machine: ${paths//$'\n'/ }"
     echo "${file##*/}: glibc $glibc or newer (allowed: up to $max_glibc); needs ${needed//$'\n'/ }"
 }

@@ -25,15 +25,20 @@ set_source_date
 # The sources of the dependencies must be there before their folders can be listed.
 "$cargo" fetch --locked --target "$triple"
 
+# Settings of the environment that would change the output: flags of the compilers, another profile,
+# another target. The number of jobs does not.
+for variable in RUSTFLAGS CARGO_INCREMENTAL "${!CARGO_PROFILE_@}" "${!CARGO_BUILD_@}" \
+    "${!CFLAGS@}" HOST_CFLAGS TARGET_CFLAGS; do
+    [ "$variable" = CARGO_BUILD_JOBS ] || unset "$variable"
+done
+
 # The last flag that matches a path applies. Separated by the byte 0x1f, because paths may contain
-# spaces. Replaces RUSTFLAGS and the flags in the user's configuration of cargo, which would change
-# the output.
+# spaces. Also replaces the flags in the user's configuration of cargo.
 flags=("--remap-path-prefix=$repo=/gpulock")
 for sources in "$home"/registry/src/*; do
     flags+=("--remap-path-prefix=$sources=/crates")
 done
 flags+=("--remap-path-prefix=$built=/build")
-unset RUSTFLAGS
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 

@@ -5,7 +5,7 @@
 #
 #     version       all crates have the version in Cargo.toml
 #     locked        the lock files of cargo are up to date
-#     documents     the names of artefacts in the documents have this version
+#     documents     the documents and manifests name artefacts and images of this version
 #     changelog     both changelogs have an entry with a date for this version
 #     tag           the tag vVERSION is on this commit
 #     clean         no uncommitted changes and no files that git does not know
@@ -57,14 +57,15 @@ check_locked() {
     done
 }
 
-# File names such as gpulock-1.2.3-linux-x86_64.tar.gz and gpulock_1.2.3-1_amd64.deb, and tags in
-# commands. Entries of the changelogs are about older versions, too.
+# File names such as gpulock-1.2.3-linux-x86_64.tar.gz and gpulock_1.2.3-1_amd64.deb, tags in commands,
+# images such as gpulock-redis:1.2.3, their build argument VERSION, and "Version 1.2.3" in sentences.
+# Entries of the changelogs are about older versions, too.
 check_documents() {
     local line
-    git ls-files -z -- '*.md' ':!:*CHANGELOG.md' |
-        xargs -0 grep -noE '\b(lib)?gpulock[-_=]+v?[0-9]+\.[0-9]+\.[0-9]+' |
+    git ls-files -z -- '*.md' '*.yaml' '*.yml' ':!:*CHANGELOG.md' |
+        xargs -0 grep -noE '(\b(lib)?gpulock(-[a-z]+)*[-_=:]+v?|\bnewTag: *|\bVERSION=|\bVersion )[0-9]+\.[0-9]+\.[0-9]+' |
         while read -r line; do
-            [[ $line == *[-_=v]"$version" ]] || echo "$line is not the version $version: change the document"
+            [[ $line == *[-_=:v\ ]"$version" ]] || echo "$line is not the version $version: change the document"
         done || true
 }
 
@@ -75,7 +76,7 @@ check_changelog() {
         if [[ $heading != "## [$version] - "* ]]; then
             echo "$file begins with \"$heading\": expected an entry \"## [$version] - $(date +%F)\" at the top"
         elif [[ ! ${heading##* - } =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}$ ]] || ! date -d "${heading##* - }" >/dev/null 2>&1; then
-            echo "$file has \"$heading\": replace \"${heading##* - }\" by the date of the release, such as $(date +%F)"
+            echo "$file has \"$heading\": replace \"${heading##* - }\" with the date of the release, such as $(date +%F)"
         fi
     done
 }
@@ -100,7 +101,8 @@ expected_artefacts() {
     [ "$(arch_of "$triple")" = x86_64 ] || debian=arm64
     printf '%s\n' "lib$name.so" "lib$name.so.cdx.json" "$name" "$name.cdx.json" "$name.tar.gz" \
         "gpulock_$version-*_$debian.deb" "gpulock-$version.tar.gz" \
-        "gpulock-$version-py3-none-any.whl" "gpulock-$version-py3-none-any.whl.cdx.json" SHA256SUMS
+        "gpulock-$version-py3-none-any.whl" "gpulock-$version-py3-none-any.whl.cdx.json" \
+        THIRD-PARTY-NOTICES SHA256SUMS
 }
 
 # Succeeds if there are artefacts, and says how to get them if not.

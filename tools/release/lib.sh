@@ -46,5 +46,5 @@ prepare_cyclonedx() {
     export PATH=$PWD/target/tools/bin:$PATH
     "${CARGO:-cargo}" cyclonedx --version >/dev/null 2>&1 ||
         "${CARGO:-cargo}" install --locked --root target/tools --target-dir target/tools/build \
-            --version '^0.5' cargo-cyclonedx || fail "cannot install cargo-cyclonedx"
+            --version '=0.5.9' cargo-cyclonedx || fail "cannot install cargo-cyclonedx"
 }

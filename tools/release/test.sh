@@ -12,10 +12,12 @@ copy=$work/copy
 # The copy builds in its own folder.
 unset CARGO_TARGET_DIR
 
-# The files of the repository, uncommitted changes included, as a commit with a tag.
+# The files of the repository, uncommitted changes included, as a commit with a tag. The settings of
+# the caller, such as hooks and signed commits, do not apply.
 make_copy() {
     mkdir "$copy"
     git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy" 2>/dev/null || true
+    export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
     cd "$copy"
     sed -i '/^## \[/s/[Uu]nreleased/2026-01-31/' CHANGELOG.md clients/python/CHANGELOG.md
     git init -q
@@ -55,11 +57,16 @@ with() { # FILE SED-EXPRESSION CHECK TEXT
 test_source() {
     local check
     for check in documents changelog tag clean; do succeeds "$check"; done
-    with CHANGELOG.md 's/2026-01-31/Unreleased/' changelog 'CHANGELOG.md has "## ['"$version"'] - Unreleased": replace "Unreleased" by the date'
+    with CHANGELOG.md 's/2026-01-31/Unreleased/' changelog 'CHANGELOG.md has "## ['"$version"'] - Unreleased": replace "Unreleased" with the date'
     with clients/python/CHANGELOG.md 's/2026-01-31/2026-02-31/' changelog 'clients/python/CHANGELOG.md has'
     with CHANGELOG.md "s/^## \[$version\]/## [9.9.9]/" changelog "expected an entry \"## [$version] - "
     with README.md '1s/^/Download libgpulock-9.9.9-linux-x86_64.so./' documents "README.md:1:libgpulock-9.9.9 is not the version $version"
     with README.md '1s/^/Install gpulock_9.9.9-1_amd64.deb./' documents "README.md:1:gpulock_9.9.9 is not"
+    with README.md 's/Version [0-9.]* is/Version 9.9.9 is/' documents "Version 9.9.9 is not the version $version"
+    with deploy/docker/README.md "s/ -t gpulock-redis:$version / -t gpulock-redis:9.9.9 /" documents ":gpulock-redis:9.9.9 is not"
+    with deploy/docker/README.md "s/VERSION=$version/VERSION=9.9.9/" documents ":VERSION=9.9.9 is not"
+    with deploy/kubernetes/kustomization.yaml "s/newTag: $version/newTag: 9.9.9/" documents ":newTag: 9.9.9 is not"
+    with deploy/kubernetes/worker.yaml "s/image: gpulock:$version/image: gpulock:9.9.9/" documents ":gpulock:9.9.9 is not"
     with README.md '1s/^/ /' clean 'commit or remove README.md'
     echo >unknown-file
     fails clean 'commit or remove unknown-file'
@@ -93,7 +100,7 @@ make_artefacts() {
     mkdir -p "$dist"
     for file in "lib$name.so" "$name" "$name.tar.gz" "gpulock_$version-1_$arch.deb" "gpulock-$version.tar.gz" \
         "gpulock-$version-py3-none-any.whl" "lib$name.so.cdx.json" "$name.cdx.json" \
-        "gpulock-$version-py3-none-any.whl.cdx.json"; do
+        "gpulock-$version-py3-none-any.whl.cdx.json" THIRD-PARTY-NOTICES; do
         echo "$file" >"$dist/$file"
     done
     sums
@@ -146,6 +153,10 @@ test_binaries() {
     compile "$work/paths" <<<"#include <stdio.h>
         int main(void) { return puts(\"$PWD/src/lib.rs\") < 0; }"
     rejects "contains paths of this machine: $PWD/src/lib.rs" "$work/paths"
+    # With the home folder /, neither // nor the folder /.cargo of cargo may match a URL.
+    compile "$work/address" <<<'#include <stdio.h>
+        int main(void) { return puts("https://example.org/path") < 0; }'
+    HOME=/ CARGO_HOME='' tools/release/binaries.sh "$work/address" >/dev/null || fail "binaries.sh should accept a URL if HOME is /"
     compile "$work/libother.so" -shared -fPIC <<<'int other(void) { return 0; }'
     compile "$work/needy" -L"$work" -Wl,--no-as-needed -lother <<<'int main(void) { return 0; }'
     rejects "needs libraries that not every system has: libother.so" "$work/needy"
