@@ -173,6 +173,8 @@ check_contents() {
         echo "$name.tar.gz contains another module than lib$name.so: run make release"
     cmp -s "$work/$name/gpulock" "$dist/$name" ||
         echo "$name.tar.gz contains another command than $name: run make release"
+    cmp -s "$work/$name/THIRD-PARTY-NOTICES" "$dist/THIRD-PARTY-NOTICES" ||
+        echo "$name.tar.gz does not contain THIRD-PARTY-NOTICES: run make release"
     same_code "$(find "$work/deb" -type f -path '*/bin/gpulock')" "$dist/$name" ||
         echo "the Debian package contains another command than $name: run make release"
     same_code "$(find "$work/deb" -type f -name '*gpulock.so')" "$dist/lib$name.so" ||

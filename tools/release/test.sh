@@ -87,6 +87,19 @@ test_versions() {
     with Cargo.toml 's/^version = "'"$version"'"/version = "9.9.9"/' locked 'Cargo.lock is not up to date'
 }
 
+# Of the crates in the programs, not of macros, of tests or of this project.
+test_notices() {
+    local name
+    tools/notices.py >"$work/notices" || fail "notices.py should succeed"
+    for name in redis-module redis-module-common clap; do
+        grep -q "^$name [0-9.]* (" "$work/notices" || fail "notices.py should list $name"
+    done
+    for name in serde_derive proptest gpulock-core; do
+        ! grep -q "^$name " "$work/notices" || fail "notices.py should not list $name"
+    done
+    grep -q '^Copyright .* The Rust Project' "$work/notices" || fail "notices.py should print copyrights"
+}
+
 sums() {
     rm -f "$dist/SHA256SUMS"
     (cd "$dist" && sha256sum -- * >"$work/sums")
@@ -190,6 +203,7 @@ git ls-files --error-unmatch Cargo.toml >/dev/null 2>&1 || {
 }
 make_copy
 test_source
+test_notices
 test_versions
 test_artefacts
 test_binaries
