@@ -51,7 +51,8 @@ def check_volumes(where, spec, claims, config_maps, secrets):
 
 
 def check_ports(where, ports, template):
-    named = {port["name"] for one in template["spec"]["containers"] for port in one.get("ports", [])}
+    containers = template["spec"]["containers"]
+    named = {port["name"] for one in containers for port in one.get("ports", [])}
     for port in ports:
         if isinstance(port, str) and port not in named:
             fail(where, f"no container has the port {port}")

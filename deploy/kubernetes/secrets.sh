@@ -6,7 +6,8 @@
 # The server's Secret contains only the hashes of the passwords, in its file of ACL users. The users
 # `worker`, `reader` and `watchdog` are those of docs/operations.md: adapt the patterns of keys and
 # channels to the names of your locks. `probe` may only call PING. To replace the passwords, run the
-# script again and restart the pods.
+# script again, copy the Secret `gpulock-worker` to the other namespaces that have it, and restart
+# the pods.
 set -euo pipefail
 namespace=${1:-gpulock}
 

@@ -2,10 +2,11 @@
 # Tests the manifests of this folder, after `make build`. `make kubernetes` calls it.
 #
 # Validates them against the schemas of the oldest and the newest supported Kubernetes, in which
-# unknown fields are errors; checks names, labels and security; and runs the containers as the
-# manifests describe them, in namespaces of this machine instead of a cluster. Shows that wrong
-# manifests fail. Running the containers needs root. GPULOCK_SERVER is the server program to test
-# with, and GPULOCK_CLI its command-line client; default: the installed ones.
+# unknown fields are errors; checks names, labels and security, and that the users have the rules of
+# docs/operations.md; and runs the containers as the manifests describe them, in namespaces of this
+# machine instead of a cluster. Shows that wrong manifests fail. Running the containers needs root.
+# GPULOCK_SERVER is the server program to test with, and GPULOCK_CLI its command-line client; default:
+# the installed ones.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=deploy/kubernetes
@@ -20,8 +21,7 @@ fail() { echo "$here/test.sh: $*" >&2; exit 1; }
 skip() { echo "SKIPPED: $here/test.sh: $*" >&2; }
 
 prepare() {
-    # The Python of an existing environment may have been upgraded or removed.
-    "$python" -m pip --version >/dev/null 2>&1 || python3 -m venv --clear "$tools"
+    tools/venv.sh "$tools"
     "$python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
@@ -68,6 +68,16 @@ test_versions() {
         fail "expected newTag: $version in kustomization.yaml"
 }
 
+# The users have the rules of docs/operations.md. `probe` is needed only here.
+test_users() {
+    local documented actual
+    documented=$(sed -nE 's/^.*> ACL SETUSER ([a-z]+ on) >[^ ]+ /\1 /p' docs/operations.md)
+    actual=$(sed -nE 's/^ *user ([a-z]+ on) #[0-9a-f]{64} /\1 /p' "$work/secrets.yaml")
+    [ -n "$documented" ] || fail "found no ACL SETUSER in docs/operations.md"
+    diff <(echo "$documented") <(echo "$actual") >&2 ||
+        fail "the users of secrets.sh (>) differ from those of docs/operations.md (<)"
+}
+
 test_kustomization() {
     kubectl kustomize --help >/dev/null 2>&1 || { skip "kustomization.yaml: kubectl is not installed"; return; }
     kubectl kustomize "$here" >"$work/all.yaml"
@@ -96,5 +106,6 @@ validate "$oldest" "${manifests[@]}" "$work/secrets.yaml"
 validate "$newest" "${manifests[@]}" "$work/secrets.yaml"
 test_wrong_manifests
 test_versions
+test_users
 test_kustomization
 test_pods

@@ -45,7 +45,7 @@ def wait_until(what, condition, seconds=60):
         if result:
             return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain for {what}")
+            raise AssertionError(f"timed out after {seconds} s waiting for {what}")
         time.sleep(0.02)
 
 
@@ -168,10 +168,11 @@ class Container:
         variables |= {one["name"]: one["value"] for one in manifest.get("env", [])}
         env = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in variables.items())]
         lines.append("exec chroot $root " + shlex.join([*env, *self.as_user(), "--", *words]))
-        log = open(folder / f"{pod.name}-{manifest['name']}.log", "a")
-        self.process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", "\n".join(lines)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        with open(folder / f"{pod.name}-{manifest['name']}.log", "a") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
+                 "\n".join(lines)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def as_user(self):
         user = self.pod.user
@@ -239,7 +240,7 @@ class Tests:
     def holders(self):
         locks = self.call("watchdog", "GPULOCK.LIST")
         if locks and isinstance(locks[0], list):
-            locks = [dict(zip(lock[::2], lock[1::2])) for lock in locks]
+            locks = [dict(zip(lock[::2], lock[1::2], strict=True)) for lock in locks]
         return {lock["key"]: lock["owner"] for lock in locks}
 
     def start_worker(self, script, **changes):
@@ -268,11 +269,11 @@ class Tests:
         wait_until("the liveness probe", lambda: server.probe("livenessProbe"))
 
     def the_command_shows_the_locks_as_the_readme_describes(self):
-        password = self.cluster.folder / "password"
-        password.write_text(self.cluster.secret("gpulock-watchdog")["password"])
         listed = subprocess.run(
-            [self.cluster.image / "usr/bin/gpulock", "ls", "--json", "--password-file", password],
-            env={"GPULOCK_URL": "redis://watchdog@127.0.0.1:6379"}, capture_output=True, text=True)
+            [self.cluster.image / "usr/bin/gpulock", "ls", "--json"],
+            env={"GPULOCK_URL": "redis://watchdog@127.0.0.1:6379",
+                 "REDISCLI_AUTH": self.cluster.secret("gpulock-watchdog")["password"]},
+            capture_output=True, text=True)
         assert listed.returncode == 0 and json.loads(listed.stdout) is not None, listed
 
     def users_are_separate(self):
