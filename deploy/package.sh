@@ -32,6 +32,7 @@ epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null)} ||
     epoch=$(stat -c %Y CHANGELOG.md)
 name=gpulock_$version-1_$architecture.deb
 # Not below target/: debhelper does not work in a path with spaces.
+[[ ${TMPDIR-} != *[[:space:]]* ]] || export TMPDIR=/tmp
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 stage=$temporary/gpulock

@@ -92,7 +92,7 @@ test_units() {
     # Unchanged, except for commands and manual pages that are not installed here.
     local unit exposed
     for unit in "$root"/usr/lib/systemd/system/*.service deploy/systemd/gpulock-job@.service; do
-        sed -e "s#/usr/bin/gpulock#$root/usr/bin/gpulock#" -e '/^Documentation=/d' \
+        sed -e "s#/usr/bin/gpulock#\"$root&\"#" -e '/^Documentation=/d' \
             "$unit" >"$folder/${unit##*/}"
         systemd-analyze verify "$folder/${unit##*/}" || fail "$unit"
     done
@@ -107,7 +107,7 @@ test_snippet() {
     local url=unix://$folder/socket gpulock=$root/usr/bin/gpulock
     [ -n "$server" ] || server=$(tools/setup.sh which)
     # The commented-out settings must be valid, too.
-    sed -e "s#/usr/lib/gpulock/#$root/usr/lib/gpulock/#" -e 's/^# \(gpulock\.\)/\1/' \
+    sed -e "s#/usr/lib/gpulock/libgpulock.so#\"$root&\"#" -e 's/^# \(gpulock\.\)/\1/' \
         "$root/etc/gpulock/conf.d/gpulock.conf" >"$folder/gpulock.conf"
     mkdir -p "$folder/data"
     cat >"$folder/redis.conf" <<CONF
@@ -156,10 +156,11 @@ test_completions_and_manual() {
     "$gpulock" completions bash >"$folder/gpulock.bash"
     bash -n "$folder/gpulock.bash"
     local words
-    words=$(PATH="$root/usr/bin:$PATH" bash -c ". $folder/gpulock.bash
-        COMP_LINE='gpulock expo' COMP_POINT=12 COMP_WORDS=(gpulock expo) COMP_CWORD=1
+    # shellcheck disable=SC2016 # the inner shell expands it
+    words=$(PATH="$root/usr/bin:$PATH" bash -c '. "$1"
+        COMP_LINE="gpulock expo" COMP_POINT=12 COMP_WORDS=(gpulock expo) COMP_CWORD=1
         _gpulock gpulock expo gpulock
-        echo \"\${COMPREPLY[@]}\"")
+        echo "${COMPREPLY[@]}"' - "$folder/gpulock.bash")
     [ "$words" = exporter ] || fail "bash completes \"gpulock expo\" to \"$words\""
     local shell
     for shell in zsh fish; do
