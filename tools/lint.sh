@@ -1,6 +1,6 @@
 #!/bin/bash
-# Checks the format and the lints of the Rust code, the shell scripts, the spelling, and the licences,
-# duplicates and sources of the dependencies:
+# Checks the format and the lints of the Rust code, the shell scripts, the Python files in deploy/, the
+# spelling, and the licences, duplicates and sources of the dependencies:
 #
 #     tools/lint.sh [--features FEATURES]     lints the module with these features, too
 #
@@ -29,9 +29,18 @@ else
 fi
 
 if runs shellcheck; then
-    shellcheck tools/*.sh tools/*/*.sh deploy/*.sh deploy/*/*.sh deploy/*/*/*.sh examples/*.sh examples/*/*.sh clients/*/*.sh tests/*/*.sh .ci/run
+    shellcheck tools/*.sh tools/*/*.sh deploy/*.sh deploy/*/*.sh deploy/*/*/*.sh deploy/debian/*.prerm examples/*.sh examples/*/*.sh clients/*/*.sh tests/*/*.sh .ci/run
 else
     skip "shell scripts: shellcheck does not run; to install it: tools/setup.sh lint"
+fi
+
+# The tests of the Python package install ruff, and lint the package.
+ruff=$PWD/target/python-venv/bin/ruff
+! runs ruff || ruff=ruff
+if runs "$ruff"; then
+    "$ruff" check --quiet deploy
+else
+    skip "Python files: ruff does not run; to install it: clients/python/venv.sh"
 fi
 
 # Only the files of the repository, if this is a checkout of it.

@@ -454,6 +454,15 @@ test_lint() {
     output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || status=$?
     [ "$status" -ne 0 ] || fail "$case: lint.sh ignored a finding"
     prints 'finding in tools/'
+    prints 'deploy/debian/gpulock.prerm'
+
+    case=python-findings status=0
+    script $case shellcheck 'exit 0'
+    script $case codespell 'exit 0'
+    script $case ruff '[ "$*" = --version ] || { echo finding in "$@"; exit 1; }'
+    output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || status=$?
+    [ "$status" -ne 0 ] || fail "$case: lint.sh ignored a finding"
+    prints 'finding in check --quiet deploy'
 
     # The set alone: rustfmt and clippy are next to rustc.
     case=only-lint
