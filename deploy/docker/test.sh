@@ -12,7 +12,7 @@
 #     DEBIAN_MIRROR=URL    for debootstrap [default: that of this machine's apt]
 #
 # Requires root, podman with netavark and aardvark-dns, iptables, debootstrap and python3-venv.
-# podman-compose and check-jsonschema are installed from PyPI to target/images/venv. The script runs in
+# The programs of test/requirements.txt are installed to target/images/venv. The script runs in
 # namespaces of its own, with a temporary storage of images: it leaves no process, mount, network or
 # image behind, and uses no port of this machine.
 set -euo pipefail
@@ -43,7 +43,7 @@ await() { # WHAT COMMAND...
     local what=$1 end=$((SECONDS + 60))
     shift
     until "$@" >/dev/null 2>&1; do
-        [ "$SECONDS" -lt "$end" ] || fail "waited a minute in vain until $what"
+        [ "$SECONDS" -lt "$end" ] || fail "timed out after 60 s waiting until $what"
         sleep 0.1
     done
 }
@@ -64,9 +64,8 @@ require() {
 }
 
 install_tools() {
-    [ -x "$work/venv/bin/podman-compose" ] && [ -x "$work/venv/bin/check-jsonschema" ] && return
-    python3 -m venv --clear "$work/venv"
-    "$work/venv/bin/pip" install -q podman-compose check-jsonschema
+    tools/venv.sh "$work/venv"
+    "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/test/requirements.txt"
 }
 
 # The system of a Debian release, kept for the next run.
@@ -193,6 +192,10 @@ expect() { # WHAT EXPECTED FOUND
     [ "$2" = "$3" ] || fail "$1: expected \"$2\", found \"$3\""
 }
 
+expect_licence() { # CONTAINER
+    podman exec "$1" cat /usr/share/doc/gpulock/LICENSE | cmp - LICENSE || fail "the container $1 has no LICENSE"
+}
+
 uid_of_server() { podman exec server awk '$1 == "Uid:" { print $2 }' /proc/1/status; }
 
 # Stops the server as an orchestrator does. It ends by itself, before it is killed.
@@ -219,6 +222,7 @@ test_server() { # TARGET
     expect appendonly "appendonly yes" "$(cli CONFIG GET appendonly | xargs)"
     expect maxmemory-policy "maxmemory-policy noeviction" "$(cli CONFIG GET maxmemory-policy | xargs)"
     expect protected-mode "protected-mode no" "$(cli CONFIG GET protected-mode | xargs)"
+    expect_licence server
     token=$(cli GPULOCK.ACQUIRE gpu:0 me EX 600)
     [[ $token =~ ^[0-9]{10,}$ ]] || fail "ACQUIRE returned: $token"
     podman kill -s KILL server >/dev/null
@@ -231,9 +235,14 @@ test_server() { # TARGET
     ((lease > 300 && lease <= 600)) || fail "the lease after the restart: $lease s"
     stop_server
 
-    # A password, and as an orchestrator with tight rules starts it.
-    start_server --user 999:999 --read-only --cap-drop all -e "REDISCLI_AUTH=$password" \
-        "$image" "$brand-server" /etc/gpulock/server.conf --requirepass "$password" \
+    # A password in a file, and as an orchestrator with tight rules starts it.
+    echo "requirepass \"$password\"" >"$folder/password.conf"
+    echo "REDISCLI_AUTH=$password" >"$folder/server.env"
+    chown 999 "$folder/password.conf"
+    chmod 400 "$folder/password.conf"
+    start_server --user 999:999 --read-only --cap-drop all \
+        -v "$folder/password.conf:/etc/gpulock/password.conf:ro" --env-file "$folder/server.env" \
+        "$image" "$brand-server" /etc/gpulock/server.conf --include /etc/gpulock/password.conf \
         --gpulock.default-lease 60000
     await "the server with a password is healthy" is_healthy
     expect "owner in the second container" me "$(cli GET gpu:0)"
@@ -276,6 +285,7 @@ test_worker() {
             echo holds $GPULOCK_KEYS
             while :; do sleep 0.1; done'
     await "the job runs" grep_log worker "holds gpu:0"
+    expect_licence worker
     expect "process 1" gpulock "$(podman exec worker cat /proc/1/comm)"
     expect "user of the command" 65534 "$(podman exec worker awk '$1 == "Uid:" { print $2 }' /proc/1/status)"
     [[ $(cli GET gpu:0) == job-* ]] || fail "the worker does not hold its lock: $(cli GPULOCK.INSPECT gpu:0)"
