@@ -113,16 +113,17 @@ has_artefacts() {
 }
 
 check_artefacts() {
-    local pattern file listed
+    local pattern patterns file listed
     has_artefacts || return 0
-    while read -r pattern; do
+    mapfile -t patterns < <(expected_artefacts)
+    for pattern in "${patterns[@]}"; do
         compgen -G "$dist/$pattern" >/dev/null || echo "$dist/$pattern is missing: run make release"
-    done < <(expected_artefacts)
+    done
     for file in "$dist"/*; do
-        while read -r pattern; do
+        for pattern in "${patterns[@]}"; do
             # shellcheck disable=SC2053 # a pattern
             [[ ${file##*/} == $pattern ]] && continue 2
-        done < <(expected_artefacts)
+        done
         echo "$file is not an artefact of the version $version: remove it, or run make release"
     done
     listed=$(sed 's/^[0-9a-f]* [ *]//' "$dist/SHA256SUMS" | sort)
