@@ -208,7 +208,7 @@ install_package() {
 add_only_line() {
     systemctl stop "$brand-server"
     cp -p "/var/lib/$brand/dump.rdb" /try/dump.rdb
-    eval "$(block "$server_block" | grep '^echo')"
+    eval "$(block "$server_block" | grep '^ *echo ')"
     systemctl start "$brand-server"
     expect 0 cli DBSIZE
     systemctl stop "$brand-server"
