@@ -27,7 +27,7 @@ struct Recipe {
 /// All users, in the order of the docs.
 fn recipes() -> Vec<Recipe> {
     let read = |line: &str| {
-        let rules = line.strip_prefix("ACL SETUSER ")?;
+        let rules = line.strip_prefix("127.0.0.1:6379> ACL SETUSER ")?;
         let mut words = rules.split(' ');
         let name = words.next()?.to_owned();
         let password = words.find_map(|word| word.strip_prefix('>'))?.to_owned();
