@@ -194,7 +194,10 @@ fn the_documented_reader_user_is_sufficient() {
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
-        let recipe = docs.lines().find(|line| line.starts_with("ACL SETUSER reader "));
+        let recipe = docs
+            .lines()
+            .filter_map(|line| line.strip_prefix("127.0.0.1:6379> "))
+            .find(|line| line.starts_with("ACL SETUSER reader "));
         assert_eq!(client.line(recipe.expect("a recipe")), "OK");
         assert!(call!(client, "GPULOCK.ACQUIRE", "gpu_lock:0", "a").int() > 0);
 

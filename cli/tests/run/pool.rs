@@ -37,7 +37,10 @@ fn the_documented_worker_user_can_use_a_pool() {
     let server = server();
     let docs = fs::read_to_string(workspace().join("docs/operations.md"));
     let docs = docs.expect("the docs");
-    let recipe = docs.lines().find(|line| line.starts_with("ACL SETUSER worker "));
+    let recipe = docs
+        .lines()
+        .filter_map(|line| line.strip_prefix("127.0.0.1:6379> "))
+        .find(|line| line.starts_with("ACL SETUSER worker "));
     assert_eq!(server.client().line(recipe.expect("a recipe")), "OK");
     let url = format!("redis://worker:worker-secret@127.0.0.1:{}", server.port());
     let host = Host::with("GPU-a 9000\n");
