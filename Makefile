@@ -46,6 +46,7 @@ sets-documents = build server documents
 sets-python-matrix = build server python
 sets-deploy = build server
 sets-kubernetes = build server python
+sets-arm64 = build server deb
 sets-deb = build deb
 sets-try-package = build deb
 sets-release = build python deb
@@ -150,8 +151,8 @@ kubernetes: build ## Test deploy/kubernetes: schemas, and the containers without
 	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" deploy/kubernetes/test.sh
 
 .PHONY: arm64
-arm64: need ## Build the module for arm64, and test it on an emulated server (as root; needs network)
-	tools/arm64.sh
+arm64: build ## Build both programs and the package for arm64, test them under emulation (as root; needs network)
+	@GPULOCK_SERVER="$$(realpath -s "$(installed)")" tools/arm64.sh
 
 .PHONY: deb
 deb: build ## Build a Debian package, target/debian/gpulock_*.deb, and check it with lintian
