@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import pytest
@@ -358,10 +358,19 @@ def test_processes_do_not_outlive_their_session(failures, tmp_path: Path) -> Non
         failures(fenced(f"$ setsid sleep 600 & echo $! >{pid}\n$ cat {pid} >{pid}.copy")) == []
     )
 
-    def alive() -> Iterator[bool]:
-        yield Path(f"/proc/{pid.read_text().strip()}").exists()
+    def is_running() -> bool:
+        try:
+            stat = Path(f"/proc/{pid.read_text().strip()}/stat").read_text()
+        except OSError:
+            return False
+        # A process that was killed remains until its parent, here the system's first, reaps it.
+        return stat.rpartition(") ")[2][0] not in "ZX"
 
-    assert not next(alive())
+    # SIGKILL takes effect a moment later.
+    deadline = time.monotonic() + 10
+    while is_running():
+        assert time.monotonic() < deadline, "the process outlives its session"
+        time.sleep(0.01)
 
 
 def test_a_document_without_failures_prints_its_counts(
