@@ -84,9 +84,12 @@ impl Process {
             // The first thread may have ended while others go on.
             is_dead: matches!(*fields.first()?, "Z" | "X") && number(17)? < 2,
             is_ending: number(6)? & EXITING != 0 && number(17)? < 2,
-            // The addresses at which its environment begins and ends.
-            is_in_exec: *fields.get(48)? == "0",
-            has_no_environment: fields.get(47)? == fields.get(48)?,
+            // The addresses at which its environment begins and ends. qemu-user leaves them out of
+            // its own /proc/self/stat.
+            is_in_exec: fields.get(48).is_some_and(|end| *end == "0"),
+            has_no_environment: fields
+                .get(48)
+                .is_some_and(|end| fields.get(47) == Some(end)),
         })
     }
 
@@ -183,6 +186,15 @@ mod tests {
         let process = Process::parse(pid, &stat).expect("a process");
         assert_eq!((process.parent, process.group, process.started), (4, 5, 22));
         assert!(!process.is_dead && !process.is_in_exec && !process.has_no_environment);
+    }
+
+    #[test]
+    fn the_addresses_of_the_environment_can_be_missing() {
+        let numbers: Vec<String> = (4..=44).map(|field| field.to_string()).collect();
+        let stat = format!("7 (qemu) R {}", numbers.join(" "));
+        let process = Process::parse(Pid::from_raw(7), &stat).expect("a process");
+        assert_eq!((process.parent, process.started), (4, 22));
+        assert!(!process.is_in_exec && !process.has_no_environment);
     }
 
     #[test]
