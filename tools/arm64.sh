@@ -153,7 +153,7 @@ test_command() (
     export GPULOCK_URL=unix://$data/socket
     wait_until "start of the server (see $folder/log)" "${gpulock[@]}" ls
 
-    # Not `gpulock run`: it needs fields of /proc/self/stat that qemu-user leaves out (up to 11.1).
+    # Not `gpulock run`, which was not yet tried with the /proc/self/stat that qemu-user shows.
     "${gpulock[@]}" reserve --key gpu:0 --for 1m >"$data/reservation" ||
         fail "gpulock reserve: expected status 0, got $?"
     shows() { grep -q "$1" <<<"$("${gpulock[@]}" ls --json)"; }
