@@ -9,7 +9,7 @@ trap 'rm -rf "$folder"' EXIT
 tree="$folder/a tree"
 mkdir -p "$tree/tools" "$folder/home"
 cp Cargo.toml "$tree"
-cp tools/setup.sh tools/libclang.c "$tree/tools"
+cp -r tools/setup.sh tools/setup "$tree/tools"
 
 fail() { echo "tools/test.sh: $*" >&2; exit 1; }
 
@@ -453,7 +453,7 @@ test_lint() {
     script $case shellcheck '[ "$*" = --version ] || { echo finding in "$@"; exit 1; }'
     output=$(PATH="$folder/$case:$PATH" CARGO=false tools/lint.sh 2>&1) || status=$?
     [ "$status" -ne 0 ] || fail "$case: lint.sh ignored a finding"
-    prints 'finding in tools/'
+    prints ' tools/setup.sh '
     prints 'deploy/debian/gpulock.prerm'
 
     case=python-findings status=0

@@ -1,0 +1,31 @@
+# shellcheck shell=bash
+# The set cli: shells, a terminal and Prometheus.
+
+local_prometheus=target/tools/prometheus/usr/bin
+
+runs_prometheus() { # PROGRAM
+    "$1" --version >/dev/null 2>&1 || "$local_prometheus/$1" --version >/dev/null 2>&1
+}
+
+# promtool is in the package prometheus or, on newer releases, in one of its own.
+unpack_prometheus() { # PROGRAM
+    local package=prometheus folder=target/tools/prometheus
+    [ "$1" = prometheus ] || [ -z "$(offered promtool)" ] || package=promtool
+    mkdir -p "$folder"
+    (cd "$folder" && apt-get download -q "$package" && dpkg -x ./*.deb . && rm ./*.deb) &&
+        runs_prometheus "$1"
+}
+
+want_cli() {
+    tmux -V >/dev/null 2>&1 || need tmux
+    zsh --version >/dev/null 2>&1 || need zsh
+    fish --version >/dev/null 2>&1 || need fish
+}
+
+finish_cli() {
+    local program
+    for program in prometheus promtool; do
+        runs_prometheus "$program" || unpack_prometheus "$program" ||
+            give_up "cannot unpack $program from the packages that apt offers: install it and add it to PATH"
+    done
+}

@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# Installs the missing packages as root, or prints the command that does.
+
+# Removes the optional packages that apt does not offer: Ubuntu has no chromium, for example.
+skip_unavailable() {
+    local package kept=() skipped=()
+    for package in "${wished[@]}"; do
+        if [ -n "$(offered "$package")" ]; then kept+=("$package"); else skipped+=("$package"); fi
+    done
+    wished=("${kept[@]}")
+    [ ${#skipped[@]} -eq 0 ] ||
+        note "apt does not offer ${skipped[*]}; tests that need them are SKIPPED"
+}
+
+install_packages() { # SET...
+    local install=(install -y --no-install-recommends --no-remove)
+    apt_get update || note "cannot update the package lists of apt"
+    add_rust "$@" || no_rust
+    [ -z "$conflict" ] || conflicting_rust
+    skip_unavailable
+    [ ${#missing[@]} -eq 0 ] || apt_get "${install[@]}" "${missing[@]}"
+    [ ${#wished[@]} -eq 0 ] || apt_get "${install[@]}" "${wished[@]}" ||
+        note "cannot install ${wished[*]}; tests that need them are SKIPPED"
+}
+
+# Prints what to install, and fails if it is required. libclang can be had without root.
+without_packages() { # SET...
+    local no_package=''
+    if has apt-get && ! has_lists; then download_lists || true; fi
+    if [ -n "$rust_missing" ] && has apt-get; then
+        add_rust "$@" || { download_lists && add_rust "$@"; } || no_package=yes
+        [ -z "$conflict" ] || note "needs Rust $rust or newer; ${packages[*]} replace the one that is installed"
+    fi
+    if [ "${missing[*]}" = libclang-dev ] && [ -z "$no_package" ] && download_libclang; then
+        missing=()
+    fi
+    if ! has apt-get; then
+        [ ${#missing[@]} -eq 0 ] || note "programs are missing, and there is no apt-get:" \
+            "install the equivalents of $(all_packages)"
+        [ -z "$rust_missing" ] || no_rust
+    elif [ ${#missing[@]} -gt 0 ]; then
+        if has_lists; then skip_unavailable; fi
+        note "programs are missing, and installing packages requires root. Run as root, or with sudo:"
+        echo "apt-get update && apt-get install -y --no-install-recommends $(all_packages)" >&2
+    elif [ ${#wished[@]} -gt 0 ]; then
+        note "optional programs are missing, and installing packages requires root; tests that need" \
+            "them are SKIPPED. To install them, run as root, or with sudo:"
+        echo "apt-get update && apt-get install -y --no-install-recommends ${wished[*]}" >&2
+    fi
+    [ -z "$no_package" ] || no_rust
+    [ ${#missing[@]} -eq 0 ] || exit 1
+}

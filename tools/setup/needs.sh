@@ -1,0 +1,48 @@
+# shellcheck shell=bash
+# Which packages the sets need: runs the functions of the sets, and collects the results. How a set
+# looks for its programs is in the file of the set, how packages are installed in install.sh.
+#
+# A set has a function want_SET, which looks for its programs and calls `need` for the packages of those
+# that are missing. It may have a function finish_SET, which runs after the installation.
+
+# The packages to install. Those in `wished` are only needed by optional sets.
+missing=()
+wished=()
+# Not empty for the sets after --optional.
+optional=
+
+need() {
+    if [ -n "$optional" ]; then wished+=("$@"); else missing+=("$@"); fi
+}
+
+# Fails, unless the set is optional.
+give_up() {
+    note "$*"
+    [ -n "$optional" ] || exit 1
+}
+
+look_for() { # [SET...] [--optional SET...]
+    local name
+    missing=() wished=() optional=''
+    for name; do
+        case $name in
+            --optional) optional=yes ;;
+            *)
+                [[ " ${sets[*]} " == *" $name "* ]] || fail "unknown set $name; available sets: ${sets[*]}"
+                "want_$name"
+                ;;
+        esac
+    done
+    unique missing
+    unique wished
+}
+
+unique() { # ARRAY
+    local -n list=$1
+    [ ${#list[@]} -eq 0 ] || mapfile -t list < <(printf '%s\n' "${list[@]}" | sort -u)
+}
+
+all_packages() {
+    local all=("${missing[@]}" "${wished[@]}")
+    echo "${all[*]}"
+}

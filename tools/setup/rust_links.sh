@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# The folder target/tools/rust: links to the Rust to use, and a cargo that finds libclang.
+
+local_rust=$PWD/target/tools/rust
+
+# The folder of links to Rust does not count: it is made from what is found elsewhere.
+path_without_links() {
+    local folder folders
+    mapfile -d : -t folders <<<"$PATH:"
+    unset 'folders[-1]'
+    for folder in "${folders[@]}"; do
+        [ "$folder" = "$local_rust" ] || [ "$folder" -ef "$local_rust" ] || printf ':%s' "$folder"
+    done
+}
+
+# Links the selected Rust into target/tools/rust, if it is not the first on PATH, or if cargo needs
+# variables for libclang. The script `cargo` works without the Makefile, too.
+link_rust() {
+    local name program variables=()
+    [ -n "$rust_cargo" ] || return 0
+    [ -z "$libclang_path" ] || variables+=("LIBCLANG_PATH=$libclang_path")
+    [ -z "$libclang_arguments" ] || variables+=("BINDGEN_EXTRA_CLANG_ARGS=$libclang_arguments")
+    if [ ${#variables[@]} -eq 0 ] && [ "$rust_cargo" = "$(command -v cargo)" ] &&
+        [ "$rust_rustc" = "$(command -v rustc)" ]; then
+        rm -rf "$local_rust"
+        return
+    fi
+    [ "${CARGO:-cargo}" = cargo ] || return 0
+    mkdir -p "$local_rust"
+    {
+        echo '#!/bin/bash'
+        echo '# Written by tools/setup.sh.'
+        # shellcheck disable=SC2016 # for the script to expand
+        printf 'PATH=%q:$PATH\n' "$local_rust"
+        printf 'export PATH'
+        [ ${#variables[@]} -eq 0 ] || printf ' %q' "${variables[@]}"
+        printf '\nexec %q "$@"\n' "$rust_cargo"
+    } >"$probes/cargo"
+    chmod +x "$probes/cargo"
+    cmp -s "$probes/cargo" "$local_rust/cargo" || mv "$probes/cargo" "$local_rust/cargo"
+    for name in rustc rustdoc rustfmt cargo-fmt cargo-clippy clippy-driver; do
+        program=${rust_rustc%/*}/$name
+        if [ -x "$program" ]; then
+            ln -sfn "$program" "$local_rust/$name"
+        else
+            rm -f "$local_rust/$name"
+        fi
+    done
+}
