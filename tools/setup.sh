@@ -53,7 +53,6 @@ default_sets=(build server tests python documents examples --optional lint node 
 
 create_probes
 PATH=$(path_without_links)
-PATH=${PATH#:}
 
 if [ "${1:-}" = which ]; then
     which_server || fail "found no server: run tools/setup.sh server"
@@ -67,7 +66,7 @@ if [ "${1:-}" = check ]; then only_check=yes; shift; fi
 look_for "$@"
 if [ -n "$only_check" ]; then
     add_rust "$@" || no_rust
-    [ -z "$conflict" ] || conflicting_rust
+    [ -z "$rust_conflict" ] || conflicting_rust
     [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ] || exit 0
     echo "${missing[@]}" "${wished[@]}"
     exit 1
@@ -82,7 +81,7 @@ if [ -n "$rust_missing" ] || [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ]; then
         hash -r
         rust_missing=
         look_for "$@"
-        [ -z "$rust_missing" ] || fail "installed $installed, but it contains no Rust $rust"
+        [ -z "$rust_missing" ] || fail "installed $installed, but it contains no Rust $rust_version"
         [ ${#missing[@]} -eq 0 ] ||
             fail "installed $installed, but these still do not work: ${missing[*]}. If a program" \
                 "named above is in the way, remove it, or put the folder of the packages (/usr/bin)" \

@@ -26,6 +26,12 @@ download_lists() {
         { cat "$probes/update" >&2; return 1; }
 }
 
+# Unpacks a package without installing it.
+unpack_package() { # PACKAGE FOLDER
+    mkdir -p "$2"
+    (cd "$2" && apt-get download -q "$1" && dpkg -x ./*.deb . && rm ./*.deb)
+}
+
 # The command with which root runs others.
 as_root=()
 

@@ -1,19 +1,17 @@
 # shellcheck shell=bash
 # The set cli: shells, a terminal and Prometheus.
 
-local_prometheus=target/tools/prometheus/usr/bin
+local_prometheus=target/tools/prometheus
 
 runs_prometheus() { # PROGRAM
-    "$1" --version >/dev/null 2>&1 || "$local_prometheus/$1" --version >/dev/null 2>&1
+    "$1" --version >/dev/null 2>&1 || "$local_prometheus/usr/bin/$1" --version >/dev/null 2>&1
 }
 
 # promtool is in the package prometheus or, on newer releases, in one of its own.
 unpack_prometheus() { # PROGRAM
-    local package=prometheus folder=target/tools/prometheus
+    local package=prometheus
     [ "$1" = prometheus ] || [ -z "$(offered promtool)" ] || package=promtool
-    mkdir -p "$folder"
-    (cd "$folder" && apt-get download -q "$package" && dpkg -x ./*.deb . && rm ./*.deb) &&
-        runs_prometheus "$1"
+    unpack_package "$package" "$local_prometheus" && runs_prometheus "$1"
 }
 
 want_cli() {

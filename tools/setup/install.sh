@@ -16,7 +16,7 @@ install_packages() { # SET...
     local install=(install -y --no-install-recommends --no-remove)
     apt_get update || note "cannot update the package lists of apt"
     add_rust "$@" || no_rust
-    [ -z "$conflict" ] || conflicting_rust
+    [ -z "$rust_conflict" ] || conflicting_rust
     skip_unavailable
     [ ${#missing[@]} -eq 0 ] || apt_get "${install[@]}" "${missing[@]}"
     [ ${#wished[@]} -eq 0 ] || apt_get "${install[@]}" "${wished[@]}" ||
@@ -29,7 +29,8 @@ without_packages() { # SET...
     if has apt-get && ! has_lists; then download_lists || true; fi
     if [ -n "$rust_missing" ] && has apt-get; then
         add_rust "$@" || { download_lists && add_rust "$@"; } || no_package=yes
-        [ -z "$conflict" ] || note "needs Rust $rust or newer; ${packages[*]} replace the one that is installed"
+        [ -z "$rust_conflict" ] ||
+            note "needs Rust $rust_version or newer; ${rust_packages[*]} replace the one that is installed"
     fi
     if [ "${missing[*]}" = libclang-dev ] && [ -z "$no_package" ] && download_libclang; then
         missing=()

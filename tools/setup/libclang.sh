@@ -32,26 +32,30 @@ chosen_libclang() {
         }' | sort -s -n -r -k1,1 | sed -n '1s/^[0-9.]* //p'
 }
 
-# Fails if bindgen cannot use libclang. Requires a C compiler.
+# Sets `reason` if it fails.
+can_parse() { # LIBRARY ARGUMENTS
+    # shellcheck disable=SC2086 # bindgen splits them as well
+    reason=$("$probes/libclang" "$1" $2 2>&1)
+}
+
+# Sets the variables above. Fails if bindgen cannot use libclang. Requires a C compiler.
 find_libclang() {
-    local library output='' arguments=${BINDGEN_EXTRA_CLANG_ARGS:-}
+    local library headers reason arguments=${BINDGEN_EXTRA_CLANG_ARGS:-}
     # The headers of gcc, for a libclang without those of clang.
-    local headers
     headers=-I$(cc -print-file-name=include)
     cc -o "$probes/libclang" tools/setup/libclang.c -ldl 2>/dev/null || return 1
-    can_parse() { # ARGUMENTS
-        # shellcheck disable=SC2086 # bindgen splits them as well
-        output=$("$probes/libclang" "$library" $1 2>&1)
-    }
     library=$(chosen_libclang)
     if [ -n "$library" ]; then
-        can_parse "$arguments" && return
-        if can_parse "$arguments $headers"; then libclang_arguments="${arguments:+$arguments }$headers"; return; fi
-        note "bindgen cannot use $library: ${output:-it crashes}"
+        can_parse "$library" "$arguments" && return
+        if can_parse "$library" "$arguments $headers"; then
+            libclang_arguments="${arguments:+$arguments }$headers"
+            return
+        fi
+        note "bindgen cannot use $library: ${reason:-it crashes}"
     fi
     [ -z "${LIBCLANG_PATH:-}" ] || return 1
     library=$local_libclang/clang/native/libclang.so
-    [ -f "$library" ] && can_parse "$headers" || return 1
+    [ -f "$library" ] && can_parse "$library" "$headers" || return 1
     libclang_path=${library%/*} libclang_arguments="${arguments:+$arguments }$headers"
 }
 

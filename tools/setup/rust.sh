@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # Finds a Rust on this machine that is recent enough. Its packages are in rust_packages.sh.
 
-rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-# The programs to use.
+rust_version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+# The programs to use. Both are empty until find_rust finds them.
 rust_cargo='' rust_rustc=''
-# Set if packages of Rust are needed. They are selected after the package lists have been updated.
+# Not empty if packages of Rust are needed.
 rust_missing=''
 
 # Prints pairs of cargo and rustc to try, the preferred ones first.
@@ -29,12 +29,15 @@ rust_candidates() {
     done
 }
 
-# Prints the reasons if it finds none.
+# Sets `rust_cargo` and `rust_rustc`. Prints the reasons if it finds none.
 find_rust() {
     local cargo rustc reasons=''
     while IFS=$'\t' read -r cargo rustc; do
         has "$cargo" || continue
-        if reasons+=$({ is_recent "$rust" "$cargo" --version && is_recent "$rust" "${rustc:-rustc}" --version; } 2>&1); then
+        if reasons+=$({
+            is_recent "$rust_version" "$cargo" --version &&
+                is_recent "$rust_version" "${rustc:-rustc}" --version
+        } 2>&1); then
             rust_cargo=$cargo rust_rustc=$rustc
             return
         fi
@@ -44,11 +47,12 @@ find_rust() {
     return 1
 }
 
+# Finds Rust, or sets `rust_missing`.
 require_rust() {
     [ -z "$rust_cargo" ] || return 0
     if find_rust; then return; fi
     # Packages do not help with programs that the caller has chosen.
     { [ "${CARGO:-cargo}" = cargo ] && [ -z "${RUSTC:-}" ]; } ||
-        fail "needs Rust $rust or newer, found none in CARGO=${CARGO:-cargo} and RUSTC=${RUSTC:-rustc}"
+        fail "needs Rust $rust_version or newer, found none in CARGO=${CARGO:-cargo} and RUSTC=${RUSTC:-rustc}"
     rust_missing=yes
 }

@@ -3,18 +3,34 @@
 
 local_rust=$PWD/target/tools/rust
 
-# The folder of links to Rust does not count: it is made from what is found elsewhere.
+# Prints PATH without the folder of links, which contains only what was found elsewhere.
 path_without_links() {
-    local folder folders
+    local folder folders path=''
     mapfile -d : -t folders <<<"$PATH:"
     unset 'folders[-1]'
     for folder in "${folders[@]}"; do
-        [ "$folder" = "$local_rust" ] || [ "$folder" -ef "$local_rust" ] || printf ':%s' "$folder"
+        [ "$folder" = "$local_rust" ] || [ "$folder" -ef "$local_rust" ] || path+=:$folder
     done
+    printf '%s' "${path#:}"
 }
 
-# Links the selected Rust into target/tools/rust, if it is not the first on PATH, or if cargo needs
-# variables for libclang. The script `cargo` works without the Makefile, too.
+# Writes the script `cargo`, which works without the Makefile, too.
+write_cargo() { # VARIABLE=VALUE...
+    {
+        echo '#!/bin/bash'
+        echo '# Written by tools/setup.sh.'
+        # shellcheck disable=SC2016 # for the script to expand
+        printf 'PATH=%q:$PATH\n' "$local_rust"
+        printf 'export PATH'
+        [ $# -eq 0 ] || printf ' %q' "$@"
+        printf '\nexec %q "$@"\n' "$rust_cargo"
+    } >"$probes/cargo"
+    chmod +x "$probes/cargo"
+    cmp -s "$probes/cargo" "$local_rust/cargo" || mv "$probes/cargo" "$local_rust/cargo"
+}
+
+# Links the Rust to use into target/tools/rust, if it is not the first on PATH, or if cargo needs
+# variables for libclang.
 link_rust() {
     local name program variables=()
     [ -n "$rust_cargo" ] || return 0
@@ -27,17 +43,7 @@ link_rust() {
     fi
     [ "${CARGO:-cargo}" = cargo ] || return 0
     mkdir -p "$local_rust"
-    {
-        echo '#!/bin/bash'
-        echo '# Written by tools/setup.sh.'
-        # shellcheck disable=SC2016 # for the script to expand
-        printf 'PATH=%q:$PATH\n' "$local_rust"
-        printf 'export PATH'
-        [ ${#variables[@]} -eq 0 ] || printf ' %q' "${variables[@]}"
-        printf '\nexec %q "$@"\n' "$rust_cargo"
-    } >"$probes/cargo"
-    chmod +x "$probes/cargo"
-    cmp -s "$probes/cargo" "$local_rust/cargo" || mv "$probes/cargo" "$local_rust/cargo"
+    write_cargo "${variables[@]}"
     for name in rustc rustdoc rustfmt cargo-fmt cargo-clippy clippy-driver; do
         program=${rust_rustc%/*}/$name
         if [ -x "$program" ]; then

@@ -1,27 +1,27 @@
 # shellcheck shell=bash
-# Selects the packages of a Rust that is recent enough from those that apt offers.
+# Selects the packages of a Rust that is recent enough from those that apt offers. Runs only if rust.sh
+# found no Rust, and after the package lists have been updated.
 
-# The selected packages, and whether apt would have to remove others for them.
-packages=() conflict=''
+# The selected packages. `rust_conflict` is not empty if apt would have to remove others for them.
+rust_packages=() rust_conflict=''
 
-# Sets `packages` to those of a Rust that is recent enough, and `conflict` if apt would have to remove
-# others for them. Fails if apt offers none.
+# Sets `rust_packages` and `rust_conflict`. Fails if apt offers no Rust that is recent enough.
 select_rust() {
     local suffix pair
-    packages=() conflict=''
+    rust_packages=() rust_conflict=''
     # Debian's rustc-web is newer than its rustc, and conflicts with it. Ubuntu's rustc-1.89 does not.
     for suffix in '' -web $(apt-cache "${apt_options[@]}" pkgnames rustc- 2>/dev/null |
         sed -n 's/^rustc\(-[0-9.]*\)$/\1/p' | sort -Vr); do
-        at_least "$(offered "rustc$suffix")" "$rust" || continue
+        at_least "$(offered "rustc$suffix")" "$rust_version" || continue
         pair=("rustc$suffix" "cargo$suffix")
         if apt-get "${apt_options[@]}" install -s --no-remove --no-install-recommends "${pair[@]}" \
             >/dev/null 2>&1; then
-            packages=("${pair[@]}") conflict=''
+            rust_packages=("${pair[@]}") rust_conflict=''
             return
         fi
-        [ ${#packages[@]} -gt 0 ] || packages=("${pair[@]}") conflict=yes
+        [ ${#rust_packages[@]} -gt 0 ] || rust_packages=("${pair[@]}") rust_conflict=yes
     done
-    [ ${#packages[@]} -gt 0 ]
+    [ ${#rust_packages[@]} -gt 0 ]
 }
 
 # Prints the packages of rustfmt and clippy for the packages of Rust that apt offers.
@@ -36,17 +36,18 @@ formatters() { # SUFFIX-OF-THE-PACKAGES
 add_rust() { # SET...
     [ -n "$rust_missing" ] || return 0
     select_rust || return 1
-    missing+=("${packages[@]}")
+    missing+=("${rust_packages[@]}")
     [[ " $* " != *" lint "* ]] ||
-        mapfile -t -O ${#wished[@]} wished < <(formatters "${packages[1]#cargo}")
+        mapfile -t -O ${#wished[@]} wished < <(formatters "${rust_packages[1]#cargo}")
 }
 
 no_rust() {
-    fail "needs Rust $rust or newer, which apt does not offer here: install it with rustup" \
+    fail "needs Rust $rust_version or newer, which apt does not offer here: install it with rustup" \
         "(https://rustup.rs), which needs no root"
 }
 
 conflicting_rust() {
-    fail "needs Rust $rust or newer. ${packages[*]} would replace an installed Rust, which this script" \
-        "does not remove: install rustup (https://rustup.rs), or run apt-get install -y ${packages[*]}"
+    fail "needs Rust $rust_version or newer. ${rust_packages[*]} would replace an installed Rust, which" \
+        "this script does not remove: install rustup (https://rustup.rs), or run apt-get install -y" \
+        "${rust_packages[*]}"
 }

@@ -54,12 +54,11 @@ link_server() {
     return 1
 }
 
-# For releases whose redis-tools contains no server: unpacks the package without installing it.
+# For releases whose redis-tools contains no server.
 unpack_server() {
     local folder=target/tools/unpacked
     rm -rf "$folder"
-    mkdir -p "$folder"
-    (cd "$folder" && apt-get download -q redis-server && dpkg -x ./*.deb .) || return 1
+    unpack_package redis-server "$folder" || return 1
     ln -sfn unpacked/usr/bin/redis-server "$local_server"
     is_server "$local_server" && return
     rm -f "$local_server"
