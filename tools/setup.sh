@@ -62,41 +62,25 @@ only_check=
 if [ "${1:-}" = check ]; then only_check=yes; shift; fi
 [ $# -gt 0 ] || set -- "${default_sets[@]}"
 
-[ -n "$only_check" ] || take_lock
-look_for "$@"
 if [ -n "$only_check" ]; then
-    add_rust "$@" || no_rust
-    [ -z "$rust_conflict" ] || conflicting_rust
-    [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ] || exit 0
-    echo "${missing[@]}" "${wished[@]}"
-    exit 1
+    look_for "$@"
+    require_rust_packages "$@"
+    if is_incomplete; then all_packages; exit 1; fi
+    exit 0
 fi
+
+take_lock
+look_for "$@"
 # What apt does not offer does not justify another update of the package lists.
 if [ -z "$rust_missing" ] && [ ${#missing[@]} -eq 0 ] && has_lists; then skip_unavailable; fi
-if [ -n "$rust_missing" ] || [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ]; then
+if is_incomplete; then
     if has apt-get && become_root; then
+        # Otherwise a program that apt starts could keep the lock.
         install_packages "$@" 9<&-
-        installed="${missing[*]}"
-        # The old programs may still come first on PATH.
-        hash -r
-        rust_missing=
-        look_for "$@"
-        [ -z "$rust_missing" ] || fail "installed $installed, but it contains no Rust $rust_version"
-        [ ${#missing[@]} -eq 0 ] ||
-            fail "installed $installed, but these still do not work: ${missing[*]}. If a program" \
-                "named above is in the way, remove it, or put the folder of the packages (/usr/bin)" \
-                "first on PATH"
+        check_installed "$@"
     else
         without_packages "$@"
     fi
 fi
 link_rust
-optional=
-for name; do
-    case $name in
-        --optional) optional=yes ;;
-        server) finish_server ;;
-        cli) finish_cli ;;
-        deny) finish_deny ;;
-    esac
-done
+finish "$@"

@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# Calls of apt and dpkg, with and without root. Which packages are needed, and why, is decided
-# elsewhere.
+# Calls of apt and dpkg, with and without root. Nothing about particular packages.
 
-# Options of apt, if it uses package lists in target/tools.
+# Options of apt-get and apt-cache. download_lists sets them to use the package lists in target/tools.
 apt_options=()
 
 # Prints the version of a package that apt would install, without its epoch.
 offered() { # PACKAGE
-    LC_ALL=C apt-cache "${apt_options[@]}" policy "$1" 2>/dev/null | sed -nE 's/^ *Candidate: ([0-9]+:)?([0-9].*)/\2/p'
+    LC_ALL=C apt-cache "${apt_options[@]}" policy "$1" 2>/dev/null |
+        sed -nE 's/^ *Candidate: ([0-9]+:)?([0-9].*)/\2/p'
 }
 
-# Whether the package lists have been updated.
+# Succeeds if there are package lists.
 has_lists() {
     [ -n "$(apt-cache "${apt_options[@]}" policy bash 2>/dev/null | sed -n '/^ *[0-9]* .*Packages$/p')" ]
 }
@@ -32,10 +32,10 @@ unpack_package() { # PACKAGE FOLDER
     (cd "$2" && apt-get download -q "$1" && dpkg -x ./*.deb . && rm ./*.deb)
 }
 
-# The command with which root runs others.
+# What to write before a command that root runs: nothing or sudo.
 as_root=()
 
-# Sets as_root to the command with which root runs others. Fails if there is none.
+# Sets `as_root`. Fails if the user cannot become root.
 become_root() {
     as_root=()
     [ "$(id -u)" -ne 0 ] || return 0

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The set browser.
+# The set browser: Chromium and chromedriver, for the tests of the exporter's page.
 
 # chromedriver works only with a Chromium of its own release.
 has_browser() {

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# The set build: Rust, a C compiler and libclang.
+# The set build: Rust, a C compiler and libclang. How Rust and libclang are found is in files of their
+# own. Other sets use the checks of the compiler and the certificates, too.
 
-compiles() { # COMPILER LANGUAGE
-    has "$1" && "$1" -x "$2" -o "$probes/hello" - 2>/dev/null <<<'
+has_compiler() {
+    has cc && cc -x c -o "$probes/hello" - 2>/dev/null <<<'
 #include <stdio.h>
 int main(void) { return puts("hello") < 0; }' && "$probes/hello" >/dev/null
 }
@@ -17,7 +18,7 @@ has_certificates() {
 want_build() {
     require_rust
     has_certificates || need ca-certificates
-    if ! compiles cc c; then
+    if ! has_compiler; then
         need gcc libc6-dev libclang-dev
     elif ! find_libclang; then
         # No package would change the library that bindgen uses.

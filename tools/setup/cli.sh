@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The set cli: shells, a terminal and Prometheus.
+# The set cli: shells, a terminal and Prometheus, for the tests of the command. The browser is in
+# browser.sh.
 
 local_prometheus=target/tools/prometheus
 

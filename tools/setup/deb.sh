@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The set deb: building the Debian package.
+# The set deb: programs that build and check the Debian package. deploy/package.sh runs them.
 
 want_deb() {
     version dpkg-deb --version >/dev/null ||

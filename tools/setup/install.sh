@@ -12,18 +12,46 @@ skip_unavailable() {
         note "apt does not offer ${skipped[*]}; tests that need them are SKIPPED"
 }
 
+# Installs the packages as root.
 install_packages() { # SET...
     local install=(install -y --no-install-recommends --no-remove)
     apt_get update || note "cannot update the package lists of apt"
-    add_rust "$@" || no_rust
-    [ -z "$rust_conflict" ] || conflicting_rust
+    require_rust_packages "$@"
     skip_unavailable
     [ ${#missing[@]} -eq 0 ] || apt_get "${install[@]}" "${missing[@]}"
     [ ${#wished[@]} -eq 0 ] || apt_get "${install[@]}" "${wished[@]}" ||
         note "cannot install ${wished[*]}; tests that need them are SKIPPED"
 }
 
-# Prints what to install, and fails if it is required. libclang can be had without root.
+# Looks for the programs again after an installation, because old ones may still come first on PATH.
+# Fails if required ones do not work.
+check_installed() { # SET...
+    local installed="${missing[*]}"
+    # bash remembers where it found the old ones.
+    hash -r
+    look_for "$@"
+    [ -z "$rust_missing" ] || fail "installed $installed, but it contains no Rust $rust_version"
+    [ ${#missing[@]} -eq 0 ] ||
+        fail "installed $installed, but these still do not work: ${missing[*]}. If a program" \
+            "named above is in the way, remove it, or put the folder of the packages (/usr/bin)" \
+            "first on PATH"
+}
+
+# Prints the command that installs the packages.
+print_command() {
+    local line='apt-get update && apt-get install -y --no-install-recommends'
+    if [ ${#missing[@]} -gt 0 ]; then
+        if has_lists; then skip_unavailable; fi
+        note "programs are missing, and installing packages requires root. Run as root, or with sudo:"
+        echo "$line $(all_packages)" >&2
+    elif [ ${#wished[@]} -gt 0 ]; then
+        note "optional programs are missing, and installing packages requires root; tests that need" \
+            "them are SKIPPED. To install them, run as root, or with sudo:"
+        echo "$line $(all_packages)" >&2
+    fi
+}
+
+# Without root or apt: prints what to install, and fails if it is required. libclang needs no root.
 without_packages() { # SET...
     local no_package=''
     if has apt-get && ! has_lists; then download_lists || true; fi
@@ -35,18 +63,12 @@ without_packages() { # SET...
     if [ "${missing[*]}" = libclang-dev ] && [ -z "$no_package" ] && download_libclang; then
         missing=()
     fi
-    if ! has apt-get; then
+    if has apt-get; then
+        print_command
+    else
         [ ${#missing[@]} -eq 0 ] || note "programs are missing, and there is no apt-get:" \
             "install the equivalents of $(all_packages)"
         [ -z "$rust_missing" ] || no_rust
-    elif [ ${#missing[@]} -gt 0 ]; then
-        if has_lists; then skip_unavailable; fi
-        note "programs are missing, and installing packages requires root. Run as root, or with sudo:"
-        echo "apt-get update && apt-get install -y --no-install-recommends $(all_packages)" >&2
-    elif [ ${#wished[@]} -gt 0 ]; then
-        note "optional programs are missing, and installing packages requires root; tests that need" \
-            "them are SKIPPED. To install them, run as root, or with sudo:"
-        echo "apt-get update && apt-get install -y --no-install-recommends ${wished[*]}" >&2
     fi
     [ -z "$no_package" ] || no_rust
     [ ${#missing[@]} -eq 0 ] || exit 1

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Messages, the folder of temporary files, and the lock of a set-up. Nothing here knows a program
-# that a set needs.
+# Messages, the folder of temporary files, and the lock of a set-up. Nothing about programs or
+# packages.
 
 note() { echo "setup.sh: $*" >&2; }
 fail() { note "$*"; exit 1; }

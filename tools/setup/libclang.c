@@ -1,6 +1,6 @@
 /* Exits with 0 if bindgen can use a libclang, with the given arguments for the compiler: it can be
  * loaded, and it finds the C headers and the headers of the compiler, which are in another package.
- * Built and run by tools/setup.sh. clang may not be installed yet, so this file repeats the
+ * Built and run by libclang.sh. clang may not be installed yet, so this file repeats the
  * declarations of its header clang-c/Index.h. */
 #include <dlfcn.h>
 #include <stdio.h>

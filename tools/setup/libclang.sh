@@ -38,7 +38,8 @@ can_parse() { # LIBRARY ARGUMENTS
     reason=$("$probes/libclang" "$1" $2 2>&1)
 }
 
-# Sets the variables above. Fails if bindgen cannot use libclang. Requires a C compiler.
+# Sets `libclang_path` and `libclang_arguments`. Fails if bindgen cannot use any libclang. Requires a C
+# compiler.
 find_libclang() {
     local library headers reason arguments=${BINDGEN_EXTRA_CLANG_ARGS:-}
     # The headers of gcc, for a libclang without those of clang.

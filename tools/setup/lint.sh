@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The sets lint and deny: tools that check the code.
+# The sets lint and deny: tools that check the code and the dependencies. tools/lint.sh runs them.
 
 want_lint() {
     local package folder
@@ -27,7 +27,7 @@ has_deny() {
 want_deny() {
     require_rust
     has_certificates || need ca-certificates
-    { [ -n "$rust_cargo" ] && has_deny; } || compiles cc c || need gcc libc6-dev
+    { [ -n "$rust_cargo" ] && has_deny; } || has_compiler || need gcc libc6-dev
 }
 
 # Debian has no package of cargo-deny. Building it takes several minutes. Newer versions may require

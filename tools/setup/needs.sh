@@ -11,19 +11,21 @@ wished=()
 # Not empty for the sets after --optional.
 optional=
 
-need() {
+# Reports packages that a set needs.
+need() { # PACKAGE...
     if [ -n "$optional" ]; then wished+=("$@"); else missing+=("$@"); fi
 }
 
-# Fails, unless the set is optional.
-give_up() {
+# Reports that no package helps. Stops the script, unless the set is optional.
+give_up() { # MESSAGE
     note "$*"
     [ -n "$optional" ] || exit 1
 }
 
+# Sets `missing`, `wished` and `rust_missing` to what the sets need.
 look_for() { # [SET...] [--optional SET...]
     local name
-    missing=() wished=() optional=''
+    missing=() wished=() optional='' rust_missing=''
     for name; do
         case $name in
             --optional) optional=yes ;;
@@ -37,11 +39,30 @@ look_for() { # [SET...] [--optional SET...]
     unique wished
 }
 
+# Sorts an array and removes duplicates.
 unique() { # ARRAY
     local -n list=$1
     [ ${#list[@]} -eq 0 ] || mapfile -t list < <(printf '%s\n' "${list[@]}" | sort -u)
 }
 
+# Runs finish_SET for the sets that have one.
+finish() { # [SET...] [--optional SET...]
+    local name
+    optional=
+    for name; do
+        if [ "$name" = --optional ]; then
+            optional=yes
+        elif declare -F "finish_$name" >/dev/null; then
+            "finish_$name"
+        fi
+    done
+}
+
+is_incomplete() {
+    [ -n "$rust_missing" ] || [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ]
+}
+
+# Prints `missing` and `wished` on one line.
 all_packages() {
     local all=("${missing[@]}" "${wished[@]}")
     echo "${all[*]}"

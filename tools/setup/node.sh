@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The set node.
+# The set node: Node and npm, for the examples in examples/node.
 
 want_node() {
     local version

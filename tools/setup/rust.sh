@@ -4,7 +4,8 @@
 rust_version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # The programs to use. Both are empty until find_rust finds them.
 rust_cargo='' rust_rustc=''
-# Not empty if packages of Rust are needed.
+# Not empty if packages of Rust are needed. They are not part of `missing` until add_rust selects them,
+# after the package lists have been updated.
 rust_missing=''
 
 # Prints pairs of cargo and rustc to try, the preferred ones first.
@@ -53,6 +54,7 @@ require_rust() {
     if find_rust; then return; fi
     # Packages do not help with programs that the caller has chosen.
     { [ "${CARGO:-cargo}" = cargo ] && [ -z "${RUSTC:-}" ]; } ||
-        fail "needs Rust $rust_version or newer, found none in CARGO=${CARGO:-cargo} and RUSTC=${RUSTC:-rustc}"
+        fail "needs Rust $rust_version or newer, found none in CARGO=${CARGO:-cargo} and" \
+            "RUSTC=${RUSTC:-rustc}"
     rust_missing=yes
 }

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The folder target/tools/rust: links to the Rust to use, and a cargo that finds libclang.
+# The folder target/tools/rust: links to the Rust to use, and a cargo that finds libclang. rust.sh and
+# libclang.sh find them.
 
 local_rust=$PWD/target/tools/rust
 

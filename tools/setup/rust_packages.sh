@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Selects the packages of a Rust that is recent enough from those that apt offers. Runs only if rust.sh
-# found no Rust, and after the package lists have been updated.
+# Selects packages of a Rust that is recent enough from those that apt offers. Used only if rust.sh finds
+# no Rust.
 
 # The selected packages. `rust_conflict` is not empty if apt would have to remove others for them.
 rust_packages=() rust_conflict=''
@@ -32,13 +32,19 @@ formatters() { # SUFFIX-OF-THE-PACKAGES
     done
 }
 
-# Adds the packages of a missing Rust to `missing`.
+# Adds the packages of a missing Rust to `missing`, and those for the set lint to `wished`.
 add_rust() { # SET...
     [ -n "$rust_missing" ] || return 0
     select_rust || return 1
     missing+=("${rust_packages[@]}")
     [[ " $* " != *" lint "* ]] ||
         mapfile -t -O ${#wished[@]} wished < <(formatters "${rust_packages[1]#cargo}")
+}
+
+# The same, but stops the script if apt offers no Rust, or only one that replaces other packages.
+require_rust_packages() { # SET...
+    add_rust "$@" || no_rust
+    [ -z "$rust_conflict" ] || conflicting_rust
 }
 
 no_rust() {

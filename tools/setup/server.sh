@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The set server, and the server program to test with.
+# The set server, and the server program to test with. tools/servers.sh downloads the servers of
+# `make matrix`.
 
 local_server=$PWD/target/tools/redis-server
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# The sets tests and memory: programs that the tests of the workspace call.
+# The sets tests and memory: programs that the tests of the workspace and tools/valgrind.sh call.
 
-# Programs that the tests of the workspace require; those in cli are optional.
+# What the tests require. The set cli contains what they can do without.
 want_tests() {
     has_python || need python3
     perl -MPOSIX -e 1 >/dev/null 2>&1 || need perl
