@@ -69,18 +69,18 @@ if [ -n "$only_check" ]; then
     exit 0
 fi
 
+# Programs that run for longer do not inherit the lock (9<&-): one that stays would keep it.
 take_lock
 look_for "$@"
 # What apt does not offer does not justify another update of the package lists.
 if [ -z "$rust_missing" ] && [ ${#missing[@]} -eq 0 ] && has_lists; then skip_unavailable; fi
 if is_incomplete; then
     if has apt-get && become_root; then
-        # Otherwise a program that apt starts could keep the lock.
         install_packages "$@" 9<&-
         check_installed "$@"
     else
-        without_packages "$@"
+        without_packages "$@" 9<&-
     fi
 fi
 link_rust
-finish "$@"
+finish "$@" 9<&-

@@ -274,6 +274,16 @@ test_no_root() {
     succeeds
     prints 'optional programs are missing'
     prints 'install -y --no-install-recommends codespell shellcheck'
+
+    case=no-apt
+    setup_alone $case server tests
+    fails
+    prints 'there is no apt-get: install the equivalents of'
+    prints ' redis-tools'
+    setup_alone $case --optional lint server
+    succeeds
+    prints 'needs Rust 1.88 or newer; what needs it is SKIPPED'
+    prints 'found no server that can load the module'
 }
 
 # A set-up waits for one that runs at the same time: apt refuses to run twice.

@@ -4,9 +4,9 @@
 # Options of apt-get and apt-cache. download_lists sets them to use the package lists in target/tools.
 apt_options=()
 
-# Prints the version of a package that apt would install, without its epoch.
+# Prints the version of a package that apt would install, without its epoch: nothing without apt.
 offered() { # PACKAGE
-    LC_ALL=C apt-cache "${apt_options[@]}" policy "$1" 2>/dev/null |
+    { LC_ALL=C apt-cache "${apt_options[@]}" policy "$1" 2>/dev/null || true; } |
         sed -nE 's/^ *Candidate: ([0-9]+:)?([0-9].*)/\2/p'
 }
 
@@ -29,7 +29,7 @@ download_lists() {
 # Unpacks a package without installing it.
 unpack_package() { # PACKAGE FOLDER
     mkdir -p "$2"
-    (cd "$2" && apt-get download -q "$1" && dpkg -x ./*.deb . && rm ./*.deb)
+    (cd "$2" && apt-get "${apt_options[@]}" download -q "$1" && dpkg -x ./*.deb . && rm ./*.deb)
 }
 
 # What to write before a command that root runs: nothing or sudo.

@@ -40,13 +40,13 @@ check_installed() { # SET...
 # Prints the command that installs the packages.
 print_command() {
     local line='apt-get update && apt-get install -y --no-install-recommends'
+    if has_lists; then skip_unavailable; fi
     if [ ${#missing[@]} -gt 0 ]; then
-        if has_lists; then skip_unavailable; fi
-        note "programs are missing, and installing packages requires root. Run as root, or with sudo:"
+        note "programs are missing, and installing packages requires root. Run as root:"
         echo "$line $(all_packages)" >&2
     elif [ ${#wished[@]} -gt 0 ]; then
         note "optional programs are missing, and installing packages requires root; tests that need" \
-            "them are SKIPPED. To install them, run as root, or with sudo:"
+            "them are SKIPPED. To install them, run as root:"
         echo "$line $(all_packages)" >&2
     fi
 }

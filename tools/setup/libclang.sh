@@ -56,7 +56,7 @@ find_libclang() {
     fi
     [ -z "${LIBCLANG_PATH:-}" ] || return 1
     library=$local_libclang/clang/native/libclang.so
-    [ -f "$library" ] && can_parse "$library" "$headers" || return 1
+    [ -f "$library" ] && can_parse "$library" "$arguments $headers" || return 1
     libclang_path=${library%/*} libclang_arguments="${arguments:+$arguments }$headers"
 }
 

@@ -6,10 +6,12 @@ want_lint() {
     version shellcheck --version >/dev/null || need shellcheck
     version codespell --version >/dev/null || need codespell
     require_rust
+    # Those of a Rust that is to be installed are added with its packages.
+    [ -n "$rust_cargo" ] || return 0
     folder=${rust_rustc%/*}
-    if [ -n "$rust_missing" ] || {
-        version "$folder/rustfmt" --version && version "$folder/clippy-driver" --version
-    } >/dev/null; then return; fi
+    if { version "$folder/rustfmt" --version && version "$folder/clippy-driver" --version; } >/dev/null; then
+        return
+    fi
     package=$(package_of "$rust_cargo")
     if [[ $package != cargo* ]]; then
         note "rustfmt or clippy is missing: run rustup component add rustfmt clippy"
@@ -34,5 +36,5 @@ want_deny() {
 # another format of deny.toml, or a newer Rust.
 finish_deny() {
     has_deny || "$rust_cargo" install --locked --root target/tools --target-dir target/tools/build \
-        --version '^0.20' cargo-deny || fail "cannot install cargo-deny"
+        --version '^0.20' cargo-deny || give_up "cannot install cargo-deny"
 }

@@ -48,10 +48,14 @@ find_rust() {
     return 1
 }
 
-# Finds Rust, or sets `rust_missing`.
+# Finds Rust, or sets `rust_missing`. For an optional set, Rust is not installed.
 require_rust() {
-    [ -z "$rust_cargo" ] || return 0
+    [ -z "$rust_cargo" ] && [ -z "$rust_missing" ] || return 0
     if find_rust; then return; fi
+    if [ -n "$optional" ]; then
+        note "needs Rust $rust_version or newer; what needs it is SKIPPED"
+        return
+    fi
     # Packages do not help with programs that the caller has chosen.
     { [ "${CARGO:-cargo}" = cargo ] && [ -z "${RUSTC:-}" ]; } ||
         fail "needs Rust $rust_version or newer, found none in CARGO=${CARGO:-cargo} and" \

@@ -32,13 +32,19 @@ formatters() { # SUFFIX-OF-THE-PACKAGES
     done
 }
 
-# Adds the packages of a missing Rust to `missing`, and those for the set lint to `wished`.
-add_rust() { # SET...
+# Adds the packages of a missing Rust, and those for the set lint, to `missing` and `wished`.
+add_rust() { # [SET...] [--optional SET...]
+    local required=" $* " tools
     [ -n "$rust_missing" ] || return 0
     select_rust || return 1
     missing+=("${rust_packages[@]}")
-    [[ " $* " != *" lint "* ]] ||
-        mapfile -t -O ${#wished[@]} wished < <(formatters "${rust_packages[1]#cargo}")
+    [[ $required == *" lint "* ]] || return 0
+    mapfile -t tools < <(formatters "${rust_packages[1]#cargo}")
+    if [[ ${required%% --optional *} == *" lint"* ]]; then
+        missing+=("${tools[@]}")
+    else
+        wished+=("${tools[@]}")
+    fi
 }
 
 # The same, but stops the script if apt offers no Rust, or only one that replaces other packages.

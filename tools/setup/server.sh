@@ -83,5 +83,5 @@ want_server() {
 
 finish_server() {
     which_server >/dev/null 2>&1 || link_server || unpack_server ||
-        fail "found no server that can load the module: install redis-server and add it to PATH"
+        give_up "found no server that can load the module: install redis-server and add it to PATH"
 }
