@@ -2,12 +2,11 @@
 //! servers.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use crate::TIMEOUT;
 use crate::exporter::{Exporter, command, instance, url};
 use crate::series::value;
-use gpulock_testkit::{Server, call, on_every_server, send, wait_until, workspace};
+use gpulock_testkit::{AclUser, Server, call, on_every_server, send, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -189,27 +188,21 @@ fn current_holds_and_waits_are_reported() {
 /// The user `reader` of docs/operations.md. The instance label has no password.
 #[test]
 fn the_documented_reader_user_is_sufficient() {
-    let docs = fs::read_to_string(workspace().join("docs/operations.md"));
-    let docs = docs.expect("the docs");
+    let reader = AclUser::documented("reader");
     on_every_server(|flavour| {
         let server = flavour.start();
         let mut client = server.client();
-        let recipe = docs
-            .lines()
-            .filter_map(|line| line.strip_prefix("127.0.0.1:6379> "))
-            .find(|line| line.starts_with("ACL SETUSER reader "));
-        assert_eq!(client.line(recipe.expect("a recipe")), "OK");
+        reader.create(&mut client);
         assert!(call!(client, "GPULOCK.ACQUIRE", "gpu_lock:0", "a").int() > 0);
 
-        let url = format!("redis://reader:reader-secret@127.0.0.1:{}", server.port());
-        let exporter = Exporter::of_urls(&[url]);
+        let exporter = Exporter::of_urls(&[reader.url(server.port())]);
         let text = exporter.metrics();
         assert_eq!(value(&text, "gpulock_locks_held", &instance(&server)), Some(1.0));
         assert_eq!(value(&text, "gpulock_may_evict", &instance(&server)), Some(0.0));
         assert!(
             value(&text, "gpulock_oldest_hold_seconds", &instance(&server)).is_some()
         );
-        assert!(!text.contains("secret"), "{text}");
+        assert!(!text.contains(&reader.password), "{text}");
         let event = exporter.events().next().expect("an event");
         assert_eq!(event["locks"][0]["owner"], "a", "{event}");
         assert_eq!(event["log"].as_array().map(Vec::len), Some(0), "{event}");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use gpulock_testkit::{Server, call, servers, wait_until, workspace};
+use gpulock_testkit::{AclUser, Server, call, servers, wait_until};
 use nix::sys::signal::Signal;
 
 use crate::gpu_host::{Host, key};
@@ -35,19 +35,13 @@ fn each_command_gets_different_gpus() {
 #[test]
 fn the_documented_worker_user_can_use_a_pool() {
     let server = server();
-    let docs = fs::read_to_string(workspace().join("docs/operations.md"));
-    let docs = docs.expect("the docs");
-    let recipe = docs
-        .lines()
-        .filter_map(|line| line.strip_prefix("127.0.0.1:6379> "))
-        .find(|line| line.starts_with("ACL SETUSER worker "));
-    assert_eq!(server.client().line(recipe.expect("a recipe")), "OK");
-    let url = format!("redis://worker:worker-secret@127.0.0.1:{}", server.port());
+    let worker = AclUser::documented("worker");
+    worker.create(&mut server.client());
     let host = Host::with("GPU-a 9000\n");
     let (status, run) = host
         .run(&server, &["--lease", "6s"], "sleep 7")
         .with(|command| {
-            command.env("GPULOCK_URL", url);
+            command.env("GPULOCK_URL", worker.url(server.port()));
         })
         .status();
     assert_eq!(status, 0, "{}", run.err());

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! # Layout
+//! - [`acl`]: the users of docs/operations.md
 //! - [`flavour`]: the servers and the build of the module under test
 //! - [`server`]: one server process, from its start to the check of its log
 //! - [`cluster`]: several servers as a cluster
@@ -19,6 +20,7 @@
 //! - [`client`], [`value`]: the protocol
 //! - [`wait`]: waiting for a condition
 
+pub mod acl;
 pub mod client;
 pub mod cluster;
 pub mod flavour;
@@ -27,6 +29,7 @@ pub mod server;
 pub mod value;
 pub mod wait;
 
+pub use acl::AclUser;
 pub use client::{Arg, Client, encode};
 pub use cluster::Cluster;
 pub use flavour::{

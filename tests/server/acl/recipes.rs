@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use gpulock_testkit::{Client, Flavour, Server, Value, call, send, workspace};
+use gpulock_testkit::{AclUser, Client, Flavour, Server, Value, call, send, workspace};
 
 tests! {
     each_user_can_call_exactly_the_commands_in_its_rules,
@@ -14,26 +14,6 @@ tests! {
     a_reader_can_read_but_not_change,
     a_worker_with_the_rules_of_old_clients_can_run_the_script,
     the_rules_work_in_the_configuration_file,
-}
-
-/// A user of the docs.
-struct Recipe {
-    name: String,
-    password: String,
-    /// The rules, which start with the name.
-    rules: String,
-}
-
-/// All users, in the order of the docs.
-fn recipes() -> Vec<Recipe> {
-    let read = |line: &str| {
-        let rules = line.strip_prefix("127.0.0.1:6379> ACL SETUSER ")?;
-        let mut words = rules.split(' ');
-        let name = words.next()?.to_owned();
-        let password = words.find_map(|word| word.strip_prefix('>'))?.to_owned();
-        Some(Recipe { name, password, rules: rules.to_owned() })
-    };
-    docs().lines().filter_map(read).collect()
 }
 
 fn docs() -> String {
@@ -82,8 +62,8 @@ fn rules_of_old_clients() -> String {
 fn start(flavour: &Flavour) -> Server {
     let server = flavour.start();
     let mut admin = server.client();
-    for Recipe { rules, .. } in recipes() {
-        assert_eq!(admin.line(&format!("ACL SETUSER {rules}")), "OK", "{rules}");
+    for user in AclUser::all_documented() {
+        user.create(&mut admin);
     }
     assert!(admin.line("GPULOCK.ACQUIRE foreign:0 outsider").int() > 0);
     assert_eq!(admin.line("GPULOCK.RELEASE foreign:0 a-stranger"), 0);
@@ -92,9 +72,7 @@ fn start(flavour: &Flavour) -> Server {
 
 #[track_caller]
 fn login(server: &Server, name: &str) -> Client {
-    let recipes = recipes();
-    let recipe = recipes.iter().find(|recipe| recipe.name == name);
-    let password = &recipe.unwrap_or_else(|| panic!("no {name} in the docs")).password;
+    let password = AclUser::documented(name).password;
     let mut client = server.client();
     assert_eq!(call!(client, "AUTH", name, password), "OK");
     client
@@ -153,7 +131,7 @@ fn each_user_can_call_exactly_the_commands_in_its_rules(flavour: &Flavour) {
     let mut admin = server.client();
     let commands = all_commands(&mut admin);
     assert!(commands.len() > 300, "only {} commands", commands.len());
-    for Recipe { name, rules, .. } in recipes() {
+    for AclUser { name, rules, .. } in AclUser::all_documented() {
         let named: BTreeSet<&str> = rules
             .split(' ')
             .filter_map(|rule| rule.strip_prefix('+'))
@@ -316,7 +294,7 @@ fn a_worker_with_the_rules_of_old_clients_can_run_the_script(flavour: &Flavour) 
 
 fn the_rules_work_in_the_configuration_file(flavour: &Flavour) {
     let mut server = flavour.server();
-    for Recipe { rules, .. } in recipes() {
+    for AclUser { rules, .. } in AclUser::all_documented() {
         server = server.arg("user", rules);
     }
     let server = server.start();
