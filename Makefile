@@ -17,6 +17,9 @@ export CARGO_TARGET_DIR := $(shell PATH="$(PATH)" tools/target.sh)
 # cargo and the tests use all cores anyway. With -j, tests of time would disturb each other.
 .NOTPARALLEL:
 
+# How many tests of a program run at the same time. Most of them wait for a timer or a server.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
 # Limits of the long runs: minutes of `make model`, seconds of `make chaos`, calls of `make fuzz`, the
 # seed of these two, and seconds for each part of `make fuzz-core`.
 MINUTES ?= 10
@@ -29,7 +32,7 @@ FUZZ_SECONDS ?= 300
 installed = $$(tools/setup.sh which)
 
 # Features of the debug build that only tests use.
-for-tests = inject-panic,break-rules
+for-tests = gpulock/inject-panic,gpulock/break-rules
 
 # The sets of programs that a target needs (tools/setup.sh), unless it is only `build`, and those
 # without which a part of it is SKIPPED. All that the goals need is installed first, at once.

@@ -2,7 +2,7 @@
 # Checks the format and the lints of the Rust code, the shell scripts, the Python files in deploy/, the
 # spelling, and the licences, duplicates and sources of the dependencies:
 #
-#     tools/lint.sh [--features FEATURES]     lints the module with these features, too
+#     tools/lint.sh [--features FEATURES]     lints the Rust code with these features, too
 #
 # Uses no network. If the program for a check is missing, the check is SKIPPED.
 set -euo pipefail
@@ -23,7 +23,8 @@ fi
 
 if runs "$cargo" clippy; then
     "$cargo" clippy --locked -q --workspace --all-targets -- -D warnings
-    [ $# -eq 0 ] || "$cargo" clippy --locked -q -p gpulock --all-targets "$@" -- -D warnings
+    # All members again, because cargo would compile the dependencies of one with other features.
+    [ $# -eq 0 ] || "$cargo" clippy --locked -q --workspace --all-targets "$@" -- -D warnings
 else
     skip "lints of the Rust code: clippy does not run; to install it: tools/setup.sh lint"
 fi

@@ -86,10 +86,16 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
     if let Ok(name) = env::var(CASE) {
         return run_case(tests, &name);
     }
-    let args = Arguments::from_args();
+    let mut args = Arguments::from_args();
+    // The variable with which the tests of other programs are limited, too.
+    args.test_threads = args.test_threads.or_else(threads_of_environment);
     let servers = servers();
     let cases = tests.iter().flat_map(|test| cases(test, &servers, args.nocapture));
     libtest_mimic::run(&args, cases.collect()).exit_code()
+}
+
+fn threads_of_environment() -> Option<usize> {
+    env::var("RUST_TEST_THREADS").ok()?.parse().ok()
 }
 
 /// Marks the running case as ignored: `return skip("reason")`.
