@@ -144,9 +144,10 @@ inside() { # network|offline USER COMMAND...
     [ "$user" != root ] || path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     local namespaces=(--mount --pid --ipc --uts)
     [ "$network" = network ] || namespaces+=(--net)
+    # The shell ignores SIGINT for a process in the background; tests send it to theirs.
     # shellcheck disable=SC2016 # for the other shell to expand
     unshare "${namespaces[@]}" --fork --kill-child bash -c "$(declare -f enter)"'; enter "$@"' enter \
-        "$root" "$network" "$debs" "$limit" "$user" env -i HOME="$home" USER="$user" LOGNAME="$user" \
+        "$root" "$network" "$debs" "$limit" "$user" env -i --default-signal=INT,QUIT HOME="$home" USER="$user" LOGNAME="$user" \
         PATH="$path" LANG=C.UTF-8 SHELL=/bin/bash ${http_proxy:+http_proxy="$http_proxy"} \
         ${https_proxy:+https_proxy="$https_proxy"} ${no_proxy:+no_proxy="$no_proxy"} \
         "${environment[@]}" "$@" </dev/null &
