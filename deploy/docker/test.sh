@@ -160,6 +160,7 @@ build_images() {
         mkdir "$folder/artefacts"
         cp "$(tools/target.sh)"/release/{gpulock,libgpulock.so} "$folder/artefacts" ||
             fail "nothing to copy to the images: run make build first"
+        tools/notices.py >"$folder/artefacts/THIRD-PARTY-NOTICES"
         artefacts=(--build-context "artefacts=$folder/artefacts")
     fi
     for target in command redis valkey valkey-bundle; do
@@ -192,8 +193,10 @@ expect() { # WHAT EXPECTED FOUND
     [ "$2" = "$3" ] || fail "$1: expected \"$2\", found \"$3\""
 }
 
-expect_licence() { # CONTAINER
+expect_licences() { # CONTAINER
     podman exec "$1" cat /usr/share/doc/gpulock/LICENSE | cmp - LICENSE || fail "the container $1 has no LICENSE"
+    podman exec "$1" grep -q '^serde ' /usr/share/doc/gpulock/THIRD-PARTY-NOTICES ||
+        fail "the container $1 lacks the licences of the linked crates"
 }
 
 uid_of_server() { podman exec server awk '$1 == "Uid:" { print $2 }' /proc/1/status; }
@@ -222,7 +225,7 @@ test_server() { # TARGET
     expect appendonly "appendonly yes" "$(cli CONFIG GET appendonly | xargs)"
     expect maxmemory-policy "maxmemory-policy noeviction" "$(cli CONFIG GET maxmemory-policy | xargs)"
     expect protected-mode "protected-mode no" "$(cli CONFIG GET protected-mode | xargs)"
-    expect_licence server
+    expect_licences server
     token=$(cli GPULOCK.ACQUIRE gpu:0 me EX 600)
     [[ $token =~ ^[0-9]{10,}$ ]] || fail "ACQUIRE returned: $token"
     podman kill -s KILL server >/dev/null
@@ -285,7 +288,7 @@ test_worker() {
             echo holds $GPULOCK_KEYS
             while :; do sleep 0.1; done'
     await "the job runs" grep_log worker "holds gpu:0"
-    expect_licence worker
+    expect_licences worker
     expect "process 1" gpulock "$(podman exec worker cat /proc/1/comm)"
     expect "user of the command" 65534 "$(podman exec worker awk '$1 == "Uid:" { print $2 }' /proc/1/status)"
     [[ $(cli GET gpu:0) == job-* ]] || fail "the worker does not hold its lock: $(cli GPULOCK.INSPECT gpu:0)"
