@@ -720,7 +720,7 @@ mod tests {
     }
 
     /// Makes the record of a lock, and returns what its key shows. The lock is: `f`ree; held by
-    /// `m`e; held by an`o`ther owner; `s`et by another owner, or set by me (`S`), and not known;
+    /// `m`e; held by another `o`wner; `s`et by another owner, or set by me (`S`), and not known;
     /// held by another owner in the record, but `d`eleted; held by another owner in the record,
     /// but set again by me (`D`); with an e`x`pired lease of another owner, and deleted; free, but
     /// `w`aited for; `r`eserved for a lock set of another waiter; an `e`mpty value; another
