@@ -11,21 +11,14 @@
 //! - [`lost`]: what else happens when a lock is lost; [`survivors`]: processes that the command
 //!   left running; [`watchdog`]: `gpulock` or the watchdog is killed or stopped
 //! - [`reconnect`], [`role_change`]: failures that the command does not notice
-//! - [`signals`]: signals, job control, the terminal
-//! - [`pool`]: the GPUs of a host; [`slots`]: shares of a GPU; [`templates`]: `--set`
-//! - [`proc_mount`]: a `/proc` of another PID namespace
+//! - [`signals`]: signals, job control, the terminal; [`interrupts`]: Control-C in scripts
 //! - [`pool`]: the GPUs of a host; [`visible_devices`]: those that were allotted from outside;
 //!   [`slots`]: shares of a GPU; [`foreign_use`]: processes that use a GPU without its lock;
 //!   [`amd`]: AMD GPUs; [`templates`]: `--set`
-//! - [`pool`]: the GPUs of a host
+//! - [`proc_mount`]: a `/proc` of another PID namespace
 //! - [`events`]: the lines of `--events`
 //! - [`contention`]: fifty runs at once
-//! - [`runner`], [`gpu_host`], [`scripts`], [`relay`], [`lease_end`]: shared helpers
-//! - [`signals`]: signals, job control, the terminal; [`interrupts`]: Control-C in scripts
-//! - [`pool`]: the GPUs of a host
-//! - [`proc_mount`]: a `/proc` of another PID namespace
-//! - [`contention`]: fifty runs at once
-//! - [`runner`], [`scripts`], [`terminal`], [`relay`], [`lease_end`]: shared helpers
+//! - [`runner`], [`gpu_host`], [`scripts`], [`terminal`], [`relay`], [`lease_end`]: shared helpers
 
 mod amd;
 mod contention;
@@ -38,6 +31,8 @@ mod gpu_host;
 mod interrupts;
 mod lease_end;
 mod lost;
+#[path = "../support/namespace.rs"]
+mod namespace;
 mod nested;
 mod notice;
 mod pool;

@@ -1,35 +1,18 @@
 //! A `/proc` that does not show the processes of this PID namespace: `gpulock run` could not
 //! find the processes of its command, and refuses to start it.
 
-use std::io::{Write, stderr};
-use std::process::Command;
-
 use gpulock_testkit::{Server, servers};
 
+use crate::namespace;
 use crate::runner::{Builder, builder};
 
-/// A program in new namespaces, with `gpulock` as `$GPULOCK`. None if that is not permitted.
+/// A script in new namespaces, with `gpulock` as `$GPULOCK`. None if that is not permitted.
 fn unshare(server: &Server, options: &[&str], script: &str) -> Option<Builder> {
-    let unshare = |user: &[&str], script: &str| {
-        let mut unshare = Command::new("unshare");
-        unshare.args(user).args(options).args(["sh", "-c", script]);
-        unshare.env("GPULOCK", env!("CARGO_BIN_EXE_gpulock"));
-        unshare.env("GPULOCK_URL", format!("redis://127.0.0.1:{}", server.port()));
-        unshare
-    };
-    let is_permitted = |user: &[&str]| {
-        let tried = unshare(user, "mount --make-rprivate /").output();
-        tried.is_ok_and(|output| output.status.success())
-    };
-    // Without root, a user namespace gives the permission.
-    let users: [&[&str]; 2] = [&[], &["--map-root-user"]];
-    let Some(user) = users.into_iter().find(|user| is_permitted(user)) else {
-        // The test harness hides the output of eprintln! if the test passes.
-        let line = format!("SKIPPED: unshare {options:?} is not permitted\n");
-        stderr().write_all(line.as_bytes()).expect("standard error");
-        return None;
-    };
-    Some(builder(unshare(user, script)))
+    let mut unshare = namespace::unshare(options)?;
+    unshare.args(["sh", "-c", script]);
+    unshare.env("GPULOCK", env!("CARGO_BIN_EXE_gpulock"));
+    unshare.env("GPULOCK_URL", format!("redis://127.0.0.1:{}", server.port()));
+    Some(builder(unshare))
 }
 
 const PID_NAMESPACE: [&str; 4] = ["--pid", "--fork", "--kill-child", "--mount"];

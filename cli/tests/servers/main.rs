@@ -15,6 +15,8 @@ mod errors;
 mod invoke;
 mod job;
 mod names;
+#[path = "../support/namespace.rs"]
+mod namespace;
 mod sentinel;
 mod tls;
 
