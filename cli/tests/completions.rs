@@ -1,9 +1,8 @@
 //! The completion scripts, in real shells and with a real server.
 
-use std::io::{Write, stderr};
 use std::process::Command;
 
-use gpulock_testkit::{Server, call, on_every_server};
+use gpulock_testkit::{Server, call, on_every_server, print_skipped};
 
 #[path = "support/invoke.rs"]
 mod invoke;
@@ -236,8 +235,7 @@ fn bash_inserts_what_it_reads_as_the_key_within_quotes_too() {
 /// Types lines into an interactive shell, and expects what they become with the Tab key.
 fn in_shell(shell: &str, start: &str, source: &str, cases: &[(&str, &str)]) {
     if Command::new(shell).arg("-c").arg("true").output().is_err() {
-        let line = format!("SKIPPED: {shell} is not installed (apt install {shell})\n");
-        stderr().write_all(line.as_bytes()).unwrap();
+        print_skipped(&format!("{shell} is not installed (apt install {shell})"));
         return;
     }
     on_every_server(|flavour| {

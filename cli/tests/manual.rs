@@ -1,10 +1,10 @@
 //! `--help` and the manual pages.
 
 use std::fs;
-use std::io::{Write, stderr};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use gpulock_testkit::print_skipped;
 use tempfile::TempDir;
 
 const COMMANDS: [&str; 13] = [
@@ -108,8 +108,7 @@ fn check_rendered(page: &Path) {
         .env("LC_ALL", "C.UTF-8")
         .output();
     let Ok(output) = output else {
-        let line = "SKIPPED: man is not installed (apt install man-db)\n";
-        stderr().write_all(line.as_bytes()).unwrap();
+        print_skipped("man is not installed (apt install man-db)");
         return;
     };
     let text = String::from_utf8(output.stdout).unwrap();

@@ -2,11 +2,10 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gpulock_testkit::{wait_until, workspace};
+use gpulock_testkit::{print_skipped, wait_until, workspace};
 
 use crate::TIMEOUT;
 
@@ -31,9 +30,7 @@ pub(crate) fn found(test: &str, program: &str) -> Option<PathBuf> {
 
 /// Prints why a test is skipped.
 pub(crate) fn skip(test: &str, reason: &str) {
-    // The test harness hides the output of println! if the test passes.
-    let line = format!("\nSKIPPED: {test}: {reason}\n");
-    io::stderr().write_all(line.as_bytes()).expect("writing to standard error");
+    print_skipped(&format!("{test}: {reason}"));
 }
 
 fn runs(program: &Path) -> bool {

@@ -1,8 +1,9 @@
 //! Programs in namespaces of their own. Containers, chroots and some kernels do not permit them: tests
 //! that need them are skipped there.
 
-use std::io::{Write, stderr};
 use std::process::Command;
+
+use gpulock_testkit::print_skipped;
 
 /// `unshare` with these options, and those that the user needs. The program to start is added by the
 /// caller. Prints a message and returns None if namespaces or mounts in them are not permitted.
@@ -19,9 +20,7 @@ pub(crate) fn unshare(options: &[&str]) -> Option<Command> {
     // Without root, a user namespace gives the permission.
     let users: [&[&str]; 2] = [&[], &["--map-root-user"]];
     let Some(user) = users.into_iter().find(|user| is_permitted(user)) else {
-        // The test harness hides the output of eprintln! if the test passes.
-        let line = format!("SKIPPED: unshare {options:?} is not permitted\n");
-        stderr().write_all(line.as_bytes()).expect("standard error");
+        print_skipped(&format!("unshare {options:?} is not permitted"));
         return None;
     };
     Some(unshare(user))

@@ -1,10 +1,9 @@
 //! A terminal to read and type on: tmux, with a separate server that ends with the test.
 
-use std::io::{Write, stderr};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use gpulock_testkit::wait_until;
+use gpulock_testkit::{print_skipped, wait_until};
 use tempfile::TempDir;
 
 /// Timeout that only a hang exceeds.
@@ -20,9 +19,7 @@ impl Tmux {
     pub(crate) fn start(width: u16, height: u16) -> Option<Self> {
         let version = Command::new("tmux").arg("-V").output();
         if !version.is_ok_and(|output| output.status.success()) {
-            // The test harness hides the output of eprintln! if the test passes.
-            let line = "SKIPPED: tmux is not installed (apt install tmux)\n";
-            stderr().write_all(line.as_bytes()).unwrap();
+            print_skipped("tmux is not installed (apt install tmux)");
             return None;
         }
         let tmux = Self { dir: TempDir::with_prefix("gpulock-tmux-").unwrap() };

@@ -18,6 +18,7 @@
 //! - [`cluster`]: several servers as a cluster
 //! - [`sentinel`]: a Sentinel, which monitors servers and promotes a replica
 //! - [`client`], [`value`]: the protocol
+//! - [`skip`]: what a test cannot do on this machine
 //! - [`wait`]: waiting for a condition
 
 pub mod acl;
@@ -26,6 +27,7 @@ pub mod cluster;
 pub mod flavour;
 pub mod sentinel;
 pub mod server;
+pub mod skip;
 pub mod value;
 pub mod wait;
 
@@ -37,5 +39,6 @@ pub use flavour::{
 };
 pub use sentinel::Sentinel;
 pub use server::{Builder, Server};
+pub use skip::print_skipped;
 pub use value::Value;
 pub use wait::wait_until;
