@@ -375,6 +375,31 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_did_not_pass_on_in_a_demotion_counts_for_the_next_call() {
+        let mut server = held_server();
+        release(&mut server, "b", "other");
+        for (client, keys) in [(2, ["a", "b", "c", "d"]), (3, ["a", "d", "c", "b"])] {
+            server.wait_for_groups(&keys, 2, (1, &[2, 2]), request("x"), client);
+        }
+        // The first waiter, which `b` is reserved for, is removed; the other is only marked as left.
+        server.manager.set_budget(1);
+        server.manager.demoted(NOW);
+        server.manager.promoted(NOW);
+        assert_eq!(server.manager.queues.left(), 1);
+        let keys = ["a", "c", "b", "d"];
+        server.wait_for_groups(&keys, 2, (1, &[2, 2]), request("me"), 4);
+        for ms in 1..9 {
+            server.manager.expire_waits(after(ms));
+            deferred::run(&mut server, after(ms));
+        }
+        assert_eq!(server.manager.queues.left(), 0);
+        // It collects the first group, until the second one is complete.
+        release(&mut server, "a", "other");
+        release(&mut server, "d", "other");
+        assert_eq!(holders(&server), "- me other me");
+    }
+
+    #[test]
     fn what_was_reserved_passes_on_when_the_call_turns_to_another_group() {
         let keys = ["a", "b", "c", "d", "e", "f"];
         let mut server = TestKeyspace::new();

@@ -19,7 +19,7 @@ impl LockManager {
         while self.has_old_holds() {
             self.end_old_holds(now);
         }
-        self.deferred.clear();
+        self.forget_deferred();
         self.is_primary = true;
         self.tokens.begin(now);
     }
@@ -38,7 +38,16 @@ impl LockManager {
     pub(crate) fn finish_demotion(&mut self, now: Now) {
         if !self.is_primary {
             self.end_old_holds(now);
-            self.deferred.clear();
+            self.forget_deferred();
+        }
+    }
+
+    /// Forgets all deferred work. A lock that was to pass on is not known to be free any longer: else
+    /// those that wait for it with GROUPS later would not count it, because nothing has offered it to
+    /// the waiters that have left before them.
+    fn forget_deferred(&mut self) {
+        for lock in self.deferred.clear() {
+            self.table.unreserve(lock);
         }
     }
 

@@ -251,9 +251,13 @@ impl DeferredQueue {
         Some(Deferred::SessionEnd { lock, client, closed_ms })
     }
 
-    /// Drops all work.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+    /// Drops all work. Returns the free locks that do not pass on therefore.
+    pub(crate) fn clear(&mut self) -> Vec<Id> {
+        let hand_off = |work| match work {
+            Deferred::HandOff { lock } => Some(lock),
+            _ => None,
+        };
+        std::mem::take(self).work.into_iter().filter_map(hand_off).collect()
     }
 
     /// The work that is due at once, the oldest first.
