@@ -431,7 +431,7 @@ impl LockManager {
     /// The index of the key to look at next. None when the call is decided, or all its keys were
     /// looked at.
     fn next_key(&self, search: &mut Search<'_>, now: Now) -> Option<usize> {
-        while !search.is_decided() || self.has_lost_any(search) {
+        while !self.is_decided(search) {
             if let Some(index) = self.next_in_stage(search, now) {
                 return Some(index);
             }
@@ -443,6 +443,12 @@ impl LockManager {
             search.next = 0;
         }
         None
+    }
+
+    /// Whether no key that is left can change what the call gets, also without the locks that it has
+    /// lost.
+    fn is_decided(&self, search: &mut Search<'_>) -> bool {
+        search.is_decided() && (!self.has_lost_any(search) || search.is_decided())
     }
 
     /// Whether free locks that were found are no longer available. A waiter with GROUPS may turn to
@@ -1104,6 +1110,23 @@ mod tests {
             assert_eq!((own.acquire_requests, own.renewed), (requests, 1), "{keys:?}");
             assert_eq!(holder(&manager, "gpu:0"), "me");
         }
+    }
+
+    #[test]
+    fn no_key_is_looked_at_in_place_of_a_lost_lock_when_another_group_has_enough() {
+        let mut server = TestKeyspace::new();
+        server.acquire("a", &request("other"), 1).unwrap();
+        let groups = (2, &[3, 1][..]);
+        server.wait_for_groups(&["b", "c", "d", "a"], 1, groups, request("waits"), 2);
+        // When `b` is looked at, the waiter takes `c` in its place, which was found free before.
+        server.set_by_other("b", "plain", LEASE_END);
+        server.opened();
+        let groups = Some((1, &[2, 2][..]));
+        let keys = ["c", "b", "a", "d"];
+        let granted = server.acquire_groups(&keys, 1, groups, unique("me"), 3);
+        assert!(matches!(granted, Ok(Outcome::Granted(_))), "{granted:?}");
+        assert_eq!(server.owner("d"), Some("me"));
+        assert_eq!(server.opened(), ["c", "b", "d"]);
     }
 
     /// Opening a key runs other modules, which may call a command of this one.
