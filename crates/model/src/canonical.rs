@@ -301,6 +301,7 @@ impl Encoder<'_> {
         self.word(held.share.map_or(NONE, |share| share as u64));
         self.flag(held.renewed);
         self.flag(held.lost);
+        self.flag(held.restored);
         self.flag(held.ended);
         self.flag(held.set_after_end);
         match held.session {

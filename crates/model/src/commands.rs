@@ -10,6 +10,7 @@ use gpulock_core::rules::deadlock::DeadlockCheck;
 use gpulock_core::rules::wait::Waiting;
 use gpulock_core::state::key_state::is_valid_owner;
 use gpulock_core::state::log::Text;
+use gpulock_core::state::turn::Turn as TurnOfManager;
 use gpulock_core::state::wait_queue::{Ticket, Wanted};
 use gpulock_core::{CommandError, LockManager};
 
@@ -20,34 +21,34 @@ use crate::holds::{Held, HoldParams, SessionTie};
 use crate::keyspace::{Current, Write};
 use crate::law::Law;
 use crate::memory_keys::{KEYS, name};
-use crate::queue::{Position, PositionState};
-use crate::turn::{Joined, Turn};
+use crate::queue::{Position, PositionState, Queue};
+use crate::turn::{Grants, Joined, Turn};
 use crate::world::World;
 
 /// The turns that a call may have when it is decided at once: some locks may count as held under
 /// its share whose holds have ended.
 struct TurnsOfCall {
-    /// The lowest number and the highest.
-    numbers: (i64, i64),
-    arrival: u64,
+    earliest: Turn,
+    latest: Turn,
     /// For each key, whether the lock manager knew who held its lock when the call began.
     known: [bool; KEYS.len()],
     /// The arrivals of the calls that waited then.
     waiting: Vec<u64>,
     /// The position that it takes over.
-    same: Option<Joined>,
-    /// Whether its owner waits in a call that it takes over or gives up.
-    gives_up_wait: bool,
+    same: Option<Repeated>,
+    /// The grants of each queue then: a queue whose position is taken over counts on.
+    grants: Grants,
+    /// The arrivals of the calls in which its owner waits and which it takes over or gives up.
+    given_up: Vec<u64>,
 }
 
-impl TurnsOfCall {
-    fn earliest(&self) -> Turn {
-        Turn { number: self.numbers.0, arrival: self.arrival }
-    }
-
-    fn latest(&self) -> Turn {
-        Turn { number: self.numbers.1, arrival: self.arrival }
-    }
+/// A position that a call repeats.
+struct Repeated {
+    joined: Joined,
+    /// With small budgets: its turn in the lock manager. The call takes it over only if it gets this
+    /// turn: its time may be over, or that of another position of the owner, and the lock manager
+    /// may not have removed it yet.
+    turn: Option<TurnOfManager>,
 }
 
 impl World {
@@ -337,13 +338,17 @@ impl World {
         for key in new {
             let others = self.queue.connected().filter(|it| is_passed(it, *key));
             for other in others {
-                let is_later = turns.arrival < other.turn().arrival;
+                let is_later = turns.earliest.arrival < other.turn().arrival;
                 // The grant itself is counted already.
                 let since = other.joined.grants_since[*key].cast_signed() - 1;
-                is_first &= turns.earliest() < other.turn();
+                is_first &= turns.earliest < other.turn();
                 passes_plain |= call.is_plain() && other.is_plain() && !is_later;
-                passes_bound |=
-                    !is_later && since >= other.bound(self.queue.round, call.priority);
+                passes_bound |= match &turns.same {
+                    Some(same) => same.joined.behind.contains(&other.turn().arrival),
+                    None => {
+                        !is_later && since >= other.bound(self.queue.round, call.priority)
+                    }
+                };
             }
         }
         self.require(
@@ -370,22 +375,22 @@ impl World {
         let waiting = self.queue.connected().map(|it| it.turn().arrival).collect();
         // What has expired leaves before the call is decided, unless the budget is used up.
         let mut queue = self.queue.clone();
-        let now = self.now();
-        for position in queue.positions_mut() {
-            if position.is_connected() && position.is_expired(now) && position.unique {
-                let until_ms = now.ms() + self.keep_ms(position);
-                position.state = PositionState::Kept { until_ms, number: 0 };
-            }
-        }
-        queue.retain(|position| !position.is_expired(now));
-        let own = queue.own(call);
-        let mut waits = queue.connected().filter(|it| it.is_superseded_by(call));
-        let gives_up_wait = waits.next().is_some();
-        drop(waits);
-        if let [(joined, true)] = &own[..] {
-            let Turn { number, arrival } = joined.turn;
-            let (numbers, same) = ((number, number), Some(joined.clone()));
-            return TurnsOfCall { numbers, arrival, known, waiting, same, gives_up_wait };
+        self.end_expired(&mut queue);
+        let given_up = queue.connected().filter(|it| it.is_superseded_by(call));
+        let given_up = given_up.map(|it| it.turn().arrival).collect();
+        let (same, grants) = (self.repeated_by(call, &queue), self.queue.grants);
+        let repeated = same.as_ref().map(|same| same.joined.turn);
+        if let Some(turn) = repeated.filter(|_| !self.small_budgets) {
+            let (earliest, latest) = (turn, turn);
+            return TurnsOfCall {
+                earliest,
+                latest,
+                known,
+                waiting,
+                same,
+                grants,
+                given_up,
+            };
         }
         let held = |may_be_ended: bool| {
             let is_held = |key: &&usize| {
@@ -399,17 +404,64 @@ impl World {
                 None => 0,
             }
         };
-        let earliest = queue.number(call, held(false));
-        let latest = match self.small_budgets {
-            true => self.queue.number(call, held(true)),
+        let last = |number| Turn { number, arrival: u64::MAX };
+        let earliest = last(queue.number(call, held(false)));
+        let latest = last(match self.small_budgets {
+            true => self.lagging_queue(call).number(call, held(true)),
             false => queue.number(call, held(true)),
-        };
-        let (numbers, arrival) = ((earliest, latest), u64::MAX);
-        TurnsOfCall { numbers, arrival, known, waiting, same: None, gives_up_wait }
+        });
+        let earliest = repeated.map_or(earliest, |turn| turn.min(earliest));
+        let latest = repeated.map_or(latest, |turn| turn.max(latest));
+        TurnsOfCall { earliest, latest, known, waiting, same, grants, given_up }
+    }
+
+    /// The queue as the lock manager has it when its budgets are used up: what has expired may still
+    /// be there, and so may waiters that have left, with the grants since they joined.
+    fn lagging_queue(&self, call: &Call) -> Queue {
+        let mut queue = self.queue.clone();
+        for key in &call.keys {
+            let id = self.manager.table().find(name(*key));
+            let counted = id.map_or(0, |id| self.manager.queues().counted(id));
+            queue.grants[*key] = queue.grants[*key].max(counted);
+        }
+        queue
+    }
+
+    /// Ends what has expired, in the order in which it does.
+    fn end_expired(&self, queue: &mut Queue) {
+        let now = self.now();
+        while let Some(at) = queue.first_expired(now) {
+            let position = &queue.positions()[at];
+            let keep_ms = self.keep_ms(position);
+            if position.is_connected() && position.unique && keep_ms > 0 {
+                let kept = queue.new_kept(now.ms() + keep_ms);
+                queue.position(at).state = kept;
+            } else {
+                queue.remove(at);
+            }
+            queue.make_room(self.max_waiters());
+        }
+    }
+
+    /// The position that a call repeats. `queue` has only those whose time is not over.
+    fn repeated_by(&self, call: &Call, queue: &Queue) -> Option<Repeated> {
+        if !self.small_budgets {
+            let own = queue.own(call);
+            let [(joined, true)] = &own[..] else { return None };
+            return Some(Repeated { joined: joined.clone(), turn: None });
+        }
+        let own = self.queue.own(call);
+        let (joined, _) = own.into_iter().find(|(_, is_repeated)| *is_repeated)?;
+        let id = self.manager.table().find(name(call.keys[0]))?;
+        let mut positions = self.manager.queues().positions(id);
+        let owner = OWNERS[call.owner];
+        let position = positions.find(|(_, it)| it.unique && *it.owner == *owner);
+        let turn = position.map(|(_, waiter)| waiter.turn);
+        Some(Repeated { joined, turn })
     }
 
     /// Whether a free lock is certainly for a call: it comes before all waiters that may take it,
-    /// also those that got it in this step.
+    /// also those that got it in this step. While turns are uncertain, any of them may come first.
     fn is_available(&self, key: usize, call: &Call, turns: &TurnsOfCall) -> bool {
         let is_blocking = |it: &&Position| {
             it.keys.contains(&key)
@@ -419,7 +471,8 @@ impl World {
         let granted = self.in_flight.iter().map(|in_flight| &in_flight.position);
         let granted = granted.filter(|it| turns.waiting.contains(&it.turn().arrival));
         let mut others = self.queue.connected().chain(granted).filter(is_blocking);
-        others.all(|other| turns.latest() < other.turn())
+        let may_differ = self.turns_are_uncertain;
+        others.all(|other| !may_differ && turns.latest < other.turn())
     }
 
     /// Queues a call that waits, and checks that it may.
@@ -432,7 +485,7 @@ impl World {
         if let Ok(Outcome::Waits(ticket)) = outcome {
             let has_room = self.has_room(call, &turns);
             self.require(Law::Room, has_room, "a wait beyond max-waiters is refused");
-            self.enqueue(call, *ticket, turns.same);
+            self.enqueue(call, *ticket, turns);
             let closes_cycle = call.unique && self.closes_cycle(call);
             self.require(
                 Law::Deadlocks,
@@ -443,20 +496,32 @@ impl World {
     }
 
     /// Whether one more client may wait. Kept positions do not count, nor does the call that a
-    /// UNIQUE owner takes over or gives up.
+    /// UNIQUE owner takes over or gives up, unless it was granted meanwhile.
     fn has_room(&self, call: &Call, turns: &TurnsOfCall) -> bool {
-        turns.gives_up_wait
+        let granted = |arrival: &u64| {
+            self.in_flight.iter().any(|it| it.position.turn().arrival == *arrival)
+        };
+        turns.given_up.iter().any(|arrival| !granted(arrival))
             || (self.queue.connected().filter(|it| !it.is_superseded_by(call)).count()
                 as u64)
                 < self.max_waiters()
     }
 
-    fn enqueue(&mut self, call: &Call, ticket: Ticket, same: Option<Joined>) {
+    fn enqueue(&mut self, call: &Call, ticket: Ticket, turns: TurnsOfCall) {
         let connection = self.connection(call.client);
         let state = self.new_wait(connection, ticket, call.block_ms);
         let holds = self.held_under(call);
         self.turns_are_uncertain |= self.small_budgets && self.is_behind();
-        self.queue.begin(call, same, holds, state);
+        let waiter = self.manager.queues().get(ticket);
+        let turn = waiter.map(|waiter| waiter.turn).filter(|_| self.small_budgets);
+        let same = turns.same.filter(|same| same.turn == turn);
+        if same.is_some() {
+            for key in &call.keys {
+                let counted = &mut self.queue.grants[*key];
+                *counted = turns.grants[*key].max(*counted);
+            }
+        }
+        self.queue.begin(call, same.map(|same| same.joined), holds, state);
         self.make_room();
     }
 

@@ -18,38 +18,59 @@ impl World {
     /// Takes the replies of the lock manager. Grants stay in flight until the turn ends.
     pub(crate) fn take_replies(&mut self) {
         while let Some((ticket, reply)) = self.manager.outbox().take_reply() {
-            let Some(at) = self.queue.find(ticket) else {
-                self.require(Law::Bookkeeping, false, "every reply goes to a waiter");
-                continue;
-            };
-            match reply {
-                WaitReply::Granted { grants, waiter, set } => {
-                    self.check_grants(at, &grants);
-                    let new = grants.iter().filter_map(|it| self.key_named(&it.key));
-                    let new: Vec<usize> =
-                        new.filter(|key| self.is_unreceived(*key)).collect();
-                    self.queue.note_counts_at_end(at, &new);
-                    let position = self.queue.remove(at);
-                    let connection = position.connection().unwrap_or_default();
-                    let session = match waiter.session_grace_ms {
-                        Some(grace_ms) => SessionTie::Connected { connection, grace_ms },
-                        None => SessionTie::None,
-                    };
-                    let params = HoldParams { session, share: position.share };
-                    let received: Vec<(usize, u64)> = grants
-                        .iter()
-                        .filter_map(|grant| {
-                            Some((self.key_named(&grant.key)?, grant.token))
-                        })
-                        .collect();
-                    self.receive_grants(position.owner, received, params);
-                    let in_flight =
-                        InFlight { connection, position, grants, waiter, set };
-                    self.in_flight.push(in_flight);
-                }
-                WaitReply::Null => self.leave_position(at, true),
-                WaitReply::Error(_) => drop(self.queue.remove(at)),
+            self.take_reply(ticket, reply);
+        }
+    }
+
+    /// The same during a step, up to the first grant whose keys are not written yet: those waiters
+    /// have left their queues.
+    pub(crate) fn take_written_replies(&mut self) {
+        while let Some((ticket, reply)) = self.manager.outbox().clone().take_reply() {
+            if let WaitReply::Granted { grants, .. } = &reply
+                && !grants.iter().all(|grant| self.is_written(grant))
+            {
+                return;
             }
+            self.manager.outbox().take_reply();
+            self.take_reply(ticket, reply);
+        }
+    }
+
+    /// Whether the key of a grant is written.
+    fn is_written(&self, grant: &Grant) -> bool {
+        let held = self.key_named(&grant.key).and_then(|key| self.holds[key].as_ref());
+        held.is_some_and(|held| held.token.is_none_or(|token| token == grant.token))
+    }
+
+    fn take_reply(&mut self, ticket: Ticket, reply: WaitReply) {
+        let Some(at) = self.queue.find(ticket) else {
+            self.require(Law::Bookkeeping, false, "every reply goes to a waiter");
+            return;
+        };
+        match reply {
+            WaitReply::Granted { grants, waiter, set } => {
+                self.check_grants(at, &grants);
+                let new = grants.iter().filter_map(|it| self.key_named(&it.key));
+                let new: Vec<usize> =
+                    new.filter(|key| self.is_unreceived(*key)).collect();
+                self.queue.note_counts_at_end(at, &new);
+                let position = self.queue.remove(at);
+                let connection = position.connection().unwrap_or_default();
+                let session = match waiter.session_grace_ms {
+                    Some(grace_ms) => SessionTie::Connected { connection, grace_ms },
+                    None => SessionTie::None,
+                };
+                let params = HoldParams { session, share: position.share };
+                let received: Vec<(usize, u64)> = grants
+                    .iter()
+                    .filter_map(|grant| Some((self.key_named(&grant.key)?, grant.token)))
+                    .collect();
+                self.receive_grants(position.owner, received, params);
+                let in_flight = InFlight { connection, position, grants, waiter, set };
+                self.in_flight.push(in_flight);
+            }
+            WaitReply::Null => self.leave_position(at, true),
+            WaitReply::Error(_) => drop(self.queue.remove(at)),
         }
     }
 
@@ -105,7 +126,8 @@ impl World {
         );
     }
 
-    /// An owner receives its grants. Each key must show it.
+    /// An owner receives its grants. Each key must show it, unless it held the lock already and a
+    /// notice has ended that hold since.
     pub(crate) fn receive_grants(
         &mut self,
         owner: usize,
@@ -114,6 +136,9 @@ impl World {
     ) {
         for (key, token) in grants {
             let shows = self.keys.text(key) == Some(OWNERS[owner]);
+            if !shows && self.current.ended_by_notice[key] {
+                continue;
+            }
             self.require(Law::AllOrNothing, shows, "each key of a lock set is written");
             self.receive_grant(key, token, params);
         }

@@ -9,7 +9,6 @@ use gpulock_core::state::settings::Settings;
 use crate::flaw::Flaw;
 use crate::law::Law;
 use crate::memory_keys::{KEYS, Value, name};
-use crate::queue::Queue;
 use crate::world::{World, Writes};
 
 impl World {
@@ -136,7 +135,7 @@ impl World {
             replied += usize::from(reply == WaitReply::Error(CommandError::Unblocked));
         }
         self.require(Law::Bookkeeping, replied == waiting, "each waiter gets one reply");
-        self.queue = Queue::new(self.queue.round);
+        self.queue.retain(|_| false);
         // Positions that are marked as left are removed later.
         let positions = self.manager.queues().len();
         let is_empty = positions == 0 && self.manager.table().held() == 0;

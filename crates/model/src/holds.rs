@@ -19,6 +19,8 @@ pub(crate) struct Held {
     pub(crate) share: Option<usize>,
     /// The client was gone before it received the grant, so the module may revoke it.
     pub(crate) lost: bool,
+    /// The position of the client that was gone is restored.
+    pub(crate) restored: bool,
     /// The lease is over, or another client wrote or deleted the key: the lock is free by the
     /// rules. The hold is kept until the lock manager notices.
     pub(crate) ended: bool,
@@ -66,9 +68,15 @@ impl Held {
             session: SessionTie::None,
             share: None,
             lost: false,
+            restored: false,
             ended: false,
             set_after_end: false,
         }
+    }
+
+    /// The token of a grant that is taken back, unless the position of its waiter is restored.
+    pub(crate) fn lost_token(&self) -> Option<u64> {
+        self.token.filter(|_| self.lost && !self.renewed && !self.restored)
     }
 
     /// The owner renews the hold, or another client changes the expiry of its key: a closed session

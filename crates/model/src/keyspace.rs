@@ -33,6 +33,8 @@ pub(crate) struct Current {
     pub(crate) named_write: Option<Write>,
     /// The number of its writes to other keys.
     other_writes: usize,
+    /// The keys whose holds a notice has ended since it began.
+    pub(crate) ended_by_notice: [bool; KEYS.len()],
 }
 
 impl Current {

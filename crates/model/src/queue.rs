@@ -98,13 +98,11 @@ impl Position {
             && self.keys.iter().any(|key| call.keys.contains(key))
     }
 
-    /// Whether its wait has ended, or its position is no longer kept.
-    pub(crate) fn is_expired(&self, now: Now) -> bool {
+    /// When its wait ends, or its position is no longer kept.
+    fn ends_ms(&self) -> Option<u64> {
         match self.state {
-            PositionState::Connected { deadline_ms, .. } => {
-                deadline_ms.is_some_and(|ms| ms <= now.ms())
-            }
-            PositionState::Kept { until_ms, .. } => until_ms <= now.ms(),
+            PositionState::Connected { deadline_ms, .. } => deadline_ms,
+            PositionState::Kept { until_ms, .. } => Some(until_ms),
         }
     }
 
@@ -206,6 +204,13 @@ impl Queue {
     /// The connected waiters.
     pub(crate) fn connected(&self) -> impl Iterator<Item = &Position> {
         self.positions.iter().filter(|position| position.is_connected())
+    }
+
+    /// The index of the position that expires first, if it has expired.
+    pub(crate) fn first_expired(&self, now: Now) -> Option<usize> {
+        let ends = self.positions.iter().enumerate();
+        let ends = ends.filter_map(|(at, position)| Some((position.ends_ms()?, at)));
+        ends.filter(|(ms, _)| *ms <= now.ms()).min().map(|(_, at)| at)
     }
 
     /// The index of the position of a call.

@@ -31,6 +31,8 @@ pub(crate) struct Joined {
     pub(crate) grants_since: Grants,
     /// The arrivals of the positions that the call may not pass: it joined after their bounds.
     pub(crate) behind: Vec<u64>,
+    /// Whether it came back as if it was the first to join: it passes those that joined before.
+    pub(crate) is_first: bool,
 }
 
 impl Queue {
@@ -79,6 +81,7 @@ impl Queue {
             places,
             grants_since,
             behind,
+            is_first: false,
         }
     }
 
@@ -97,6 +100,8 @@ impl Queue {
         if position.keys.iter().any(counts_again) {
             joined.turn.number -= joined.counted.cast_signed();
             joined.counted = 0;
+            joined.is_first = true;
+            joined.behind = Vec::new();
             joined.counted_at_end = Grants::default();
         }
         for key in &position.keys {
@@ -154,8 +159,8 @@ impl Position {
         round.cast_signed() * (priority - self.priority + places)
     }
 
-    /// Whether neither PRIORITY nor SHARE moves it.
+    /// Whether nothing moves it from the place of its arrival.
     pub(crate) fn is_plain(&self) -> bool {
-        self.priority == 0 && self.share.is_none()
+        self.priority == 0 && self.share.is_none() && !self.joined.is_first
     }
 }

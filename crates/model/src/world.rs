@@ -251,6 +251,7 @@ impl World {
 
     /// The module sets a key to the owner of a new hold.
     pub(crate) fn begin_hold(&mut self, key: usize, owner: &[u8], until_ms: u64) {
+        self.restore_positions();
         self.end_by_module(key);
         let is_free = self.is_free(key);
         self.require(Law::MutualExclusion, is_free, "a lock is granted only when free");
@@ -331,10 +332,25 @@ impl World {
         if !self.is_ended_by_module(key) {
             return;
         }
-        if let Some(Held { lost: true, renewed: false, token: Some(token), .. }) =
-            self.holds[key].take()
-        {
+        self.current.ended_by_notice[key] |= self.is_notice_over(key);
+        if let Some(token) = self.holds[key].take().and_then(|held| held.lost_token()) {
             self.restore_position(token);
+        }
+    }
+
+    /// The lock manager restores the position of a waiter before the lock passes on, with others of
+    /// a set: their keys may be written first.
+    fn restore_positions(&mut self) {
+        for key in 0..KEYS.len() {
+            let held = self.holds[key].as_ref().filter(|held| !held.ended);
+            let token = held.and_then(Held::lost_token);
+            let token = token.filter(|_| self.current.may_end != Some(key));
+            if let Some(token) = token.filter(|token| !self.manager_holds(key, *token)) {
+                self.restore_position(token);
+                if let Some(held) = &mut self.holds[key] {
+                    held.restored = true;
+                }
+            }
         }
     }
 
@@ -356,6 +372,7 @@ impl World {
     /// Restores the position of the waiter that did not receive a grant, once for all locks of a
     /// set.
     fn restore_position(&mut self, token: u64) {
+        self.take_written_replies();
         let is_it = |grant: &Grant| grant.token == token;
         let mut lost = self.undelivered.iter();
         let Some(lost) = lost.find(|lost| lost.grants.iter().any(is_it)) else { return };
