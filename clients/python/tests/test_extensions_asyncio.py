@@ -144,12 +144,12 @@ async def test_renewal_stops_with_the_lock_object(aclient, watcher):
     await until(lambda: not watcher.exists(LOCK))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_renewal_stops_with_the_loop(server):
     async def acquire_and_return():
         client = redis.asyncio.Redis(port=server.port)
         lock = gpulock.asyncio.Lock(client, LOCK, timeout=3, renew=True)
         await lock.acquire()
+        await close(client)
 
     asyncio.run(acquire_and_return())
     gc.collect()
