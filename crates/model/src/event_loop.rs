@@ -22,26 +22,6 @@ impl World {
         }
     }
 
-    /// The same during a step, up to the first grant whose keys are not written yet: those waiters
-    /// have left their queues.
-    pub(crate) fn take_written_replies(&mut self) {
-        while let Some((ticket, reply)) = self.manager.outbox().clone().take_reply() {
-            if let WaitReply::Granted { grants, .. } = &reply
-                && !grants.iter().all(|grant| self.is_written(grant))
-            {
-                return;
-            }
-            self.manager.outbox().take_reply();
-            self.take_reply(ticket, reply);
-        }
-    }
-
-    /// Whether the key of a grant is written.
-    fn is_written(&self, grant: &Grant) -> bool {
-        let held = self.key_named(&grant.key).and_then(|key| self.holds[key].as_ref());
-        held.is_some_and(|held| held.token.is_none_or(|token| token == grant.token))
-    }
-
     fn take_reply(&mut self, ticket: Ticket, reply: WaitReply) {
         let Some(at) = self.queue.find(ticket) else {
             self.require(Law::Bookkeeping, false, "every reply goes to a waiter");
@@ -69,8 +49,17 @@ impl World {
                 let in_flight = InFlight { connection, position, grants, waiter, set };
                 self.in_flight.push(in_flight);
             }
-            WaitReply::Null => self.leave_position(at, true),
+            WaitReply::Null => self.end_wait(at, ticket),
             WaitReply::Error(_) => drop(self.queue.remove(at)),
+        }
+    }
+
+    /// Ends a wait that has timed out, or was taken over. What was kept until then has ended before.
+    fn end_wait(&mut self, at: usize, ticket: Ticket) {
+        let ended_ms = self.queue.positions()[at].ends_ms();
+        self.queue.end_kept_until(ended_ms.filter(|ms| *ms <= self.now().ms()));
+        if let Some(at) = self.queue.find(ticket) {
+            self.leave_position(at, true);
         }
     }
 

@@ -75,6 +75,12 @@ impl Keyspace for World {
         }
     }
 
+    fn isolated(&mut self, work: impl FnOnce(&mut Self)) {
+        // What was granted before has left its queues.
+        self.take_replies();
+        work(self);
+    }
+
     fn permission(&mut self, _: &[u8]) -> Permission {
         let (has_work, has_any) =
             (self.manager.deferred().has_work(), self.manager.deferred().has_any());

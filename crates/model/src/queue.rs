@@ -99,7 +99,7 @@ impl Position {
     }
 
     /// When its wait ends, or its position is no longer kept.
-    fn ends_ms(&self) -> Option<u64> {
+    pub(crate) fn ends_ms(&self) -> Option<u64> {
         match self.state {
             PositionState::Connected { deadline_ms, .. } => deadline_ms,
             PositionState::Kept { until_ms, .. } => Some(until_ms),
@@ -209,8 +209,15 @@ impl Queue {
     /// The index of the position that expires first, if it has expired.
     pub(crate) fn first_expired(&self, now: Now) -> Option<usize> {
         let ends = self.positions.iter().enumerate();
-        let ends = ends.filter_map(|(at, position)| Some((position.ends_ms()?, at)));
-        ends.filter(|(ms, _)| *ms <= now.ms()).min().map(|(_, at)| at)
+        let ends = ends
+            .filter_map(|(at, it)| Some(((it.ends_ms()?, it.is_connected()), at)))
+            .filter(|((ms, _), _)| *ms <= now.ms());
+        ends.min().map(|(_, at)| at)
+    }
+
+    /// Removes the positions that were kept until then, or not so long.
+    pub(crate) fn end_kept_until(&mut self, until_ms: Option<u64>) {
+        self.retain(|position| position.is_connected() || position.ends_ms() > until_ms);
     }
 
     /// The index of the position of a call.

@@ -372,11 +372,11 @@ impl World {
     /// Restores the position of the waiter that did not receive a grant, once for all locks of a
     /// set.
     fn restore_position(&mut self, token: u64) {
-        self.take_written_replies();
         let is_it = |grant: &Grant| grant.token == token;
         let mut lost = self.undelivered.iter();
         let Some(lost) = lost.find(|lost| lost.grants.iter().any(is_it)) else { return };
         let mut position = lost.position.clone();
+        position.joined.is_first |= self.turns_are_uncertain;
         let is_queued = self.queue.positions().iter().any(|other| {
             let overlaps = |key| other.keys.contains(key);
             other.unique
