@@ -6,9 +6,9 @@
 //!   access to them; checks each write. `commands`, [`call`]: what clients do. `event_loop`: the
 //!   delivery of replies to waiting clients. `external`: everything else that happens to keys.
 //! - `queue`, `turn`, [`groups`], `holds`, `notice`, `cycle`: queues, their order, lock sets with
-//!   GROUPS, holds, notices and deadlocks as the command
-//!   reference defines them, implemented independently of the lock manager. [`law`]: the laws. `check`: checks them after
-//!   each step. `eventually`: checks what must follow later.
+//!   GROUPS, holds, notices and deadlocks as the command reference defines them, implemented
+//!   independently of the lock manager. `turns_of_call`: the turns that a call may have. [`law`]: the
+//!   laws. `check`: checks them after each step. `eventually`: checks what must follow later.
 //! - [`scenario`]: steps of every kind, for random tests and the fuzzer.
 //! - [`scope`], [`action`]: what is explored. `canonical`: which worlds are equivalent.
 //!   [`explore`]: the exploration. [`flaw`]: broken keyspaces and event loops that the checks must
@@ -35,4 +35,5 @@ mod queue;
 pub mod scenario;
 pub mod scope;
 mod turn;
+mod turns_of_call;
 pub mod world;
