@@ -20,9 +20,10 @@ export CARGO_TARGET_DIR := $(shell PATH="$(PATH)" tools/target.sh)
 # How many tests of a program run at the same time. Most of them wait for a timer or a server.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-# Limits of the long runs: minutes of `make model`, seconds of `make chaos`, calls of `make fuzz`, the
-# seed of these two, and seconds for each part of `make fuzz-core`.
+# Limits of the long runs: minutes and random scenarios of `make model`, seconds of `make chaos`, calls
+# of `make fuzz`, the seed of these two, and seconds for each part of `make fuzz-core`.
 MINUTES ?= 10
+SCENARIOS ?= 500000
 SECONDS ?= 60
 CALLS ?= 1000000
 SEED ?=
@@ -92,7 +93,8 @@ test: need lint under-test ## All tests: lints, units, the installed server and 
 	@$(MAKE) --no-print-directory sets= examples deploy python documents
 
 .PHONY: model
-model: need ## Explore all states of the rules for MINUTES= on two cores, and print the coverage
+model: need ## Run SCENARIOS= random scenarios of the rules, explore all states for MINUTES= on two cores
+	PROPTEST_CASES=$(SCENARIOS) $(CARGO) test --locked --release -q -p gpulock-model --test random_scenarios
 	$(CARGO) run --locked --release -q -p gpulock-model -- --minutes $(MINUTES) --jobs 2
 
 .PHONY: matrix

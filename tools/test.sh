@@ -474,6 +474,26 @@ test_lint() {
     [ "$status" -ne 0 ] || fail "$case: lint.sh ignored a finding"
     prints 'finding in check --quiet deploy'
 
+    # A newer clippy may have lints that the code does not know.
+    case=clippy
+    script $case shellcheck 'exit 0'
+    script $case codespell 'exit 0'
+    script $case cargo 'case "$*" in
+        "clippy --version") echo "clippy 0.1.97 (1a2b3c4d5e 2026-07-04)" ;;
+        clippy*) echo ran "$@" ;;
+        *) exit 1 ;;
+        esac'
+    output=$(PATH="$folder/$case:$PATH" CARGO=cargo tools/lint.sh 2>&1) || fail "$case: $output"
+    prints 'ran clippy --locked -q --workspace --all-targets -- -D warnings'
+    script $case cargo 'case "$*" in
+        "clippy --version") echo "clippy 0.1.100 (1a2b3c4d5e 2026-11-07)" ;;
+        clippy*) echo ran "$@" ;;
+        *) exit 1 ;;
+        esac'
+    output=$(PATH="$folder/$case:$PATH" CARGO=cargo tools/lint.sh 2>&1) || fail "$case: $output"
+    prints 'clippy 0.1.100 is newer than 0.1.97: its warnings are no errors'
+    prints_not '-D warnings'
+
     # The set alone: rustfmt and clippy are next to rustc.
     case=only-lint
     for program in cargo rustc rustfmt clippy-driver shellcheck codespell; do fake $case $program "$program 1.96.0"; done

@@ -98,7 +98,7 @@ impl Granted<'_> {
         let Some(lease) = lease else { return Ok(None) };
         self.until = sent.saturating_add(lease);
         let is_short = lease.saturating_add(TOLERANCE) < self.request.lease;
-        Ok(Some(lease).filter(|_| is_short))
+        Ok(is_short.then_some(lease))
     }
 
     fn print(&self, is_json: bool, until: Duration) -> Result<()> {
