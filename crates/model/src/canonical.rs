@@ -488,6 +488,7 @@ impl Encoder<'_> {
             self.word(rank(&self.ranks.model_arrivals, arrival));
         }
         self.word(NONE);
+        self.flag(joined.is_first);
     }
 
     fn priority(&mut self, priority: i64) {

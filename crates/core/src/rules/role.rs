@@ -19,7 +19,7 @@ impl LockManager {
         while self.has_old_holds() {
             self.end_old_holds(now);
         }
-        self.forget_deferred();
+        self.finish_demotion(now);
         self.is_primary = true;
         self.tokens.begin(now);
     }
