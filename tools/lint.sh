@@ -11,6 +11,8 @@ cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 newest_clippy=0.1.97 # that of Rust 1.97
 PATH=$PWD/target/tools/bin:$PATH
+# shellcheck source=tools/setup/versions.sh
+. tools/setup/versions.sh
 
 skip() { echo "SKIPPED: tools/lint.sh: $*" >&2; }
 # Succeeds if a program runs; a file with its name is not sufficient.
@@ -23,14 +25,10 @@ else
     skip "format: rustfmt does not run; to install it: tools/setup.sh lint"
 fi
 
-is_newer_than() { # VERSION OTHER
-    [ "$1" != "$2" ] && [ "$(printf '%s\n' "$1" "$2" | sort -V | tail -n 1)" = "$1" ]
-}
-
 if runs "$cargo" clippy; then
     warnings=(-D warnings)
-    found=$("$cargo" clippy --version | grep -o -m 1 '[0-9][0-9.]*' | head -n 1)
-    if is_newer_than "$found" "$newest_clippy"; then
+    found=$(version "$cargo" clippy --version)
+    if ! at_least "$newest_clippy" "$found"; then
         echo "tools/lint.sh: clippy $found is newer than $newest_clippy: its warnings are no errors" >&2
         warnings=()
     fi
